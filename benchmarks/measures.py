@@ -409,10 +409,10 @@ def memory(bench: Bench) -> Iterator[Row]:
     count, side = bench.scale.watched, bench.side
     budget = count * 3 * side * side / 10
     peaks = []
-    for images in (count, max(100, count // 100)):
-        split = (images * 8 // 10, images // 10, images // 10)
+    for samples in (count, max(100, count // 100)):
+        split = (samples * 8 // 10, samples // 10, samples // 10)
         more = {"store.memory_gb": budget / 1e9, "model.image_size": side}
-        more |= {"epochs": count // images, "eval_batch_size": 10}  # as many steps and no larger batches in both
+        more |= {"epochs": count // samples, "eval_batch_size": 10}  # as many steps and no larger batches in both
         chosen = bench.chosen("shufflenet_v2_x0_5", bench.data(PHOTO, split), freeze_mode="full", **more)
         peaks.append(max(ours.peak_memory(chosen, bench.folder()) for _ in range(bench.scale.rounds)))
     beyond = peaks[0] - peaks[1]

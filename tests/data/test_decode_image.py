@@ -121,8 +121,8 @@ def test_twelve_bits_in_a_file_of_more_keep_all_levels_that_eight_bits_can_hold(
 def test_pictures_of_eight_bits_know_no_levels():
     grey, levels = np.arange(256, dtype=np.uint8).reshape(16, 16), Levels(100, 101)
     for image in (Image.fromarray(grey), Image.fromarray(np.dstack([grey] * 3))):
-        picture, facts = convert(image, levels)
-        assert (np.asarray(picture) == grey[..., None]).all() and np.isnan([facts.lowest, facts.highest]).all()
+        converted, facts = convert(image, levels)
+        assert (np.asarray(converted) == grey[..., None]).all() and np.isnan([facts.lowest, facts.highest]).all()
 
 
 def test_sixteen_bits_per_colour_are_counted_since_pillow_keeps_the_upper_eight(tmp_path: Path):

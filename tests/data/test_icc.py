@@ -69,8 +69,8 @@ def test_shades_of_grey_stay_grey_by_their_own_profile_or_one_of_colours():
     image = Image.fromarray(noise(1))
     for profile, changed in ((profiles.grey(1.0), True), (WIDE["PROPHOTO"], True), (SRGB, False)):
         image.info["icc_profile"] = profile
-        picture, facts = convert(image)
-        found = np.asarray(picture).astype(int)
+        converted, facts = convert(image)
+        found = np.asarray(converted).astype(int)
         colour = image if profile == profiles.grey(1.0) else image.convert("RGB")
         assert np.abs(found - plainly(colour, profile)).max() <= 1
         assert named(facts.done) == ({"grayscale", "profile"} if changed else {"grayscale"})
@@ -80,8 +80,8 @@ def test_shades_of_grey_stay_grey_by_their_own_profile_or_one_of_colours():
 def test_ink_by_its_profile_and_cielab_become_rgb():
     image = Image.fromarray(noise(4), "CMYK")
     image.info["icc_profile"] = profiles.ink()
-    picture, facts = convert(image)
-    assert (np.asarray(picture) == plainly(image, profiles.ink())).all() and named(facts.done) == {"cmyk", "profile"}
+    converted, facts = convert(image)
+    assert (np.asarray(converted) == plainly(image, profiles.ink())).all() and named(facts.done) == {"cmyk", "profile"}
     lab = Image.new("LAB", (2, 2), (255, 128, 128))
     assert shown(lab).getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=1)
 
@@ -89,11 +89,11 @@ def test_ink_by_its_profile_and_cielab_become_rgb():
 def test_what_is_transparent_stays_so():
     image = Image.fromarray(noise(4))
     image.info["icc_profile"] = WIDE["ADOBE_RGB"]
-    picture, facts = convert(image)
+    converted, facts = convert(image)
     colours = Image.fromarray(plainly(image.convert("RGB"), WIDE["ADOBE_RGB"]))
     colours.putalpha(image.getchannel("A"))
     expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
-    assert (np.asarray(picture) == np.asarray(expected)).all() and named(facts.done) == {"alpha", "profile"}
+    assert (np.asarray(converted) == np.asarray(expected)).all() and named(facts.done) == {"alpha", "profile"}
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def digits(run):
     from sklearn.datasets import load_digits
 
     recorded = load_file(run / "test_predictions.safetensors")
-    images = torch.from_numpy(load_digits().images)[recorded["ids"][:5]]
-    pictures = images.mul(255 / 16).round().byte()[:, None].repeat(1, 3, 1, 1)
+    scans = torch.from_numpy(load_digits().images)[recorded["ids"][:5]]
+    pictures = scans.mul(255 / 16).round().byte()[:, None].repeat(1, 3, 1, 1)
     return pictures, recorded["logits"][:5].softmax(1)
 
 

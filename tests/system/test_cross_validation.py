@@ -16,7 +16,7 @@ from frostline.report.contest import contests
 from frostline.report.verdict import answer
 
 FOLDS = 3
-PICTURES = 60
+SAMPLES = 60
 GRID = ("freeze=knn,centroid", f"data.folds={FOLDS}", "data=image_folder", "data.limit=null")
 
 
@@ -24,7 +24,7 @@ GRID = ("freeze=knn,centroid", f"data.folds={FOLDS}", "data=image_folder", "data
 def pictures(tmp_path_factory):
     """Return a folder of two classes of noise, one brighter than the other."""
     root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for number in range(PICTURES):
+    for number in range(SAMPLES):
         (folder := root / ("dark", "bright")[number % 2]).mkdir(exist_ok=True)
         noise = random.normal((80, 150)[number % 2], 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
         Image.fromarray(noise).save(folder / f"{number}.png")
@@ -42,14 +42,14 @@ def test_every_picture_is_tested_once_by_every_mode(folds: Done) -> None:
     for mode in ("knn", "centroid"):
         ids = [predictions.read(run.folder).ids for run in results if run.choices["freeze_mode"] == mode]
         every = sorted(int(one) for several in ids for one in several)
-        assert every == list(range(PICTURES))
+        assert every == list(range(SAMPLES))
 
 
 def test_pictures_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_the_same(
     folds: Done, store, pictures
 ) -> None:
     results = sweep_record.read(folds.folder).results
-    assert sum(run.metrics[IMAGES] for run in results) == PICTURES
+    assert sum(run.metrics[IMAGES] for run in results) == SAMPLES
     alone = sweep(
         folds.folder.parent / "alone", store, *GRID, pictures, "data.fold=1", "freeze=knn", "features.enabled=false"
     )

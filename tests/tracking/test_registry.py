@@ -83,10 +83,10 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
     try:
         wait(f"{address}/ping", process)
         files = sorted(pictures.iterdir())
-        images = [base64.b64encode(file.read_bytes()).decode() for file in files]
-        said = ask(address, images, params={"top": 10})["predictions"]
+        encoded = [base64.b64encode(file.read_bytes()).decode() for file in files]
+        said = ask(address, encoded, params={"top": 10})["predictions"]
         with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(address, [images[0], "bm8gcGljdHVyZQ=="])
+            ask(address, [encoded[0], "bm8gcGljdHVyZQ=="])
         with refused.value as answer:
             assert answer.code == 400 and b"row 1: expected a picture as base64 text" in answer.read()
     finally:

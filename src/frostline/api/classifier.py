@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frostline.runs.predict import Predictor
     from frostline.runs.prediction_file import Written
 
-    Picture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
+    AnyPicture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
     """A file; or a picture as Pillow has it, `(H, W, 3)` uint8, or as a tensor `(3, H, W)` uint8."""
 
 
@@ -41,7 +41,7 @@ class Classifier:
         """The names of its classes."""
         return self.network.classes
 
-    def probabilities(self, pictures: Picture | Iterable[Picture], *, batch: int | None = None) -> Tensor:
+    def probabilities(self, pictures: AnyPicture | Iterable[AnyPicture], *, batch: int | None = None) -> Tensor:
         """Return `(N, classes)` float32; UserError names a file that is no picture. `batch` pictures at once."""
         from frostline.runs import predict
 
@@ -50,7 +50,7 @@ class Classifier:
             self.network.prepare()
             return predict.probabilities(self.network, arguments.listed(pictures), batch=size)
 
-    def predict(self, pictures: Picture | Iterable[Picture], *, top: int = 1) -> list[dict[str, float]]:
+    def predict(self, pictures: AnyPicture | Iterable[AnyPicture], *, top: int = 1) -> list[dict[str, float]]:
         """Return for each picture its `top` classes with their probabilities, the most probable first."""
         from frostline.runs.predict import ranked
 

@@ -231,8 +231,8 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int
     passing = False
     for row in chunk:
         try:
-            with job.read(ids[row]) as image:
-                picture, facts = tensor_of(image, job.levels)
+            with job.read(ids[row]) as opened:
+                picture, facts = tensor_of(opened, job.levels)
             kept = job.keep(row, picture)
         except Differing:
             raise

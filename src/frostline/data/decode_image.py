@@ -161,11 +161,11 @@ def _eight_bits(values: Values, clear: object, levels: Levels, *, inverted: bool
     return grey
 
 
-def tensor_of(image: Image.Image, levels: Levels = FULL) -> tuple[Tensor, PictureFacts]:
+def tensor_of(opened: Image.Image, levels: Levels = FULL) -> tuple[Tensor, PictureFacts]:
     """Return `(3, H, W)` uint8 of a picture that was opened, as `convert` makes it, and what it was."""
-    if (plain := _plain_jpeg(image)) is not None:
+    if (plain := _plain_jpeg(opened)) is not None:
         return plain, PictureFacts()
-    picture, facts = convert(image, levels)
+    picture, facts = convert(opened, levels)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1), facts
 
 

@@ -58,8 +58,8 @@ class Undecoded:
     def _seen(self, row: int, see: See, place: int) -> Tensor:
         number = self._ids[row]
         try:
-            with self._read(number) as image:
-                picture = tensor_of(image, self._levels)[0]
+            with self._read(number) as opened:
+                picture = tensor_of(opened, self._levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
             raise OSError(f"{self._name(number)}: {why(error)}, though it could be read before") from error
         return see(place, reduce(picture, self._side))

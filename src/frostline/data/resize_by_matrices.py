@@ -123,5 +123,5 @@ def _product(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     size = columns.shape[1]
     lines = images.float().reshape(batch, channels * height, width)
     lines = lines @ columns[0].T if len(columns) == 1 else torch.bmm(lines, columns.mT)
-    pictures = lines.round_().clamp_(0, 255).view(batch, channels, height, size)
-    return ((rows[0] if len(rows) == 1 else rows[:, None]) @ pictures).round_().clamp_(0, 255)
+    narrow = lines.round_().clamp_(0, 255).view(batch, channels, height, size)
+    return ((rows[0] if len(rows) == 1 else rows[:, None]) @ narrow).round_().clamp_(0, 255)

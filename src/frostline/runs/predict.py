@@ -253,8 +253,8 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
     """Return `(3, H, W)` uint8 of a picture in any of the forms that `probabilities` takes."""
     if isinstance(picture, str | Path):
         try:
-            with open_anywhere(str(picture)) as image:
-                return tensor_of(image, predictor.levels)[0]
+            with open_anywhere(str(picture)) as opened:
+                return tensor_of(opened, predictor.levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
             if os.path.isdir(expanded(str(picture))):
                 raise user_error("pictures", picture, "files: predict_table goes through a folder") from None

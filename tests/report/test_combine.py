@@ -180,6 +180,56 @@ def test_an_optimizer_with_other_settings_is_another_cell_beside_other_optimizer
     assert len(others) == 1 and "optimizer.decay" not in alone.choices
 
 
+def with_config(folder, **sections):
+    """Have the configs of a written sweep say this, too."""
+    for file in folder.glob("[0-9]*/config.yaml"):
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **sections}))
+    return sweep_record.read(folder)
+
+
+def test_freeze_modes_of_one_name_and_other_rules_are_told_apart_by_what_learns(tmp_path):
+    rules = {
+        "a": [["head/*"]],
+        "b": [["head/*", "stage4/*"]],
+        "c": [["head/*"], ["*"]],
+        "d": [["head/*"]],
+        "a2": [["head/*"]],
+    }
+    told = []
+    for name, phases in rules.items():
+        written = [{"rules": [{"match": one} for one in own] + [{"match": "*", "lr_scale": 0}]} for own in phases]
+        more = {"epochs": 3} if name == "d" else {}
+        mode = {"name": "mine", "phases": [{**phase, **more} for phase in written]}
+        grid = {"freeze_mode": ["mine", "full"]} if name == "a" else {"freeze_mode": ["mine"]}
+        told.append(with_config(sweep(tmp_path / name, grid), freeze_mode=mode))
+    found = cells(combine.together(told[1:3]))
+    assert {cell.choices["freeze_mode"] for cell in found} == {"mine (head/* stage4/*)", "mine (head/*, then *)"}
+    found = cells(combine.together([told[0], told[3]]))  # the same rules, for other epochs
+    assert len({one for cell in found if (one := cell.choices["freeze_mode"]).startswith("mine (head/* ")}) == 2
+    assert {cell.choices["freeze_mode"] for cell in cells(combine.together([told[0], told[4]]))} == {"mine", "full"}
+    assert "`" not in answer(combine.together(told[1:3])), "no one command has both"
+
+
+def test_what_differs_in_lists_and_in_options_that_some_have_is_another_cell(tmp_path):
+    scales = [
+        with_config(sweep(tmp_path / str(low), {"freeze_mode": ["full"]}), augment={"scale": [low, 1.0]})
+        for low in (0.08, 0.9)
+    ]
+    found = cells(combine.together(scales))
+    assert {cell.choices["augment.scale"] for cell in found} == {"[0.08,1]", "[0.9,1]"}
+    (bare, own) = (
+        with_config(sweep(tmp_path / name, GRID), optimizer={"name": "adam", "options": options})
+        for name, options in (("bare", {}), ("own", {"eps": 0.1}))
+    )
+    found = cells(combine.together([bare, own]))
+    assert len(found) == 8 and {cell.choices["optimizer.options.eps"] for cell in found} == {"null", 0.1}
+    run = found[0].finished[0]
+    assert command_line.command(run, {"lr": [1e-2], "optimizer.options.eps": ["null", 0.1]}) is None
+    assert command_line.command(run, {"augment.scale": ["[0.08,1]", "[0.9,1]"]}).endswith(
+        "'augment.scale=[0.08,1],[0.9,1]'"
+    )
+
+
 def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path, capsys):
     folder = sweep(tmp_path / "s", GRID, states=dict.fromkeys(range(4), "FAILED"))
     assert compare.main([str(folder)]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,25 +14,31 @@ from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result
 from frostline.records.sweep_record import Sweep
+from frostline.report import command_line
 from frostline.report.cells import FOLD, FOLDS
 
+_PHASES = "freeze_mode.phases"
+_OPTIONS = "optimizer.options."
+_LONGEST = 60  # characters of what tells freeze modes of one name apart
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 
 def together(sweeps: Sequence[Sweep]) -> list[Result]:
     """Return the runs of several sweeps as if they were one: what differs between sweeps becomes a choice too.
 
-    A run that was done twice, seed and all, counts once: the last time that it finished.
+    Freeze modes of one name in which other parameters learn, as two files of a person's own may say, are told apart by
+    that. A run that was done twice, seed and all, counts once: the last time that it finished.
     """
     if len(sweeps) == 1:
         return list(sweeps[0].results)
     results = [result for sweep in sweeps for result in sweep.results]
-    configs = [_config(Path(result.folder)) for result in results]
+    configs = _with_options([_config(Path(result.folder)) for result in results])
+    results = _by_phases(results, configs)
     keys = [key for key in _differing(configs) if not _told_by_name(key, results, configs)]
     known = {name for result in results for name in result.choices}
     keys = list(dict.fromkeys([*keys, *sorted(known - {"seed"})]))
     full = [
-        replace(result, choices={**_choices(config, keys), **result.choices})
+        replace(result, choices={**_choices(config, keys), **result.choices, **_choices(config, keys, lists=True)})
         for result, config in zip(results, configs, strict=True)
     ]
     origins = [number for number, sweep in enumerate(sweeps) for _ in sweep.results]
@@ -41,12 +48,54 @@ def together(sweeps: Sequence[Sweep]) -> list[Result]:
     return [replace(result, job=number) for number, result in enumerate(last.values())]
 
 
-def _choices(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Return those of the keys that a run's config has, as a sweep has them; a run without folds is none of them."""
-    found = {key: "null" if config[key] is None else config[key] for key in keys if key in config}
+def _choices(config: Mapping[str, Any], keys: Iterable[str], *, lists: bool = False) -> dict[str, Any]:
+    """Return those of the keys that a run's config has, as a sweep has them, or `lists` alone, as they are typed.
+
+    A run without folds is none of them.
+    """
+    there = {key: config[key] for key in keys if key in config and (isinstance(config[key], list) or not lists)}
+    found = {key: "null" if value is None else value for key, value in there.items()}
+    found |= {key: command_line.for_hydra(value) for key, value in found.items() if isinstance(value, list)}
     if config.get(FOLDS) is None:
         found.pop(FOLD, None)
     return found
+
+
+def _with_options(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the configs, None for an option of the optimizer that others have: it is the optimizer's own default."""
+    options = dict.fromkeys(key for config in configs for key in config if key.startswith(_OPTIONS))
+    return [{**options, **config} if "optimizer.name" in config else config for config in configs]
+
+
+def _by_phases(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> list[Result]:
+    """Return the runs, the name of a freeze mode followed by what learns where several modes have that name."""
+    known: dict[str, dict[str, str]] = {}
+    for result, config in zip(results, configs, strict=True):
+        if isinstance(phases := config.get(_PHASES), list):
+            known.setdefault(repr(result.choices.get("freeze_mode")), {})[repr(phases)] = _learning(phases)
+    found = []
+    for result, config in zip(results, configs, strict=True):
+        mode, content = result.choices.get("freeze_mode"), repr(config.get(_PHASES))
+        texts = known.get(repr(mode), {})
+        named = {}
+        if len(texts) > 1 and content in texts:  # not of a config that cannot be read
+            same = [*texts.values()].count(texts[content]) > 1
+            more = f" {hashlib.sha256(content.encode()).hexdigest()[:6]}" if same else ""
+            named = {"freeze_mode": f"{mode} ({texts[content]}{more})"}
+        found.append(replace(result, choices={**result.choices, **named}))
+    return found
+
+
+def _learning(phases: Sequence[Any]) -> str:
+    """Return what learns in each phase, by its rules: `head/* stage4/*:0.1, then *`; of a long one the beginning."""
+    each = []
+    for phase in phases:
+        rules = phase.get("rules") if isinstance(phase, dict) else None
+        known = [rule for rule in (rules if isinstance(rules, list) else ()) if isinstance(rule, dict)]
+        scales = [(str(rule.get("match")), rule.get("lr_scale", 1)) for rule in known]
+        each.append(" ".join(match if scale == 1 else f"{match}:{scale}" for match, scale in scales if scale != 0))
+    text = ", then ".join(each)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _by_data(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Result]:
@@ -97,11 +146,15 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose plain values differ; lists (the rules of a freeze mode) have names for that."""
+    """Return the keys whose values differ.
+
+    Those of the rules of a freeze mode are in its name, and lists of data (names of classes) in their fingerprint.
+    """
     seen: dict[str, set[str]] = {}
     for config in configs:
         for key, value in config.items():
-            if not isinstance(value, (list, dict)):
+            told = key == _PHASES or (isinstance(value, list) and key.startswith("data."))
+            if not (told or isinstance(value, dict)):
                 seen.setdefault(key, set()).add(repr(value))
     return [key for key, values in seen.items() if len(values) > 1]
 

@@ -20,8 +20,13 @@ _BEFORE_QUOTE = re.compile(r'(\\*)("|$)')  # Hydra halves backslashes there, and
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | None:
     """Return the command that does `result` again as a sweep over `changes`: values by key, one or several.
 
-    None for a rerun, which takes no keys that decide its metrics.
+    None for a rerun, which takes no keys that decide its metrics, and for what no one command line can say: of sweeps
+    that are put together a freeze mode called like another, and an option of the optimizer that some have not.
     """
+    if any(" (" in str(value) for value in changes.get("freeze_mode", ())):
+        return None
+    if any("null" in of for key, of in changes.items() if key.startswith("optimizer.options.")):
+        return None
     given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
     if "rerun" in given:
         return None
@@ -44,13 +49,13 @@ def of_sweep(values: Mapping[str, str]) -> str:
 
 def typed(key: str, value: object) -> str:
     """Return how a key is given a value in a shell, quoted for it and for Hydra where need be."""
-    return shlex.quote(f"{key}={_for_hydra(value)}")
+    return shlex.quote(f"{key}={for_hydra(value)}")
 
 
-def _for_hydra(value: object) -> str:
+def for_hydra(value: object) -> str:
     """Return a value as Hydra reads it back: text in quotes unless it is nothing else to Hydra."""
     if isinstance(value, list):
-        return f"[{','.join(map(_for_hydra, value))}]"
+        return f"[{','.join(map(for_hydra, value))}]"
     if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _WORDS):
         return _exact(value)
     return '"' + _BEFORE_QUOTE.sub(lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value) + '"'

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.core.errors import user_error
+from frostline.core.errors import first_line, user_error
 from frostline.training.evaluation import evaluating
 from frostline.training.steps import TrainedPart
 
@@ -86,7 +86,7 @@ class Compiled(nn.Module):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             if self._required:
                 raise user_error("compile", "on", f"a network that torch can compile here ({reason})") from error
             self._say(f"  the network is not compiled: {reason}")

@@ -49,6 +49,12 @@ class Model:
     kept: AdapterConfig | None = None
     """What it has that its library's network has not, and that can be made no part of that."""
 
+    @property
+    def linear_head(self) -> nn.Linear | None:
+        """Its head where that is one linear layer with a bias, which can be solved; else None."""
+        head, *others = (self.module.get_submodule(name) for name in self.structure.heads)
+        return head if not others and type(head) is nn.Linear and head.bias is not None else None
+
 
 def build(
     name: str,

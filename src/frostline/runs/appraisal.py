@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from frostline.core import machine
@@ -166,10 +166,9 @@ def _gradients(setup: Setup, rows: Tensor, top: Tensor, solved: Solution) -> dic
 @torch.no_grad()
 def _put(setup: Setup, top: Tensor, solved: Solution) -> bool:
     """Make the `solved` head the network's, and return whether it then says of `top` `(B, D)` what that head does."""
-    module, structure = setup.model.module, setup.model.structure
-    head, *others = (module.get_submodule(name) for name in structure.heads)
+    module, structure, head = setup.model.module, setup.model.structure, setup.model.linear_head
     below = structure.stages[:-1]
-    if others or type(head) is not nn.Linear or head.bias is None or head.weight.shape != solved.weight.shape:
+    if head is None or head.weight.shape != solved.weight.shape:
         return False
     if cut.reach(module, structure, below) != below:
         return False

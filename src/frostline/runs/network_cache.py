@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from frostline.core.config import Config
 from frostline.models import build, lookup
@@ -31,10 +30,9 @@ class NetworkCache:
     def keep(self, setup: Setup, learner: Learner) -> None:
         """Keep the network of a run that ended well, if nothing but the new weights of a linear head moved in it."""
         model, config = setup.model, setup.config
-        heads = model.structure.heads
-        alone = len(heads) == 1 and type(model.module.get_submodule(heads[0])) is nn.Linear
-        own = {f"{heads[0]}.weight", f"{heads[0]}.bias"}
-        if alone and model.new_head and model.weights_sha256 and learner.moving <= own and setup.ranks is None:
+        own = {f"{model.structure.heads[0]}.{name}" for name in ("weight", "bias")}
+        alone = model.linear_head is not None and learner.moving <= own
+        if alone and model.new_head and model.weights_sha256 and setup.ranks is None:
             self._key, self._model = _key(config, setup.weights, setup.data.classes), model
 
     def take(self, config: Config, source: str | None, classes: Sequence[str]) -> Model | None:

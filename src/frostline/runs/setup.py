@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from frostline.core import machine, memory
 from frostline.core.config import Config
@@ -142,8 +142,8 @@ def parts(
         model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":
         model = build.with_adapters(model, config.freeze_mode.adapter, seed=config.seed)
-    if config.freeze_mode.solver is not None:
-        _require_linear_head(config, model)
+    if config.freeze_mode.solver is not None and model.linear_head is None:
+        raise not_linear(config)
     if config.freeze_mode.solver == "centroid" and data.multi_label:
         expected = "probe, knn or another mode: a picture of several classes is near to no single mean"
         raise user_error("freeze_mode", config.freeze_mode.name, expected)
@@ -170,13 +170,6 @@ def not_linear(config: Config) -> UserError:
     """Return the refusal of a network whose head is none that can be solved."""
     expected = f"a model whose head is a linear layer with a bias, and that of {config.model.name} is none"
     return user_error("freeze_mode", config.freeze_mode.name, expected)
-
-
-def _require_linear_head(config: Config, model: Model) -> None:
-    """Raise `UserError` for a network whose head no solver knows."""
-    head, *others = (model.module.get_submodule(name) for name in model.structure.heads)
-    if others or type(head) is not nn.Linear or head.bias is None:
-        raise not_linear(config)
 
 
 def input_of(config: Config, source: str | None) -> InputSpec:

@@ -39,13 +39,12 @@ class Images:
 
     def called(self, name: str) -> Views | None:
         """Return the views that say of themselves that they are of the split `name`, None where none here do."""
-        every = (self.train, self.val, self.test, self.whole)
-        return next((views for views in every if views is not None and views.identity["split"] == name), None)
+        return next((views for views in (*self.learnt_from, self.test) if views.identity["split"] == name), None)
 
     @property
     def seen(self) -> int:
         """Number of images that went through any part of the backbone."""
-        return sum(views.seen for views in (self.train, self.val, self.test, self.whole) if views is not None)
+        return sum(views.seen for views in (*self.learnt_from, self.test))
 
 
 def look(setup: Setup) -> Images:

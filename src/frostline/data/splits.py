@@ -73,6 +73,11 @@ class Data:
     """The `other` files, by suffix."""
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
     def multi_label(self) -> bool:
         """Whether a picture may be of several classes, or of none."""
         return multi_label(self.train.labels)

@@ -140,7 +140,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
         made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
     cpu = torch.device("cpu")
     setup = replace(made, device=cpu, room=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
-    plain = {name: split_views.centred(setup, name, split) for name, split in splits_of(setup.data).items()}
+    plain = {name: split_views.centred(setup, name, split) for name, split in setup.data.splits.items()}
     return Opened(setup, plain, setup.images.train)
 
 
@@ -148,18 +148,18 @@ def facts(opened: Opened) -> DataFacts:
     """Return what is to be said of the data."""
     config, data = opened.config, opened.data
     count = len(data.classes)
-    counts = {name: tuple(class_counts(split.labels, count).tolist()) for name, split in splits_of(data).items()}
+    counts = {name: tuple(class_counts(split.labels, count).tolist()) for name, split in data.splits.items()}
     most = max(counts["train"])
     return DataFacts(
         name=config.data.name,
         root="" if config.data.source in EMBEDDED else config.data.root,
         classes=data.classes,
         counts=counts,
-        images={name: len(split) for name, split in splits_of(data).items()},
-        groups=_groups(splits_of(data)),
+        images={name: len(split) for name, split in data.splits.items()},
+        groups=_groups(data.splits),
         largest=(data.classes[counts["train"].index(most)], most / len(data.train)),
         of_none=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
-        sizes=_sizes(torch.cat([split.sizes for split in splits_of(data).values()]), opened.spec),
+        sizes=_sizes(torch.cat([split.sizes for split in data.splits.values()]), opened.spec),
         converted={name: data.counts[name] for name in CONVERSIONS if name in data.counts},
         broken=data.broken,
         hidden=data.counts.get("hidden", 0),
@@ -168,11 +168,6 @@ def facts(opened: Opened) -> DataFacts:
         given=_given(opened),
         fingerprint=data.fingerprint,
     )
-
-
-def splits_of(data: Data) -> dict[str, Split]:
-    """Return the splits by name."""
-    return {"train": data.train, "val": data.val, "test": data.test}
 
 
 def _groups(splits: dict[str, Split]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from frostline.core.labels import class_counts, label_text, of_class
 from frostline.data import loading
 from frostline.data.findings import Place
 from frostline.data.views import Views
-from frostline.runs.data_facts import AT_ONCE, Opened, splits_of
+from frostline.runs.data_facts import AT_ONCE, Opened
 from frostline.runs.run_data import augment_policy
 
 CLASSES = 24
@@ -70,7 +70,7 @@ def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str
     by_size = class_counts(data.train.labels, len(data.classes)).argsort(descending=True, stable=True)
     chosen = _spread(by_size, CLASSES).tolist()
     found: dict[str, list[Shown]] = {data.classes[label]: [] for label in chosen}
-    for name, split in splits_of(data).items():
+    for name, split in data.splits.items():
         most = TRAIN if name == "train" else OTHERS
         for label in chosen:
             rows = _spread(of_class(split.labels, label).nonzero()[:, 0], most)
@@ -89,7 +89,7 @@ def _side_by_side(
     """Return the pictures at `places`; nothing where one of them is not among those that are used."""
     found: list[Shown] = []
     for split, number in places:
-        row = (splits_of(opened.data)[split].ids == number).nonzero()[:, 0]
+        row = (opened.data.splits[split].ids == number).nonzero()[:, 0]
         found += _shown(opened, split, row, name_of[split])
     return tuple(found) if len(found) == len(places) else ()
 
@@ -98,7 +98,7 @@ def _shown(
     opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
 ) -> list[Shown]:
     """Return the pictures of a split at `rows`, with their `random` views too where training has any."""
-    split, classes = splits_of(opened.data)[name], opened.data.classes
+    split, classes = opened.data.splits[name], opened.data.classes
     seen = [_thumbnails(opened.spec, opened.plain[name], rows, 1)]
     if random and name == "train" and augment_policy(opened.config).random:
         seen += [_thumbnails(opened.spec, opened.training, rows, epoch) for epoch in range(1, EPOCHS + 1)]

@@ -154,7 +154,7 @@ def describe(setup: Setup, name: str) -> Plan:
         loss=_loss(config),
         select=config.select,
         data=config.data.name,
-        images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        images={name: len(split) for name, split in data.splits.items()},
         classes=data.classes,
         multi_label=data.multi_label,
         image_size=setup.model.input.size,

@@ -13,7 +13,7 @@ from emulated_card import EmulatedMachine
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.records.result import VAL
-from frostline.runs import final_weights
+from frostline.runs import frost_line
 from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
 from frostline.training.evaluation import Evaluation, evaluate, of_logits
@@ -70,7 +70,7 @@ def test_a_test_image_of_which_numbers_are_nan_is_told_and_not_right_by_chance(
         said[0] = torch.nan
         return of_logits(said, data.labels)
 
-    monkeypatch.setattr(final_weights, "evaluate", spoiled)
+    monkeypatch.setattr(frost_line, "evaluate", spoiled)
     config = compose(*SMALL, *TINY, "freeze=head", "epochs=1", "data.limit=16", "device=cpu")
     with pytest.raises(Diverged, match="the test loss is nan"):
         carry_out(config, tmp_path / "run")

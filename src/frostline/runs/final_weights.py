@@ -19,8 +19,7 @@ from frostline.runs.setup import Setup
 from frostline.store import tensorfile
 from frostline.store.tensorfile import Draft
 from frostline.training import sharding, state
-from frostline.training.dataset import outputs
-from frostline.training.evaluation import Evaluation, evaluate, evaluating
+from frostline.training.evaluation import Evaluation, evaluating
 from frostline.training.loop import Diverged
 from frostline.training.state import Learner, Progress
 
@@ -110,11 +109,5 @@ def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
 
 
 def score(setup: Setup, phase: int, instead: nn.Module | None = None) -> Evaluation:
-    """Return how the model, as it is and with the line of `phase`, does on the test split.
-
-    `instead` classifies in place of what lies above the line.
-    """
-    line, test = frost_line.draw(setup, phase), setup.images.test
-    network = instead or line.above(setup.model.module)
-    by = outputs if instead else line.by(test)
-    return evaluate(network, line.read(test), batch_size=setup.recipe.eval_batch_size, autocast=line.autocast, by=by)
+    """Return what `frost_line.score` does of the test split, with the line of `phase`."""
+    return frost_line.score(setup, frost_line.draw(setup, phase), setup.images.test, instead)

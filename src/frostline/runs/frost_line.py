@@ -18,7 +18,7 @@ from frostline.models import cut, freezing, fuse
 from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training.dataset import Dataset, Outputs, outputs
-from frostline.training.evaluation import evaluating
+from frostline.training.evaluation import Evaluation, evaluate, evaluating
 from frostline.training.features import Backbone, Features, Part, Passing
 from frostline.training.steps import TrainedPart
 
@@ -79,6 +79,16 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
 
     by = _alone if kept and head_alone else _who_scores(setup, phase, keep)
     return Line(above, read, None if head_alone else setup.autocast, kept, by, backbone)
+
+
+def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = None) -> Evaluation:
+    """Return how the model, as it is and with this line through it, does on a split.
+
+    `instead` classifies in place of what lies above the line.
+    """
+    network, by = (instead, outputs) if instead else (line.above(setup.model.module), line.by(views))
+    size = setup.recipe.eval_batch_size
+    return evaluate(network, line.read(views), batch_size=size, autocast=line.autocast, by=by)
 
 
 def _alone(views: Views) -> Outputs:

@@ -17,8 +17,6 @@ from frostline.records.result import percent
 from frostline.runs import frost_line
 from frostline.runs.setup import Setup
 from frostline.runs.split_views import centre_view
-from frostline.training.dataset import outputs
-from frostline.training.evaluation import evaluate
 
 
 def measure(
@@ -30,16 +28,10 @@ def measure(
     as others are. What this costs is no part of the run's costs. `instead` classifies in place of what lies above.
     """
     line = frost_line.draw(setup, phase, keep=_keeps(setup, phase))
-    network = instead or line.above(setup.model.module)
     found: dict[str, list[float]] = {}
     for name, strengths in corruptions.strengths(setup.model.input.size).items():
-        found[name] = []
-        for strength in strengths:
-            views = _views(setup, name, strength)
-            size = setup.recipe.eval_batch_size
-            by = outputs if instead else line.by(views)
-            scored = evaluate(network, line.read(views), batch_size=size, autocast=line.autocast, by=by)
-            found[name].append(scored.accuracy)
+        views = (_views(setup, name, strength) for strength in strengths)
+        found[name] = [frost_line.score(setup, line, each, instead).accuracy for each in views]
         say(f"  test with {name:8} {'  '.join(map(percent, found[name]))}")
     return found
 

@@ -23,7 +23,7 @@ from frostline.records import heartbeat, journal, layout, liveness
 from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER
 from frostline.records.recording import now
-from frostline.records.result import Result, read_result, write_result
+from frostline.records.result import TEST, VAL, Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFile, end_the_dead, going_on, with_record
 from frostline.sweeps import closing, job, sweep
 from frostline.sweeps.compose import PlannedRun
@@ -178,7 +178,7 @@ def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
 
 
 def test_a_job_that_comes_late_finds_the_run_done(run):
-    done = Result(0, "head", str(run), None, "FINISHED", None, {}, {"test/accuracy": 1.0})
+    done = Result(0, "head", str(run), None, "FINISHED", None, {}, {VAL: 1.0, TEST: 1.0})
     write_result(run, done)
     assert carry_out(run) == done
     SweepFile(run.parent, None).add([RunFacts("head", {}, "0")])  # planned since: of other code, say
@@ -224,7 +224,7 @@ class _Executor(Executor):
             raise KeyboardInterrupt
         for number in numbers:
             (own := self.folder / str(number)).mkdir(exist_ok=True)
-            write_result(own, Result(number, str(number), str(own), None, "FINISHED", None, {}, {}))
+            write_result(own, Result(number, str(number), str(own), None, "FINISHED", None, {}, {VAL: 1.0, TEST: 1.0}))
         return {}
 
 

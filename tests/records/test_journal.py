@@ -90,7 +90,11 @@ def test_the_position_is_kept_and_nonsense_is_the_beginning(tmp_path):
     there = MirrorPosition("0123456789abcdef" * 2, 70, sure=False)
     journal.set_position(tmp_path, there)
     assert journal.position(tmp_path) == there and journal.run_id(tmp_path) == there.run_id
-    for text in ("", "[]", "{}", '{"run_id": "../x", "offset": 1}', '{"run_id": null, "offset": -1}', "\xff"):
+    odd = (
+        '{"run_id": "../x", "offset": 1}',
+        *(f'{{"run_id": null, "offset": {n}, "sure": true}}' for n in ("-1", "1e999")),
+    )
+    for text in ("", "[]", "{}", *odd, "\xff"):
         (tmp_path / "mirrored.json").write_text(text)
         assert journal.position(tmp_path) == MirrorPosition(None, 0), text
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from frostline.core import files
-from frostline.records import sweep_record
+from frostline.records import journal, sweep_record
+from frostline.records.result import TEST, VAL, Result, write_result
 from frostline.records.sweep_record import RunFacts, Shared, SweepFile, Tracker
 
 TRACKER = Tracker("sqlite:///mlflow.db", "frostline", "/sweep", None, None)
@@ -47,11 +51,43 @@ def test_a_file_that_others_wrote_is_read_too(tmp_path: Path, indent: int | None
 def test_a_run_whose_result_names_a_folder_that_cannot_be_read_lies_where_it_was_found(tmp_path: Path) -> None:
     SweepFile(tmp_path, None).add([facts(0)])
     (tmp_path / "0").mkdir()
-    told = {"job": 0, "name": "head", "folder": f"/home/{'a' * 5000}", "run_id": None, "status": "FINISHED"}
-    files.write_json(tmp_path / "0" / "result.json", {**told, "reason": None, "choices": {}, "metrics": {}})
+    write_result(
+        tmp_path / "0", Result(0, "head", f"/home/{'a' * 5000}", None, "FINISHED", None, {}, {VAL: 1, TEST: 1})
+    )
     assert [result.folder for result in sweep_record.read(tmp_path).results] == [str(tmp_path / "0")]
 
 
 def test_a_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
     SweepFile(tmp_path, None).add([])
     assert Shared.read(tmp_path) == Shared(None, ()) and json.loads((tmp_path / "sweep.json").read_text())["runs"] == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *[{"metrics": {VAL: 0.5, TEST: value}} for value in (math.nan, math.inf, -1, 57.9, 10**400, True, "0.5", None)],
+        {"metrics": {VAL: 0.5}},
+        {"metrics": {VAL: 0.5, TEST: 0.5, "cost/train_seconds": math.inf}},
+        {"metrics": {VAL: 0.5, TEST: 0.5, "test/macro_f1": 1.5}},
+        {"images": {"test": 2.5}},
+        {"choices": {"seed": [1]}},
+        {"choices": {"lr": math.nan}},
+        {"job": "0"},
+    ],
+)
+def test_a_result_that_no_run_can_have_is_none_and_a_run_that_ended_with_it_is_said_to_be_damaged(
+    tmp_path: Path, damage: dict[str, Any]
+) -> None:
+    SweepFile(tmp_path, None).add([facts(0)])
+    (own := tmp_path / "0").mkdir()
+    metrics = {VAL: 0.5, TEST: 0.5, "test/map": math.nan}
+    whole = Result(0, "head", str(own), None, "FINISHED", None, {"seed": 0}, metrics)
+    write_result(own, whole)
+    (read,) = sweep_record.read(tmp_path).results
+    assert read.metrics.keys() == whole.metrics.keys() and read.status == "FINISHED"
+    (own / "result.json").write_text(json.dumps({**asdict(whole), **damage}))
+    assert sweep_record.read(tmp_path).results[0].status == "RUNNING"
+    journal.note(own, "run")
+    journal.note(own, "end", status="FINISHED")
+    (read,) = sweep_record.read(tmp_path).results
+    assert (read.status, read.reason) == ("KILLED", "it ended, but its result.json is damaged or gone")

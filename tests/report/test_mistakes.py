@@ -60,6 +60,8 @@ def test_on_the_sheet_pictures_stand_apart_and_one_without_gaps_is_read_too(tmp_
     first, second = mistakes.read(tmp_path, {1, 2}).values()
     told = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one.split(",")[1])))) for one in (first, second)]
     assert np.abs(told[0].astype(int) + told[1] - 255).max() < 12
+    (tmp_path / "mistakes.json").write_text(f'{{"ids": [1, 2], "columns": 8, "tile": 64, "gap": {10**30}}}')
+    assert mistakes.read(tmp_path, {1, 2}) == {}
 
 
 def test_grey_pictures_take_a_quarter_less_and_come_back_as_grey_as_they_are(tmp_path):

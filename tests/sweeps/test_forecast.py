@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 from frostline.records import journal
-from frostline.records.result import SECONDS, Result
+from frostline.records.result import SECONDS, TEST, VAL, Result
 from frostline.sweeps import forecast
 from frostline.sweeps.compose import PlannedRun
 from small import compose
@@ -19,7 +19,7 @@ def test_it_shows_jobs_with_their_runs_and_how_long_such_runs_took(tmp_path, mon
     for epoch in (1, 2):
         journal.append_epoch(folder, {"epoch": epoch})
     kind = {"model": "net", "freeze_mode": "full", "data": "digits"}
-    done = Result(0, "full", str(folder), None, "FINISHED", None, kind, {SECONDS: 60.0})
+    done = Result(0, "full", str(folder), None, "FINISHED", None, kind, {SECONDS: 60.0, VAL: 1.0, TEST: 1.0})
     (tmp_path / "before" / "results.json").write_text(json.dumps([asdict(done)]))
     planned = [
         PlannedRun(compose(f"freeze={mode}", f"lr={lr}", "epochs=4"), f"{mode} {lr}", {**kind, "freeze_mode": mode}, "")

@@ -17,6 +17,7 @@ from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
 from frostline.records.layout import OWNER
 from frostline.records.recording import Paused, recording
+from frostline.records.result import TEST, VAL, Result, write_result
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import past_runs, resume
 from frostline.sweeps.ownership import claim
@@ -273,18 +274,51 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"status": "FINISHED", "metrics": "x", "images": {}}', '{"status": "KILLED"}']
+    "content",
+    [
+        "",
+        "[]",
+        {"metrics": "x"},
+        {"status": "KILLED"},
+        {"metrics": {VAL: 0.5, TEST: 57.9}},
+        {"metrics": {VAL: 0.5}},
+        {"images": {"test": None}},
+    ],
 )
 def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content):
     journal.note(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
     journal.note(tmp_path, "end", status="FINISHED", time=1)
-    (tmp_path / "result.json").write_text(content)
-    assert past_runs.of_folder(tmp_path) is None
-    (tmp_path / "result.json").write_text(
-        '{"status": "FINISHED", "metrics": {"test/accuracy": 1.0}, "images": {"test": 3}}'
-    )
+    metrics, images = {VAL: 0.5, TEST: 1.0}, {"test": 3}
+    write_result(tmp_path, Result(0, "head", str(tmp_path), None, "FINISHED", None, {}, metrics, images))
     found = past_runs.of_folder(tmp_path)
-    assert found is not None and found.metrics == {"test/accuracy": 1.0} and found.images == {"test": 3}
+    assert found is not None and found.metrics == metrics and found.images == images
+    whole = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(content if isinstance(content, str) else json.dumps({**whole, **content}))
+    assert past_runs.of_folder(tmp_path) is None
+
+
+@pytest.mark.parametrize("odd", [{"started": 10**400}, {"started": "x"}, {"pid": None}])
+def test_an_owner_that_somebody_damaged_is_none(tmp_path, odd):
+    (tmp_path / OWNER).write_text(json.dumps({**dataclasses.asdict(liveness.me()), **odd}))
+    assert liveness.read(tmp_path / OWNER) is None
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_finished_run_whose_accuracy_somebody_took_from_mlflow_has_that_of_its_folder_or_runs_again(
+    tmp_path, monkeypatch, there
+):
+    tags = {"frostline.digest": "d", "frostline.source": "s", layout.FOLDER_TAG: str(tmp_path)}
+    if there:
+        (tmp_path / layout.CONFIG).touch()
+        journal.note(tmp_path, "run", uid="a", tags=tags)
+        journal.note(tmp_path, "end", status="FINISHED", time=1)
+        write_result(tmp_path, Result(0, "head", "", None, "FINISHED", None, {}, {VAL: 0.5, TEST: 0.25}))
+    monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [])
+    known = {"run_id": "a" * 32, "status": "FINISHED", "tags": tags, "metrics": {VAL: 0.5}}
+    monkeypatch.setattr(resume.query, "runs", lambda *asked: [known])
+    (past,) = resume.look(Tracker("", "e", str(tmp_path / "new"), "1", None), tmp_path, ["d"])["d"]
+    judged = resume.judge([past], "s", None)
+    assert (judged.finished is past and past.metrics[TEST] == 0.25) if there else judged.interrupted is past
 
 
 def test_a_trial_that_waits_is_its_searchs_while_that_lives(tmp_path, process):

@@ -23,10 +23,10 @@ import warm
 from frostline.commands import sync as sync_command
 from frostline.commands import ui
 from frostline.core.errors import UserError
-from frostline.records import journal, layout, liveness
+from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records import recording as recording_module
 from frostline.records.recording import now, recording
-from frostline.records.result import Result
+from frostline.records.result import TEST, VAL, Result
 from frostline.records.sweep_record import Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report import cells
@@ -389,6 +389,22 @@ def test_an_accuracy_that_is_none_is_not_read_from_a_store_to_which_others_write
         client.log_metric(run.info.run_id, key, told)
     (found,) = query.results(tracker.uri, run.info.run_id)
     assert found.metrics == {"best/val_accuracy": 0.5, "test/loss": 2.0} and found.reason is None
+
+
+@pytest.mark.parametrize("told", ["", "[1]", '[{"name": "head"}]'])
+def test_a_finished_run_whose_accuracy_is_gone_from_the_store_is_told_as_that(tracker, client, tmp_path, told):
+    parent = client.create_run(tracker.experiment_id).info.run_id
+    (tmp_path / layout.RESULTS).write_text(told)
+    client.log_artifact(parent, tmp_path / layout.RESULTS)
+    for number, metrics in enumerate(({VAL: 0.5, TEST: 0.25}, {VAL: 0.5, TEST: 57.9}), 1):
+        run = client.create_run(tracker.experiment_id, number, {layout.PARENT_TAG: parent}, f"head seed={number}")
+        for key, value in metrics.items():
+            client.log_metric(run.info.run_id, key, value)
+        client.set_terminated(run.info.run_id, "FINISHED")
+    whole, lacking = sweep_record.read(download.sweep(tracker.uri, parent, tmp_path / "fetched")).results
+    assert whole.status == "FINISHED" and whole.metrics == {VAL: 0.5, TEST: 0.25}
+    assert lacking.status == "KILLED" and lacking.metrics == {VAL: 0.5}
+    assert lacking.reason == "it finished, but its test/accuracy in MLflow is gone, or none"
 
 
 def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):

@@ -102,7 +102,7 @@ def position(folder: Path) -> MirrorPosition:
     try:
         values = files.read_json(folder / MIRRORED)
         run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return MirrorPosition()
     return MirrorPosition(run_id, offset, sure) if _is_run_id(run_id) and offset >= 0 else MirrorPosition()
 

@@ -137,7 +137,7 @@ def read(path: Path) -> Owner | None:
         match files.read_json(path):
             case {"user": str(user), "host": str(host), "machine": str(machine), "pid": int(pid), "started": started}:
                 return Owner(user, host, machine, pid, float(started))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, OverflowError):
         pass
     return None
 

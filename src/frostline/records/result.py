@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from frostline.core import files
 from frostline.core.metrics import ACCURACY, METRICS, Metric
@@ -36,6 +37,9 @@ ADAPTER_PARAMETERS, ADAPTER_BYTES = "cost/adapter_parameters", "cost/adapter_byt
 """Of what was put beside frozen layers, without the head; of the file that has it alone, with the head."""
 MERGE_ERROR = "test/merge_error"
 """By how much of 1 the network's answers changed as that was merged into its weights."""
+_SHARES = {name for one in METRICS.values() if one.share for name in (one.val, one.test)}
+_COUNTS = ("best/epoch", SHARED, GROUPS, EFFECTIVE, VAL_EFFECTIVE, PRUNED)
+_ROUNDED = 1e-9  # by which a mean of shares may be beyond 0 to 1
 _TYPED = 10  # digits that somebody may have typed; what a search draws has more
 
 
@@ -77,10 +81,41 @@ class Result:
         tables = (found.choices, found.metrics, found.images)
         if not all(isinstance(text, str) for text in texts) or not all(isinstance(table, dict) for table in tables):
             raise ValueError("not the result of a run")
-        numbers = (found.job, *found.metrics.values(), *found.images.values())
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise ValueError("not the result of a run: its metrics are no numbers")
+        counts = {"job": found.job, **found.images}
+        odd: dict[str, object] = {name: one for name, one in found.metrics.items() if not is_possible(name, one)}
+        odd |= {name: one for name, one in counts.items() if type(one) is not int or not _is_count(one)}
+        if found.status == "FINISHED":
+            odd |= dict.fromkeys({VAL, TEST} - found.metrics.keys())
+        for name, value in odd.items():
+            raise ValueError(f"not the result of a run: its {name} is {value!r:.50}")
+        if any(isinstance(found.choices.get(repeat), float | list | dict) for repeat in ("seed", "data.fold")):
+            raise ValueError("not the result of a run: its seed or fold is none")
+        json.dumps(found.choices, allow_nan=False)  # which raises ValueError
         return found
+
+
+def is_possible(metric: str, value: object) -> bool:
+    """Return whether a run can have this value of a metric; else a file was damaged, or somebody else wrote it.
+
+    Nan is what a test split does not define; a loss of a run that diverged may be anything.
+    """
+    if metric.startswith("cost/") or metric in _COUNTS:
+        return _is_count(value)
+    if metric in (VAL, TEST):
+        return _is_number(value) and 0 <= value <= 1
+    if metric in _SHARES:
+        return _is_number(value) and (math.isnan(value) or abs(value - 0.5) <= 0.5 + _ROUNDED)
+    return _is_number(value)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a number that fits into a float; JSON's whole numbers may be larger."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
+
+
+def _is_count(value: object) -> bool:
+    """Return whether a value is a number of things, or of seconds or bytes."""
+    return _is_number(value) and 0 <= value < math.inf
 
 
 def percent(fraction: float) -> str:

@@ -185,7 +185,7 @@ def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str,
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     if (found := read_result(own)) is None:
         return _begun(own, waiting) if own.is_dir() else waiting
-    lies_there = files.readable(Path(found.folder))  # else the sweep may have been moved
+    lies_there = files.readable(Path(found.folder) / layout.CONFIG)  # else the sweep may have been moved
     return found if lies_there else replace(found, folder=str(own))
 
 
@@ -193,6 +193,8 @@ def _begun(folder: Path, waiting: Result) -> Result:
     """Return a run without a result as running, unless its process is known to be gone."""
     if _gone(folder / layout.BEAT):
         return replace(waiting, status="KILLED", reason="its process is gone")
+    if not (folder / layout.BEAT).exists() and journal.ended(folder):  # whoever lets go of it has written its result
+        return replace(waiting, status="KILLED", reason=f"it ended, but its {layout.RESULT} is damaged or gone")
     return replace(waiting, status="RUNNING", reason="no result yet")
 
 

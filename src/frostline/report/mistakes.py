@@ -89,8 +89,9 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
             columns > 0
             and 0 < side <= sheet.width
             and isinstance(gap := more.get("gap", 0), int)  # older ones have none
+            and 0 <= gap <= sheet.width
         ):
-            step = side + max(0, gap)
+            step = side + gap
             places = {image: place for place, image in enumerate(ids) if isinstance(image, int) and image in wanted}
         case _:  # not written here
             return {}

@@ -11,6 +11,7 @@ from typing import Any
 from frostline.core import files
 from frostline.records import journal, layout, liveness, run_folders, trial_tags
 from frostline.records.layout import FOLDER_TAG, UID_TAG
+from frostline.records.result import Result
 
 WAITS = "SCHEDULED"
 """How MLflow calls a run that waits at a rung."""
@@ -121,10 +122,7 @@ def of_folder(folder: Path) -> Past | None:
 def _numbers(folder: Path, status: str) -> dict[str, dict[str, Any]] | None:
     """Return the metrics and images of the run that ended so in `folder`; None where they are damaged."""
     try:
-        result = files.read_json(folder / layout.RESULT)
-        found = {key: dict(result[key]) for key in ("metrics", "images")}
-        whole = result["status"] == status
-    except (OSError, ValueError, KeyError, TypeError):
+        found = Result.of(files.read_json(folder / layout.RESULT))
+    except (OSError, ValueError):
         return None
-    plain = all(isinstance(value, int | float) for values in found.values() for value in values.values())
-    return found if plain and whole else None
+    return {"metrics": found.metrics, "images": found.images} if found.status == status else None

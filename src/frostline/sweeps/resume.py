@@ -16,6 +16,7 @@ from frostline.core import project
 from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, sweep_record
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
+from frostline.records.result import TEST, VAL
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps.past_runs import Past, of_folder
 from frostline.tracking import pending_sweeps, query, server, sync
@@ -66,9 +67,20 @@ def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Itera
         yield from (past for past in _queued(sweep) if query.is_wanted(past.tags, digests))
     if tracker.experiment_id is not None:
         try:
-            yield from (Past(**facts) for facts in query.runs(tracker.uri, tracker.experiment_id, digests))
+            yield from (_whole(Past(**facts)) for facts in query.runs(tracker.uri, tracker.experiment_id, digests))
         except server.Unreachable:
             return
+
+
+def _whole(past: Past) -> Past:
+    """Return a run that finished with what it came to as its folder has it, where somebody took that from the store.
+
+    Where that is not here it is to be run again.
+    """
+    if past.status != "FINISHED" or {VAL, TEST} <= past.metrics.keys():
+        return past
+    there = of_folder(past.folder) if past.folder is not None else None
+    return there if there is not None and there.status == "FINISHED" else replace(past, status="KILLED")
 
 
 def _queued(sweep: Path) -> Iterator[Past]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from frostline.core.errors import UserError, user_error
+from frostline.core.files import json_or_none
 from frostline.records import layout, run_folders
 from frostline.records.layout import RUN_ID
+from frostline.records.result import TEST, VAL, Result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.tracking import query
 from frostline.tracking.server import Unreachable, client_of, first_line, problems
@@ -22,32 +22,41 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
     folder.mkdir(parents=True)
     with problems(uri):
         client = client_of(uri)
-        recorded = [asdict(result) for result in query.results(uri, run_id)]
+        recorded = [*map(_whole, query.results(uri, run_id))]
         results = _results(uri, run_id, folder) or recorded
-        ids = {result["name"]: result["run_id"] for result in recorded}
+        ids = {result.name: result.run_id for result in recorded}
         experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
         tracker = Tracker(uri, experiment.name, str(folder), experiment.experiment_id, run_id)
-        facts = (RunFacts(result["name"], result["choices"], str(number)) for number, result in enumerate(results))
+        facts = (RunFacts(result.name, result.choices, str(number)) for number, result in enumerate(results))
         SweepFile(folder, tracker).add(facts)
         for base in files(uri, run_id, layout.BASES):
             fetch_base(uri, run_id, PurePosixPath(base).name, folder)
         for own, result in zip(run_folders.of(folder), results, strict=True):
             own.mkdir()
             # a sweep that ended while MLflow was slow did not know all of them
-            if own_id := result["run_id"] or ids.get(result["name"]):
+            if own_id := result.run_id or ids.get(result.name):
                 client.download_artifacts(own_id, "", str(own))
-            text = json.dumps({**result, "run_id": own_id, "folder": str(own)})
-            (own / layout.RESULT).write_text(text, encoding="utf-8")
+            write_result(own, replace(result, run_id=own_id, folder=str(own)))
     return folder
 
 
-def _results(uri: str, run_id: str, folder: Path) -> list[Mapping[str, Any]]:
-    """Return the results that the sweep wrote at its end; none where it did not come to that."""
+def _results(uri: str, run_id: str, folder: Path) -> list[Result]:
+    """Return the results that the sweep wrote at its end; none where it did not come to that, or they are damaged."""
     if layout.RESULTS not in files(uri, run_id):
         return []
-    text = fetch_artifact(uri, run_id, layout.RESULTS, folder).read_text(encoding="utf-8")
-    found: list[Mapping[str, Any]] = json.loads(text)
-    return found
+    told = json_or_none(fetch_artifact(uri, run_id, layout.RESULTS, folder))
+    try:
+        return [*map(Result.of, told)]
+    except (TypeError, ValueError):
+        return []
+
+
+def _whole(result: Result) -> Result:
+    """Return what MLflow has of a run; of one that finished without a number that it must have, that it has not."""
+    gone = [name for name in (VAL, TEST) if name not in result.metrics]
+    if result.status != "FINISHED" or not gone:
+        return result
+    return replace(result, status="KILLED", reason=f"it finished, but its {gone[0]} in MLflow is gone, or none")
 
 
 def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:

@@ -10,11 +10,10 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, user_error
-from frostline.core.metrics import METRICS
 from frostline.records import layout
 from frostline.records.layout import REASON_TAG
 from frostline.records.recording import reason_tags
-from frostline.records.result import Result
+from frostline.records.result import Result, is_possible
 from frostline.tracking import tracking_uri
 from frostline.tracking.server import Unreachable, client_of, first_line, problems
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")  # of an id; fewer digits are rather a name
 _ONCE = ("best/", "test/", "cost/", "search/")  # metrics that a run has once
-_SHARES = {name for one in METRICS.values() if one.share for name in (one.val, one.test)}
-"""Metrics that are from 0 to 1, unless somebody else wrote to the store."""
 _FEW = 10  # digests that are asked for one by one
 
 
@@ -157,9 +154,9 @@ def _search(uri: str, experiments: Sequence[str], chosen: str) -> Iterator[Any]:
 def _facts(run: Any) -> dict[str, Any]:
     images: dict[str, int] = {}
     for given in run.inputs.dataset_inputs if run.inputs else ():
-        with suppress(ValueError, KeyError, TypeError):
-            images[given.dataset.name.rpartition(" ")[2]] = int(json.loads(given.dataset.profile)["images"])
-    once = {key: value for key, value in run.data.metrics.items() if key.startswith(_ONCE)}
+        with suppress(ValueError, KeyError, TypeError, OverflowError):
+            images[given.dataset.name.rpartition(" ")[2]] = max(0, int(json.loads(given.dataset.profile)["images"]))
+    once = {key: value for key, value in _metrics(run).items() if key.startswith(_ONCE)}
     tags = dict(run.data.tags)
     facts = {"run_id": run.info.run_id, "status": run.info.status, "tags": tags, "metrics": once, "images": images}
     return {**facts, "params": dict(run.data.params)}
@@ -218,6 +215,10 @@ def named(run: Run) -> Run:
 
 def _result_of(number: int, run: Run) -> Result:
     why = run.data.tags.get(REASON_TAG) or None
-    metrics = {key: value for key, value in run.data.metrics.items() if key not in _SHARES or 0 <= value <= 1}
-    params = dict(run.data.params)
-    return Result(number, run.info.run_name, "", run.info.run_id, run.info.status, why, params, metrics)
+    name, params = run.info.run_name, dict(run.data.params)
+    return Result(number, name, "", run.info.run_id, run.info.status, why, params, _metrics(run))
+
+
+def _metrics(run: Run) -> dict[str, float]:
+    """Return the metrics of a run, but for what only somebody else can have written."""
+    return {key: value for key, value in run.data.metrics.items() if is_possible(key, value)}

@@ -1,8 +1,8 @@
 """A network with its preprocessing inside, made of operations that every export format has.
 
-It computes what `predict.view` and `predict.chances` compute: the resize of the picture, with its roundings to whole
-levels, the centre crop, normalisation and network. The picture's height and width are tensors throughout, never Python
-numbers, so that no size is frozen into an exported graph.
+It computes what `predict.view` and `predict.probabilities_of` compute: the resize of the picture, with its roundings to
+whole levels, the centre crop, normalisation and network. The picture's height and width are tensors throughout, never
+Python numbers, so that no size is frozen into an exported graph.
 """
 
 from __future__ import annotations

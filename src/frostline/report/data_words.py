@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from frostline.records.result import percent
+from frostline.report.tables import grid
 
 if TYPE_CHECKING:
     from frostline.report.terminal import Screen
@@ -36,12 +37,7 @@ Row = tuple[str, ...]
 
 def show(facts: DataFacts, screen: Screen) -> None:
     """Print what is known of data: facts, sizes, classes, and what was found."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column()
-    for about, said in lines(facts):
-        grid.add_row(about, Text(said))
-    screen.console.print(grid)
+    screen.console.print(grid(lines(facts)))
     screen.console.print(_table([("pixels", *SIZES), *size_rows(facts.sizes)]))
     screen.console.print(_table([("class", *facts.counts), *_some_rows(class_rows(facts))]))
     for finding in facts.findings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 
 def facts(plan: Plan, *, unlike: Plan | None = None) -> Table:
     """Return the header of a plan: one row per kind of fact, of those that it has `unlike` another plan if given."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column()
     known = {*_facts(unlike)} if unlike else set()
-    for row in _facts(plan):
-        if row not in known:
-            grid.add_row(*row)
-    return grid
+    return grid(row for row in _facts(plan) if row not in known)
+
+
+def grid(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return facts in a line each: what each is about, and what is said of it."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for about, said in rows:
+        table.add_row(about, Text(said))
+    return table
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -96,13 +96,13 @@ def slowed(root: Path, pause: float = PAUSE) -> Callable[[], None]:
 
         keep = train.keep
 
-        def kept(epoch: object, line: object, setup: object, run: Any, record: object) -> None:
+        def kept(epoch: Any, progress: Any, learner: Any, setup: Any, run: Any, record: Any) -> None:
             with (root / EPOCHS).open("a") as file:
                 file.write(f"{run.folder} {time.monotonic()}\n")
             time.sleep(pause)
-            keep(epoch, line, setup, run, record)  # type: ignore[arg-type]
+            keep(epoch, progress, learner, setup, run, record)
 
-        train.keep = kept  # type: ignore[assignment]
+        train.keep = kept
 
     return install
 

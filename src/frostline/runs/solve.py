@@ -54,15 +54,14 @@ def solve(
     seconds = time.perf_counter() - began
     record.metrics(chosen)
     of_train = neighbours.leave_one_out(voters, train, _OWN) if voters else _score(setup, head.linear, train)
-    of_val, by = _score(setup, voters or head.linear, val), METRICS[setup.config.select]
+    of_val = _score(setup, voters or head.linear, val)
     if not math.isfinite(of_train.loss + of_val.loss):
         raise Diverged(
             "a head is given nan or infinite values, as the numbers of this network, with its weights, grow too large"
         )
     epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
-    progress.add(epoch, learner, by, selection.of_epoch(by, epoch.val, setup.data.val))
-    keep(epoch, progress.epochs[-1], setup, run, record)
+    keep(epoch, progress, learner, setup, run, record)
     return progress, voters
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from torch.optim.swa_utils import AveragedModel
 
@@ -76,9 +75,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
         decision = _decision(progress, run.judge, setup.config)  # where it was killed before it could end
         while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
-                by = METRICS[setup.config.select]
-                progress.add(event, learner, by, selection.of_epoch(by, event.val, setup.data.val))
-                keep(event, progress.epochs[-1], setup, run, record)
+                keep(event, progress, learner, setup, run, record)
                 decision = _decision(progress, run.judge, setup.config)
             else:
                 progress.position = event
@@ -221,9 +218,13 @@ def fit_phases(
         screen.say(f"  stopped: no better {words} on validation since epoch {since}{early}")
 
 
-def keep(epoch: EpochResult, line: Mapping[str, Any], setup: Setup, run: RunContext, record: Record) -> None:
-    """Write an epoch's metrics, in `line`, to the run's journal and record, and what they say to the screen."""
+def keep(
+    epoch: EpochResult, progress: Progress, learner: Learner, setup: Setup, run: RunContext, record: Record
+) -> None:
+    """Make an epoch part of the run's progress, and tell its journal, its record and the screen of it."""
     by = METRICS[setup.config.select]
+    progress.add(epoch, learner, by, selection.of_epoch(by, epoch.val, setup.data.val))
+    line = progress.epochs[-1]
     journal.append_epoch(run.folder, line)
     record.metrics({key: value for key, value in line.items() if "/" in key}, step=epoch.epoch)
     config, chosen_by = setup.config, (by, line[by.epoch])

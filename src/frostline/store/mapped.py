@@ -99,14 +99,14 @@ def compare(tensor: Tensor, start: int = 0, size: int | None = None) -> None:
 
     What was compared before is not read again. Raises `DamagedEntry`. Does nothing to other tensors.
     """
-    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    memory = _memory(tensor)
     if memory is not None and memory.checks is not None:
         memory.checks.compare(memory.file, start, len(memory) if size is None else size)
 
 
 def compare_rows(tensor: Tensor, rows: Tensor) -> None:
     """Compare the rows `(N,)` of a tensor, as `compare` does."""
-    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    memory = _memory(tensor)
     if memory is not None and memory.checks is not None and not memory.checks.closed:
         size = tensor[:1].nbytes
         for row in rows.view(-1).tolist():
@@ -121,9 +121,14 @@ def _tensor(memory: _Memory, file: int, shape: tuple[int, ...], dtype: torch.dty
     return tensor
 
 
+def _memory(tensor: Tensor) -> _Memory | None:
+    """Return the file that is the memory of a tensor, or of what it is a view of; None where that is plain memory."""
+    return _maps.get(tensor.untyped_storage().data_ptr())
+
+
 def file_of(tensor: Tensor) -> int | None:
     """Return the descriptor of the file that is the memory of `tensor`, None where it is plain memory."""
-    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    memory = _memory(tensor)
     return None if memory is None else memory.file
 
 
@@ -139,7 +144,7 @@ def release(held: Tensor | TensorPart) -> None:
     The pages stay in the file, and in the system's cache while there is room. Does nothing to other tensors.
     """
     tensor = held if isinstance(held, Tensor) else held.whole
-    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    memory = _memory(tensor)
     if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
         memory.madvise(mmap.MADV_DONTNEED)
 
@@ -150,7 +155,7 @@ def put(tensor: Tensor, start: int, values: Tensor) -> None:
     It goes by way of the file: page by page through the mapping takes longer, and leaves the pages in the process.
     Raises OSError where the file does not take it whole.
     """
-    memory = _maps.get(tensor.untyped_storage().data_ptr())
+    memory = _memory(tensor)
     if memory is None:
         tensor.view(-1)[start : start + values.numel()] = values.reshape(-1)
     elif os.pwrite(memory.file, values.contiguous().numpy().data, start * values.itemsize) != values.nbytes:

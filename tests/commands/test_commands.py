@@ -26,7 +26,7 @@ from frostline.core.errors import UserError
             "ui tracking.uri=",
             "tracking.uri=: expected no key of a sweep, as frostline ui has none; did you mean --uri?",
         ),
-        ("store --path= clear", "--path=: expected a value, and there is none: a variable of the shell"),
+        ("store --path= clear", "--path=: expected a value, and there is none: an empty shell variable"),
         ("store --path '' clear", "--path=: expected a value"),
         ("store clear --older-than=", "--older-than=: expected a value"),
         ("mend --uri=", "--uri=: expected a value"),

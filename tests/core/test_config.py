@@ -127,9 +127,9 @@ def test_the_defaults_are_a_config() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("device", "cuda:1", "cuda, auto or cpu with devices=2, as a single card is named"),
-        ("compile", "on", "auto or off with devices=2: what is trained on several is not compiled"),
-        ("batch_size", 1, "at most batch_size=1: each has a share of it"),
+        ("device", "cuda:1", "cuda, auto or cpu with devices=2; an index names a single GPU"),
+        ("compile", "on", "auto or off with devices=2: networks on several devices are not compiled"),
+        ("batch_size", 1, "at most batch_size=1: each takes a share of it"),
     ],
 )
 def test_what_does_not_go_with_several_devices_is_refused(key: str, value: Any, expected: str) -> None:
@@ -142,10 +142,10 @@ def test_what_does_not_go_with_several_devices_is_refused(key: str, value: Any, 
     ("key", "value", "expected"),
     [
         ("devices", 1, "fsdp=True: expected false with devices=1: a single device holds the whole network"),
-        ("train.ema_decay", 0.9, "train.ema_decay=0.9: expected null with fsdp=true: a moving average of weights"),
-        ("save_weights", "learned", "save_weights=learned: expected whole with fsdp=true: no process has what all"),
-        ("optimizer.name", "Adafactor", "optimizer.name=Adafactor: expected one with fsdp=true that looks at each"),
-        ("freeze_mode.name", "by steps", "freeze_mode=by steps: expected a mode of one phase with fsdp=true: what"),
+        ("train.ema_decay", 0.9, "train.ema_decay=0.9: expected null with fsdp=true: no moving average is kept"),
+        ("save_weights", "learned", "save_weights=learned: expected whole with fsdp=true: no process has all"),
+        ("optimizer.name", "Adafactor", "optimizer.name=Adafactor: expected an elementwise optimizer with fsdp=true"),
+        ("freeze_mode.name", "by steps", "freeze_mode=by steps: expected a mode of one phase with fsdp=true: sharded"),
     ],
 )
 def test_what_does_not_go_with_weights_in_shares_is_refused(key: str, value: Any, expected: str) -> None:
@@ -164,7 +164,7 @@ def test_a_search_with_weights_in_shares_is_for_nothing_that_their_runs_do_not_h
     values["freeze_mode"]["phases"] = [{"share": 1.0, "rules": [{"match": "*"}]}]
     parse({**values, "devices": 2})
     line = refusal({**values, "devices": 2, "fsdp": True})
-    assert line.startswith("search.objective=cost/inference_images_per_second: expected what a run with fsdp=true has")
+    assert line.startswith("search.objective=cost/inference_images_per_second: expected another objective with")
 
 
 def test_classes_whose_names_are_numbers_have_weights_by_name() -> None:
@@ -187,7 +187,7 @@ BOTH = ["val/accuracy", "cost/train_seconds"]
         (["val/acuracy", BOTH[1]], {}, r"search.objective=val/acuracy: expected two or more of .*val/accuracy"),
         ([BOTH[0], "cost/seconds"], {}, r"search.objective=cost/seconds: .*did you mean cost/train_seconds"),
         (BOTH[:1], {}, r"search.objective=val/accuracy: expected two or more"),
-        (BOTH[:1] * 2, {}, r"search.objective=val/accuracy,val/accuracy: expected two or more objectives that differ"),
+        (BOTH[:1] * 2, {}, r"search.objective=val/accuracy,val/accuracy: expected two or more different objectives"),
         (["val/loss", BOTH[1]], {}, r"search.objective=val/loss: expected val/accuracy .*select=val/loss"),
         (BOTH, {"prune": "median"}, r"search.prune=median: expected none with search.objective="),
         (BOTH, {"name": "cmaes"}, r"search=cmaes: expected tpe, gp, qmc or random"),

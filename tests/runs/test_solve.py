@@ -34,7 +34,7 @@ from small import SMALL, TINY, Memory, carry_out, compose
         (("freeze=centroid", "freeze_mode.temperature=null"), "freeze_mode.temperature=None: expected a value"),
         (
             ("freeze=full", "freeze_mode.solver=knn", "freeze_mode.k=[5]", "freeze_mode.temperature=1"),
-            "freeze_mode.solver=knn: expected one phase, in which nothing but head/* learns",
+            "freeze_mode.solver=knn: expected one phase in which only head/* learns",
         ),
         (("freeze=head", "freeze_mode.solver=prob"), "freeze_mode.solver=prob: expected one of probe, knn, centroid"),
         (("freeze=probe", "lr=-1"), "lr=-1.0: expected a finite number above 0"),

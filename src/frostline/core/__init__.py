@@ -1,5 +1,5 @@
-"""What everything stands on: the schema of a run, a person's mistakes, this machine and process, small safe files.
+"""The foundation: config schema, user errors, machine and process, atomic writes of small files.
 
-Imports nothing of ours, and torch inside functions only (but for `randomness`), so that a mistake is answered at once.
-Start with `config`, whose comments explain every key.
+Imports no other package of frostline, and torch only inside functions (except `randomness`), so that a user error is
+reported at once. Start with `config`, whose docstrings explain every key.
 """

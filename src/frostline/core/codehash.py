@@ -1,7 +1,7 @@
-"""The hash of the code that computes something, found by following its imports: a part of the key of what is kept.
+"""The hash of the code that computes a stored result, found by following its imports: part of the result's key.
 
-A module decides the bits of what it computes, and so does every module that it imports, at the top or inside a
-function, unless it is known to decide none. What is forgotten here is computed anew too often, never too seldom.
+A module decides the bits of its results, and so does every module that it imports, at the top or inside a function,
+unless `_REASONS` exempts it. A missing exemption causes needless recomputation, never a stale result.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from pathlib import Path
 from frostline.core import project
 
 _REASONS = {
-    "makes keys": ("core.codehash", "store.hashing"),
-    "the settings that decide something stand in the key": ("core.config", "core.config_keys"),
-    "what people are told": ("core.errors",),
-    "when something stops, not what it gives": ("core.interrupts",),
-    "when a setting is taken back": ("core.shared_context",),
-    "threads, determinism, precision, device and libraries stand in the key": ("core.machine",),
-    "how much room there is": ("core.memory",),
+    "computes keys": ("core.codehash", "store.hashing"),
+    "the settings that decide bits are in the key": ("core.config", "core.config_keys"),
+    "messages to people": ("core.errors",),
+    "when a computation stops, not its result": ("core.interrupts",),
+    "when a setting is restored": ("core.shared_context",),
+    "threads, determinism, precision, device and libraries are in the key": ("core.machine",),
+    "amount of free memory": ("core.memory",),
     "which settings are refused": ("core.validation",),
-    "what classes are called": ("data.class_names",),
-    "the code of a plugin stands in the key": ("core.plugins",),
-    "which pictures are alike, of those that stand in the key": ("data.duplicates",),
-    "which bytes there are; the files that hold them stand in the key": ("data.hub", "data.hub_pictures"),
-    "which bytes there are; their places and files stand in the key": ("data.remote_files", "data.shards"),
-    "which class has which number": ("data.numbered_classes",),
-    "what people should know": ("data.findings",),
-    "which files there are; they stand in the key": ("data.listing",),
-    "which pictures have labels; they stand in the key": ("data.label_columns",),
-    "which folder is which; the files stand in the key": ("data.layouts",),
-    "the digest of a split's pixels, sizes and ids stands in the key": (
+    "names of classes": ("data.class_names",),
+    "the code of a plugin is in the key": ("core.plugins",),
+    "which images are duplicates; the images are in the key": ("data.duplicates",),
+    "finds the bytes of images; the files that hold them are in the key": ("data.hub", "data.hub_pictures"),
+    "finds the bytes of images; their offsets and files are in the key": ("data.remote_files", "data.shards"),
+    "numbers of classes": ("data.numbered_classes",),
+    "reports to people": ("data.findings",),
+    "lists files; they are in the key": ("data.listing",),
+    "which images have labels; the images are in the key": ("data.label_columns",),
+    "the role of each folder; the files are in the key": ("data.layouts",),
+    "the digest of a split's pixels, sizes and ids is in the key": (
         *("data.splits", "data.loading", "data.broken_pictures"),
     ),
-    "which pictures are of which split; their files stand in the key": ("data.split_names", "data.times"),
-    "which files there are and what they are called; the files stand in the key": ("data.tables",),
-    "what is no picture": ("data.leftovers",),
-    "what people are shown": ("data.names", "records.result"),
-    "the digest of a split stands for the pixels that are decoded anew": ("data.decode_on_demand",),
-    "the bytes of the weights stand in the key": ("models.weights",),
-    "what files are called": ("records.layout",),
-    "puts together what others make of settings that stand in the key": ("runs.run_data", "runs.setup"),
-    "what is read is what was written, by its checksums": ("store.entries",),
-    "where bytes lie": (
+    "assigns images to splits; their files are in the key": ("data.split_names", "data.times"),
+    "lists files and labels; the files are in the key": ("data.tables",),
+    "which files are not images": ("data.leftovers",),
+    "text for people": ("data.names", "records.result"),
+    "the digest of a split stands for the pixels that are decoded again": ("data.decode_on_demand",),
+    "the bytes of the weights are in the key": ("models.weights",),
+    "names of files": ("records.layout",),
+    "combines results of other modules; the settings are in the key": ("runs.run_data", "runs.setup"),
+    "checksums ensure that the bytes read are the bytes written": ("store.entries",),
+    "where bytes are stored": (
         *("store.mapped", "store.ragged", "store.rows", "store.device_budget", "store.store", "store.writer"),
     ),
-    "when something is fetched, not what": ("store.prefetch",),
-    "what is done already, of what stands in the key": ("store.unfinished",),
-    "hands out batches; pixels are decoded singly, features computed in batches of one size": ("training.dataset",),
-    "scores what others compute": ("training.evaluation",),
-    "what happens above the frost line": ("training.steps",),
+    "when rows are read, not their content": ("store.prefetch",),
+    "which part of an entry is done already; the entry is in the key": ("store.unfinished",),
+    "makes batches; pixels are decoded one by one, features computed in batches of one size": ("training.dataset",),
+    "scores predictions": ("training.evaluation",),
+    "training above the frost line": ("training.steps",),
 }
 DECIDE_NONE = {name: reason for reason, names in _REASONS.items() for name in names}
-"""Modules that change no bit of what is kept, each with the reason; nothing behind them is looked at."""
+"""Modules that change no bit of a stored result, each with the reason; their imports are not followed."""
 _IMPORT = re.compile(
     r"^[ \t]*(?:from frostline[\w.]* import (?:\([^)]*\)|[^(\n]+)|import frostline[^\n]*)", re.MULTILINE
 )
@@ -64,7 +64,7 @@ _IMPORT = re.compile(
 
 @functools.cache
 def of(*modules: str) -> str:
-    """Return the sha256 (hex) over the source of `modules` and of all modules that decide what they compute."""
+    """Return the sha256 (hex) over the source of `modules` and of all modules that decide their results."""
     code = hashlib.sha256()
     for name in sorted(deciding(*modules)):
         code.update(name.encode() + b"\0" + _file(name).read_bytes())
@@ -72,7 +72,7 @@ def of(*modules: str) -> str:
 
 
 def deciding(*modules: str) -> set[str]:
-    """Return the names within the package of `modules` and of what they import, but for what decides none."""
+    """Return the names, within the package, of `modules` and all their imports, without those in `DECIDE_NONE`."""
     found, waiting = set[str](), list(modules)
     while waiting:
         if (name := waiting.pop()) not in found:
@@ -86,9 +86,9 @@ def _file(module: str) -> Path:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Yield the modules of the package that a file imports anywhere, by their names within it.
+    """Yield the names, within the package, of the modules that a file imports anywhere.
 
-    Its imports alone are parsed: the whole of it would take longer than to read the features that it is about.
+    Only import statements are parsed: to parse the whole file takes longer than to read the stored features.
     """
     prefix = "frostline."
     for statement in _IMPORT.findall(path.read_text()):

@@ -1,7 +1,7 @@
-"""The typed schema of a run.
+"""The typed config schema of a run.
 
-Types live here, values in `conf/`, each once. This module imports neither torch nor MLflow, so that a bad
-override is answered in well under a second.
+Types are here, default values in `conf/`. This module imports neither torch nor MLflow, so that a bad override is
+reported in well under a second.
 """
 
 from __future__ import annotations
@@ -10,81 +10,83 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WHOLE, LEARNED = "whole", "learned"
-"""What a run keeps of its best weights."""
+"""Values of `save_weights`: which of its best weights a run saves."""
 
 
 @dataclass
 class ModelConfig:
-    """Which network, and what it knows before training."""
+    """The network and its pretrained weights."""
 
     name: str
-    """The library's name of the network, e.g. `resnet50`; timm's with or without a tag of weights behind a dot."""
+    """Name of the network in its library, e.g. `resnet50`; a timm name may end in a dot and a tag of weights."""
     library: str
-    """Whose network it is: `torchvision` (and what plugins bring), or `timm`."""
+    """Library of the network: `torchvision` (also for networks of plugins) or `timm`."""
     weights: str | None
-    """`DEFAULT`, a name that the library gives (an entry of torchvision, a tag of timm), `glyphs` (embedded), a file, a
-    folder as timm's hub has it, `runs:/<run>` or a run's folder, or null: none."""
+    """`DEFAULT`, a name from the library (an entry of torchvision, a tag of timm), `glyphs` (embedded), a file, a
+    folder in the format of timm's hub, `runs:/<run>`, a run's folder, or null for random initial weights."""
     sha256: str | None
-    """Expected sha256 of the weights file, or null where none is known."""
+    """Expected sha256 of the weights file; null for no check."""
     image_size: int | None
-    """Side of the square input in pixels; null takes it from the weights."""
+    """Side of the square input in pixels; null takes the size that the weights were made for."""
 
 
 @dataclass
 class RuleConfig:
-    """One pattern over parameters and what it says about them; the first rule that matches a parameter decides."""
+    """A pattern over parameters and their learning rate; the first rule that matches a parameter applies."""
 
     match: str
     """Glob over `stage/layer kind/leaf/name`, e.g. `head/*`, `stage-1/*`, `*/norm/*`; `{stage}` in a stepwise phase."""
     lr_scale: float = 1.0
     """Multiplies the learning rate; 0 freezes."""
     lr_decay: float = 1.0
-    """Multiplies the learning rate once more for each stage below the head."""
+    """Multiplies the learning rate once per stage below the head."""
 
 
 @dataclass
 class PhaseConfig:
-    """A stretch of the run during which the frost line stays where it is."""
+    """A part of the run during which the same parameters learn."""
 
     rules: list[RuleConfig]
     """Ordered; first match wins; together they cover every parameter."""
     share: float = 1.0
-    """Relative length among all phases: whole epochs, at least one each; with fewer epochs than phases steps."""
+    """Length relative to the other phases. A phase has whole epochs, at least one; if there are fewer epochs than
+    phases, it has a number of steps."""
     lr_scale: float = 1.0
     """Multiplies the learning rate of the whole phase."""
     stepwise: bool = False
-    """Repeat the phase once per stage from the top; rules with `{stage}` then cover the stages reached so far."""
+    """Repeat the phase once per stage, from the top; `{stage}` in a rule then matches the stages reached so far."""
 
 
 @dataclass
 class AdapterConfig:
-    """What layers that stay frozen get beside them, which learns in their place.
+    """Adapters: small modules that learn beside frozen layers.
 
-    In the end it is merged into them; what no weight can stand for, `bottleneck` and `prompt`, the network keeps.
+    After training they are merged into the weights. `bottleneck` and `prompt` cannot be merged: the network keeps them.
     """
 
     kind: str = "none"
     """`none`, `lora`, `dora`, `ia3`, `ssf`, `bottleneck` or `prompt`."""
     where: list[str] = field(default_factory=list)
-    """Globs over the addresses of the weights that get one, of `bottleneck` and `prompt` over those of modules, `stage/
-    kind/name`; of what they match, what the kind can adapt."""
+    """Globs over the addresses of the adapted weights; for `bottleneck` and `prompt`, over the addresses of modules,
+    `stage/kind/name`. Matches that the kind cannot adapt are skipped."""
     where_inputs: list[str] = field(default_factory=list)
-    """`ia3`: those of the weights whose inputs are scaled, and not their outputs."""
+    """`ia3`: globs over those of the adapted weights whose inputs are scaled instead of their outputs."""
     rank: int = 8
-    """`lora`, `dora`: rows of A and columns of B; `bottleneck`: its dimensions, at most those of the module."""
+    """`lora`, `dora`: rows of A and columns of B; `bottleneck`: its hidden dimension, at most that of the module."""
     alpha: float = 16.0
-    """`lora`, `dora`: the product of the two counts `alpha / rank` times."""
+    """`lora`, `dora`: the product B·A is scaled by `alpha / rank`."""
     dropout: float = 0.0
-    """`lora`: of the inputs of A while it learns, in linear layers that the network calls; attention has none.
-    `bottleneck`: in the middle; `prompt`: of the tokens."""
+    """Dropout probability. `lora`: on the inputs of A during training, in linear layers that the network calls, not in
+    attention; `bottleneck`: on the hidden units; `prompt`: on the tokens."""
     parallel: bool = False
-    """`bottleneck`: whether it sees what its module takes, and not what that gives."""
+    """`bottleneck`: true reads the input of its module, false its output."""
     scale: float = 1.0
-    """`bottleneck`: what it adds counts so many times."""
+    """`bottleneck`: factor of its output before that is added."""
     tokens: int = 10
-    """`prompt`: how many there are, in the sequence of one block."""
+    """`prompt`: number of tokens in the sequence of a block."""
     deep: bool = True
-    """`prompt`: whether every block has tokens of its own, which leave behind it; else those of the lowest go on."""
+    """`prompt`: true gives every block its own tokens, removed after the block; false passes the tokens of the lowest
+    block on to the others."""
 
 
 @dataclass
@@ -92,24 +94,24 @@ class FreezeModeConfig:
     """Which parameters learn, and when."""
 
     name: str
-    """What runs are called by; the file has the same name."""
+    """Name of the mode in tables and run names; the file has the same name."""
     norm_stats: str
-    """`learn`: norm layers whose parameters learn use and update batch statistics; `frozen`: none ever does."""
+    """`learn`: norm layers whose parameters learn use and update batch statistics; `frozen`: no norm layer does."""
     phases: list[PhaseConfig]
-    """What learns, one phase after the other."""
+    """Phases of training, in order."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    """What is put beside frozen layers; its parameters have the kind `adapter` in their addresses."""
+    """Adapters beside frozen layers; their parameters have the kind `adapter` in their addresses."""
     solver: str | None = None
-    """How the head comes about: null by training steps; at once by `probe` (regularised logistic regression),
-    `centroid` (nearest class mean) or `knn` (votes of the nearest training images, which leave no head)."""
+    """How the head is found. null: by training steps. Without steps: `probe` (regularised logistic regression),
+    `centroid` (nearest class mean) or `knn` (votes of the nearest training images, which leaves no head)."""
     l2: list[float] = field(default_factory=list)
-    """`probe`: strengths of the L2 penalty, the best of which by validation is taken."""
+    """`probe`: strengths of the L2 penalty to try; validation chooses the best."""
     k: list[int] = field(default_factory=list)
-    """`knn`: how many neighbours vote; the best of several by validation is taken."""
+    """`knn`: numbers of voting neighbours to try; validation chooses the best."""
     temperature: float | None = None
-    """`knn`, `centroid`: what cosine similarities are divided by."""
+    """`knn`, `centroid`: divisor of the cosine similarities."""
     space: dict[str, Any] = field(default_factory=dict)
-    """What a search takes for this mode: a range by key; `lr`, which `lr=auto` takes, by the optimizer's name."""
+    """Search ranges of this mode, by key; the ranges of `lr`, used by `lr=auto`, by the optimizer's name."""
 
 
 @dataclass
@@ -117,9 +119,9 @@ class OptimizerConfig:
     """Any optimizer of `torch.optim`, by name."""
 
     name: str
-    """Class name in `torch.optim`, in any case, e.g. `adamw`."""
+    """Class name in `torch.optim`, upper or lower case, e.g. `adamw`."""
     weight_decay: float
-    """Decay of the weights, as the optimizer itself defines it; 0 for none."""
+    """Weight decay as the optimizer itself defines it; 0 for none."""
     decay_norm_and_bias: bool
     """Whether weight decay also applies to norm layers and biases."""
     options: dict[str, Any]
@@ -128,28 +130,28 @@ class OptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """How the learning rate moves; all positions are fractions of the span."""
+    """Learning rate schedule; all positions are fractions of the span."""
 
     name: str
     """`constant`, `cosine`, `onecycle` or `step`."""
     span: str
-    """`phase`: the schedule starts anew in every phase; `run`: one schedule over all phases."""
+    """`phase`: the schedule restarts in every phase; `run`: one schedule over all phases."""
     warmup: float
     """Fraction of the span over which the learning rate rises linearly (onecycle: by a cosine)."""
     final: float
     """Learning rate at the end of `cosine` and `onecycle`, as a fraction of `lr`."""
     milestones: list[float]
-    """Where `step` multiplies the learning rate by `gamma`."""
+    """`step`: positions at which the learning rate is multiplied by `gamma`."""
     gamma: float
-    """Factor of `step` at each of its milestones."""
+    """`step`: factor at each milestone."""
 
 
 @dataclass
 class AugmentConfig:
-    """Random views of the training images; validation and test always see the plain centre view."""
+    """Random augmentation of the training images; validation and test always use the plain centre view."""
 
     name: str
-    """What runs are called by."""
+    """Name of the augmentation in tables and run names."""
     crop: str
     """`none`, `random_resized` (Inception crop) or `pad` (pad, then crop at random)."""
     scale: list[float]
@@ -157,9 +159,9 @@ class AugmentConfig:
     ratio: list[float]
     """Smallest and largest aspect ratio of a random resized crop."""
     padding: float
-    """Padding on each side for `pad`, as a fraction of the image's side."""
+    """`pad`: padding on each side, as a fraction of the image's side."""
     flip: bool
-    """Mirror half of the images, where the data says that a mirrored image keeps its class."""
+    """Mirror half of the images, if `data.flip` says that a mirrored image keeps its class."""
     color: float
     """Strength of brightness, contrast and saturation jitter; 0 for none."""
     trivial: bool
@@ -168,54 +170,54 @@ class AugmentConfig:
 
 @dataclass
 class DataConfig:
-    """Which images, and how they are split."""
+    """The data set and its splits."""
 
     name: str
-    """What runs are called by."""
+    """Name of the data set in tables and run names."""
     source: str
     """Class name in `torchvision.datasets`; `digits`, `glyphs`, `folder`, `table`, `hub`, `shards`; or a plugin's."""
     root: str
-    """Folder that holds the data; a table; a data set of the hub; or which shards are meant."""
+    """Folder of the data, a table, a data set of the hub, or a pattern of shards."""
     layout: str
-    """How a folder of pictures is read: `classes`, one folder each; `splits` such as train and test, with the classes
-    in them or within each class; `auto` as its names say, which asks where they say two things."""
+    """How a folder of images is read. `classes`: one folder per class; `splits`: folders such as train and test, above
+    the class folders or inside each; `auto`: as the folder names say, an error if they fit both."""
     missing_classes: str
-    """`refuse`, or `ok` where a folder's val or test may lack pictures of some classes."""
+    """`refuse`, or `ok` to allow a folder's val or test to lack images of some classes."""
     download: bool
     """Let torchvision download what is missing."""
     splits: dict[str, dict[str, Any]]
-    """Keyword arguments of the dataset class for each split it has of its own, of `train`, `val`, `test`."""
+    """Keyword arguments of the dataset class, for each of `train`, `val` and `test` that the data set provides."""
     val_fraction: float
-    """Part of the training split that becomes validation where the dataset has none; stratified and seeded."""
+    """Part of the training split that becomes validation if the data set has none; stratified and seeded."""
     test_fraction: float
-    """Part of the whole that becomes the test split where the dataset has none; stratified and seeded."""
+    """Part of all images that becomes the test split if the data set has none; stratified and seeded."""
     folds: int | None
-    """Cross-validation: into how many parts the whole is cut, each of which is the test split of a run of its own, so
-    that a sweep has each run as often; null for one test split."""
+    """Number of cross-validation folds. A sweep runs every combination once per fold, with the fold as test split;
+    null for one test split."""
     fold: int
-    """Which of the `folds` is the test split, from 0."""
+    """Index of the fold that is the test split, from 0."""
     split_seed: int
-    """Seed of the splits that are made here: of another one than `seed`, so that all runs see the same ones."""
+    """Seed of the splits that frostline makes; independent of `seed`, so that all runs use the same splits."""
     fraction: float
     """Part of the training split that is used, 0 to 1, stratified; validation and test stay whole."""
     limit: int | None
-    """At most so many training images, stratified; null for all."""
+    """Largest number of training images, stratified; null for all."""
     eval_limit: int | None
-    """At most so many images for validation and as many for the test, stratified; null for all."""
+    """Largest number of validation images, and of test images, stratified; null for all."""
     pixels: str
-    """What random crops of training images are cut from: `exact` the originals, decoded in every epoch; `stored`
-    pictures reduced as far as the median crop allows; a shorter side in pixels; `auto` the same as `stored`, or the
-    originals where these are small. What does not fit into half of the store is decoded and reduced in every epoch, to
-    the same bits. Views in which nothing is random are exact in any case."""
+    """Images from which random crops are cut. `exact`: the originals, decoded in every epoch; `stored`: images reduced
+    as far as the median crop allows; a number: images reduced to this shorter side in pixels; `auto`: `stored`, or the
+    originals if they are small. Images that do not fit into half of the store are decoded and reduced in every epoch,
+    with the same bits. Views without randomness are always exact."""
     skip_bad: bool
-    """Leave out pictures that cannot be read, and count them in the record; false stops before anything trains."""
+    """Leave out images that cannot be read, and count them in the record; false stops before anything trains."""
     max_pixels: int
-    """Largest picture, in pixels, that is decoded: what claims to be larger is reported as bad."""
+    """Largest image, in pixels, that is decoded; an image whose header claims more is reported as bad."""
     range: Any
-    """What is black and white where values have more than 8 bits: `full` (0 and 65535), `minmax`, `percentile` (0.5 and
-    99.5 of the values), or `[low,high]`. Pictures of 8 bits stay as they are."""
+    """Values that become black and white in images of more than 8 bits: `full` (0 and 65535), `minmax`, `percentile`
+    (0.5 and 99.5 of the values), or `[low,high]`. Images of 8 bits are not changed."""
     range_of: str
-    """`set`: `minmax` and `percentile` are those of the training pictures, for all splits; `picture`: its own."""
+    """Source of `minmax` and `percentile`. `set`: the training images, for all splits; `picture`: each image itself."""
     flip: bool
     """Whether a mirrored image keeps its class."""
     options: dict[str, Any]
@@ -224,48 +226,50 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
-    """What happens in a step, beside forward and backward."""
+    """Loss, sampling, regularisation and early stopping."""
 
     loss: str
-    """What is minimised: `cross_entropy`, `focal` (arXiv:1708.02002), or `bce`, each class against the others."""
+    """`cross_entropy`, `focal` (arXiv:1708.02002), or `bce`: a binary cross-entropy per class."""
     focal_gamma: float
-    """Of `focal`: images that are right with probability p count (1 - p)**gamma times."""
+    """`focal`: an image whose true class has probability p is weighted by (1 - p)**gamma."""
     class_weights: Any
-    """What a class's images count in the loss: null for all alike, `balanced` in inverse proportion to their number, or
-    by name, as `{cat: 2, dog: 1}`; classes that are not named count 1."""
+    """Weights of the classes in the loss: null for equal weights, `balanced` for weights inversely proportional to the
+    number of images, or weights by name, e.g. `{cat: 2, dog: 1}`; other classes then have weight 1."""
     sampling: str
-    """`shuffled`: every training image once per epoch; `balanced`: as many, of every class equally often."""
+    """`shuffled`: every training image once per epoch; `balanced`: as many draws, each class equally often."""
     label_smoothing: float
     """Share of the target that is spread over all classes (arXiv:1512.00567); 0 for none."""
     clip_norm: float | None
-    """Largest norm of the gradient; null for no clipping."""
+    """Largest gradient norm; larger gradients are clipped to it. null for no clipping."""
     mixup: float
     """Alpha of mixup (arXiv:1710.09412); 0 for none."""
     cutmix: float
-    """Alpha of CutMix (arXiv:1905.04899); 0 for none. With mixup too, each batch takes one of the two."""
+    """Alpha of CutMix (arXiv:1905.04899); 0 for none. If mixup is on too, each batch gets one of the two."""
     ema_decay: float | None
-    """Decay per step of an exponential moving average of the weights, which is then evaluated; null for none."""
+    """Decay per step of an exponential moving average of the weights, which is evaluated instead of them; null for
+    none."""
     patience: int | None
-    """Stop after so many epochs in which `select` was not better than before, in any phase; null for never."""
+    """Number of epochs without a new best value of `select` after which the run stops, in any phase; null for never."""
     drop_last: bool
-    """Leave out the last, smaller batch of an epoch (never the only one)."""
+    """Skip the last, smaller batch of an epoch (never the only one)."""
 
 
 @dataclass
 class FeaturesConfig:
-    """What is computed once because it lies below the frost line."""
+    """The features cache: outputs of the stages below the frost line, computed once."""
 
     enabled: bool
-    """Keep the output of the frozen stages; false computes it whenever it is asked for, which gives the same bits."""
+    """Keep the output of the frozen stages; false computes it anew at each use, with the same bits."""
     views: int | None
-    """Reuse so many random views per image in turn, an approximation; null shows a fresh view in every epoch."""
+    """Number of random views per image that are reused in turn, an approximation; null draws a new view in every
+    epoch."""
     lockstep: bool
-    """Make the steps of heads that learn from the same features together, which gives each the bits it gets alone."""
+    """Train heads that learn from the same features together; each gets the same bits as alone."""
 
 
 @dataclass
 class EvalConfig:
-    """What is measured on the test split beside accuracy and loss."""
+    """What is measured on the test split in addition to accuracy and loss."""
 
     shift: bool
     """Also measure accuracy under common corruptions (arXiv:1903.12261): noise, blur, contrast, pixelate, JPEG."""
@@ -273,152 +277,158 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When the state from which a run can go on is written: when it is interrupted, and with epochs that are worth it.
+    """When a run writes a checkpoint, from which it can resume.
 
-    An epoch is where less than 2% of the time since the last one goes into that.
+    A run always writes one when it is interrupted, and at the end of an epoch if writing takes less than 2% of the time
+    since the last one.
     """
 
     every_seconds: float | None
-    """Also as soon as so many seconds have passed since the last one, in the middle of an epoch or at its end."""
+    """Seconds since the last checkpoint after which another is written, also in the middle of an epoch; null for no
+    such limit."""
 
 
 @dataclass
 class StoreConfig:
-    """Where decoded pixels and features are kept, for every run that asks for them."""
+    """The store: a cache on disk of decoded pixels and features, shared by all runs."""
 
     enabled: bool
-    """Whether pixels and features are kept from one run to the next."""
+    """Keep pixels and features from one run to the next."""
     path: str | None
     """Folder; null takes FROSTLINE_STORE, else `frostline` in the user's cache directory."""
     budget_gb: float
-    """Largest size on disk in 10**9 bytes, at every moment; what was used least recently goes first, but nothing that
-    is in use. A twentieth of the disk is left to others in any case."""
+    """Largest size on disk in 10**9 bytes, never exceeded; the least recently used entries are evicted first, entries
+    in use never. A twentieth of the disk always stays free."""
     memory_gb: float | None
-    """What pixels and features may take together; the rest is read as needed. Null takes a third of the free memory."""
+    """Memory for pixels and features together, in 10**9 bytes; the rest is read as needed. null takes a third of the
+    free memory."""
 
 
 @dataclass
 class SearchConfig:
-    """How values are found for keys that are given a range, each cell of the other keys for itself."""
+    """Search for the best values of keys that have a range, in each cell of the other keys separately."""
 
     name: str
-    """`grid`, which has no ranges; else the sampler of Optuna: `random`, `qmc`, `tpe`, `gp` or `cmaes`."""
+    """`grid`, which has no ranges, or a sampler of Optuna: `random`, `qmc`, `tpe`, `gp` or `cmaes`."""
     options: dict[str, Any]
     """Further keyword arguments of the sampler, e.g. `n_startup_trials`."""
     seed: int
-    """Seed of the sampler; each trial draws from a generator of its own, so that a search can go on."""
+    """Seed of the sampler; each trial has its own random generator, so that a search can be resumed."""
     batch: int | None
-    """How many trials of a cell are suggested at once; null for as many as keep the workers busy."""
+    """Number of trials of a cell that are suggested at once; null for as many as keep the workers busy."""
     prune: str
-    """Stop trials early that do worse than others did: `none`, `median`, `hyperband` (as ASHA) or `wilcoxon`."""
+    """Rule that stops bad trials early: `none`, `median`, `hyperband` (as ASHA) or `wilcoxon`."""
     confirm: int
-    """With how many fresh seeds the best trial of each cell is run; these runs alone are compared on the test split."""
+    """Number of fresh seeds with which the best trial of each cell runs again; only these runs are compared on the test
+    split."""
     budget: str
-    """What each cell gets as much of as any other: `trials`, or `epochs` or `seconds` of training, of which a cheaper
-    freeze mode, or one whose trials are stopped early, gets more trials. One begins as long as some of it is left."""
+    """Unit of the budget, which is equal for all cells: `trials`, `epochs` or `seconds` of training. With the last two,
+    a freeze mode with cheaper trials, or trials stopped early, gets more of them. A trial starts while any budget is
+    left."""
     amount: float | None
-    """How many epochs or seconds that are; null with epochs for as many as `trials` trials have in full."""
+    """Budget of a cell in epochs or seconds; null, with epochs, for the epochs of `trials` full trials."""
     storage: str | None
-    """Where other searches may have part in the studies: a database, by Optuna's storage URL, or a journal file.
+    """Storage that several searches share: a database, by Optuna's storage URL, or a journal file.
 
-    Null stands for a file in the sweep's folder."""
+    null for a file in the sweep's folder."""
     objective: list[str] | None
-    """Several things at once, as `val/accuracy,cost/train_seconds`: accuracy or the metric of `select` on validation,
-    and `cost/` metrics of a run. The answer is a Pareto front. Null for what stands in `select` alone."""
+    """Several objectives, e.g. `val/accuracy,cost/train_seconds`: validation accuracy, the metric of `select`, and
+    `cost/` metrics of a run. The result is a Pareto front. null for the metric of `select` alone."""
     past: bool
-    """Begin with what is known from finished runs of earlier sweeps that differ in nothing but what is searched.
+    """Start from the finished runs of earlier sweeps that differ only in the searched keys.
 
-    They count neither in the budget nor in the comparison; but which there are decides what is tried, so that the same
-    command typed later may try other values."""
+    They count neither in the budget nor in the comparison. They influence which values are tried, so that the same
+    command may try other values later."""
     space: dict[str, Any]
-    """Ranges of one freeze mode by its name and the key, e.g. `search.space.full.lr='interval(1e-6,1e-3)'`."""
+    """Ranges for one freeze mode, by its name and the key, e.g. `search.space.full.lr='interval(1e-6,1e-3)'`."""
 
 
 @dataclass
 class TrackingConfig:
-    """Where the record goes."""
+    """Where and what MLflow records."""
 
     uri: str | None
     """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else `mlruns/mlflow.db` of the project."""
     artifacts: str | None
-    """Where a new experiment keeps its artifacts: a folder, or `s3://bucket/prefix`; null for beside the database, or
-    where the tracking server keeps them. An experiment that is there keeps its place."""
+    """Artifact location of a new experiment: a folder, or `s3://bucket/prefix`; null for a folder beside the database,
+    or the default of the tracking server. An existing experiment keeps its location."""
     system_metrics: bool
-    """Also record how busy CPU, memory and GPU are, every ten seconds."""
+    """Also record the use of CPU, memory and GPU every ten seconds."""
 
 
 @dataclass
 class ClusterConfig:
-    """Who carries runs out, and what each job there asks for; what else the launcher knows is `hydra.launcher.*`."""
+    """Where runs are executed, and the resources of each job; further launcher settings are `hydra.launcher.*`."""
 
     name: str
-    """`local`: worker processes of this machine, for which nothing else here is read; `slurm` or `ray`."""
+    """`local`: worker processes on this machine, which ignore the other keys of this section; `slurm` or `ray`."""
     partition: str | None
-    """Slurm's partition; null for its default."""
+    """Slurm partition; null for the cluster's default."""
     gpus: int
-    """GPUs of a job."""
+    """GPUs per job."""
     hours: float
-    """Time limit of a job: a run that is not done by then writes a checkpoint, and its job is queued again."""
+    """Time limit of a job in hours; a run that is not done by then writes a checkpoint, and its job is requeued."""
     cpus: int
-    """CPU cores of a job."""
+    """CPU cores per job."""
     memory_gb: int | None
-    """Memory of a job in GB; null for the cluster's default."""
+    """Memory per job in GB; null for the cluster's default."""
     at_once: int
-    """Jobs that run at the same time, at most."""
+    """Largest number of jobs that run at the same time."""
     requeues: int
-    """How often a job may be queued again after its time limit; preemption does not count."""
+    """How often a job may be requeued after its time limit; preemption does not count."""
     pack: Any
-    """Runs of a job, one after the other: a number, or `auto`, which gives a job all runs of a head that learn from the
-    same features, and any other run a job of its own."""
+    """Number of runs per job, one after the other; `auto` gives one job all head runs that learn from the same
+    features, and every other run its own job."""
     check: str
-    """Where data and weights are looked at before anything trains: `job`, a first job of the cluster, or `here`."""
+    """Where data and weights are checked before anything trains: `job`, in a first job on the cluster, or `here`."""
     detach: bool
-    """Return as soon as the jobs are queued (`--detach`); `frostline watch` shows how far they are."""
+    """Return as soon as the jobs are queued (`--detach`); `frostline watch` shows their progress."""
 
 
 @dataclass
 class Config:
-    """One run, or with commas on the command line a sweep of runs."""
+    """The config of one run; commas on the command line make a sweep of runs."""
 
     experiment_name: str
-    """The experiment in MLflow under which the sweep is recorded."""
+    """MLflow experiment in which the sweep is recorded."""
     seed: int
-    """Seed of new weights, of the order of the samples and of their augmentation."""
+    """Seed of new weights, of the order of the samples and of augmentation."""
     epochs: int
-    """How often all training images are seen, in all phases together."""
+    """Passes over the training images, in all phases together."""
     lr: float
-    """The learning rate, which phases, rules and the schedule scale."""
+    """Learning rate; phases, rules and the schedule scale it."""
     batch_size: int
-    """Images per step."""
+    """Images per training step."""
     eval_batch_size: int
-    """Images at once where nothing is learned."""
+    """Images per batch of evaluation."""
     device: str
     """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
     devices: int
-    """On how many devices a run trains at once, each with its share of every batch; on a CPU, in so many processes."""
+    """Number of devices on which a run trains, each with its share of every batch; on a CPU, the number of
+    processes."""
     fsdp: bool
-    """Whether of what learns each of several devices holds a share alone, with its gradients and optimizer state."""
+    """Shard the learning parameters, their gradients and their optimizer state over the devices."""
     threads: int | None
-    """CPU threads of torch, on which the last bits of a result depend; null for as many as torch takes by itself."""
+    """CPU threads of torch, on which the last bits of a result depend; null for torch's default."""
     precision: str
-    """`auto` (bf16 where a GPU has it), `fp32` or `bf16`."""
+    """`auto` (bf16 on a GPU that has it, else fp32), `fp32` or `bf16`."""
     channels_last: bool
-    """Have images lie in memory pixel by pixel, which convolutions like better than colour by colour."""
+    """Use torch's channels-last memory format, which is faster for convolutions."""
     deterministic: bool
     """Bit-identical metrics when the same command runs twice on one machine; false allows faster kernels."""
     compile: str
-    """`auto` compiles the network where the run is long enough to pay for it, `on`, or `off`."""
+    """`auto` compiles the network if the run is long enough to pay for it; `on` or `off`."""
     select: str
-    """What the best epoch and the best cell are chosen by, on the validation split: `val/accuracy`, `val/loss`,
+    """Validation metric that chooses the best epoch and the best cell: `val/accuracy`, `val/loss`,
     `val/balanced_accuracy`, `val/macro_f1`, `val/map` or `val/auroc` (the last two rank each class against the others,
     mean over classes)."""
     resume: bool
-    """Leave out what an earlier sweep finished, and go on with what was interrupted; false starts over."""
+    """Skip runs that an earlier sweep finished, and resume interrupted ones; false starts over."""
     save_weights: str
-    """`whole`: the file of a run's best weights has all of them; `learned`: those that the run could change, and the
-    rest lies once in the sweep's folder, for all runs that begin with it."""
+    """`whole`: a run's `best.safetensors` has all weights; `learned`: it has those that the run could change, and the
+    sweep's folder has the rest once, for all runs that start from it."""
     trials: int
-    """The budget of a search: how many runs each cell has to find the best values of what is given a range.
+    """Budget of a search: the number of runs that each cell has to find the best values.
 
     See `search.budget`."""
     dry_run: bool
@@ -440,10 +450,10 @@ class Config:
 
 
 BASES = "weights"
-"""In a sweep's folder, and among its artifacts: that of the weights with which runs began that keep what they learn."""
+"""Folder, in a sweep's folder and among its artifacts, of the initial weights of runs with `save_weights=learned`."""
 EMBEDDED = ("digits", "glyphs")
-"""Sources of pictures that lie in no folder."""
+"""Data sources that come with the package or are drawn: they read no folder."""
 OWN_FILES = ("folder", "table", "hub", "shards")
-"""Sources of pictures that people have, with splits that they tell of themselves."""
+"""Data sources that read the user's own files and define their own splits."""
 KEPT = ("bottleneck", "prompt")
-"""Kinds of adapters that cannot be merged, so that the trained network has them for good."""
+"""Kinds of adapters that cannot be merged, so that the trained network keeps them."""

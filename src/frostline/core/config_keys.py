@@ -1,6 +1,6 @@
-"""The keys of a config, with dots: flat, read and changed by key; which of them decide a run's metrics; the digest.
+"""Dotted config keys: flatten, read and change a config by key; which keys decide a run's metrics; the config digest.
 
-This module imports neither torch nor MLflow, as `config` does not.
+Like `config`, this module imports neither torch nor MLflow.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ NOT_SEMANTIC = (
     *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "budget", "amount", "storage")),
     *("search.objective", "search.past", "search.space"),
 )
-"""What does not change a run's metrics, and so is no part of its digest.
+"""Keys and groups that do not change a run's metrics, and so are left out of its digest.
 
-A device changes their last bits, as another thread count or CPU does, and so do several: the record names them, and a
-run on others counts as the same. What `auto` makes of a device is no last bit: `compose.settled` replaces it before any
-digest.
+Another device, or number of devices, changes only the last bits, as another thread count or CPU does. The record names
+the device, and a run on another one counts as the same run. `auto` can change more than the last bits:
+`compose.settled` replaces it before any digest.
 """
 _NOT_SOLVED = (
     *("lr", "epochs", "batch_size", "optimizer", "schedule", "augment", "train", "compile"),
     *("features.views", "features.lockstep"),
 )
-"""What only training steps read."""
+"""Keys and groups that only training steps read."""
 SOLVERS = {"probe": ("l2",), "knn": ("k", "temperature"), "centroid": ("temperature",)}
-"""What each solver of a head reads of `FreezeModeConfig`."""
+"""Fields of `FreezeModeConfig` that each solver of a head reads."""
 _ALSO_SOLVED = {"probe": "train.class_weights"}
-"""What a solver reads of that which is otherwise read by steps."""
+"""Keys in `_NOT_SOLVED` that a solver reads nevertheless."""
 
 
 def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Return what is in a mapping or in (a section of) a config, flat, by keys with dots; lists stay whole.
+    """Return a mapping, or (a section of) a config, as a flat dict by dotted key; lists stay whole.
 
-    Of a config next to nothing is copied, which takes a tenth of the time that it takes to make plain values of it.
+    Almost nothing of a config is copied, which takes a tenth of the time of `dataclasses.asdict`.
     """
     found: dict[str, Any] = {}
     for key, value in (section if isinstance(section, Mapping) else vars(section)).items():
@@ -56,13 +56,13 @@ def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
 
 @functools.cache
 def is_semantic(key: str) -> bool:
-    """Return whether `key`, with dots, is one that decides a run's metrics."""
+    """Return whether the dotted `key` influences a run's metrics."""
     return not _within(key, NOT_SEMANTIC)
 
 
 @functools.cache
 def is_read(key: str, solver: str | None) -> bool:
-    """Return whether a run whose head comes about by `solver` reads `key`, with dots; of groups their name will do."""
+    """Return whether a run with `solver` (None: training steps) reads the dotted `key`, which may name a group."""
     options, own = {name for names in SOLVERS.values() for name in names}, SOLVERS.get(solver or "", ())
     unread = [*(f"freeze_mode.{name}" for name in options if name not in own), *(_NOT_SOLVED if solver else ())]
     if solver in _ALSO_SOLVED and _within(key, [_ALSO_SOLVED[solver]]):
@@ -71,14 +71,14 @@ def is_read(key: str, solver: str | None) -> bool:
 
 
 def _within(key: str, names: Iterable[str]) -> bool:
-    """Return whether `key`, with dots, is one of the names or lies in one that is a group."""
+    """Return whether the dotted `key` is one of `names`, or in a group among them."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def semantic(config: Config) -> dict[str, Any]:
     """Return the flat part of the config that decides a run's metrics.
 
-    Left out is where it runs and is written, and what its freeze mode does not read.
+    This leaves out where the run executes and writes, and keys that its freeze mode does not read.
     """
     solver, values = config.freeze_mode.solver, flatten(config)
     return {key: value for key, value in values.items() if is_semantic(key) and is_read(key, solver)}
@@ -91,14 +91,14 @@ def digest(config: Config) -> str:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return the config with other values, by key with dots."""
+    """Return the config with other values, given by dotted key."""
     for key, value in values.items():
         config = _with(config, key.split("."), value)
     return config
 
 
 def _with(section: Any, names: Sequence[str], value: Any) -> Any:
-    """Return a section, or a mapping in one, with another value where the `names`, one within the other, lead."""
+    """Return a section, or a mapping in one, with another value at the path `names`."""
     name, *within = names
     if within:
         value = _with(_in(section, name), within, value)
@@ -106,7 +106,7 @@ def _with(section: Any, names: Sequence[str], value: Any) -> Any:
 
 
 def value_of(config: Config, key: str) -> Any:
-    """Return what stands at `key`, with dots; all of it at the empty one."""
+    """Return the value at the dotted `key`; the whole config for an empty key."""
     return functools.reduce(_in, filter(None, key.split(".")), config)
 
 
@@ -121,9 +121,9 @@ def trains_head_alone(mode: FreezeModeConfig) -> bool:
 
 
 def takes_plain_head_steps(config: Config) -> bool:
-    """Return whether a run is of a head alone, by steps whose gradient has a closed form, on features that are kept.
+    """Return whether a run trains only a head, on kept features, by steps whose gradient has a closed form.
 
-    Those of several such runs can be taken in lockstep.
+    Several such runs can train in lockstep.
     """
     mode, features, train = config.freeze_mode, config.features, config.train
     if mode.solver is not None or not trains_head_alone(mode) or not (features.enabled and features.lockstep):
@@ -134,9 +134,9 @@ def takes_plain_head_steps(config: Config) -> bool:
 
 
 def choices(config: Config) -> dict[str, Any]:
-    """Return the short names that people filter on, but for those that the freeze mode does not read.
+    """Return the settings that people filter runs by, without those that the freeze mode does not read.
 
-    A head that is solved on weights from scratch has these, too: they are all that its seed draws.
+    A solver on random initial weights also has `model.weights`: these weights are all that its seed draws.
     """
     named = {
         "model": config.model.name,

@@ -1,4 +1,4 @@
-"""NVIDIA's driver, and whether it is new enough for this torch: known without importing torch or starting CUDA."""
+"""Detect an NVIDIA driver that is too old for this torch, without importing torch or starting CUDA."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _VERSION = Path("/proc/driver/nvidia/version")
 
 @functools.cache
 def too_old() -> str | None:
-    """Return in words that the driver is too old for torch, and what that needs; None where it is not known to be.
+    """Return a message if the driver is too old for torch, with both CUDA versions; None if it is not, or not known.
 
-    A driver runs what was built for its own major version of CUDA or an older one, whatever the minor versions
+    A driver runs code built for its own major version of CUDA or an older one, whatever the minor versions
     (https://docs.nvidia.com/deploy/cuda-compatibility).
     """
     needed, known = _of_torch(), _of_driver()
@@ -30,13 +30,13 @@ def too_old() -> str | None:
 
 
 def version() -> str | None:
-    """Return the version of NVIDIA's kernel module (Linux), e.g. `570.86.15`; None where there is none."""
-    found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", _text(_VERSION))  # the open one says for what it is
+    """Return the version of NVIDIA's kernel module (Linux), e.g. `570.86.15`; None if there is none."""
+    found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", _text(_VERSION))  # the open module has `for <CPU>`
     return found[1] if found else None
 
 
 def _of_torch() -> tuple[int, int] | None:
-    """Return the version of CUDA that torch was built for, as its file says; None for another torch."""
+    """Return the CUDA version `(major, minor)` that torch was built for; None if built without one."""
     with suppress(ImportError, ValueError):
         place = importlib.util.find_spec("torch")
         text = _text(Path(place.origin).with_name("version.py")) if place and place.origin else ""
@@ -46,7 +46,7 @@ def _of_torch() -> tuple[int, int] | None:
 
 
 def _of_driver() -> tuple[int, int] | None:
-    """Return the newest version of CUDA that the driver knows; None where there is none, or it does not say."""
+    """Return the newest CUDA version `(major, minor)` that the driver supports; None if there is no driver."""
     number = ctypes.c_int()
     with suppress(OSError, AttributeError):
         if ctypes.CDLL(_LIBRARY).cuDriverGetVersion(ctypes.byref(number)) == 0 and number.value > 0:

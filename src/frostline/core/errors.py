@@ -1,4 +1,4 @@
-"""A person's mistakes: one line that names the key, the value, what was expected and the nearest right name."""
+"""User errors: one line that names the key, the value, what was expected and the nearest right name."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from frostline.core.config import Config
 
 
 class UserError(ValueError):
-    """A mistake in what the person typed or has on disk: shown as one line, without a traceback, exit status 2."""
+    """A mistake in the command or in the user's files: shown as one line, without a traceback; exit status 2."""
 
     def __init__(self, line: str) -> None:
-        """Take the line, in which signs that do not print, of a record from elsewhere say, stand escaped."""
+        """Take the line; characters that cannot be printed, e.g. from a foreign record, are escaped."""
         super().__init__("".join(s if s.isprintable() else s.encode("unicode_escape").decode() for s in str(line)))
 
 
-_GROUPS = ("freeze", "experiment")  # options of the command line that are no keys of the schema
-_OTHERWISE = {"asha": "hyperband"}  # other names of what is meant
-NOTHING = "a value, and there is none: a variable of the shell that is empty?"
-"""What to say of a flag behind which nothing stands."""
+_GROUPS = ("freeze", "experiment")  # command-line options that are not keys of the schema
+_OTHERWISE = {"asha": "hyperband"}  # synonyms
+NOTHING = "a value, and there is none: an empty shell variable?"
+"""The expectation that an error names for a flag with an empty value."""
 _LONGEST = 300  # characters of a value that an error shows
 
 
 def user_error(key: str, value: object, expected: str, choices: Iterable[str] = ()) -> UserError:
-    """Return the error whose one line names `key`, `value`, what was expected and the nearest of `choices`."""
+    """Return an error with the line `key=value: expected …` and the nearest of `choices`."""
     near = "; nothing is written null" if means_null(value) and _optional(key) else _hint(str(value), choices)
     return UserError(f"{key}={_shown(value)}: expected {expected}{near}")
 
 
 def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserError:
-    """Return the error for a key that the schema does not have, with the nearest one that it or `options` have."""
+    """Return the error for a key that the schema lacks, with the nearest key of the schema or `options`."""
     known = [*keys(), *options]
     elsewhere = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as search.trials
     near = _hint(key, elsewhere, cutoff=0.0) if elsewhere else _hint(key, known)
@@ -42,7 +42,7 @@ def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserErr
 
 @contextmanager
 def named(**names: str) -> Iterator[None]:
-    """Have a mistake that the block finds say of a key what its reader calls it: `named(output="--output")`."""
+    """Rename keys in a `UserError` that the block raises, e.g. to a flag: `named(output="--output")`."""
     try:
         yield
     except UserError as error:
@@ -51,22 +51,22 @@ def named(**names: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says in one line of at most 200 characters, its type where it says nothing."""
+    """Return an error's message as one line of at most 200 characters, or its type if it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, at most 200 characters of it, its type where it says nothing."""
+    """Return the first line of an error's message, at most 200 characters, or its type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def means_null(value: object) -> bool:
-    """Return whether `value` is a word that stands for nothing elsewhere: Python's None, say, typed for null."""
+    """Return whether `value` means null in another language, e.g. Python's `None`, or is empty."""
     return isinstance(value, str) and value.strip().lower() in ("none", "nil", "undefined", "''", '""', "")
 
 
 def _optional(key: str) -> bool:
-    """Return whether the schema lets `key`, with dots, be null."""
+    """Return whether the schema allows null for the dotted `key`."""
     hint: Any = Config
     for part in key.split("."):
         hint = get_type_hints(hint).get(part) if is_dataclass(hint) else None
@@ -74,7 +74,7 @@ def _optional(key: str) -> bool:
 
 
 def keys(cls: type = Config, prefix: str = "") -> list[str]:
-    """Return every key that can be typed for a run, with dots, sections included."""
+    """Return every dotted key of the command line, sections included."""
     found = [] if prefix else [*_GROUPS]
     for item in fields(cls):
         found.append(prefix + item.name)
@@ -85,13 +85,13 @@ def keys(cls: type = Config, prefix: str = "") -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """Return `value` as text for one line: a record from elsewhere may hold megabytes."""
+    """Return `value` as text, cut to `_LONGEST`: a foreign record may hold megabytes."""
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _hint(typed: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return `; did you mean ...?` if one of `choices` is like what was typed, case aside."""
+    """Return `; did you mean ...?` with the one of `choices` most like `typed`, ignoring case; empty if none is."""
     by_lower = {choice.lower(): choice for choice in choices}
     typed = _OTHERWISE.get(typed.lower(), typed.lower())
     longer = [choice for choice in by_lower if choice.startswith(typed)]

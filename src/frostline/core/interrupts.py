@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, a lost terminal: at once, or, while a state must not be torn, as soon as it is whole."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: raised at once, or deferred while a state must stay consistent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, SIGHUP where the terminal is gone, or a warning: the text says which. It ends a sweep as Ctrl-C does."""
+    """SIGTERM, SIGHUP or a cluster's warning signal, named by the text. It ends a sweep as Ctrl-C does."""
 
 
 _asked: KeyboardInterrupt | None = None
@@ -19,10 +19,10 @@ _ctrl_c: int = signal.SIGINT
 
 
 def install(ctrl_c: int = signal.SIGINT, *, once: bool = False, warning: int | None = None) -> None:
-    """Have SIGTERM, SIGHUP and Ctrl-C of this process come here; only its main thread may ask for that.
+    """Install the handlers of SIGTERM, SIGHUP and Ctrl-C; call it from the main thread.
 
-    Ctrl-C may be another signal than SIGINT. With `once` all but the first interrupt are ignored. A `warning` is what a
-    cluster sends before a time limit.
+    `ctrl_c` is the signal that counts as Ctrl-C. With `once`, all interrupts after the first are ignored. `warning` is
+    the signal that a cluster sends before a time limit.
     """
     global _once, _ctrl_c
     _once, _ctrl_c = once, ctrl_c
@@ -30,22 +30,22 @@ def install(ctrl_c: int = signal.SIGINT, *, once: bool = False, warning: int | N
     if warning is not None:
         signal.signal(warning, _arrived)
     signal.signal(ctrl_c, _arrived)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it: the sweep is to outlive its terminal
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it: the sweep outlives its terminal
         signal.signal(signal.SIGHUP, _arrived)
 
 
 def name(interrupt: KeyboardInterrupt) -> str:
-    """Return what ended a run, for people."""
+    """Return the name of an interrupt for people, e.g. `SIGTERM` or `Ctrl-C`."""
     return str(interrupt) if isinstance(interrupt, Terminated) else "Ctrl-C"
 
 
 def status(interrupt: KeyboardInterrupt) -> int:
-    """Return the exit status of a process that ends because of it, as shells count: 128 and the signal's number."""
+    """Return the exit status of a process that the interrupt ends, as in shells: 128 plus the signal's number."""
     return 128 + (signal.Signals[str(interrupt)] if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 def how_ended(status: int) -> str:
-    """Return how another process ended, by its exit status, which is less than 0 for a signal."""
+    """Return in words how another process ended, by its exit status, which is negative for a signal."""
     if status >= 0:
         return f"exited with status {status}"
     names = {one.value: one.name for one in signal.Signals} | {signal.SIGKILL: "out of memory?"}
@@ -55,9 +55,10 @@ def how_ended(status: int) -> str:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Keep a first interrupt waiting within the block, for `requested` to tell; a second one is raised at once.
+    """Defer the first interrupt within the block; a second one is raised at once.
 
-    Whoever is inside asks often and calls `obey` when the state is whole. The end of the block obeys, too.
+    Code in the block checks `requested` often, and calls `obey` when its state is consistent. The end of the block
+    raises a deferred interrupt, too.
     """
     global _waiting
     _waiting = True
@@ -70,7 +71,7 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def welcome() -> Iterator[None]:
-    """Raise interrupts at once within the block, inside `deferred` too: for what takes long and changes no state."""
+    """Raise interrupts at once within the block, also inside `deferred`: for long work that changes no state."""
     global _waiting
     before, _waiting = _waiting, False
     try:
@@ -81,12 +82,12 @@ def welcome() -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Return whether an interrupt is waiting."""
+    """Return whether an interrupt is deferred."""
     return _asked is not None
 
 
 def obey() -> None:
-    """Raise the interrupt that is waiting, if there is one."""
+    """Raise the deferred interrupt, if there is one."""
     global _asked
     if (asked := _asked) is not None:
         _asked = None

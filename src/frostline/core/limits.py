@@ -1,4 +1,4 @@
-"""What a value of the config may be, whatever the others are: a number within limits, one of some names."""
+"""Allowed values of each config key by itself: limits of numbers, lists of names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from frostline.core.metrics import METRICS
 
 
 class Limit(NamedTuple):
-    """What values a key may have."""
+    """The values that a key may have."""
 
     allows: Callable[[Any], bool]
     expected: str
-    """The same in words."""
+    """The same in words, for an error message."""
 
 
 _COUNT = Limit(lambda v: v >= 1, "a whole number of at least 1")
@@ -75,7 +75,7 @@ LIMITS: Mapping[str, Limit] = {
     "freeze_mode.l2": Limit(lambda v: all(0 < one < inf for one in v), "finite strengths above 0"),
     "freeze_mode.k": Limit(lambda v: all(one >= 1 for one in v), "whole numbers of at least 1"),
 }
-"""By the key; null is none of these values, and where a key may be null it always may."""
+"""By key. They do not apply to null, which the type of the key allows or not."""
 NAMES: Mapping[str, tuple[str, ...]] = {
     "model.library": ("torchvision", "timm"),
     "select": tuple(METRICS),
@@ -98,4 +98,4 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "freeze_mode.norm_stats": ("learn", "frozen"),
     "freeze_mode.adapter.kind": ("none", "lora", "dora", "ia3", "ssf", "bottleneck", "prompt"),
 }
-"""What a key may be called, by the key."""
+"""Allowed names, by key."""

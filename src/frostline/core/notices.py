@@ -1,4 +1,4 @@
-"""Warnings from where no terminal is at hand, in a thread or under a lock: one line, each once."""
+"""One-line warnings from code without access to the terminal, e.g. in a thread or under a lock; each is shown once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _told: set[str] = set()
 
 
 def to(say: Callable[[str], object]) -> None:
-    """Have notices said by `say` from now on, that of the owner of this process's terminal."""
+    """Send notices to `say`, the function by which the owner of the terminal shows a line."""
     global _say
     _say = say
 
 
 def tell(line: str) -> None:
-    """Say `line`, unless this process said it before."""
+    """Show `line`, unless this process has shown it before."""
     if line not in _told:
         _told.add(line)
         _say(line)

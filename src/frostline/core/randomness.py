@@ -1,7 +1,7 @@
-"""Addressed randomness: every draw comes from a seed that names what it is for, never from a shared stream.
+"""Addressed randomness: every draw comes from a seed that names its purpose, never from a shared stream.
 
-The draws for one sample depend on (run seed, purpose, epoch, sample) alone. Batch size, order, workers and device
-change nothing, and a resumed run needs no generator state.
+The draws for one sample depend only on (run seed, purpose, epoch, sample). Batch size, order, workers and device change
+nothing, and a resumed run needs no generator state.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def uniform(seed: int, ids: Tensor, draws: int) -> Tensor:
-    """Return `(len(ids), draws)` float32 in [0, 1) on the device of `ids`: row i depends on `seed` and `ids[i]` alone.
+    """Return `(len(ids), draws)` float32 in [0, 1) on the device of `ids`; row i depends only on `seed` and `ids[i]`.
 
-    SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195) as a counter-based hash, in integer arithmetic
-    that is the same on every device.
+    The generator is SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195) as a counter-based hash, in
+    integer arithmetic that is the same on every device.
     """
     counter = torch.arange(1, draws + 1, device=ids.device)
     start = _mix(_mix(ids.long() * _GOLDEN + seed))
@@ -44,5 +44,5 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    """Return `z` shifted right with zeros coming in, as if it were unsigned."""
+    """Return `z` after a logical shift right: zeros come in, as for an unsigned integer."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""The standard streams, such that nothing that is written to them can end a run: missing ones, and signs they lack."""
+"""Standard streams that cannot fail a run: closed ones are replaced, characters that they cannot encode are spelled."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TextIO
 _LIKE = {"±": "+/-", "–": "-", "…": "...", "×": "x", "→": "->"}  # noqa: RUF001
 _ERRORS = "frostline"
 _QUIET = "FROSTLINE_QUIET"
-_NARROW = ("strict", "surrogateescape", "backslashreplace")  # Python's own; others were asked for, and take everything
+_NARROW = ("strict", "surrogateescape", "backslashreplace")  # Python's defaults; others were chosen, and never raise
 
 
 def be_quiet() -> None:
-    """Have this process, and those that it starts, show nothing but the answer."""
+    """Make this process, and those that it starts, show only the answer."""
     os.environ[_QUIET] = "1"
 
 
 def is_quiet() -> bool:
-    """Return whether nothing is to be shown but the answer."""
+    """Return whether only the answer is to be shown."""
     return os.environ.get(_QUIET) == "1"
 
 
 def prepare() -> None:
-    """Have stdout and stderr take every text, closed ones to nobody; what they have no sign for is escaped.
+    """Make stdout and stderr accept every text: closed streams discard it, characters without an encoding are spelled.
 
-    To be called in each process before anything is written.
+    Call it in each process before anything is written.
     """
     codecs.register_error(_ERRORS, _spelled)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
@@ -40,7 +40,7 @@ def prepare() -> None:
 
 
 def _nowhere(descriptor: int) -> TextIO:
-    """Return a stream to nobody, under the number that the next opened file would get and be written into."""
+    """Return a stream to /dev/null that occupies `descriptor`, so that no file opened later gets this number."""
     opened = os.open(os.devnull, os.O_WRONLY)
     if opened != descriptor:
         os.dup2(opened, descriptor)
@@ -50,7 +50,7 @@ def _nowhere(descriptor: int) -> TextIO:
 
 
 def _spelled(error: UnicodeError) -> tuple[str, int]:
-    """Return the signs that cannot be written in others that can: alike ones, else as Python escapes them."""
+    """Return a replacement for a character that cannot be encoded, similar or escaped, and the next position."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     sign = error.object[error.start]

@@ -1,7 +1,7 @@
-"""Records from anywhere, opened as data: plain values of a bounded size, with nothing in them that is carried out.
+"""Safe reading of YAML and JSON records from untrusted sources: plain values of bounded size, nothing is executed.
 
-A config on record is already resolved. So what would be looked up, built or expanded when it is read has no business
-there, and a record that holds such a thing is refused as a whole.
+A recorded config is already resolved. A record that contains interpolations, object constructors or aliases is refused
+as a whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RESERVED = re.compile(r"_\w+_")  # Hydra's own keys: _target_, _partial_, _args
 def config(path: Path) -> dict[str, Any]:
     """Return the values of a recorded config file: plain scalars in lists and mappings.
 
-    UserError where there is anything else: tags, aliases, interpolations, Hydra's `_target_`, numbers out of range.
+    UserError for anything else: tags, aliases, interpolations, Hydra's `_target_`, infinite numbers and nan.
     """
     values = mapping_of(path)
     require_plain(values, path)
@@ -34,7 +34,7 @@ def config(path: Path) -> dict[str, Any]:
 
 
 def mapping_of(path: Path) -> dict[str, Any]:
-    """Return what `plain` does of a config file, which has keys at its top."""
+    """Return the mapping in a config file, read as by `plain`; UserError if it is no mapping."""
     values = plain(path)
     if not isinstance(values, dict):
         raise _refused(path, "the config of a run")
@@ -42,7 +42,7 @@ def mapping_of(path: Path) -> dict[str, Any]:
 
 
 def plain(path: Path) -> Any:
-    """Return what a small YAML file says, interpolations as the text that they are; UserError for tags and aliases."""
+    """Return the content of a small YAML file, interpolations as plain text; UserError for tags and aliases."""
     text = _text(path, _SMALL)
     try:
         return yaml.load(text, _Plain)
@@ -51,12 +51,12 @@ def plain(path: Path) -> Any:
 
 
 def value(path: Path) -> Any:
-    """Return what a JSON file says; UserError where it is none, too large, or has numbers that JSON does not know."""
+    """Return the content of a JSON file; UserError if it is not valid, too large, or has nan or infinite numbers."""
     return _json(_text(path, _LARGE), path)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Return what each line of a file of JSON objects says; UserError as for `value`."""
+    """Return the objects of a JSON lines file; UserError as for `value`."""
     found = [_json(line, path) for line in _text(path, _LARGE).splitlines()]
     if not all(isinstance(line, dict) for line in found):
         raise _refused(path, "an object in every line")
@@ -72,7 +72,7 @@ def mapping(path: Path) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML without aliases, by which a few lines become gigabytes, and with nothing but JSON's types."""
+    """A YAML loader for JSON's types, without aliases, by which a few lines can expand to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -100,12 +100,12 @@ def _json(text: str, path: Path) -> Any:
 
 def _finite(number: str) -> float:
     if not math.isfinite(found := float(number)):
-        raise ValueError(f"{number} is no number")
+        raise ValueError(f"{number} is not a finite number")
     return found
 
 
 def require_plain(found: Any, path: Path | str, key: str = "", depth: int = _DEEP) -> None:
-    """Raise UserError, in which stands `path`, unless `found` is plain scalars in lists and mappings."""
+    """Raise a `UserError` that names `path`, unless `found` is plain scalars in lists and mappings."""
     if depth == 0:
         raise _refused(path, f"at most {_DEEP} levels")
     if isinstance(found, Mapping):
@@ -121,7 +121,7 @@ def require_plain(found: Any, path: Path | str, key: str = "", depth: int = _DEE
 
 
 def _is_plain(found: Any) -> bool:
-    """Return whether it is a scalar that means nothing but itself."""
+    """Return whether `found` is a scalar without interpolation: a text, a finite number, a bool or None."""
     if isinstance(found, str):
         return "${" not in found
     return found is None or (isinstance(found, int | float) and math.isfinite(found))

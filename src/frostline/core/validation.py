@@ -1,4 +1,4 @@
-"""The checks that Hydra does not make: of types (`typed_values`), of each value (`limits`), and of them together."""
+"""Config validation beyond Hydra's: types (`typed_values`), limits of values (`limits`), contradictory keys."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _RANGES = ("full", "minmax", "percentile")
 
 
 def parse(values: Mapping[str, Any]) -> Config:
-    """Return the checked `Config` of a resolved, plain mapping; raises `UserError` for what the schema cannot say."""
+    """Return the checked `Config` of a resolved, plain mapping; raises `UserError` if it does not fit the schema."""
     config: Config = section(Config, values, "")
     config = replace(config, train=replace(config.train, class_weights=_by_name(config.train.class_weights)))
     return _checked(config)
 
 
 def changed(config: Config, values: Mapping[str, float | str | bool]) -> Config:
-    """Return the checked `config` with other values, by key with dots, as `parse` does; a type is not another one."""
+    """Return `config` with other values, by dotted key, checked as by `parse`; each value must keep its type."""
     for key, value in values.items():
         assert type(value) is type(value_of(config, key)), key
     return _checked(with_values(config, values), values)
 
 
 def _checked(config: Config, given: Collection[str] | None = None) -> Config:
-    """Return the config, unless what is `given`, None for all, is what none can have, or contradicts another."""
+    """Return the config; raises `UserError` for contradictions, and for bad values of the keys `given` (None: all)."""
     for key in LIMITS if given is None else filter(LIMITS.__contains__, given):
         limit, value = LIMITS[key], value_of(config, key)
         if value is not None and not limit.allows(value):
@@ -56,13 +56,13 @@ def _checked(config: Config, given: Collection[str] | None = None) -> Config:
     _check_objective(config)
     _check_search(config)
     for key, value in flatten(config).items():
-        if not _finite(value):  # in options, which have no checks of their own
+        if not _finite(value):  # options have no limits of their own
             raise user_error(key, value, "finite numbers only")
     return config if config.freeze_mode.solver is None else _solved_at_once(config)
 
 
 def adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
-    """Return the checked config of adapters that stands in a file; UserError for anything else."""
+    """Return the checked adapter config from the `values` of a file; UserError if they are none."""
     prefix = "freeze_mode.adapter."
     how: AdapterConfig = section(AdapterConfig, values, prefix)
     for key, limit in LIMITS.items():
@@ -76,30 +76,30 @@ def adapter_config(values: Mapping[str, Any]) -> AdapterConfig:
 def _check_several_devices(config: Config) -> None:
     several = f"with devices={config.devices}"
     if config.device.startswith("cuda:"):
-        raise user_error("device", config.device, f"cuda, auto or cpu {several}, as a single card is named")
+        raise user_error("device", config.device, f"cuda, auto or cpu {several}; an index names a single GPU")
     if config.devices > config.batch_size:
-        raise user_error("devices", config.devices, f"at most batch_size={config.batch_size}: each has a share of it")
+        raise user_error("devices", config.devices, f"at most batch_size={config.batch_size}: each takes a share of it")
     if config.compile == "on":
-        raise user_error("compile", "on", f"auto or off {several}: what is trained on several is not compiled")
+        raise user_error("compile", "on", f"auto or off {several}: networks on several devices are not compiled")
 
 
 def _check_fsdp(config: Config) -> None:
     if config.devices == 1:
         raise user_error("fsdp", True, "false with devices=1: a single device holds the whole network")
     if config.train.ema_decay is not None:
-        expected = "null with fsdp=true: a moving average of weights that lie in shares is not kept"
+        expected = "null with fsdp=true: no moving average is kept of sharded weights"
         raise user_error("train.ema_decay", config.train.ema_decay, expected)
     if config.save_weights != "whole":
-        expected = "whole with fsdp=true: no process has what all runs begin with"
+        expected = "whole with fsdp=true: no process has all initial weights"
         raise user_error("save_weights", config.save_weights, expected)
     if config.optimizer.name.lower() == "adafactor":
-        expected = "one with fsdp=true that looks at each number by itself, as adamw or sgd"
+        expected = "an elementwise optimizer with fsdp=true, such as adamw or sgd"
         raise user_error("optimizer.name", config.optimizer.name, expected)
     if (timed := "cost/inference_images_per_second") in (config.search.objective or ()):
-        expected = "what a run with fsdp=true has: at its end no process has the whole network that would be timed"
+        expected = "another objective with fsdp=true: no process has the whole network to time it"
         raise user_error("search.objective", timed, expected)
     if len(config.freeze_mode.phases) > 1 or any(phase.stepwise for phase in config.freeze_mode.phases):
-        expected = "a mode of one phase with fsdp=true: what lies in shares learns from the beginning"
+        expected = "a mode of one phase with fsdp=true: sharded parameters learn from the start"
         raise user_error("freeze_mode", config.freeze_mode.name, expected)
 
 
@@ -113,7 +113,7 @@ def _check_range(chosen: Any) -> None:
 
 
 def _by_name(weights: Any) -> Any:
-    """Return weights of classes with their names as text, which Hydra reads as numbers where they look so."""
+    """Return class weights with names as text: Hydra reads a name such as `3` as a number."""
     if not isinstance(weights, dict):
         return weights
     return {str(name) if type(name) is int else name: weight for name, weight in weights.items()}
@@ -124,12 +124,12 @@ def _check_class_weights(chosen: Any) -> None:
     named = bool(weights) and all(fits(float, weight) and 0 < weight < inf for weight in weights)
     named = named and all(isinstance(name, str) for name in chosen)
     if not (chosen is None or chosen == "balanced" or named):
-        expected = "null, balanced, or finite weights above 0 by name of class, as {cat:2,dog:1}"
+        expected = "null, balanced, or finite weights above 0 by class name, as {cat:2,dog:1}"
         raise user_error("train.class_weights", chosen, expected, ("balanced",))
 
 
 def _finite(value: Any) -> bool:
-    """Return whether no number in `value`, a list or not, is nan or infinite."""
+    """Return whether `value`, a list or not, has no nan or infinite number."""
     return all(map(_finite, value)) if isinstance(value, list) else not isinstance(value, float) or isfinite(value)
 
 
@@ -147,7 +147,7 @@ def _check_phases(phases: Sequence[PhaseConfig]) -> None:
 
 
 def _check_solver(mode: FreezeModeConfig) -> None:
-    """Raise `UserError` unless what solves the head has what it reads, and nothing but the head learns."""
+    """Raise `UserError` unless the solver has the values that it reads, and only the head learns."""
     if mode.solver is None:
         return
     if mode.solver not in SOLVERS:
@@ -156,11 +156,11 @@ def _check_solver(mode: FreezeModeConfig) -> None:
         if not (value := getattr(mode, name)):
             raise user_error(f"freeze_mode.{name}", value, f"a value: freeze_mode.solver={mode.solver} reads it")
     if not trains_head_alone(mode):
-        raise user_error("freeze_mode.solver", mode.solver, "one phase, in which nothing but head/* learns")
+        raise user_error("freeze_mode.solver", mode.solver, "one phase in which only head/* learns")
 
 
 def _check_objective(config: Config) -> None:
-    """Raise `UserError` unless several objectives are ones that every run has, and that the search can weigh."""
+    """Raise `UserError` unless every run has the objectives, and the sampler and pruner support several."""
     search, names = config.search, config.search.objective
     if names is None:
         return
@@ -172,42 +172,42 @@ def _check_objective(config: Config) -> None:
         if name not in known:
             raise user_error("search.objective", name, "two or more of " + ", ".join(known), known)
     if len(set(names)) < max(2, len(names)):
-        expected = "two or more objectives that differ; select=val/loss or the like is for one"
+        expected = "two or more different objectives; for one, use select=val/loss or the like"
         raise user_error("search.objective", ",".join(names), expected)
     if search.name == "cmaes":
-        expected = "tpe, gp, qmc or random, since CMA-ES has one objective"
+        expected = "tpe, gp, qmc or random, since CMA-ES takes one objective"
         raise user_error("search", search.name, f"{expected}, and not {','.join(names)}")
     if search.prune != "none":
-        expected = f"none with search.objective={','.join(names)}: what is stopped early has no cost to compare"
+        expected = f"none with search.objective={','.join(names)}: a trial that is stopped early has no cost to compare"
         raise user_error("search.prune", search.prune, expected)
 
 
 def _check_search(config: Config) -> None:
-    """Raise `UserError` for settings of a search that contradict each other, or leave open how much each cell gets."""
+    """Raise `UserError` for search settings that contradict each other, or do not determine the budget of a cell."""
     if config.search.past and not config.resume:
-        raise user_error("search.past", "true", "false with resume=false, with which nothing of earlier sweeps counts")
+        raise user_error("search.past", "true", "false with resume=false, which ignores earlier sweeps")
     if config.search.prune == "hyperband" and config.epochs < 3:
         expected = f"none with epochs={config.epochs}: its first rung is a third of all epochs"
         raise user_error("search.prune", "hyperband", expected)
     unit, amount = config.search.budget, config.search.amount
     if unit == "seconds" and amount is None:
-        expected = "the seconds of training that each cell gets, with search.budget=seconds"
+        expected = "the training seconds of each cell, with search.budget=seconds"
         raise user_error("search.amount", "null", expected)
     if unit == "trials" and amount is not None:
-        raise user_error("search.amount", amount, "null with search.budget=trials, of which trials=12 says how many")
+        raise user_error("search.amount", amount, "null with search.budget=trials; the number is set by trials=12")
 
 
 def _solved_at_once(config: Config) -> Config:
-    """Return the config of a run whose head is solved at once: as one epoch, on views in which nothing is random.
+    """Return the config of a run with a solver: one epoch, on views without augmentation.
 
-    Nor is there an average of weights, which would be scored in place of the head.
+    The moving average of weights is off: it would be evaluated in place of the head.
     """
     plain = replace(config.augment, name="none", crop="none", flip=False, color=0.0, trivial=False)
     return replace(config, epochs=1, augment=plain, train=replace(config.train, ema_decay=None))
 
 
 def read_config(path: Path) -> Config:
-    """Return the config that a run has written, read as plain data; UserError for anything else."""
+    """Return the config that a run wrote to `path`, read as plain data; UserError if the file holds anything else."""
     try:
         return parse(untrusted.config(path))
     except UserError as error:

@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_tried_with_pixels_kept_by_the_host_and_comes_to_th
 
     monkeypatch.setattr(DeviceBudget, "take", full)
     again, said = run(tmp_path / "again")
-    assert "  out of memory: tried once more with pixels and features kept by the host" in said
+    assert "  out of GPU memory: trying once more with pixels and features in host memory" in said
     assert {key: again[key] for key in ("test/loss", "best/val_accuracy")} == {
         key: whole[key] for key in ("test/loss", "best/val_accuracy")
     }
@@ -57,7 +57,7 @@ def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(gradient, "by_autograd", full)
-    with pytest.raises(UserError, match=r"^batch_size=8: expected so few that a step fits into the GPU's memory; "):
+    with pytest.raises(UserError, match=r"^batch_size=8: expected a size whose steps fit into GPU memory; "):
         run(tmp_path / "never")
 
 
@@ -95,6 +95,6 @@ def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_com
     content[5000] ^= 8
     pixels.write_bytes(content)
     again, told = trained("again")
-    assert not [line for line in said if "made again" in line]
-    assert len([line for line in told if "pixels has changed: it is made again" in line]) == 1
+    assert not [line for line in said if "computed again" in line]
+    assert len([line for line in told if "pixels has changed: computed again" in line]) == 1
     assert {key: again[key] for key in ("test/loss", VAL)} == {key: whole[key] for key in ("test/loss", VAL)}

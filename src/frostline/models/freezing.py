@@ -1,4 +1,4 @@
-"""Freeze modes as data: which parameter learns in which phase, at which scale of the learning rate.
+"""Freeze modes as data: which parameters learn in which phase, and at which scale of the learning rate.
 
 Every parameter has an address, `stage/layer kind/leaf/name`, e.g. `stage4/norm/bias/layer4.2.bn3.bias`. A rule is a
 glob over addresses; stages can also be counted from the top (`stage-1` is the last one below the head). The first rule
@@ -22,16 +22,16 @@ from frostline.models.stages import Structure
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 ADAPTER = "adapter"
-"""What a layer calls what it was given to learn in its place, and the layer kind of that."""
+"""Name of an adapter as a child of its layer, and its layer kind in addresses."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run: which parameters learn, and how fast relative to `lr`."""
+    """A phase of a run: which parameters learn, and how fast relative to `lr`."""
 
     share: float
     scales: dict[str, float]
-    """Learning rate scale of every parameter by name; 0 is frozen."""
+    """Learning rate scale of every parameter by name; 0 means frozen."""
 
     @cached_property
     def learning(self) -> frozenset[str]:
@@ -42,7 +42,7 @@ class Phase:
 def resolve(module: nn.Module, structure: Structure, phases: Sequence[PhaseConfig], mode: str) -> tuple[Phase, ...]:
     """Return the phases of the freeze mode called `mode` for this network, with one scale per parameter.
 
-    Raises `UserError` for a pattern that matches nothing and for a parameter that no pattern covers.
+    UserError for a pattern that matches nothing, and for a parameter that no pattern covers.
     """
     found = addresses(module, structure)
     plain = [step for phase in phases for step in _steps(phase, structure.stages)]
@@ -65,12 +65,12 @@ def addresses(module: nn.Module, structure: Structure) -> dict[str, tuple[str, .
 
 
 def is_named(addresses: Iterable[str], patterns: Sequence[str]) -> bool:
-    """Return whether one of the addresses of a parameter or module is matched by one of the globs."""
+    """Return whether one of the globs matches one of the addresses of a parameter or module."""
     return any(fnmatchcase(address, pattern) for address in addresses for pattern in patterns)
 
 
 def addresses_of_modules(module: nn.Module, structure: Structure) -> dict[str, tuple[str, ...]]:
-    """Return the addresses, `stage/kind/path`, of each module that lies in one stage, by its path."""
+    """Return the addresses, `stage/kind/path`, of each module that lies in a single stage, by its path."""
     found = {}
     for path, part in module.named_modules():
         if structure.lies_in_one(path):
@@ -80,7 +80,7 @@ def addresses_of_modules(module: nn.Module, structure: Structure) -> dict[str, t
 
 
 def _names_of_stage(structure: Structure, name: str) -> tuple[str, ...]:
-    """Return the names of the stage of a tensor or module: an inner one is also counted from the top."""
+    """Return the names of the stage of a tensor or module: inner stages have a second one, counted from the top."""
     inner = [stage for stage in structure.stages if stage not in ("stem", "head")]
     stage = structure.stage_of(name)
     return (stage, f"stage-{len(inner) - inner.index(stage)}") if stage in inner else (stage,)
@@ -101,7 +101,7 @@ def _leaf(leaf: str) -> str:
 
 
 def _steps(phase: PhaseConfig, stages: Sequence[str]) -> list[PhaseConfig]:
-    """Return the phase itself or, if it is stepwise, one phase per stage from the top, each with one stage more."""
+    """Return the phase itself or, if it is stepwise, a phase per stage from the top, each unfreezing one stage more."""
     if not phase.stepwise:
         return [phase]
     below = [stage for stage in reversed(stages) if stage != "head"]
@@ -142,8 +142,8 @@ def freeze(module: nn.Module, structure: Structure, phase: Phase, *, norm_stats:
     """Put `module` into the state of `phase`: `requires_grad` by parameter, train or eval mode by stage and norm layer.
 
     A stage in which nothing learns is in eval mode. A norm layer is in train mode only where its own parameters learn
-    and `norm_stats` is `learn`; so running statistics of frozen layers never move. Gradients of what is frozen are
-    dropped, lest an optimizer find them.
+    and `norm_stats` is `learn`, so running statistics of frozen layers never move. Gradients of frozen parameters are
+    dropped, so that no optimizer applies them.
     """
     for name, parameter in module.named_parameters():
         if parameter.requires_grad != (learns := name in phase.learning):
@@ -153,7 +153,7 @@ def freeze(module: nn.Module, structure: Structure, phase: Phase, *, norm_stats:
     active = {structure.stage_of(name) for name in phase.learning}
     for path, part in module.named_modules():
         mode = _trains(path, part, structure, phase, active, norm_stats)
-        if part.training != mode:  # to set an attribute of a module takes as long as all else here
+        if part.training != mode:  # setting an attribute of a module takes as long as all else here
             part.training = mode
 
 

@@ -1,4 +1,4 @@
-"""The frost line of a phase: where it cuts the network, and what is computed once because it lies below."""
+"""The frost line of a phase: the cut between frozen and learning stages, and the features cached below it."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from frostline.training.features import Backbone, Features, Part, Passing
 from frostline.training.steps import TrainedPart
 
 _CODE = ("runs.frost_line", "runs.split_views", "models.build")
-"""What draws the line and computes below it, what makes the views, and what builds the network."""
+"""Modules whose source is part of the key of cached features: cut and features, views, network."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """The frost line of one phase; where nothing lies below, everything is as if there were none."""
+    """The frost line of one phase; with no stage below it, the whole network trains on images."""
 
     above: Callable[[nn.Module], nn.Module]
-    """Returns what is left of a network above the line."""
+    """Returns the part of a network above the line."""
     read: Callable[[Views], Dataset]
-    """Returns what goes into that: the features of a split, or its images."""
+    """Returns the inputs of that part: the features of a split, or its images."""
     autocast: torch.dtype | None
-    """Type of the mixed precision above the line; a head alone is cheap, and learns in float32."""
+    """Mixed-precision type above the line; None for float32, in which a head alone learns since it is cheap."""
     kept: bool
-    """Whether what lies below is computed once per view, not whenever it is asked for."""
+    """Whether the output of the stages below is computed once per view and kept, not on every access."""
     by: Callable[[Views], Outputs]
-    """Returns who evaluates a split, for `evaluate`."""
+    """Returns the function with which `evaluate` computes the outputs of a split."""
     below: Callable[[], Backbone] | None = None
-    """Returns what lies below; None where nothing does."""
+    """Returns the stages below the line; None if there are none."""
 
 
 def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
-    """Put the model into the state of a phase, and return the line that this draws through it.
+    """Put the model into the state of a phase and return the frost line of this phase.
 
-    Whether features are kept, which they are with `keep` and where there is room, makes no difference to a bit.
+    Features are kept if `keep` is set and they fit; results are the same bits whether or not they are kept.
     """
     setup.enter(phase)
     module, structure, images = setup.model.module, setup.model.structure, setup.images
@@ -73,7 +73,7 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
     def read(views: Views) -> Dataset:
         if not kept:
             return Passing(views, backbone)
-        if images.whole is None or views not in (images.train, images.val, images.test):  # as corrupted ones are not
+        if images.whole is None or views not in (images.train, images.val, images.test):  # e.g. corrupted ones
             return features(views)
         return Part(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 
@@ -92,7 +92,7 @@ def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = No
 
 
 def _alone(views: Views) -> Outputs:
-    """Return that this process scores a split: the answer of a head takes less time than to speak of it."""
+    """Return the function that scores a split in this process: a head computes faster than ranks can communicate."""
     return outputs
 
 
@@ -101,9 +101,9 @@ def _who_scores(setup: Setup, phase: int, keep: bool) -> Callable[[Views], Outpu
 
 
 def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
-    """Enter a phase and return what is trained there; `averaged` is evaluated if there is one.
+    """Enter a phase and return the part that is trained in it; `averaged` is evaluated if given.
 
-    Mixed images are no function of a single one, so with mixup or CutMix the whole network is trained on images.
+    Mixup and CutMix combine two images, so features of single images do not apply: the whole network trains on images.
     """
     line = draw(setup, phase)
     module, images, options = setup.model.module, setup.images, setup.config.train
@@ -123,7 +123,7 @@ def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
 
 
 def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
-    """Return whether averaged weights are those of the network below the line: not after these have learned."""
+    """Return whether averaged weights equal the network's below the line; they differ if these learned earlier."""
     module, structure = setup.model.module, setup.model.structure
     below, theirs = cut.stages_below(structure, setup.phases[phase]), averaged.state_dict()
     known = ((name, tensor) for name, tensor in module.state_dict().items() if structure.lies_in_one(name))
@@ -137,7 +137,7 @@ def _none(setup: Setup, phase: int) -> Line:
 
 
 def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
-    """Return frozen stages for inference: as they are in float32, for the same bits, else the fast copy."""
+    """Return frozen stages for inference: unchanged in float32, so that bits stay the same, else a fused copy."""
     memory.keep_freed(setup.device)
     if setup.autocast is None:
         return Backbone(lower, setup.device, torch.float32)
@@ -147,7 +147,7 @@ def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
 
 @torch.inference_mode()
 def _fits(setup: Setup, lower: nn.Module) -> bool:
-    """Return whether the features of an epoch fit into memory, and those of all views into half of the store."""
+    """Return whether the features of one epoch fit into memory, and the features of all views into half the store."""
     side, images = setup.model.input.size, setup.images
     with evaluating(lower):
         one = lower(torch.zeros(1, 3, side, side, device=setup.device))
@@ -158,8 +158,8 @@ def _fits(setup: Setup, lower: nn.Module) -> bool:
 
 
 def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:
-    """Return what features depend on beside the views, as JSON-able facts."""
-    adapted = any(freezing.ADAPTER in part._modules for part in lower.modules())  # frozen, which no tensor tells
+    """Return everything that features depend on besides the views, as JSON-serialisable values."""
+    adapted = any(freezing.ADAPTER in part._modules for part in lower.modules())  # tensors do not tell its kind
     return {
         "model": setup.model.name,
         "plugin": plugins.identity(plugins.MODELS, setup.model.name),

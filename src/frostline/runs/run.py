@@ -1,4 +1,4 @@
-"""One run, from its config to its metrics: the only place where all parts meet."""
+"""Execute one run, from its config to its final metrics."""
 
 from __future__ import annotations
 
@@ -49,35 +49,36 @@ from frostline.training.evaluation import Evaluation
 from frostline.training.state import Progress
 
 _Made = tuple[dict[str, float], dict[str, int]]
-"""The final metrics of a run, and its number of images per split."""
+"""The final metrics of a run, and the number of images in each split."""
 
 
 def execute(config: Config, run: RunContext, record: Record | None) -> _Made:
-    """Carry out one run and return its final metrics and its number of images per split.
+    """Execute one run and return its final metrics and its number of images per split.
 
-    Without a `record` it is a dry run: it plans, and writes nothing but `plan.json`.
+    Without a `record` this is a dry run: it writes `plan.json` and nothing else.
 
-    What does not fit into a GPU's memory is tried once more with all pixels and features kept by the host, which
-    changes no bit; UserError if it does not fit so either. What turns out to be damaged in the store is made again.
+    A run that does not fit into GPU memory is tried once more with all pixels and features in host memory, which
+    changes no bit of the result; UserError if the second attempt does not fit either. A damaged store entry is
+    computed again.
     """
     try:
         return _within_memory(config, run, record)
     except DamagedEntry as error:
         damage = str(error)
-    run.screen.say(f"  store: {damage}: it is made again, and the run goes on from its last checkpoint", "yellow")
+    run.screen.say(f"  store: {damage}: computed again; the run resumes from its last checkpoint", "yellow")
     loading.forget()
     return _within_memory(config, run, record)
 
 
 def _within_memory(config: Config, run: RunContext, record: Record | None) -> _Made:
-    """Attempt a run, once more with nothing kept on the device if a GPU has no memory for it."""
+    """Attempt a run; if GPU memory does not suffice, attempt it once more with pixels and features on the host."""
     with suppress(torch.OutOfMemoryError):
         return _attempt(config, run, record)
-    run.screen.say("  out of memory: tried once more with pixels and features kept by the host", "yellow")
+    run.screen.say("  out of GPU memory: trying once more with pixels and features in host memory", "yellow")
     try:
         return _attempt(replace(config, store=replace(config.store, memory_gb=0.0)), run, record)
     except torch.OutOfMemoryError as error:
-        told = "so few that a step fits into the GPU's memory; precision=bf16 and a smaller model.image_size need less"
+        told = "a size whose steps fit into GPU memory; precision=bf16 and a smaller model.image_size need less"
         raise user_error("batch_size", config.batch_size, told) from error
 
 
@@ -94,7 +95,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
         others(setup, folder) as (setup, learner),
         draft_of(setup, learner, folder, run.sweep or folder) as draft,
     ):
-        merged = adapters.touched(setup.model.module)  # of what stays, nothing
+        merged = adapters.touched(setup.model.module)  # adapters that the network keeps are not among them
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
         if config.freeze_mode.solver is None:
@@ -105,7 +106,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
         shifted = _shifted(setup, progress, run, voters) if config.eval.shift else {}
     metrics = _metrics(setup, plan, progress, scored) | of_adapters | shifted
     metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
-    if voters is None and not sharding.any_shared(setup.model.module):  # nobody else is there any more
+    if voters is None and not sharding.any_shared(setup.model.module):  # the other ranks have ended
         metrics[SPEED] = speed.images_per_second(setup)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())
@@ -115,20 +116,20 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
         record.tag(layout.FINAL_TAG, final)
         provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     _hand_in(folder, record)
-    if len(progress.epochs) == config.epochs:  # else the steps of others may go on with the head that is in it
+    if len(progress.epochs) == config.epochs:  # else a lockstep group may go on training this network's head
         network_cache.of_process().keep(setup, learner)
     return metrics, plan.images
 
 
 def _shifted(setup: Setup, progress: Progress, run: RunContext, voters: nn.Module | None) -> dict[str, float]:
-    """Return the metrics of corrupted test pictures, and leave all of them in the run's folder."""
+    """Measure the network on corrupted test images, write every score to the run's folder, and return the metrics."""
     under = robustness.measure(setup, progress.best_phase, run.screen.say, voters)
     files.write_json(run.folder / layout.SHIFT, under)
     return robustness.metrics(under)
 
 
 def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -> dict[str, float]:
-    """Return what a run came to and what it cost."""
+    """Return the final metrics of a run: scores and costs."""
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     by, best = METRICS[setup.config.select], progress.best_epoch_line
     metrics = {
@@ -158,7 +159,7 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -
 
 
 def _hand_in(folder: Path, record: Record) -> None:
-    """Make what the run left in its folder artifacts of its record."""
+    """Register the files of the run's folder as artifacts of its record."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
             record.artifact(path)

@@ -1,7 +1,7 @@
-"""One loop for every freeze mode: `fit` yields a result per epoch.
+"""The training loop of every freeze mode: `fit` yields a result per epoch.
 
-It knows neither a logger nor a config; the caller records, keeps the best weights, and may stop at any epoch. Metrics
-add up on the device and are read once per epoch.
+The loop knows no logger and no config. The caller records results, keeps the best weights and may stop at any epoch.
+Metrics are summed on the device and read once per epoch.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch did."""
+    """The result of one epoch."""
 
     epoch: int
     """1-based."""
     phase: int
     """0-based index of the phase in which the epoch ended."""
     train_loss: float
-    """Mean loss that was trained on, label smoothing and mixing included."""
+    """Mean training loss, label smoothing and mixing included."""
     train_accuracy: float
-    """Top-1 accuracy over the training batches as they were seen, a fraction in 0..1."""
+    """Top-1 accuracy on the training batches at the time of their steps, a fraction in 0..1."""
     val: Evaluation
     seconds: float
-    """Training alone, without the evaluation."""
+    """Training time, without evaluation."""
     images: int
 
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """Where in a run its steps are, between two of them: with the tensors of that moment, all that goes on from it."""
+    """A position between two steps of a run: together with the tensors at that moment, enough to resume from."""
 
     epoch: int = 1
-    """1-based; the epoch that is under way or comes next."""
+    """1-based; the current epoch, or the next one."""
     steps: int = 0
-    """How many steps of it are made."""
+    """Number of finished steps of this epoch."""
     loss: float = 0.0
-    """Summed over the images of those steps, as is `right`."""
+    """Summed over the images of these steps, as is `right`, the number of correct predictions."""
     right: float = 0.0
     seconds: float = 0.0
 
@@ -63,19 +63,19 @@ BEGINNING = TrainingPosition()
 
 
 class Stepper(Protocol):
-    """Who makes the steps of a run."""
+    """Executes the training steps of a run."""
 
     @property
     def together(self) -> int:
-        """Of how many runs a step is at once: each has that part of its time."""
+        """Number of runs that share a step; each is charged an equal part of its time."""
         ...
 
     def made(self, epoch: int) -> EpochMade | None:
-        """Put what an epoch made of network and optimizer in place and return it, if its steps were made before."""
+        """If the steps of an epoch were executed before, restore network and optimizer to its end and return it."""
         ...
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        """Yield a step on each of the batches at `indices`, made when it is asked for; `first` is its number."""
+        """Execute a step on each batch of `indices` lazily and yield it; `first` is the number of the first step."""
         ...
 
 
@@ -92,12 +92,12 @@ def fit(
     start: TrainingPosition = BEGINNING,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult | TrainingPosition]:
-    """Train from `start` and yield the result of every epoch, and the position wherever `pause()` asks for it.
+    """Train from `start`; yield the result of every epoch, and the position after each step for which `pause()` holds.
 
-    `labels` `(N,)`, on the CPU, are those of the training samples. `enter(phase)` puts the network into the state of a
-    phase and returns what is trained there; `before_step(step, span)` sets the learning rates, `after_step()` averages
-    weights. What is frozen is compared bit for bit at the end of every phase and, where torch wrote to it, of every
-    epoch: raises `FrozenDrift`, and `Diverged` if a loss is not finite.
+    `labels` `(N,)`, on the CPU, are the labels of the training samples. `enter(phase)` puts the network into the state
+    of a phase and returns the part that is trained. `before_step(step, span)` sets the learning rates, `after_step()`
+    averages weights. Frozen tensors are compared bit for bit with their copies at the end of every phase and, if torch
+    wrote to any, of every epoch. Raises `FrozenDrift` if one changed, and `Diverged` if a loss is not finite.
     """
     slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
     part = None
@@ -138,7 +138,7 @@ def fit(
         seconds += (time.perf_counter() - began) / stepper.together
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
-        part = part or begin(phase)  # where the last step of the epoch was made before
+        part = part or begin(phase)  # None if all steps of the epoch were executed before
         scored = evaluate(
             part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.val_autocast, by=part.val_by
         )

@@ -1,7 +1,7 @@
 """Training steps of an epoch.
 
-The step of a head is so small that to launch its operations is what takes the time. So what does not depend on the
-weights is done for many steps at once: their inputs are fetched together, and their losses are left to `sums`.
+A step of a head is so small that launching its operations dominates its time. So the work that does not depend on the
+weights is done for many steps at once: their inputs are fetched together, and `sums` computes their losses together.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
 from frostline.training.dataset import Dataset, Outputs, announced, outputs
 
 TOGETHER = 2048
-"""Samples that are looked up at once: 16 MB with the features of ResNet-50."""
+"""Samples that are fetched at once: 16 MB with the features of ResNet-50."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How training goes: plain facts, with nothing to decide left."""
+    """Hyperparameters of the training steps, fully resolved."""
 
     epochs: int
     batch_size: int
@@ -41,32 +41,32 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """What is trained in a phase: the whole network on images, or what lies above the frost line on features."""
+    """The part trained in a phase: the whole network on images, or the layers above the frost line on features."""
 
     network: nn.Module
     train: Dataset
     autocast: torch.dtype | None
-    """Type of the mixed precision, None for float32 throughout."""
+    """Mixed-precision type, None for float32 throughout."""
     scored: nn.Module
-    """What is evaluated: the network up from where `val` begins, perhaps with averaged weights."""
+    """The part that is evaluated on `val`, perhaps with averaged weights."""
     val: Dataset
     val_autocast: torch.dtype | None
     weights: Tensor | None = None
-    """`(N,)` float32 on the device: what each training sample counts in the loss; None for all alike."""
+    """Weight of each training sample in the loss, `(N,)` float32 on the device; None for equal weights."""
     val_by: Outputs = outputs
-    """Who evaluates."""
+    """Computes the outputs of `scored` on `val`."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step made of its batch, on the device until somebody reads it."""
+    """The outputs of a step; tensors stay on the device."""
 
     logits: Tensor
     """`(B, classes)`."""
     labels: Tensor
     """`(B,)` int64, or multi-label `(B, classes)` bool."""
     loss: Tensor | None
-    """Mean over the batch; None where it is the cross-entropy of the two, which is computed for many steps at once."""
+    """Mean over the batch; None for plain cross-entropy of logits and labels, which `sums` computes for many steps."""
 
 
 def steps(
@@ -78,10 +78,10 @@ def steps(
     epoch: int,
     first: int,
 ) -> Iterator[Step]:
-    """Yield a step on each of the batches at `indices` (on the CPU), made when it is asked for.
+    """Execute a training step on each batch of `indices` (on the CPU) lazily, and yield it.
 
-    `first` is the number of the first one in the run. It makes no difference to a bit where the batches are cut into
-    several calls.
+    `first` is the number of the first step in the run. Results are the same bits however the batches are divided among
+    calls.
     """
     alike = recipe.criterion.plain and part.weights is None
     plain = part.autocast is None and alike and not (recipe.mixup or recipe.cutmix)
@@ -105,24 +105,24 @@ def steps(
 
 
 class Alone:
-    """Makes the steps of a run by itself."""
+    """The stepper of a run that trains alone."""
 
     together = 1
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
-        """Have `optimizer` learn what it holds."""
+        """Train the parameters of `optimizer`."""
         self._optimizer, self._recipe = optimizer, recipe
 
     def made(self, epoch: int) -> None:
-        """Return nothing: no epoch was made before."""
+        """Return None: no epoch was executed before."""
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        """Yield what `steps` does."""
+        """Execute and yield the steps, as the function `steps` does."""
         return steps(part, indices, self._optimizer, self._recipe, epoch=epoch, first=first)
 
 
 def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and labels of each batch, fetched for `together` of them at once while the next ones are read."""
+    """Yield inputs and labels of each batch, fetched for `together` batches at once; the next ones are prefetched."""
     groups = [indices[start : start + together] for start in range(0, len(indices), together)]
     joined = [torch.cat(list(group)) for group in groups]
     for group, index in zip(groups, announced(data, joined, epoch), strict=True):
@@ -133,7 +133,7 @@ def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int)
 
 
 def mix(inputs: Tensor, labels: Tensor, weights: Tensor | None, recipe: Recipe, step: int) -> tuple[Tensor, Targets]:
-    """Return inputs `(B, ...)`, each mixed with the one before it where the recipe says so, and their targets."""
+    """Return inputs `(B, ...)` and their targets; with mixup or CutMix each input is mixed with the one before it."""
     mixed, partners, share = mixup.mix(
         inputs, labels, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed, step=step
     )
@@ -143,13 +143,13 @@ def mix(inputs: Tensor, labels: Tensor, weights: Tensor | None, recipe: Recipe, 
 
 
 def update(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
-    """Have what `network` learns take a step along its gradients, which are clipped first where the recipe says so."""
+    """Take an optimizer step, after clipping the gradient norm if the recipe sets `clip_norm`."""
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
     optimizer.step()
 
 
 def seed_dropout(device: torch.device, seed: int) -> None:
-    """Seed what dropout and stochastic depth draw from; `torch.manual_seed` asks every kind of device there is."""
+    """Seed the generator of dropout and stochastic depth; `torch.manual_seed` would seed every kind of device."""
     generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
     generator.manual_seed(seed)

@@ -96,9 +96,9 @@ def test_the_verdict_gives_the_accuracy_without_shared_pictures():
         return Result(job, mode, "", None, "FINISHED", None, choices, {**scores, **metrics}, images)
 
     both = [result(0, "full", {SHARED: 12, WITHOUT: 0.5}), result(1, "head", {SHARED: 12, WITHOUT: 0.625})]
-    assert "Without the 12 test images that are in train, too, it is 50.0% against 62.5%." in answer(both)
-    assert "Without the 12 test images that are in train, too, it is 50.0%." in answer(both[:1])
-    assert "Every test image is in train" in answer([result(0, "full", {SHARED: 200})])
+    assert "Without the 12 test images that are also in train, it is 50.0% against 62.5%." in answer(both)
+    assert "Without the 12 test images that are also in train, it is 50.0%." in answer(both[:1])
+    assert "Every test image is also in train" in answer([result(0, "full", {SHARED: 200})])
     assert "in train, too" not in answer([result(0, "full", {}), result(1, "head", {})])
 
 

@@ -139,7 +139,7 @@ def test_the_largest_class_stands_below_those_who_are_to_beat_it(tmp_path):
 
 def test_what_accuracy_is_where_images_are_of_several_classes_is_said(tmp_path):
     (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES})).data["groups"]
-    told = "the images of which every class is right"
+    told = "the images whose classes are all right"
     assert told not in html._contenders(0, group)
     group["contenders"][0]["f1"] = [0.5]  # which only such images have
     assert told in html._contenders(0, group)

@@ -126,7 +126,7 @@ def test_the_winner_is_the_one_of_validation_with_gap_lr_cost_and_what_to_try():
         "The best lr is 0.001 for full and 0.01 for head. The best lr of `head` is the larger of the two tried; larger "
         "may be better still. To try more (what is finished is not run again): "
         "`python train.py -m freeze=full,head lr=0.001,0.01,0.03,0.1`. "
-        "Not the same tuning budget: cells to choose from were full 1, head 2."
+        "The tuning budgets differ (cells tried: full 1, head 2)."
     )
 
 
@@ -251,19 +251,22 @@ def rare(folder: Path, said: list[int], job: int = 0, mode: str = "full", **choi
 def test_a_majority_is_not_called_an_answer(tmp_path):
     always, worse = [0] * 31, [0] * 29 + [1, 0]
     runs = [rare(tmp_path, always), rare(tmp_path, worse, 1, "head")]
-    text, missing = answer(runs), "Not tested, having no test image: none."
+    text, missing = answer(runs), "Not tested, for lack of test images: none."
     assert re.fullmatch(
-        r"Nobody surely beats the largest class: big is 96\.8% of the test split, and fine-tuning \(full\) comes to "
+        r"No result surely beats always naming the largest class: big is 96\.8% of the test split, and fine-tuning "
+        r"\(full\) reaches "
         r"96\.8% \(\+0\.0 points, 95% interval \S+ to \S+; paired bootstrap over 31 test images\)\. " + missing,
         text,
     )
     assert contests(runs)[0].outcome == "majority"
     alone = answer(runs[:1])
-    assert alone.startswith("Nobody surely beats the largest class: big") and alone.endswith(missing)
+    assert alone.startswith("No result surely beats always naming the largest class: big") and alone.endswith(missing)
     several = [rare(tmp_path, always, 2 + seed, seed=seed) for seed in range(2)]
-    assert answer([*several, runs[1]]).startswith("Nobody surely beats the largest class: big is 96.8%")
+    assert answer([*several, runs[1]]).startswith(
+        "No result surely beats always naming the largest class: big is 96.8%"
+    )
     waiting = result(9, "norm", 0, 0, status="WAITING")
-    assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: nobody surely beats")
+    assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: no result surely beats")
 
 
 def test_the_largest_class_of_folds_is_that_of_all_their_test_images(tmp_path):
@@ -287,7 +290,7 @@ def test_the_answer_takes_the_largest_class_and_what_is_not_tested_from_all_fold
     tensors |= {"labels": np.array([0] * 10 + [1] * 20 + [2]), "ids": np.arange(31, 62)}
     save_file(tensors, tmp_path / "1" / "test_predictions.safetensors")
     text = answer(runs)
-    assert "big is 64.5% of the test split, and fine-tuning (full) comes to 64.5% (+0.0 points" in text
+    assert "big is 64.5% of the test split, and fine-tuning (full) reaches 64.5% (+0.0 points" in text
     assert "Not tested" not in text
 
 
@@ -332,7 +335,7 @@ def test_an_accuracy_of_folds_is_one_number_everywhere(tmp_path):
     score = (0.55 + 0.40) / 2
     (cell,), (found,) = cells(runs), contests(runs)
     assert cell.mean(TEST) == pytest.approx(score) == found.lead.scores[0]
-    told = "largest class: a is 50.0% of the test split, and fine-tuning (full) comes to 47.5% (-2.5 points"
+    told = "largest class: a is 50.0% of the test split, and fine-tuning (full) reaches 47.5% (-2.5 points"
     assert told in answer(runs)
     assert table_of(runs).count("47.50% ±") == 2  # val and test
     (contender,) = page_data.collect(runs, page=tmp_path / "r.html", tracker=None)["groups"][0]["contenders"]
@@ -740,12 +743,12 @@ def test_different_data_get_a_sentence_each():
             [result(0, "head", 0, 0, status="KILLED"), result(1, "full", 0, 0, status="FAILED")],
             "No answer: none of 2 runs",
         ),
-        ([result(0, "head", 0, 0, status="PLANNED")] * 2, "Nothing was trained: a plan of 2 runs."),
-        ([], "Nothing was trained: a plan of 0 runs."),
+        ([result(0, "head", 0, 0, status="PLANNED")] * 2, "Nothing was trained: this is a plan of 2 runs."),
+        ([], "Nothing was trained: this is a plan of 0 runs."),
         (
             [result(0, "head", 0.9, 0.8)],
-            "Feature extraction (head) reached 80.0% on the test split (95% interval 77.4 to 82.4; one seed); nothing "
-            "was there to compare it with. Try: `python train.py -m freeze=head,full`.",
+            "Feature extraction (head) reached 80.0% on the test split (95% interval 77.4 to 82.4; one seed); there "
+            "was nothing to compare it with. Try: `python train.py -m freeze=head,full`.",
         ),
         (
             [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="FAILED")],
@@ -894,7 +897,7 @@ def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_take
         (folder := tmp_path / typed[:2]).mkdir()
         (folder / "provenance.json").write_text(json.dumps({"command": [typed]}))
         text = answer([replace(result(0, "head", 0.9, 0.9), folder=str(folder))])
-        assert "nothing was there to compare it with." in text
+        assert "there was nothing to compare it with." in text
         assert (" Try: `python train.py -m lr=0.1 freeze=head,full`." in text) == told == ("Try" in text)
 
 

@@ -1,6 +1,6 @@
-"""Who is compared with whom: the best cell of each freeze mode, by validation, and the first two on the test split.
+"""Comparison of freeze modes: the best cell of each by validation, and the first two of these on the test split.
 
-Nothing heavy is imported before there is something to compare.
+numpy is imported only once there is something to compare.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from frostline.report.statistics import Interval
 
 PLAIN = {"head": "feature extraction", "full": "fine-tuning"}
-"""What people call some freeze modes."""
-_TIE = 0.01  # a difference that is surely below a point is one that nobody needs to look for
+"""The field's names of some freeze modes."""
+_TIE = 0.01  # an interval that lies within one point of zero is a tie: the difference does not matter
 
 
 @dataclass(frozen=True)
 class Contender:
-    """The best cell, by validation, of one value of what is compared."""
+    """The best cell, by validation, of one value of the compared key."""
 
     name: str
     """For people, e.g. `fine-tuning (full)` or `augment=standard`."""
@@ -37,39 +37,39 @@ class Contender:
     tried: int
     """Number of cells that it was chosen from, failed ones included."""
     interval: Interval | None
-    """Of what it is compared by, on the test split."""
+    """95% interval of its score on the test split, in the metric of the comparison."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What the runs on one data set came to."""
+    """The comparison of the runs on one data set, and its outcome."""
 
     where: str
-    """Settings of the data, and of `select`, that differ within the sweep, e.g. `data.fraction=0.1`; else empty."""
+    """Settings of the data and of `select` that differ within the sweep, e.g. `data.fraction=0.1`; else empty."""
     by: Metric
-    """What cells are chosen by on validation, and compared by on the test split."""
+    """The metric that chooses cells on validation and compares them on the test split."""
     key: str
-    """What is compared: `freeze_mode`, or where there is one only, what else differs."""
+    """The compared key: `freeze_mode`, or another one that differs if there is only one freeze mode."""
     results: tuple[Result, ...]
     contenders: tuple[Contender, ...]
     """Best first, by validation."""
     outcome: str
     """`win`, `ahead` (surely of the second, not of all), `tie`, `undecided`, `contradiction` (validation and test
-    disagree), `majority` (nobody surely beats the largest class), `alone`, or `none` finished."""
+    disagree), `majority` (no contender surely beats the largest class), `alone`, or `none` (no run finished)."""
     difference: Difference | None
     """Of the first two contenders, on the test split."""
     unbeaten: tuple[tuple[Contender, Difference], ...]
-    """Where the first one is `ahead`, those that it is not surely before, and by how much it is."""
+    """If the first one is `ahead`: the contenders that it does not surely beat, and its lead over each."""
     baseline: Baseline | None
-    """The largest class of the test split; None where no run left its size."""
+    """The largest class of the test split; None where no run recorded its size."""
     lead: Difference | None
-    """Of the first contender before the largest class, where no contender is surely before it; else None."""
+    """Lead of the first contender over the largest class if no contender surely beats that class; else None."""
 
 
 def contests(results: Sequence[Result]) -> list[Contest]:
-    """Return a contest for each data set: runs on different data (`data` and `data.*`) are not comparable.
+    """Return one contest per data set and selection metric.
 
-    Nor are runs that were chosen by different metrics.
+    Runs on different data (`data` and `data.*`) are not comparable, nor are runs that different metrics selected.
     """
     settings = [name for name in varying(results) if name == "select" or _of_data(name)]
     groups: dict[str, list[Result]] = {}
@@ -83,9 +83,9 @@ def _of_data(name: str) -> bool:
 
 
 def compared_key(results: Sequence[Result]) -> str:
-    """Return what the runs are compared by: the freeze mode, else the first other key that differs, lr at last.
+    """Return the key whose values are compared: the freeze mode, else the first other key that differs, lr last.
 
-    What was searched is not compared.
+    Searched keys are not compared.
     """
     unfit = ("seed", "select", *searched(results))
     others = [name for name in varying(results) if name not in unfit and not name.startswith("data")]
@@ -95,7 +95,7 @@ def compared_key(results: Sequence[Result]) -> str:
 
 
 def searched(results: Sequence[Result]) -> list[str]:
-    """Return the keys that were searched: the choices in which trials of one study differ."""
+    """Return the searched keys: the choices in which trials of one study differ."""
     studies: dict[str, list[Result]] = {}
     for result in results:
         if trial_tags.TRIAL in (choices := result.choices):
@@ -104,9 +104,9 @@ def searched(results: Sequence[Result]) -> list[str]:
 
 
 def repeats(cell: Cell) -> list[Repeat]:
-    """Return the finished seeds of a cell as what a comparison needs to know; of a seed done twice the later one.
+    """Return the finished seeds of a cell in the form that a comparison takes; of a seed run twice the later run.
 
-    Of a cell that was cross-validated, the folds, each with the mean over its seeds.
+    For a cross-validated cell, return its folds, each with the mean over its seeds.
     """
     from frostline.report.paired_difference import Repeat
 
@@ -126,27 +126,27 @@ def repeats(cell: Cell) -> list[Repeat]:
 
 
 def _overlap(run: Result) -> float:
-    """Return what the training sets of folds share, as `statistics.t_interval` takes it: test images per other one.
+    """Return the overlap of folds as `statistics.t_interval` takes it: test images per image of train and val.
 
-    Those of validation count: to choose the epoch is part of what is learned, and they train in other folds. Of
-    simulated classifiers whose epoch validation chose by 10 to 50% of what is not test, intervals held the truth 95.7
-    to 99.1 times in 100 so, and none needed more; with training images alone they are up to 1.3 times as wide.
+    Validation images count: choosing the epoch is part of learning, and they are training images in other folds. In
+    simulations with a validation split of 10 to 50% of the images outside test, these intervals held the truth in 95.7
+    to 99.1 of 100 cases, and none needed more; counting training images alone makes them up to 1.3 times as wide.
     """
     return run.images.get("test", 0) / max(1, run.images.get("train", 0) + run.images.get("val", 0))
 
 
 def validation_interval(cell: Cell) -> Interval | None:
-    """Return the interval of what a cell came to on validation; None if unknown.
+    """Return the interval of a cell's score on validation; None if unknown.
 
-    It is over folds, or over images, and over seeds where there are several. Over images accuracy alone is known; of
-    images in groups as many are counted as they are worth.
+    It is over folds, or over images, and also over seeds if there are several. Only accuracy has an interval over
+    images; images in groups count as many as they are worth (`best/val_effective_images`).
     """
     from frostline.report.statistics import added, clamped, step, t_interval, wilson
 
     values = cell.values(cell.by.val)
     if not values or any(math.isnan(value) for value in values):
         return None
-    if not (cell.draws or cell.folds):  # all seeds say the same
+    if not (cell.draws or cell.folds):  # all seeds give the same value
         values = values[:1]
     images = cell.finished[0].images.get("val", 0)
     worth = cell.finished[0].metrics.get(VAL_EFFECTIVE, images)
@@ -180,11 +180,11 @@ def _contest(where: str, results: Sequence[Result]) -> Contest:
 
 
 def _unbeaten(found: Sequence[Contender]) -> tuple[tuple[Contender, Difference], ...]:
-    """Return those behind the second whom the first one is not surely before.
+    """Return the contenders from the third on that the first one does not surely beat, each with its lead.
 
-    Validation may have had the one that is as good third: with two of five that are best and alike the first one was
-    surely before the second in one sweep of five, and of these the other best one was nearly always among the rest. To
-    be before all takes no correction for their number (an intersection-union test, R. Berger 1982).
+    An equally good contender may come third on validation. With five contenders, two of them best and equal, the first
+    surely beat the second in one sweep of five, and then the equal one was nearly always among the rest. Beating
+    all takes no correction for their number (an intersection-union test, R. Berger 1982).
     """
     from frostline.report.paired_difference import compare
 
@@ -194,7 +194,10 @@ def _unbeaten(found: Sequence[Contender]) -> tuple[tuple[Contender, Difference],
 
 
 def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None:
-    """Return by how much the first contender is before the largest class; None where anybody surely is, or may be."""
+    """Return the lead of the first contender over the largest class; None if some contender surely leads it.
+
+    Also None if the interval of some contender's lead is unknown.
+    """
     from frostline.report import baseline
 
     first = None
@@ -234,9 +237,9 @@ def _name(key: str, value: object) -> str:
 
 
 def outcome_of(difference: Difference, winner: Cell) -> str:
-    """Return `win`, `tie`, `undecided` or `contradiction` for the first of two, whose cell is `winner`."""
+    """Return `win`, `tie`, `undecided` or `contradiction` for the first of two contenders, whose cell is `winner`."""
     within, gap = difference.interval, abs(difference.gap)
-    images = [repeat.images for repeat in repeats(winner)]  # all of them in folds, the same ones for every seed
+    images = [repeat.images for repeat in repeats(winner)]  # folds split the images, seeds share them
     counted = (sum(images) if winner.folds else images[0]) if winner.by == ACCURACY else 0
     if gap * counted < 1 - 1e-9 if counted else gap < 1e-9:  # less than one image
         return "tie"

@@ -1,7 +1,7 @@
-"""The report: one HTML file with its data and its libraries inside, which opens offline by a double click.
+"""The HTML report: one file that contains its data and its libraries, and opens offline by a double click.
 
-The page carries plotly (charts) and DataTables (tables, by way of itables), packed with gzip, which browsers
-unpack since 2023.
+The page embeds plotly (charts) and DataTables (tables, from itables), compressed with gzip, which browsers can
+decompress since 2023.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def write(
     tracker: Mapping[str, str] | None = None,
     scratch: Path | None = None,
 ) -> Path:
-    """Write the report on `results` to `path` and return that; nothing in `scratch`, which will be gone, is linked."""
+    """Write the report on `results` to `path` and return `path`.
+
+    The page does not link to files in `scratch`, a folder that will be deleted.
+    """
     data = page_data.collect(results, page=path, tracker=tracker, scratch=scratch)
     text = page_assets.template("page.html").substitute(
         title=escape(title),
@@ -56,14 +59,14 @@ def write(
 
 
 def _about(results: Sequence[Result]) -> str:
-    """Return how many runs there are and in which state, and when the page was made."""
+    """Return the line on the number of runs by state and on the time at which the page was made."""
     states = Counter(result.status.lower() for result in results)
     counts = ", ".join(f"{states[state]:,} {state}" for state in sorted(states, key=lambda state: state != "finished"))
     return f"{number_of(len(results), 'run')}: {counts}. Made on {time.strftime('%Y-%m-%d at %H:%M')}."
 
 
 def _verdict(number: int, group: Mapping[str, Any]) -> str:
-    """Return a verdict with its first sentence large, commands as code, and the rest below."""
+    """Return a verdict as HTML: its first sentence large, the rest below, commands as code."""
     where = f"With {group['where']}: " if group["where"] else ""
     first, _, rest = group["verdict"].partition(". ")
     stop = "." if rest else ""
@@ -76,7 +79,7 @@ def _marked(text: str) -> str:
 
 
 def _contenders(number: int, group: Mapping[str, Any]) -> str:
-    """Return the table of the best cells: what a person without JavaScript sees beside the verdict."""
+    """Return the table of the best cells; with the verdict, all that a reader without JavaScript sees."""
     found = group["contenders"]
     if not found:
         return ""
@@ -102,12 +105,12 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
         rows.append([always, by.text(value), *[""] * (len(head) - 1)])
     heads = [("", False), *((escape(name), name != "adapter") for name in head)]
     several = by == ACCURACY and any("f1" in one for one in found)
-    note = '<p class="quiet">Accuracy counts the images of which every class is right.</p>' if several else ""
+    note = '<p class="quiet">Accuracy counts the images whose classes are all right.</p>' if several else ""
     return page_assets.of_group(number, page_assets.table(heads, rows) + note)
 
 
 def _pairs(number: int, group: Mapping[str, Any]) -> str:
-    """Return the table of backbones and freeze modes; nothing where there is only one of either."""
+    """Return the table of backbones by freeze modes; empty if there is only one backbone or one mode."""
     found = group["pairs"]
     if not found:
         return ""
@@ -134,7 +137,7 @@ def _pair(score: Sequence[float | None] | None, by: Metric, *, best: bool) -> st
 
 
 def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
-    """Return a difference with its interval, and where that comes from behind it; a dash where it is not known."""
+    """Return a difference with its interval, and how that was computed as a tooltip; a dash if it is not known."""
     if not gap:
         return "-"
     within = "" if gap[1] is None else f" ({by.span(gap[1], gap[2])})"
@@ -144,7 +147,7 @@ def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
 def _row(
     one: Mapping[str, Any], keys: Sequence[str], by: Metric, text: Callable[[object], str], *, adapter: bool
 ) -> list[str]:
-    """Return the cells of a contender."""
+    """Return the HTML of the table row of one contender, a string per column."""
     name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
     test, low, high = one["test"]
     gap = one["behind"]
@@ -165,7 +168,7 @@ def _row(
 
 @functools.cache
 def _packed(package: str, name: str) -> str:
-    """Return a file of an installed package, gzipped and in base64; to import itables would import pandas."""
+    """Return a file of an installed package, gzipped and in base64, without an import: itables would import pandas."""
     found = importlib.util.find_spec(package)
     assert found and found.submodule_search_locations, package
     content = Path(found.submodule_search_locations[0], name).read_bytes()

@@ -1,4 +1,4 @@
-"""The answer to a sweep's question in plain words: which freeze mode, how surely, at what cost, and what next."""
+"""The verdict of a sweep in plain sentences: which freeze mode wins, how surely, at what cost, and what to try next."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from frostline.report.paired_difference import Difference
     from frostline.report.statistics import Interval
 
-_NAMES = 3  # of classes in a sentence
+_NAMES = 3  # names in a sentence, of classes or of contenders
 
 
 def answer(results: Sequence[Result]) -> str:
-    """Return the verdicts in plain words, one for each data set; commands stand between backticks."""
+    """Return the verdicts as plain sentences, one verdict per data set; commands stand between backticks."""
     if all(result.status == "PLANNED" for result in results):
-        return f"Nothing was trained: a plan of {number_of(len(results), 'run')}."
+        return f"Nothing was trained: this is a plan of {number_of(len(results), 'run')}."
     found = contests(results)
     sentences = [(contest.where, verdict(contest)) for contest in found]
     return " ".join(f"With {where}: {text}" if where else text for where, text in sentences)
 
 
 def verdict(contest: Contest) -> str:
-    """Return in plain words how a contest ended, and what it takes to know more."""
+    """Return the outcome of a contest in plain sentences, and what it takes to know more."""
     key, found, results = contest.key, contest.contenders, contest.results
     tuned = [name for name in varying(results) if name not in ("seed", "select", key) and not name.startswith("data")]
     if not found and any(run.status == "FINISHED" for run in results):
@@ -57,7 +57,7 @@ def verdict(contest: Contest) -> str:
         of_search = search_words.sentences(contest, _digits(found[0].cell))
         return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *of_search, *untested])
     first = _majority(found[0], contest) if contest.lead else _comparison(contest, contest.difference)
-    from frostline.report import backbones  # brings numpy, as the difference did
+    from frostline.report import backbones  # imports numpy, which the difference has imported already
 
     coming, is_search = _coming(results), search_words.is_search(results)
     parts = [
@@ -80,26 +80,29 @@ def verdict(contest: Contest) -> str:
 
 
 def _majority(first: Contender, contest: Contest) -> str:
-    """Return the sentence on a contest in which nobody is surely before the largest class."""
+    """Return the sentence on a contest in which no contender surely beats the largest class."""
     assert contest.baseline and contest.lead and contest.lead.interval
     by, digits, lead = contest.by, _digits(first.cell), contest.lead
     share, score = (by.text(value, digits) for value in (contest.baseline.share, lead.scores[0]))
     gap = f"({by.gap(lead.gap, digits)}, {_within(by, contest.lead.interval, digits)}; {lead.how})"
     return (
-        f"Nobody surely beats the largest class: {contest.baseline.name} is {share} of the test split, and "
-        f"{first.name} comes to {score} {gap}."
+        f"No result surely beats always naming the largest class: {contest.baseline.name} is {share} of the test "
+        f"split, and {first.name} reaches {score} {gap}."
     )
 
 
 def _untested(baseline: Baseline | None) -> list[str]:
-    """Return the warning that no accuracy says anything of some classes."""
+    """Return the warning that the accuracies say nothing about some classes, which have no test image."""
     names = baseline.untested if baseline else ()
     more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
-    return [f"Not tested, having no test image: {', '.join(names[:_NAMES])}{more}."] if names else []
+    return [f"Not tested, for lack of test images: {', '.join(names[:_NAMES])}{more}."] if names else []
 
 
 def _comparison(contest: Contest, difference: Difference) -> str:
-    """Return the sentence on the first two, with its full stop, and on who else is not surely behind."""
+    """Return the sentence that compares the first two contenders; if `ahead`, also one on the others not surely beaten.
+
+    Every sentence ends with its full stop.
+    """
     (first, second), outcome = contest.contenders[:2], contest.outcome
     digits = _digits(first.cell)
     by = first.cell.by
@@ -126,7 +129,7 @@ def _comparison(contest: Contest, difference: Difference) -> str:
 
 
 def _unbeaten(contest: Contest, digits: int) -> str:
-    """Return by how much the first one is before those that it is not surely before."""
+    """Return the sentence on the leads of the first contender over those that it does not surely beat."""
     leads = []
     for one, difference in contest.unbeaten[:_NAMES]:
         within = f" ({_within(contest.by, difference.interval, digits)})" if difference.interval else ""
@@ -140,27 +143,27 @@ def _within(by: Metric, interval: Interval, digits: int) -> str:
 
 
 def _without_shared(found: Sequence[Contender]) -> list[str]:
-    """Return how the first contenders do on the test images that are not in train, too, where some are."""
+    """Return the sentence on accuracy without the test images that are also in train; empty if there are none."""
     if not (count := found[0].cell.mean(SHARED)) > 0:
         return []
     digits = _digits(found[0].cell)
     scores = [100 * one.cell.mean(WITHOUT) for one in found]
     if not all(score == score for score in scores):  # nan where no other image is left
-        return ["Every test image is in train, too: this says nothing of new images."]
+        return ["Every test image is also in train: this says nothing about new images."]
     each = " against ".join(f"{score:.{digits}f}%" for score in scores)
     what = "it is" if found[0].cell.by == ACCURACY else "accuracy is"
-    return [f"Without the {count:,.0f} test images that are in train, too, {what} {each}."]
+    return [f"Without the {count:,.0f} test images that are also in train, {what} {each}."]
 
 
 def _digits(cell: Cell) -> int:
-    """Return how many decimals of a percentage say something, given the number of test images."""
+    """Return how many decimals of a percentage are meaningful, given the number of test images."""
     return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
 
 
 def _cost(first: Contender, second: Contender, slower: str, faster: str) -> str:
-    """Return the clause on training time, of the first against the second; empty where it was not measured.
+    """Return the clause on the training time of the first against the second; empty where a time was not measured.
 
-    It begins with `slower` or `faster`, which say whose time it is.
+    The clause begins with `slower` if the first takes longer, and with `faster` if the second does.
     """
     mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
     if not (mine > 0 and yours > 0):
@@ -173,7 +176,7 @@ def _cost(first: Contender, second: Contender, slower: str, faster: str) -> str:
 
 
 def _stored(faster: Contender) -> str:
-    """Return the remark that a time is short since another run had computed the features."""
+    """Return the remark that a time is short because another run had already computed the features."""
     if faster.cell.mean(IMAGES) != 0:
         return ""
     return f" ({value_text(faster.value)} found its features in the store)"
@@ -184,7 +187,7 @@ def _times(ratio: float) -> str:
 
 
 def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Callable[[object], str]) -> list[str]:
-    """Return which values of the tuned keys the best cells have."""
+    """Return a sentence per tuned key on its value in the best cells."""
     parts = []
     for name in tuned:
         best = {value_text(one.value): text(one.cell.choices[name]) for one in found if name in one.cell.choices}
@@ -198,19 +201,19 @@ def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Calla
 
 
 def _budget(found: Sequence[Contender]) -> list[str]:
-    """Return the warning that one had more cells to choose its best from, which favours it.
+    """Return the warning that a contender had more cells to choose its best from, which favours it.
 
-    Where nothing but the lr was tuned, heads that are solved cannot have more.
+    Solved heads have no lr to tune, so contenders without an lr are not counted.
     """
     tuned = [one for one in found if "lr" in one.cell.choices]
     if len({one.tried for one in tuned}) < 2:
         return []
     counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in tuned)
-    return [f"Not the same tuning budget: cells to choose from were {counts}."]
+    return [f"The tuning budgets differ (cells tried: {counts})."]
 
 
 def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result]) -> list[str]:
-    """Return what the answer lacks: values of which no run finished, and runs that did not."""
+    """Return the sentences on what the answer lacks: values without any finished run, and runs that did not finish."""
     there = {repr(one.value) for one in found} | {repr(r.choices.get(key)) for r in results if r.status == "FINISHED"}
     coming = _coming(results)
     missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
@@ -231,7 +234,7 @@ def _coming(results: Sequence[Result]) -> list[Result]:
 
 
 def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence[str]) -> str:
-    """Return what one contender came to, and how to find it a rival."""
+    """Return the sentence on the score of the only contender, and a command that adds one to compare it with."""
     missing = _unfinished(key, [only], results)
     digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
     sure = f"{_within(by, within, digits)}; " if within else ""
@@ -254,17 +257,17 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     again = command(only.cell.finished[0], {"freeze_mode": modes, **({"seed": seeds} if len(seeds) > 1 else {})})
     rival = f" Try: `{again}`." if again else ""
     aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
-    return f"{score}; nothing was there to compare it with.{aside}{rival}"
+    return f"{score}; there was nothing to compare it with.{aside}{rival}"
 
 
 def _over_groups(cell: Cell) -> str:
-    """Return in words what the interval of one seed is over, where images come in groups; else nothing."""
+    """Return the clause on the images and groups behind the interval of one seed; empty unless images have groups."""
     groups, images = round(cell.finished[0].metrics.get(GROUPS, 0)), cell.finished[0].images.get("test", 0)
     where = ", all of one group" if groups == 1 else f" in {groups:,} groups"
     return f", over {number_of(images, 'test image')}{where}" if groups else ""
 
 
 def _small(sentence: str) -> str:
-    """Return a sentence as it stands after a colon; names, which may be anything, are left as they are."""
-    ours = sentence.startswith(("A tie", "No clear", "Undecided", "Nobody", *map(str.capitalize, PLAIN.values())))
+    """Return a sentence in lower case for use after a colon; a name at its beginning is left as it is."""
+    ours = sentence.startswith(("A tie", "No clear", "Undecided", "No result", *map(str.capitalize, PLAIN.values())))
     return sentence[0].lower() + sentence[1:] if ours else sentence

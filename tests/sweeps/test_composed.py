@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.core.project import config_folder, register_resolver
-from frostline.sweeps import composed
+from frostline.sweeps import compose_cache, composed
+from frostline.sweeps.compose import compose_trial
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.composed import Jobs
 
@@ -48,6 +49,21 @@ def test_jobs_of_a_kind_have_the_configs_that_hydra_composes_and_ask_it_once():
         expected = composed.read(whole(job), job, number)
         assert found[number] == expected
         assert digest(found[number].config) == digest(expected.config)
+
+
+def test_trials_of_a_search_are_composed_without_a_config_of_hydras_for_each(monkeypatch):
+    asked: list[Sequence[str]] = []
+
+    def counted(job: Sequence[str]) -> DictConfig:
+        asked.append(job)
+        return whole(job)
+
+    monkeypatch.setattr(compose_cache._Template, "filled", lambda *_: pytest.fail("one for each"))
+    jobs, setting = Jobs(Composer(counted)), {"search": "tpe", "freeze": "full", "search.prune": "hyperband"}
+    for number, lr in enumerate(("0.001", "0.0025", "1.0")):
+        run = compose_trial({**setting, "lr": lr}, jobs, folder=str(number), shown=("lr",), marks={"trial": number})
+        assert run.config == composed.read(whole(run.overrides), run.overrides, 0).config and len(asked) == 1
+        assert run.choices["lr"] == float(lr) and run.name == f"full lr={float(lr):g} seed=0 trial={number}"
 
 
 @pytest.mark.parametrize(

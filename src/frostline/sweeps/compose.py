@@ -97,7 +97,7 @@ def compose_all(
 
 def compose_trial(
     setting: Mapping[str, str],
-    compose: Callable[[Overrides], DictConfig],
+    of_job: Jobs,
     *,
     folder: str,
     shown: Sequence[str] = (),
@@ -109,7 +109,7 @@ def compose_trial(
     `compose_all` does.
     """
     overrides = [f"{key}={value}" for key, value in setting.items()]
-    config = read(compose(overrides), overrides, 0).config
+    config = of_job(overrides, 0).config
     extras = {key.lstrip("+"): setting[key] for key in shown if key not in _NAMED and key in setting}
     typed = _typed(config, extras)
     trial = {name: value for name, value in marks.items() if name == "trial"}

@@ -16,8 +16,10 @@ from frostline.core.config import Config
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, search_space, sweep, unused_keys
 from frostline.sweeps.compose import Overrides
+from frostline.sweeps.compose_cache import Compose
+from frostline.sweeps.composed import Jobs
 from frostline.sweeps.executor import Executor
-from frostline.sweeps.search_cells import GRID, Compose, cells_of, said
+from frostline.sweeps.search_cells import GRID, cells_of, said
 from frostline.sweeps.search_rounds import Search
 
 if TYPE_CHECKING:
@@ -37,9 +39,10 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
     """
     listed, ranges = search_space.split(overrides)
     jobs = hydra_keys.points(listed)
-    cells = cells_of(jobs, ranges, compose, executor.start)
+    of_job = Jobs(compose)
+    cells = cells_of(jobs, ranges, compose, of_job, executor.start)
     configs = [cell.known.config for cell in cells]
-    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, compose, _storage(configs[0]))
+    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, of_job, _storage(configs[0]))
     for line in [*lines, *said(cells)]:
         job.screen().say(line)
     folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])

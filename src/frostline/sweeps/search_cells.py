@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
 from frostline.core.config import Config
 from frostline.core.errors import user_error
@@ -16,6 +15,8 @@ from frostline.core.objectives import several
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, search_space
 from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps.compose_cache import Compose
+from frostline.sweeps.composed import Jobs
 from frostline.sweeps.search_budget import Budget
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from frostline.sweeps.study import Study
 
-Compose = Callable[[Overrides], DictConfig]
 GRID = "grid"
 
 
@@ -61,7 +61,11 @@ class Cell:
 
 
 def cells_of(
-    jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose: Compose, start: Callable[[Config], object]
+    jobs: Sequence[Overrides],
+    ranges: Mapping[str, Override],
+    compose: Compose,
+    of_job: Jobs,
+    start: Callable[[Config], object],
 ) -> list[Cell]:
     """Return the cells, each with a run that has the lowest value of everything; raises UserError."""
     settings = hydra_keys.settings_of(jobs)
@@ -85,7 +89,7 @@ def cells_of(
         name = " ".join([config.freeze_mode.name, *others])
         first = search_space.ends(space)[0]
         lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
-        known = composing.compose_trial(lowest, compose, folder=name)
+        known = composing.compose_trial(lowest, of_job, folder=name)
         cells.append(Cell(name, setting, space, config, known))
     numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
     if config.search.name == "cmaes" and min(numbers, default=2) < 2:

@@ -25,9 +25,10 @@ from frostline.records.result import Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, search_space, trial_outcomes
 from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.composed import Jobs
 from frostline.sweeps.past_runs import Past
 from frostline.sweeps.past_trials import observations
-from frostline.sweeps.search_cells import Cell, Compose, is_shown
+from frostline.sweeps.search_cells import Cell, is_shown
 from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Search:
     """The rounds of a search."""
 
     cells: list[Cell]
-    compose: Compose
+    of_job: Jobs
     storage: Storage | None = None
     """Where other searches may have part in the studies; None for a file in the sweep's folder."""
     _round: dict[str, str] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class Search:
         They show before anything starts whether its trials can run.
         """
         points = search_space.ends(cell.space)
-        return [composing.compose_trial(cell.at(values), self.compose, folder=cell.name) for values in points]
+        return [composing.compose_trial(cell.at(values), self.of_job, folder=cell.name) for values in points]
 
     def begin(self, folder: Path | None, workers: int, past: Pasts) -> None:
         """Open the studies; new ones begin with what is known of the `past`, where that is asked for."""
@@ -244,7 +245,7 @@ class Search:
             **({trial_tags.OBJECTIVE: objective} if (objective := cell.config.search.objective) else {}),
             **marks,
         }
-        run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=ours)
+        run = composing.compose_trial(setting, self.of_job, shown=shown, folder=folder, marks=ours)
         return replace(composing.settled_as(run, self._auto[id(cell)]), elsewhere=where and where / folder)
 
     def _confirmations(self) -> list[PlannedRun]:

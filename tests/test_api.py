@@ -240,7 +240,7 @@ def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tm
         (lambda: frostline.compose("predict"), "^predict: expected key=value$"),
         (
             lambda: frostline.compose("lr=interval(1e-5,1)"),
-            r"^lr=interval\(1e-5,1\): expected one value, as for one run",
+            r"^lr=interval\(1e-5,1\): expected one value, for one run",
         ),
         (lambda: frostline.compose("hydra.mode=RUN"), "^hydra.mode=RUN: expected MULTIRUN"),
         (lambda: frostline.plan(replace(frostline.compose(), lr="fast")), "^lr=fast: expected a value of type float"),

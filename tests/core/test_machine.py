@@ -147,12 +147,12 @@ def test_a_card_whose_driver_is_too_old_is_one_line_that_says_so_and_torch_says_
 def test_more_devices_than_there_are_is_one_line_that_says_how_many(gpus: list[int]) -> None:
     assert machine.device("cpu", devices=8) == CPU
     with pytest.raises(
-        UserError, match=r"^devices=2: expected 1, as no card is there; with device=cpu it trains in so"
+        UserError, match=r"^devices=2: expected 1, as there is no GPU; with device=cpu it trains in as"
     ):
         machine.device("auto", devices=2)
     gpus[0] = 2
     assert machine.device("cuda", devices=2) == torch.device("cuda")
-    with pytest.raises(UserError, match=r"^devices=3: expected at most 2, as many cards as a run may have; "):
+    with pytest.raises(UserError, match=r"^devices=3: expected at most 2, the GPUs that a run may use; "):
         machine.device("cuda", devices=3)
 
 
@@ -284,7 +284,7 @@ def test_a_card_for_which_this_torch_has_no_kernels_is_one_line(
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: there)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
-    expected = r"^device=cuda:1: expected cpu, or a card .* \(sm_80, sm_90a\), not Tesla V100 \(sm_70\)$"
+    expected = r"^device=cuda:1: expected cpu, or a GPU .* \(sm_80, sm_90a\), not Tesla V100 \(sm_70\)$"
     with nullcontext() if runs else pytest.raises(UserError, match=expected):
         machine.require_kernels(torch.device("cuda:1"))
     machine.require_kernels(CPU)

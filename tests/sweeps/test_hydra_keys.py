@@ -60,7 +60,7 @@ def test_several_objectives_are_one_value(typed: str) -> None:
 
 @pytest.mark.parametrize("typed", ["freeze =head", " lr=1", "+data.options.x\t=1"])
 def test_a_blank_at_a_key_is_answered_as_that(typed: str) -> None:
-    with pytest.raises(UserError, match="expected no blank around the key: "):
+    with pytest.raises(UserError, match="expected no blanks around the key: "):
         compose_one([typed])
 
 

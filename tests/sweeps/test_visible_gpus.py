@@ -95,7 +95,7 @@ def test_a_driver_that_is_too_old_has_one_worker_on_a_cpu_and_is_a_mistake_where
     monkeypatch.setattr(driver, "too_old", lambda: old)
     assert visible_gpus.places(None, gpus=True, say=said.append) == [{}]
     assert said == [f"no GPU is used: {old}"]
-    with pytest.raises(UserError, match=rf"^devices=2: expected 1, as {old}; with device=cpu it trains in so"):
+    with pytest.raises(UserError, match=rf"^devices=2: expected 1, as {old}; with device=cpu it trains in as"):
         visible_gpus.places(None, gpus=True, each=2, say=said.append)
     for device in ("cuda", "cuda:1"):
         workers = Workers(SimpleNamespace(start=pytest.fail, compose=compose))
@@ -122,12 +122,12 @@ def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest
     assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"})
     assert visible_gpus.places(1, gpus=False, each=2) == [{}]
     with pytest.raises(
-        UserError, match=r"^devices=8: expected at most 5, as many cards as a run may have; with device="
+        UserError, match=r"^devices=8: expected at most 5, the GPUs that a run may use; with device="
     ):
         visible_gpus.places(None, gpus=True, each=8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(
-        UserError, match=r"^devices=2: expected 1, as no card is there; with device=cpu it trains in so"
+        UserError, match=r"^devices=2: expected 1, as there is no GPU; with device=cpu it trains in as"
     ):
         visible_gpus.places(2, gpus=True, each=2)
 

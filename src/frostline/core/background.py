@@ -1,4 +1,4 @@
-"""Threads that say who hears of the exception by which they die."""
+"""Background threads that report the exception by which they die."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def start(target: Callable[[], object], *, name: str, died: Callable[[Exception], object]) -> threading.Thread:
-    """Return a thread that carries out `target`, and ends with the process; what it raises goes to `died`, in it."""
+    """Start and return a daemon thread that calls `target`; an exception is logged and passed to `died` there."""
 
     def call() -> None:
         try:

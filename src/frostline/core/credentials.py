@@ -1,4 +1,4 @@
-"""Secrets stay in the environment: passwords of tracking URIs, and what a config takes from there."""
+"""Keep secrets out of records and logs: passwords in URIs, and config values taken from environment variables."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-_FROM_ENVIRONMENT = re.compile(r"oc\.env\s*:\s*[\"'\\]*(\w*)")  # quoted or not, as OmegaConf's grammar has it
-_SHORTEST = 4  # characters: what is shorter stands in any text by chance
-_NAMES = "pass|pwd|token|secret|key|odbc_connect"  # the last one holds a whole connection, password and all
+_FROM_ENVIRONMENT = re.compile(r"oc\.env\s*:\s*[\"'\\]*(\w*)")  # quoted or not, as in OmegaConf's grammar
+_SHORTEST = 4  # characters: a shorter value occurs in any text by chance
+_NAMES = "pass|pwd|token|secret|key|odbc_connect"  # the last one holds a whole connection string with password
 _SECRET = re.compile(_NAMES, re.IGNORECASE)
 
 _taken: dict[str, str] = {}
-"""What the config of this process took from the environment, longest first, and the variable's name."""
+"""Values that the config of this process took from the environment, longest first, with the variable's name."""
 
 
 def removed(uri: str) -> str:
-    """Return `uri` without user, password and every query argument whose name sounds like a secret.
+    """Return `uri` without user, password and every query argument whose name suggests a secret.
 
-    A password need not be encoded as it should: what cannot be read at all is returned as its scheme alone.
+    The password may contain unencoded characters. Of a URI that cannot be parsed, only the scheme is returned.
     """
     uri = _without_raw_password(uri)
     try:
@@ -37,9 +37,9 @@ def removed(uri: str) -> str:
 
 
 def _without_raw_password(uri: str) -> str:
-    """Return `uri` without a password that has a `/`, `?`, `#` or bracket in it, which end an address or break it.
+    """Return `uri` without a password that contains `/`, `?`, `#` or a bracket, which end the host part or break it.
 
-    Databases are opened with such a one, by SQLAlchemy's rule: it ends at the last `@`.
+    SQLAlchemy opens databases with such a password: by its rule the password ends at the last `@`.
     """
     scheme, _, rest = uri.partition("://")
     user, colon, behind = re.split(r"[/?#]", rest, maxsplit=1)[0].partition(":")
@@ -49,18 +49,18 @@ def _without_raw_password(uri: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Return whether an argument of this name sounds like one that is nobody's business."""
+    """Return whether the name of an argument suggests a secret."""
     return bool(_SECRET.search(name))
 
 
 def restored(uri: str) -> str:
-    """Return MLFLOW_TRACKING_URI where that is `uri` with credentials, else `uri`."""
+    """Return MLFLOW_TRACKING_URI if it is `uri` with credentials, else `uri`."""
     whole = os.environ.get("MLFLOW_TRACKING_URI", "")
     return whole if whole and removed(whole).rstrip("/") == uri.rstrip("/") else uri
 
 
 def scrubbed(text: str) -> str:
-    """Return `text` without passwords of URIs and what the config of this process took from the environment."""
+    """Return `text` without passwords of URIs and values that this process's config took from the environment."""
     if whole := os.environ.get("MLFLOW_TRACKING_URI"):
         text = text.replace(whole, removed(whole))
     text = re.sub(r"(\w\\?://)[^/\s]*@", r"\1", text)  # Hydra writes a colon as `\:`
@@ -71,12 +71,12 @@ def scrubbed(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says in one line of at most 200 characters, its type where it says nothing; no secrets."""
+    """Return an error's message without secrets, as one line of at most 200 characters, or its type if it has none."""
     return scrubbed(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
 class ScrubbingFormatter(logging.Formatter):
-    """Formats the log of a run, tracebacks included, without secrets."""
+    """Formatter of a run's log that removes secrets, also from tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's text, scrubbed."""
@@ -84,10 +84,10 @@ class ScrubbingFormatter(logging.Formatter):
 
 
 def unresolved(values: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` of a config, with the text in `raw` (before interpolation) where it took an environment variable.
+    """Return config `values`, with the text before interpolation, from `raw`, in place of environment variables.
 
-    Both are nested mappings; `raw` may have more keys. A value that came by way of another key counts too. From here on
-    `scrubbed` knows what was taken.
+    Both are nested mappings; `raw` may have more keys. Values that interpolate another such key are replaced, too.
+    `scrubbed` removes the values of these variables from now on.
     """
     names = {name for text in _texts(raw) for name in _FROM_ENVIRONMENT.findall(text)}
     taken = {value: name for name in sorted(names) if len(value := os.environ.get(name, "")) >= _SHORTEST}

@@ -1,4 +1,4 @@
-"""Small files: there whole or not at all, whatever happens to who writes them, and read whatever they say."""
+"""Atomic writes of small files, robust reads of JSON, and facts about files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 _alike: dict[str, tuple[str, Path, tuple[int, ...]]] = {}
-"""Of the names that `write_alike` was given: the last text, where it was written, and what the system said of it."""
+"""Per file name of `write_alike`: the last text, the path it was written to, and the file's size and time then."""
 
 
 def write(path: Path, text: str, *, sync: bool = False) -> None:
-    """Have the file at `path` say `text`; with `sync` that is on disk on return. A kill leaves the old file or none."""
+    """Write `text` to the file at `path` atomically: a kill leaves the old file or none. `sync` waits for the disk."""
     partial = _partial(path)
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -24,16 +24,16 @@ def write(path: Path, text: str, *, sync: bool = False) -> None:
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename = str(path)  # of a full disk the system names no file
+        error.filename = str(path)  # for a full disk the system names no file
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_alike(path: Path, text: str) -> None:
-    """Have the file at `path` say `text`, which many folders get under the same name, as `write` does.
+    """Write `text` like `write`, for a file that many folders get with the same name and content.
 
-    It lies once on a disk with links: what is already there of this process is given another name, unless it changed.
+    If this process has written the same text before, and that file has not changed, `path` becomes a hard link to it.
     """
     said, place, state = _alike.get(path.name, ("", path, ()))
     if said == text and place != path and facts(str(place))[:2] == state:
@@ -44,40 +44,40 @@ def write_alike(path: Path, text: str) -> None:
                 partial.replace(path)
                 return
             finally:
-                partial.unlink(missing_ok=True)  # which is left beside a file that it was a name of
+                partial.unlink(missing_ok=True)  # rename does nothing if both names are already the same file
     write(path, text)
     _alike[path.name] = text, path, facts(str(path))[:2]
 
 
 def _partial(path: Path) -> Path:
-    """Return a name of its own for what becomes the file at `path` when it is whole."""
-    return path.parent / f".{path.name[:40]}.{uuid.uuid4().hex}"  # of `/`, which has no name, and of a long one, too
+    """Return a unique temporary path beside `path`, to be renamed to it."""
+    return path.parent / f".{path.name[:40]}.{uuid.uuid4().hex}"  # works for `/`, which has no name, and long names
 
 
 def expanded(path: str) -> Path:
-    """Return the path with the home that `~` and `~somebody` stand for; `~nobody` is a name like any other."""
+    """Return the path with `~` and `~user` expanded to home folders; `~` before an unknown user is kept."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises RuntimeError
 
 
 def readable(path: Path) -> bool:
-    """Return whether this process may read what is at `path`, which others told: somebody's home is closed to us."""
+    """Return whether this process may read the file at `path`, e.g. one recorded by another user."""
     try:
         return os.access(path, os.R_OK)
-    except ValueError:  # with a null, it can be none
+    except ValueError:  # a null byte in the path
         return False
 
 
 def facts(path: str) -> tuple[int, ...]:
-    """Return size and times of a file, of which a change leaves something else; nothing where it is not there."""
+    """Return size, mtime and ctime (ns) of a file, at least one of which any change alters; empty if it is missing."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - a Path for each of many takes seconds
-    except OSError:  # a link to nothing
+        status = os.stat(path)  # noqa: PTH116 - for many files, Path objects cost seconds
+    except OSError:  # missing, or a broken link
         return ()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Have the file at `path` say `value` as indented JSON, as `write` does."""
+    """Write `value` to the file at `path` as indented JSON, like `write`."""
     write(path, json_text(value))
 
 
@@ -87,19 +87,19 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file says; OSError where it cannot be read, ValueError where it is none."""
+    """Return the content of a JSON file; OSError if it cannot be read, ValueError if it is not JSON."""
     return parsed(path.read_text(encoding="utf-8"))
 
 
 def json_or_none(path: Path) -> Any:
-    """Return what a JSON file says; None where it cannot be read, or is none."""
+    """Return the content of a JSON file; None if it cannot be read or is not JSON."""
     with suppress(OSError, ValueError):
         return read_json(path)
     return None
 
 
 def parsed(text: str | bytes) -> Any:
-    """Return what a JSON text says; ValueError where it is none, or nested so deeply that Python gives it up."""
+    """Return the value of a JSON text; ValueError if it is not JSON, or nested too deeply for Python's parser."""
     try:
         return json.loads(text)
     except RecursionError:

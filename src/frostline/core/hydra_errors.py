@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf find wrong, as one line: key, value, what was expected, and the nearest right name."""
+"""Turn errors of Hydra and OmegaConf into one line: key, value, what was expected, and the nearest right name."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from frostline.core import config, project
 from frostline.core.errors import UserError, one_line, unknown_key, user_error
 
 _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
-"""Keys within which others may be added."""
+"""Mappings to which the user may add keys."""
 FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
-"""What Hydra raises while it composes."""
+"""The exceptions that Hydra raises while it composes a config."""
 
 
 def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] = ()) -> UserError:
-    """Return what is wrong in `arguments`, where one of the `commands` may have been meant, or in a person's options.
+    """Return the user error in `arguments`, which may lack one of `commands`, or in the user's own config files.
 
-    `error` is of `FOUND_WRONG`, or a ValueError that Hydra raised itself.
+    `error` is one of `FOUND_WRONG`, or a ValueError that Hydra raised itself.
     """
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
         files = [file for folder in project.own_configs(arguments) for file in sorted(folder.rglob("*.yaml"))]
-        files.sort(key=lambda file: not any(file.stem in one for one in arguments))  # what was asked for comes first
+        files.sort(key=lambda file: not any(file.stem in one for one in arguments))  # named options first
         return UserError(next(filter(None, map(_no_yaml, files)), " ".join(text.split())))
     if found := re.match(r"In '(.+/.+)': \w+ raised while composing config:", text):
         return _in_file(f"{found[1]}.yaml", text, arguments)
@@ -39,7 +39,7 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
 
 
 def _no_yaml(file: Path) -> str | None:
-    """Return what is wrong with a file that is not YAML, which an error does not always name; None for others."""
+    """Return the message for a file that is not YAML, which the error does not always name; None if it is YAML."""
     try:
         OmegaConf.load(file)
     except yaml.MarkedYAMLError as error:
@@ -53,7 +53,7 @@ def _no_yaml(file: Path) -> str | None:
 
 
 def _in_file(file: str, text: str, arguments: Sequence[str]) -> UserError:
-    """Return what is wrong in the file of an option."""
+    """Return the user error in the config file of an option."""
     if key := re.search(r"Key '(.+)' not in '(\w+)'", text):
         if file.startswith(f"{key[1]}/"):
             return UserError(f"{file}: expected to begin with `# @package _global_`, since it sets keys of every group")
@@ -65,26 +65,26 @@ def _in_file(file: str, text: str, arguments: Sequence[str]) -> UserError:
 
 
 def _explained(error: Exception, text: str, arguments: Sequence[str], commands: Sequence[str]) -> UserError:
-    """Return what an error of Hydra or OmegaConf, which says `text`, is about."""
+    """Return the user error behind an error of Hydra or OmegaConf with the message `text`."""
     if isinstance(error, OverrideParseException):
         return unreadable(error.override, commands)
     if "resolving interpolation '${freeze}'" in text:  # a list, or nothing at all
         expected = "one option, or several with commas between: freeze=head,full"
         return user_error("freeze", _given("freeze", arguments), expected)
     if found := re.search(r"Could not find 'hydra/launcher/(?:submitit_)?(slurm|ray)'", text):
-        return user_error("cluster", found[1], f"its launcher, which `pip install 'frostline[{found[1]}]'` brings")
+        return user_error("cluster", found[1], f"its launcher, installed by `pip install 'frostline[{found[1]}]'`")
     if found := re.search(r"Could not find 'search/(median|hyperband|asha|wilcoxon)'", text):
         name = found[1].replace("asha", "hyperband")
-        expected = f"a way to draw trials; what stops them early stands beside it: search=tpe search.prune={name}"
+        expected = f"a sampler; the rule that stops trials early is another key: search=tpe search.prune={name}"
         return user_error("search", found[1], expected)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
         return user_error(found[1], found[2], expected, options)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'$", text, re.MULTILINE):
-        return user_error(found[1], found[2], "one value, as for one run; a list stands in brackets")
+        return user_error(found[1], found[2], "one value, for one run; write a list in brackets")
     if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
-        return user_error(found[1], found[2], "one value, as for one run; a sweep searches a range with search=tpe")
+        return user_error(found[1], found[2], "one value, for one run; a sweep searches a range with search=tpe")
     if "hydra.searchpath must be a list" in text:
         given = _given("hydra.searchpath", arguments)
         return user_error("hydra.searchpath", given, "a list of folders in brackets, as [file:///home/me/conf]")
@@ -113,13 +113,13 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
 
 
 def unreadable(override: str, commands: Sequence[str]) -> UserError:
-    """Return what to say of an argument that Hydra's grammar cannot read."""
+    """Return the user error for an argument that Hydra's grammar cannot parse."""
     key, equals, value = override.partition("=")
     if equals and key != key.strip():
-        return user_error(key, value, f"no blank around the key: {shlex.quote(f'{key.strip()}={value}')}")
+        return user_error(key, value, f"no blanks around the key: {shlex.quote(f'{key.strip()}={value}')}")
     if equals and key:
         quoted = shlex.quote(f'{key}="{value}"')
-        expected = f"one value, or several with commas between; as one with other signs: {quoted}"
+        expected = f"one value, or several with commas between; to use special characters, quote it: {quoted}"
         return user_error(key, value, expected)
     near = [] if override in commands else difflib.get_close_matches(override, commands, n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
@@ -127,12 +127,12 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
 
 
 def _data_options(arguments: Sequence[str]) -> list[str]:
-    """Return the keys that `data.options` has for the source of pictures that was chosen, if it is one of ours."""
+    """Return the keys of `data.options` for the chosen data set, if its config comes with frostline."""
     file = project.config_folder() / "data" / f"{_given('data', arguments)}.yaml"
     options = OmegaConf.select(OmegaConf.load(file), "options") if file.is_file() else None
     return [f"data.options.{key}" for key in options or ()]
 
 
 def _given(key: str, arguments: Sequence[str]) -> str:
-    """Return the value that the command line gives to `key`."""
+    """Return the value of `key` on the command line, `?` if it is not there."""
     return next((a.partition("=")[2] for a in arguments if a.partition("=")[0].lstrip("+~") == key), "?")

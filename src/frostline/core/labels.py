@@ -1,7 +1,7 @@
-"""What samples are: of one class each, `(N,)` int64, or multi-label, of any number of them, `(N, classes)` bool.
+"""Labels of samples, single-label `(N,)` int64 or multi-label `(N, classes)` bool: counts, predictions, losses, names.
 
-A network gives a logit per class. Of one class each they are for a softmax, and the largest is what it says; of
-several they are for a sigmoid each, and it says all classes whose probability is above 1/2.
+A network returns one logit per class. Single-label: softmax, and the prediction is the class of the largest logit.
+Multi-label: a sigmoid per class, and the prediction is all classes with a probability above 1/2.
 """
 
 from __future__ import annotations
@@ -13,65 +13,65 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NONE = "none"
-"""For people: what a sample is that is of no class."""
+"""Text for a multi-label sample without any class."""
 
 
 def multi_label(labels: Tensor) -> bool:
-    """Return whether samples may be of several classes, or of none."""
+    """Return whether labels are multi-label: a sample may have several classes, or none."""
     return labels.dtype == torch.bool
 
 
 def class_counts(labels: Tensor, classes: int) -> Tensor:
-    """Return `(classes,)` int64: of how many samples each class is."""
+    """Return `(classes,)` int64: the number of samples of each class."""
     return labels.sum(0) if multi_label(labels) else labels.bincount(minlength=classes)
 
 
 def of_class(labels: Tensor, label: int) -> Tensor:
-    """Return `(N,)` bool: which samples are of a class."""
+    """Return `(N,)` bool: which samples have the class `label`."""
     return labels[:, label] if multi_label(labels) else labels == label
 
 
 def strata_of(labels: Tensor) -> Tensor:
-    """Return what is to come alike often: the classes, and of multi-label samples those of none as one class more."""
+    """Return the strata of a split: the labels; multi-label ones with another column for samples without a class."""
     return torch.cat([labels, ~labels.any(1, keepdim=True)], 1) if multi_label(labels) else labels
 
 
 def predicted(logits: Tensor, like: Tensor) -> Tensor:
-    """Return what logits `(..., classes)` say, in the form of the labels `like`."""
+    """Return the predictions of logits `(..., classes)`, in the form of the labels `like`."""
     return logits > 0 if multi_label(like) else logits.argmax(-1)
 
 
 def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return `(...)` bool: of which samples logits `(..., classes)` say all that they are, and nothing else."""
+    """Return `(...)` bool: the samples whose prediction from logits `(..., classes)` matches their labels exactly."""
     found = predicted(logits, labels) == labels
     return found.all(-1) if multi_label(labels) else found
 
 
 def class_probabilities(logits: Tensor, *, several: bool) -> Tensor:
-    """Return `(B, classes)`: of each row they add up to 1, unless it may be of `several` classes."""
+    """Return probabilities `(B, classes)`: softmax, or with `several` classes per sample a sigmoid each."""
     return logits.sigmoid() if several else logits.softmax(1)
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy `(B,)` of each sample in nats; of several classes the mean of theirs."""
+    """Return the cross-entropy `(B,)` of each sample in nats; multi-label: the mean over classes."""
     if multi_label(labels):
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(1)
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum of these, added up as torch does where it returns a mean."""
+    """Return the sum of `cross_entropies`, added up in the order of torch's own reductions."""
     if multi_label(labels):
         return cross_entropies(logits, labels).sum()
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
 def class_names(label: Tensor, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the classes of one sample, a row of labels."""
+    """Return the class names of one sample, whose `label` is a row of labels."""
     numbers = label.nonzero()[:, 0].tolist() if multi_label(label) else [int(label)]
     return tuple(classes[number] for number in numbers)
 
 
 def label_text(label: Tensor, classes: Sequence[str]) -> str:
-    """Return for people what one sample is, a row of labels."""
+    """Return the class names of one sample as text, joined by ` + `; `none` if it has no class."""
     return " + ".join(class_names(label, classes)) or NONE

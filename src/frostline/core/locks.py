@@ -1,7 +1,7 @@
-"""Locks between processes, on file systems without locks too: there a file that its holder refreshes stands for one.
+"""Locks between processes, also on file systems without flock: there the holder refreshes a lease file.
 
 Network file systems may refuse flock, e.g. NFS without its lock daemon (ENOLCK) or Lustre mounted without `flock`
-(ENOSYS). All of them create a file for one process only, so what a lock guards stays guarded.
+(ENOSYS). All of them create a file exclusively, so the lease file excludes other processes just as well.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from frostline.core import notices
 NEVER = -1.0
 """As a timeout: wait for as long as it takes."""
 _MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-_SILENT = 60.0  # seconds without a refresh after which the holder of such a file counts as gone; it makes three in them
+_SILENT = 60.0  # seconds without a refresh after which the holder of a lease counts as gone; it refreshes three times
 
 
 @contextmanager
 def held(path: Path, *, timeout: float = NEVER) -> Iterator[None]:
-    """Hold the lock at `path` within the block; raises as `acquire` does."""
+    """Hold the lock at `path` within the block; raises like `acquire`."""
     lock = acquire(path, timeout=timeout)
     try:
         yield
@@ -37,16 +37,16 @@ def held(path: Path, *, timeout: float = NEVER) -> Iterator[None]:
 def acquire(path: Path, *, timeout: float = NEVER) -> BaseFileLock:
     """Return the lock at `path`, held until its `release` or the end of the process.
 
-    Raises filelock's `Timeout`, an OSError, if others hold it for `timeout` seconds, and OSError where no file can be
-    created. That the file system has no locks is said once.
+    Raises filelock's `Timeout`, an OSError, if others hold it for `timeout` seconds, and OSError if its file cannot be
+    created. A file system without locks is reported once.
     """
     lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=timeout)
     except OSError as error:
-        if error.errno not in _MISSING:  # a Timeout has no number
+        if error.errno not in _MISSING:  # a Timeout has no errno
             raise
-        notices.tell(f"{_top(path)} has no locks ({error.strerror}): files that are refreshed stand for them there")
+        notices.tell(f"{_top(path)} has no locks ({error.strerror}): lease files are used instead")
         lease = SoftFileLease(f"{path}.lease", lease_duration=_SILENT, on_compromise=lambda loss: _lost(path, loss))
         lease.acquire(timeout=timeout)
         return lease
@@ -54,9 +54,10 @@ def acquire(path: Path, *, timeout: float = NEVER) -> BaseFileLock:
 
 
 class Shared:
-    """Holds a file that is there, together with others, for as long as this is referred to.
+    """A shared lock on an existing file, held for as long as this object lives.
 
-    Raises `BlockingIOError` while somebody has it alone. Where the file system has no locks nothing is held.
+    Raises `BlockingIOError` while another process holds it exclusively. Without locks in the file system, it does
+    nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +68,7 @@ class Shared:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold a file that is there alone within the block; raises `BlockingIOError` while others hold it."""
+    """Hold an exclusive lock on an existing file within the block; raises `BlockingIOError` while others hold it."""
     with path.open("rb") as file:
         _flock(file.fileno(), fcntl.LOCK_EX)
         yield
@@ -82,12 +83,12 @@ def _flock(file: int, how: int) -> None:
 
 
 def _lost(path: Path, loss: object) -> None:
-    """Say that somebody else took what stands for the lock at `path`, since nobody refreshed it."""
+    """Warn that another process took the lease of the lock at `path`, because it was not refreshed in time."""
     notices.tell(f"the lock {path} was lost ({getattr(loss, 'reason', loss)}): another process may do the same work")
 
 
 def _top(path: Path) -> Path:
-    """Return where the file system begins in which `path` is to lie."""
+    """Return the mount point of the file system of `path`."""
     folder = path.parent.resolve()
     device = folder.stat().st_dev
     while folder != folder.parent and folder.parent.stat().st_dev == device:

@@ -1,6 +1,6 @@
-"""The machine, and what torch may use of it: device, threads, determinism, precision.
+"""Device, threads, determinism and precision of torch on this machine.
 
-torch is imported inside the functions that need it, so that a bad override is answered without it.
+torch is imported inside the functions that need it, so that a bad override is reported without it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # what torch.use_deterministic_algorithms asks for
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # required by torch.use_deterministic_algorithms
 
 
 def device(name: str, *, devices: int = 1) -> torch.device:
-    """Return the device called `name` (`auto`: a GPU if there is one), the first of so many `devices`.
+    """Return the device called `name` (`auto`: a GPU if there is one), the first of the run's `devices`.
 
-    Raises `UserError` where it, or one of the others, is not there.
+    Raises `UserError` if one of these devices does not exist.
     """
     import torch
 
     with warnings.catch_warnings():
-        if driver.too_old():  # which is said once, where workers are started, or below
+        if driver.too_old():  # reported once, where workers are started or below
             warnings.filterwarnings("ignore", "CUDA initialization")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name != "cpu":
@@ -47,23 +47,23 @@ def device(name: str, *, devices: int = 1) -> torch.device:
 
 
 def require_driver(name: str) -> None:
-    """Raise `UserError` where the device called `name` is a card, and torch can use none with this driver."""
+    """Raise `UserError` if the device called `name` is a GPU and the driver is too old for torch."""
     if name.startswith("cuda") and (problem := driver.too_old()) is not None:
         raise user_error("device", name, f"cpu, or a newer driver: {problem}")
 
 
 def require_cards(devices: int, cards: int) -> None:
-    """Raise `UserError` where a run on several devices, which is not to be on a CPU, has too few cards."""
+    """Raise `UserError` if a run on several GPUs asks for more `devices` than there are `cards`."""
     if devices > 1 and cards < devices:
-        none = driver.too_old() or "no card is there"
-        there = f"at most {cards}, as many cards as a run may have" if cards else f"1, as {none}"
-        raise user_error("devices", devices, f"{there}; with device=cpu it trains in so many processes")
+        none = driver.too_old() or "there is no GPU"
+        there = f"at most {cards}, the GPUs that a run may use" if cards else f"1, as {none}"
+        raise user_error("devices", devices, f"{there}; with device=cpu it trains in as many processes")
 
 
 def require_kernels(device: torch.device) -> None:
-    """Raise `UserError` for a card that is older, or newer, than all that this torch has kernels for.
+    """Raise `UserError` for a GPU of a generation for which this torch has no kernels.
 
-    Kernels for one card run on those of its generation, the first number of its compute capability
+    Kernels run on all GPUs of a generation, the major number of the compute capability
     (https://docs.nvidia.com/cuda/cuda-programming-guide).
     """
     import torch
@@ -72,12 +72,12 @@ def require_kernels(device: torch.device) -> None:
     generations = {int(name.removeprefix("sm_").rstrip("af")[:-1]) for name in there if name.startswith("sm_")}
     if generations and (capability := torch.cuda.get_device_capability(device))[0] not in generations:
         card = f"{torch.cuda.get_device_name(device)} (sm_{capability[0]}{capability[1]})"
-        expected = f"cpu, or a card that torch {torch.__version__} has kernels for ({', '.join(there)}), not {card}"
+        expected = f"cpu, or a GPU that torch {torch.__version__} has kernels for ({', '.join(there)}), not {card}"
         raise user_error("device", str(device), expected)
 
 
 def device_name(device: torch.device) -> str:
-    """Return the device for people: the card's name, or the number of threads on a CPU."""
+    """Return the device in words, with the GPU's name, or the number of threads on a CPU."""
     import torch
 
     if device.type == "cuda":
@@ -87,7 +87,7 @@ def device_name(device: torch.device) -> str:
 
 
 def platform(device: torch.device) -> str:
-    """Return what the last bits of a result depend on: torch, the card, or the CPU's instructions and threads."""
+    """Return the platform on which the last bits of a result depend: torch, and GPU or CPU instructions and threads."""
     import torch
 
     if device.type == "cuda":
@@ -97,7 +97,7 @@ def platform(device: torch.device) -> str:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the type of the mixed precision: bfloat16, or None for float32 (`auto`: bf16 on a GPU with it)."""
+    """Return the dtype of mixed precision: bfloat16, or None for float32 (`auto`: bf16 on a GPU that has it)."""
     import torch
 
     if precision == "auto":
@@ -107,9 +107,9 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def meaning_of_auto(name: str) -> dict[str, str]:
-    """Return what `auto` means on the device called `name`, by key, where that decides the bits of a run.
+    """Return by key the value that replaces `auto` on the device called `name`, for keys that decide the run's bits.
 
-    On a GPU `compile=auto` stays: what it does follows from the config and the data alone.
+    On a GPU `compile=auto` stays: its effect follows from config and data alone.
     """
     chosen = device(name)
     precision = {"precision": "fp32" if autocast_dtype("auto", chosen) is None else "bf16"}
@@ -117,29 +117,29 @@ def meaning_of_auto(name: str) -> dict[str, str]:
 
 
 def memory_format(*, channels_last: bool) -> torch.memory_format:
-    """Return how images and kernels lie in memory."""
+    """Return torch's memory format for images and kernels."""
     import torch
 
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
 def _default_threads() -> int:
-    """Return how many threads torch takes by itself, asked before anybody sets another number."""
+    """Return torch's default number of threads; the first call must come before any other number is set."""
     import torch
 
     return torch.get_num_threads()
 
 
 def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 1) -> None:
-    """Make torch give the same bits for the same command, or let it choose faster kernels; set its CPU threads.
+    """Set torch's CPU threads, and make it deterministic or let it choose faster kernels.
 
-    Where nobody says how many, those that torch takes by itself are shared among the `processes` of a run on a CPU.
+    Without `threads`, torch's default number is divided among the `processes` of a run on a CPU.
     """
     import torch
 
@@ -149,18 +149,18 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
-    # float32 means float32: TF32 has 10 bits of mantissa, and is cuDNN's default. Set by the old names, since torch
-    # refuses to read these once the new ones were set alone.
+    # float32 means float32: TF32, cuDNN's default, has 10 bits of mantissa. The old names are set, since torch refuses
+    # to read them after only the new ones were set.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    # On by default with the above; a debugging aid that costs a pass over every new tensor.
+    # On by default in deterministic mode: a debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @shared
 @contextlib.contextmanager
 def _settings_as_they_were() -> Iterator[None]:
-    """Take back all that the block sets in torch for the whole process; numbers are float32 in it."""
+    """Restore torch's process-wide settings after the block, in which the default dtype is float32."""
     import torch
 
     threads, mode, dtype = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.get_default_dtype()
@@ -174,7 +174,7 @@ def _settings_as_they_were() -> Iterator[None]:
     for place, name in places:
         try:
             before.append((place, name, getattr(place, name)))
-        except RuntimeError:  # it was set by its new name alone
+        except RuntimeError:  # only its new name was set
             before.append((place, "fp32_precision", place.fp32_precision))
     torch.set_default_dtype(torch.float32)
     try:
@@ -192,24 +192,24 @@ def _settings_as_they_were() -> Iterator[None]:
 
 @contextlib.contextmanager
 def torch_as_it_was() -> Iterator[None]:
-    """Have torch as a fresh process has it in the block, and as it was once no thread is in such a block any more.
+    """Give the block torch's default state, and restore the caller's when no thread is in such a block any more.
 
-    A notebook that predicts with a network goes on to train its own, which may have no deterministic algorithm; it may
-    have made float64 or a GPU its default, or be in a block without gradients.
+    A notebook that predicts with a network may go on to train its own, perhaps without deterministic algorithms. It may
+    have made float64 or a GPU the default, or be in a block without gradients.
     """
     import torch
 
     elsewhere = torch.get_default_device().type != "cpu"
-    with _settings_as_they_were(), torch.inference_mode(mode=False):  # which has gradients, whatever was said before
+    with _settings_as_they_were(), torch.inference_mode(mode=False):  # enables gradients in any case
         with torch.device("cpu") if elsewhere else contextlib.nullcontext():
             yield
 
 
 @contextlib.contextmanager
 def in_any_order() -> Iterator[None]:
-    """Let the block's operations be done in whatever order is fastest: what must come to the same in each.
+    """Allow nondeterministic algorithms in the block, for results that do not depend on the order, e.g. integer sums.
 
-    On a GPU deterministic algorithms sort what they add, also whole numbers, for which it takes ten times as long.
+    On a GPU deterministic algorithms sort the summands, also integers, which takes ten times as long.
     """
     import torch
 
@@ -222,12 +222,12 @@ def in_any_order() -> Iterator[None]:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the CPU on `device`, without the wait that there is from pageable memory."""
+    """Return a CPU tensor on `device`; the copy to a GPU is asynchronous, from pinned memory."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fetched(tensors: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield tensors in the host's memory, those of a GPU one later: it computes the next one while one is read."""
+    """Yield tensors in host memory; a GPU's one step late, so that it computes the next while the caller reads one."""
     import torch
 
     coming: list[tuple[torch.Tensor, torch.Event]] = []
@@ -248,7 +248,7 @@ def _arrived(copy: torch.Tensor, copied: torch.Event) -> torch.Tensor:
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told to, for whoever looks at a clock; a CPU has."""
+    """Wait until a GPU has finished its queued work, e.g. before a time measurement; return at once on a CPU."""
     import torch
 
     if device.type == "cuda":
@@ -256,7 +256,7 @@ def wait(device: torch.device) -> None:
 
 
 def timed(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
-    """Return the seconds that some work takes on an idle device, and what comes of it."""
+    """Return the seconds that `work` takes on an idle device, and its result."""
     wait(device)
     began = time.perf_counter()
     done = work()
@@ -265,7 +265,7 @@ def timed(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
 
 
 def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """Return the context of mixed precision in `dtype`; None stands for float32 throughout."""
+    """Return the autocast context for mixed precision in `dtype`; with None everything is float32."""
     import torch
 
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

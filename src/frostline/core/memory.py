@@ -1,4 +1,4 @@
-"""Memory: how much a process may take, what it peaked at, and whether what it freed stays with it."""
+"""Memory of a process: budget for pixels and features, free memory, peak usage, and whether freed memory is kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import torch
 
 SHARING = "FROSTLINE_SHARING"
-"""Variable of the environment that says how many workers share a device."""
+"""Environment variable with the number of workers that share a device."""
 
 
 def budget(device: torch.device, gigabytes: float | None, *, processes: int = 1) -> int:
-    """Return the bytes for pixels and features on `device`: as given in 10**9 bytes, else a third of what is free.
+    """Return the bytes for pixels and features on `device`: `gigabytes` (10**9 bytes), else a third of the free memory.
 
-    What this process itself holds counts as free: it is what an earlier run left. Workers that share the device share
-    its budget too, and so do the `processes` of a run on a CPU.
+    Memory that this process holds counts as free: it is left over from an earlier run. The free memory is divided among
+    the workers that share the device, and among the `processes` of a run on a CPU.
     """
     import torch
 
@@ -34,10 +34,10 @@ def budget(device: torch.device, gigabytes: float | None, *, processes: int = 1)
 
 
 def free() -> int:
-    """Return the bytes that this process can have: what the machine and its control groups have left, and its own."""
+    """Return the bytes that this process can have: those free in the machine and its control groups, and its own."""
     import psutil
 
-    own = psutil.Process().memory_info()  # pages of files, which are shared, count as available already
+    own = psutil.Process().memory_info()  # shared pages, e.g. of files, already count as available
     allowed = cgroups.free_memory()
     available = psutil.virtual_memory().available
     left = available if allowed is None else min(available, allowed)
@@ -45,25 +45,25 @@ def free() -> int:
 
 
 def keep_freed(device: torch.device) -> None:
-    """Let memory that is freed stay with the process until `reset_peak`, on a CPU whose malloc is glibc's.
+    """On a CPU with glibc, keep freed memory in the process until `reset_peak`.
 
-    The outputs of a network's layers come and go, and to have their pages from the system anew takes a sixth of the
-    time of a forward pass. On a GPU torch does as much by itself.
+    Layer outputs are freed and allocated again and again; getting their pages from the system takes a sixth of the time
+    of a forward pass. On a GPU torch's allocator keeps freed memory by itself.
     """
     if device.type == "cpu":
         malloc.keep()
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin to measure the peak memory anew, without what was freed before; a GPU becomes the process's current one.
+    """Reset the measurement of peak memory, and release freed memory; make a GPU the process's current device.
 
-    What names no device then means this one: to a sampler, to the look at whether it still works, to bf16.
+    Code that names no device then uses this GPU: a memory sampler, the check that it still works, the test for bf16.
     """
     import torch
 
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
-        torch.cuda.init()  # which a device with an index does not do by itself in what follows
+        torch.cuda.init()  # the calls below do not initialise a device with an index
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -74,7 +74,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """Return the peak in bytes since the last reset: of the GPU's allocator, or resident in the process on a CPU."""
+    """Return the peak in bytes since the last reset: of torch's allocator on a GPU, of resident memory on a CPU."""
     import torch
 
     if device.type == "cuda":

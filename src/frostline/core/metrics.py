@@ -1,4 +1,4 @@
-"""What the best epoch and the best cell are chosen by (`select`), and how its values are shown."""
+"""The metrics that `select` may name to choose the best epoch and cell, and the formatting of their values."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of how a network does on a split."""
+    """A measure of a network's quality on a split."""
 
     name: str
-    """As in the names of metrics, e.g. `macro_f1` in `test/macro_f1`."""
+    """Last part of its recorded names, e.g. `macro_f1` in `test/macro_f1`."""
     words: str
-    """For people."""
+    """Its name for people."""
     sign: int = 1
-    """1 where more is better, -1 where less is."""
+    """1 if higher is better, -1 if lower is."""
     share: bool = True
-    """Whether it lies in 0..1 and is shown in percent."""
+    """Whether it is in 0..1 and shown in percent."""
 
     @property
     def epoch(self) -> str:
-        """Its name where a metric is of the validation split in every epoch, which is its name in `select`."""
+        """Its name as a metric of an epoch, on the validation split; also its name in `select`."""
         return f"val/{self.name}"
 
     @property
     def val(self) -> str:
-        """Its name as a metric of a run: of the validation split, in the best epoch."""
+        """Its name as a metric of a run, on the validation split in the best epoch."""
         return f"best/val_{self.name}"
 
     @property
     def test(self) -> str:
-        """Its name as a metric of a run: of the test split."""
+        """Its name as a metric of a run, on the test split."""
         return f"test/{self.name}"
 
     def better(self, value: float, other: float) -> bool:
@@ -38,7 +38,7 @@ class Metric:
         return self.sign * value > self.sign * other
 
     def number(self, value: float, digits: int = 2) -> str:
-        """Return a value with so many decimals of a percent, without its unit, e.g. `97.50`; a loss e.g. `0.1234`."""
+        """Return a value without its unit, with `digits` decimals of a percent, e.g. `97.50`; a loss e.g. `0.1234`."""
         return f"{100 * value:.{digits}f}" if self.share else f"{value:.{digits + 2}f}"
 
     def text(self, value: float, digits: int = 2) -> str:
@@ -46,7 +46,7 @@ class Metric:
         return self.number(value, digits) + ("%" if self.share else "")
 
     def span(self, low: float, high: float, digits: int = 1) -> str:
-        """Return the ends of an interval for people, e.g. `96.8 to 99.4`; no shares are further apart than 0 and 1."""
+        """Return the ends of an interval, of values or differences, e.g. `0.8 to 4.7`; shares are clipped to -1..1."""
         if self.share:
             low, high = max(-1.0, low), min(1.0, high)
         return f"{self.number(low, digits)} to {self.number(high, digits)}"
@@ -63,4 +63,4 @@ MACRO_F1 = Metric("macro_f1", "macro F1")
 AUROC = Metric("auroc", "AUROC", share=False)
 MAP = Metric("map", "mAP")
 METRICS = {one.epoch: one for one in (ACCURACY, BALANCED_ACCURACY, MACRO_F1, MAP, AUROC, LOSS)}
-"""By what stands in `select`."""
+"""By the value of `select`."""

@@ -1,4 +1,4 @@
-"""What a search looks for: the metric of `select`, or several that are weighed against each other."""
+"""Objectives of a hyperparameter search: the metric of `select`, or several that form a Pareto front."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from frostline.core.metrics import METRICS
 
 @dataclass(frozen=True)
 class Objective:
-    """One of the things that are to be as good as they can be."""
+    """A quantity that a search maximises or minimises."""
 
     name: str
-    """As it stands in `search.objective`, e.g. `val/accuracy` or `cost/train_seconds`."""
+    """Its name in `search.objective`, e.g. `val/accuracy` or `cost/train_seconds`."""
     metric: str
     """Its name as a metric of a run."""
     words: str
-    """For people, with its unit."""
+    """Its name for people, with its unit."""
     sign: int
-    """1 where more is better, -1 where less is."""
+    """1 if higher is better, -1 if lower is."""
     share: bool = False
-    """Whether it lies in 0..1 and is shown in percent."""
+    """Whether it is in 0..1 and shown in percent."""
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
@@ -56,9 +56,9 @@ OBJECTIVES = {
         _cost("inference_images_per_second", "inference speed (images/s)", sign=1),
     )
 }
-"""By what may stand in `search.objective`: what every run records on validation, and what it costs."""
+"""By name in `search.objective`: validation metrics and costs, which every run records."""
 
 
 def several(names: Sequence[str] | None) -> list[Objective]:
-    """Return the objectives that are named; none where a search is for what stands in `select`."""
+    """Return the objectives called `names`; empty for None, where a search optimises the metric of `select`."""
     return [OBJECTIVES[name] for name in names or ()]

@@ -1,6 +1,6 @@
-"""What other packages add by entry points: sources of pictures, networks and commands, loaded when asked for by name.
+"""Plugins: data sources, networks and commands that other packages provide by entry points, loaded by name.
 
-A config names a plugin and holds no code: what runs is what was installed.
+A config only names a plugin. The code is that of the installed package.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 from frostline.core.errors import UserError
 
 SOURCES, MODELS, COMMANDS = "frostline.sources", "frostline.models", "frostline.commands"
-"""Groups of entry points: a function that opens splits, a `models.architecture.Architecture`, a module with `main`."""
+"""Entry point groups. Their objects: a function that opens splits, an `Architecture`, a module with `main`."""
 
 
 def names(group: str) -> list[str]:
-    """Return what is there of a group."""
+    """Return the names of the installed plugins of a group, sorted."""
     return sorted(_points(group))
 
 
 def load(group: str, name: str) -> Any:
-    """Return the object behind the entry point called `name`, None where there is none.
+    """Return the object of the entry point called `name`, None if there is none.
 
-    Raises `UserError` where it fails, and where several packages have one of that name.
+    Raises `UserError` if it cannot be loaded, or if several packages have one of that name.
     """
     point = _points(group).get(name)
     if point is None:
@@ -39,7 +39,7 @@ def load(group: str, name: str) -> Any:
         raise UserError(f"{name}: expected one plugin of {group} of that name, but {each} have one each")
     try:
         return point.load()
-    except Exception as error:  # whatever the other package raises
+    except Exception as error:  # the other package may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
             f"{name}: expected a plugin of {group} that can be loaded from {point.value} ({reason})"
@@ -47,9 +47,9 @@ def load(group: str, name: str) -> Any:
 
 
 def identity(group: str, name: str) -> str | None:
-    """Return what stands for the code of a plugin, None if there is none.
+    """Return a text that identifies the code of a plugin, None if there is no such plugin.
 
-    That is its version, the sha256 over the source of its package, and the versions of what its distribution requires.
+    It has the plugin's version, the sha256 over the source of its package, and the versions of its requirements.
     """
     point = _points(group).get(name)
     spec = find_spec(point.module.partition(".")[0]) if point else None
@@ -63,13 +63,13 @@ def identity(group: str, name: str) -> str | None:
 
 
 def distribution(group: str, name: str) -> str | None:
-    """Return what is to be installed for the plugin called `name`, None where there is none."""
+    """Return the name of the distribution to install for the plugin called `name`, None if there is none."""
     point = _points(group).get(name)
     return point.dist.name if point and point.dist else None
 
 
 def _required(dist: Distribution) -> Iterator[str]:
-    """Yield name and version of each distribution that another one requires and that is there."""
+    """Yield `name==version` of each installed requirement of `dist`."""
     for line in dist.requires or ():
         name = re.match(r"[\w.-]+", line)
         with suppress(PackageNotFoundError):
@@ -84,5 +84,5 @@ def _points(group: str) -> dict[str, EntryPoint]:
 
 @functools.cache
 def _installed(group: str) -> EntryPoints:
-    """Return the entry points of a group: looked up once, since all that is installed is read for it."""
+    """Return the entry points of a group; cached, since the look-up reads all installed packages."""
     return entry_points(group=group)

@@ -1,4 +1,4 @@
-"""Where the project lies, and which source of it is running."""
+"""Paths of the project and its config folders, and the identity of the running source code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from frostline.core.errors import user_error
 
 PACKAGE = Path(__file__).parents[1]
 further_configs: list[Path] = []
-"""Folders that hold options, too, as `look_into` was told."""
+"""Config folders added by `look_into`."""
 _SOURCES = (":/src", ":/conf", ":/train.py")  # paths from the top of the checkout
 
 
@@ -32,36 +32,36 @@ def project_root() -> Path:
 
 
 def multirun() -> Path:
-    """Return the folder of all sweeps that were not told to lie elsewhere."""
+    """Return the default parent folder of sweeps."""
     return project_root() / "multirun"
 
 
 def new_sweep() -> Path:
-    """Return where a sweep that begins now lies, as `hydra.sweep.dir` says it, to the microsecond."""
+    """Return the folder of a sweep that starts now, named by the time to the microsecond as in `hydra.sweep.dir`."""
     return multirun() / f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
 
 
 def config_folder() -> Path:
-    """Return the folder of the config groups: inside an installed package, else at the top of the checkout."""
+    """Return the folder of the config groups: in the package if it is installed, else at the top of the checkout."""
     packaged = PACKAGE / "conf"
     return packaged if packaged.is_dir() else PACKAGE.parent.parent / "conf"
 
 
 def register_resolver() -> None:
-    """Have `${project_root:}` in configs stand for the folder that it is now, `${minutes:4}` for those of 4 hours."""
+    """Register the resolvers `${project_root:}`, the current root, and `${minutes:4}`, the minutes of 4 hours."""
     OmegaConf.register_new_resolver("project_root", lambda: str(project_root()), replace=True)
     OmegaConf.register_new_resolver("minutes", lambda hours: math.ceil(60 * hours), replace=True)
 
 
 def at_home(argument: str) -> str:
-    """Return `argument` with the home folder for each `~/` that begins a value: shells leave it, Hydra refuses it."""
+    """Return `argument` with each `~/` at the start of a value expanded: shells leave it, Hydra refuses it."""
     return re.sub(r"(?<=[=,])~(?=/)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111
 
 
 def own_configs(arguments: Sequence[str]) -> list[Path]:
-    """Return where a person has options: in `conf/` where the command is typed, and in Hydra's `--config-dir`.
+    """Return the user's own config folders: `conf/` in the working directory, and those of Hydra's `--config-dir`.
 
-    To commands that are not Hydra's the latter is told by `look_into`.
+    Commands that do not run through Hydra pass the latter to `look_into`.
     """
     told = [value for key, value in pairwise(arguments) if key in ("--config-dir", "-cd")]
     told += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
@@ -71,7 +71,7 @@ def own_configs(arguments: Sequence[str]) -> list[Path]:
 
 
 def look_into(folder: str) -> None:
-    """Have Hydra look into a folder, too, for options; UserError where there is none."""
+    """Add a folder to Hydra's search path for options; UserError if it does not exist."""
     if not os.path.isdir(files.expanded(folder)):
         raise user_error("--config-dir", folder, "a folder that exists")
     further_configs.append(files.expanded(folder).absolute())
@@ -82,17 +82,17 @@ class SourceCode:
     """The code of a run."""
 
     sha256: str
-    """Over the package's own Python files, as `source_sha256` returns it."""
+    """Hash of the package's Python files, see `source_sha256`."""
     commit: str | None
-    """Of the checkout, None outside one."""
+    """Git commit of the checkout, None outside one."""
     patch: str
-    """What differs from the commit, tracked files only; empty where nothing does."""
+    """`git diff` of tracked files against the commit; empty if there is no difference."""
 
 
 def source_sha256() -> str:
-    """Return the sha256 (hex) over the package's own Python files, with their paths in it, in the order of these.
+    """Return the sha256 (hex) over paths and content of the package's Python files, in path order.
 
-    It is of what runs in this process: what is edited later is not that.
+    It is computed once per process, so that later edits do not change it.
     """
     return _sha256_of(PACKAGE)
 
@@ -111,19 +111,19 @@ def source() -> SourceCode:
 
 
 def untracked_files() -> list[tuple[str, Path]]:
-    """Return the files of source and config that git does not know and does not ignore: name in the checkout, path."""
+    """Return name in the checkout and path of each source or config file that git neither tracks nor ignores."""
     top = PACKAGE.parent.parent
     names = _git("ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *_SOURCES).split("\0")
     return [(name, top / name) for name in names if name]
 
 
 def _git(*arguments: str) -> str:
-    """Return what git prints about the checkout of this package, or nothing where there is none."""
+    """Return the output of git in the checkout of this package; empty outside one, and on any failure."""
     if not (PACKAGE.parent.parent / ".git").exists():
         return ""
     try:
         done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    # A space at the end of a patch is a line of it.
+    # Strip line feeds only: a line of a patch may be a single space.
     return done.stdout.decode(errors="replace").rstrip("\n") if done.returncode == 0 else ""

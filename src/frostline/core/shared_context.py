@@ -1,4 +1,4 @@
-"""A context for what is one for the whole process, and threads set: all that are in it are in the same one."""
+"""A context manager that threads share, for settings that are global to the process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 
 def shared(make: Callable[[], AbstractContextManager[object]]) -> Callable[[], AbstractContextManager[None]]:
-    """Return a context that is entered, as `make` returns it, by the first thread, and left by the last one in it.
+    """Return a context manager for several threads: the first one enters that of `make`, the last one leaves it.
 
-    Each that saves and restores for itself would bring back what another had set.
+    If each thread saved and restored the settings itself, it could restore what another thread had set.
     """
     lock, inside, entered = threading.Lock(), 0, ExitStack()
 

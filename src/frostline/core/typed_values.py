@@ -1,4 +1,4 @@
-"""Plain values, as YAML and JSON have them, as the dataclasses of a config."""
+"""Convert plain values, as from YAML or JSON, to the typed dataclasses of a config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from frostline.core.errors import means_null, unknown_key, user_error
 
 
 def section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Return an instance of the dataclass `cls`, its nested dataclasses included; unknown keys are errors."""
+    """Return an instance of the (nested) dataclass `cls`; `UserError` for unknown or missing keys and wrong types."""
     if not isinstance(values, Mapping):
         raise user_error(prefix.rstrip(".") or "config", values, "keys with values")
     hints = _hints(cls)
@@ -27,7 +27,7 @@ def section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Return the types of a dataclass's fields, which are written as text: it takes as long as all else of a config."""
+    """Return the types of a dataclass's fields; cached, since evaluating the annotations takes half of the time."""
     return get_type_hints(cls)
 
 
@@ -44,7 +44,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Return whether `value` has the type `hint`: Hydra sees to it on the command line, but not in a record."""
+    """Return whether `value` has the type `hint`; Hydra checks types on the command line, but not in a record."""
     kind, items = get_origin(hint) or hint, get_args(hint)
     if kind in (Any, Union, UnionType):
         return kind is Any or any(fits(item, value) for item in items)

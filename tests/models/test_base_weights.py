@@ -134,7 +134,7 @@ def _other(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [(_gone, "it is in none"), (_cut, "is damaged ("), (_changed, "have the sha256"), (_other, "have the sha256")],
+    [(_gone, "neither is there"), (_cut, "is damaged ("), (_changed, "have the sha256"), (_other, "have the sha256")],
 )
 def test_what_is_missing_or_damaged_is_one_line_that_names_it(learned: Path, damage: Any, said: str) -> None:
     file = base_file(learned)
@@ -150,5 +150,5 @@ def test_what_is_missing_or_damaged_is_one_line_that_names_it(learned: Path, dam
 def test_what_is_no_sha256_is_refused(tmp_path: Path, named: object) -> None:
     file = tmp_path / "best.safetensors"
     tensorfile.save(file, {"w": torch.zeros(1)}, {**FACTS, "base": named})
-    with pytest.raises(UserError, match="expected a sha256 of the weights that belong to it"):
+    with pytest.raises(UserError, match="expected the sha256 of its base weights, not "):
         weights.read(file)

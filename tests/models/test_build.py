@@ -92,7 +92,7 @@ def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch
     assert model.weights_sha256 == hashing.of_file(saved)
     with pytest.raises(
         UserError,
-        match="expected weights of resnet18 of torchvision, and these are of shufflenet_v2_x0_5 of torchvision",
+        match="expected weights of resnet18 of torchvision, not of shufflenet_v2_x0_5 of torchvision",
     ):
         build("resnet18", weights="glyphs", num_classes=10, seed=0)
 

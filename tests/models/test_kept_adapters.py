@@ -288,7 +288,7 @@ def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str,
     kind = "onnx" if chosen == "prompt" else "torchscript"
     assert export.export(predictor, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
     for file in (best, tmp_path / "net.safetensors"):
-        with pytest.raises(UserError, match=r"^model\.weights=.*: expected weights of a plain network, and these are"):
+        with pytest.raises(UserError, match=r"^model\.weights=.*: expected weights of a plain network, not of"):
             run(tmp_path / "next", f"model.weights={file}", "freeze=head")
 
 

@@ -42,7 +42,7 @@ def test_any_other_difference_is_reported_with_names_shapes_and_counts() -> None
     with pytest.raises(UserError) as caught:
         load_weights.load_into(net(), state, ["2"], source="w.pt")
     assert str(caught.value) == (
-        "model.weights=w.pt: do not fit the network outside its head: 1 missing: 1.running_mean; "
+        "model.weights=w.pt: weights do not fit the network outside its head: 1 missing: 1.running_mean; "
         "2 unexpected: 5.a, 5.b; 1 of another shape: 0.weight 8x3x3x3 instead of 4x3x3x3"
     )
 

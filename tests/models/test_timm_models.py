@@ -171,7 +171,7 @@ def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path:
         ({"name": "hf-hub:timm/test_vit.r160_in1k"}, r"^model\.name=hf-hub:.* did you mean test_vit\.r160_in1k\?$"),
         ({"name": "vit_smal_patch16_224"}, "did you mean vit_small_patch16_224?"),
         ({"weights": "r160_in1"}, r"model\.weights=r160_in1: expected .* did you mean r160_in1k?"),
-        ({"weights": "glyphs"}, "expected weights of test_vit of timm, and these are of shufflenet_v2_x0_5 of torchvi"),
+        ({"weights": "glyphs"}, "expected weights of test_vit of timm, not of shufflenet_v2_x0_5 of torchvi"),
         ({"name": "vgg16", "image_size": 16}, r"model\.image_size=16: expected a size that suits vgg16"),
         ({"name": "levit_128s", "image_size": 9}, r"model\.image_size=9: expected a size that suits"),
         ({"name": "vit_huge_patch14_gap_224", "weights": "in1k_ijepa"}, "timm knows no sha256 of http"),

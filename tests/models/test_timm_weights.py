@@ -50,7 +50,7 @@ def test_a_folder_as_the_hub_has_it_gives_weights_and_input(repository: Path) ->
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.module.state_dict().items())
     assert model.input == InputSpec(96, 120, (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
     assert model.weights_sha256 == hashing.of_file(repository / "model.safetensors")
-    with pytest.raises(UserError, match=r"expected weights of test_vit, and these are of test_resnet$"):
+    with pytest.raises(UserError, match=r"expected weights of test_vit, not of test_resnet$"):
         build_timm("test_vit", repository)
     with pytest.raises(UserError, match=r"^model\.sha256=0000"):
         build_timm("test_resnet", repository, sha256="0" * 64)
@@ -88,8 +88,8 @@ def test_a_hub_out_of_reach_is_one_line_that_says_what_to_put_where(monkeypatch:
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
-        (RepositoryNotFoundError, 404, "the hub has no such repository, or none without a token in HF_TOKEN"),
-        (GatedRepoError, 403, "the hub asks for its licence to be accepted there, and for the token of who did that"),
+        (RepositoryNotFoundError, 404, "the hub has no such repository, or it needs a token in HF_TOKEN"),
+        (GatedRepoError, 403, "the hub requires you to accept its licence there, and HF_TOKEN to hold a token"),
         (HfHubHTTPError, 500, r"the hub answers 500\), or"),
     ],
 )

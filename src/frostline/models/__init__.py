@@ -1,5 +1,5 @@
-"""A network, its stages, who learns in it, and where it is cut.
+"""Networks: building them, their weights and stages, freezing, adapters, and the cut at the frost line.
 
-Knows no pictures but their size. Imports `core` and `store`.
+Knows only the size of images. Imports `core` and `store`.
 Start with `build`; `freezing` turns a freeze mode into phases.
 """

@@ -1,12 +1,11 @@
-"""Adapters: what little is added to a frozen network and learns in its place, and is merged into its weights at last.
+"""Insert adapters (LoRA, DoRA, IA3, SSF) into frozen layers, and merge them into the weights after training.
 
-What cannot be merged is in `kept_adapters`. Each kind here says what the weight and the bias of a layer are while it is
-there, as functions of the frozen ones and of its own parameters. So it works in whatever layer has a weight, also where
-torch reads that and never calls the layer, as in attention, and the merged network is the plain one: same names, same
-shapes.
+Adapters that cannot be merged are in `kept_adapters`. An adapter here computes weight and bias of its layer from the
+frozen ones and its own parameters. So it works in every layer that has a weight, even where torch reads the weight
+without calling the layer, as in attention; and the merged network is the plain one, with the same names and shapes.
 
-An adapter is a child of its layer, called `adapter`, so that its parameters have names, addresses and stages as all
-others do (`stage2/adapter/lora_A/layer2.0.conv1.adapter.lora_A`).
+An adapter is a child of its layer, called `adapter`, so that its parameters have names, addresses and stages like all
+others (`stage2/adapter/lora_A/layer2.0.conv1.adapter.lora_A`).
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from frostline.models.stages import Structure
 
 
 def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed: int, side: int) -> Structure:
-    """Give the layers of `module` that `how` names an adapter each, and return its structure with these in it.
+    """Add an adapter to each layer of `module` that `how` matches, and return the structure with the adapters.
 
-    `side` is that of the pictures in pixels. The head, which is new, gets none. The network computes what it did, but
-    for prompts. UserError where no layer is named.
+    `side` is the side of the images in pixels. The head, which is new, gets no adapter. Outputs of the network do not
+    change, except with prompts. UserError if no layer matches.
     """
     if how.kind in KEPT:
         return kept_adapters.insert(module, structure, how, seed=seed, side=side)
@@ -56,32 +55,32 @@ def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed:
 
 
 def named(path: str, adapter: nn.Module) -> list[str]:
-    """Return the names in the network of the parameters of an adapter, whose layer is at `path`."""
+    """Return the names, in the network, of the parameters of an adapter whose layer is at `path`."""
     return [f"{path}.{freezing.ADAPTER}.{name}" for name, _ in adapter.named_parameters()]
 
 
 def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module, Adapter]]:
-    """Yield path, layer and adapter of the layers that have one."""
+    """Yield path, layer and adapter for each layer with an adapter."""
     for path, layer in [*module.named_modules()]:
         if isinstance(adapter := layer._modules.get(freezing.ADAPTER), Adapter):
             yield path, layer, adapter
 
 
 def touched(module: nn.Module) -> frozenset[str]:
-    """Return the names of the tensors that `merge` will change, and of those that it will remove."""
+    """Return the names of the tensors that `merge` will change or remove."""
     own = [layer._parameters[name] for _, layer, _ in adapted(module) for name in _tensors(layer)]
     return frozenset(_called(module, (*own, *_parameters(module))))
 
 
 def without(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state of `module` as it is named where no layer has an adapter."""
+    """Return the state dict of `module` without the parameters of adapters."""
     theirs = _called(module, _parameters(module))
     return {name: tensor for name, tensor in module.state_dict().items() if name not in theirs}
 
 
 @torch.no_grad()
 def merge(module: nn.Module) -> dict[str, Tensor]:
-    """Make every adapter part of its layer's own tensors and remove it; return these tensors by name."""
+    """Merge every adapter into the tensors of its layer and remove it; return these tensors by name."""
     merged = []
     for _, layer, _ in adapted(module):
         told = {name: getattr(layer, name) for name in _tensors(layer)}
@@ -97,22 +96,22 @@ def _parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _called(module: nn.Module, tensors: Collection[Tensor | None]) -> dict[str, Tensor]:
-    """Return some tensors of a network by name, by all names where one has several, as that of a layer used twice."""
+    """Return these tensors of a network by name; a tensor of a layer that is used twice appears under all its names."""
     ids = {id(tensor) for tensor in tensors}
     return {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if id(tensor) in ids}
 
 
 def _tensors(layer: nn.Module) -> tuple[str, str]:
-    """Return what the weight and the bias of a layer are called."""
+    """Return the names of a layer's weight and bias."""
     return ("in_proj_weight", "in_proj_bias") if isinstance(layer, nn.MultiheadAttention) else ("weight", "bias")
 
 
 def _fits(layer: nn.Module, how: AdapterConfig) -> bool:
-    """Return whether the kind of adapter has a form for the layer: a matrix, for SSF anything with a bias."""
+    """Return whether the kind of adapter applies to the layer: one with a matrix; for SSF, any with a bias."""
     weight, bias = (layer._parameters.get(name) for name in _tensors(layer))
     if how.kind == "ssf":
         return weight is not None and bias is not None
-    if isinstance(layer, nn.Conv2d):  # each group of which has a matrix of its own, too small to be made of thin ones
+    if isinstance(layer, nn.Conv2d):  # the matrix of each group is too small for a low rank
         return layer.groups == 1 or how.kind == "ia3"
     return weight is not None and isinstance(layer, nn.Linear | nn.MultiheadAttention)
 
@@ -129,9 +128,9 @@ def _adapter_for(layer: nn.Module, path: str, addresses: Sequence[str], how: Ada
 
 @functools.cache
 def _with_adapter(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return layers of a `kind` whose weight and bias are what their adapter makes of them.
+    """Return a subclass of `kind` whose weight and bias are computed by the adapter.
 
-    The class has the same name, so that addresses, tracing and what torch asks of types see the layer that it was.
+    The subclass has the same name, so that addresses, tracing and torch's type checks see the original layer.
     """
 
     def tensor(name: str, of: str) -> property:

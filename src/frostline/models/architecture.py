@@ -1,4 +1,4 @@
-"""What is to be known of a network to train it, wherever it comes from: torchvision, timm or another package."""
+"""Descriptions of networks (constructor, stages, input, weights), from torchvision, timm or another package."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights that a library has by name."""
+    """Pretrained weights that a library offers by name."""
 
     fetch: Callable[[], tuple[Path, str]]
-    """Returns their file, downloaded if it is not on this disk, and its sha256 as hex; UserError where it fails."""
+    """Returns the file, downloaded if missing, and its sha256 as hex; UserError if that fails."""
     input: InputSpec
-    """The picture that they expect."""
+    """The image that the weights expect."""
 
 
 def as_they_are(module: nn.Module, tensors: Tensors) -> Tensors:
-    """Return the tensors of a file for a network that takes them as they are."""
+    """Return the tensors of a file unchanged."""
     return tensors
 
 
 def new_layer(module: nn.Module, heads: tuple[str, ...], num_classes: int) -> None:
-    """Put a layer with `num_classes` outputs in the place of each head, initialised as torch does."""
+    """Replace each head by a layer with `num_classes` outputs, initialised as torch does."""
     for place in heads:
         module.set_submodule(place, like(module.get_submodule(place), num_classes))
 
 
 def like(layer: nn.Module, num_classes: int) -> nn.Module:
-    """Return a new layer with `layer`'s inputs and `num_classes` outputs, initialised as torch does."""
+    """Return a new layer with the inputs of `layer` and `num_classes` outputs, initialised as torch does."""
     if isinstance(layer, nn.Conv2d):
         assert layer.kernel_size == (1, 1)
         return nn.Conv2d(layer.in_channels, num_classes, 1, bias=layer.bias is not None)
@@ -46,21 +46,21 @@ def like(layer: nn.Module, num_classes: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network by name; other packages bring theirs as entry points of the group `frostline.models`."""
+    """A network by name; other packages add theirs as entry points of the group `frostline.models`."""
 
     network: Callable[[int], nn.Module]
-    """Returns it with new weights for squares of so many pixels; how many classes it has does not matter."""
+    """Returns the network with new weights, given the side of its square input in pixels; any number of classes."""
     family: Family | Callable[[nn.Module, int], Structure]
-    """Its stages, and its head; or a function that finds them in a network for squares of so many pixels."""
+    """Its stages and head; or a function that finds them, given the network and the side of its input in pixels."""
     input: InputSpec
-    """The picture that it is made for without weights, or with those of a file that says nothing of its input."""
+    """The expected image without weights, or with weights from a file that does not describe its input."""
     weights: Mapping[str, Path | Pretrained] = field(default_factory=dict)
-    """Pretrained weights by name in lower case; the first is `default` too."""
+    """Pretrained weights by lower-case name; the first is also `default`."""
     folder: Callable[[Path], Pretrained] | None = None
-    """Returns the weights in a folder as the library's hub has them; UserError where they are of another network."""
+    """Returns the weights in a folder laid out as on the library's hub; UserError for weights of another network."""
     smallest: int = 1
-    """The side in pixels of the smallest picture that it can see."""
+    """The side in pixels of the smallest image that the network accepts."""
     new_heads: Callable[[nn.Module, tuple[str, ...], int], None] = new_layer
-    """Puts heads for so many classes at their places; by default a linear layer or a convolution of 1x1."""
+    """Replaces the heads, given paths and number of classes; by default with a linear layer or a 1x1 convolution."""
     adapt: Callable[[nn.Module, Tensors], Tensors] = as_they_are
-    """Returns the tensors of a file as those of the network at its input size, e.g. with positions interpolated."""
+    """Converts the tensors of a file to the network at its input size, e.g. by interpolating positions."""

@@ -1,7 +1,7 @@
-"""Weights with which many runs begin, kept once: a file of what a run learned names the rest by its sha256.
+"""Base weights shared by many runs, stored once: a file with a run's learned tensors refers to its base by sha256.
 
-That is the sha256 of `hashing.of_tensors`, which is known of weights that come from a file before they are written: a
-run that finds its base there writes, reads and hashes nothing of it.
+This is the sha256 of `hashing.of_tensors`. It is known before the base is written if the weights come from a file, so a
+run whose base exists already neither writes, reads nor hashes it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from frostline.models.state_dicts import within
 from frostline.store import hashing, tensorfile
 
 KEY = "base"
-"""Of a file's metadata: the sha256 of the tensors that belong to its own and lie elsewhere."""
+"""Metadata key of a file for the sha256 of its base weights, which are stored elsewhere."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _known: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-"""The sha256 of what networks began with."""
+"""The sha256 of the base weights of networks."""
 
 
 def belongs(name: str, heads: Sequence[str]) -> bool:
-    """Return whether a tensor is one with which all runs of a network begin: it is of no head and of no adapter.
+    """Return whether a tensor is part of the base weights: it belongs to no head and no adapter.
 
-    Those are the same for all freeze modes, seeds of a new head and numbers of classes.
+    Base weights are the same for all freeze modes, seeds of a new head and numbers of classes.
     """
     return not within(name, heads) and freezing.ADAPTER not in name.split(".")
 
 
 def keep(module: nn.Module, heads: Sequence[str], folder: Path) -> str:
-    """Return the sha256 of what runs of a network begin with, whose file is in `folder` by then.
+    """Write the base weights of a network to `folder`, unless they are there, and return their sha256.
 
-    `module` has not learned yet but in its heads: it is looked through once. Many processes and hosts may do this at
-    once; the file appears whole or not at all, and is written by one of them.
+    Nothing but the heads of `module` may have learned yet: its sha256 is computed once. Processes and hosts may call
+    this concurrently; one of them writes the file, which appears whole or not at all.
     """
     digest = _known.get(module)
     if digest is None or not (folder / name_of(digest)).exists():
@@ -54,7 +54,7 @@ def _kept(tensors: Mapping[str, Tensor], folder: Path) -> str:
     digest = hashing.of_tensors(tensors)
     file = folder / name_of(digest)
     if not file.exists():
-        from frostline.core import locks  # which nobody needs who reads
+        from frostline.core import locks  # readers do not need it
 
         folder.mkdir(exist_ok=True)
         with locks.held(folder / ".lock"):
@@ -64,7 +64,7 @@ def _kept(tensors: Mapping[str, Tensor], folder: Path) -> str:
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    partial = file.with_name(".part")  # of a process that was killed it is written anew
+    partial = file.with_name(".part")  # overwritten if a killed process left one
     try:
         tensorfile.write(partial, tensors, {})
         partial.replace(file)
@@ -73,31 +73,31 @@ def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def name_of(digest: str) -> str:
-    """Return what the file of weights with this sha256 is called."""
+    """Return the file name of base weights with this sha256."""
     return f"{digest}.safetensors"
 
 
 def named(path: Path) -> str | None:
-    """Return the sha256 of the weights that a safetensors file needs beside its own, None where it has all.
+    """Return the sha256 of the base weights that a safetensors file refers to; None if the file is complete.
 
-    UserError where it names something else.
+    UserError if the reference is not a sha256.
     """
     text = tensorfile.metadata_text(path)
     try:
         said = json.loads(text)
-    except (ValueError, RecursionError):  # said to be wrong by whoever reads all of it
+    except (ValueError, RecursionError):  # reported when the whole file is read
         return None
     digest = said.get(KEY) if isinstance(said, dict) else None
     if digest is None or (isinstance(digest, str) and _SHA256.fullmatch(digest)):
         return digest
-    raise UserError(f"{path}: expected a sha256 of the weights that belong to it, and it says {str(digest)[:80]!r}")
+    raise UserError(f"{path}: expected the sha256 of its base weights, not {str(digest)[:80]!r}")
 
 
 def read(path: Path, digest: str) -> dict[str, Tensor]:
-    """Return by name the tensors with this sha256, which the file at `path` names.
+    """Return the base weights with this sha256, to which the file at `path` refers, by name.
 
-    They lie beside it, or in the folder of its sweep: `weights/` in a folder above. UserError, a line, where they do
-    not, or are others.
+    Their file is beside it, or in the folder of its sweep: `weights/` in a parent folder. One-line UserError if it is
+    missing or damaged.
     """
     name = name_of(digest)
     above = dict.fromkeys((*path.absolute().parents, *path.resolve().parents))
@@ -105,7 +105,7 @@ def read(path: Path, digest: str) -> dict[str, Tensor]:
     file = next((place for place in places if place.is_file()), None)
     needs = f"{path} holds what a run learned, and needs {BASES}/{name} of its sweep"
     if file is None:
-        raise UserError(f"{needs}: expected that in a folder above it, or {name} beside it, and it is in none")
+        raise UserError(f"{needs}: expected it in a parent folder, or {name} beside the file; neither is there")
     try:
         found = tensorfile.tensors_of(file)
         sha256 = hashing.of_tensors(found)

@@ -1,4 +1,4 @@
-"""Build classifiers: the network that `lookup` finds by its name, its stages, its checked weights, a head."""
+"""Build a classifier: find the network by name, load its checked weights, and add a head for the classes."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from frostline.store import hashing
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier and what the rest of the program needs to know about it."""
+    """A classifier with its structure, expected input and the origin of its weights."""
 
     name: str
     library: str
-    """Whose network it is: `torchvision` or `timm`."""
+    """The library that defines the network: `torchvision` or `timm`."""
     module: nn.Module
     structure: Structure
     input: InputSpec
     weights_sha256: str | None
-    """Of the weights file, as hex; None from scratch and on the meta device."""
+    """sha256 of the weights file, as hex; None from scratch and on the meta device."""
     loaded: str | None
-    """What was read of the weights file, in a line: where it was, whether the head is new; None as above."""
+    """What was read from the weights file, in one line: under which keys, whether the head is new; None as above."""
     new_head: bool
-    """Whether the head has new weights, which depend on the seed, and not those of the file."""
+    """Whether the head has new weights, which depend on the seed, instead of those of the file."""
     trained_for: tuple[str, ...] | None = None
-    """The classes that a weights file says it was trained for."""
+    """The classes for which the weights were trained, if the file says so."""
     kept: AdapterConfig | None = None
-    """What it has that its library's network has not, and that can be made no part of that."""
+    """Adapters that cannot be merged and stay in the network."""
 
     @property
     def linear_head(self) -> nn.Linear | None:
@@ -71,12 +71,12 @@ def build(
 ) -> Model:
     """Return the network with `num_classes` outputs on the CPU, in training mode, its kernels in `memory_format`.
 
-    `library`: `torchvision`, which plugins count to, or `timm`. `weights`: None for from scratch, `DEFAULT` or another
-    name that the library gives, `glyphs`, a file, or a folder as timm's hub has it. The head is the file's where its
-    shape fits and it is not known to be for other classes than `classes`, else new. New weights depend on `seed` alone,
-    those of the head not even on the backbone's. `meta` builds on the meta device and reads no weights, but has the
-    adapters that a file says it kept; what is no part of the network's state has its values even so. UserError for
-    anything unknown or unfitting, as is a network with adapters of its own that is to learn once more.
+    `library` is `torchvision`, also for plugins, or `timm`. `weights` is None for training from scratch, `DEFAULT` or
+    another name that the library offers, `glyphs`, a file, or a folder laid out as on timm's hub. The head is loaded if
+    its shape fits and the file does not name other classes than `classes`; else it is new. New weights depend on `seed`
+    alone; weights of a new head do not depend on the backbone. `meta` builds on the meta device and reads no weights,
+    but adds the kept adapters that a file describes; tensors outside the state dict have values even then. UserError
+    for anything unknown or unsuitable, such as fine-tuning weights with kept adapters.
     """
     found = architecture_of(name, library)
     source = source_of(found, weights)
@@ -118,19 +118,19 @@ def build(
 
 
 def with_adapters(model: Model, how: AdapterConfig, *, seed: int) -> Model:
-    """Return the model, whose network has the adapters that `how` says from now on; UserError where none fits it."""
+    """Insert the adapters that `how` describes and return the model with them; UserError if none fits the network."""
     structure = adapters.insert(model.module, model.structure, how, seed=seed, side=model.input.size)
     return replace(model, structure=structure, kept=how if how.kind in KEPT else None)
 
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
-    """Return what `tensorfile.save` shall keep beside the weights, so that `build` can read the file again."""
+    """Return the metadata that `tensorfile.save` must write beside the weights, so that `build` can read the file."""
     said = {"model": model.name, "library": model.library, "classes": list(classes)}
     return {**said, **asdict(model.input), **({"adapter": asdict(model.kept)} if model.kept else {})}
 
 
 def _network(name: str, found: Architecture, size: int) -> nn.Module:
-    """Return the network for squares of `size` pixels, whose gradient is the same in every run."""
+    """Return the network for square inputs of `size` pixels, with deterministic gradients."""
     try:
         module = found.network(size)
     except (AssertionError, ValueError) as problem:
@@ -140,7 +140,7 @@ def _network(name: str, found: Architecture, size: int) -> nn.Module:
 
 
 def new_head(model: Model, num_classes: int, seed: int) -> nn.Module:
-    """Return the layer that `build` makes the only head of such a network for a `seed`; `model` stays as it is."""
+    """Return the only head that `build` would create for this model and `seed`; `model` does not change."""
     (place,), module = model.structure.heads, model.module
     own = module.get_submodule(place)
     with _seeded(seed, "init", "head"):
@@ -158,13 +158,13 @@ def _load(
     sha256: str | None,
     classes: Sequence[str] | None,
 ) -> tuple[str, Loaded]:
-    """Fill the module from its source; return the sha256 of the file, which is checked first, and what was read."""
+    """Load weights into the module; return the sha256 of the file, which is checked first, and what was read."""
     path, digest = file_of(source, sha256)
     said = metadata_of(path)
     if said.get("adapter"):
         kind = adapter_config(said["adapter"]).kind
-        told = f"weights of a plain network, and these are of one that keeps what was put into it ({kind})"
-        raise user_error("model.weights", path, f"{told}: predict, export and register take it as it is")
+        told = f"weights of a plain network, not of one that keeps adapters ({kind})"
+        raise user_error("model.weights", path, f"{told}; predict, export and register accept them")
     ours = classes is None or said.get("classes") in (None, list(classes))
     adapt = partial(found.adapt, module)
     loaded = load_into(module, content(path), heads, source=str(path), take_head=ours, adapt=adapt)
@@ -174,7 +174,7 @@ def _load(
 
 @contextmanager
 def _seeded(*parts: int | str) -> Iterator[None]:
-    """Draw new weights from an addressed seed; the CPU generator is as before afterwards, others stay untouched."""
+    """Draw new weights from an addressed seed; restore the CPU generator afterwards, and leave others untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(address(*parts))
         yield

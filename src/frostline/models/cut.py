@@ -1,6 +1,6 @@
-"""A network cut at the frost line: what lies below is a pure function of the image, what lies above learns.
+"""Cut a network at the frost line: the frozen half below is a pure function of the image, the half above learns.
 
-Both halves share their layers with the whole network, so freezing, modes and weights are those of the whole.
+Both halves share their layers with the whole network, and with them freezing, modes and weights.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from frostline.models.stages import Structure
 _halves: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], tuple[fx.GraphModule, fx.GraphModule]]] = (
     WeakKeyDictionary()
 )
-"""Those of a network by the stages below, since tracing it takes as long as an epoch of a head."""
+"""Cached halves of networks, by the stages below: tracing a network takes as long as an epoch of a head."""
 _traces: WeakKeyDictionary[nn.Module, tuple[fx.Graph, set[fx.Node]]] = WeakKeyDictionary()
-"""What they are cut from."""
+"""Cached graphs of networks, and the nodes of each that return a tensor."""
 
 
 def stages_below(structure: Structure, phase: Phase) -> tuple[str, ...]:
-    """Return the stages below the frost line of a phase: the lowest ones, as long as nothing in them learns."""
+    """Return the stages below the frost line of a phase: all below the lowest stage in which something learns."""
     active = {structure.stage_of(name) for name in phase.learning}
     first = next(level for level, stage in enumerate(structure.stages) if stage in active)
     return structure.stages[:first]
@@ -39,7 +39,7 @@ def head_alone(structure: Structure, below: Sequence[str]) -> bool:
 
 
 def reach(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[str, ...]:
-    """Return as many of the stages `below`, from the lowest, as end where the network can be cut; none perhaps."""
+    """Return the stages `below` up to the highest one above which the network can be cut; perhaps none."""
     if structure.side is None:
         return tuple(below)
     counts = range(len(below), 0, -1)
@@ -47,19 +47,19 @@ def reach(module: nn.Module, structure: Structure, below: Sequence[str]) -> tupl
 
 
 def _can_cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> bool:
-    """Return whether the forward pass can be traced, and one tensor alone crosses the border above `below`."""
+    """Return whether the forward pass can be traced and only one tensor crosses the border above `below`."""
     try:
         halves(module, structure, below)
-    except Exception:  # whatever a forward pass raises that is not made to be traced
+    except Exception:  # a forward pass that is not made for tracing can raise anything
         return False
     return True
 
 
 def halves(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Return the network up to the last layer of the stages `below`, and the rest, which takes the former's output.
+    """Return the network up to the last layer of the stages `below`, and the rest, which takes its output.
 
-    One tensor crosses the line, as late as possible, i.e. behind a pooling or flattening that learns nothing.
-    ValueError where none does alone.
+    One tensor crosses the cut. The cut is as late as possible, i.e. after a pooling or flattening without parameters.
+    ValueError if no tensor crosses alone.
     """
     known = _halves.setdefault(module, {})
     if tuple(below) not in known:
@@ -68,14 +68,14 @@ def halves(module: nn.Module, structure: Structure, below: Sequence[str]) -> tup
 
 
 def segments(module: nn.Module, structure: Structure) -> dict[str, fx.GraphModule]:
-    """Return the network below its head in parts, each of which takes the output of the one before, the first images.
+    """Return the network below its head as consecutive parts: the first takes images, each other one the part before.
 
-    Each has the name of its last stage; where the network cannot be cut above a stage, that is in the next one's part.
-    None are there of a network whose forward pass cannot be traced.
+    A part has the name of its last stage. A stage above which the network cannot be cut is in the next stage's part.
+    Empty if the forward pass cannot be traced.
     """
     try:
         graph, _ = _trace(module, structure)
-    except Exception:  # whatever a forward pass raises that is not made to be traced
+    except Exception:  # a forward pass that is not made for tracing can raise anything
         return {}
     found, start = {}, next(iter(graph.nodes))
     for count in range(1, len(structure.stages)):
@@ -94,7 +94,7 @@ def _cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple
 
 
 def _crossing(module: nn.Module, structure: Structure, below: Sequence[str]) -> fx.Node | None:
-    """Return the last step whose output crosses the border above `below` alone, None where none does."""
+    """Return the last node whose output alone crosses the border above `below`; None if there is none."""
     graph, tensors = _trace(module, structure)
     levels, varying, border = _levels(graph, structure), _varying(graph), len(below) - 1
     low = [node for node in reversed(graph.nodes) if levels[node] <= border and node in tensors & varying]
@@ -102,7 +102,7 @@ def _crossing(module: nn.Module, structure: Structure, below: Sequence[str]) -> 
 
 
 def _trace(module: nn.Module, structure: Structure) -> tuple[fx.Graph, set[fx.Node]]:
-    """Return the steps of the forward pass, and which of them give a tensor."""
+    """Return the graph of the forward pass, and the nodes that return a tensor."""
     if module not in _traces:
         graph = graph_of(module, _Stages(structure))
         _traces[module] = graph, set(graph.nodes) if structure.side is None else _settle(module, graph, structure.side)
@@ -110,9 +110,9 @@ def _trace(module: nn.Module, structure: Structure) -> tuple[fx.Graph, set[fx.No
 
 
 def _settle(module: nn.Module, graph: fx.Graph, side: int) -> set[fx.Node]:
-    """Put numbers in the place of steps that compute the same one for any batch; return the steps that give a tensor.
+    """Replace nodes whose number is the same for every batch by a constant; return the nodes that return a tensor.
 
-    What a network reads of the shape of its maps would have to cross a border too. Nothing is computed for it.
+    Else a size that a network reads from its feature maps would have to cross the cut, too. Runs on the meta device.
     """
     one = _values(module, graph, 2, side)
     numbers = [node for node, value in one.items() if node.op != "placeholder" and _is_number(value)]
@@ -125,17 +125,17 @@ def _settle(module: nn.Module, graph: fx.Graph, side: int) -> set[fx.Node]:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a whole number, or a tuple of such."""
+    """Return whether a value is an integer, or a tuple of integers."""
     return all(map(_is_number, value)) if isinstance(value, tuple) else isinstance(value, int)
 
 
 def _put(user: fx.Node, node: fx.Node, value: Any) -> None:
-    """Let `user` read `value` in the place of what `node` gives."""
+    """Replace the input `node` of `user` by the constant `value`."""
     user.args, user.kwargs = map_arg((user.args, user.kwargs), lambda other: value if other is node else other)
 
 
 def _values(module: nn.Module, graph: fx.Graph, count: int, side: int) -> dict[fx.Node, Any]:
-    """Return what each step of a graph gives for so many images, of tensors the shape alone: on the meta device."""
+    """Return the value of each node for `count` images; tensors are on the meta device, without values."""
     every = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
@@ -146,10 +146,10 @@ def _values(module: nn.Module, graph: fx.Graph, count: int, side: int) -> dict[f
 
 
 def graph_of(module: nn.Module, tracer: fx.Tracer) -> fx.Graph:
-    """Return the graph of a module as `tracer` sees it: of its arguments the first alone varies.
+    """Return the graph of a module, traced by `tracer` with its first argument as the only variable input.
 
-    Neither here nor in `module_of` is anything left that refers to itself in a circle: that would keep networks, and
-    what memory they have on a device, until garbage is collected, which may be several runs later.
+    Neither this nor `module_of` leaves reference cycles: they would keep networks and their device memory until the
+    garbage collector runs, perhaps several runs later.
     """
     _, *others = inspect.signature(module.forward).parameters.values()
     graph = tracer.trace(module, {one.name: one.default for one in others if one.default is not one.empty})
@@ -158,14 +158,14 @@ def graph_of(module: nn.Module, tracer: fx.Tracer) -> fx.Graph:
 
 
 def module_of(layers: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """Return the module that computes `graph` with the layers of another module."""
+    """Return a module that computes `graph` with the given layers."""
     module = fx.GraphModule(layers, graph)
     module.graph.owning_module = None
     return module
 
 
 class _Stages(fx.Tracer):
-    """Traces down to modules that lie within one stage and no further, so that their modes can still change."""
+    """Keeps modules that lie within one stage as leaves, so that their train or eval mode can still change."""
 
     def __init__(self, structure: Structure) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class _Stages(fx.Tracer):
 
 
 def _levels(graph: fx.Graph, structure: Structure) -> dict[fx.Node, int]:
-    """Return the level of each node's stage, which is at least that of its inputs: of what is no layer, just that."""
+    """Return the level of each node: the highest level among its inputs and, for a layer, that of its stage."""
     levels: dict[fx.Node, int] = {}
     for node in graph.nodes:
         below = max((levels[other] for other in node.all_input_nodes), default=0)
@@ -188,7 +188,7 @@ def _levels(graph: fx.Graph, structure: Structure) -> dict[fx.Node, int]:
 
 
 def _varying(graph: fx.Graph) -> set[fx.Node]:
-    """Return what depends on the image; the rest, positions say, can be had on both sides of a border."""
+    """Return the nodes that depend on the image; others, e.g. positions, can be computed on both sides of a cut."""
     found = {next(iter(graph.nodes))}
     for node in graph.nodes:
         if not found.isdisjoint(node.all_input_nodes):
@@ -201,7 +201,7 @@ def _is_layer(node: fx.Node) -> bool:
 
 
 def _crosses_alone(cut: fx.Node, border: int, levels: dict[fx.Node, int], varying: set[fx.Node]) -> bool:
-    """Return whether nothing from below the border reaches a layer above it, or the output, but through `cut`."""
+    """Return whether all data from below the border reaches the layers above it, and the output, through `cut`."""
     reached = [node for node in levels if levels[node] > border]
     for node in reached:
         inputs = [other for other in node.all_input_nodes if other is not cut and other in varying]
@@ -212,7 +212,7 @@ def _crosses_alone(cut: fx.Node, border: int, levels: dict[fx.Node, int], varyin
 
 
 def _part(graph: fx.Graph, start: fx.Node, end: fx.Node) -> fx.Graph:
-    """Return what computes `end` from `start`, which becomes the part's input."""
+    """Return the graph that computes `end` from `start`, which becomes its input."""
     needed = [end]
     for node in needed:
         needed.extend(other for other in node.all_input_nodes if node is not start and other not in needed)

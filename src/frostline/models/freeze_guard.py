@@ -1,4 +1,4 @@
-"""What is frozen stays as it is, bit for bit: copies of frozen tensors, compared at the end of every phase."""
+"""Verify that frozen tensors stay unchanged, bit for bit: keep copies and compare at the end of every phase."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from frostline.models.freezing import is_norm
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers of so many bytes, as which the bits of other types can be compared."""
+"""Integer types by their number of bytes, used to compare the bits of other types."""
 
 
 class FrozenDrift(RuntimeError):
-    """A parameter or buffer that was to stay as it was has changed."""
+    """A frozen parameter or buffer has changed."""
 
 
 def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that do not learn and the buffers that no layer in train mode updates, by name."""
+    """Return by name the parameters that do not learn, and the buffers that no norm layer in train mode updates."""
     moving = {path for path, part in module.named_modules(remove_duplicate=False) if is_norm(part) and part.training}
     return {
         name: tensor
@@ -30,49 +30,49 @@ def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _every_tensor(module: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers by name, by all names where one has several, as that of a layer used twice."""
+    """Return all parameters and buffers by name; tensors of a layer that is used twice appear under all their names."""
     every = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     return dict(chain(*every))
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A frozen tensor, its bits, and how often torch had written to it by then."""
+    """A frozen tensor, a copy of it, and torch's count of writes to it at that time."""
 
     tensor: Tensor
     copy: Tensor
     version: int
 
     def written(self, now: Tensor) -> bool:
-        """Return whether torch knows of any write since: cheap, but blind to what goes around its bookkeeping."""
+        """Return whether torch has counted a write since: cheap, but blind to writes that bypass the count."""
         return now is not self.tensor or now._version != self.version
 
 
 class Guard:
-    """Owns copies of the tensors that are frozen, and compares them bit for bit at the end of every phase."""
+    """Keeps copies of the frozen tensors, and compares them bit for bit at the end of every phase."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._watched: dict[str, _Watched] = {}
         self.compared = 0
-        """Number of tensors that were found unchanged, in the phase that froze the most."""
+        """Number of tensors found unchanged, in the phase that froze the most."""
 
     def watch(self) -> None:
-        """Keep watching what is still frozen, let go of what now learns, and copy what is newly frozen."""
+        """Copy newly frozen tensors, drop the copies of tensors that now learn, and keep all others."""
         self._watched = {
             name: self._watched.get(name) or _Watched(tensor, tensor.detach().clone(), tensor._version)
             for name, tensor in frozen_tensors(self._module).items()
         }
 
     def glance(self) -> None:
-        """Check if torch wrote to any frozen tensor; running statistics that move without that wait for `check`."""
+        """Run `check` if torch counted a write to a frozen tensor; uncounted changes are found by the next `check`."""
         now = _every_tensor(self._module)
         if any(one.written(now[name]) for name, one in self._watched.items()):
             self.check()
         self.compared = max(self.compared, len(self._watched))
 
     def check(self) -> None:
-        """Compare with the copies; raises `FrozenDrift` naming the first tensors that moved."""
+        """Compare with the copies; raises `FrozenDrift`, which names the first tensors that changed."""
         now = _every_tensor(self._module)
         drifted = _different({name: (now[name], one.copy) for name, one in self._watched.items()})
         if drifted:
@@ -81,14 +81,14 @@ class Guard:
         self.compared = max(self.compared, len(self._watched))
 
     def verdict(self) -> str:
-        """Return in words what the checks found; drift has raised by then."""
+        """Return the result of the checks in words; a drift raises before."""
         return f"{self.compared} tensors unchanged, bit for bit" if self.compared else "nothing was frozen"
 
 
 def _different(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
-    """Return which pairs of tensors do not hold the same bytes: unlike to `==`, nan is itself and -0.0 is not 0.0.
+    """Return the names of pairs with different bytes: unlike with `==`, nan equals itself and -0.0 differs from 0.0.
 
-    On a card all are compared before the host waits for what came of it.
+    On a GPU all comparisons are launched before the host waits for the first result.
     """
     asked: dict[str, Tensor | bool] = {}
     for name, (now, before) in pairs.items():
@@ -104,6 +104,6 @@ def _different(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """Return a tensor as whole numbers with the same bytes."""
+    """Return the bytes of a tensor viewed as integers."""
     plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
     return plain.view(_INTEGERS[plain.itemsize]) if plain.is_floating_point() else plain

@@ -1,7 +1,7 @@
-"""A copy of the network below the frost line that does the same, faster: for inference alone.
+"""Fuse the layers below the frost line for faster inference: a copy of the network with the same function.
 
-Batch norm is folded into convolutions; and on a CPU a convolution, the sum behind it and the activation behind that are
-one operation, which writes its output once and does not read it again.
+Batch norm is folded into convolutions. On a CPU, a convolution, the following sum and the activation become one
+operation, which writes its output once and does not read it again.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _ACTIVATIONS: dict[Any, tuple[str, tuple[float, ...]]] = {
     nn.Hardswish: ("hardswish", ()),
     nn.SiLU: ("swish", ()),
 }
-"""What oneDNN calls an activation, and its constants."""
+"""oneDNN's name of each activation, and its constants."""
 _SUMS = (operator.add, operator.iadd, torch.add)
 
 
 def fast_copy(
     below: nn.Module, dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format
 ) -> nn.Module:
-    """Return a copy of the network below the line for inference alone, computing in `dtype` on `device`.
+    """Return a fused copy of the network below the line, for inference in `dtype` on `device`.
 
-    It takes images that lie in `memory_format`.
+    Its inputs are images in `memory_format`.
     """
     layers = copy.deepcopy(below).eval()
     traced = module_of(layers, graph_of(layers, _Careful()))
     fold(traced)
-    # oneDNN adds in bfloat16 only where channels come last, and only there it is faster.
+    # oneDNN fuses the sum only in bfloat16 with channels last, and only there is it faster.
     if (dtype, device.type, memory_format) == (torch.bfloat16, "cpu", torch.channels_last) and onednn.available():
         fuse(traced)
     traced._apply(lambda t: t.to(memory_format=memory_format) if t.dim() == 4 else t)  # masks may have five dimensions
@@ -50,16 +50,16 @@ def fast_copy(
 
 
 class _Careful(fx.Tracer):
-    """Traces down to layers, and no further than to a module whose forward pass is not made for that."""
+    """Traces down to layers; a module whose forward pass cannot be traced stays one node."""
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Return what `m` gives, as the steps in it or as one step."""
+        """Return the output of `m`, traced into its layers, or as one node if that fails."""
         last = next(iter(reversed(self.graph.nodes)))
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception:  # whatever it raises when it is shown no tensors
+        except Exception:  # code that expects tensors can raise anything for proxies
             for node in reversed(self.graph.nodes):
                 if node is last:
                     break
@@ -68,7 +68,7 @@ class _Careful(fx.Tracer):
 
 
 def fold(traced: fx.GraphModule) -> None:
-    """Make each convolution and its batch norm in eval mode one convolution (arXiv:1712.05877, section 3.2)."""
+    """Fold each batch norm in eval mode into the convolution before it (arXiv:1712.05877, section 3.2)."""
     layers = dict(traced.named_modules())
     for node in traced.graph.nodes:
         norm = layers.get(str(node.target))
@@ -80,7 +80,7 @@ def fold(traced: fx.GraphModule) -> None:
 
 
 def fuse(traced: fx.GraphModule) -> None:
-    """Make each convolution, its sum with a shortcut and the activation behind them one operation of oneDNN."""
+    """Fuse each convolution, its sum with a shortcut and the following activation into one operation of oneDNN."""
     layers = dict(traced.named_modules())
     for node in traced.graph.nodes:
         kind = type(layers[node.target]) if node.op == "call_module" else node.target
@@ -97,7 +97,7 @@ def fuse(traced: fx.GraphModule) -> None:
 
 
 class _Fused(nn.Module):
-    """A convolution of which more is computed than the convolution."""
+    """A convolution fused with the operations after it."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -121,14 +121,14 @@ class _Added(_Fused):
     """A convolution, its sum with a shortcut, and ReLU."""
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        """Return ReLU of the convolution of `x` plus `shortcut`, over which it is written."""
+        """Return ReLU of the convolution of `x` plus `shortcut`; overwrites `shortcut`."""
         return onednn.added(x, shortcut, self.weight, self.bias, self._how)
 
 
 def _residual(node: fx.Node, layers: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node] | None:
-    """Return the convolution and the shortcut that `node` adds, if the sum can be written over the shortcut.
+    """Return the convolution and the shortcut that `node` adds, if the sum may overwrite the shortcut.
 
-    It can where a layer made the shortcut and nothing but layers read it, all of them before the convolution.
+    It may if the shortcut is the output of a layer and is read by layers only, all of them before the convolution.
     """
     if node.target not in _SUMS or node.kwargs:
         return None
@@ -152,12 +152,12 @@ def _read_once(value: Any) -> TypeGuard[fx.Node]:
 
 
 def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Return whether `layer` is a convolution as oneDNN knows it."""
+    """Return whether `layer` is a convolution that oneDNN supports."""
     return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _replace(traced: fx.GraphModule, nodes: tuple[fx.Node, ...], layer: nn.Module) -> nn.Module:
-    """Let the first of `nodes`, which follow each other, do with `layer` what all of them did."""
+    """Replace consecutive `nodes` by the first one with `layer`, which computes the function of all; return `layer`."""
     first, *others = nodes
     traced.set_submodule(str(first.target), layer)
     for node in others:

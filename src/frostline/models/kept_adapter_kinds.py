@@ -1,4 +1,4 @@
-"""The kinds of adapters that a network keeps: what each makes of what its module takes and gives, and how it begins."""
+"""Adapters that stay in the network: bottlenecks and visual prompts, as wrappers around a module's forward pass."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _Forward = Callable[..., Any]
 
 
 class KeptAdapter(nn.Module, ABC):
-    """What lies around one module for good."""
+    """An adapter that wraps one module and cannot be merged."""
 
     @abstractmethod
     def around(self, forward: _Forward, *inputs: Any, **options: Any) -> Any:
-        """Return what the module, whose own forward pass is `forward`, gives now."""
+        """Return the adapted output, given the module's original `forward` and its arguments."""
 
     @abstractmethod
     def start(self, module: nn.Module, draw: torch.Generator) -> None:
-        """Take new values, for the network `module`."""
+        """Initialise the parameters for the network `module`."""
 
 
 class Bottleneck(KeptAdapter):
-    """Adds to what a module gives a function of it through few dimensions (Houlsby et al. 2019, arXiv:1902.00751).
+    """Adds a low-dimensional function of a module's output to that output (Houlsby et al. 2019, arXiv:1902.00751).
 
-    `parallel` makes it one of what the module takes (AdaptFormer, Chen et al. 2022, arXiv:2205.13535). The projections
-    of feature maps `(B, C, H, W)` are convolutions of 1x1 (Rebuffi et al. 2018, arXiv:1803.10082).
+    With `parallel` it is a function of the module's input (AdaptFormer, Chen et al. 2022, arXiv:2205.13535). For
+    feature maps `(B, C, H, W)` the projections are 1x1 convolutions (Rebuffi et al. 2018, arXiv:1803.10082).
     """
 
     def __init__(self, taken: int, given: int, how: AdapterConfig, *, maps: bool, like: Tensor) -> None:
@@ -44,13 +44,13 @@ class Bottleneck(KeptAdapter):
         self.parallel, self.scale, self.dropout = how.parallel, how.scale, how.dropout
 
     def start(self, module: nn.Module, draw: torch.Generator) -> None:
-        """Draw what leads down as torch does the weight of a linear layer; all else is 0, and so is what is added."""
+        """Initialise the down projection as torch does a linear layer; all else, and so the addition, with 0."""
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
         nn.init.kaiming_uniform_(self.down.get_parameter("weight"), a=math.sqrt(5), generator=draw)
 
     def around(self, forward: _Forward, *inputs: Any, **options: Any) -> Any:
-        """Return what the module gives and what is added to it; of several outputs to the first."""
+        """Return the module's output plus the adapter's; with several outputs, the adapter adds to the first."""
         given = forward(*inputs, **options)
         first, others = (given[0], given[1:]) if isinstance(given, tuple) else (given, None)
         middle = F.dropout(F.relu(self.down(inputs[0] if self.parallel else first)), self.dropout, self.training)
@@ -59,10 +59,10 @@ class Bottleneck(KeptAdapter):
 
 
 class Prompt(KeptAdapter):
-    """Tokens that learn, before those of the picture in what a block takes (Jia et al. 2022, arXiv:2203.12119).
+    """Learned tokens before the image tokens of a block's input (Jia et al. 2022, arXiv:2203.12119).
 
-    Attention gives a token no place but by its position. Where that is added below the blocks, before is as good as
-    between; where it turns queries and keys, attention leaves out the first tokens, class and registers, and these too.
+    Attention knows the order of tokens only by position embeddings. Where these are added below the blocks, any place
+    for the prompts is equivalent. Rotary embeddings skip the first tokens (class, registers), and the prompts too.
     """
 
     def __init__(self, how: AdapterConfig, length: int, *, enter: bool, leave: bool, like: Tensor) -> None:
@@ -71,14 +71,14 @@ class Prompt(KeptAdapter):
         self.count, self.leave, self.dropout = how.tokens, leave, how.dropout
 
     def start(self, module: nn.Module, draw: torch.Generator) -> None:
-        """Draw the tokens as wide as the paper does: as Xavier's rule has it for the layer that embeds the patches."""
+        """Initialise the tokens as the paper does: uniformly, with Xavier's bound for the patch embedding."""
         if self.tokens is not None:
             patches = next(part.weight for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear))
             bound = math.sqrt(6 / (len(patches) + patches[0].numel()))
             nn.init.uniform_(self.tokens, -bound, bound, generator=draw)
 
     def around(self, forward: _Forward, *inputs: Any, **options: Any) -> Any:
-        """Return what the block gives for `(B, N, C)` and the tokens; without these where they leave."""
+        """Return the block's output for `(B, N, C)` with the tokens prepended; removed again where they leave."""
         sequence, *others = inputs
         if self.tokens is not None:
             tokens = F.dropout(self.tokens, self.dropout, self.training)

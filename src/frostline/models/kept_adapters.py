@@ -1,7 +1,6 @@
-"""Adapters that no weight of the network can stand for, so that it keeps them: bottlenecks beside modules, prompts.
+"""Insert adapters that cannot be merged into weights and stay in the network: bottlenecks and visual prompts.
 
-Each lies around a module, whose child `adapter` it is, and decides what that takes and gives; the module's own tensors
-have the names that they had.
+Each wraps a module, as its child `adapter`, and changes its input or output; the module's own tensors keep their names.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from frostline.models.stages import Structure
 
 _PAPERS = {"bottleneck": "arXiv:1902.00751, arXiv:2205.13535", "prompt": "arXiv:2203.12119"}
 _READ = {"bottleneck": ("rank", "parallel", "scale", "dropout"), "prompt": ("tokens", "deep", "dropout")}
-"""What each kind reads of `AdapterConfig`, beside where it is put."""
+"""Options of `AdapterConfig` that each kind reads, besides the place."""
 _TRANSFORMERS = {
     "torchvision.models.vision_transformer.VisionTransformer": ("encoder.layers", "hidden_dim"),
     "timm.models.vision_transformer.VisionTransformer": ("blocks", "embed_dim"),
     "timm.models.eva.Eva": ("blocks", "embed_dim"),
 }
-"""Networks whose blocks take any number of tokens, each at any place: where these are, and the length of a token."""
+"""Networks whose blocks accept any number of tokens in any order: path of the blocks, attribute of the token width."""
 
 
 def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed: int, side: int) -> Structure:
-    """Put adapters around the modules that `how` names, and return the structure with these in it.
+    """Wrap the modules that `how` matches in adapters, and return the structure with the adapters.
 
-    `side` is that of the pictures in pixels. The head, which is new, gets none. With bottlenecks the network computes
-    what it did. UserError where no module is named, and where a network has no place for prompts.
+    `side` is the side of the images in pixels. The head, which is new, gets no adapter. Bottlenecks do not change the
+    network's outputs. UserError if no module matches, or if the network does not support prompts.
     """
     addresses = freezing.addresses_of_modules(module, structure)
     below_head = {path: own for path, own in addresses.items() if structure.stage_of(path) != structure.stages[-1]}
@@ -60,7 +59,7 @@ def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed:
 
 
 def alone(module: nn.Module, how: AdapterConfig, *, heads: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of adapters and heads under their names in the network, and what these are."""
+    """Return the tensors of adapters and heads by their names in the network, and a description of the adapters."""
     paths = [path for path, part in module.named_modules() if isinstance(part, KeptAdapter)]
     tensors = {
         f"{path}.{n}": t for path in (*paths, *heads) for n, t in module.get_submodule(path).state_dict().items()
@@ -74,7 +73,7 @@ def alone(module: nn.Module, how: AdapterConfig, *, heads: Sequence[str]) -> tup
 def _bottlenecks(
     module: nn.Module, addresses: Mapping[str, Sequence[str]], how: AdapterConfig, side: int
 ) -> Iterator[tuple[str, KeptAdapter]]:
-    """Yield a bottleneck for each module that is named and gives one tensor, or several, the first of them features."""
+    """Yield path and bottleneck for each matched module whose output, or first output, is a tensor of features."""
     named = [path for path, own in addresses.items() if freezing.is_named(own, how.where)]
     for path, (taken, given) in _shapes(module, named, side).items():
         maps = len(given) == 4 and given[2] == given[3]
@@ -91,9 +90,9 @@ def _without(shape: torch.Size, axis: int) -> Iterator[int]:
 
 
 def _shapes(module: nn.Module, paths: Sequence[str], side: int) -> dict[str, tuple[torch.Size | None, torch.Size]]:
-    """Return the shapes of what modules take and give for two squares of `side` pixels, in the order of their calls.
+    """Return input and output shapes of modules for two square images of `side` pixels, in the order of calls.
 
-    Nothing is computed for it. Left out are those that are not called and those whose output is no features.
+    Runs on the meta device. Modules that are not called, or whose output is not features, are left out.
     """
     found: dict[str, tuple[torch.Size | None, torch.Size]] = {}
 
@@ -122,20 +121,20 @@ def _shapes(module: nn.Module, paths: Sequence[str], side: int) -> dict[str, tup
 
 
 def _fits(layer: nn.Module) -> bool:
-    """Return whether a module has parameters and takes a child that its forward pass does not know of."""
+    """Return whether a module has parameters and can have a child that its forward pass ignores."""
     return not isinstance(layer, nn.ModuleDict | nn.ModuleList) and any(True for _ in layer.parameters())
 
 
 def _prompts(
     module: nn.Module, addresses: Mapping[str, Sequence[str]], how: AdapterConfig, side: int
 ) -> Iterator[tuple[str, KeptAdapter]]:
-    """Yield what lets tokens enter and leave: with `deep` at every block that is named, else at the first and last."""
+    """Yield path and prompt adapter: with `deep` for every matched block, else for the first and the last."""
     ours = (_TRANSFORMERS.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(module).__mro__)
     known = next(filter(None, ours), None)
     if known is None:
         told = (
             "a VisionTransformer of torchvision or timm (ViT, DeiT, CLIP, SigLIP, DINOv2) or timm's Eva (EVA, DINOv3),"
-            f" whose blocks take any number of tokens; {type(module).__name__} is none, and freeze=adapter fits it"
+            f" whose blocks take any number of tokens; {type(module).__name__} is none, but freeze=adapter fits it"
         )
         raise user_error("freeze_mode.adapter.kind", "prompt", told)
     chained, length = known
@@ -150,12 +149,12 @@ def _prompts(
 
 
 def _from_first_to_last(blocks: Sequence[str], named: Sequence[str]) -> Sequence[str]:
-    """Return the blocks that tokens go through which enter at the first that is named and leave at the last."""
+    """Return the blocks from the first matched one to the last, which prompt tokens pass through."""
     return blocks[blocks.index(named[0]) : blocks.index(named[-1]) + 1] if named else ()
 
 
 def _without_position(block: nn.Module, count: int) -> None:
-    """Have a block's attention, where it turns queries and keys by their positions, leave out `count` tokens more."""
+    """Make rotary position embeddings of a block's attention skip `count` more tokens."""
     layer: Any
     for layer in block.modules():
         if hasattr(layer, "num_prefix_tokens"):
@@ -164,9 +163,9 @@ def _without_position(block: nn.Module, count: int) -> None:
 
 @functools.cache
 def _surrounded(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return modules of a `kind` around which their adapter lies.
+    """Return a subclass of `kind` whose forward pass goes through its adapter.
 
-    The class has the same name, so that addresses, tracing and what torch asks of types see the module that it was.
+    The subclass has the same name, so that addresses, tracing and torch's type checks see the original module.
     """
 
     @functools.wraps(kind.forward)
@@ -179,6 +178,6 @@ def _surrounded(kind: type[nn.Module]) -> type[nn.Module]:
         return [part for name, part in self._modules.items() if name != freezing.ADAPTER]
 
     facts: dict[str, Any] = {"forward": forward, "__module__": kind.__module__}
-    if issubclass(kind, nn.Sequential):  # which calls its children one after the other
+    if issubclass(kind, nn.Sequential):  # its forward pass iterates over its children
         facts |= {"__iter__": lambda self: iter(own(self)), "__len__": lambda self: len(own(self))}
     return type(kind.__name__, (kind,), facts)

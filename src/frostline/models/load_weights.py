@@ -1,4 +1,4 @@
-"""Weights put into a network, whatever other programs put around them: strictly, and in a line what does not fit."""
+"""Load a state dict into a network: strictly, also from other programs' checkpoints, with a one-line error."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from frostline.core.errors import UserError, user_error
 from frostline.models import state_dicts
 
-_AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # heads of GoogLeNet and Inception v3 that we build without
+_AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # auxiliary heads of GoogLeNet, Inception v3: not built
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was taken from a file, and what was not."""
+    """What was loaded from a file."""
 
     names: Collection[str]
-    """Parameters and buffers of the network that were written."""
+    """Parameters and buffers of the network that were overwritten."""
     said: str
-    """The same for people, in a line: where the tensors were, whether the head is new, what was left out."""
+    """A line for people: where the tensors were in the file, whether the head is new, which tensors were left out."""
 
 
 def load_into(
@@ -35,13 +35,13 @@ def load_into(
     take_head: bool = True,
     adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors,
 ) -> Loaded:
-    """Copy what `state` holds of `module` into it, whatever other programs put around it, and return what that was.
+    """Copy the tensors of `module` that `state` holds, at whatever depth, into it, and return which these were.
 
-    Heads that are missing, shaped otherwise or not to be taken leave the module's own as they are. `adapt` makes
-    tensors those of the network's input size.
+    The module keeps its own heads if those in `state` are missing or have another shape, or without `take_head`.
+    `adapt` converts tensors to the network's input size.
 
-    UserError with a report when anything else is missing, unexpected or of another shape, when different tensors
-    would fit, and when a number is nan or infinite. `source` names the weights in it.
+    UserError if any other tensor is missing, unexpected or of another shape, if several different state dicts would
+    fit, and if a number is nan or infinite. `source` names the weights in the message.
     """
     own, found = module.state_dict(), state_dicts.tables(state)
     if not found:
@@ -69,7 +69,7 @@ def load_into(
 def _said(
     reading: state_dicts.Reading, head: str, theirs: Sequence[str], taken: Mapping[str, Tensor], *, plain: bool
 ) -> str:
-    """Return in a line what was read of a file."""
+    """Return a line that says what was read from a file."""
     if taken:
         told = f"head {head} taken" + ("" if set(theirs) == taken.keys() else f" from {theirs[0].rpartition('.')[0]}")
     else:
@@ -93,7 +93,7 @@ def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) 
     }
     report = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
     if report:
-        raise UserError(f"model.weights={source}: do not fit the network outside its head: {report}")
+        raise UserError(f"model.weights={source}: weights do not fit the network outside its head: {report}")
 
 
 def _shape(tensor: Tensor) -> str:

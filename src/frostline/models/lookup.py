@@ -1,4 +1,4 @@
-"""A network and its weights, found by their names: whose it is, the file, and the input that it expects."""
+"""Look up a network and its weights by name: the architecture, the weights file, and the expected input."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from frostline.store import hashing
 
 
 def input_of(name: str, *, library: str = "torchvision", weights: str | None, image_size: int | None) -> InputSpec:
-    """Return the picture that `build.build` with the same arguments makes its network for; UserError as there."""
+    """Return the input of the network that `build.build` returns for the same arguments; raises the same errors."""
     found = architecture_of(name, library)
     return input_spec(name, library, found, source_of(found, weights), image_size)
 
 
 def architecture_of(name: str, library: str) -> Architecture:
-    """Return the network called `name`, of timm, of torchvision or of a plugin."""
+    """Return the architecture called `name`, from timm, torchvision or a plugin; UserError if there is none."""
     if library == "timm":
         try:
             from frostline.models import timm_models
         except ImportError as error:
-            way = f"torchvision, or the package timm, as `pip install 'frostline[timm]'` brings it ({error})"
+            way = f"torchvision, or the package timm, which `pip install 'frostline[timm]'` installs ({error})"
             raise user_error("model.library", "timm", way) from None
         return timm_models.architecture(name)
     if name in torchvision_models.NAMES:
@@ -44,7 +44,7 @@ def architecture_of(name: str, library: str) -> Architecture:
 
 
 def source_of(found: Architecture, weights: str | None) -> Pretrained | Path | None:
-    """Return the library's weights or the existing file that `weights` names."""
+    """Return the library's weights or the existing file that `weights` names; UserError if there are none."""
     if weights is None:
         return None
     entries = dict(zip(("default",), found.weights.values(), strict=False)) | dict(found.weights)
@@ -64,11 +64,11 @@ def source_of(found: Architecture, weights: str | None) -> Pretrained | Path | N
 def input_spec(
     name: str, library: str, found: Architecture, source: Pretrained | Path | None, image_size: int | None
 ) -> InputSpec:
-    """Return what the weights expect; where they do not say it, what the architecture does."""
+    """Return the input that the weights expect or, if they do not say it, the architecture's default."""
     saved = metadata_of(source) if isinstance(source, Path) else {}
     if saved and (saved["model"], saved.get("library", "torchvision")) != (name, library):
         theirs = f"{saved['model']} of {saved.get('library', 'torchvision')}"
-        raise user_error("model.weights", source, f"weights of {name} of {library}, and these are of {theirs}")
+        raise user_error("model.weights", source, f"weights of {name} of {library}, not of {theirs}")
     said = source.input if isinstance(source, Pretrained) else found.input
     spec = InputSpec.of(saved) if saved else said
     if image_size is None:
@@ -79,16 +79,16 @@ def input_spec(
 
 
 def weights_file(name: str, *, library: str, weights: str | None, sha256: str | None = None) -> tuple[Path, str] | None:
-    """Return the file that `build.build` would read, fetched if need be, and its sha256; None for from scratch.
+    """Return the file that `build.build` would read, downloaded if missing, and its sha256; None from scratch.
 
-    UserError where it has another `sha256`.
+    UserError if its sha256 is not the expected `sha256`.
     """
     source = source_of(architecture_of(name, library), weights)
     return None if source is None else file_of(source, sha256)
 
 
 def file_of(source: Pretrained | Path, sha256: str | None) -> tuple[Path, str]:
-    """Return the file of a source, fetched if need be, and its sha256; UserError where it has another `sha256`."""
+    """Return the file of a source, downloaded if missing, and its sha256; UserError if that is not `sha256`."""
     path, digest = source.fetch() if isinstance(source, Pretrained) else (source, hashing.of_source(source))
     if sha256 is None and source == GLYPHS:
         sha256 = GLYPHS_SHA256

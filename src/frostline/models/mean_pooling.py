@@ -1,4 +1,4 @@
-"""Activations of any stage, maps or tokens, become a vector for each image: embeddings, and what linear probes read."""
+"""Mean-pool the activations of any stage, maps or tokens, into one vector per image, for embeddings and probes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def pooled(activations: Tensor) -> Tensor:
-    """Return a vector `(B, D)` float32 for each image: the mean of its activations over all places or tokens.
+    """Return a vector `(B, D)` float32 for each image: the mean of its activations over all positions or tokens.
 
-    Maps `(B, C, H, W)` are square, as images are; so those are told apart that lie as `(B, H, W, C)`.
+    Feature maps are square, as images are; this distinguishes `(B, C, H, W)` from `(B, H, W, C)`.
     """
     return activations.float().mean(_places(activations.shape)) if activations.dim() > 2 else activations.float()
 
 
 def pooling(activations: Tensor) -> str:
-    """Return in words what `pooled` does to activations."""
+    """Return in words how `pooled` reduces these activations."""
     told = {2: "as it is", 3: "mean over tokens"}
     return told.get(activations.dim(), "mean over space")
 

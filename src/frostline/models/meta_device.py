@@ -1,4 +1,4 @@
-"""Networks without values: their state on torch's meta device, which takes no time and no memory, whatever its size."""
+"""Build networks without weights, on torch's meta device: no time and no memory, whatever the size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.overrides import TorchFunctionMode
 
 _FILLING = {
     *(Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_),
-    *(Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_),  # of which timm makes a normal distribution that is cut
+    *(Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_),  # timm's truncated normal distribution uses these
 }
 
 
 def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return the network before its state has values: on the meta device, unless it computes with more than its state.
+    """Return the network with uninitialised weights: on the meta device, unless it has non-persistent buffers.
 
-    What else there is, such as positions that are computed, has its values.
+    Non-persistent buffers, such as computed positions, have their values; weights are then allocated on the CPU.
     """
     with Weightless():
         module = build()
@@ -29,13 +29,13 @@ def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def empty(module: nn.Module) -> None:
-    """Move the state of a network to the meta device."""
+    """Move the tensors of a network's state dict to the meta device."""
     state = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
     module._apply(lambda tensor: tensor.to("meta") if id(tensor) in state else tensor)
 
 
 class _Unfilled(TorchFunctionMode):
-    """New parameters get no values, which takes most of the time of building a large network."""
+    """Skips the initialisation of new parameters, which takes most of the time of building a large network."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -49,9 +49,9 @@ class _Unfilled(TorchFunctionMode):
 
 
 class Weightless(TorchFunctionMode):
-    """New parameters and buffers lie on the meta device: no memory, no time for initial values.
+    """Creates new parameters and buffers on the meta device: no memory, no time for initial values.
 
-    `torch.device("meta")` would do the same to tensors that RegNet only computes its widths with.
+    `torch.device("meta")` would also catch the tensors with which RegNet computes its widths.
     """
 
     def __torch_function__(
@@ -62,6 +62,6 @@ class Weightless(TorchFunctionMode):
             return func(*args, **kwargs | {"device": "meta"})
         if func in _FILLING:
             tensor: Tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:  # where torch goes through all of it in Python, to no effect
+            if tensor.is_meta:  # torch would run its slow Python implementation, to no effect
                 return tensor
         return func(*args, **kwargs)

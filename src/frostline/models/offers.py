@@ -1,4 +1,4 @@
-"""Which networks there are, by library, for people who look for one by a part of its name."""
+"""List the available networks by library, for people who search by a part of the name."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from frostline.models import build, lookup, torchvision_models
 
 @dataclass(frozen=True)
 class Offer:
-    """A network that can be asked for by name."""
+    """A network that is available by name."""
 
     name: str
     library: str
     weights: tuple[str, ...]
-    """Names of its pretrained weights, the default first; of timm's, tags that may stand behind a dot of the name."""
+    """Names of its pretrained weights, the default first; for timm, the tags that can follow the name after a dot."""
 
     def only(self, weights: tuple[str, ...]) -> Offer:
-        """Return it with some of its weights."""
+        """Return this offer with only the given weights."""
         return replace(self, weights=weights)
 
 
 def offered(library: str | None = None) -> tuple[list[Offer], str]:
-    """Return the networks there are, of one library or of all, and why those of timm are not among them, if so."""
+    """Return the available networks of one library or of all; and why timm's are missing, empty if they are not."""
     found: list[Offer] = []
     missing = ""
     if library != "timm":

@@ -1,7 +1,7 @@
-"""Operations of oneDNN that torch has under private names: what torch.compile would choose on a CPU, uncompiled.
+"""Fused operations of oneDNN under torch's private names: those that torch.compile uses on a CPU, without compiling.
 
-Where a torch has them no more, networks are computed unfused: `available` says so. What they save is the row `fused
-convolutions` of the benchmarks.
+If a version of torch lacks them, `available` returns False and networks run unfused. The benchmark `fused convolutions`
+measures what they save.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 Activation = tuple[str, tuple[float, ...], str]
-"""Name, constants and variant, as oneDNN knows it."""
+"""oneDNN's name, constants and variant of an activation."""
 
 
 def available() -> bool:
-    """Return whether this torch and this CPU have them, in bfloat16."""
+    """Return whether this torch and this CPU support the fused operations in bfloat16."""
     ops = torch.ops.mkldnn
     names = ("_convolution_pointwise", "_convolution_pointwise_", "_is_mkldnn_bf16_supported")
     there = torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
@@ -31,7 +31,7 @@ def activated(x: Tensor, weight: Tensor, bias: Tensor | None, how: Sequence[Any]
 
 
 def added(x: Tensor, shortcut: Tensor, weight: Tensor, bias: Tensor | None, how: Sequence[Any]) -> Tensor:
-    """Return ReLU of the convolution of `x` plus `shortcut`, over which it is written."""
+    """Return ReLU of the convolution of `x` plus `shortcut`; overwrites `shortcut`."""
     operation = torch.ops.mkldnn._convolution_pointwise_.binary
     found: Tensor = operation(shortcut, x, weight, bias, *how, "add", 1.0, "relu", (), "")
     return found

@@ -1,4 +1,4 @@
-"""Adapters alone, named and shaped as PEFT has them, so that other programs read them."""
+"""Adapter weights in the layout of PEFT, so that other programs can read them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from frostline.models.adapters import adapted
 def adapters_alone(
     module: nn.Module, how: AdapterConfig, *, heads: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of the adapters and of the heads, and what `adapter_config.json` says of them.
+    """Return the tensors of adapters and heads, and the content of `adapter_config.json`.
 
-    Names, shapes and keys are those of PEFT (https://huggingface.co/docs/peft/developer_guides/checkpoint), which has
-    no SSF: of that the names alone are. It adds what it has for the projection behind an attention twice (as of 0.21).
+    Names, shapes and keys are those of PEFT (https://huggingface.co/docs/peft/developer_guides/checkpoint). PEFT has no
+    SSF: only the names follow it. PEFT adds the update of the projection after an attention twice (as of 0.21).
     """
     found = {f"{head}.{key}": own for head in heads for key, own in module.get_submodule(head).state_dict().items()}
     targets, inputs, ranks = [], [], {}
     for path, layer, adapter in adapted(module):
         attention, _, own = path.rpartition(".")
-        if attention in targets and isinstance(layer, nn.Linear):  # PEFT takes the projection with the attention
+        if attention in targets and isinstance(layer, nn.Linear):  # PEFT wraps the projection with its attention
             path = f"{attention}.base_layer.{own}"
         else:
             targets.append(path)

@@ -1,4 +1,4 @@
-"""What a network gives for images of a size, by shape alone: on the meta device, where nothing is computed."""
+"""Infer the shapes of a network's outputs for a given image size, on the meta device, where nothing is computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 
 def walk(module: nn.Module, count: int, side: int) -> Any:
-    """Return what `module` gives for `count` square images, its tensors without numbers; hooks are called.
+    """Return the output of `module` for `count` square images, with tensors on the meta device; hooks are called.
 
-    Raises what the forward pass raises for images of this size. The module itself stays as it is: layers that it has
-    under several names are replaced under one, as torch would leave the replacement in the others.
+    Raises what the forward pass raises for images of this size. The module does not change: layers with several names
+    are replaced under one of them only, since torch would leave the replacement under the others.
     """
     bare = {
         f"{path}.{name}".removeprefix("."): tensor.to("meta")
@@ -30,16 +30,16 @@ def walk(module: nn.Module, count: int, side: int) -> Any:
 
 
 class _Norms(TorchFunctionMode):
-    """What normalises gives what is as large as its input; torch finds that out in Python, in most of the time of all.
+    """Returns the input of norm layers as their output: torch's shape inference in Python would take most of the time.
 
-    What does not fit its input is left to torch, which says so.
+    A norm layer that does not fit its input is left to torch, which raises.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.batch_norm and args[1] is not None:
-            several = args[0].numel() > args[0].shape[1]  # values per channel: of a single one none can learn
+            several = args[0].numel() > args[0].shape[1]  # values per channel: torch refuses a single one in training
             fits = several and args[1].shape == args[0].shape[1:2]
         else:
             fits = func is F.layer_norm and args[0].shape[-len(args[1]) :] == tuple(args[1])

@@ -1,7 +1,7 @@
-"""Where each architecture family has its stages and its head: the one place that knows the names inside a network.
+"""Stages and heads of each architecture family: the only module that knows the layer names inside networks.
 
-A stage is what runs at one resolution of the feature map, for a vision transformer a quarter of its blocks. Its
-border is a point that a single tensor crosses, so that the forward pass can be cut there.
+A stage is all layers at one resolution of the feature map, or a quarter of the blocks of a vision transformer. A single
+tensor crosses its border, so that the forward pass can be cut there.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Starts = Callable[[nn.Module, Sequence[int]], Sequence[int]]
 
 @dataclass(frozen=True)
 class Structure:
-    """The stages of one network, bottom to top, and what is replaced for new classes."""
+    """The stages of one network, bottom to top, and the head layers, which are replaced for new classes."""
 
     stages: tuple[str, ...]
     """`("stem", "stage1", ..., "stageN", "head")`."""
     heads: tuple[str, ...]
-    """Dotted path of the head layer, e.g. `fc`, `classifier.6`, `heads.head`; of each where a network has several."""
+    """Dotted paths of the head layers, e.g. `fc`, `classifier.6`, `heads.head`; most networks have one."""
     _stage_by_name: dict[str, str] = field(repr=False)
     side: int | None = None
-    """None where a single tensor is known to cross every border; else the side of the pictures on which that is tried
-    (`cut.reach`), in pixels."""
+    """None if a single tensor is known to cross every border; else the side in pixels of the images with which
+    `cut.reach` tests this."""
 
     def stage_of(self, name: str) -> str:
         """Return the stage of a parameter, buffer or module by its dotted path.
@@ -41,7 +41,7 @@ class Structure:
         return self._stage_by_name[name]
 
     def lies_in_one(self, name: str) -> bool:
-        """Return whether a module or tensor is in one stage; a container may span several."""
+        """Return whether a module or tensor lies within one stage; a container may span several."""
         return name in self._stage_by_name
 
     def with_stages(self, more: Mapping[str, str]) -> Structure:
@@ -51,22 +51,22 @@ class Structure:
 
 @dataclass(frozen=True)
 class Family:
-    """What parameter paths say about the stages of one architecture.
+    """Rules that assign parameter paths of one architecture family to stages.
 
-    The units of a network form a chain and are numbered in their paths; what lies before the first start belongs to
-    the stem. A regular expression matches at the beginning of a path and ends at a dot or at the end of it.
+    The units of a network form a chain and are numbered in their paths; units before the first start belong to the
+    stem. A regular expression must match from the beginning of a path to a dot or to the end.
     """
 
     head: str
     """Dotted path of the head layer."""
     units: str
-    """Regular expression of the units, whose one group is the unit's number."""
+    """Regular expression of the units; its only group is the unit's number."""
     starts: Starts
-    """Returns the numbers of the units at which stages begin, given the network and all its numbers."""
+    """Returns the numbers of the units at which stages begin, given the network and all unit numbers."""
     stem: str | None = None
-    """What belongs to the stem and is not a unit."""
+    """Regular expression of layers of the stem that are not units."""
     top: str | None = None
-    """What belongs to the last stage and is not a unit: last convolutions, the last norm before the head."""
+    """The same for the last stage: last convolutions, the last norm before the head."""
     hidden: str | None = None
     """Hidden layers of a classifier with several; they form a stage of their own under the head."""
 
@@ -96,7 +96,7 @@ def halving(path: str) -> Starts:
 
 
 def after_pooling(path: str) -> Starts:
-    """Return a rule for the chain at `path`: the units behind a max pooling; the pooling ends the stage below."""
+    """Return a rule for the chain at `path`: the unit after each max pooling; the pooling ends the stage below."""
 
     def starts(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
         units = module.get_submodule(path).named_children()
@@ -144,7 +144,7 @@ FAMILIES = {
 
 
 def structure_of(module: nn.Module, family: Family | None = None) -> Structure:
-    """Return the structure of a network, by default of the family of its class; UserError where that is not known."""
+    """Return the structure of a network, by default by the family of its class; UserError for an unknown class."""
     family = family or FAMILIES.get(type(module).__name__)
     if family is None:
         raise user_error("model", type(module).__name__, "an architecture of a known family", FAMILIES)
@@ -187,10 +187,10 @@ def _match(pattern: str, path: str) -> re.Match[str] | None:
 
 
 def _stages_of_modules(module: nn.Module, by_tensor: dict[str, str], around: Collection[str]) -> dict[str, str]:
-    """Return the stage of every module that lies in one stage, which none of those `around` a head does.
+    """Return the stage of every module that lies within one stage, except the modules `around` a head.
 
-    A layer without tensors belongs to the container around it, else to the layer before it (poolings, activations);
-    a dropout belongs to the layer that it feeds.
+    A layer without tensors belongs to its container or, if that has no stage, to the layer before it (poolings,
+    activations); a dropout belongs to the layer after it.
     """
     spans: dict[str, set[str]] = defaultdict(set)
     for name, stage in by_tensor.items():

@@ -1,6 +1,6 @@
-"""What other programs put around a state dict: dicts with a checkpoint's other facts, and prefixes of its names.
+"""Find a network's state dict in another program's checkpoint: inside nested dicts, under prefixed names.
 
-A network is found where exactly one reading of a file gives all that lies below its head, in name and shape.
+It is found if exactly one reading of the file has all tensors below the head, with names and shapes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from frostline.core.errors import user_error
 
 Tensors = Mapping[str, Tensor]
 
-_DEPTH = 4  # of dicts within dicts
+_DEPTH = 4  # maximum depth of nested dicts
 _COUNTED = "num_batches_tracked"  # unknown to files from before torch 0.4.1
 _RENAMED = (  # names in older files of torchvision, or of stages that were compiled -> names in its networks
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
@@ -29,16 +29,16 @@ _RENAMED = (  # names in older files of torchvision, or of stages that were comp
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to see a network's tensors in a file."""
+    """One way to read a network's tensors from a file."""
 
     place: str
-    """The keys that lead to them, joined by dots; empty where they are the file's own."""
+    """The keys that lead to the state dict, joined by dots; empty for the top level of the file."""
     prefix: str
-    """What their names begin with there, e.g. `module.`."""
+    """Prefix of the tensor names there, e.g. `module.`."""
     tensors: Tensors
-    """By the network's own names."""
+    """Tensors by the network's own names."""
     left_out: tuple[str, ...]
-    """Names of tensors beside them, without that prefix."""
+    """Names of other tensors there, which lack the prefix."""
 
     def __str__(self) -> str:
         parts = [self.place and f"under `{self.place}`", self.prefix and f"names after `{self.prefix}`"]
@@ -46,7 +46,7 @@ class Reading:
 
 
 def tables(content: object) -> dict[str, dict[str, Tensor]]:
-    """Return every dict of tensors in the content of a file, by the keys that lead to it, joined by dots."""
+    """Return every dict of tensors in a file's content, by the keys that lead to it, joined by dots."""
     found: dict[str, dict[str, Tensor]] = {}
     waiting, seen = [("", content, 0)], set()
     while waiting:
@@ -73,10 +73,10 @@ def find(
     adapt: Callable[[Tensors], Tensors],
     source: str,
 ) -> Reading:
-    """Return the reading of a file's `content`, by place, that gives the network's `own` tensors below its heads.
+    """Return the reading of `content`, dicts by place, that has all of the network's `own` tensors below the heads.
 
-    Where none does, the nearest one. `adapt` makes tensors those of the network's input size. UserError where several
-    do and differ.
+    If none has, return the one with the most of them. `adapt` converts tensors to the network's input size. UserError
+    if several readings fit and differ.
     """
     below = {name: t for name, t in own.items() if not within(name, heads) and not name.endswith(_COUNTED)}
     readings = [reading for place, table in content.items() for reading in _readings(place, table, below, adapt)]
@@ -93,7 +93,7 @@ def find(
 
 
 def _readings(place: str, table: Tensors, below: Tensors, adapt: Callable[[Tensors], Tensors]) -> Iterator[Reading]:
-    """Yield the readings of a table: its names as they are, and after each prefix that the most names of it have."""
+    """Yield the readings of a dict of tensors: without a prefix, and with each prefix that fits the most names."""
     given = {_current(name): tensor for name, tensor in table.items()}
     given = given if len(given) == len(table) else dict(table)
     counts: Counter[str] = Counter({"": 0})
@@ -120,9 +120,9 @@ def within(name: str, places: Sequence[str]) -> bool:
 
 
 def heads_in(heads: Sequence[str], own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the network's heads in what is `given`, by its own names, and the names of all that stands in their place.
+    """Return the heads found in `given`, by the network's names, and all names in `given` in the heads' place.
 
-    Empty where not all of them are there.
+    The heads are empty unless all of them are found.
     """
     found = [_head_in(head, own, given) for head in heads]
     theirs = list(dict.fromkeys(name for _, names in found for name in names))
@@ -131,10 +131,10 @@ def heads_in(heads: Sequence[str], own: Tensors, given: Tensors) -> tuple[dict[s
 
 
 def _head_in(head: str, own: Tensors, given: Tensors) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the network's head in what is `given`, by its own names, and the names of all that stands in its place.
+    """Return the head found in `given`, by the network's names, and all names in `given` in the head's place.
 
-    Empty where there is none of its shape. A layer of its shape alone in the head's place, such as `fc.1` for `fc` (a
-    dropout before it), or `classifier` for `classifier.1`, is taken for it.
+    The head is empty if none has its shape. A single layer of its shape in the head's place is accepted as the head,
+    such as `fc.1` for `fc` (after a dropout), or `classifier` for `classifier.1`.
     """
     region = head
     while "." in region and all(n.startswith(f"{head}.") for n in own if n.startswith(f"{_parent(region)}.")):

@@ -1,7 +1,7 @@
-"""timm's classifiers as architectures, by their names and the tags of weights behind a dot.
+"""timm's classifiers as architectures, by name and optional weights tag after a dot.
 
-timm says of each network what is to be known here: its stages (`timm_stages`), and of each set of weights the input and
-the file (`timm_weights`). It is imported where one of its networks is named, since that takes half a second.
+timm describes the stages of each network (`timm_stages`), and input and file of each set of weights (`timm_weights`).
+timm is imported only when one of its networks is named, since the import takes half a second.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from frostline.models.timm_stages import structure_of
 from frostline.models.timm_weights import in_folder, input_of, pretrained
 
 _OF_HUB = ("hf-hub:", "hf_hub:", "local-dir:")
-"""What names begin with in which timm looks for more than a name."""
+"""Prefixes of names that timm resolves itself, on a hub or in a folder."""
 
 
 def architecture(name: str) -> Architecture:
-    """Return the network `name`, an architecture of timm's with or without the tag of weights; UserError if none is."""
+    """Return timm's architecture `name`, with or without a weights tag after a dot; UserError if there is none."""
     if name.startswith(_OF_HUB):
-        expected = "an architecture of timm's; its tags, or model.weights=<folder>, say which weights of the hub it has"
+        expected = "an architecture of timm; choose weights of the hub by its tags, or by model.weights=<folder>"
         raise user_error("model.name", name, expected, [name.rpartition("/")[2]])
     base, _, tag = name.partition(".")
     if not timm.is_model(base) or (tag and tag not in tags(base)):
         known = [f"{one}.{tag}" for one, tags in names().items() for tag in tags]
-        expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags behind a dot"
+        expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags after a dot"
         raise user_error("model.name", name, expected, [*names(), *known])
     given = {one: pretrained(f"{base}.{one}") for one in ((tag,) if tag else ()) + tags(base)}
     config = get_pretrained_cfg(name)
@@ -50,7 +50,7 @@ def architecture(name: str) -> Architecture:
 
 
 def tags(base: str) -> tuple[str, ...]:
-    """Return the names of the weights that timm knows of an architecture, the default first."""
+    """Return the tags of an architecture's weights, the default first."""
     return names().get(base, ())
 
 
@@ -65,12 +65,12 @@ def names() -> dict[str, tuple[str, ...]]:
 
 
 def _network(name: str, size: int) -> nn.Module:
-    """Return the network for squares of `size` pixels; ValueError where it cannot be for these."""
+    """Return the network for square inputs of `size` pixels; ValueError if it does not support this size."""
     config = get_pretrained_cfg(name)
     sized = {"img_size": size} if config.fixed_input_size else {}
     classes = config.num_classes or 1000
     module: nn.Module = timm.create_model(name, num_classes=classes, **sized)
-    if getattr(module, "dynamic_img_size", False):  # positions are made for the size once, not in every forward pass
+    if getattr(module, "dynamic_img_size", False):  # interpolate positions once, not in every forward pass
         module = timm.create_model(name, num_classes=classes, img_size=size, dynamic_img_size=False)
     if size != config.input_size[-1]:
         _try(module, size)
@@ -78,7 +78,7 @@ def _network(name: str, size: int) -> nn.Module:
 
 
 def _try(module: nn.Module, size: int) -> None:
-    """Raise ValueError where pictures of another size than the usual do not go through; nothing is computed for it."""
+    """Raise ValueError if the forward pass fails for images of this size, tried on the meta device."""
     try:
         shapes.walk(module.eval(), 1, size)
     except (AssertionError, RuntimeError, TypeError) as problem:
@@ -88,7 +88,7 @@ def _try(module: nn.Module, size: int) -> None:
 
 
 def _new_heads(module: Any, heads: tuple[str, ...], num_classes: int) -> None:
-    """Put heads for `num_classes` in their places: one layer as everywhere, others as timm makes them."""
+    """Replace the heads for `num_classes`: single layers as in all networks, other heads by timm's own method."""
     if isinstance(module.get_submodule(heads[0]), nn.Linear | nn.Conv2d):
         new_layer(module, heads, num_classes)
     else:
@@ -96,11 +96,11 @@ def _new_heads(module: Any, heads: tuple[str, ...], num_classes: int) -> None:
 
 
 def _adapt(base: str, module: nn.Module, tensors: Tensors) -> Tensors:
-    """Return the tensors under the names and in the shapes that timm has today, positions interpolated."""
+    """Return the tensors with timm's current names and shapes, positions interpolated."""
     convert = getattr(sys.modules[model_entrypoint(base).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return tensors
     try:
         return convert(dict(tensors), module)
-    except Exception:  # what is no state dict of this network is refused for its names and shapes
+    except Exception:  # not a state dict of this network: its names and shapes are refused later
         return tensors

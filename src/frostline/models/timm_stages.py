@@ -1,4 +1,4 @@
-"""Stages and heads of timm's networks, as timm says them: layers in groups (`group_matcher`), `get_classifier`."""
+"""Stages and heads of timm's networks, derived from timm's `group_matcher`, `feature_info` and `get_classifier`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from frostline.models import stages
 from frostline.models.stages import Structure
 from frostline.models.state_dicts import within
 
-_FEW = 4  # stages of a network whose units all work at one resolution, as those of vision transformers do
+_FEW = 4  # stages of a network with a single resolution, such as a vision transformer
 
 
 def structure_of(module: nn.Module, side: int) -> Structure:
-    """Return the stages and heads of a network for pictures of `side` pixels; UserError where it does not say them."""
+    """Return the stages and heads of a network for images of `side` pixels; UserError if it does not declare them."""
     heads = _heads(module)
     tensors = [name for name, _ in chain(module.named_parameters(), module.named_buffers())]
     body = [name for name in tensors if not within(name, heads)]
@@ -31,7 +31,7 @@ def structure_of(module: nn.Module, side: int) -> Structure:
 
 
 def _heads(module: Any) -> tuple[str, ...]:
-    """Return the paths of what gives the logits: of several layers where a network has heads for distillation."""
+    """Return the paths of the layers that compute logits; several if the network has heads for distillation."""
     found = module.get_classifier() if hasattr(module, "get_classifier") else ()
     every = [*(found if isinstance(found, tuple | list) else (found,)), getattr(module, "aux_head", None)]
     paths = tuple(_layer(path, layer) for path, layer in module.named_modules() if any(layer is one for one in every))
@@ -41,21 +41,21 @@ def _heads(module: Any) -> tuple[str, ...]:
 
 
 def _layer(path: str, head: nn.Module) -> str:
-    """Return the path of the one linear layer that learns in a head, that of the head where there is more."""
+    """Return the path of a head's only layer with parameters if that is linear, else the path of the head."""
     owners = {name.rpartition(".")[0] for name, _ in chain(head.named_parameters(), head.named_buffers())}
     alone = len(owners) == 1 and isinstance(head.get_submodule(next(iter(owners))), nn.Linear | nn.Conv2d)
     return ".".join(filter(None, (path, *owners))) if alone else path
 
 
 def _lacks(module: nn.Module, what: str) -> UserError:
-    return user_error("model.name", type(module).__name__, f"a network of timm's that has {what}")
+    return user_error("model.name", type(module).__name__, f"a network of timm that has {what}")
 
 
 def _groups(module: Any, names: Sequence[str]) -> dict[str, int]:
-    """Return the group of every tensor, 0 for the stem, as timm numbers them from below.
+    """Return the group of every tensor, numbered from below as in timm, 0 for the stem.
 
-    What timm puts into no group is behind all groups (norms, poolings), or, if it stands before them in the network,
-    in the stem (positions that all blocks share).
+    A tensor that timm assigns to no group comes after all groups (norms, poolings) or, if its module is defined before
+    theirs, belongs to the stem (positions that all blocks share).
     """
     found, last = _numbered(module, names)
     order = {name: place for place, (name, _) in enumerate(module.named_children())}
@@ -69,7 +69,7 @@ def _groups(module: Any, names: Sequence[str]) -> dict[str, int]:
 
 
 def _ends(module: nn.Module, groups: Mapping[str, int]) -> list[int]:
-    """Return the last group of every stage: one per resolution, or a quarter of the groups where there is but one."""
+    """Return the last group of every stage: a stage per resolution, or quarters of the groups if there is only one."""
     units = sorted({group for group in groups.values() if group > 0})
     ends: dict[int, int] = {}
     for place in _places(module):
@@ -86,13 +86,13 @@ def _ends(module: nn.Module, groups: Mapping[str, int]) -> list[int]:
 
 
 def _places(module: nn.Module) -> Sequence[dict[str, Any]]:
-    """Return where timm takes features from, and how much smaller than the picture they are there."""
+    """Return timm's `feature_info`: modules from which features are taken, and their reduction of the image size."""
     places = getattr(module, "feature_info", None)
     return getattr(places, "info", places) or ()
 
 
 def _numbered(module: Any, names: Sequence[str]) -> tuple[dict[str, int], int]:
-    """Return the group of every tensor, and that of what is in none: by `group_matcher`, else where features end."""
+    """Return the group of every tensor, and the number for tensors in none: by `group_matcher`, else `feature_info`."""
     if hasattr(module, "group_matcher"):
         nowhere = "\0"
         every = [(name, None) for name in (*names, nowhere)]

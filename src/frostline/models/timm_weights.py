@@ -1,4 +1,4 @@
-"""Where timm's weights are: on the hub, at an address or in a folder; and the input that each set expects."""
+"""Locate timm's weights (on the hub, at a URL, in a folder) and the input that each set expects."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from frostline.models.weights import HUB_FILES
 from frostline.store import hashing
 
 _SEEN = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
-"""What the config of a repository says of the picture that its weights expect."""
+"""Keys of a repository's config that describe the expected input."""
 
 
 def input_of(config: PretrainedCfg) -> InputSpec:
-    """Return the picture that weights of timm expect, as its `create_transform` shows it outside of training."""
+    """Return the input that timm's weights expect, the same as timm's `create_transform` for evaluation."""
     size = config.input_size[-1]
     mean, std = tuple(config.mean), tuple(config.std)
     interpolation = config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bilinear"
@@ -31,18 +31,18 @@ def input_of(config: PretrainedCfg) -> InputSpec:
 
 
 def pretrained(name: str) -> Pretrained:
-    """Return the weights of a name with a tag, as timm's `PretrainedCfg` tells of them."""
+    """Return the weights of a tagged name, as timm's `PretrainedCfg` describes them."""
     config = get_pretrained_cfg(name)
     return Pretrained(partial(_fetch, name, config), input_of(config))
 
 
 def _fetch(name: str, config: PretrainedCfg) -> tuple[Path, str]:
-    """Return the file of weights and its sha256, which is the one that the hub tells where it tells one."""
+    """Return the weights file and its sha256, checked against the hub's sha256 if the hub has one."""
     if not config.hf_hub_id:
         return _fetch_url(name, config.url)
     path = Path(_cached(config.hf_hub_id) or _downloaded(name, config.hf_hub_id))
     digest, blob = hashing.of_source(path), path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:  # the hub's cache names files by it
+    if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:  # file names in the hub's cache are sha256
         raise user_error("model.weights", blob, f"a file whose sha256 is its name, not {digest}; delete it")
     return path, digest
 
@@ -55,20 +55,20 @@ def _fetch_url(name: str, url: str) -> tuple[Path, str]:
 
 
 def _cached(repository: str) -> str | None:
-    """Return the file of a repository's weights in the hub's cache."""
+    """Return the weights file of a repository from the hub's cache; None if it is not there."""
     found = (huggingface_hub.try_to_load_from_cache(repository, file) for file in HUB_FILES)
     return next((path for path in found if isinstance(path, str)), None)
 
 
 def _downloaded(name: str, repository: str) -> str:
-    huggingface_hub.logging.set_verbosity_error()  # its own words on every attempt would hide our line
+    huggingface_hub.logging.set_verbosity_error()  # its messages on every attempt would hide our error line
     reason = "the repository has no such file"
     for file in HUB_FILES:
         try:
             return str(huggingface_hub.hf_hub_download(repository, file))
         except RemoteEntryNotFoundError:
             continue
-        except Exception as error:  # of the network, of the hub, of the disk
+        except Exception as error:  # network, hub or disk
             reason = _reason(error)
             break
     expected = (
@@ -81,16 +81,16 @@ def _downloaded(name: str, repository: str) -> str:
 def _reason(error: Exception) -> str:
     """Return why a download failed, in a few words."""
     if isinstance(error, GatedRepoError):
-        return "the hub asks for its licence to be accepted there, and for the token of who did that in HF_TOKEN"
+        return "the hub requires you to accept its licence there, and HF_TOKEN to hold a token of that account"
     if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no such repository, or none without a token in HF_TOKEN"
+        return "the hub has no such repository, or it needs a token in HF_TOKEN"
     if isinstance(error, HfHubHTTPError):
         return f"the hub answers {error.response.status_code}"
     return one_line(error.__cause__ or error)
 
 
 def in_folder(base: str, folder: Path) -> Pretrained:
-    """Return the weights in a folder with a repository of timm's hub."""
+    """Return the weights in a folder that holds a repository of timm's hub."""
     file = weights.of_hub(folder)
     assert file is not None
     said = files.read_json(folder / "config.json")
@@ -100,5 +100,5 @@ def in_folder(base: str, folder: Path) -> Pretrained:
     except (TypeError, KeyError, ValueError, AttributeError) as problem:
         raise user_error("model.weights", folder, f"a config.json as timm's hub has it ({problem})") from None
     if theirs != base:
-        raise user_error("model.weights", folder, f"weights of {base}, and these are of {theirs}")
+        raise user_error("model.weights", folder, f"weights of {base}, not of {theirs}")
     return Pretrained(lambda: (file, hashing.of_source(file)), spec)

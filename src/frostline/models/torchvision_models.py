@@ -1,4 +1,4 @@
-"""torchvision's classifiers as architectures: their names, weights and input, and how they are built for a size."""
+"""torchvision's classifiers as architectures: names, weights, expected input, and construction for an input size."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ NAMES = tuple(list_models(module=torchvision.models))
 
 _HALF = (0.5, 0.5, 0.5)
 _RENORMALISED = ("googlenet", "inception_v3")
-"""Ported from TensorFlow, they expect mean and std of 0.5. torchvision feeds them ImageNet's normalisation and turns
-one into the other inside (`transform_input`); we switch that off and normalise as they expect."""
+"""Networks ported from TensorFlow, which expect mean and std of 0.5. torchvision gives them ImageNet's normalisation
+and converts it inside (`transform_input`); we switch that off and normalise as they expect."""
 
 _SIZED: dict[str, Callable[[int], dict[str, Any]]] = {
     "vit_": lambda size: {"image_size": size},
     "maxvit_": lambda size: {"input_size": (size, size)},
 }
-"""Networks that are built for one input size, and the argument that says it."""
+"""Networks that are built for one input size, with the argument that sets it."""
 
 
 def architecture(name: str) -> Architecture:
-    """Return one of `NAMES`.
+    """Return the architecture called `name`, one of `NAMES`.
 
-    Weights without categories are left out: they have no values in VGG's hidden layers.
+    Weights without categories are left out: they lack values for VGG's hidden layers.
     """
     entries = get_model_weights(name)
     whole = {key.lower(): entry for key, entry in entries.__members__.items() if entry.meta["categories"]}
@@ -57,7 +57,7 @@ def _input(name: str, entry: WeightsEnum) -> InputSpec:
 
 
 def _network(name: str, size: int) -> nn.Module:
-    """Return the network for squares of `size` pixels, without auxiliary heads."""
+    """Return the network for square inputs of `size` pixels, without auxiliary heads."""
     module: nn.Module = get_model(name, weights=None, **_arguments(name, size))
     return module
 
@@ -72,10 +72,10 @@ def _arguments(name: str, size: int) -> dict[str, Any]:
 
 
 def _adapt(module: nn.Module, tensors: Tensors) -> Tensors:
-    """Return the tensors with a vision transformer's positions interpolated to those that the network has."""
+    """Return the tensors with a vision transformer's position embeddings interpolated to the network's size."""
     if not isinstance(module, VisionTransformer) or "encoder.pos_embedding" not in tensors:
         return tensors
     try:
         return interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(tensors))
-    except ValueError:  # positions of no square: they are refused for their shape
+    except ValueError:  # positions of a non-square grid: refused later for their shape
         return tensors

@@ -1,4 +1,4 @@
-"""Weights on disk: fetched, read without running anything, checked against their sha256."""
+"""Download weights, read weights files without running code, and check their sha256."""
 
 from __future__ import annotations
 
@@ -24,65 +24,65 @@ from frostline.store import hashing, tensorfile
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What a repository of timm's hub calls its weights; the first that is there is taken."""
+"""Names of weights files in repositories of timm's hub; the first one found is used."""
 GLYPHS = Path(__file__).parents[1] / "assets" / "glyphs_shufflenet_v2_x0_5.safetensors"
 """The embedded weights: a ShuffleNetV2 x0.5 trained on letters drawn from fonts."""
 GLYPHS_SHA256 = "2418e53ddebd190f372322d36b759f1f31b06f2806e3896f29bfcfb8adfafebb"  # printed by assets/ship.py
-_LARGEST_SIDE = 10_000  # pixels of an input: of torchvision's networks 518
+_LARGEST_SIDE = 10_000  # pixels of an input; the largest in torchvision is 518
 
 
 def is_file_name(text: str) -> bool:
-    """Return whether `text` is named as files of weights are."""
+    """Return whether `text` ends in a suffix of weights files."""
     return text.lower().endswith(SUFFIXES)
 
 
 def of_hub(folder: Path) -> Path | None:
-    """Return the file of weights in a folder that has a repository of timm's hub, None where it has none."""
+    """Return the weights file in a folder that holds a repository of timm's hub; None for any other folder."""
     if not os.path.isfile(folder / "config.json"):
         return None
     return next((folder / name for name in HUB_FILES if (folder / name).is_file()), None)
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file with nothing around them, such as `tensorfile.save` writes, by name, on the CPU.
+    """Return by name, on the CPU, the tensors of a file that is a plain state dict, as `tensorfile.save` writes it.
 
-    UserError as of `content`, and where a file holds anything but tensors.
+    UserError as in `content`, and if the file holds anything but tensors.
     """
     state = content(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise user_error("model.weights", path, "a state dict: tensors by parameter name, nothing around them")
+        raise user_error("model.weights", path, "a state dict: tensors by parameter name, and nothing else")
     return state
 
 
 def content(path: Path) -> Any:
-    """Return what a file of weights holds, on the CPU: of a safetensors file its tensors by name.
+    """Return the content of a weights file, on the CPU; for a safetensors file, its tensors by name.
 
-    Pickles are read with `weights_only=True`. UserError where a file is damaged, holds objects that are neither
-    tensors nor plain values, or is a TorchScript archive. Where a run's file holds what it learned, the rest is read
-    from where its sweep keeps that.
+    Pickles are read with `weights_only=True`. UserError if a file is damaged, holds objects that are neither tensors
+    nor plain values, or is a TorchScript archive. If a run's file holds only learned tensors, the base weights are read
+    from its sweep's folder.
     """
     if path.suffix != ".safetensors" and _is_torchscript(path):
         way = f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
-        raise user_error("model.weights", path, f"a state dict, and this is a TorchScript archive; export one by {way}")
+        raise user_error("model.weights", path, f"a state dict, not a TorchScript archive; convert it with {way}")
     try:
         if path.suffix == ".safetensors":
             own = tensorfile.tensors_of(path)
             base = base_weights.named(path)
             return own if base is None else {**base_weights.read(path, base), **own}
-        with warnings.catch_warnings(action="ignore"):  # of the protocols of pickles that are refused anyway
+        with warnings.catch_warnings(action="ignore"):  # about protocols of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except pickle.UnpicklingError as problem:
         what = f" ({named[1]})" if (named := re.search(r"GLOBAL ([\w.]+)", str(problem))) else ""
-        expected = f"tensors and plain values only, and this file holds other objects too{what}; save the state dict"
+        expected = f"tensors and plain values only, but this file holds other objects{what}; save the state dict"
         raise user_error("model.weights", path, expected) from problem
     except Exception as problem:  # hostile bytes can make a parser raise anything
         raise user_error("model.weights", path, f"a file of tensors ({first_line(problem)})") from problem
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Return whether a file is what `torch.jit.save` writes; what cannot be read is left to who reads it."""
+    """Return whether a file was written by `torch.jit.save`; False if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -91,9 +91,9 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
-    """Return what `tensorfile.save` was given as metadata; empty for files that it did not write.
+    """Return the metadata that `tensorfile.save` wrote into a file; empty for files that it did not write.
 
-    UserError where a file says something else than what `build.metadata` says of a network.
+    UserError if the metadata does not have the form of `build.metadata`.
     """
     if path.suffix != ".safetensors":
         return {}
@@ -102,16 +102,16 @@ def metadata_of(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError, RecursionError) as problem:
         raise user_error("model.weights", path, f"a safetensors file ({first_line(problem)})") from problem
     if metadata != {} and not _describes_a_network(metadata):
-        expected = "a file whose header says model, classes and input as a run writes them"
+        expected = "a file whose header has model, classes and input as a run writes them"
         raise user_error("model.weights", path, expected)
     metadata.pop(base_weights.KEY, None)
     return metadata
 
 
 def whole(path: Path, folder: Path) -> Path:
-    """Return the file of a run's weights if it has all of them, else one in `folder` that does, with the same name.
+    """Return the file of a run's weights if it is complete; else write a complete one to `folder`, with the same name.
 
-    That has the bytes which the run would have written with `save_weights=whole`.
+    The new file has the bytes that the run would have written with `save_weights=whole`.
     """
     if base_weights.named(path) is None:
         return path
@@ -138,7 +138,7 @@ def _describes_a_network(metadata: object) -> bool:
 
 
 def cached(url: str) -> tuple[Path, str]:
-    """Return where torch's hub keeps the file of `url`, and the sha256 prefix that is part of its name."""
+    """Return the path of the file of `url` in torch's hub cache, and the sha256 prefix in its name."""
     name = url.rpartition("/")[2]
     prefix = re.search(r"-([0-9a-f]{8,64})\.pth$", name)
     assert prefix, f"torchvision names weights by their sha256, and {name} is not"
@@ -146,9 +146,9 @@ def cached(url: str) -> tuple[Path, str]:
 
 
 def fetch(url: str) -> tuple[Path, str]:
-    """Return the file of `url` in torch's hub cache, downloaded if it is not there, and its sha256 as hex.
+    """Return the file of `url` in torch's hub cache, downloaded if missing, and its sha256 as hex.
 
-    UserError where the download fails, or where the sha256, checked every time, is not the one in the file's name.
+    UserError if the download fails, or if the sha256, checked every time, does not match the file name.
     """
     path, prefix = cached(url)
     if not path.exists():

@@ -61,8 +61,8 @@ def test_pictures_in_groups_tell_no_more_apart_than_their_groups_do() -> None:
         for within in (one.best.interval, one.best.behind_interval)
     ]
     assert spans[2] > 2 * spans[0] and spans[3] > 2 * spans[1]
-    (little,) = [line for line in advice.sentences(advised(*alike)) if line.startswith("How little")]
-    assert little.endswith("; intervals are those of the 20 groups of pictures alone.")
+    (little,) = [line for line in advice.sentences(advised(*alike)) if line.startswith("Limits: ")]
+    assert little.endswith("; the intervals cover the choice of the 20 groups of images alone.")
     assert advice.standings([of_groups(one, 1) for one in (GOOD, WORSE)])[1].best.tied
 
 
@@ -121,10 +121,10 @@ def test_the_time_of_the_next_sweep_counts_features_once_and_every_run() -> None
 def test_it_says_how_little_it_is_and_programs_can_read_it() -> None:
     found = advised(WORSE, NEAR, GOOD)
     told = " ".join(advice.sentences(found))
-    assert "By the best probe of any stage these are not told apart: resnet34, resnet50." in told
-    assert "By the probe under the head resnet50 is first." in told
+    assert "By the best probe of any stage, these cannot be told apart: resnet34, resnet50." in told
+    assert "By the probe under the head, resnet50 is first." in told
     assert "Spearman" in told and advice.next_sweep(found) in told
-    assert "300 of 1,000 train and 200 of 400 val pictures" in advice.looked_at(found)
+    assert "300 of 1,000 train and 200 of 400 val images" in advice.looked_at(found)
     facts = json.loads(json.dumps(advice.facts(found), allow_nan=False))
     assert [one["left"] for one in facts["backbones"]] == [True, True, False]
     assert facts["next"] == advice.next_sweep(found)

@@ -106,11 +106,11 @@ def test_numbers_and_names_stand_in_the_page(tmp_path):
         ["largest class", "</script>, 99.09% of train"],
         ["without images", "classes: 1 in val, 2 in test"],
         ["enlarged", "17 of 1,318 to a shorter side of 256 pixels"],
-        ["converted", "2 CMYK, 3 turned as their EXIF says"],
+        ["converted", "2 CMYK, 3 rotated as their EXIF says"],
         ["other files", "9 .mp4, 1 .txt, 4 hidden"],
         [
             "network gets",
-            "mean 0.123 0.000 0.000, deviation 1.000 1.000 1.000 over the 512 training views that come first",
+            "mean 0.123 0.000 0.000, deviation 1.000 1.000 1.000 over the first 512 training views",
         ],
     ):
         assert row in page.rows

@@ -1,4 +1,4 @@
-"""What a sweep came to, in numbers, words and pictures, and the terminal.
+"""Results of a sweep: statistics, the verdict, the report page, plots, and everything shown on the terminal.
 
 Computes from records, never from a network. Imports `core` and `records`.
 Start with `verdict`.

@@ -1,4 +1,4 @@
-"""What is said of the adapters of a run: of which kind and how large they are, their file, and what merging changed."""
+"""Descriptions of a run's adapters: kind, rank, parameters, file size, and the error of merging them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from frostline.records.layout import ADAPTER
 from frostline.records.result import ADAPTER_BYTES, ADAPTER_PARAMETERS, MERGE_ERROR, Result, size, value_text
 
 _SIZES = {"r": "rank", "lora_alpha": "alpha", "rank": "rank", "tokens": "tokens"}
-"""What files of adapters say of how large these are, PEFT's names first."""
+"""Keys of `adapter_config.json` that state the size of an adapter, PEFT's first, and the words shown for them."""
 
 
 def full(result: Result) -> str:
-    """Return all of it, e.g. `lora rank=8 alpha=16, 294,912 parameters, 1.19 MB, merged to within 2e-07 of 1`.
+    """Return the full description; empty for a run without adapters.
 
-    Empty where there is none. The error is that of the logits, as a part of the largest one.
+    E.g. `lora rank=8 alpha=16, 294,912 parameters, 1.19 MB, merged to within 2e-07 of the largest logit`.
     """
     if ADAPTER_PARAMETERS not in result.metrics:
         return ""
@@ -28,12 +28,12 @@ def full(result: Result) -> str:
     told = [" ".join([_kind(facts), *sizes]), f"{result.metrics[ADAPTER_PARAMETERS]:,.0f} parameters", _file(result)]
     if MERGE_ERROR in result.metrics:
         error = result.metrics[MERGE_ERROR]
-        told.append(f"merged to within {error:.0e} of 1" if error else "merged without a difference")
+        told.append(f"merged to within {error:.0e} of the largest logit" if error else "merged without a difference")
     return ", ".join(told)
 
 
 def short(result: Result) -> str:
-    """Return what fits into a column, e.g. `lora r=8, 1.19 MB`; a dash where there is no adapter."""
+    """Return a description that fits into a column, e.g. `lora r=8, 1.19 MB`; a dash for a run without adapters."""
     if ADAPTER_PARAMETERS not in result.metrics:
         return "-"
     facts = _facts(result)
@@ -42,7 +42,7 @@ def short(result: Result) -> str:
 
 
 def _facts(result: Result) -> Mapping[str, Any]:
-    """Return what stands beside the adapters in the run's folder; nothing where that is not here."""
+    """Return the adapters' config from the run's folder; empty where it cannot be read."""
     with suppress(UserError):
         return untrusted.mapping(Path(result.folder) / ADAPTER / "adapter_config.json")
     return {}

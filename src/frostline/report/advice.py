@@ -1,4 +1,4 @@
-"""What is said of backbones before a sweep: their ranking, what lies above each stage, costs, and what to run next."""
+"""Advice on backbones before a sweep: ranking by linear probes, scores per stage, costs, and the next command."""
 
 from __future__ import annotations
 
@@ -32,44 +32,44 @@ MEASURED = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a backbone stands among all by one of its probes."""
+    """The place of a backbone among all, by the accuracy of one of its probes."""
 
     border: Border
     interval: Interval
-    """The 95% interval of the probe's accuracy (Wilson, of pictures in groups as many as they are worth)."""
+    """95% interval of the probe's accuracy (Wilson; images in groups count as many as they are worth)."""
     behind: float
-    """By how much the first one's is higher."""
+    """Accuracy of the first backbone's probe minus that of this one."""
     behind_interval: Interval | None
-    """The interval of that over the same pictures, or their groups, which holds the truth of all 95 times in 100.
+    """Simultaneous 95% interval of `behind`, over the same images or their groups: all of them hold 95 times in 100.
 
-    None for the first, which is that by chance, too: of 14 backbones that are alike the one that is truly best would be
+    None for the first backbone, which is first partly by chance: of 14 equal backbones, the truly best one would be
     clearly behind it 15 to 19 times in 100 by intervals of 95% each, and is 2 times in 100 by these.
     """
 
     @property
     def tied(self) -> bool:
-        """Whether it is the first, or not told apart from it."""
+        """Whether the backbone is first, or cannot be told apart from the first."""
         return self.behind_interval is None or 0 in self.behind_interval
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a backbone stands."""
+    """The places of a backbone by two probes."""
 
     backbone: Backbone
     best: Place
-    """By the best probe above any stage, which goes with what becomes of it as a whole."""
+    """By its best probe of any stage, which correlates with the accuracy of fine-tuning."""
     top: Place
-    """By the probe on what its head is given, which goes with what becomes of the head alone."""
+    """By the probe on the input of its head, which correlates with the accuracy of feature extraction."""
 
     @property
     def left(self) -> bool:
-        """Whether it is not told apart from the first by one or the other."""
+        """Whether the backbone stays a candidate: by one of its probes it cannot be told apart from the first."""
         return self.best.tied or self.top.tied
 
 
 def standings(backbones: Sequence[Backbone]) -> list[Standing]:
-    """Return all of them, the best linear probe first; of equals the one with fewer parameters."""
+    """Return the standing of each backbone, the best linear probe first; of equals the one with fewer parameters."""
     groups = _groups(backbones)
     best = _places([max(one.appraisal.borders, key=lambda border: border.probe) for one in backbones], groups)
     top = _places([one.appraisal.borders[-1] for one in backbones], groups)
@@ -78,7 +78,7 @@ def standings(backbones: Sequence[Backbone]) -> list[Standing]:
 
 
 def _groups(backbones: Sequence[Backbone]) -> Ints | None:
-    """Return the groups of the validation pictures, which are the same for all; None where each picture is its own."""
+    """Return the groups of the validation images, the same for all backbones; None where images have no groups."""
     found = backbones[0].appraisal.groups
     return None if found is None or len({*found}) == len(found) else np.array(found)
 
@@ -101,9 +101,9 @@ def _place(border: Border, first: Border, groups: Ints | None, level: float) -> 
 
 
 def next_sweep(advice: Advice) -> str:
-    """Return the command of the sweep that is left: the backbones that are not clearly worse, the modes that fit.
+    """Return the command of the next sweep: the backbones that are not clearly worse, and the modes that fit in memory.
 
-    No mode is left out for what a frozen network says, which is no evidence against training it.
+    No mode is left out because of a probe: frozen features are no evidence against training a backbone.
     """
     left = _left(advice)
     mode = "freeze_mode" if "freeze_mode" in advice.typed else "freeze"
@@ -114,7 +114,7 @@ def next_sweep(advice: Advice) -> str:
 
 
 def seconds_of_next(advice: Advice) -> float:
-    """Return about how long that sweep takes on this machine, one run after the other; what is kept is counted once."""
+    """Return an estimate of that sweep's duration on this machine, run after run; cached features count once."""
     points = advice.points * (1 if "lr" in advice.typed else _LRS)
     return sum(cost.once + points * cost.epochs * cost.epoch for one in _left(advice) for cost in one.costs)
 
@@ -125,7 +125,7 @@ def _left(advice: Advice) -> list[Backbone]:
 
 
 def show(advice: Advice, screen: Screen) -> None:
-    """Print all of it."""
+    """Print the advice: notes, tables and sentences."""
     ranked = standings(advice.backbones)
     for note in advice.notes:
         screen.say(f"  note: {note}")
@@ -141,15 +141,15 @@ def show(advice: Advice, screen: Screen) -> None:
 
 
 def looked_at(advice: Advice) -> str:
-    """Return what was looked at, in a sentence."""
+    """Return the sentence on the sample of the data on which the backbones were probed."""
     parts = [f"{advice.sample[name]:,} of {advice.images[name]:,} {name}" for name in ("train", "val")]
-    where = f"{advice.data}, {advice.sample['classes']} classes: {' and '.join(parts)} pictures"
+    where = f"{advice.data}, {advice.sample['classes']} classes: {' and '.join(parts)} images"
     some = number_of(len(advice.backbones), "backbone")
-    return f"{some} on {where}, a stratified sample that is the same for all, none of test"
+    return f"{some} on {where}, the same stratified sample for all, without test images"
 
 
 def ranking_table(ranked: Sequence[Standing]) -> Table:
-    """Return a row per backbone: its best probe and the one under its head, and how far they are behind the first."""
+    """Return a table with a row per backbone: its best probe, the probe under its head, and their gaps to the first."""
     behind = "behind the first"
     table = _table("backbone", "parameters", "best probe", "95%", behind, "above", "under the head", "95%", behind)
     for one in ranked:
@@ -172,7 +172,7 @@ def _span(interval: Interval) -> str:
 
 
 def borders_table(backbone: Backbone) -> Table:
-    """Return a row per stage: what activations above it are worth, and how hard the data pull at it."""
+    """Return a table with a row per stage: scores of the activations above it, and its relative gradient norm."""
     table = _table("above", "pooled", "values", "kNN", "probe", "LogME", "gradient")
     pulls = dict(backbone.appraisal.gradients)
     for one in backbone.appraisal.borders:
@@ -188,7 +188,7 @@ def _pull(norm: float | None) -> str:
 
 
 def costs_table(ranked: Sequence[Standing]) -> Table:
-    """Return a row per backbone and mode: the time of features, of an epoch, and of a run, and the peak of memory."""
+    """Return a table with a row per backbone and mode: time of features, of an epoch and of a run, and peak memory."""
     table = _table("backbone", "mode", "on", "once", "an epoch", "a run", "peak memory")
     for one in ranked:
         for cost in one.backbone.costs:
@@ -208,7 +208,7 @@ def _table(*headings: str) -> Table:
 
 
 def sentences(advice: Advice) -> Iterator[str]:
-    """Yield what the numbers say, what to type next, and how little all of that is."""
+    """Yield the sentences on the ranking, the next command, and the limits of these estimates."""
     ranked = standings(advice.backbones)
     if len(ranked) > 1:
         yield _first("the best probe of any stage", [(one.backbone.name, one.best) for one in ranked])
@@ -216,28 +216,28 @@ def sentences(advice: Advice) -> Iterator[str]:
     runs = f"about {duration(seconds_of_next(advice))} on this machine, one run after the other"
     yield f"Next ({runs}): `{next_sweep(advice)}`."
     groups = _groups(advice.backbones)
-    over = "the pictures" if groups is None else f"the {len(np.unique(groups)):,} groups of pictures"
+    over = "the images" if groups is None else f"the {len(np.unique(groups)):,} groups of images"
     yield (
-        "How little this is: stage, k and L2 strength are the best of several on these very validation pictures, so "
-        f"accuracies are a little too high; intervals are those of {over} alone."
+        "Limits: stage, k and L2 strength are the best of several on these same validation images, so the accuracies "
+        f"are slightly too high; the intervals cover the choice of {over} alone."
     )
     yield (
-        "A probe says what frozen features are worth, and nothing of what training makes of them; "
-        f"{MEASURED}. So no mode is left out for what a frozen network says."
+        "A probe measures frozen features, not what training would make of them; "
+        f"{MEASURED}. So no mode is left out because of a probe."
     )
-    steps = "a few steps were timed and counted up, without compiling, the final test and the files that a run leaves"
-    solved = f"; {', '.join(advice.solved)} takes what `head` takes once" if advice.solved else ""
-    yield f"Costs: {steps}; memory is the peak of this process while it made them{solved}."
+    steps = "extrapolated from a few timed steps, without compiling, the final test and the files of a run"
+    solved = f"; {', '.join(advice.solved)}: the one-time cost of `head`" if advice.solved else ""
+    yield f"Costs: {steps}; memory is the peak of this process during these steps{solved}."
 
 
 def _first(by: str, places: Sequence[tuple[str, Place]]) -> str:
     tied = [name for name, place in places if place.tied]
     ahead = next(name for name, place in places if place.behind_interval is None)
-    return f"By {by} these are not told apart: {', '.join(tied)}." if tied[1:] else f"By {by} {ahead} is first."
+    return f"By {by}, these cannot be told apart: {', '.join(tied)}." if tied[1:] else f"By {by}, {ahead} is first."
 
 
 def facts(advice: Advice) -> dict[str, Any]:
-    """Return all of it for programs: accuracies are fractions in 0..1, times seconds, memory bytes."""
+    """Return the advice as plain values for JSON: accuracies are fractions in 0..1, times seconds, memory bytes."""
     return {
         "data": advice.data,
         "images": dict(advice.images),

@@ -1,4 +1,4 @@
-"""The grid of backbones and freeze modes: what a mode is worth on each backbone, and a backbone with each mode."""
+"""The grid of backbones by freeze modes: gains of a mode on each backbone, and of a backbone with each mode."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Grid:
     models: tuple[str, ...]
     """Best first, by validation."""
     modes: tuple[str, ...]
-    """Best first, as the contenders are."""
+    """Best first, by validation."""
     cells: Mapping[tuple[str, str], Cell]
-    """By model and mode; pairs of which no run finished are missing."""
+    """By model and mode; pairs without a finished run are missing."""
 
     def of_modes(self, model: str) -> Difference | None:
-        """Return by how much the first mode is before the second on a backbone; None where one of them is missing."""
+        """Return the gain of the first mode over the second on a backbone; None where one of them is missing."""
         return self._difference((model, self.modes[0]), (model, self.modes[1]))
 
     def of_models(self, mode: str) -> Difference | None:
-        """Return by how much the first backbone is before the second with a mode; None where one is missing."""
+        """Return the gain of the first backbone over the second with a mode; None where one of them is missing."""
         return self._difference((self.models[0], mode), (self.models[1], mode))
 
     def _difference(self, first: tuple[str, str], second: tuple[str, str]) -> Difference | None:
@@ -52,7 +52,7 @@ def grid(contest: Contest) -> Grid | None:
 
 
 def sentences(contest: Contest, digits: int) -> list[str]:
-    """Return the best pair of backbone and freeze mode, what the mode is worth on each backbone, and the reverse."""
+    """Return sentences on the best pair, the gain of a mode on each backbone, and of a backbone with each mode."""
     pairs, by = grid(contest), contest.by
     if pairs is None:
         return []

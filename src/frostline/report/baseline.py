@@ -1,4 +1,4 @@
-"""What is right without having learned anything: to name the largest class of the test split every time."""
+"""The majority baseline: the scores of a classifier that always names the largest class of the test split."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Baseline:
     name: str
     label: int
     share: float
-    """Of the test images, of folds the mean: the accuracy of whoever always names it."""
+    """Its share of the test images, or the mean over folds: the accuracy of always naming it."""
     tested: int
-    """Classes of which the test split has an image."""
+    """Number of classes with a test image."""
     untested: tuple[str, ...]
-    """Classes of which the test split has no image."""
+    """Classes without a test image."""
 
     def value(self, by: Metric) -> float:
-        """Return what whoever always names it comes to; nan for a loss, which the share of a class does not tell."""
+        """Return the score of always naming this class; nan for a loss, which class shares do not determine."""
         found = {
             ACCURACY: self.share,
             BALANCED_ACCURACY: 1 / self.tested,
@@ -45,7 +45,7 @@ class Baseline:
 
 
 def of(repeats: Sequence[Repeat]) -> Baseline | None:
-    """Return the baseline of the test split of a cell, of folds of all their splits; None where a run left none."""
+    """Return the baseline of a cell's test split, or of all its folds; None where a run left no class counts."""
     every = repeats if repeats[0].overlap is not None else repeats[:1]
     found = [_images(repeat.folders[0]) for repeat in every]
     names = [name for name, _ in found[0]]
@@ -62,7 +62,7 @@ def of(repeats: Sequence[Repeat]) -> Baseline | None:
 
 
 def _images(folder: str) -> list[tuple[str, int]]:
-    """Return how many test images of each class the run in `folder` had; nothing where it did not leave that."""
+    """Return the number of test images per class of the run in `folder`; empty where the run did not record it."""
     try:
         told = files.read_json(Path(folder) / PER_CLASS)
         classes = [(str(row["class"]), int(row["images"])) for row in told if "recall" not in row]  # of multi-label
@@ -72,10 +72,10 @@ def _images(folder: str) -> list[tuple[str, int]]:
 
 
 def lead(repeats: Sequence[Repeat], baseline: Baseline) -> Difference | None:
-    """Return by how much a cell is before the baseline, image by image; None where predictions are not there.
+    """Return the lead of a cell over the baseline, paired by image; None where predictions are missing.
 
-    Of several seeds each image counts with the share of them that got it right: the baseline has no seeds, so that
-    chance is in the images alone. Of folds, each of which has test images of its own, it is the mean.
+    With several seeds, each image counts with the share of seeds that classify it right: the baseline has no seeds, so
+    only the images are random. With folds, which have different test images, the lead is the mean over folds.
     """
     runs = [repeat.folders for repeat in repeats]
     parts = runs if repeats[0].overlap is not None else [tuple(itertools.chain(*runs))]
@@ -98,7 +98,7 @@ def lead(repeats: Sequence[Repeat], baseline: Baseline) -> Difference | None:
 
 
 def _of_folds(every: Sequence[Predictions]) -> Ints | None:
-    """Return the groups of the images of folds, one after the other, none of which is in two folds."""
+    """Return the groups of the images of all folds, concatenated; no group is in two folds. None without groups."""
     if all(found.groups is None for found in every):
         return None
     return np.concatenate([found.ids if found.groups is None else found.groups for found in every])

@@ -1,4 +1,4 @@
-"""How far confidence and accuracy agree: reliability diagrams, and the expected calibration error."""
+"""Calibration of predictions: reliability diagrams and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BINS = 15  # of the reliability diagram, as in Guo et al. 2017 (arXiv:1706.0459
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far confidence and accuracy agree."""
+    """A reliability diagram and its expected calibration error."""
 
     ece: float
-    """Expected calibration error: the mean gap of confidence and accuracy over images."""
+    """Expected calibration error: the mean over images of their bin's gap between confidence and accuracy."""
     counts: tuple[int, ...]
     """Images per bin; the bins divide confidences 0..1 into equal widths."""
     confidence: tuple[float, ...]
@@ -28,7 +28,7 @@ class Calibration:
 def calibration(confidence: Floats, right: Bools) -> Calibration:
     """Return the reliability diagram of predictions, and its expected calibration error.
 
-    Both are `(N,)`: the probability given to the predicted class, and whether it was the true one.
+    Both arguments are `(N,)`: the probability of the predicted class, and whether that class is the true one.
     """
     which = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)  # bins are open below, as in the paper
     counts = np.bincount(which, minlength=_BINS)

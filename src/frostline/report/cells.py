@@ -1,6 +1,6 @@
-"""Cells of a sweep, each a point of its grid with all its seeds and folds, and the best of them for every freeze mode.
+"""Cells of a sweep, each a point of its grid with all its seeds and folds, and the best cell of every freeze mode.
 
-They are chosen by what stands in `select`, on the validation split; the test split is only reported.
+The metric in `select` chooses cells on the validation split; the test split is only reported.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
 FOLD, FOLDS = "data.fold", "data.folds"
 REPEATS = ("seed", FOLD)
-"""What a cell has several runs by, and is no choice."""
+"""Choices by which the runs of one cell differ."""
 _COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: all results that differ in nothing but the seed and the fold."""
+    """One point of the grid: all results that differ only in the seed and the fold."""
 
     choices: dict[str, Any]
     results: tuple[Result, ...]
 
     @property
     def by(self) -> Metric:
-        """What it is chosen by."""
+        """The metric that selects it."""
         return self.results[0].selected_by
 
     @property
     def folds(self) -> bool:
-        """Whether it was cross-validated, which beside runs that were `data.folds=null` was not."""
+        """Whether it was cross-validated; in a sweep over `data.folds`, the cell with `null` was not."""
         choices = self.results[0].choices
         return FOLD in choices and choices.get(FOLDS) != "null"
 
     @property
     def draws(self) -> bool:
-        """Whether its seeds drew anything: the order of steps, or weights from scratch.
+        """Whether its seeds change the result, by the order of batches or by weights from scratch.
 
-        Heads that are solved have no lr; on weights that are there they come out alike with every seed.
+        Solved heads have no lr; on pretrained weights they are the same with every seed.
         """
         return "lr" in self.choices or self.choices.get("model.weights", "") in (None, "null")
 
     @property
     def finished(self) -> tuple[Result, ...]:
-        """The results that mean and spread are taken over."""
+        """The results over which mean and spread are taken."""
         return tuple(result for result in self.results if result.status == "FINISHED")
 
     def repeats(self, metric: str) -> list[list[Result]]:
-        """Return the finished runs that have a metric: one of each seed, or where it was cross-validated all of a fold.
+        """Return the finished runs that have a metric, grouped by fold if the cell was cross-validated, else by seed.
 
-        Of a seed that was done twice the later one.
+        Of a seed that was run twice, the later run counts.
         """
         runs = (run for run in self.finished if metric in run.metrics)
         found = {(run.choices.get(FOLD), repr(run.choices.get("seed"))): run for run in runs}
@@ -70,15 +70,15 @@ class Cell:
         return fmean(values) if values else math.nan
 
     def spread(self, metric: str) -> float | None:
-        """Return the sample standard deviation of what `mean` is over; None for fewer than two, or none that differ.
+        """Return the sample standard deviation of the values that `mean` averages; None for fewer than two of them.
 
-        Seeds that draw nothing are one repeat, however many there are.
+        Also None if the seeds do not change the result (see `draws`): they are one repeat, however many there are.
         """
         values = self.values(metric)
         return stdev(values) if len(values) > 1 and (self.draws or self.folds) else None
 
     def values(self, metric: str) -> list[float]:
-        """Return what `metric` came to with each seed, or in each fold as the mean of its seeds."""
+        """Return the value of `metric` for each seed, or for each fold as the mean over its seeds."""
         return [fmean(run.metrics[metric] for run in runs) for runs in self.repeats(metric)]
 
 
@@ -94,16 +94,16 @@ def cells(results: Iterable[Result]) -> list[Cell]:
 
 
 def finalists(found: Sequence[Cell]) -> list[Cell]:
-    """Return the cells that are compared: all, but of a search whose best trial was confirmed only what confirms it.
+    """Return the cells that are compared: all, except the trials of a search whose best trial was confirmed.
 
-    The best of many trials is better on validation than it is: chance had a part in its being the best.
+    The fresh seeds stand for that search: the best of many trials looks better on validation than it is.
     """
     confirmed = {study_of(cell.choices) for cell in found if trial_tags.CONFIRMS in cell.choices and cell.finished}
     return [cell for cell in found if trial_tags.TRIAL not in cell.choices or study_of(cell.choices) not in confirmed]
 
 
 def study_of(choices: Mapping[str, Any]) -> str:
-    """Return what runs of one search of one cell have in common."""
+    """Return a key of the study to which a run belongs: its name, data and selection metric."""
     of_data = {name: value for name, value in choices.items() if name == "data" or name.startswith("data.")}
     return repr([choices.get(trial_tags.STUDY), sorted(of_data.items()), choices.get("select")])
 
@@ -111,7 +111,7 @@ def study_of(choices: Mapping[str, Any]) -> str:
 def varying(results: Sequence[Result]) -> list[str]:
     """Return the names of the choices that differ within the sweep, in the order in which runs state them.
 
-    Runs that do not have a choice, as a head that is solved has no lr, make no difference. Marks of a search are none.
+    Runs without a choice (a solved head has no lr) are ignored for that choice. Marks of a search are not choices.
     """
     names = dict.fromkeys(name for result in results for name in result.choices if name not in trial_tags.MARKS)
     values = {name: {repr(result.choices[name]) for result in results if name in result.choices} for name in names}
@@ -135,7 +135,7 @@ def metrics(results: Sequence[Result]) -> dict[str, float]:
 
 
 def tags(results: Sequence[Result]) -> dict[str, str]:
-    """Return `frostline.best.<mode>`: what was chosen in each mode's best cell, of all that the sweep varies."""
+    """Return `frostline.best.<mode>`: the choices in each mode's best cell, of the keys that the sweep varies."""
     swept = [name for name in varying(results) if name not in (*REPEATS, "freeze_mode")]
     return {
         f"frostline.best.{name.replace('/', '.')}": choices_text(cell.choices, swept) or "the only cell"
@@ -144,7 +144,7 @@ def tags(results: Sequence[Result]) -> dict[str, str]:
 
 
 def _best(results: Sequence[Result]) -> dict[str, Cell]:
-    """Return the best finished cell by mode, or by data and mode where there are several data sets."""
+    """Return the best finished cell per mode, or per data set and mode if there are several data sets."""
     several = "data" in varying(results)
     best: dict[str, Cell] = {}
     for cell in finalists(cells(results)):  # best first

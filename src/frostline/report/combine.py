@@ -1,4 +1,4 @@
-"""What sweeps left in their folders, read again: finished, failed, running and not yet begun runs alike."""
+"""The runs of several sweeps combined into one: finished, failed, running and waiting runs alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 
 def together(sweeps: Sequence[Sweep]) -> list[Result]:
-    """Return the runs of several sweeps as if they were one: what differs between sweeps becomes a choice too.
+    """Return the runs of several sweeps as if they were one: keys that differ between sweeps become choices too.
 
     Freeze modes of one name in which other parameters learn, as two files of a person's own may say, are told apart by
     that. A run that was done twice, seed and all, counts once: the last time that it finished.
@@ -99,10 +99,10 @@ def _learning(phases: Sequence[Any]) -> str:
 
 
 def _by_data(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Result]:
-    """Return the runs, told apart by `data.fingerprint` too where the same settings stood for other pictures.
+    """Return the runs, with the choice `data.fingerprint` where the same data settings stood for different images.
 
-    A folder's pictures may change between sweeps; within one of them, numbered by `origins`, they do not. Folds of a
-    sweep are of the same pictures, divided otherwise, and have the fingerprint of the first of them.
+    The images of a folder may change between sweeps, but not within one sweep; `origins` are the numbers of the sweeps.
+    The folds of a sweep divide the same images differently, and all get the fingerprint of the first fold.
     """
     prints: dict[tuple[int, str], dict[str, str]] = {}
     found: dict[tuple[str, str], set[str]] = {}
@@ -128,7 +128,7 @@ def _data_settings(result: Result) -> str:
 
 
 def _fingerprint(folder: Path) -> str | None:
-    """Return the fingerprint of a run's data; None where the run did not come to reading them."""
+    """Return the fingerprint of a run's data; None where the run ended before it read them."""
     try:
         return str(files.read_json(folder / layout.PROVENANCE)["data"]["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -136,7 +136,7 @@ def _fingerprint(folder: Path) -> str | None:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Return what decided a run, flat; nothing where it cannot be read."""
+    """Return the config keys that decided a run, flat; empty where the config cannot be read."""
     try:
         values = untrusted.plain(folder / layout.CONFIG)
     except UserError:
@@ -160,14 +160,14 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _told_by_name(key: str, results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a choice by its short name tells `key` already, as `model` does `model.name`.
+    """Return whether a choice with a short name implies the value of `key`, as `model` implies `model.name`.
 
-    So does `data` whatever is the same for all runs on data of one name, but not a `data.limit` of some of them.
+    `data` implies any key that has one value in all runs on data of that name, but not a `data.limit` of some of them.
     """
     group, _, rest = key.partition(".")
     if key == FOLDS:
         return False
-    if not is_semantic(key) and key != "data.root":  # other pictures may lie in another place
+    if not is_semantic(key) and key != "data.root":  # another root may hold other images
         return True
     if group not in _GROUPS or rest == "name":
         return group in _GROUPS

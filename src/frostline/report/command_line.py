@@ -1,4 +1,4 @@
-"""Commands that a person can run next: the command line of a run, with some of its keys changed."""
+"""Commands to run next: the command line of a run with some of its keys changed, quoted for the shell and Hydra."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BEFORE_QUOTE = re.compile(r'(\\*)("|$)')  # Hydra halves backslashes there, and
 
 
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | None:
-    """Return the command that does `result` again as a sweep over `changes`: values by key, one or several.
+    """Return the command that repeats the run of `result` as a sweep over `changes`: one or several values per key.
 
     None for a rerun, which takes no keys that decide its metrics, and for what no one command line can say: of sweeps
     that are put together a freeze mode called like another, and an option of the optimizer that some have not.
@@ -30,10 +30,10 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | No
     given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
     if "rerun" in given:
         return None
-    if trial_tags.STUDY in result.choices:  # what it found is no range any more
+    if trial_tags.STUDY in result.choices:  # searched keys have fixed values now
         given = {key: value for key, value in given.items() if key != "trials" and key.split(".")[0] != "search"}
     if "data.folds" in given:
-        given.pop("data.fold", None)  # a sweep has them all
+        given.pop("data.fold", None)  # a sweep runs all folds
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
     swept = {"freeze" if key == "freeze_mode" else key: ",".join(map(_exact, of)) for key, of in changes.items()}
@@ -41,7 +41,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | No
 
 
 def of_sweep(values: Mapping[str, str]) -> str:
-    """Return the command of a sweep over what is typed for each key."""
+    """Return the command of a sweep, given the text to type for each key."""
     told = [("--config-dir", folder) for folder in project.further_configs]
     given = (shlex.quote(f"{key}={value}") for key, value in (*told, *values.items()))
     return " ".join([f"{_program()} -m", *given])
@@ -62,20 +62,20 @@ def for_hydra(value: object) -> str:
 
 
 def _exact(value: object) -> str:
-    """Return a choice as text that is read back as it is, with more digits than people care to see if it has them."""
+    """Return a choice as text that parses back to the same value, with all digits of a float."""
     short = value_text(value)
     return repr(value) if isinstance(value, float) and float(short) != value else short
 
 
 def _program() -> str:
-    """Return what is typed to start the program; an installed package has no train.py."""
+    """Return the command that starts the program; an installed package has no train.py."""
     return "python train.py" if (project.project_root() / "train.py").is_file() else "python -m frostline"
 
 
 def _overrides(result: Result) -> list[str]:
-    """Return what the command line said of a run, and of who carries it out; nothing where that is gone.
+    """Return the overrides of a run's command line, launcher keys included; empty where they cannot be read.
 
-    What it took from the environment is still to be taken there.
+    References to environment variables are kept as references.
     """
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = files.read_json(Path(result.folder) / layout.PROVENANCE)["command"]
@@ -84,5 +84,5 @@ def _overrides(result: Result) -> list[str]:
 
 
 def rerun(result: Result) -> str:
-    """Return the command that does exactly this run again."""
+    """Return the command that repeats exactly this run."""
     return f"{_program()} rerun={result.run_id or shlex.quote(result.folder)}"

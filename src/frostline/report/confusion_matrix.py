@@ -1,4 +1,4 @@
-"""The confusion matrix without its zeros: as large as the test split at most, however many classes there are."""
+"""Sparse confusion matrix: its cells above zero, at most as many as test images, whatever the number of classes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Confusions:
 
     @property
     def images(self) -> Ints:
-        """`(classes,)`: how many images show each class."""
+        """`(classes,)`: number of images of each class."""
         return self._summed(np.full(len(self.rows), True))
 
     @property
     def right(self) -> Ints:
-        """`(classes,)`: how many of them were taken for what they are."""
+        """`(classes,)`: number of images of each class that were predicted right."""
         return self._summed(self.rows == self.columns)
 
     def _summed(self, which: np.ndarray) -> Ints:
@@ -43,15 +43,15 @@ class Confusions:
         return sums.astype(np.int64)
 
     def most_confused(self, most: int) -> list[tuple[int, int, int]]:
-        """Return up to `most` of `(true class, predicted class, images)`, most frequent first."""
+        """Return up to `most` confusions `(true class, predicted class, images)`, most frequent first."""
         wrong = np.flatnonzero(self.rows != self.columns)
         cells = wrong[np.argsort(-self.counts[wrong], kind="stable")[:most]]
         return [(int(self.rows[cell]), int(self.columns[cell]), int(self.counts[cell])) for cell in cells]
 
     def foremost(self, most: int) -> list[int]:
-        """Return the `most` classes to show where not all can be, in order: those of the most frequent confusions.
+        """Return up to `most` classes to show, in ascending order: those of the most frequent confusions.
 
-        Where these are fewer, those with the most images too.
+        If there are fewer of these, the classes with the most images fill up the rest.
         """
         pairs = self.most_confused(len(self.counts))
         by_images = np.argsort(-self.images, kind="stable").tolist()
@@ -59,7 +59,7 @@ class Confusions:
         return sorted(list(classes)[:most])
 
     def among(self, chosen: Sequence[int]) -> tuple[Ints, Ints, Ints]:
-        """Return rows, columns and counts of the cells between `chosen` classes, which are numbered in their order."""
+        """Return rows, columns and counts of the cells between `chosen` classes, renumbered in the order given."""
         place = np.full(len(self.classes), -1)
         place[list(chosen)] = np.arange(len(chosen))
         rows, columns = place[self.rows], place[self.columns]
@@ -68,7 +68,7 @@ class Confusions:
 
 
 def count(classes: Sequence[str], labels: Ints, said: Ints) -> Confusions:
-    """Return how often images of each class were taken for each; `labels` and `said` are `(N,)` true and predicted."""
+    """Return the confusion matrix of `(N,)` true classes `labels` and predicted classes `said`."""
     pairs, counts = np.unique(labels.astype(np.int64) * len(classes) + said, return_counts=True)
     return Confusions(tuple(classes), pairs // len(classes), pairs % len(classes), counts)
 
@@ -90,7 +90,7 @@ def write(folder: Path, found: Confusions) -> None:
 
 
 def read(folder: Path) -> Confusions | None:
-    """Return the matrix of the run in `folder`; None where there is none that was written here."""
+    """Return the matrix of the run in `folder`; None where there is none, or no valid one."""
     try:
         match files.read_json(folder / CONFUSION):
             case {"classes": [str(), *_] as classes, "rows": list(), "columns": list(), "counts": list()} as told:

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: an SVG file, which takes no library to draw and a quarter of a PNG's bytes."""
+"""Plot of a confusion matrix as an SVG file, which needs no plotting library and a quarter of a PNG's bytes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from frostline.records.result import percent
 from frostline.report.confusion_matrix import Confusions
 
 _SHADES = ("f7fbff", "deebf7", "c6dbef", "9ecae1", "6baed6", "4292c6", "2171b5", "08519c", "08306b")
-"""Blues of ColorBrewer (Brewer 2002), of shares 0 to 1 of a true class on the scale."""
-_STEPS = 32  # of colour between both ends of the scale
-_POWER = 0.4  # of a share on the scale, which shows rare confusions too
-_DARK = 0.55  # of the scale, from which on numbers are white
+"""Blues of ColorBrewer (Brewer 2002), for shares 0 to 1 of a true class."""
+_STEPS = 32  # number of colours on the scale
+_POWER = 0.4  # exponent from share to position on the scale; below 1, so that rare confusions are visible
+_DARK = 0.55  # position on the scale from which numbers are white
 _TICKS = (0, 0.01, 0.05, 0.2, 0.5, 1)
-_COUNTED = 25  # classes up to which there is room for a number in every cell ...
-_SHOWN = 100  # ... and up to which for the name of every class, and so for the class
-_LETTER = 0.6  # widths of a letter in its height, on average
-_MIDDLE = 0.35  # of its height from the line that a text stands on to its middle
+_COUNTED = 25  # most classes for which every cell has room for a number
+_SHOWN = 100  # most classes for which there is room for names; others are not shown
+_LETTER = 0.6  # mean width of a letter, in font sizes
+_MIDDLE = 0.35  # height of a text's middle above its baseline, in font sizes
 
 
 def draw(matrix: Confusions, path: Path) -> None:
-    """Write `matrix`, with a row per true class, as an SVG whose size grows with the classes up to 100.
+    """Write `matrix`, with a row per true class, as an SVG to `path`.
 
-    Of more than 100 it shows those of the most frequent confusions, and says so. Colour is the share of the true
-    class; up to 25 classes the counts stand in the cells.
+    Colour is the share of the true class; up to 25 classes, the cells contain counts. Of more than 100 classes, only
+    those of the most frequent confusions are shown, which the title says.
     """
     shown = matrix.foremost(_SHOWN)
     names = [_name(matrix.classes[one]) for one in shown]
@@ -65,7 +65,7 @@ def draw(matrix: Confusions, path: Path) -> None:
 
 
 def _cells(rows: np.ndarray, columns: np.ndarray, scaled: np.ndarray) -> Iterator[str]:
-    """Yield a path of all cells of each colour; the lightest of them differs from that of no image."""
+    """Yield one path per colour with all cells of that colour; even one image is darker than the background."""
     steps = np.ceil(scaled * _STEPS).astype(int).clip(1, _STEPS)
     order = np.argsort(steps, kind="stable")
     for step, same in groupby(order, steps.__getitem__):
@@ -74,7 +74,7 @@ def _cells(rows: np.ndarray, columns: np.ndarray, scaled: np.ndarray) -> Iterato
 
 
 def _colour(place: float) -> str:
-    """Return the colour of a place between 0 and 1 on the scale."""
+    """Return the colour, as hex digits, of a position between 0 and 1 on the scale."""
     shades = np.array([[*bytes.fromhex(shade)] for shade in _SHADES])
     ends = np.linspace(0, 1, len(shades))
     return bytes(round(float(np.interp(place, ends, band))) for band in shades.T).hex()
@@ -83,7 +83,7 @@ def _colour(place: float) -> str:
 def _numbers(
     rows: np.ndarray, columns: np.ndarray, counts: np.ndarray, scaled: np.ndarray, left: int, top: int, cell: int
 ) -> Iterator[str]:
-    """Yield the counts of the cells, those in dark cells white."""
+    """Yield the counts of the cells, in white on dark cells."""
     for ink, which in (("000", scaled <= _DARK), ("fff", scaled > _DARK)):
         yield f'<g font-size="11" fill="#{ink}">'
         for row, column, count in zip(rows[which], columns[which], counts[which], strict=True):
@@ -92,7 +92,7 @@ def _numbers(
 
 
 def _names(names: Sequence[str], size: int, left: int, top: int, cell: int, *, flat: bool) -> Iterator[str]:
-    """Yield the names of the classes beside their rows, and below their columns, upright where they are long."""
+    """Yield the class names beside the rows and below the columns, rotated there unless `flat`."""
     yield '<g text-anchor="end">'
     for number, name in enumerate(names):
         yield _text(left - 6, top + (number + 0.5) * cell + size * _MIDDLE, name)
@@ -109,7 +109,7 @@ def _names(names: Sequence[str], size: int, left: int, top: int, cell: int, *, f
 
 
 def _scale(left: int, top: int, side: int) -> Iterable[str]:
-    """Return the scale of colours beside the matrix."""
+    """Return the colour scale beside the matrix, with ticks."""
     stops = "".join(f'<stop offset="{n / 8:g}" stop-color="#{shade}"/>' for n, shade in enumerate(_SHADES))
     ticks = [(top + side * (1 - tick**_POWER), f"{tick:.0%}" if tick else "0") for tick in _TICKS]
     return (
@@ -133,6 +133,6 @@ def _title(matrix: Confusions) -> str:
 
 
 def _name(name: str) -> str:
-    """Return what is written beside the matrix: at most 24 letters, and none that no XML can hold."""
+    """Return a class name shortened to 24 letters, without characters that XML does not allow."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return shown if len(shown) <= 24 else f"{shown[:22]}.."

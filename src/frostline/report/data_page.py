@@ -1,6 +1,6 @@
-"""The page on data: one HTML file that opens offline, with pictures as the network sees them, whatever the data's size.
+"""The data page: one HTML file that opens offline and shows images as the network sees them, of bounded size.
 
-Its numbers stand in the page itself; only the filter of many classes needs JavaScript.
+The numbers are plain HTML; only the filter of many classes needs JavaScript.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 BYTES = 1_900_000
-"""What all pictures take at most, as text in the page."""
-_QUALITIES = (85, 60, 35, 10)  # of JPEG: the first with which they do
-_CLASSES = 100  # of more the first and last ones stand in the page, and the others are found by their names
-_NAMED = 20  # pictures of a finding
-_BROKEN = 500
-_PIXELATED = 48  # pixels a side: what has no more is shown as pixels
+"""Most bytes that all images together take in the page, encoded as text."""
+_QUALITIES = (85, 60, 35, 10)  # JPEG qualities; the first with which the images fit into `BYTES` is used
+_CLASSES = 100  # of more classes, the page shows the largest and smallest, and a filter finds the others by name
+_NAMED = 20  # images of a finding that are listed by name
+_BROKEN = 500  # broken images that are listed
+_PIXELATED = 48  # pixels; images up to this side are enlarged without smoothing
 
 
 def write(path: Path, facts: DataFacts, gallery: Gallery) -> Path:
@@ -64,7 +64,7 @@ def write(path: Path, facts: DataFacts, gallery: Gallery) -> Path:
 
 
 def _encoded(pictures: Iterable[Pixels]) -> Callable[[Pixels], str]:
-    """Return what gives the `data:` address of each of the pictures, together no longer than `BYTES`."""
+    """Return a function from an image to its `data:` address; all addresses together take at most `BYTES`."""
     each = list(pictures)
     found: dict[int, str] = {}
     for quality in _QUALITIES:
@@ -82,13 +82,13 @@ def _jpeg(picture: Pixels, quality: int) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
-    """Return a table; with a `head` the first column is a name and the others are numbers."""
+    """Return a table as HTML; with a `head`, the first column holds names and the others numbers."""
     heads = [(escape(name), bool(place)) for place, name in enumerate(head)]
     return page_assets.table(heads, ([*map(escape, row)] for row in rows))
 
 
 def _finding(finding: Finding, groups: Sequence[Sequence[Shown]], address: Callable[[Pixels], str]) -> str:
-    """Return what was found, all pictures that it is about, as far as they are not too many, and the first of them."""
+    """Return a finding as HTML: its text, example images in groups, and the names of the first images concerned."""
     mark = '<span class="wrong">!</span> ' if finding.alarming else ""
     names = [escape(name) for name in finding.pictures[:_NAMED]]
     if (more := len(finding.pictures) - len(names)) > 0:
@@ -107,17 +107,17 @@ def _broken(broken: Sequence[tuple[str, str]]) -> str:
     more = len(broken) - _BROKEN
     rest = f'<p class="quiet">and {more:,} more; <code>--json</code> names all of them</p>' if more > 0 else ""
     table = _table([], broken[:_BROKEN])
-    return f'<section id="broken"><h2>Broken pictures, left out ({len(broken):,})</h2>{table}{rest}</section>'
+    return f'<section id="broken"><h2>Broken images, left out ({len(broken):,})</h2>{table}{rest}</section>'
 
 
 def _about_classes(count: int) -> str:
     if count <= _CLASSES:
-        return "The largest of train first."
-    return f"The largest and the smallest of train, of {count:,}; the others are found by their names."
+        return "The largest class of train first."
+    return f"The largest and the smallest of train, of {count:,} classes; find the others by name."
 
 
 def _ends(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows of classes that stand in the page: of many the first and the last ones."""
+    """Return the rows of classes that the page shows: of many classes the first and the last ones."""
     half = _CLASSES // 2
     return rows if len(rows) <= _CLASSES else [*rows[:half], *rows[-half:]]
 
@@ -125,12 +125,12 @@ def _ends(rows: Sequence[Row]) -> Sequence[Row]:
 def _about_sheet(facts: DataFacts, gallery: Gallery) -> str:
     shown, count = len(gallery.classes), len(facts.classes)
     classes = f"{shown:,} of {count:,} classes, from the largest to the smallest. " if shown < count else ""
-    views = "Of each training picture first the view without randomness, then those of the first epochs. "
-    return classes + (views if facts.given.training else "") + "Names appear under the pointer."
+    views = "Each training image is shown without augmentation first, then as in the first epochs. "
+    return classes + (views if facts.given.training else "") + "Point at an image to see its name."
 
 
 def _class(name: str, group: Sequence[Shown], address: Callable[[Pixels], str]) -> str:
-    """Return the pictures of a class, a line for each split."""
+    """Return the images of a class as HTML, a line for each split."""
     by_split: Mapping[str, list[Shown]] = {one.split: [two for two in group if two.split == one.split] for one in group}
     lines = "".join(
         f'<div class="line"><span class="quiet">{split}</span>{"".join(_figure(one, address) for one in own)}</div>'
@@ -140,7 +140,7 @@ def _class(name: str, group: Sequence[Shown], address: Callable[[Pixels], str]) 
 
 
 def _figure(one: Shown, address: Callable[[Pixels], str], *, label: bool = False) -> str:
-    """Return a picture in all its views; with its `label` where classes are mixed."""
+    """Return an image in all its views as HTML; with a caption that states its class if `label`."""
     small = ' class="pixels"' if len(one.views[0]) <= _PIXELATED else ""
     titles = [one.name, *(f"{one.name}, epoch {epoch}" for epoch in range(1, len(one.views)))]
     images = "".join(

@@ -1,4 +1,4 @@
-"""What is said of data before a sweep, in words and tables: on the terminal and on the page."""
+"""Facts about a data set in words and tables, for the terminal and the data page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from frostline.runs.data_facts import DataFacts, Sizes
 
 _CONVERTED = {
-    "upright": "turned as their EXIF says",
+    "upright": "rotated as their EXIF says",
     "first_frame": "animated (the first frame)",
     "sixteen_bits": "of more than 8 bits",
     "palette": "with a palette",
@@ -25,12 +25,12 @@ _CONVERTED = {
     "grayscale": "grey",
     "alpha": "transparent (laid on white)",
     "deep_colours": "of 16 bits per colour (the upper 8)",
-    "profile": "brought to sRGB by their ICC profile",
+    "profile": "converted to sRGB by their ICC profile",
     "bad_profile": "with a broken ICC profile (taken for sRGB)",
 }
-"""What was done to pictures, by `decode_image.CONVERSIONS`."""
-_CLASSES = 12  # on the terminal
-_BROKEN = 5  # on the terminal
+"""Words for the conversions of images, by the names in `decode_image.CONVERSIONS`."""
+_CLASSES = 12  # most rows of classes on the terminal
+_BROKEN = 5  # most broken images that are named on the terminal
 
 Row = tuple[str, ...]
 
@@ -45,7 +45,7 @@ def show(facts: DataFacts, screen: Screen) -> None:
 
 
 def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
-    """Yield the facts that are said in a line each, and what each is about."""
+    """Yield the facts that take a line each, as pairs of a heading and a text."""
     total = sum(facts.images.values())
     images = ", ".join(f"{count:,} {split}" for split, count in facts.images.items())
     given, (largest, share) = facts.given, facts.largest
@@ -55,7 +55,7 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     yield "largest class", f"{largest}, {percent(share)} of train"
     if facts.of_none is not None:
         labels = sum(facts.counts["train"]) / facts.images["train"]
-        yield "multi-label", f"{labels:.2f} classes a training picture, {facts.of_none:,} of which are of none"
+        yield "multi-label", f"{labels:.2f} classes per training image; {facts.of_none:,} have none"
     if empty := [f"{counts.count(0):,} in {split}" for split, counts in facts.counts.items() if 0 in counts]:
         yield "without images", f"classes: {', '.join(empty)}"
     if facts.sizes.enlarged:
@@ -71,29 +71,29 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
         yield "other files", ", ".join([*kinds, *([f"{facts.hidden:,} hidden"] if facts.hidden else [])])
     yield "input", f"{given.size}x{given.size} pixels of {given.resized}, {given.interpolation}"
     yield "normalised by", f"mean {_numbers(given.mean)}, deviation {_numbers(given.std)} (red, green, blue of 0..1)"
-    yield "training views", "; ".join(given.training) or "as all others: augment changes nothing"
+    yield "training views", "; ".join(given.training) or "the same as all others: augment changes nothing"
     measured = f"mean {_numbers(given.measured_mean)}, deviation {_numbers(given.measured_std)}"
-    yield "network gets", f"{measured} over the {given.views:,} training views that come first"
+    yield "network gets", f"{measured} over the first {given.views:,} training views"
 
 
 SIZES = ("min", "25%", "median", "75%", "max")
 
 
 def size_rows(sizes: Sizes) -> list[Row]:
-    """Return a row for each of the sizes of originals: what it is, then `SIZES`."""
+    """Return a row per measure of the original sizes: its name, then the quantiles `SIZES` in pixels or as a ratio."""
     pixels = {"width": sizes.width, "height": sizes.height, "shorter side": sizes.shorter}
     found: list[Row] = [(name, *(f"{value:,.0f}" for value in five)) for name, five in pixels.items()]
     return [*found, ("width : height", *(f"{value:.2f}" for value in sizes.aspect))]
 
 
 def class_rows(facts: DataFacts) -> list[Row]:
-    """Return a row for each class, the largest of train first: its name, then its pictures in each split."""
+    """Return a row per class, the largest of train first: its name, then its number of images in each split."""
     order = sorted(range(len(facts.classes)), key=lambda label: -facts.counts["train"][label])
     return [(facts.classes[i], *(f"{counts[i]:,}" for counts in facts.counts.values())) for i in order]
 
 
 def _some_rows(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows for the terminal: of many the first and the last ones."""
+    """Return the rows that the terminal shows: of many the first and the last ones."""
     if len(rows) <= _CLASSES:
         return rows
     half = _CLASSES // 2
@@ -105,7 +105,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    """Return a table whose first row is its head, numbers to the right of names."""
+    """Return a table whose first row is its head; the first column is aligned left, the numbers right."""
     head, *body = rows
     table = Table(box=SIMPLE_HEAD)
     for place, name in enumerate(head):

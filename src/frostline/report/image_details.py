@@ -1,6 +1,6 @@
-"""How the best cells did on the test split, image by image: classes, confusions, calibration, pictures, robustness.
+"""Details of the best cells on the test split: classes, confusions with example images, calibration, robustness.
 
-A cell is all its seeds: counts are summed over them.
+Counts are summed over all seeds of a cell.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from frostline.report.page_numbers import ends, shortened
 from frostline.report.predictions import Predictions
 from frostline.report.statistics import Ints, effective_images, wilson
 
-_DRAWN_CLASSES = 100  # of a confusion matrix; with more its cells were smaller than a pixel of a telephone
-_PAIRS, _EXAMPLES = 8, 4
+_DRAWN_CLASSES = 100  # of a confusion matrix; with more, its cells are smaller than a pixel of a phone
+_PAIRS, _EXAMPLES = 8, 4  # confusions that are shown, and images of each
 _DISAGREEMENTS = 24
 _ONE_OF = {FOLD: "in fold", "seed": "with seed"}
 
 
 def of_cell(cell: Cell) -> dict[str, Any]:
-    """Return what is known of a cell's test images: as far as its runs left it, as plain values for JSON."""
+    """Return the details of a cell's test images as plain values for JSON, as far as its runs recorded them."""
     folders = [Path(result.folder) for result in cell.finished]
     found: dict[str, Any] = {}
     repeats = len(folders) / max(1, len({result.choices.get(FOLD) for result in cell.finished}))
@@ -60,15 +60,15 @@ def of_cell(cell: Cell) -> dict[str, Any]:
 
 
 def _mean(metric: Metric, repeated: Sequence[Sequence[Predictions]]) -> float:
-    """Return the mean of a measure over seeds, or over folds of each of which it is the mean of its seeds."""
+    """Return the mean of a metric over seeds, or over folds, each the mean over its seeds; nan where unknown."""
     found = [[one.value for said in runs if (one := said.measured(metric))] for runs in repeated]
     return fmean(map(fmean, found)) if found and all(found) else math.nan
 
 
 def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
-    """Return the test images of which two cells say different things, of a repeat that both have; None if unknown.
+    """Return the test images that two cells classify differently, in a repeat that both have; None if unknown.
 
-    `of` names that one where there are several, e.g. `in fold 0`, `with seed 1`.
+    `of` names that repeat if there are several, e.g. `in fold 0`, `with seed 1`.
     """
     runs = [*first.finished, *second.finished]
     several = [name for name in _ONE_OF if len({repr(run.choices.get(name)) for run in runs}) > 1]
@@ -105,7 +105,7 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
 
 
 def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) -> dict[str, Any]:
-    """Return how each class did that is one of several of an image: its recall as accuracy, its precision and F1."""
+    """Return the scores of each class of multi-label images: recall as accuracy, precision and F1."""
     per_class = files.json_or_none(folder / PER_CLASS)
     if not isinstance(per_class, list):
         return {}
@@ -123,19 +123,19 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
 
 
 def _all_said(said: Sequence[Predictions]) -> tuple[Array, Array]:
-    """Return the true and the predicted classes of all images of several runs."""
+    """Return the true and the predicted classes of the images of several runs, concatenated."""
     return np.concatenate([one.labels for one in said]), np.concatenate([one.said for one in said])
 
 
 def _numbers(label: Any) -> int | list[int]:
-    """Return the class of an image by its number, or the numbers of its classes."""
+    """Return the class number of an image, or a list of the numbers of its classes if multi-label."""
     return np.flatnonzero(label).tolist() if np.ndim(label) else int(label)
 
 
 def _classes(matrix: Confusions, said: Sequence[Predictions], repeats: float) -> dict[str, Any]:
-    """Return how each class did, and the matrix of those that are drawn: `shown`, by which its cells are numbered.
+    """Return the accuracy of each class, and the confusion matrix of the classes `shown`, which number its cells.
 
-    Images that were counted `repeats` times, once for each seed, are no more certain for that.
+    Each image was counted `repeats` times, once per seed; the intervals count it once.
     """
     images = matrix.images
     accuracy = [shortened(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
@@ -149,7 +149,7 @@ def _classes(matrix: Confusions, said: Sequence[Predictions], repeats: float) ->
 def _all_within(
     right: Iterable[int], images: Iterable[int], said: Sequence[Predictions], repeats: float
 ) -> list[list[float | None]]:
-    """Return the ends of the 95% interval of each class's accuracy, of images that were counted `repeats` times."""
+    """Return the ends of the 95% interval of each class's accuracy; each image was counted `repeats` times."""
     if any(one.groups is not None for one in said):
         labels, told = _all_said(said)
         groups = np.concatenate([one.ids if one.groups is None else one.groups for one in said])
@@ -159,7 +159,7 @@ def _all_within(
 
 
 def _within_groups(told: Array, labels: Array, kind: int, groups: Ints, repeats: float) -> list[float | None]:
-    """Return them of a class whose images are in groups; None where these are not several."""
+    """Return the ends of the interval of class `kind`, with images in groups; None for fewer than two groups."""
     mine = labels[:, kind] if labels.ndim == 2 else labels == kind
     right = (told[:, kind] if labels.ndim == 2 else told == kind)[mine]
     if not len(right):
@@ -173,7 +173,7 @@ def _within(right: float, total: float) -> list[float | None]:
 
 
 def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
-    """Return `[true, predicted, times, pictures]` of the most frequent confusions; each picture once, of any seed."""
+    """Return `[true, predicted, count, images]` of the most frequent confusions; each example once, of any seed."""
     pairs = matrix.most_confused(_PAIRS)
     examples: dict[tuple[int, int], dict[int, str]] = {(i, j): {} for i, j, _ in pairs}
     for folder in folders:

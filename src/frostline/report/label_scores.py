@@ -1,4 +1,4 @@
-"""How multi-label predictions do class by class: precision, recall and F1, and average precision."""
+"""Scores of multi-label predictions per class: precision, recall, F1 and average precision."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from frostline.report.metric_scores import Array, Said, measure
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Counts for each class, `(classes,)` each."""
+    """Counts per class, each `(classes,)`."""
 
     images: Array
-    """Test images that are of the class."""
+    """Test images of the class."""
     said: Array
-    """Test images of which it was said."""
+    """Test images for which the class was predicted."""
     right: Array
-    """Those of which both holds."""
+    """Test images of the class for which it was predicted."""
 
     @property
     def shares(self) -> dict[str, list[float | None]]:
-        """Precision, recall and F1 of each class by their names, fractions in 0..1; None for what is not defined."""
+        """Precision, recall and F1 of each class by name, fractions in 0..1; None where they are not defined."""
         return {
             "precision": _ratio(self.right, self.said),
             "recall": _ratio(self.right, self.images),
@@ -39,7 +39,7 @@ def of(labels: Array, said: Array) -> LabelScores:
 
 
 def rows(labels: Array, logits: Array, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for each class, JSON-able, for labels `(N, classes)` bool; None for what is not defined."""
+    """Return a JSON-able row per class, for labels `(N, classes)` bool; None stands for a score that is not defined."""
     found = of(labels, said := logits > 0)
     ranked = (Said(labels[:, [k]], said[:, [k]], scores=logits[:, [k]]) for k in range(len(classes)))
     precisions = [one.value for each in ranked if (one := measure(MAP, each))]

@@ -1,10 +1,10 @@
-"""Balanced accuracy, macro F1, mAP, AUROC and loss of a split, and how much each of its images moves them.
+"""Balanced accuracy, macro F1, mAP, AUROC and loss of a split, and the influence of each image on them.
 
-The influence of an image is the derivative of the measure by the image's weight, times the number of images; its mean
-over all is 0. The variance of a measure, and of the difference of two on the same images, is that of the influences
-divided by their number (the delete-one jackknife in the limit; for AUROC it is E. DeLong et al. 1988).
+The influence of an image is the derivative of the metric by the image's weight, times the number of images; the mean
+influence is 0. The variance of a metric, or of the difference of two on the same images, is the variance of the
+influences divided by their number (the delete-one jackknife in the limit; for AUROC it is E. DeLong et al. 1988).
 
-Classes of which a split has no image are left out of means over classes. Labels and classes are as in `core.labels`:
+Means over classes leave out the classes without an image in the split. Labels and classes are as in `core.labels`:
 `(N,)` numbers, or multi-label `(N, classes)` bool.
 """
 
@@ -22,39 +22,39 @@ from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
 Array = npt.NDArray[Any]
 
 RANKED = (AUROC, MAP)
-"""The measures of how well each class's images are ranked, which need scores."""
+"""Metrics that rank the images of each class by score, and so need scores."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a network said of a split."""
+    """The predictions of a network on a split."""
 
     labels: Array
     """The true classes."""
     classes: Array
-    """The predicted ones, in the same form."""
+    """The predicted classes, in the same form."""
     loss: Array | None = None
     """`(N,)`: the cross-entropy in nats."""
     scores: Array | None = None
-    """`(N, classes)`: probabilities, or what rises with them over all images."""
+    """`(N, classes)`: probabilities, or a monotone function of them."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measure of a split."""
+    """The value of a metric on a split, with the influence of each image."""
 
     value: float
-    """nan where the split does not define it."""
+    """nan where the metric is not defined on the split."""
     influence: Array
-    """`(N,)` float64, in units of the measure."""
+    """`(N,)` float64, in units of the metric."""
     least: float
-    """Half of what one image of the rarest class can move the value by, which intervals add: see `by_influence`."""
+    """Half of the most by which one image of the rarest class can move the value; see `statistics.by_influence`."""
 
 
 def log_odds(logits: Array) -> Array:
-    """Return `(N, classes)` float64: of each class the logarithm of p / (1 - p), for `(N, classes)` logits.
+    """Return the log-odds log(p / (1 - p)) of each class, `(N, classes)` float64, for `(N, classes)` logits.
 
-    It rises with the probability p, but tells apart what is so sure that p is 1 in floating point.
+    They rise with the probability p, but still differ where p rounds to 1 in floating point.
     """
     odds: Array = logits.astype(np.float64)
     first = odds.argmax(1)[:, None]
@@ -67,12 +67,12 @@ def log_odds(logits: Array) -> Array:
 
 
 def scores_of(logits: Array, labels: Array) -> Array:
-    """Return by what a class's images are ranked: what rises with its probability, which multi-label its logit does."""
+    """Return the scores that rank the images of a class: log-odds, or the logits if multi-label."""
     return logits if labels.ndim == 2 else log_odds(logits)
 
 
 def measure(metric: Metric, said: Said) -> Measured | None:
-    """Return what `metric` is of a split; None for accuracy, and where what it needs is not there."""
+    """Return the value of `metric` on a split; None for accuracy, and where the loss or scores needed are missing."""
     several = said.labels.ndim == 2
     if metric == BALANCED_ACCURACY and not several:
         return _balanced_accuracy(said.labels, said.classes)
@@ -87,7 +87,7 @@ def measure(metric: Metric, said: Said) -> Measured | None:
 
 
 def _balanced_accuracy(labels: Array, said: Array) -> Measured:
-    """Return the mean over the classes of the share of their images that are right (recall)."""
+    """Return the mean over classes of recall."""
     counts = np.bincount(labels)
     right = labels == said
     recall = np.bincount(labels, right) / np.maximum(counts, 1)
@@ -97,7 +97,7 @@ def _balanced_accuracy(labels: Array, said: Array) -> Measured:
 
 
 def _macro_f1(labels: Array, said: Array) -> Measured:
-    """Return the mean over the classes of F1: twice those right, over those that are the class and that are said so."""
+    """Return the mean over classes of F1: twice the true positives, over images of the class plus predictions of it."""
     length = int(max(labels.max(), said.max())) + 1
     counts = np.bincount(labels, minlength=length)
     both = np.maximum(counts + np.bincount(said, minlength=length), 1)
@@ -109,11 +109,11 @@ def _macro_f1(labels: Array, said: Array) -> Measured:
 
 
 def _macro_f1_of_several(labels: Array, said: Array) -> Measured:
-    """Return the same of multi-label images, each class's F1 being that of its own column."""
+    """Return macro F1 of multi-label images: the mean over columns of F1."""
     counts = labels.sum(0)
     both = np.maximum(counts + said.sum(0), 1)
     f1, seen = 2 * (labels & said).sum(0) / both, counts > 0
-    if not seen.any():  # all images are of none
+    if not seen.any():  # no image has a class
         return Measured(float("nan"), np.zeros(len(labels)), 0.0)
     moved = (2 * (labels & said) - f1 * (labels.astype(np.int8) + said)) / both
     influence = len(labels) / seen.sum() * moved[:, seen].sum(1)
@@ -121,7 +121,7 @@ def _macro_f1_of_several(labels: Array, said: Array) -> Measured:
 
 
 def _over_classes(of_class: Callable[[Array, Array], tuple[float, Array]], labels: Array, scores: Array) -> Measured:
-    """Return the mean over the classes of a measure of how well each one's images are ranked before the others."""
+    """Return the mean over classes of a ranking metric, given as a function of membership and scores, both `(N,)`."""
     several, classes = labels.ndim == 2, scores.shape[1]
     counts = labels.sum(0) if several else np.bincount(labels, minlength=classes)
     known = np.flatnonzero((counts > 0) & (counts < len(labels)))
@@ -132,12 +132,12 @@ def _over_classes(of_class: Callable[[Array, Array], tuple[float, Array]], label
         influence += moved
     if not values:
         return Measured(float("nan"), influence, 0.0)
-    rarer = np.minimum(counts, len(labels) - counts)[known]  # what is of a class, or is not
+    rarer = np.minimum(counts, len(labels) - counts)[known]  # the rarer of positives and negatives
     return Measured(float(np.mean(values)), influence / len(known), _least(rarer))
 
 
 def _auroc(mine: Array, score: Array) -> tuple[float, Array]:
-    """Return the chance that an image of the class scores higher than another image, and the images' influences."""
+    """Return the probability that an image of the class scores higher than another image, and the influences."""
     above, below = _beaten(score[mine], score[~mine]), 1 - _beaten(score[~mine], score[mine])
     influence = np.empty(len(mine))
     influence[mine] = (above - above.mean()) * len(mine) / mine.sum()
@@ -146,11 +146,11 @@ def _auroc(mine: Array, score: Array) -> tuple[float, Array]:
 
 
 def _average_precision(mine: Array, score: Array) -> tuple[float, Array]:
-    """Return the mean precision over the class's images, each taken as the threshold, and the images' influences.
+    """Return the mean precision at the scores of the class's images (average precision), and the influences.
 
-    As in scikit-learn. With n images of the class, the precision P and the number M of all images at or above a score,
-    an image weighs in by (own P - AP) / n if it is of the class, and by (own - P) / (n M) at the threshold of each of
-    the class's images that does not score higher, own being 1 or 0 for whether it is of the class.
+    As in scikit-learn. Of n images of the class, let P be the precision and M the number of all images at or above a
+    score. An image contributes (its P - AP) / n if it is of the class, and (y - P) / (n M) at the threshold of each
+    image of the class that does not score higher, with y = 1 if it is of the class itself, else 0.
     """
     _, level = np.unique(-score, return_inverse=True)  # 0 is the highest
     everyone = np.bincount(level).cumsum()
@@ -165,7 +165,7 @@ def _average_precision(mine: Array, score: Array) -> tuple[float, Array]:
 
 
 def _beaten(scores: Array, others: Array) -> Array:
-    """Return for each score the share of `others` that are lower, those that are equal counted as half."""
+    """Return for each score the share of `others` that are lower; equal ones count half."""
     ranked = np.sort(others)
     both = [np.searchsorted(ranked, scores, side) for side in ("left", "right")]
     return (both[0] + both[1]) / (2 * len(others))

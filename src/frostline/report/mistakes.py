@@ -1,6 +1,6 @@
-"""Small pictures of test images that a run got wrong: a contact sheet beside the run, read again for the report.
+"""Contact sheet of misclassified test images: a JPEG in the run's folder, which the report reads back.
 
-The sheet is a JPEG that any viewer shows. `mistakes.json` says which image each of its tiles is.
+Any viewer shows the sheet. `mistakes.json` lists the image of each tile.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import numpy.typing as npt
 from frostline.core import files
 from frostline.records.layout import MISTAKES, MISTAKES_INDEX
 
-_TILE = 64  # pixels: enough to see what a picture shows, about 2 kB each
-_GAP = 8  # pixels of white between two: a block of JPEG, so that neither shows in the other
+_TILE = 64  # pixels a side: enough to recognise an image, about 2 kB each
+_GAP = 8  # white pixels between tiles: one JPEG block, so that neighbours do not bleed into each other
 _COLUMNS = 8
 MOST = 64
-"""Pictures on a sheet."""
-_PER_PAIR = 6  # of one true and one predicted class
+"""Most images on a sheet."""
+_PER_PAIR = 6  # most images of one confusion, a true and a predicted class
 
 Array = npt.NDArray[Any]
 
 
 def write(folder: Path, pixels: Array, ids: Array) -> None:
-    """Write the contact sheet of `pixels`, `(N, 3, H, W)` uint8, of the images `ids`, `(N,)`; nothing if there is none.
+    """Write the contact sheet of `pixels`, `(N, 3, H, W)` uint8, of the images `ids`, `(N,)`; nothing if N is 0.
 
-    Small pictures are enlarged by whole pixels, others fitted into a tile.
+    Small images are enlarged without smoothing, large ones reduced to a tile.
     """
     from PIL import Image
 
@@ -46,22 +46,22 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
         how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BOX if scale < 1 else None
         tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
         sheet.paste(tile, (place % _COLUMNS * step, place // _COLUMNS * step))
-    (folder / MISTAKES).unlink(missing_ok=True)  # a record may have it under another name
+    (folder / MISTAKES).unlink(missing_ok=True)  # another hard link of it may belong to a record
     grey = bool((pixels == pixels[:, :1]).all())
     sheet = sheet.convert("L" if grey else "RGB")
     try:
         sheet.save(folder / MISTAKES, quality=88, subsampling=0, optimize=True)
-    except OSError:  # Pillow has room for one byte per pixel where it optimizes, and noise takes more
+    except OSError:  # with `optimize`, Pillow's buffer has one byte per pixel, and noise takes more
         sheet.save(folder / MISTAKES, quality=88, subsampling=0)
     index = {"tile": _TILE, "gap": _GAP, "columns": _COLUMNS, "ids": ids.tolist()}
     files.write(folder / MISTAKES_INDEX, json.dumps(index) + "\n")
 
 
 def choose(said: Array, labels: Array, margin: Array) -> Array:
-    """Return which of N images to show: wrong ones, most frequent confusions and most certain first.
+    """Return the indices of the images to show: wrong ones, of the most frequent confusions and most confident first.
 
-    All are `(N,)`: the predicted and the true classes, and by how much the prediction is before the next class. At
-    most a few of each confusion, and no more than fit on a sheet.
+    All arguments are `(N,)`: predicted classes, true classes, and the lead of the predicted class over the next one.
+    Returns at most a few images of each confusion, and no more than fit on a sheet.
     """
     wrong = np.flatnonzero(said != labels)
     pair = labels[wrong].astype(np.int64) * (1 + said.max(initial=0)) + said[wrong]
@@ -75,7 +75,7 @@ def choose(said: Array, labels: Array, margin: Array) -> Array:
 
 
 def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
-    """Return the pictures of the images `wanted` that are on the sheet in `folder`, as `data:` addresses by id."""
+    """Return those of the images `wanted` that are on the sheet in `folder`, as `data:` addresses by id."""
     from PIL import Image
 
     try:
@@ -93,7 +93,7 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
         ):
             step = side + gap
             places = {image: place for place, image in enumerate(ids) if isinstance(image, int) and image in wanted}
-        case _:  # not written here
+        case _:  # not an index of ours
             return {}
     found = {}
     for image, place in places.items():

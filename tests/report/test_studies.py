@@ -75,7 +75,7 @@ def test_by_how_much_the_best_trial_looked_better_is_said_in_text_json_and_page(
     head, full = studies(results)
     assert full.optimism is not None and full.optimism.gap == pytest.approx(0.019)
     assert full.best == max((one for one in full.trials if one.state == "complete"), key=lambda one: one.value or 0)
-    assert f"chance had made it look {100 * full.optimism.gap:.1f} points better" in answer(results)
+    assert f"chance made it look {100 * full.optimism.gap:.1f} points better" in answer(results)
     told = {one["cell"]: one for one in facts(results)["contests"][0]["search"]}
     assert told["full"]["best"]["by_chance"] == pytest.approx(0.019)
     assert told["head"]["trials"] == {"complete": 24, "pruned": 6, "failed": 0}
@@ -108,8 +108,8 @@ def test_choices_that_are_no_numbers_are_told_as_they_were_typed(tmp_path: Path)
 
 def test_that_nothing_beyond_the_best_was_tried_is_no_fault_of_a_range_that_goes_on(tmp_path: Path) -> None:
     for low, high, more in (
-        (1e-5, 1.0, "No larger lr of head was tried, of a range that goes on to 1: more trials may be better still."),
-        (1e-3, 1.0061e-3, "No larger lr of head was tried: a wider range may be better still."),
+        (1e-5, 1.0, "No larger lr of head was tried, though the range goes on to 1: more trials may do better."),
+        (1e-3, 1.0061e-3, "No larger lr of head was tried: a wider range may do better."),
     ):
         results = searched(tmp_path, trials=4, keys=1)[:4]
         for number, run in enumerate(results):

@@ -58,9 +58,7 @@ def test_a_cell_holds_all_seeds_of_one_point_of_the_grid():
 def test_folds_that_only_one_side_has_tell_nothing_and_one_that_both_have_is_called_a_fold():
     head = [result(fold, "head", 0.9, 0.8 + fold / 100, **{"data.fold": fold}) for fold in range(3)]
     full = [result(fold, "full", 0.8, 0.7, **{"data.fold": fold}) for fold in range(2, 5)]
-    assert "Undecided: " in answer([*head, *full[1:]]) and "points, no fold that both have)" in answer(
-        [*head, *full[1:]]
-    )
+    assert "Undecided: " in answer([*head, *full[1:]]) and "points, no fold in common)" in answer([*head, *full[1:]])
     assert "; fold 2 alone, " in answer([*head, full[0]])
     whole = [
         result(n, mode, 0.9, 0.8, **{"data.folds": "null", "data.fold": 0}) for n, mode in enumerate(("head", "full"))

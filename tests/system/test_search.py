@@ -84,8 +84,8 @@ def test_the_best_trial_is_run_with_fresh_seeds_and_they_alone_are_compared(sear
         assert one.cell.choices[trial_tags.CONFIRMS] == best.number
         assert one.interval is not None and one.tried == 6
     said = answer(read)
-    assert "The budget was 6 trials each (search=tpe); compared are 2 fresh seeds of each best one" in said
-    assert "On validation the best trial of head came to" in said
+    assert "The budget was 6 trials each (search=tpe); the comparison uses 2 fresh seeds of each best trial" in said
+    assert "On validation the best trial of head reached" in said
     assert "search=" not in said.partition("`")[2].partition("`")[0]  # what is found is listed in the next command
 
 
@@ -260,7 +260,7 @@ def test_a_search_of_other_data_is_another_one(tmp_path: Path) -> None:
 
 def test_a_head_that_is_solved_has_nothing_to_search_and_one_run(weighed: Done) -> None:
     assert [run["choices"]["trial"] for run in results(weighed.folder) if "trial" in run["choices"]] == [0, 0, 1, 2]
-    assert "Not the same budget" not in weighed.out  # nothing of a probe is drawn
+    assert "The budgets differ" not in weighed.out  # nothing of a probe is drawn
 
 
 def test_of_several_objectives_the_front_is_the_answer_and_its_best_by_the_first_is_confirmed(weighed: Done) -> None:

@@ -1,4 +1,4 @@
-"""Where the grid of learning rates ends too early: whose best has none beyond it, and what to try next."""
+"""Learning rates to try next: contenders whose best lr lies at the edge of the grid, and a command that extends it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from frostline.report.contest import Contender
 
 
 def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned: Sequence[str]) -> list[str]:
-    """Return whose best lr has none beyond it that was tried, and the command that goes on from there.
+    """Return sentences on the contenders whose best lr lies at the edge of the grid, and a command that extends it.
 
-    The command holds all that finished, which is not run again, so that its answer is about all of it, and both
+    The command includes all finished runs, which are not run again, so that its verdict covers them, and both
     contenders, so that they keep the same budget.
     """
     at: dict[tuple[str, int], list[Contender]] = {}
@@ -39,13 +39,13 @@ def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned
 
 
 def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
-    """Return the lr of a run that shares `one`'s value of `key`, whatever became of it."""
+    """Return the lr of a run with `one`'s value of `key`, whatever the status of the run; None for other runs."""
     lr = run.choices.get("lr")
     return lr if isinstance(lr, float) and (key == "lr" or run.choices.get(key) == one.value) else None
 
 
 def _edge(key: str, side: str, tried: int, group: Sequence[Contender]) -> str:
-    """Return the sentence on those whose best lr lies on one side; of two values each lies at an edge."""
+    """Return the sentence on contenders whose best lr lies at one edge; of only two values, each lies at an edge."""
     names = " and ".join(f"`{value_text(one.value)}`" for one in group)
     of = "" if key == "lr" else f" of {names}"
     where = f"is the {side} of the two tried" if tried == 2 else "lies at the edge of the grid"
@@ -53,13 +53,13 @@ def _edge(key: str, side: str, tried: int, group: Sequence[Contender]) -> str:
 
 
 def _beyond(side: str, group: Sequence[Contender]) -> list[float]:
-    """Return two learning rates further out, about a half and a whole power of ten."""
+    """Return two learning rates beyond the best ones, by factors of about 3 and 10."""
     best = [one.cell.choices["lr"] for one in group]
     steps = (max(best) * 3, max(best) * 10) if side == "larger" else (min(best) / 3, min(best) / 10)
     return [float(f"{step:.1g}") for step in steps]
 
 
 def both(name: str, first: Cell, second: Cell) -> list[Any]:
-    """Return the value that both cells have of `name`, or one after the other where they differ; some have none."""
+    """Return the distinct values of the choice `name` in two cells, of which some have no such choice."""
     values = [cell.choices[name] for cell in (first, second) if name in cell.choices]
     return list(dict.fromkeys(values))

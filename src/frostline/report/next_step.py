@@ -1,4 +1,4 @@
-"""What to do where two were not told apart: take the cheaper, or run more seeds."""
+"""The next step where a comparison is not decided: take the cheaper contender, or run more seeds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from frostline.report.next_lrs import both
 if TYPE_CHECKING:
     from frostline.report.paired_difference import Difference
 
-_MANY_SEEDS = 20  # more than that is no advice
-_ALIKE, _INSTANT = 1.1, 0.25  # times within a tenth, or a quarter of a second, differ by what else the machine does
+_MANY_SEEDS = 20  # more seeds than this are not worth a command
+_ALIKE, _INSTANT = 1.1, 0.25  # times within this factor, or this many seconds, differ by load of the machine alone
 
 
 def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
-    """Return what to do where the two were not told apart: in a tie to take the cheaper, else more seeds.
+    """Return sentences on what to do if two contenders cannot be told apart: take the cheaper in a tie, else add seeds.
 
-    The two are the first ones, or where the first is surely before the second, it and the next that it is not before.
+    The two are the first two, or if the first surely beats the second, the first and the next that it does not beat.
     """
     if contest.outcome in ("win", "majority") or contest.difference is None:
         return []
@@ -31,11 +31,11 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     if outcome_of(difference, first.cell) == "tie":
         return _cheaper(first, second)
     if difference.folds:
-        return ["It takes more pictures to tell them apart, rather than more folds.", *_cheaper(first, second)]
+        return ["It takes more images to tell them apart, rather than more folds.", *_cheaper(first, second)]
     if difference.over_images and 0 in difference.over_images:
         return ["It takes more test images to tell them apart, rather than more seeds.", *_cheaper(first, second)]
     if not any(one.cell.draws for one in (first, second)):
-        return ["More seeds would not tell them apart, since neither draws anything.", *_cheaper(first, second)]
+        return ["More seeds would not tell them apart, since neither depends on the seed.", *_cheaper(first, second)]
     seeds = _seeds_needed(difference)
     if seeds > _MANY_SEEDS:
         return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
@@ -52,12 +52,15 @@ def _cheaper(first: Contender, second: Contender) -> list[str]:
 
 
 def takes_longer(one: float, other: float) -> bool:
-    """Return whether the first of two training times, in seconds, is longer by more than chance makes it."""
+    """Return whether the first of two training times, in seconds, is longer by more than noise."""
     return one >= other * _ALIKE and one - other >= _INSTANT
 
 
 def _seeds_needed(difference: Difference) -> int:
-    """Return how many seeds to try: those that would shrink the interval to the gap, or twice as many; at least 5."""
+    """Return the number of seeds that would shrink the interval to the gap, at least 5.
+
+    If the interval already excludes zero, return twice the present number.
+    """
     if difference.seeds == 1 or difference.interval is None:
         return 5
     from frostline.report.statistics import seeds_to_resolve
@@ -65,6 +68,6 @@ def _seeds_needed(difference: Difference) -> int:
     if 0 not in difference.interval:
         return max(5, 2 * difference.seeds)
     gap, within, images = abs(difference.gap), difference.over_seeds or difference.interval, difference.over_images
-    if images:  # more seeds are to leave room for these
+    if images:  # more seeds do not reduce the error of the images
         gap = math.sqrt(max(0.0, gap**2 - ((images.high - images.low) / 2) ** 2))
     return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))

@@ -1,6 +1,6 @@
-"""What a sweep came to: said on the terminal, in tables, lines and words, and drawn.
+"""The outcome of a sweep: tables and the verdict for the terminal, the report page, and plots.
 
-Nothing heavy is imported before there is something to say or to draw.
+Heavy libraries are imported only once there is something to show.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from frostline.report.paired_difference import Difference
     from frostline.report.pareto import Front
 
-_ROWS = 40  # of the trials of a search
+_ROWS = 40  # trials of a search that the terminal shows
 
 
 def said(results: Sequence[Result], *, limit: int | None = None) -> tuple[list[Table | str], str]:
-    """Return what the terminal shows of a sweep, the widest table cut to `limit`, and the answer in words."""
+    """Return the tables and lines that the terminal shows, the table of cells at most `limit` wide, and the verdict."""
     return [*rows(results, limit=limit)], answer(results)
 
 
 def write_page(folder: Path, results: Sequence[Result], *, tracker: Mapping[str, str]) -> Path:
-    """Write the report of the sweep in `folder`, keep it in its record, and return it."""
+    """Write the report page of the sweep in `folder`, make it an artifact of the sweep, and return its path."""
     from frostline.report import html
 
     title = f"Sweep {folder.parent.name} {folder.name}"
@@ -48,9 +48,9 @@ def write_page(folder: Path, results: Sequence[Result], *, tracker: Mapping[str,
 
 
 def draw_plots(folder: Path, results: Sequence[Result]) -> None:
-    """Draw the plots of the sweep in `folder`, and keep them in its record.
+    """Draw the plots of the sweep in `folder`, and make them artifacts of the sweep.
 
-    A sweep of one run is spared them: they show nothing that the report does not.
+    A sweep of one run gets none: they would show no more than the report.
     """
     from frostline.report import plots
 
@@ -59,9 +59,9 @@ def draw_plots(folder: Path, results: Sequence[Result]) -> None:
 
 
 def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Table | str]:
-    """Yield a sweep's cells, best first by validation, then a line for every run that did not finish.
+    """Yield the table of a sweep's cells, best first by validation, then a line for every run that did not finish.
 
-    Where backbones and freeze modes differ, the grid of the two comes below, as does the Pareto front of a search for
+    The grid of backbones by freeze modes follows the cells where both differ, as does the Pareto front of a search for
     several objectives. `limit` is that of `cells_table`.
     """
     done = [cell for cell in cells(results) if cell.finished]
@@ -80,7 +80,7 @@ def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Tab
 
 
 def _worth_a_row(done: Sequence[Cell]) -> list[Cell]:
-    """Return all cells of a grid; of a long search the best ones, and the fresh seeds of the best trials."""
+    """Return all cells of a grid; of a long search, the best trials and the fresh seeds."""
     return [cell for rank, cell in enumerate(done) if rank < _ROWS or trial_tags.TRIAL not in cell.choices]
 
 
@@ -99,10 +99,10 @@ def _fronts(results: Sequence[Result]) -> Iterator[Table]:
 
 
 def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = None) -> Table:
-    """Return a row per cell, in the order given: the `swept` choices, what it came to over its seeds, and costs.
+    """Return a table with a row per cell, in the order given: the `swept` choices, scores over its seeds, and costs.
 
-    The best one of those that are compared, which after a search are fresh seeds, is bold. Where it would be wider than
-    `limit` the costs are left out, and at last names are folded; None is any width.
+    The best of the compared cells, which after a search are the fresh seeds, is bold. If the table would be wider than
+    `limit` characters, cost columns are left out, and at last names are folded; None is any width.
     """
     columns, best = _columns(ranked, swept), ranked.index(finalists(ranked)[0])
     table = _cells_table(columns, best)
@@ -114,9 +114,9 @@ def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = Non
 
 
 def pairs_table(pairs: Grid) -> Table:
-    """Return a row per backbone and a column per freeze mode: what the best cell of the pair came to on the test split.
+    """Return a table with a row per backbone and a column per freeze mode: test scores of the best cell of each pair.
 
-    The last column is what the first mode is before the second, and the last row the first backbone before the second.
+    The last column is the gain of the first mode over the second, the last row that of the first backbone.
     """
     from frostline.report.backbones import difference_text
 
@@ -138,7 +138,7 @@ def pairs_table(pairs: Grid) -> Table:
 
 
 def front_table(found: Front) -> Table:
-    """Return a row per trial on the Pareto front, best by the first objective first."""
+    """Return a table with a row per trial on the Pareto front, best by the first objective first."""
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
     for heading in ("Pareto front", "trial", "settings"):
         table.add_column(heading, justify="right" if heading == "trial" else "left", overflow="fold")
@@ -152,13 +152,13 @@ def front_table(found: Front) -> Table:
 
 
 def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
-    """Return the texts of the table's cells by the heading of their column; numbers from `val` on, or `seeds`."""
+    """Return the columns of the table by heading, each a list of texts."""
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
         columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
     every = {cell.by for cell in ranked}
-    which = f" {ranked[0].by.words}" if len(every) == 1 and every != {ACCURACY} else ""  # of several `select` says it
+    which = f" {ranked[0].by.words}" if len(every) == 1 and every != {ACCURACY} else ""  # several: `select` names them
     columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
     columns[f"test{which}"] = [_score(cell, cell.by.test) for cell in ranked]
     if any(ADAPTER_PARAMETERS in result.metrics for cell in ranked for result in cell.finished):
@@ -172,7 +172,7 @@ def _cells_table(columns: Mapping[str, Sequence[str]], best: int) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
     for heading, texts in columns.items():
         number = heading in ("runs", "seeds", "learn", "time") or heading.startswith(("val", "test"))
-        least = min(12, max(map(len, [heading, *texts])))  # what is longer may be folded, what is shorter stays whole
+        least = min(12, max(map(len, [heading, *texts])))  # longer texts may be folded, shorter ones not
         table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
     for index, row in enumerate(zip(*columns.values(), strict=True)):
         table.add_row(*map(Text, row), style="bold" if index == best else "")
@@ -185,13 +185,13 @@ def _seeds(cell: Cell) -> str:
 
 
 def _score(cell: Cell, metric: str) -> str:
-    """Return the mean over the seeds, with their standard deviation where there are several."""
+    """Return the mean over the seeds, and their standard deviation if there are several."""
     mean, spread = cell.mean(metric), cell.spread(metric)
     return _or_dash(mean, cell.by.text) + (f" ±{cell.by.number(spread)}" if spread is not None else "")
 
 
 def unfinished(result: Result) -> str:
-    """Return the line on a run that did not finish: which, why, the folder of what is left of it, a cluster's log."""
+    """Return the line on a run that did not finish: status, name, reason, folder, and the log of a cluster's job."""
     why = f": {result.reason}" if result.reason else ""
     job = cluster_jobs.read(Path(result.folder)) if result.folder else None
     log = f"; the log of {job} is {job.log}" if job is not None and job.log not in why else ""

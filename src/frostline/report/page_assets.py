@@ -1,4 +1,4 @@
-"""What pages are made of: files beside the code, tables, and values that can stand in a page's script."""
+"""Building blocks of HTML pages: files in `assets/report`, tables, and JSON that is safe inside a script element."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from string import Template
 
 
 def text(name: str) -> str:
-    """Return a file of `assets/report`."""
+    """Return the text of a file in `assets/report`."""
     return resources.files("frostline.assets").joinpath("report", name).read_text(encoding="utf-8")
 
 
 def template(name: str) -> Template:
-    """Return a page of `assets/report` with the head of all, whose `$names` are still to be filled in."""
+    """Return a page of `assets/report` below the common head, as a template with `$names` to substitute."""
     return Template(text("head.html") + text(name))
 
 
 def table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of these headings, each with whether numbers stand below it, and rows of cells, all of it HTML."""
+    """Return an HTML table, given headings, each with whether its column is numeric, and rows of cells, all as HTML."""
     marks = [' class="number"' if number else "" for _, number in heads]
 
     def line(cells: Sequence[str], kind: str = "td") -> str:
@@ -31,11 +31,11 @@ def table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> s
 
 
 def of_group(number: int, content: str) -> str:
-    """Return what the page shows of a group of its data, by number, and scrolls where it is too wide."""
+    """Return `content` in a scrollable element that the page shows for the group of data with this number."""
     return f'<div class="scroll" data-group="{number}">{content}</div>'
 
 
 def script_json(data: object) -> str:
-    """Return `data` so that it can stand in a `script` element, whatever names it holds."""
+    """Return `data` as JSON that is safe inside a `script` element, whatever names it contains."""
     found = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return found.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

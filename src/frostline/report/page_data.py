@@ -1,4 +1,4 @@
-"""What the report's page draws, as plain values for JSON: numbers rounded, curves thinned, nothing twice."""
+"""The data behind the report page, as plain values for JSON: rounded numbers, thinned curves, no duplicates."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from frostline.report.verdict import verdict
 MEMORY = "cost/peak_memory_bytes"
 _COSTS = (SECONDS, PARAMETERS, MEMORY, IMAGES, BYTES, SPEED)
 _CURVES = ("train/accuracy", "val/accuracy", "train/loss", "val/loss")
-_POINTS = 40_000  # of all curves together: what a browser reads in a fraction of a second
+_POINTS = 40_000  # of all curves together, which a browser reads in a fraction of a second
 _LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
 
 def collect(
     results: Sequence[Result], *, page: Path, tracker: Mapping[str, str] | None, scratch: Path | None = None
 ) -> dict[str, Any]:
-    """Return the data of the page that will lie at `page`, from which its links start; none leads into `scratch`."""
+    """Return the data of the page at `page`, to which links are relative; no link leads into the folder `scratch`."""
     swept = sorted((name for name in varying(results) if name not in REPEATS), key=_place)
     key = compared_key(results)
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
@@ -62,7 +62,7 @@ def collect(
 
 
 def _place(name: str) -> int:
-    """Return where a swept key stands among the others: what everybody asks for comes first."""
+    """Return the sort key of a swept key: the freeze mode first, then the lr, then all others."""
     return ("freeze_mode", "lr").index(name) if name in ("freeze_mode", "lr") else 2
 
 
@@ -83,7 +83,7 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
 
 
 def _search(contest: Contest, key: str, numbers: Mapping[int, int]) -> dict[str, Any]:
-    """Return what there is to draw of a search; nothing for a grid."""
+    """Return the data of the search section; empty for a grid."""
     if not (found := studies(contest.results)):
         return {}
     series = {study.name: value_text(study.trials[0].run.choices.get(key)) for study in found}
@@ -93,7 +93,7 @@ def _search(contest: Contest, key: str, numbers: Mapping[int, int]) -> dict[str,
 
 
 def _pairs(contest: Contest) -> dict[str, Any] | None:
-    """Return the grid of backbones and freeze modes, with the differences of the first two of each; None without."""
+    """Return the grid of backbones by freeze modes with the gains of the first of each; None if there is no grid."""
     found = backbones.grid(contest)
     if found is None:
         return None
@@ -114,7 +114,7 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
 
 
 def _gap(difference: Difference | None) -> list[Any] | None:
-    """Return a difference, the ends of its interval, and where that comes from."""
+    """Return a difference, the ends of its interval, and how the interval was computed."""
     return None if difference is None else [shortened(difference.gap), *ends(difference.interval), difference.how]
 
 
@@ -166,13 +166,13 @@ def _run(result: Result, swept: Sequence[str], key: str, tracker: Mapping[str, s
 
 
 def _costs(metrics: Mapping[str, float]) -> list[float | int | None]:
-    """Return what a run or cell cost, in the order of the page; of a speed the time that an image takes."""
+    """Return the costs of a run or cell in the order of the page; the last is seconds per image, from the speed."""
     *values, speed = (metrics.get(name, math.nan) for name in _COSTS)
     return [shortened(value, 6) for value in [*values, 1 / speed if speed > 0 else math.nan]]
 
 
 def _link(folder: Path, page: Path, scratch: Path | None) -> str | None:
-    """Return the address of a run's folder: relative where it lies beside the page, so that both can be moved."""
+    """Return the address of a run's folder; relative if it lies below the page's folder, so that both can be moved."""
     if not folder.is_dir() or (scratch and folder.is_relative_to(scratch)):
         return None
     if folder.is_relative_to(page.parent):
@@ -186,11 +186,11 @@ def _mlflow(result: Result, tracker: Mapping[str, str] | None) -> str | None:
     served = urlsplit(tracker["uri"]).scheme in ("http", "https")
     base = tracker["uri"].rstrip("/") if served else _LOCAL_UI
     run = f"{base}/#/experiments/{tracker['experiment_id']}/runs/{result.run_id}"
-    return f"{run}?workflowType=machine_learning"  # not the menus of chatbots, as in `commands.ui`
+    return f"{run}?workflowType=machine_learning"  # else MLflow shows menus for chatbots; see `commands.ui`
 
 
 def _curve(result: Result, points: int) -> dict[str, Any]:
-    """Return a run's epochs: at most about `points` of them, the best one and the last among them."""
+    """Return a run's learning curves: at most about `points` epochs, the best and the last one included."""
     lines = journal.epochs(Path(result.folder))
     best = result.metrics.get("best/epoch")
     step = -(-len(lines) // points) if lines else 1
@@ -202,7 +202,7 @@ def _curve(result: Result, points: int) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """Return a choice as JSON has it; None stays, for what a run does not read."""
+    """Return a choice as a JSON value; None stays None and stands for a key that a run does not read."""
     if value is None:
         return None
     return value if isinstance(value, int | float | str | bool) and value == value else value_text(value)

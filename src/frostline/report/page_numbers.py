@@ -1,4 +1,4 @@
-"""Numbers as the page's scripts read them: short, yet with far more digits than are shown."""
+"""Numbers for the page's scripts: shortened, but with more digits than are shown."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from frostline.report.statistics import Interval
 
 
 def shortened(value: float | None, digits: int = 9) -> float | int | None:
-    """Return `value` with so many significant digits; None for what is not a number.
+    """Return `value` with so many significant digits; None for None, nan and infinity.
 
-    They are far more than are shown: 342 of 359, rounded to five and then to two of a percentage, is 95.27%.
+    Nine digits avoid double rounding: 342 of 359, rounded to five digits and then to a percentage, would be 95.27%.
     """
     if value is None or not math.isfinite(value):
         return None
@@ -19,5 +19,5 @@ def shortened(value: float | None, digits: int = 9) -> float | int | None:
 
 
 def ends(interval: Interval | None) -> list[float | None]:
-    """Return both ends of an interval, None where there is none."""
+    """Return both ends of an interval; twice None where there is no interval."""
     return [shortened(interval.low), shortened(interval.high)] if interval else [None, None]

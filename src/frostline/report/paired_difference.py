@@ -1,4 +1,4 @@
-"""One point of the grid against another: over folds, or over seeds and the images of the test split."""
+"""Difference of two cells with its 95% interval: over folds, or over seeds and the images of the test split."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from frostline.report.statistics import Interval, Ints
 
 @dataclass(frozen=True)
 class Repeat:
-    """How one seed did on the test split, or one fold of a cross-validation."""
+    """The result of one seed on the test split, or of one fold of a cross-validation."""
 
     seed: object
-    """Or the number of the fold."""
+    """The seed, or the number of the fold."""
     value: float
-    """Of what cells are chosen by."""
+    """The score on the test split, in the metric that selects cells."""
     images: int
     """Number of test images; 0 where it is not known."""
     folders: tuple[str, ...]
-    """Of its run; of a fold those of all its seeds."""
+    """The folder of the run; for a fold, those of all its seeds."""
     overlap: float | None = None
-    """Of a fold: see `statistics.t_interval`; None for a seed."""
+    """For a fold, see `statistics.t_interval`; None for a seed."""
     draws: bool = True
-    """Whether its seed had any part in it."""
+    """Whether the seed affects the result."""
     groups: int = 0
-    """Number of groups that its test images are of; 0 where each is its own."""
+    """Number of groups of the test images; 0 where each image is its own group."""
     effective: float = 0.0
-    """How many independent images they are then worth: see `statistics.effective_images`."""
+    """Number of independent images that images in groups are worth; see `statistics.effective_images`."""
 
     @property
     def counts(self) -> tuple[float, float]:
-        """How many of the test images were right, and of how many, for an interval; of groups what they are worth."""
+        """Number of right test images, and of all, for an interval; of images in groups, as many as they are worth."""
         if self.groups:
             return self.value * self.effective, self.effective
         return round(self.value * self.images), self.images
@@ -50,26 +50,26 @@ class Difference:
 
     gap: float
     scores: tuple[float, float]
-    """The two values: means over all seeds, or where a side has one seed only, of that seed."""
+    """The two values: means over all seeds, or of the one seed where only one pair is compared."""
     interval: Interval | None
     """None where nothing is known but the two values."""
     how: str
-    """Where the interval comes from, in words."""
+    """The method of the interval, in words."""
     seeds: int
-    """Number of seeds of the side that has fewer."""
+    """Number of seeds, or folds, of the side that has fewer."""
     paired: bool
-    """Whether seeds, folds, or the images of one, were compared one by one."""
+    """Whether seeds, folds or images were compared in pairs."""
     folds: bool = False
-    """Whether they were folds."""
+    """Whether folds were compared."""
     over_seeds: Interval | None = None
     over_images: Interval | None = None
-    """What of it is chance in the seeds, and in the test images that they share; None where it is not both."""
+    """The intervals over seeds and over the shared test images, if `interval` combines both; else None."""
 
 
 def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
     """Return the interval of the mean of `by`: over folds, or over test images, and over seeds if there are several.
 
-    None without repeats, and where nothing is known but their values.
+    None without repeats, and for a single one of which only the value is known.
     """
     if not repeats:
         return None
@@ -85,7 +85,7 @@ def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
 
 
 def _over_images(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
-    """Return the interval of the mean of `by` over the test images that all repeats have."""
+    """Return the interval of the mean of `by` over the test images, which all repeats share."""
     if by == ACCURACY:
         right, total = (fmean(counts) for counts in zip(*(one.counts for one in repeats), strict=True))
         return statistics.wilson(right, total) if total else None
@@ -99,7 +99,7 @@ def _over_images(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
 
 
 def _influences(said: Sequence[Predictions], by: Metric) -> tuple[Array, float] | None:
-    """Return the influence `(runs, N)` of each image on each run, and the least error; None where it is not known."""
+    """Return the influence `(runs, N)` of each image on each run, and the least error; None where they are unknown."""
     if by == ACCURACY:
         right = np.array([one.right for one in said], np.float64)
         return right - right.mean(1, keepdims=True), 1 / right.shape[1]
@@ -111,11 +111,11 @@ def _influences(said: Sequence[Predictions], by: Metric) -> tuple[Array, float] 
 def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:
     """Return the difference of two cells in `by`, with the interval that their seeds and test images allow.
 
-    Seeds that are the same on both sides share splits, order and test images, and are compared one by one. How they
-    differ says what more of them would come to on these images; how images differ is added, since other images are
-    meant: simulated, 95% intervals over two to ten seeds alone hold the truth 67 to 97 times in 100, these 93 to 98
-    times. Where a side has one seed only, or neither draws anything by them, one alone is compared, image by image. So
-    are folds of a cross-validation.
+    Equal seeds on both sides share splits, batch order and test images, and are compared in pairs. The spread of their
+    differences predicts further seeds on these images; the error over images is added, since the verdict is about
+    other images, too. In simulations, 95% intervals over two to ten seeds alone hold the truth 67 to 97 times in 100,
+    these 93 to 98 times. If a side has one seed only, or neither depends on the seed, one seed is compared, paired by
+    image. Folds are compared in pairs of the same fold, and a single common fold by image.
     """
     if not any(repeat.draws for repeat in (*first, *second)):
         first, second = _distinct(first), _distinct(second)
@@ -145,12 +145,12 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
 
 
 def _distinct(repeats: Sequence[Repeat]) -> Sequence[Repeat]:
-    """Return the repeats that tell something new: of seeds that draw nothing the first, however many there are."""
+    """Return the repeats that carry information: only the first one if the seeds do not change the result."""
     return repeats if repeats[0].draws or repeats[0].overlap is not None else repeats[:1]
 
 
 def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:
-    """Return the difference over folds that both sides have."""
+    """Return the difference over the folds that both sides have."""
     mine, theirs = ({repeat.seed: repeat for repeat in repeats} for repeats in (first, second))
     pairs = [(mine[fold], theirs[fold]) for fold in mine if fold in theirs]
     if len(pairs) == 1:
@@ -159,8 +159,8 @@ def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -
         first, second = ([*side] for side in zip(*pairs, strict=True))
     scores = (_mean(first), _mean(second))
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
-    if not pairs:  # each side has other pictures, and how folds differ is no chance
-        return Difference(gap, scores, None, "no fold that both have", fewer, False, folds=True)
+    if not pairs:  # the sides have different test images, so that differences between folds are not noise
+        return Difference(gap, scores, None, "no fold in common", fewer, False, folds=True)
     least = max(_step(first, by), _step(second, by))
     within = statistics.t_interval([one.value - two.value for one, two in pairs], least, first[0].overlap or 0.0)
     how = f"{fewer} folds, paired t-interval corrected for their overlap"
@@ -168,7 +168,7 @@ def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -
 
 
 def _which(first: Repeat, second: Repeat) -> str:
-    """Return in words which seed, or fold, was compared where not all could be."""
+    """Return words for the one seed, or fold, that was compared, e.g. `seed 1 alone`."""
     one, two = (f"{'seed' if repeat.overlap is None else 'fold'} {repeat.seed}" for repeat in (first, second))
     return f"{one} alone" if one == two else f"{one} against {two}"
 
@@ -189,10 +189,10 @@ def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Diffe
 def _image_by_image(
     first: Sequence[Repeat], second: Sequence[Repeat], by: Metric, gap: float, *, seeds: bool = False
 ) -> tuple[Interval | None, str] | None:
-    """Return the interval of the difference `gap` of two means over repeats, and how it was found, in words.
+    """Return the interval over images of the difference `gap` of two means over repeats, and its method in words.
 
-    Of `seeds`, one by one, it is what an interval over them has not. None where not all predictions are there, or not
-    of the same images.
+    With `seeds`, which are paired, it leaves out the variance that an interval over seeds already contains. None where
+    predictions are missing, or are not of the same images.
     """
     folders = [[folder for one in repeats for folder in one.folders] for repeats in (first, second)]
     one, two = map(predictions.read_alike, folders)
@@ -212,9 +212,9 @@ def _image_by_image(
 def paired(
     first: Array, second: Array, groups: Ints | None, level: float = statistics.LEVEL
 ) -> tuple[Interval | None, str]:
-    """Return the interval of the difference of two accuracies, image by image, and how it was found, in words.
+    """Return the interval of the difference of two accuracies, paired by image, and its method in words.
 
-    `first` and `second` are as `statistics.paired_jackknife` takes them.
+    `first` and `second` are as in `statistics.paired_jackknife`.
     """
     if groups is None and first.dtype == second.dtype == np.bool_:
         return statistics.paired_bootstrap(first, second, level=level), "paired bootstrap"
@@ -222,7 +222,7 @@ def paired(
 
 
 def over(ids: Ints, groups: Ints | None) -> str:
-    """Return in words what an interval is over, e.g. `over 359 test images` or `over 359 test images in 24 groups`."""
+    """Return the images of an interval in words: `over 359 test images` or `over 359 test images in 24 groups`."""
     images = f"{len(ids):,} test images"
     if groups is None:
         return f"over {images}"
@@ -235,5 +235,5 @@ def _mean(repeats: Sequence[Repeat]) -> float:
 
 
 def _step(repeats: Sequence[Repeat], by: Metric) -> float:
-    """Return the smallest spread to believe in, that of counting whole test images; a loss counts none."""
+    """Return the smallest plausible standard deviation, that of counting whole test images; 0 for a loss."""
     return 0.0 if by == LOSS else max((statistics.step(repeat.images) for repeat in repeats), default=0.0)

@@ -1,4 +1,4 @@
-"""The answer of a search for several objectives: which trials no other beats in all of them, and the hypervolume."""
+"""Pareto front of a search for several objectives, and the hypervolume of each cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import optuna
 
 _BEYOND = 0.1
-"""How far behind the worst trial the reference point lies, as a part of the whole range, so that all trials count."""
+"""Distance of the reference point beyond the worst trial, as a fraction of the range, so that all trials count."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,26 @@ class Point:
     study: Study
     trial: Trial
     values: tuple[float, ...]
-    """Of each objective."""
+    """One per objective."""
 
 
 @dataclass(frozen=True)
 class Front:
-    """What a search for several objectives came to, over all cells."""
+    """The result of a search for several objectives, over all cells."""
 
     objectives: tuple[Objective, ...]
     points: tuple[Point, ...]
     """All complete trials."""
     best: tuple[Point, ...]
-    """Those that no other one is better than in one objective and as good as in all: best by the first one first."""
+    """The Pareto front: trials than which no other is as good in all and better in one; best by the first one first."""
     reference: tuple[float, ...]
-    """Where hypervolumes begin, a tenth of the range behind the worst trial."""
+    """The reference point of hypervolumes, a tenth of the range beyond the worst value of each objective."""
     hypervolume: dict[str, list[float]]
-    """By cell, after each of its complete trials: the part of what lies between the reference and the best of each."""
+    """By cell, after each of its complete trials: the fraction of the box between `reference` and the best values."""
 
 
 def front(results: Sequence[Result]) -> Front | None:
-    """Return the Pareto front over the trials of all cells; None where one thing alone was looked for."""
+    """Return the Pareto front over the trials of all cells; None for a single objective or without complete trials."""
     names = next((run.choices[trial_tags.OBJECTIVE] for run in results if trial_tags.OBJECTIVE in run.choices), None)
     objectives = several(names)
     points = [point for study in studies(results) for point in _points(study, objectives)]
@@ -90,7 +90,7 @@ def _in_optuna(points: Sequence[Point], objectives: Sequence[Objective]) -> optu
 
 
 def _hypervolume(points: Sequence[Point], objectives: Sequence[Objective], reference: Sequence[float]) -> list[float]:
-    """Return the hypervolume after each trial, as Optuna has it."""
+    """Return the hypervolume after each trial, as computed by Optuna."""
     from optuna.visualization import plot_hypervolume_history
 
     study = _in_optuna(points, objectives)

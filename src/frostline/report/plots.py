@@ -1,4 +1,4 @@
-"""Plots for papers, as PNG and SVG: told apart by markers and line styles too, so that grey and any eyes will do."""
+"""Plots for papers, as PNG and SVG; markers and line styles differ as well as colours, for print in grey."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _LINES: tuple[Any, ...] = (
     *((0, dashes) for dashes in ((4, 1, 1, 1), (2, 2), (10, 3), (7, 1, 2, 1), (2, 4), (4, 4), (9, 1, 1, 1))),
 )
 _SCATTERED = {"linestyle": "none", "markersize": 4, "alpha": 0.7}
-"""How the trials of a search look, which may differ in more than what is drawn."""
-_WIDTH, _HEIGHT = 4.8, 3.4  # inches: a column of a paper
+"""Style of the trials of a search, which no line joins, since they may differ in keys that are not drawn."""
+_WIDTH, _HEIGHT = 4.8, 3.4  # inches, a column of a paper
 _AXES = (0.72, 0.48, 3.98, 2.65)  # left, bottom, width, height, in inches
-_LINE = 0.17  # inches: a line of the legend
+_LINE = 0.17  # inches, a line of the legend
 
 
 def write(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write accuracy against cost, response to the lr, and learning curves into `folder`; return their files.
+    """Write plots of accuracy against cost, response to the lr, and learning curves into `folder`; return their paths.
 
-    A plot is left out where there is nothing to draw. Runs on different data get plots of their own.
+    A plot without data is left out. Runs on different data get separate plots.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = [contest for contest in contests(results) if contest.contenders]
@@ -66,15 +66,15 @@ def _save(stem: Path, draw: Callable[[Axes, Contest], bool], contest: Contest) -
         _legend(figure, axes)
         written = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
         for file in written:
-            file.unlink(missing_ok=True)  # a record may have it under another name
+            file.unlink(missing_ok=True)  # another hard link of it may belong to a record
             figure.savefig(file, dpi=200)
     return written
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend above the axes, where it hides no interval, and make the figure higher by its lines.
+    """Put the legend above the axes, where it hides no interval, and make the figure higher by the legend's lines.
 
-    Places are set here: a layout that is computed takes longer than all the rest.
+    Positions are set explicitly: matplotlib's layout engine takes longer than all the rest.
     """
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, 100 // (13 + max(map(len, labels))))  # in letters, with the line and the space beside a name
@@ -86,7 +86,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _cells(contest: Contest) -> dict[str, list[Cell]]:
-    """Return the cells that have a test accuracy, by what is compared."""
+    """Return the cells that have a test score, by value of the compared key."""
     groups: dict[str, list[Cell]] = {name: [] for name in numbers(contest.results, contest.key)}
     for cell in cells(contest.results):
         if repeats(cell):
@@ -100,7 +100,7 @@ def _cost(axes: Axes, contest: Contest) -> bool:
     models = numbers(contest.results, "model")
     several = len(models) > 1 and contest.key != "model"
     for name, group in groups.items():
-        for model in models if several else [None]:  # colours by what is compared, shapes by backbone
+        for model in models if several else [None]:  # colours for the compared values, markers for backbones
             own = [cell for cell in group if model in (None, value_text(cell.choices.get("model")))]
             look = _look(styles[name]) | {"linestyle": "none"}
             if model is not None:
@@ -118,13 +118,13 @@ def _response(axes: Axes, contest: Contest) -> bool:
     styles, lines = numbers(contest.results, contest.key), dict[str, dict[float, Cell]]()
     for name, group in _cells(contest).items():
         best = lines.setdefault(name, {})
-        for cell in sorted(group, key=lambda cell: is_trial(cell.choices)):  # best first, trials behind fresh seeds
+        for cell in sorted(group, key=lambda cell: is_trial(cell.choices)):  # best first, trials after fresh seeds
             if isinstance(lr := cell.choices.get("lr"), float):
                 best.setdefault(lr, cell)
     rates = sorted({rate for best in lines.values() for rate in best})
     for number, (name, best) in enumerate(lines.items()):
         step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
-        beside = [rate * step for rate in sorted(best)]  # intervals would cover each other
+        beside = [rate * step for rate in sorted(best)]  # shifted, so that intervals do not cover each other
         drawn = [best[rate] for rate in sorted(best)]
         look = _look(styles[name]) | (_SCATTERED if any(is_trial(cell.choices) for cell in drawn) else {})
         _bars(axes, contest.by, beside, drawn, label=name, **look)
@@ -138,7 +138,7 @@ def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **
     """Draw the cells with their 95% intervals; a trial of a search has none."""
     means = [cell.mean(by.val) for cell in group]
     within = [None if is_trial(cell.choices) else validation_interval(cell) for cell in group]
-    # At 0% and 100% the mean is an end of the interval, but for rounding.
+    # At 0% and 100% the mean is an end of the interval, up to rounding.
     down = [max(0.0, mean - one.low) if one else math.nan for mean, one in zip(means, within, strict=True)]
     up = [max(0.0, one.high - mean) if one else math.nan for mean, one in zip(means, within, strict=True)]
     axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)

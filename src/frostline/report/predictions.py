@@ -1,4 +1,4 @@
-"""What a run said of the test images, read again from its folder."""
+"""Predictions of a run on the test images, read from its folder."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from frostline.report.statistics import Floats, Ints
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run said of the test images."""
+    """The predictions of a run on the test images."""
 
     said: Array
     """`(N,)` int: the predicted classes; or multi-label `(N, classes)` bool."""
     confidence: Floats
-    """Of the same shape: the probabilities of what is said, float32."""
+    """The probabilities of the predictions, of the same shape, float32."""
     loss: Floats
     """`(N,)`: the cross-entropy in nats, float32."""
     logits: Floats | None
-    """`(N, classes)` float32; None where they were too many to be kept."""
+    """`(N, classes)` float32; None where there were too many to keep."""
     labels: Array
-    """The true classes, in the form of the predicted ones."""
+    """The true classes, in the same form as `said`."""
     ids: Ints
-    """`(N,)`: which image of the split's source each row is."""
+    """`(N,)`: the index of each image in the split's source."""
     groups: Ints | None
-    """`(N,)`: of each image the id of the first one of its group (a patient, a plate); None where no two are."""
+    """`(N,)`: the id of the first image of each image's group (a patient, a plate); None if no two share a group."""
 
     @property
     def multi_label(self) -> bool:
-        """Whether an image may be of several classes, or of none."""
+        """Whether an image may have several classes, or none."""
         return self.labels.ndim == 2
 
     @property
     def right(self) -> Array:
-        """`(N,)` bool: of which images all is right that is said."""
+        """`(N,)` bool: whether the prediction is right, for multi-label images in all classes."""
         found = self.said == self.labels
         return found.all(1) if self.multi_label else found
 
     def measured(self, metric: Metric) -> Measured | None:
-        """Return what `metric` is of them, as `metric_scores.measure` does."""
+        """Return the value of `metric` and its influences, as `metric_scores.measure` does."""
         scores = None
-        if self.logits is not None and metric in RANKED:  # they take longer than what needs none
+        if self.logits is not None and metric in RANKED:  # slower than the other metrics
             scores = scores_of(self.logits, self.labels)
         return measure(metric, Said(self.labels, self.said, self.loss, scores))
 
 
 def read(folder: str) -> Predictions | None:
-    """Return what the run in `folder` predicted, None where that cannot be read."""
+    """Return the predictions of the run in `folder`; None where they cannot be read."""
     try:
         found = load_file(Path(folder) / PREDICTIONS)
-        ids = found["ids"].astype(np.int64)  # in the file they may be narrower
+        ids = found["ids"].astype(np.int64)  # the file may have a narrower type
         labels, groups = found["labels"], found["groups"].astype(np.int64) if "groups" in found else None
         if labels.ndim == 2:
             return _of_several(found["logits"], labels, ids, groups)
@@ -71,28 +71,28 @@ def read(folder: str) -> Predictions | None:
 
 
 def read_alike(folders: Iterable[str]) -> list[Predictions]:
-    """Return what those of the runs in `folders` predicted that can be read, of the same images as the first one."""
+    """Return the readable predictions of the runs in `folders`, as far as they are of the same images as the first."""
     every = [found for folder in folders if (found := read(folder))]
     return [found for found in every if np.array_equal(found.ids, every[0].ids)]
 
 
 def right_in(found: Sequence[Predictions]) -> Array:
-    """Return `(N,)` which images a run got right, bool; of several runs the share of them, float64."""
+    """Return `(N,)` whether a run got each image right, bool; for several runs the share of them, float64."""
     return found[0].right if len(found) == 1 else np.mean([one.right for one in found], axis=0)
 
 
 def _of_one(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:
-    """Return the predictions of images of one class each, all of which follows from the logits, too."""
+    """Return the predictions that follow from the logits of images with one class each."""
     said, rows = logits.argmax(1), np.arange(len(logits))
-    with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverged
-        below = logits.astype(np.float64) - logits[rows, said][:, None]  # no exponential of them is too large
+    with np.errstate(invalid="ignore", over="ignore"):  # logits of a run that diverged
+        below = logits.astype(np.float64) - logits[rows, said][:, None]  # at most 0, so that no exponential overflows
         total = np.log(np.exp(below).sum(1))
         confidence, loss = np.exp(-total).astype(np.float32), (total - below[rows, labels]).astype(np.float32)
     return Predictions(said, confidence, loss, logits, labels, ids, groups)
 
 
 def _of_several(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:
-    """Return the predictions of multi-label images, all of which follows from the logits."""
-    every = np.logaddexp(0, np.where(labels, -logits, logits))  # minus the log-probability of what holds
+    """Return the predictions that follow from the logits of multi-label images."""
+    every = np.logaddexp(0, np.where(labels, -logits, logits))  # binary cross-entropy per class
     confidence = 1 / (1 + np.exp(-np.abs(logits)))
     return Predictions(logits > 0, confidence, every.mean(1), logits, labels, ids, groups)

@@ -1,4 +1,4 @@
-"""What the report draws of a search, as plain values for JSON, and its table of cells."""
+"""The search section of the report page: its data as plain values for JSON, and its table of cells."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from frostline.report.pareto import Front
 from frostline.report.search_words import alike_text
 from frostline.report.studies import Study, is_choice, short_text
 
-_MAPPED = 4  # keys that are mapped in pairs, the most important ones
+_MAPPED = 4  # number of the most important keys that get contour maps in pairs
 _SIDE = 24  # fields along each side of a map
-_LEAST_MAPPED = 8  # trials below which there is none
+_LEAST_MAPPED = 8  # least number of trials for a map
 
 
 def collect(found: Sequence[Study], series: Mapping[str, str], numbers: Mapping[int, int]) -> dict[str, Any]:
-    """Return what is drawn of the studies: `series` are their colours by name, `numbers` those of runs by `id`.
+    """Return the data of the studies: `series` is the compared value by study name, `numbers` run numbers by `id`.
 
-    The keys are in the order of what they matter, where that is known.
+    Keys come in the order of their importance, where that is known.
     """
     keys = list(dict.fromkeys(key for study in found for key in (*study.importances, *study.space)))
     return {
@@ -38,7 +38,7 @@ def collect(found: Sequence[Study], series: Mapping[str, str], numbers: Mapping[
 
 
 def of_front(found: Front, numbers: Mapping[int, int]) -> dict[str, Any]:
-    """Return what is drawn of the Pareto front: of each complete trial its run and values, and how far cells are."""
+    """Return the data of the Pareto front: run and values of each complete trial, and the hypervolumes of cells."""
     best = {id(point) for point in found.best}
     return {
         "objectives": [{"words": one.words, "share": one.share, "sign": one.sign} for one in found.objectives],
@@ -78,14 +78,14 @@ def _study(study: Study, keys: Sequence[str], series: str, numbers: Mapping[int,
 
 
 def _fresh(study: Study) -> list[float | None] | None:
-    """Return the mean of the fresh seeds, the ends of its interval, and how many there are."""
+    """Return the mean of the fresh seeds, the ends of its interval, and their number; None without fresh seeds."""
     if (found := study.optimism) is None:
         return None
     return [shortened(found.now), *ends(found.interval), found.seeds]
 
 
 def _maps(study: Study, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield for pairs of numbers what trials between those that there are would come to, linearly, in their hull."""
+    """Yield a map per pair of numeric keys: values interpolated linearly between trials, within their convex hull."""
     known = [trial for trial in study.trials if trial.value is not None]
     drawn = [key for key in keys if not is_choice(study.space[key])][:_MAPPED]
     if len(known) < _LEAST_MAPPED or len(drawn) < 2:
@@ -113,18 +113,18 @@ def _maps(study: Study, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 class _Axis:
-    """Where the values of a range lie between 0 and 1, on the scale on which it is searched."""
+    """Positions between 0 and 1 of the values of a range, on the linear or logarithmic scale of its search."""
 
     def __init__(self, distribution: Any) -> None:
         self._log = distribution.log
         self._low, self._high = (float(self._scaled(end)) for end in (distribution.low, distribution.high))
 
     def place(self, values: Any) -> Any:
-        """Return where `values` lie."""
+        """Return the positions of `values`."""
         return (self._scaled(values) - self._low) / (self._high - self._low)
 
     def value(self, places: Any) -> Any:
-        """Return what lies at `places`."""
+        """Return the values at the positions `places`."""
         values = self._low + places * (self._high - self._low)
         return 10**values if self._log else values
 
@@ -137,7 +137,7 @@ def _plain(value: Any) -> Any:
 
 
 def section(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return the section of the page, with a table of the cells of each group of its data; empty for a grid."""
+    """Return the section as HTML, with a table of cells for each group of data; empty for a grid."""
     if not any("search" in group for group in groups):
         return ""
     tables = [_table(number, group) for number, group in enumerate(groups) if "search" in group]
@@ -145,12 +145,12 @@ def section(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def script(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return what draws the section; empty for a grid."""
+    """Return the script that draws the section; empty for a grid."""
     return page_assets.text("search.js") if any("search" in group for group in groups) else ""
 
 
 def _table(number: int, group: Mapping[str, Any]) -> str:
-    """Return a row per cell: its trials, the best one, what its fresh seeds came to, and what is as good."""
+    """Return the table with a row per cell: its trials, the best one, its fresh seeds, and settings that do as well."""
     found, by = group["search"]["studies"], Metric(**group["by"])
     columns = _columns(found, by)
     heads = [(name, is_number) for name, is_number, _ in columns]
@@ -162,7 +162,7 @@ def _table(number: int, group: Mapping[str, Any]) -> str:
 def _columns(
     found: Sequence[Mapping[str, Any]], by: Metric
 ) -> list[tuple[str, bool, Callable[[Mapping[str, Any]], str]]]:
-    """Return the headings, whether numbers stand below them, and what stands there of a study."""
+    """Return the columns of the table: heading, whether it is numeric, and a function from a study to its text."""
     ended = [("stopped early", trial_tags.STOPPED), ("failed", trial_tags.FAILED)]
     counted = [(name, trial_tags.STATES.index(state)) for name, state in ended]
     counted = [(name, state) for name, state in counted if any(state in one["state"] for one in found)]
@@ -189,7 +189,7 @@ def _settings(one: Mapping[str, Any]) -> str:
 
 
 def _seeds(by: Metric, one: Mapping[str, Any]) -> str:
-    """Return the mean of the fresh seeds with its interval."""
+    """Return the mean of the fresh seeds with its interval, as HTML."""
     if one["fresh"] is None:
         return "-"
     mean, low, high, _ = one["fresh"]
@@ -197,6 +197,6 @@ def _seeds(by: Metric, one: Mapping[str, Any]) -> str:
 
 
 def _as_good(one: Mapping[str, Any]) -> str:
-    """Return what trials within a standard error of the best have, of the keys in which they differ."""
+    """Return the values of trials within a standard error of the best, of the keys in which these differ, as HTML."""
     spans = [alike_text(key, span, choice=key in one["listed"]) for key, span in one["as_good"].items()]
     return "<br>".join(escape(span) for span in spans if span) or "-"

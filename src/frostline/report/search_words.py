@@ -1,4 +1,4 @@
-"""What there is to say of a search beside who won: its budget, chance in its best trials, how flat the optimum is."""
+"""Sentences of the verdict on a search: budget, Pareto front, optimism of the best trials, flatness of the optimum."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_search(results: Sequence[Result]) -> bool:
 
 
 def sentences(contest: Contest, digits: int) -> list[str]:
-    """Return what there is to say of a search, for the first two contenders; nothing of a grid."""
+    """Return the sentences on a search, for the first two contenders; empty for a grid."""
     if not is_search(contest.results):
         return []
     found = [(study, value_text(one.value)) for one in contest.contenders[:2] for study in _of(one, contest.results)]
@@ -36,7 +36,7 @@ def sentences(contest: Contest, digits: int) -> list[str]:
 
 
 def _front(results: Sequence[Result]) -> list[str]:
-    """Return who is on the Pareto front, where several things were looked for, from where to where it reaches."""
+    """Return the sentence on the Pareto front: trials by cell, both ends, and hypervolumes; empty for one objective."""
     if (found := front(results)) is None:
         return []
     counts = Counter(point.study.name for point in found.best)
@@ -54,22 +54,23 @@ def _front(results: Sequence[Result]) -> list[str]:
 
 
 def _of(one: Contender, results: Sequence[Result]) -> list[Study]:
-    """Return the study that a contender is of, if trials of it are over."""
+    """Return the study of a contender, if trials of it are over; empty otherwise."""
     own = study_of(one.cell.choices)
     return studies([run for run in results if study_of(run.choices) == own])
 
 
 def trials_of(one: Contender, results: Sequence[Result]) -> list[Result]:
-    """Return the trials of the study that a contender is of, finished or not, in the order of their numbers."""
+    """Return the trials of a contender's study, finished or not, in the order of their numbers."""
     study = one.cell.choices.get(trial_tags.STUDY)
     found = [run for run in results if trial_tags.is_trial(run.choices) and run.choices[trial_tags.STUDY] == study]
     return sorted(found, key=lambda run: int(run.choices[trial_tags.TRIAL]))
 
 
 def _budget(contest: Contest) -> list[str]:
-    """Return how many trials each had, which the comparison is not fair without, and what is compared.
+    """Return the sentences on the budget of each contender, and on the runs that are compared.
 
-    A head that is solved has no lr and cannot have more than one.
+    Unequal budgets are stated, since they make the comparison unfair. Solved heads have no lr to search and are not
+    counted.
     """
     found = contest.contenders
     drawn = [one for one in found if "lr" in one.cell.choices] or found
@@ -86,23 +87,23 @@ def _budget(contest: Contest) -> list[str]:
         first = f"The budget was {amount} {unit} {each} (search={sampler})"
     else:
         what = ", ".join(f"{name} {number:.0f}" for name, number in took.items())
-        first = f"Not the same budget: {unit} (search={sampler}) were {what}"
+        first = f"The budgets differ, in {unit} (search={sampler}): {what}"
     if stopped := sum(PRUNED in run.metrics for run in contest.results):
         first += f", {stopped} {'of them' if unit == 'trials' else 'trials'} stopped early"
     seeds = {len(one.cell.finished) for one in found if trial_tags.CONFIRMS in one.cell.choices}
     if len(seeds) == 1 and all(trial_tags.CONFIRMS in one.cell.choices for one in found):
-        whose = "each best one" if len(found) > 1 else "the best one"
-        compared = "compared" if len(found) > 1 else "counted"
+        whose = "each best trial" if len(found) > 1 else "the best trial"
+        compared = "the comparison uses" if len(found) > 1 else "the result is that of"
         count = next(iter(seeds))
-        fresh = "is 1 fresh seed" if count == 1 else f"are {count} fresh seeds"
+        fresh = "1 fresh seed" if count == 1 else f"{count} fresh seeds"
         said = f"{first}; {compared} {fresh} of {whose} by validation."
     else:
-        said = f"{first}; without fresh seeds the best of several trials looks better than it is."
+        said = f"{first}; without fresh seeds, the best of several trials looks better than it is."
     return [said, *_used(trials)]
 
 
 def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:
-    """Return what the trials of each took, in all units, whichever the budget was in."""
+    """Return the sentence on the trials, epochs and seconds that each contender used, whatever the budget's unit."""
     parts = []
     for name, runs in trials.items():
         epochs, seconds = _took(runs, "epochs"), _took(runs, "seconds")
@@ -111,7 +112,7 @@ def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:
 
 
 def _took(trials: Sequence[Result], unit: str) -> float:
-    """Return how many trials, epochs or seconds of training there were."""
+    """Return the number of trials, epochs or seconds of training."""
     if unit == "trials":
         return _tried(trials)
     return sum(run.metrics.get({"epochs": EPOCHS, "seconds": SECONDS}[unit], 0.0) for run in trials)
@@ -122,28 +123,28 @@ def _tried(trials: Sequence[Result]) -> int:
 
 
 def _optimism(study: Study, name: str, digits: int) -> list[str]:
-    """Return how much better the best trial looked on validation than its fresh seeds did."""
+    """Return the sentence on how much better the best trial looked on validation than its fresh seeds."""
     found, by = study.optimism, study.by
     if found is None:
         return []
     what = "" if by == ACCURACY else f" in {by.words}"
-    first = f"On validation{what} the best trial of {name} came to {by.text(found.then, digits)}"
+    first = f"On validation{what} the best trial of {name} reached {by.text(found.then, digits)}"
     better = abs(found.gap)
-    chance = f": chance had made it look {by.gap(better, digits).lstrip('+')} better"
+    chance = f": chance made it look {by.gap(better, digits).lstrip('+')} better"
     return [
-        f"{first}, its fresh seeds to {by.text(found.now, digits)}{chance if by.better(found.then, found.now) else ''}."
+        f"{first}, its fresh seeds {by.text(found.now, digits)}{chance if by.better(found.then, found.now) else ''}."
     ]
 
 
 def _optimum(study: Study, name: str) -> list[str]:
-    """Return which values make no difference, or that the best one is the last that was tried."""
+    """Return sentences on the values that are as good as the best, and on a best lr at the edge of those tried."""
     if [*study.space] != ["lr"] or "lr" not in study.as_good:
         return _alike(study, name)
     low, high = study.as_good["lr"]
     parts = []
     if span := alike_text("lr", (low, high), choice=False):
         parts.append(
-            f"For {name} any {span.replace(' ', ' from ', 1)} is as good: within a standard error on validation."
+            f"For {name} any {span.replace(' ', ' from ', 1)} is as good, within a standard error on validation."
         )
     rates = [trial.at["lr"] for trial in study.trials]
     for found, last, end, side in (
@@ -152,14 +153,14 @@ def _optimum(study: Study, name: str) -> list[str]:
     ):
         if found == last:
             more = (
-                f", of a range that goes on to {end:.2g}: more trials" if _far(last, end, study) else ": a wider range"
+                f", though the range goes on to {end:.2g}: more trials" if _far(last, end, study) else ": a wider range"
             )
-            parts.append(f"No {side} lr of {name} was tried{more} may be better still.")
+            parts.append(f"No {side} lr of {name} was tried{more} may do better.")
     return parts
 
 
 def _far(last: float, end: float, study: Study) -> bool:
-    """Return whether between the `last` lr that was tried and the `end` of its range there is room for a trial."""
+    """Return whether there is room for a trial between the `last` lr that was tried and the `end` of its range."""
     space = study.space["lr"]
     beyond, whole = (
         (math.log(end / last), math.log(space.high / space.low)) if space.log else (end - last, space.high - space.low)
@@ -168,7 +169,7 @@ def _far(last: float, end: float, study: Study) -> bool:
 
 
 def _alike(study: Study, name: str) -> list[str]:
-    """Return what trials that are as good as the best have of several keys, or of one that is no lr."""
+    """Return the sentence on the values of trials that are as good as the best, for several keys or one besides lr."""
     found = ((key, values, is_choice(study.space[key])) for key, values in study.as_good.items())
     spans = [span for key, values, choice in found if (span := alike_text(key, values, choice=choice))]
     if not spans:
@@ -177,7 +178,7 @@ def _alike(study: Study, name: str) -> list[str]:
 
 
 def alike_text(key: str, found: Sequence[Any], *, choice: bool) -> str:
-    """Return what is as good of one key, e.g. `lr 0.0002 to 0.003`; nothing where that is one value."""
+    """Return the values of one key that are as good, e.g. `lr 0.0002 to 0.003`; empty if there is only one."""
     texts = [short_text(one) if choice else f"{one:.2g}" for one in found]
     if len(set(texts)) < 2:
         return ""

@@ -1,14 +1,14 @@
-"""How sure an accuracy is: 95% intervals of accuracies and of differences.
+"""Statistics of test scores: 95% confidence intervals of accuracies, other metrics and differences.
 
 Accuracies and intervals are fractions in 0..1. Pure functions of arrays; scipy gives the quantiles of Student's t.
 
-Images that come in groups (patients, plates, videos) are not independent of each other, groups are. `groups` is `(N,)`,
-the same number for images of one group. A group is left out at a time (the delete-one-group jackknife, cluster-robust:
-CV3 of R. Bell and D. McCaffrey 2002, Survey Methodology 28, p. 169), and the quantile is Student's, with one degree of
-freedom less than the groups are worth: of groups of one size as many as there are, else fewer (see `_freedom`). To draw
-groups anew instead (the cluster bootstrap) is too sure of itself where they are few, or few of them tell two networks
-apart: of 12 groups, with 97 of 100 images right, its intervals of a difference hold the truth 44 to 90 times in 100,
-these 97 to 100 times; of 30 to 100 groups 69 to 96 and 86 to 98 times.
+Images in groups (patients, plates, videos) are not independent of each other; groups are. `groups` is `(N,)`, the same
+number for images of one group. Intervals leave out one group at a time (the delete-one-group jackknife, cluster-robust:
+CV3 of R. Bell and D. McCaffrey 2002, Survey Methodology 28, p. 169). The quantile is Student's, with one degree of
+freedom less than the effective number of groups: their number if all have one size, else fewer (see `_freedom`).
+Resampling groups instead (the cluster bootstrap) undercovers if groups are few, or if few of them tell two networks
+apart: with 12 groups and 97 of 100 images right, its intervals of a difference hold the truth 44 to 90 times in 100,
+these 97 to 100 times; with 30 to 100 groups 69 to 96 and 86 to 98 times.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DRAWS = 10_000  # of the bootstrap: its own noise then moves an end by about 2%
 
 @dataclass(frozen=True)
 class Interval:
-    """The 95% interval of an accuracy, or of a difference of two."""
+    """A confidence interval, at 95% unless a level says otherwise, of a score or of a difference of two."""
 
     low: float
     high: float
@@ -43,9 +43,9 @@ class Interval:
 
 
 def wilson(right: float, total: float) -> Interval:
-    """Return the score interval of `right` of `total` images (Wilson 1927), which holds near 0 and 1 too.
+    """Return the score interval of `right` of `total` images (Wilson 1927), which is also valid near 0 and 1.
 
-    Of images in groups as many are counted as they are worth: see `effective_images`.
+    Images in groups count as many as they are worth; see `effective_images`.
     """
     share, spread = right / total, _Z**2 / total
     middle = (share + spread / 2) / (1 + spread)
@@ -54,19 +54,19 @@ def wilson(right: float, total: float) -> Interval:
 
 
 def step(images: int) -> float:
-    """Return the standard deviation that an accuracy has from counting whole images alone; 0 for an unknown number.
+    """Return the standard deviation of an accuracy from rounding to whole images alone; 0 for an unknown number.
 
-    It is the least spread to believe in between seeds. To believe in a whole image makes intervals of few seeds hold
-    the truth nearly always; none at all, as seldom as 42 times in 100.
+    It is the smallest plausible spread between seeds. With a whole image as the smallest spread, intervals of few seeds
+    hold the truth nearly always; without any, as seldom as 42 times in 100.
     """
     return 1 / images / math.sqrt(12) if images else 0.0
 
 
 def seeds_to_resolve(gap: float, interval: Interval, seeds: int, *, paired: bool) -> int:
-    """Return about how many seeds would shrink an `interval` over at least two `seeds` to `gap`; 10,000 for more.
+    """Return about how many seeds would shrink an `interval` over at least two `seeds` to `gap`; at most 10,000.
 
-    Not only does the error of a mean fall with the root of their number, Student's quantile falls too: from two seeds
-    to ten the interval becomes a dozen times narrower. Without pairs both sides count.
+    The error of a mean falls with the root of the number of seeds, and Student's quantile falls too: from two seeds to
+    ten, the interval becomes a dozen times narrower. If not `paired`, the seeds of both sides give degrees of freedom.
     """
     sides = 1 if paired else 2
     deviation = (interval.high - interval.low) / 2 / _quantile(sides * (seeds - 1)) * math.sqrt(seeds)
@@ -77,19 +77,19 @@ def seeds_to_resolve(gap: float, interval: Interval, seeds: int, *, paired: bool
 def t_interval(values: Sequence[float], least: float = 0.0, overlap: float = 0.0) -> Interval:
     """Return Student's interval of the mean of at least two `values`.
 
-    Folds of a cross-validation share most of their training images, and so are no independent values: their variance
-    counts `1 / n + overlap` times, where `overlap` is the number of test images per training image (C. Nadeau and
+    Folds of a cross-validation share most of their training images, so their values are not independent: the variance
+    is multiplied by `1 / n + overlap`, where `overlap` is the number of test images per training image (C. Nadeau and
     Y. Bengio 2003, Machine Learning 52, p. 239, the corrected resampled t-test).
 
-    `least` is the smallest standard deviation to believe in. Accuracies move in steps of one image, so that a few
-    seeds may agree to the digit without being certain: see `step`.
+    `least` is the smallest plausible standard deviation. Accuracies move in steps of one image, so a few seeds may
+    agree by chance; see `step`.
     """
     mean, deviation = float(np.mean(values)), max(float(np.std(values, ddof=1)), least)
     return _student(mean, deviation * math.sqrt(1 / len(values) + overlap), len(values) - 1)
 
 
 def added(middle: float, one: Interval, other: Interval) -> Interval:
-    """Return the interval of what has two errors that are independent, given one of each, both around `middle`."""
+    """Return the interval around `middle` of a value with two independent errors, given the interval of each."""
     low, high = (
         math.hypot(first - middle, second - middle) for first, second in ((one.low, other.low), (one.high, other.high))
     )
@@ -97,7 +97,7 @@ def added(middle: float, one: Interval, other: Interval) -> Interval:
 
 
 def clamped(interval: Interval) -> Interval:
-    """Return the part of an accuracy's interval that accuracies can have."""
+    """Return the part of an interval within 0..1."""
     return Interval(max(0.0, interval.low), min(1.0, interval.high))
 
 
@@ -122,17 +122,17 @@ def _quantile(freedom: float, level: float = LEVEL) -> float:
 
 
 def together(comparisons: int) -> float:
-    """Return the level of each of so many intervals that hold all of their truths 95 times in 100 (Bonferroni)."""
+    """Return the level of each of so many intervals that together hold with 95% confidence (Bonferroni)."""
     return 1 - (1 - LEVEL) / max(1, comparisons)
 
 
 def paired_bootstrap(first: Bools, second: Bools, seed: int = 0, level: float = LEVEL) -> Interval:
     """Return the percentile interval of the difference of two accuracies on the same images, first minus second.
 
-    `first` and `second` are `(N,)`: which images each got right. To resample images is to draw how many only the first
-    gets right, only the second, and both or neither: one multinomial per resample. Half an image is added to the
-    first two counts: where very few images tell the two apart, a plain bootstrap is too sure of itself (for 3.6
-    against 0.4 expected of 360, its intervals hold the truth 87 times in 100, these 95 times).
+    `first` and `second` are `(N,)`: whether each got each image right. Resampling images amounts to one multinomial
+    draw of the numbers that only the first gets right, only the second, and both or neither. Half an image is added to
+    the first two counts: a plain bootstrap undercovers if very few images tell the two apart (for 3.6 against 0.4
+    expected of 360, its intervals hold the truth 87 times in 100, these 95 times).
     """
     total = len(first)
     only = np.array([(first & ~second).sum(), (second & ~first).sum()]) + 0.5
@@ -147,9 +147,9 @@ def paired_jackknife(
 ) -> Interval | None:
     """Return the interval of the difference of two accuracies on the same images, first minus second.
 
-    `first` and `second` are `(N,)`: what share of several networks got each image right, or whether one did. As in
-    `paired_bootstrap` half an image is added to either side. None where there is one group; `groups` are None
-    where each image is its own.
+    `first` and `second` are `(N,)`: the share of several networks that got each image right, or whether one did. As in
+    `paired_bootstrap`, half an image is added to either side. `groups` is None if each image is its own group. Returns
+    None if there is only one group.
     """
     apart = first.astype(np.float64) - second
     gap = float(apart.mean())
@@ -158,11 +158,11 @@ def paired_jackknife(
 
 
 def effective_images(right: Bools, groups: Ints, times: float = 1.0) -> float:
-    """Return how many independent images tell as much of an accuracy as `right`, `(N,)` images in groups; 0 for one.
+    """Return how many independent images tell as much about an accuracy as `right`, `(N,)`, images in groups.
 
     The effective sample size of a survey, adjusted for its degrees of freedom (E. Korn and B. Graubard 1998, Survey
-    Methodology 24, p. 193); where all images are right, or none, each group counts as if its images were one. Never
-    more than there are images, each of which was counted so many `times`.
+    Methodology 24, p. 193); if all images are right, or none, the images of a group count as one. 0 for a single group,
+    and never more than the number of images, each of which occurs `times` times.
     """
     share, sizes = float(right.mean()), np.unique(groups, return_counts=True)[1]
     if len(sizes) < 2:
@@ -177,17 +177,17 @@ def effective_images(right: Bools, groups: Ints, times: float = 1.0) -> float:
 
 
 def _freedom(sizes: Ints) -> float:
-    """Return the degrees of freedom of groups of so many images: one less than they are worth, and at least 1.
+    """Return the degrees of freedom of groups of these sizes: one less than their effective number, and at least 1.
 
-    That is the effective number of groups (A. Carter, K. Schnepel and D. Steigerwald 2017, Review of Economics and
-    Statistics 99, p. 698, images within groups being independent). Where two of 100 groups have half of the images,
-    intervals of a difference hold the truth 96 times in 100; with one degree less than there are groups 91 times.
+    For the effective number of groups see A. Carter, K. Schnepel and D. Steigerwald 2017, Review of Economics and
+    Statistics 99, p. 698, with independent images within groups. If two of 100 groups have half of the images,
+    intervals of a difference hold the truth 96 times in 100; with the number of groups minus one, 91 times.
     """
     return max(1.0, float(sizes.sum() ** 2 / (sizes**2).sum()) - 1)
 
 
 def _error_over_groups(influence: Floats, groups: Ints) -> float:
-    """Return the standard error of a measure, given the influence `(N,)` of each image, by leaving out groups."""
+    """Return the standard error of a metric, given the influence `(N,)` of each image, by leaving out groups."""
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     moved = np.bincount(group, influence) / (len(group) - sizes)
     return math.sqrt(float(moved @ moved) * (1 - 1 / len(sizes)))
@@ -196,17 +196,17 @@ def _error_over_groups(influence: Floats, groups: Ints) -> float:
 def by_influence(
     value: float, influence: Floats, least: float = 0.0, groups: Ints | None = None, level: float = LEVEL
 ) -> Interval | None:
-    """Return the interval of a measure, or a difference of two, given the influence `(N,)` of each image on it.
+    """Return the interval of a metric, or of a difference of two, given the influence `(N,)` of each image on it.
 
-    Its variance is that of the influences over their number (see `metric_scores`). Where few images move it that is too
-    sure of itself, so the square of `least`, in units of the measure, is added: with half an image of the rarest class
+    The variance is that of the influences over their number (see `metric_scores`), plus the square of `least`, in units
+    of the metric, since it is too small if few images matter. With half an image of the rarest class as `least`,
     intervals of 150 images, 10% of them of the rarest of three classes, hold the truth 95 (balanced accuracy), 96
-    (macro F1) and 98 times in 100 (AUROC); with a whole one 97, 98 and 100 times, with none 94, 94 and 95 times, and
-    then they have no width at all where two networks say the same. None where all images are of one of the `groups`.
+    (macro F1) and 98 times in 100 (AUROC); with a whole one 97, 98 and 100 times; with none 94, 94 and 95 times, and
+    then they have zero width if two networks agree on all images. Returns None if all images are of one group.
 
-    `(S, N)` are the influences on each of several seeds of which `value` is the mean. The variance is then less by what
-    of it is each seed's own, which an interval over seeds has, too: so both are `added` (A. Cameron, J. Gelbach and
-    D. Miller 2011, Journal of Business and Economic Statistics 29, p. 238, for images and seeds).
+    An `influence` of `(S, N)` is that on each of S seeds, and `value` their mean. Each seed's own part of the variance
+    is then subtracted, because the interval over seeds contains it, so that both can be `added` (A. Cameron,
+    J. Gelbach and D. Miller 2011, Journal of Business and Economic Statistics 29, p. 238, for images and seeds).
     """
     several = np.atleast_2d(influence)
     sizes = None if groups is None else np.unique(groups, return_counts=True)[1]
@@ -219,12 +219,12 @@ def by_influence(
 
 
 def _variance(influence: Floats, groups: Ints | None) -> float:
-    """Return the squared standard error of a measure, given the influence `(N,)` of each image."""
+    """Return the squared standard error of a metric, given the influence `(N,)` of each image."""
     return float(np.var(influence)) / len(influence) if groups is None else _error_over_groups(influence, groups) ** 2
 
 
 def unpaired(first: tuple[float, float], second: tuple[float, float]) -> Interval:
-    """Return the interval of the difference of two accuracies, each `(right, total)`, on images that are not the same.
+    """Return the interval of the difference of two accuracies, each `(right, total)`, on different images.
 
     Newcombe's hybrid of the two score intervals (1998, method 10).
     """

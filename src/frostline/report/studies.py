@@ -1,6 +1,6 @@
-"""The studies of a search as reports see them: trials, the best one and its fresh seeds, importances, flat optima.
+"""Studies of a search for reports: trials, the best one and its fresh seeds, importances, and flat optima.
 
-All of it comes from the results of runs, so that a search that was fetched or put together of several has it too.
+Everything comes from the results of runs, so downloaded and combined searches work too.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from frostline.report.statistics import Interval
 
 _LEAST = 3
-"""Trials below which nothing is said of the shape of the optimum."""
+"""Least number of trials for a statement about the shape of the optimum."""
 _LEAST_IMPORTANT = 10
-"""Complete trials below which no importance is told: PED-ANOVA compares the best tenth with the rest."""
+"""Least number of complete trials for importances: PED-ANOVA compares the best tenth with the rest."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,26 @@ class Trial:
     state: str
     """`complete`, `pruned` or `failed`."""
     value: float | None
-    """Of the metric of `select` on validation; of a pruned one what it had come to; None where there is none."""
+    """The metric of `select` on validation, for a pruned trial so far; None for a failed trial."""
     at: Mapping[str, Any]
-    """Its values of what is searched."""
+    """Its values of the searched keys."""
 
 
 @dataclass(frozen=True)
 class Optimism:
-    """By how much the best of several trials looks better on validation than it is."""
+    """The optimism of a search: the best of several trials looks better on validation than its settings are."""
 
     then: float
-    """What the best trial came to."""
+    """The validation score of the best trial."""
     now: float
-    """What its fresh seeds come to, on average."""
+    """The mean validation score of its fresh seeds."""
     interval: Interval | None
-    """Of that average, 95%."""
+    """95% interval of `now`."""
     seeds: int
 
     @property
     def gap(self) -> float:
-        """What was chance, in units of the metric."""
+        """The part of the best trial's score that was chance, in units of the metric."""
         return self.then - self.now
 
 
@@ -73,19 +73,19 @@ class Study:
     sampler: str
     by: Metric
     space: Mapping[str, Any]
-    """Optuna's distributions, by what is searched."""
+    """Optuna's distributions, by searched key."""
     trials: tuple[Trial, ...]
-    """Those that are over, in the order of their numbers."""
+    """The trials that are over, in the order of their numbers."""
     fresh: Cell | None
-    """The runs of the best trial on fresh seeds that finished, where there are any."""
+    """The runs of the best trial with fresh seeds; None if none of them finished."""
 
     @property
     def complete(self) -> list[Trial]:
-        """Those that came to their end, with a value."""
+        """The trials that completed, with a value."""
         return [trial for trial in self.trials if trial.state == trial_tags.COMPLETE]
 
     def count(self, state: str) -> int:
-        """Return how many trials ended so."""
+        """Return the number of trials that ended in this state."""
         return sum(trial.state == state for trial in self.trials)
 
     @cached_property
@@ -97,12 +97,12 @@ class Study:
         return max(self.complete, key=self.score, default=None)
 
     def score(self, trial: Trial) -> float:
-        """Return the value of a trial, more being better; of one that diverged what is below any other."""
+        """Return the value of a trial as a score of which more is better; minus infinity for a failed trial."""
         return -math.inf if trial.value is None else self.by.sign * trial.value
 
     @property
     def optimism(self) -> Optimism | None:
-        """How much better the best trial looked than its fresh seeds; None where there are none."""
+        """How much better the best trial looked than its fresh seeds; None without fresh seeds."""
         if self.fresh is None or self.best is None or self.best.value is None:
             return None
         now = self.fresh.mean(self.by.val)
@@ -110,16 +110,16 @@ class Study:
 
     @cached_property
     def error(self) -> float | None:
-        """The standard error of what one run comes to on validation; None where it is not known."""
+        """The standard error of one run's validation score; None where it is not known."""
         if self.fresh is not None:
             return standard_error(self.by, self.fresh.finished)
         return standard_error(self.by, [self.best.run]) if self.best else None
 
     @cached_property
     def as_good(self) -> dict[str, tuple[float, float] | list[Any]]:
-        """What the trials within a standard error of the best have, by key: between which numbers, or which choices.
+        """The values of trials within a standard error of the best, by key: a range of numbers, or a list of choices.
 
-        Where one number alone is searched nothing worse lies between. Empty for fewer than three trials.
+        If only one number is searched, the range contains no worse trial. Empty for fewer than three trials.
         """
         if self.error is None or self.best is None or len(self.trials) < _LEAST:
             return {}
@@ -132,9 +132,9 @@ class Study:
 
     @cached_property
     def importances(self) -> dict[str, float]:
-        """What each key has of the difference between the best trials and all, adding up to 1; the largest first.
+        """The importance of each key for being among the best trials, adding up to 1; the largest first.
 
-        As Optuna has it (PED-ANOVA, Watanabe et al. 2023, arXiv:2304.10255). Empty for fewer than two keys or ten
+        Computed by Optuna (PED-ANOVA, Watanabe et al. 2023, arXiv:2304.10255). Empty for fewer than two keys or ten
         complete trials.
         """
         if len(self.space) < 2 or len(self.complete) < _LEAST_IMPORTANT:
@@ -158,7 +158,7 @@ class Study:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep to itself what Optuna says of studies in memory, and that something of it is new, while the block lasts."""
+    """Silence Optuna's log below errors, and its warnings about experimental features, within the block."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -172,7 +172,7 @@ def quiet() -> Iterator[None]:
 
 
 def studies(results: Sequence[Result]) -> list[Study]:
-    """Return the studies of which trials are over, in the order of their runs; none of a grid."""
+    """Return the studies with at least one trial that is over, in the order of their runs; empty for a grid."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         if trial_tags.STUDY in result.choices:
@@ -204,7 +204,7 @@ def _trial(run: Result, by: Metric, state: str, space: Mapping[str, Any]) -> Tri
 
 
 def _drawn(value: Any, distribution: Any) -> Any:
-    """Return what was drawn, given what a run had of it: of a choice that is no number its text, as `[0.5,1]`."""
+    """Return the drawn choice, given the value in a run's config: for a list its text, e.g. `[0.5,1]`."""
     if not is_choice(distribution) or value in distribution.choices:
         return value
     meant = ((choice, yaml.safe_load(choice) if isinstance(choice, str) else choice) for choice in distribution.choices)
@@ -221,7 +221,7 @@ def _space(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_choice(distribution: Any) -> bool:
-    """Return whether values are drawn from a list, and not from between two numbers."""
+    """Return whether values are drawn from a list of choices, rather than from a range of numbers."""
     return hasattr(distribution, "choices")
 
 
@@ -232,10 +232,10 @@ def _spanned(values: Sequence[Any], distribution: Any) -> tuple[float, float] | 
 
 
 def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
-    """Return the standard error of what one of these runs comes to on validation; None where it is not known.
+    """Return the standard error of the validation score of one of these runs; None where it is not known.
 
-    Of an accuracy it is that of counting images, of those in groups what they are worth, else how far they are apart.
-    Where all images are right, or none, it is that of one more or less: nobody is certain of the next image.
+    For accuracy it is the binomial error over images, which in groups count as many as they are worth; for other
+    metrics the spread of the runs. If all images are right, or none, one image counts as the exception.
     """
     images = finished[0].metrics.get(VAL_EFFECTIVE, finished[0].images.get("val", 0))
     if by == ACCURACY and images:
@@ -246,7 +246,10 @@ def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
 
 
 def flat(scored: Iterable[tuple[float, float]], error: float) -> tuple[float, float]:
-    """Return the lowest and highest position around the best of (position, score) with nothing but `error` between."""
+    """Return the ends of the range of positions around the best score without a score more than `error` below it.
+
+    `scored` are pairs (position, score), of which more is better.
+    """
     found = sorted(scored)
     best = max(range(len(found)), key=lambda at: found[at][1])
     least = found[best][1] - error
@@ -259,5 +262,5 @@ def flat(scored: Iterable[tuple[float, float]], error: float) -> tuple[float, fl
 
 
 def short_text(value: object) -> str:
-    """Return a value to three digits, which is more than a search can tell apart."""
+    """Return a value as text with three digits, more than a search can tell apart."""
     return f"{value:.3g}" if isinstance(value, float) else value_text(value)

@@ -1,4 +1,4 @@
-"""How each of what is compared looks, wherever it is drawn: a freeze mode has one colour in every report and plot."""
+"""Colours, markers and line styles of compared values: a freeze mode looks the same in every report and plot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS = (
     *("#7A5FD0", "#999933", "#A65628", "#EE6677", "#44AA99", "#6699CC"),
     *("#B05090", "#4C9A2A", "#C77C5A", "#5F8F9F", "#B8860B", "#4169E1"),
 )
-"""Okabe and Ito's without yellow, which white paper swallows, and twelve more that are legible on white and black."""
+"""Okabe and Ito's palette without yellow, which is hard to see on white, and twelve colours legible on any ground."""
 _KNOWN = (
     *("head", "full", "last_stage", "gradual", "lp_ft", "norm", "bias"),
     *("last_two_stages", "layer_decay", "first_stage"),
@@ -22,9 +22,9 @@ _KNOWN = (
 
 
 def numbers(results: Sequence[Result], key: str) -> dict[str, int]:
-    """Return the number of the colour, marker and line of each value of `key`, the freeze modes that we know first.
+    """Return the style number (colour, marker, line) of each value of `key`, known freeze modes first.
 
-    Those keep their number whatever else a sweep holds; other values take what is free.
+    Known freeze modes have fixed numbers in every sweep; other values take the free ones.
     """
     values = dict.fromkeys(value_text(result.choices.get(key)) for result in results)
     known = {name: number for number, name in enumerate(_KNOWN) if key == "freeze_mode" and name in values}

@@ -1,4 +1,4 @@
-"""The tables of the terminal: what a run is about to do, what lies in the store, and how wide a table is."""
+"""Tables of the terminal: the plan of a run, the entries of the store; widths of tables, and durations as text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def grid(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield the kinds of facts of a plan, and what is said of each."""
+    """Yield the facts of a plan as pairs of a heading and a text."""
     images = ", ".join(f"{count:,} {split}" for split, count in plan.images.items())
     learning = f"{millions(plan.parameters)} parameters, {millions(plan.trainable_parameters)} learn"
     exact = "deterministic" if plan.deterministic else "not deterministic"
@@ -63,7 +63,7 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def plan_table(plan: Plan) -> Table:
-    """Return a row per phase and stage: what learns there, how fast, and what its norm layers do."""
+    """Return a table with a row per phase and stage: learning parameters, lr, weight decay, and mode of norm layers."""
     table = Table(box=SIMPLE_HEAD)
     for heading, justify in (("epochs", "left"), ("stage", "left"), ("parameters", "right"), ("learn", "right")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -77,7 +77,10 @@ def plan_table(plan: Plan) -> Table:
 
 
 def stages_unlike(plan: Plan, other: Plan) -> list[str] | None:
-    """Return in a line each how few stages learn otherwise than in another plan; None where most do, or other ones."""
+    """Return a line per stage whose lr or weight decay differs from another plan.
+
+    None if more than half of the stages differ, or if the plans differ in other columns.
+    """
     mine, theirs = (
         [
             (_epochs(phase), *(cell.plain for cell in _stage_row(stage)))
@@ -99,7 +102,7 @@ def _epochs(phase: PhasePlan) -> str:
 
 
 def _stage_row(stage: StagePlan) -> list[Text]:
-    """Return the cells of one stage; a stage that does not learn is dim."""
+    """Return the row of one stage; a frozen stage is dim."""
     learn = "all" if stage.learning == stage.parameters else f"{stage.learning:,}" if stage.learning else "-"
     row = (stage.stage, f"{stage.parameters:,}", learn, _span(stage.lr), _span(stage.weight_decay), stage.norm)
     return [Text(text, "" if stage.learning else "dim") for text in row]
@@ -113,7 +116,7 @@ def _span(values: tuple[float, float] | None) -> str:
 
 
 def millions(count: float) -> str:
-    """Return a number of parameters for people; a dash for nan."""
+    """Return a number of parameters as short text, e.g. `11.18M`; a dash for nan."""
     if math.isnan(count):
         return "-"
     return f"{count / 1e6:.2f}M" if count >= 1e6 else f"{count / 1e3:.1f}k" if count >= 1e4 else f"{count:,.0f}"
@@ -125,13 +128,13 @@ def _some(classes: Sequence[str]) -> str:
 
 
 def width(table: Table) -> int:
-    """Return how many characters wide a table is where nothing limits it."""
+    """Return the width of a table in characters if nothing limits it."""
     console = Console(width=10_000)
     return Measurement.get(console, console.options, table).maximum
 
 
 def least_width(table: Table) -> int:
-    """Return how many characters wide a table has to be so that no column is cut, folded names aside."""
+    """Return the least width in characters at which no column is cut; names may be folded."""
     return sum(map(_needed, table.columns)) + 2 * len(table.columns) + 1
 
 
@@ -142,7 +145,7 @@ def _needed(column: Column) -> int:
 
 
 def as_lines(table: Table) -> Iterator[str]:
-    """Yield the rows of a table as text, each value behind its heading, for where it is too wide."""
+    """Yield the rows of a table as lines of text, each value after its heading, for terminals that are too narrow."""
     headings = [str(column.header) for column in table.columns]
     for row in zip(*(column.cells for column in table.columns), strict=True):
         pairs = zip(headings, map(str, row), strict=True)
@@ -150,7 +153,7 @@ def as_lines(table: Table) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people: `0.8s`, `42s`, `3m05s` or `2h07m`."""
+    """Return a duration as short text: `0.8s`, `42s`, `3m05s` or `2h07m`."""
     if seconds < 59.5:
         return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -158,7 +161,7 @@ def duration(seconds: float) -> str:
 
 
 def store_table(items: Sequence[Item]) -> Table:
-    """Return a row per entry of the store, in the order given."""
+    """Return a table with a row per entry of the store, in the order given."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("kind", no_wrap=True)
     table.add_column("what", overflow="fold")

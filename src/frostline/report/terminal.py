@@ -1,4 +1,4 @@
-"""Everything on the terminal: the plan, the progress of runs, lines and tables."""
+"""Terminal output: plans, progress bars of runs, lines and tables."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from frostline.runs.plan import Plan
     from frostline.training.loop import EpochResult
 
-_END = re.compile("(?<=[.]) (?=(?:[^`]*`[^`]*`)*[^`]*$)|\n")  # of a sentence, and of none within a command
-_INTERVAL = 0.1  # seconds between two drawings of a bar
+_END = re.compile("(?<=[.]) (?=(?:[^`]*`[^`]*`)*[^`]*$)|\n")  # end of a sentence, but not within backticks
+_INTERVAL = 0.1  # seconds between two updates of a bar
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of an answer; commands, which stand between backticks, stay in one piece."""
+    """Return the sentences of a verdict; commands between backticks are not split."""
     return _END.split(text)
 
 
 class _Terminal(Console):
-    """A console that may go: its reader leaves, as in `| head`, its terminal is closed, its log fills a disk.
+    """A console whose output may fail: the reader leaves, as in `| head`, the terminal closes, or the disk is full.
 
-    The run goes on in silence instead of ending.
+    The run then continues without output instead of ending.
     """
 
     def _check_buffer(self) -> None:
@@ -46,20 +46,20 @@ class _Terminal(Console):
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """Send what is still to be written to nobody."""
+        """Discard all further output."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Screen:
-    """Owner of the terminal: tables and lines, and below them one progress display that leaves nothing behind.
+    """The terminal: tables and lines, and below them one progress display, which is erased at the end.
 
-    Where the output is not a terminal only tables and lines are written.
+    If the output is not a terminal, only tables and lines are written.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         if console is None:
-            streams.prepare()  # a process that a launcher of somebody else's started begins here
+            streams.prepare()  # a process that a third-party launcher started gets here first
         self.console = console or _Terminal(markup=False, highlight=False, emoji=False, quiet=streams.is_quiet())
         self._live = self.console.is_interactive and self.console.file.isatty() and not self.console.quiet
         self._plans: dict[tuple[str, str, str], Plan] = {}
@@ -68,37 +68,37 @@ class Screen:
 
     @classmethod
     def silent(cls) -> Screen:
-        """Return one on which nothing is shown, for a process that has nothing to say."""
+        """Return a screen that shows nothing."""
         return cls(Console(quiet=True))
 
     @classmethod
     def beside(cls) -> Screen:
-        """Return one on stderr, beside what is printed for programs."""
+        """Return a screen on stderr, for use beside output for programs on stdout."""
         return cls(Console(stderr=True, markup=False, highlight=False, emoji=False))
 
     def answer(self) -> None:
-        """Show what comes from now on in any case: it is what was asked for."""
+        """Show all further output even if the screen is quiet, since the user asked for it."""
         self.console.quiet = False
 
     def say(self, text: str, style: str = "") -> None:
-        """Print `text`, wrapped between words on a terminal and as one line elsewhere."""
+        """Print `text`, wrapped between words on a terminal, and as one line elsewhere."""
         self.console.print(Text(text, style), soft_wrap=not self._live)
 
     def outcome(self, parts: Iterable[Table | str]) -> None:
-        """Print the tables and lines on what a sweep came to."""
+        """Print the tables and lines on the outcome of a sweep."""
         for part in parts:
             self.say(part) if isinstance(part, str) else self.show(part)
 
     def verdict(self, text: str) -> None:
-        """Print an answer, a sentence to a line, so that its commands can be copied."""
+        """Print a verdict, one sentence per line, so that its commands can be copied."""
         for sentence in sentences(text):
             self.say(sentence)
 
     def plan(self, plan: Plan, *, whole: bool = False) -> None:
-        """Print what a run is about to do: a header of facts, then a table of what learns in each phase and stage.
+        """Print the plan of a run: a header of facts, then a table of what learns in each phase and stage.
 
-        After the first plan of a model, freeze mode and data set it is what differs from that, unless it is to be
-        `whole`.
+        After the first plan of a model, freeze mode and data set, only the differences from that plan are printed,
+        unless `whole`.
         """
         first = self._plans.setdefault((plan.model, plan.freeze_mode, plan.data), plan)
         if whole or first is plan:
@@ -115,7 +115,7 @@ class Screen:
 
     @contextmanager
     def run(self, name: str, *, job: int, jobs: int, epochs: int) -> Iterator[None]:
-        """Show the progress of a run, the `job`-th (0-based) of `jobs`, for as long as the block lasts."""
+        """Show the progress of a run, the `job`-th (0-based) of `jobs`, within the block."""
         self.say(f"[{job + 1}/{jobs}] {name}" if jobs > 1 else name, "bold")
         self._started = self._started or time.monotonic()
         self._bars = _Bars(self.console, job, jobs, epochs, self._started, shown=self._live)
@@ -127,7 +127,7 @@ class Screen:
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show how much of `total` is done for as long as the block lasts; it is told how many more were done."""
+        """Show a bar of `total` steps within the block; yield a function that advances it by a number of steps."""
         within = self._bars.progress if self._bars is not None else None
         bars = within or _progress(self.console, shown=self._live)
         task = bars.add_task(what, total=total, at=f"0/{total:,}", left="")
@@ -147,9 +147,9 @@ class Screen:
             self._bars.advance(epochs)
 
     def epoch(self, done: EpochResult, *, epochs: int, phases: int, chosen_by: tuple[Metric, float]) -> None:
-        """Print the line of a finished epoch of so many, in one of so many phases, and advance.
+        """Print the line of a finished epoch, one of `epochs`, in one of `phases`, and advance the bars.
 
-        `chosen_by` is by what the best epoch is chosen, and its value.
+        `chosen_by` is the metric that selects the best epoch, and its value in this epoch.
         """
         by, value = chosen_by
         chosen = "" if by in (ACCURACY, LOSS) else f"  {by.words} {by.text(value)}"
@@ -163,11 +163,11 @@ class Screen:
 
     @property
     def limit(self) -> int | None:
-        """How wide a table may be; None where it may be as wide as it has to."""
+        """The most characters that a table may be wide; None if the output is not a terminal."""
         return self.console.width if self._live else None
 
     def show(self, table: Table) -> None:
-        """Print a table, its rows as text where a terminal is too narrow; other output is as wide as it has to be."""
+        """Print a table; as lines of text if a terminal is too narrow, and in full width if there is no terminal."""
         if self._live and least_width(table) > self.console.width:
             for line in as_lines(table):
                 self.say(line)
@@ -180,7 +180,7 @@ class Screen:
 
 
 class _Bars:
-    """The bar of a run and, where it is one of several, above it the bar of the sweep."""
+    """The bar of a run, and above it the bar of the sweep if there are several runs."""
 
     def __init__(
         self, console: Console, job: int, jobs: int, epochs: int, sweep_started: float, *, shown: bool
@@ -194,7 +194,7 @@ class _Bars:
         self.advance(0)
 
     def advance(self, epochs: float) -> None:
-        """Move the bars; within an epoch not more often than they are drawn, since steps may take less."""
+        """Move the bars; within an epoch at most once per `_INTERVAL`, since steps may be shorter."""
         now = time.monotonic()
         if not self._shown or (epochs % 1 and now < self._next):
             return
@@ -207,7 +207,7 @@ class _Bars:
 
 
 def _progress(console: Console, *, shown: bool) -> Progress:
-    """Return a display whose tasks have two fields, `at` and `left`; it leaves nothing behind."""
+    """Return a progress display whose tasks have two fields, `at` and `left`; it is erased at the end."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -219,5 +219,5 @@ def _progress(console: Console, *, shown: bool) -> Progress:
 
 
 def _left(task: Task, share: float) -> str:
-    """Return the time left at the pace so far, once there is a pace."""
+    """Return the time left at the pace so far; empty before the first progress and at the end."""
     return f"{duration((task.elapsed or 0) * (1 - share) / share)} left" if 0 < share < 1 else ""

@@ -230,10 +230,10 @@ def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tm
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: frostline.compose(["freeze=head"]), r"^overrides=\['freeze=head'\]: expected texts, an argument each"),
-        (lambda: frostline.advise({"lr": 1}), r"^overrides=\{'lr': 1\}: expected texts"),
+        (lambda: frostline.compose(["freeze=head"]), r"^overrides=\['freeze=head'\]: expected strings, one each"),
+        (lambda: frostline.advise({"lr": 1}), r"^overrides=\{'lr': 1\}: expected strings"),
         (lambda: frostline.advise(pictures="all"), "^pictures=all: expected a whole number of at least 1$"),
-        (lambda: frostline.sweep(None), "^overrides=None: expected texts"),
+        (lambda: frostline.sweep(None), "^overrides=None: expected strings"),
         (lambda: frostline.sweep("lr=1", folder=5), "^folder=5: expected a path$"),
         (lambda: frostline.sweep("lr=1", folder=""), "^folder='': expected a path$"),
         (lambda: frostline.compose("=1"), "^=1: expected key=value$"),
@@ -305,7 +305,7 @@ def process(monkeypatch):
 @pytest.mark.parametrize(
     ("said", "status", "line"),
     [
-        ("", 0, "^overrides=--help: expected what runs a sweep, and this ended without one$"),
+        ("", 0, "^overrides=--help: expected overrides that run a sweep, and these ended without one$"),
         ("frostline: hydra.sweep.dir=/a: expected a new folder\n", 2, "^folder=/a: expected a new folder$"),
         ("frostline: lr=-1: expected more\nWarning: of a library\n", 2, "^lr=-1: expected more$"),
         (
@@ -371,7 +371,7 @@ def test_torch_is_told_of_determinism_and_threads_for_as_long_as_a_network_compu
 
 
 def test_where_a_sweep_lies_is_said_once():
-    with pytest.raises(frostline.UserError, match=r"^hydra\.sweep\.dir=x: expected to be given as `folder`"):
+    with pytest.raises(frostline.UserError, match=r"^hydra\.sweep\.dir=x: expected as the argument `folder`"):
         frostline.sweep("freeze=head", "hydra.sweep.dir=x")
 
 

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name when it is asked for first: a mistake on the command line needs none of them."""
+    """Load a public name on first use, so that an error on the command line is reported without loading them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from frostline import api

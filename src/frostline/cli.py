@@ -1,4 +1,4 @@
-"""The command line: Hydra's for sweeps, or a command; every mistake of the person's is one line and exit status 2."""
+"""The command line: a sweep through Hydra, or a command; every user error is one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from frostline.core.hydra_errors import explain
 from frostline.sweeps import hydra_keys, torchrun
 from frostline.tracking import server
 
-_PLACES = ("--config-dir", "-cd")  # Hydra's own flags that say nothing of what is to be done
+_PLACES = ("--config-dir", "-cd")  # Hydra's flags that go together with --multirun
 
 
 def main() -> None:
-    """Run the command line of this process; exits with 0 only if every run of the sweep finished."""
+    """Run the command line of this process; exit with 0 only if every run of the sweep finished."""
     streams.prepare()
     atexit.register(garbage.leave)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises exceptions instead of printing them
     project.register_resolver()
     interrupts.install()
     sys.argv[1:] = [hydra_keys.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
@@ -49,20 +49,20 @@ def main() -> None:
         sys.argv[1:] = hydra_keys.flags_first(sys.argv[1:])
         hydra_keys.check_typed(sys.argv[1:], commands.names)
         if not any(argument.startswith("-") and argument.partition("=")[0] not in _PLACES for argument in sys.argv[1:]):
-            sys.argv.insert(1, "--multirun")  # else Hydra tells of several values where any other word is wrong
+            sys.argv.insert(1, "--multirun")  # else Hydra complains of commas in place of any other mistake
         hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()
 
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """End the program with one line and an exit status where the person, the machine or an interrupt ends the block."""
+    """End the program with one line and an exit status on a user error, a failing machine or an interrupt."""
     try:
         with _heard():
             yield
     except UserError as error:
         _refuse(str(error))
     except server.Unreachable as problem:
-        _refuse(f"MLflow does not answer as it should: {problem}")
+        _refuse(f"MLflow does not answer as expected: {problem}")
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(str(explain(error, sys.argv[1:], commands.names())))
     except (ValueError, YAMLError) as error:
@@ -80,7 +80,7 @@ def _one_line() -> Iterator[None]:
 
 @contextmanager
 def _heard() -> Iterator[None]:
-    """Let whoever reads the output leave early, as in `| head`: the rest is printed to nobody, and nothing is wrong."""
+    """Ignore a closed stdout, as after `| head`: the rest of the output is dropped, and the exit status stays."""
     status = None
     try:
         try:
@@ -106,20 +106,20 @@ def _refuse(line: str) -> NoReturn:
 
 
 def _complain(line: str) -> None:
-    """Print the line to stderr, if that is there: the exit status says it too."""
+    """Print the line to stderr, if stderr is open."""
     with suppress(OSError):
         print(f"frostline: {line}", file=sys.stderr, flush=True)
 
 
 def _give_up(error: OSError) -> NoReturn:
-    """End where a disk is full, read-only or gone: nothing is wrong with the program, and nothing is lost."""
+    """Exit with 1 where a disk is full, read-only or gone; what is on disk stays, and the sweep can be resumed."""
     what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    _complain(f"{what}; once that is mended the same command goes on from here")
+    _complain(f"{what}; once this is fixed, the same command continues from here")
     sys.exit(1)
 
 
 def _raised_by_hydra(error: Exception) -> bool:
-    """Return whether Hydra found fault with the command line, or an option's file: in what is no error of its own."""
+    """Return whether Hydra raised `error`, of a general type, because of the command line or a config file."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = [name for name in modules if name.partition(".")[0] not in ("codecs", "yaml", "omegaconf")]
     return bool(own) and own[-1].startswith("hydra.")

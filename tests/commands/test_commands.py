@@ -15,16 +15,16 @@ from frostline.core.errors import UserError
     [
         (
             "store store.path=",
-            "store.path=: expected no key of a sweep, as frostline store has none; did you mean --path?",
+            "store.path=: expected no config key, since frostline store takes none; did you mean --path?",
         ),
-        ("store clear lr=1", "lr=1: expected no key of a sweep, as frostline store has none (see frostline store"),
+        ("store clear lr=1", "lr=1: expected no config key, since frostline store takes none (see frostline store"),
         (
             "predict run a.png device=cpu",
-            "device=cpu: expected no key of a sweep, as frostline predict has none; did you",
+            "device=cpu: expected no config key, since frostline predict takes none; did you",
         ),
         (
             "ui tracking.uri=",
-            "tracking.uri=: expected no key of a sweep, as frostline ui has none; did you mean --uri?",
+            "tracking.uri=: expected no config key, since frostline ui takes none; did you mean --uri?",
         ),
         ("store --path= clear", "--path=: expected a value, and there is none: an empty shell variable"),
         ("store --path '' clear", "--path=: expected a value"),

@@ -217,7 +217,7 @@ def test_what_is_called_like_ours_or_like_that_of_another_package_is_told(packag
         entries + "[frostline.sources]\nCIFAR10 = squares:none\n"
     )
     assert commands.run("store", ["--path", str(package / "none")]) == 0
-    assert "store is our own command: that of squares is never run by this name" in capsys.readouterr().err
+    assert "store is a built-in command; the one of squares is ignored" in capsys.readouterr().err
     config = compose("model=resnet18")
     other = replace(config, data=replace(config.data, source="CIFAR10"))
     told = [finding.about for one in (config, other) for finding in checks._namesakes(one)]

@@ -283,6 +283,6 @@ def test_views_are_not_written_over_the_pictures(trained, tmp_path, monkeypatch)
     before = (tmp_path / "one.png").read_bytes()
     (tmp_path / "here").symlink_to(tmp_path)
     for given in (".", "one.png", tmp_path):
-        with pytest.raises(UserError, match=r"^--save-views=here: expected a folder that has none of the pictures"):
+        with pytest.raises(UserError, match=r"^--save-views=here: expected a folder without the images themselves"):
             commands.run("predict", [str(trained.folder / "0"), str(given), "--save-views", "here"])
     assert (tmp_path / "one.png").read_bytes() == before

@@ -60,8 +60,8 @@ def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_
     assert len(hub) == 1 and (tmp_path / "hub" / "checkpoints" / hub[0].rpartition("/")[2]).is_file()
     assert first[0].startswith("prepared: weights DEFAULT of resnet18 (torchvision), 46")
     assert [line.partition(":")[0] for line in first] == ["prepared"] * 4 + ["checked"]
-    assert sorted(second) == sorted(line.replace("prepared: ", "there: ") for line in first)  # by a clock that ticks
-    assert first[-1] == "checked: 4 runs can begin"
+    assert sorted(second) == sorted(line.replace("prepared: ", "found: ") for line in first)  # by a clock that ticks
+    assert first[-1] == "checked: 4 runs can start"
     for line in first[:-1]:
         assert Path(line.rpartition(", ")[2]).exists()
     runs = preparation.planned([one for one in asked if one != "-m"])
@@ -77,13 +77,13 @@ def test_what_the_store_cannot_keep_is_not_prepared(pictures, capsys, tmp_path):
     loading._last.clear()
     assert prepare.main(["data=image_folder", pictures]) == 1
     out, err = capsys.readouterr()
-    assert "checked: 1 run can begin" in out
-    assert f"not prepared, as the store cannot keep it: which of 40 images in {tmp_path / 'pictures'} are eq" in err
+    assert "checked: 1 run can start" in out
+    assert f"not prepared, since the store cannot keep it: which of 40 images in {tmp_path / 'pictures'} are eq" in err
 
 
 def test_a_search_is_prepared_for_by_its_cells(pictures, capsys):
     ranges = ("search=tpe", "trials=9", "lr=interval(1e-5,1)", "freeze=head,full")
-    assert said(capsys, *ranges, "data=image_folder", pictures)[-1] == "checked: 2 runs can begin"
+    assert said(capsys, *ranges, "data=image_folder", pictures)[-1] == "checked: 2 runs can start"
 
 
 def test_what_a_sweep_refuses_is_refused_and_weights_that_cannot_be_fetched_are_one_line(pictures, hub, tmp_path):

@@ -1,6 +1,6 @@
-"""The public door: sweeps, runs and networks as Python objects, for notebooks and programs; the commands use it too.
+"""The Python API: sweeps, runs and networks as objects, for notebooks and programs; the commands use it, too.
 
-`import frostline` hands these names on when they are asked for, and loads neither torch nor MLflow.
+`import frostline` loads these names on first use, and loads neither torch nor MLflow itself.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from frostline.runs.plan import Plan
 
 
-_OURS = "frostline: "  # what a complaint of the command line begins with
+_OURS = "frostline: "  # prefix of error messages of the command line
 
 
 def compose(*overrides: str) -> Config:
     """Return the checked config of one run, as `python train.py` composes it: `compose("freeze=head", "lr=1e-3")`.
 
-    Needs no torch, and leaves Hydra as it was. UserError for what no run can have.
+    Imports no torch, and restores Hydra's global state. UserError for settings that no run can have.
     """
     from frostline.sweeps.compose import compose_one
 
@@ -49,10 +49,10 @@ def compose(*overrides: str) -> Config:
 
 
 def plan(config: Config) -> Plan:
-    """Return what a run of `config` would do, stage by stage; its data is looked at, and nothing is trained."""
+    """Return the plan of a run of `config`, stage by stage; opens its data and trains nothing."""
     if not isinstance(config, Config):
         raise user_error("config", reprlib.repr(config), 'what compose("freeze=head") returns')
-    checked = parse(asdict(config))  # which may be one with values replaced
+    checked = parse(asdict(config))  # values may have been replaced after `compose`
     from frostline.report.terminal import Screen
     from frostline.runs.plan import describe
     from frostline.runs.setup import assemble
@@ -65,10 +65,10 @@ def plan(config: Config) -> Plan:
 
 
 def advise(*overrides: str, pictures: int = 2000) -> Advice:
-    """Return what is known of the backbones of a sweep before it: `advise("model=resnet18,resnet50", "data=cifar10")`.
+    """Estimate the worth and cost of backbones before a sweep: `advise("model=resnet18,resnet50", "data=cifar10")`.
 
-    At most so many `pictures` are looked at, and a few steps of each freeze mode are timed in this process; nothing is
-    trained or recorded. UserError for what a sweep refuses.
+    Uses at most `pictures` images, and times a few steps of each freeze mode in this process. No network is
+    fine-tuned, and nothing is recorded. UserError for what a sweep refuses.
     """
     from frostline.report.terminal import Screen
     from frostline.sweeps import advice
@@ -81,12 +81,12 @@ def advise(*overrides: str, pictures: int = 2000) -> Advice:
 def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     """Run a sweep, as `python train.py -m` does, and return it: `sweep("freeze=head,full", "lr=1e-3,1e-4")`.
 
-    It runs in processes of its own, and what they say is printed as it comes; `folder` is where it lies, by default a
-    new one in `multirun/`. Runs that failed are among its results. UserError for a mistake in `overrides`, and
-    KeyboardInterrupt where it was interrupted; the same call then goes on from there.
+    The sweep runs in processes of its own, and their output is printed as it comes. `folder` is the folder of the
+    sweep, by default a new one in `multirun/`. The results include failed runs. UserError for a mistake in
+    `overrides`; KeyboardInterrupt on an interrupt, after which the same call resumes the sweep.
     """
     if told := [one for one in arguments.texts(overrides) if one.startswith("hydra.sweep.dir=")]:
-        raise UserError(f"{told[0]}: expected to be given as `folder`")
+        raise UserError(f"{told[0]}: expected as the argument `folder`")
     if told := [one for one in overrides if one.startswith("rerun=")]:
         raise UserError(f"{told[0]}: expected on the command line, as python -m frostline rerun")
     place = project.new_sweep() if folder is None else arguments.place("folder", folder)
@@ -98,15 +98,15 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     if status == 128 + signal.SIGINT:
         raise KeyboardInterrupt
     if status == 0:
-        raise user_error("overrides", " ".join(overrides), "what runs a sweep, and this ended without one")
+        raise user_error("overrides", " ".join(overrides), "overrides that run a sweep, and these ended without one")
     lines = lines or [f"the sweep ended with {status}"]
     line = next((one for one in reversed(lines) if one.startswith(_OURS)), lines[-1]).removeprefix(_OURS)
     with named(**{"hydra.sweep.dir": "folder"}):
-        raise UserError(line.partition(", or a command first (")[0])  # which is for who types
+        raise UserError(line.partition(", or a command first (")[0])  # only the command line has commands
 
 
 def _process(*typed: str) -> tuple[int, list[str]]:
-    """Return the exit status of a command line of ours, of which stdout is passed on, and the lines of its stderr."""
+    """Run `python -m frostline`, pass its stdout on, and return its exit status and the lines of its stderr."""
     command = [sys.executable, "-m", "frostline", *typed]
     with (
         tempfile.TemporaryFile("w+", errors="replace") as complaints,
@@ -118,7 +118,7 @@ def _process(*typed: str) -> tuple[int, list[str]]:
             status = process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
-            sys.stdout.writelines(said)  # it says how far it came, and would wait for a reader
+            sys.stdout.writelines(said)  # the process prints a summary, and would block without a reader
             process.wait()
             raise
         complaints.seek(0)
@@ -126,10 +126,10 @@ def _process(*typed: str) -> tuple[int, list[str]]:
 
 
 def open(*names: str | Path) -> Sweep:
-    """Return the sweep that a name stands for; several are put together, and what differs between them is a choice.
+    """Open a recorded sweep by name; several are combined into one, and keys that differ between them become choices.
 
-    A name is that of a folder, MLflow's id of a run or sweep or its beginning, or the name of a sweep or an experiment.
-    UserError where it stands for nothing.
+    A name is a folder, the MLflow id of a run or sweep or its beginning, or the name of a sweep or an experiment.
+    UserError if there is no such sweep.
     """
     from frostline.report import combine
     from frostline.sweeps import catalog
@@ -147,10 +147,10 @@ def open(*names: str | Path) -> Sweep:
 
 
 def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto") -> Classifier:
-    """Return the trained network of a run; a sweep stands for its best cell by validation, first seed.
+    """Load the trained network of a run; a sweep stands for its best cell by validation, first seed.
 
-    Names are those of `open`. Torch is told of the run's threads and determinism for as long as the network
-    computes, and is then as it was. UserError where there is none, or none that kept its weights.
+    `name` is as for `open`. Torch's threads and determinism are set to those of the run while the network computes,
+    and restored afterwards. UserError if there is no such run, or none that kept its weights.
     """
     from frostline.runs import predict
     from frostline.sweeps import find_weights

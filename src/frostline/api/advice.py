@@ -1,4 +1,4 @@
-"""What `frostline.advise` returns."""
+"""The result of `frostline.advise`: sentences, tables and the next command."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Advice:
-    """What is known of backbones before they are swept over."""
+    """Estimates of the worth and cost of backbones, made before a sweep."""
 
     found: Any
-    """All of it (`frostline.sweeps.advice.Advice`)."""
+    """All numbers (`frostline.sweeps.advice.Advice`)."""
 
     def __repr__(self) -> str:
         return f"<Advice on {', '.join(one.backbone.name for one in self.standings)}>"
 
     @property
     def standings(self) -> list[Standing]:
-        """The backbones, the best linear probe first, and whether each is told apart from the first."""
+        """The backbones, best linear probe first, and whether each differs significantly from the first."""
         from frostline.report.advice import standings
 
         return standings(self.found.backbones)
 
     @property
     def command(self) -> str:
-        """The command of the sweep that is left to run."""
+        """The command of the sweep to run next."""
         from frostline.report.advice import next_sweep
 
         return next_sweep(self.found)
 
     @property
     def said(self) -> list[str]:
-        """What the numbers say, what to type next, and how little all of that is, a sentence each."""
+        """The conclusions, the next command, and the limits of this advice, a sentence each."""
         from frostline.report.advice import sentences
 
         return list(sentences(self.found))
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a table with a row per backbone and stage: what activations above the stage are worth."""
+        """Return a table with a row per backbone and stage: scores of the activations above the stage."""
         return self._table("borders")
 
     def costs(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a notebook hands in, checked: a mistake is a `UserError` that names the argument."""
+"""Checks of the arguments of the Python API: a mistake is a `UserError` that names the argument."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from frostline.core.errors import user_error
 
 
 def texts(overrides: Sequence[str]) -> Sequence[str]:
-    """Return what was told of a run or sweep; UserError where one of it is no text."""
+    """Return the overrides of a run or sweep; UserError if one of them is no string."""
     if odd := [one for one in overrides if not isinstance(one, str)]:
-        raise user_error("overrides", reprlib.repr(odd[0]), 'texts, an argument each, as in "freeze=head", "lr=1e-3"')
+        raise user_error("overrides", reprlib.repr(odd[0]), 'strings, one each, as in "freeze=head", "lr=1e-3"')
     return overrides
 
 
 def place(name: str, path: Path | str) -> Path:
-    """Return where a path leads, absolute and with the home that `~` stands for; UserError for what is none."""
+    """Return a path as absolute, with `~` expanded; UserError if it is no path."""
     if not isinstance(path, Path | str) or path == "" or "\0" in str(path):
         raise user_error(name, reprlib.repr(path), "a path")
     return files.expanded(str(path)).absolute()
@@ -30,7 +30,7 @@ def place(name: str, path: Path | str) -> Path:
 
 @contextmanager
 def writing(name: str, file: Path) -> Iterator[None]:
-    """Raise `UserError` where the system does not let the block write."""
+    """Turn an OSError of the block, which writes `file`, into a `UserError` for the argument `name`."""
     try:
         yield
     except OSError as error:
@@ -38,7 +38,7 @@ def writing(name: str, file: Path) -> Iterator[None]:
 
 
 def whole(name: str, number: int) -> int:
-    """Return a number of things, NumPy's too; UserError for any other."""
+    """Return a count of at least 1 as an int, also one of NumPy; UserError for anything else."""
     try:
         count = operator.index(number)
     except TypeError:
@@ -49,7 +49,7 @@ def whole(name: str, number: int) -> int:
 
 
 def listed(pictures: Any) -> list[Any]:
-    """Return pictures one by one: of a list, a column of a table or whatever yields them, else the one."""
+    """Return images as a list: from a list, tuple, column of a table or iterator, or a single image."""
     if getattr(pictures, "ndim", None) == 1:
         return list(pictures.tolist())
     several = isinstance(pictures, list | tuple | Iterator) and not isinstance(pictures, io.IOBase)

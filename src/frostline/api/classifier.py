@@ -1,4 +1,4 @@
-"""A trained network as a notebook has it: pictures in, classes out."""
+"""A trained network for notebooks and programs: images in, classes out."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from frostline.runs.prediction_file import Written
 
     AnyPicture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
-    """A file; or a picture as Pillow has it, `(H, W, 3)` uint8, or as a tensor `(3, H, W)` uint8."""
+    """A file, a PIL image, an array `(H, W, 3)` uint8, or a tensor `(3, H, W)` uint8."""
 
 
 @dataclass(frozen=True, repr=False)
 class Classifier:
-    """A trained network, and how pictures are shown to it."""
+    """A trained network with its preprocessing."""
 
     network: Predictor
     note: str = ""
-    """What is to be known of the choice of it; empty where there was none."""
+    """How the network was chosen from a sweep, in one line; empty if it was named directly."""
 
     def __repr__(self) -> str:
         return f"<Classifier {self.network.model.name}: {len(self.classes)} classes, on {self.network.device}>"
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of its classes."""
+        """The names of the classes, in the order of the network's outputs."""
         return self.network.classes
 
     def probabilities(self, pictures: AnyPicture | Iterable[AnyPicture], *, batch: int | None = None) -> Tensor:
-        """Return `(N, classes)` float32; UserError names a file that is no picture. `batch` pictures at once."""
+        """Return probabilities `(N, classes)` float32, computed `batch` images at a time; UserError for a bad file."""
         from frostline.runs import predict
 
         size = None if batch is None else arguments.whole("batch", batch)
@@ -51,7 +51,7 @@ class Classifier:
             return predict.probabilities(self.network, arguments.listed(pictures), batch=size)
 
     def predict(self, pictures: AnyPicture | Iterable[AnyPicture], *, top: int = 1) -> list[dict[str, float]]:
-        """Return for each picture its `top` classes with their probabilities, the most probable first."""
+        """Return for each image its `top` classes with their probabilities, most probable first."""
         from frostline.runs.predict import ranked
 
         count = arguments.whole("top", top)
@@ -68,12 +68,12 @@ class Classifier:
         path: str | None = None,
         root: Path | str | None = None,
     ) -> Written:
-        """Write what any number of pictures show into `output`, .parquet, .csv or .jsonl, and return what came of it.
+        """Classify any number of images into a .parquet, .csv or .jsonl file, and return a summary.
 
-        `pictures` is a table, a folder, or files and folders. A table's columns are carried along; `path` names the one
-        of its paths where it is not called as is common, and `root` the folder that they are relative to. `features` is
-        the layer whose vectors are written too: `head` for what the head is given, or a stage. The same call goes on
-        where an earlier one was interrupted. UserError for what cannot be done; a picture that cannot be read is a row.
+        `pictures` is a table, a folder, or a list of files and folders. The columns of a table are copied; `path` names
+        its column of paths if that has no common name, and `root` the folder that the paths are relative to. `features`
+        is a layer whose vectors are written, too: `head` for the head's input, or a stage. After an interruption the
+        same call resumes. An unreadable image gets a row with the error. UserError for arguments that cannot work.
         """
         from frostline.data.picture_list import gather
         from frostline.report.terminal import Screen
@@ -100,17 +100,17 @@ class Classifier:
             )
 
     def export(self, path: Path | str, kind: str | None = None) -> float:
-        """Write it for other programs and return the largest difference of a probability to the original.
+        """Export the network for other programs and return the largest difference of a probability to the original.
 
-        `kind` is `onnx`, `torchscript` or `safetensors`; by default what the suffix says. UserError where it cannot be
-        written so.
+        `kind` is `onnx`, `torchscript` or `safetensors`, by default according to the suffix. UserError if this network
+        cannot be exported to it.
         """
         from frostline.runs import export
 
         file = arguments.place("path", path)
         kinds = {suffix: kind for kind, suffix in export.SUFFIXES.items()}
         chosen = kinds.get(file.suffix) if kind is None else kind
-        if chosen not in [*export.SUFFIXES]:  # a list, of which anything can be asked
+        if chosen not in [*export.SUFFIXES]:  # in a list, since `kind` may be unhashable
             raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
         with machine.torch_as_it_was(), arguments.writing("path", file):
             self.network.prepare()

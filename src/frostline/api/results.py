@@ -1,4 +1,4 @@
-"""Runs and sweeps on record as a notebook has them, and what they are shown as."""
+"""Recorded runs and sweeps for notebooks and programs: metrics, tables, plots, the verdict and the report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A run on record."""
+    """A recorded run."""
 
     result: Result
 
@@ -34,7 +34,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What tells it from the others, e.g. `head lr=0.001 seed=0`."""
+        """Its name within the sweep, e.g. `head lr=0.001 seed=0`."""
         return self.result.name
 
     @property
@@ -44,33 +44,33 @@ class Run:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What was chosen, by short name."""
+        """Its choices by short name, e.g. `freeze_mode`, `model`, `lr`."""
         return self.result.choices
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics that a run has once: `best/...`, `test/...`, `cost/...`; accuracies in 0..1, times in seconds."""
+        """Final metrics: `best/...`, `test/...`, `cost/...`; accuracies in 0..1, times in seconds."""
         return self.result.metrics
 
     @property
     def folder(self) -> Path:
-        """Where its files lie."""
+        """The folder of its files."""
         return Path(self.result.folder)
 
     @cached_property
     def config(self) -> Config:
-        """Everything it was told."""
+        """Its full config."""
         return read_config(self.folder / layout.CONFIG)
 
     def epochs(self) -> pd.DataFrame:
-        """Return its metrics, a row per epoch."""
+        """Return its metrics with a row per epoch; an empty table without epochs."""
         import pandas as pd
 
         lines = journal.epochs(self.folder)
         return pd.DataFrame(lines).set_index("epoch") if lines else pd.DataFrame()
 
     def predictions(self) -> Predictions | None:
-        """Return what it said of the test images; None where it did not come to that."""
+        """Return its predictions for the test images; None if it did not reach the test."""
         from frostline.report import predictions
 
         return predictions.read(self.result.folder)
@@ -78,17 +78,17 @@ class Run:
 
 @dataclass(frozen=True, repr=False)
 class Sweep:
-    """A sweep on record, finished or not, or several put together."""
+    """A recorded sweep, finished or not, or several combined."""
 
     name: str
-    """For people: `Sweep` and when it began, or how many there are."""
+    """A title: `Sweep` and when it began, or the number of sweeps."""
     results: tuple[Result, ...]
     folder: Path | None
-    """Where it lies; None for several, and for one that was fetched from MLflow."""
+    """Its folder; None for several sweeps, and for one that was fetched from MLflow."""
     tracker: Any = None
-    """Where it is in MLflow."""
+    """Its place in MLflow."""
     _scratch: Path | None = field(default=None, compare=False)
-    """Where lies what was fetched, until the program ends."""
+    """Folder for files fetched from MLflow, deleted when the program ends."""
 
     def __repr__(self) -> str:
         finished = sum(one.status == "FINISHED" for one in self.results)
@@ -97,19 +97,19 @@ class Sweep:
 
     @property
     def runs(self) -> list[Run]:
-        """All of its runs, in the order of its jobs."""
+        """All runs, in the order of its jobs."""
         return [Run(result) for result in self.results]
 
     @property
     def cells(self) -> list[Cell]:
-        """Its points, each with all seeds: the best by validation first."""
+        """Its cells, each a combination of values with all of its seeds, best by validation first."""
         from frostline.report.cells import cells
 
         return cells(self.results)
 
     @property
     def best(self) -> Run:
-        """The first seed of the best cell by validation; UserError where none is better than the others."""
+        """The first seed of the best cell by validation; UserError if runs cannot be compared."""
         from frostline.sweeps import find_weights
         from frostline.sweeps.catalog import Name
 
@@ -117,14 +117,14 @@ class Sweep:
 
     @property
     def verdict(self) -> str:
-        """The answer in plain words."""
+        """The answer in one or a few sentences."""
         from frostline.report.verdict import answer
 
         return answer(self.results)
 
     @property
     def contests(self) -> list[Contest]:
-        """The answer as data: one contest for each data set."""
+        """The answer as data: one contest per data set."""
         from frostline.report.contest import contests
 
         return contests(self.results)
@@ -137,7 +137,7 @@ class Sweep:
         return pd.DataFrame(rows).drop(columns=[trial_tags.SPACE, trial_tags.OBJECTIVE], errors="ignore")
 
     def report(self, path: Path | str | None = None) -> Report:
-        """Write the report, one HTML file that opens offline, and return it; a notebook shows it."""
+        """Write the report, one HTML file that opens offline, to `path` and return it; notebooks display it."""
         from frostline.report import html
 
         file = arguments.place("path", (self.folder or Path()) / layout.REPORT if path is None else path)
@@ -147,7 +147,7 @@ class Sweep:
         return Report(page)
 
     def plots(self, folder: Path | str | None = None) -> list[Path]:
-        """Draw plots as PNG and SVG and return the files."""
+        """Draw plots as PNG and SVG into `folder` and return the files."""
         from frostline.report import plots
 
         place = arguments.place("folder", (self.folder or Path()) / layout.PLOTS if folder is None else folder)
@@ -165,11 +165,11 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Report:
-    """A report that was written."""
+    """A written report."""
 
     path: Path
 
     def _repr_html_(self) -> str:
-        """Return it in a frame, for a notebook."""
+        """Return the report in a frame, for a notebook."""
         page = escape(self.path.read_text(encoding="utf-8"))
         return f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0"></iframe>'

@@ -1,4 +1,4 @@
-"""Say before a sweep which backbones are worth it, frozen how far, and what each mode costs on this machine."""
+"""Estimate before a sweep which backbone to take, how many layers to freeze, and the cost of each freeze mode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from frostline.sweeps import advice
 
 
 def main(arguments: list[str]) -> int:
-    """Print the advice; nothing is trained, and no record is written."""
+    """Print the advice and return 0; no network is fine-tuned, and no record is written."""
     parser = Parser("advise", __doc__)
-    parser.add_argument("--pictures", type=positive, default=2000, metavar="N", help="how many are looked at (2000)")
+    parser.add_argument("--pictures", type=positive, default=2000, metavar="N", help="use at most N images (2000)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     asked = with_overrides(parser, arguments, "the sweep")
     found = advice.advise(asked.overrides, pictures=asked.pictures, screen=Screen.beside())

@@ -1,4 +1,4 @@
-"""Say again what a sweep came to: the verdict and the table of its cells; --json for programs."""
+"""Print the verdict of a sweep and the table of its cells again; --json for programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from frostline.report.verdict import answer, verdict
 
 
 def main(arguments: list[str]) -> int:
-    """Print the answer; 0 where there is one, 1 where no run finished."""
+    """Print the verdict and the table; return 0, or 1 if no run finished."""
     parser = Parser("compare", __doc__)
     parser.add_argument("sweep", nargs="+", help=f"a sweep, or a run of it: {CALLED}")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def facts(results: Sequence[Result]) -> dict[str, Any]:
-    """Return the answer for programs: accuracies and differences as fractions in 0..1, costs by their metric."""
+    """Return the answer as plain data: accuracies and differences as fractions in 0..1, costs by metric name."""
     statuses = [result.status for result in results]
     return {
         "answer": answer(results),
@@ -69,7 +69,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
 def _front(found: Front) -> dict[str, Any]:
     """Return the Pareto front over all cells, and each cell's hypervolume after each of its complete trials.
 
-    Hypervolumes are parts of what lies between `reference` and the best value of each objective.
+    A hypervolume is a fraction, in 0..1, of the box between `reference` and the best value of each objective.
     """
     return {
         "objectives": [{"name": one.name, "direction": one.direction} for one in found.objectives],
@@ -88,9 +88,9 @@ def _front(found: Front) -> dict[str, Any]:
 
 
 def _study(study: Study) -> dict[str, Any]:
-    """Return what a search found in one cell: `by_chance` is how much better the best trial looked than it is.
+    """Return what a search found in one cell: `by_chance` is how much the best trial's own score overstates it.
 
-    `as_good` is, by key, the ends or the choices of what trials within `standard_error` of the best have.
+    `as_good` has, by key, the range or the choices of all trials within `standard_error` of the best.
     """
     best, found = study.best, study.optimism
     fresh = found and {
@@ -117,7 +117,10 @@ def _study(study: Study) -> dict[str, Any]:
 
 
 def _pairs(contest: Contest) -> dict[str, Any] | None:
-    """Return the best pair and what the first two modes and backbones differ by; None without several of both."""
+    """Return the best pair of backbone and freeze mode, and the differences between the first two of each.
+
+    None without several of both.
+    """
     found = backbones.grid(contest)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Look at data before a sweep: counts, sizes, what is odd, and a page of pictures as the network sees them."""
+"""Inspect the data before a sweep: counts, sizes, oddities, and a page of images as the network sees them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Print what a run would be trained on, and write the page; 0."""
+    """Print a summary of the data that a run would be trained on, write the page, and return 0."""
     parser = Parser("data", __doc__)
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--page", type=Path, default=Path("data.html"), metavar="FILE", help="of the page (data.html)")
+    shape.add_argument("--page", type=Path, default=Path("data.html"), metavar="FILE", help="page to write (data.html)")
     shape.add_argument("--json", action="store_true", help="print one JSON object instead, and write no page")
-    parser.add_argument("--write-splits", type=Path, metavar="FILE", help="write which picture is in which split: .csv")
+    parser.add_argument("--write-splits", type=Path, metavar="FILE", help="write each image's split to a .csv file")
     asked = with_overrides(parser, arguments, "a run")
     config = compose_one(asked.overrides)
     unread = unused_keys.check(hydra_keys.typed_values(asked.overrides), [config])
     if (table := asked.write_splits) is not None and (
         table.suffix != ".csv" or not os.path.isdir(table.absolute().parent)
     ):
-        raise user_error("--write-splits", table, "a file called .csv in a folder that is there")
+        raise user_error("--write-splits", table, "a .csv file in a folder that exists")
     if not asked.json and (os.path.isdir(asked.page) or not os.path.isdir(asked.page.absolute().parent)):
-        raise user_error("--page", asked.page, "a file in a folder that is there")
+        raise user_error("--page", asked.page, "a file in a folder that exists")
     from frostline.data import loading, split_table
     from frostline.report import data_page, data_words
     from frostline.report.terminal import Screen
@@ -61,11 +61,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _written(splits: SplitTable, config: DataConfig) -> str:
-    """Return what is in a table of splits, and what is to be typed to have them again, as small as they were."""
+    """Return a line with the counts of a table of splits and the overrides that load the same splits again."""
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts.items())
     shrunk: dict[str, object] = {"data.fraction": config.fraction} if config.fraction < 1 else {}
     shrunk |= {"data.limit": config.limit} if config.limit is not None else {}
     shrunk |= {"data.eval_limit": config.eval_limit} if config.eval_limit is not None else {}
     shrunk |= {"data.split_seed": config.split_seed} if shrunk and config.split_seed else {}
     typed = " ".join(command_line.typed(key, value) for key, value in (splits.options | shrunk).items())
-    return f"{splits.file}: {counts}; to have them again: {typed}"
+    return f"{splits.file}: {counts}; to use these splits again: {typed}"

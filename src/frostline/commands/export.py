@@ -1,4 +1,4 @@
-"""Write the network of a run as a file for other programs, preprocessing inside, and check that both agree."""
+"""Export the network of a run for other programs, preprocessing included, and check it against the original."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from frostline.core.errors import named, user_error
 
 
 def main(arguments: list[str]) -> int:
-    """Write the file and print how far it is from the original; 1, and no file, if that is too far."""
+    """Write the file and print its largest difference to the original; return 1, without a file, if it is too large."""
     options = _parser().parse_args(arguments)
     from frostline.runs import export  # imports torch
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     elif options.output.endswith("/"):
         raise user_error("--output", options.output, "a folder that exists")
     if not os.path.isdir(output.parent):
-        raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} is none")
+        raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} does not")
     with named(path="--output", kind="--format"):
         found = api.load(options.run, device="cpu")
         if found.note:
@@ -33,15 +33,15 @@ def main(arguments: list[str]) -> int:
             return 1
     pictures, sizes = sum(count for count, _, _ in export.SAMPLES), len(export.SAMPLES)
     print(f"{output}: {found.network.model.name} with {len(found.classes)} classes as {options.format}")
-    print(f"largest difference of a probability to the original: {worst:.1e}, {pictures} pictures of {sizes} sizes")
+    print(f"largest difference of a probability to the original: {worst:.1e}, over {pictures} images of {sizes} sizes")
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser("export", __doc__)
-    parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
+    parser.add_argument("run", help=f"a run, or a sweep (its best cell by validation): {CALLED}")
     parser.add_argument("--format", choices=("onnx", "torchscript", "safetensors"), required=True)
     parser.add_argument(
-        "-o", "--output", metavar="PATH", help="file, or folder for model.<suffix> (the working directory)"
+        "-o", "--output", metavar="PATH", help="a file, or a folder for model.<suffix> (the working directory)"
     )
     return parser

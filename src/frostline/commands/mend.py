@@ -1,4 +1,4 @@
-"""End runs that MLflow believes to be running although their process is gone: they are marked KILLED."""
+"""Mark runs as KILLED that MLflow shows as RUNNING although their process is gone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from frostline.tracking import query, tracking_uri
 
 
 def main(arguments: list[str]) -> int:
-    """Mend the experiments given, or all; returns 0."""
+    """Mend the given experiments, or all, print the number of runs that were marked, and return 0."""
     parser = Parser("mend", __doc__)
-    parser.add_argument("experiments", nargs="*", default=[], help="names of experiments (all)")
-    parser.add_argument("--host", help="a machine that is gone: its runs end once silent for 150 seconds, not 600")
-    parser.add_argument("--uri", help="tracking URI; else MLFLOW_TRACKING_URI, else the project's own store")
+    parser.add_argument("experiments", nargs="*", default=[], help="names of experiments (default: all)")
+    parser.add_argument("--host", help="a machine that is gone: mark its runs after 150 s of silence, not 600 s")
+    parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else the project's own store)")
     options = parser.parse_args(arguments)
     uri = tracking_uri.resolved(options.uri, project.project_root())
     known = query.experiments(uri)

@@ -1,4 +1,4 @@
-"""List networks by a pattern of their names: parameters, input, pretrained weights, and what has them installed."""
+"""List the networks whose names match a pattern: number of parameters, input size, pretrained weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from frostline.core.errors import user_error
 if TYPE_CHECKING:
     from frostline.models.offers import Offer
 
-_COUNTED = 12  # networks whose parameters are counted: each is built for it, without memory, in up to a second
+_COUNTED = 12  # up to so many networks are built to count their parameters: on the meta device, up to a second each
 _LOADS = {"torchvision": "model.name={}", "timm": "model=timm model.name={}"}
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out `models <pattern>`."""
+    """Print a row for each network that matches the pattern, and return 0."""
     parser = Parser("models", __doc__)
-    parser.add_argument("pattern", nargs="?", default="*", help="of names, as 'vit*dino*'; a part of a name will do")
-    parser.add_argument("--library", choices=("torchvision", "timm"), help="only networks of this one")
+    parser.add_argument("pattern", nargs="?", default="*", help="part of a name, or a pattern such as 'vit*dino*'")
+    parser.add_argument("--library", choices=("torchvision", "timm"), help="only networks of this library")
     options = parser.parse_args(arguments)
     from frostline.models.offers import offered  # imports torch
 
@@ -46,7 +46,7 @@ def _names(offers: list[Offer]) -> Iterator[str]:
 
 
 def _matching(offer: Offer, wanted: str) -> Offer | None:
-    """Return what of a network the pattern means: all of it, or only those of its weights that it names."""
+    """Return a network if the pattern matches its name, or only those of its timm weights that match; else None."""
     if fnmatchcase(offer.name, wanted):
         return offer
     tags = tuple(tag for tag in offer.weights if fnmatchcase(f"{offer.name}.{tag}", wanted))

@@ -1,4 +1,4 @@
-"""Say what pictures show, with the network of a run or the best one of a sweep."""
+"""Classify images with the network of a run, or the best network of a sweep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Print classes and probabilities, one picture per line, or write them; 1 if some pictures could not be read."""
+    """Print or write classes and probabilities, a row per image; return 1 if some images could not be read."""
     options = _parser().parse_args(arguments)
     _check(options)
     from frostline.data import picture_list  # imports torch
@@ -44,24 +44,24 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("predict", __doc__)
-    parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
+    parser.add_argument("run", help=f"a run, or a sweep (its best cell by validation): {CALLED}")
     parser.add_argument("pictures", nargs="+", help="a table, shards (.tar), files, folders, or - for a list on stdin")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write .parquet, .csv or .jsonl, and go on with it"
+        "-o", "--output", type=Path, metavar="FILE", help="write to a .parquet, .csv or .jsonl file, resumable"
     )
-    parser.add_argument("--features", metavar="LAYER", help="vectors too: of a stage, or head for what enters it")
-    parser.add_argument("--path", metavar="COLUMN", help="of a table, that of the paths (path, file, image, ...)")
-    parser.add_argument("--root", metavar="DIR", help="that the paths of a table are relative to (its own folder)")
-    parser.add_argument("--format", choices=("csv", "json"), help="of what is printed (csv)")
-    parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many classes per picture (1)")
-    parser.add_argument("--batch", type=positive, metavar="N", help="pictures at once (the run's eval_batch_size)")
-    parser.add_argument("--save-views", type=Path, metavar="DIR", help="write there what the network sees, as PNG")
+    parser.add_argument("--features", metavar="LAYER", help="also write vectors: of a stage, or head (its input)")
+    parser.add_argument("--path", metavar="COLUMN", help="the table's column of paths (path, file, image, ...)")
+    parser.add_argument("--root", metavar="DIR", help="base of a table's relative paths (its folder)")
+    parser.add_argument("--format", choices=("csv", "json"), help="format of the printed rows (csv)")
+    parser.add_argument("--top", type=positive, default=1, metavar="K", help="number of classes per image (1)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="batch size (the run's eval_batch_size)")
+    parser.add_argument("--save-views", type=Path, metavar="DIR", help="write images as the network sees them, as PNG")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     return parser
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise `UserError` for options that do not go together."""
+    """Raise `UserError` for options that cannot be combined."""
     if options.output is None and options.features is not None:
         raise user_error("--features", options.features, "to be given with --output")
     for flag in ("--format", "--save-views"):
@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -> int:
-    """Write the file, and say what could not be read."""
+    """Write the predictions to `--output`, and report images that could not be read."""
     from frostline.report.terminal import Screen
     from frostline.runs import prediction_file
 
@@ -86,7 +86,7 @@ def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -
         batch=options.batch or network.network.config.eval_batch_size,
         progress=Screen.beside().progress,
     )
-    more = f", complete as it is; remove {written.path} to have them classified anew" if written.before else ""
+    more = f", already complete; remove {written.path} to compute it again" if written.before else ""
     print(f"{written.path}: {counted(written.rows, 'picture', 'pictures')}{more}")
     if written.unread:
         etc = ", ..." if written.unread > len(written.examples) else ""
@@ -95,7 +95,7 @@ def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -
 
 
 def _print(pictures: PictureList, options: argparse.Namespace) -> int:
-    """Print a row for each picture as soon as its batch is through, and say what could not be read."""
+    """Print a row per image as soon as its batch is done, and report images that could not be read."""
     from frostline.runs import predict, prediction_rows
 
     network = _load(options).network
@@ -134,18 +134,18 @@ def _share(unread: int, count: int) -> str:
 
 
 def _saver(folder: Path | None, pictures: PictureList) -> Callable[[int, Tensor], None] | None:
-    """Return what writes `<stem>.png` into `folder`, `<stem>-2.png` for the second picture of that name."""
+    """Return a function that saves a view as `<stem>.png` in `folder`, the second of that name as `<stem>-2.png`."""
     if folder is None:
         return None
     from PIL import Image
 
     theirs = {os.path.dirname(pictures.place(row)) for row in range(len(pictures))}  # noqa: PTH120 - a Path takes long
     if folder.resolve() in {Path(one).resolve() for one in theirs}:
-        raise user_error("--save-views", folder, "a folder that has none of the pictures, which would be written over")
+        raise user_error("--save-views", folder, "a folder without the images themselves, which would be overwritten")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise user_error("--save-views", folder, f"a folder that can be made ({error.strerror})") from None
+        raise user_error("--save-views", folder, f"a folder that can be created ({error.strerror})") from None
     written: Counter[str] = Counter()
 
     def save(row: int, view: Tensor) -> None:

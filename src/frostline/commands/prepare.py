@@ -1,4 +1,4 @@
-"""Fetch weights and decode pictures for a sweep, here and now, for nodes that have no network; nothing is run."""
+"""Download the weights and data of a sweep and decode its images now, for nodes without network; no run starts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from frostline.sweeps import preparation
 
 
 def main(arguments: list[str]) -> int:
-    """Print a line for each thing that was prepared, or was there; 1 where the store could not keep all of it."""
+    """Print a line per item that was prepared or found; return 1 if the store could not keep one."""
     parser = Parser("prepare", __doc__)
-    parser.add_argument("-m", "--multirun", action="store_true", help="may stand here as it does for a sweep")
+    parser.add_argument("-m", "--multirun", action="store_true", help="has no effect; accepted as for train.py")
     asked = with_overrides(parser, arguments, "the sweep")
     runs = preparation.planned(asked.overrides)
     unkept: list[str] = []
     for found in preparation.prepare(runs, unkept):
-        print(f"{'prepared' if found.made else 'there'}: {found.what}, {size(found.size)}, {found.place}", flush=True)
-    print(f"checked: {number_of(len(runs), 'run')} can begin")
+        print(f"{'prepared' if found.made else 'found'}: {found.what}, {size(found.size)}, {found.place}", flush=True)
+    print(f"checked: {number_of(len(runs), 'run')} can start")
     if unkept:
-        tell(f"not prepared, as the store cannot keep it: {'; '.join(unkept)}")
+        tell(f"not prepared, since the store cannot keep it: {'; '.join(unkept)}")
     return 1 if unkept else 0

@@ -1,4 +1,4 @@
-"""Put the network of a run into MLflow's model registry, ready to be served: a picture in, class names out."""
+"""Register the network of a run in MLflow's model registry, ready to serve: images in, class names out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from frostline.records import layout
 
 
 def main(arguments: list[str]) -> int:
-    """Register a new version and print how to serve it."""
+    """Register a new version, print the command that serves it, and return 0."""
     options = _parser().parse_args(arguments)
     from frostline.core import credentials, plugins
     from frostline.core.errors import user_error
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
             tell(run.note)
         result, network = run.result, predict.load(run.folder, device="cpu")
         if result.run_id is None:
-            raise user_error("run", options.run, "a run that MLflow has on record; `frostline sync` passes it on")
+            raise user_error("run", options.run, "a run that MLflow has; `frostline sync` sends it there")
         names = {VAL, TEST, result.selected_by.val, result.selected_by.test}
         uri = run.uri or tracking_uri.resolved(network.config.tracking.uri, project.project_root())
         version = registry.register(
@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("register", __doc__)
-    parser.add_argument("run", help=f"a run, or a sweep for its best cell by validation: {CALLED}")
+    parser.add_argument("run", help=f"a run, or a sweep (its best cell by validation): {CALLED}")
     parser.add_argument(
-        "--name", required=True, help="name of the registered model; it gets a new version if it is there"
+        "--name", required=True, help="name of the registered model; an existing one gets a new version"
     )
     return parser

@@ -1,4 +1,4 @@
-"""Write the HTML report of sweeps anew: of their folders, MLflow run ids, or a whole experiment."""
+"""Write the HTML report of one or several sweeps, or of a whole experiment, again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from frostline.records import layout
 
 
 def main(arguments: list[str]) -> int:
-    """Write the report, or the plots too, and print where they are; 0."""
+    """Write the report, with --plots also the plots, print their paths, and return 0."""
     parser = Parser("report", __doc__)
     parser.add_argument("sweep", nargs="+", help=f"a sweep, or a run of it: {CALLED}")
-    parser.add_argument("-o", "--output", type=Path, help="file of the report; of one sweep its own report.html")
-    parser.add_argument("--plots", action="store_true", help="also draw plots as PNG and SVG, in plots/ beside it")
+    parser.add_argument("-o", "--output", type=Path, help="file of the report (for one sweep: its report.html)")
+    parser.add_argument("--plots", action="store_true", help="also draw plots as PNG and SVG, into plots/ beside it")
     asked = parser.parse_args(arguments)
     sweep = api.open(*asked.sweep)
     with named(path="--output", folder="--plots"):

@@ -1,4 +1,4 @@
-"""Run a recorded run or sweep again and compare: identical, or what differs; `rerun <run id or folder>`."""
+"""Repeat a recorded run or sweep and compare the results bit for bit: identical, or what differs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdic
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out `rerun`; the status is that of the worst verdict, or of the sweep where a run did not finish."""
+    """Repeat and compare; the exit status is that of the worst verdict, or of the sweep if a run did not finish."""
     parser = Parser("rerun", __doc__, epilog=_STATUS)
-    parser.add_argument("run", help=f"a run, or a sweep for all of its finished runs: {CALLED}")
+    parser.add_argument("run", help=f"a run, or a sweep (all of its finished runs): {CALLED}")
     parser.add_argument(
-        "overrides", nargs="*", default=[], help="where it runs and is written: device=, devices=, store.path=, …"
+        "overrides", nargs="*", default=[], help="where to run and write: device=, devices=, store.path=, …"
     )
     options = parser.parse_args(arguments)
     given = dict(override.partition("=")[::2] for override in options.overrides)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
-    """Return the runs of the new sweep; beside the short names they state what else differs within it."""
+    """Return the runs of the new sweep; their choices have the short names and every other key that differs."""
     settings, names = [semantic(config) for config in configs], [choices(config) for config in configs]
     keys = dict.fromkeys(key for values in settings for key in values)
     varied = [key for key in keys if len({repr(values[key]) for values in settings if key in values}) > 1]
@@ -62,7 +62,7 @@ def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Plann
 
 
 def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Mapping[str, object]]) -> bool:
-    """Return whether the short name of its group tells the value of `key`, as `freeze_mode` does its phases."""
+    """Return whether the short name of its group determines the value of `key`, as `freeze_mode` does its phases."""
     group = key.partition(".")[0]
     there = [(short, values) for short, values in zip(names, settings, strict=True) if key in values]
     pairs = {(str(short.get(group)), repr(values[key])) for short, values in there}
@@ -70,9 +70,9 @@ def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Ma
 
 
 class _Again(Executor):
-    """Carries the recorded runs out in this process, one after the other, and compares each as it ends.
+    """Repeats the recorded runs in this process, one after the other, and compares each when it ends.
 
-    Each makes its steps alone, also where they were made in lockstep with others: that it gets the same bits is proof.
+    Each run trains alone, even if the original trained in lockstep with others: equal bits prove lockstep, too.
     """
 
     def __init__(self, found: Sequence[Recorded], planned: Sequence[PlannedRun]) -> None:
@@ -80,11 +80,11 @@ class _Again(Executor):
         self.reports: dict[int, Report] = {}
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Be told where the new sweep lies."""
+        """Remember the folder of the new sweep."""
         self._folder = folder
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
-        """Run and compare them."""
+        """Repeat and compare the runs."""
         for number in jobs:
             (own := self._folder / self._planned[number].folder).mkdir()
             self._one(number, self._found[number], self._planned[number].config, own)
@@ -114,7 +114,7 @@ class _Again(Executor):
 
 
 def _here(config: Config) -> dict[str, object]:
-    """Return what is known before the run of what it will stand on."""
+    """Return the software and hardware that a run of this config would use, as flat keys."""
     device = machine.device(config.device)
     machine.prepare_torch(
         deterministic=config.deterministic,

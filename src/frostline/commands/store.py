@@ -1,4 +1,4 @@
-"""List, check or empty the store of decoded pixels and computed features."""
+"""List, verify or clear the store of decoded pixels and computed features."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out `store [list|verify|clear]`; 1 if `verify` found damage, or not all that `clear` chose could go."""
+    """Run `store [list|verify|clear]`; return 1 if `verify` found damage or `clear` could not remove an entry."""
     parser = Parser("store", __doc__)
-    parser.add_argument("--path", help="folder of the store, if not that of the config or FROSTLINE_STORE")
+    parser.add_argument("--path", help="folder of the store (default: as in the config, or FROSTLINE_STORE)")
     actions = parser.add_subparsers(dest="action", metavar="{list,verify,clear}")
-    actions.add_parser("list", help="what is in it, how large, for what, and when it was last used (the default)")
-    actions.add_parser("verify", help="read everything and compare the checksums")
-    clear = actions.add_parser("clear", help="remove entries: all of them, or those chosen")
+    actions.add_parser("list", help="show entries with their size, content and last use (the default)")
+    actions.add_parser("verify", help="read every entry and compare its checksums")
+    clear = actions.add_parser("clear", help="remove all entries, or those of a kind or age")
     clear.add_argument("--kind", choices=("pixels", "features", "shards", "twins"), help="only entries of this kind")
-    clear.add_argument("--older-than", metavar="AGE", help="only what was not used for so long, e.g. 30d, 12h")
+    clear.add_argument("--older-than", metavar="AGE", help="only entries unused for so long, e.g. 30d, 12h")
     options = parser.parse_args(arguments)
     age = _seconds(options.older_than) if options.action == "clear" and options.older_than else 0.0
     store = _open(options.path)
@@ -49,7 +49,7 @@ def _seconds(text: str) -> float:
 
 
 def _open(path: str | None) -> Store:
-    """Return the store that runs use: config.yaml says which and how large."""
+    """Open the store that runs use, with the folder and budget in config.yaml unless `path` is given."""
     from frostline.store.store import open_store  # imports torch
 
     config = OmegaConf.load(project.config_folder() / "config.yaml").store
@@ -78,7 +78,7 @@ def _verify(store: Store) -> int:
             entries.find(item.place, trusted=False)
         except checksums.DamagedEntry as damage:
             damaged += 1
-            print(f"damaged: {item.kind} {item.about or item.place.name}: {damage}; it is made again when asked for")
+            print(f"damaged: {item.kind} {item.about or item.place.name}: {damage}; it is computed again when needed")
     print(f"{counted(len(items), *_ENTRIES)} checked, {damaged} damaged")
     return 1 if damaged else 0
 

@@ -1,4 +1,4 @@
-"""`python -m frostline sync [folder ...]`: complete in MLflow the records of sweeps that it does not have in full."""
+"""Send MLflow what it lacks of the records of sweeps, e.g. after a tracking server was down."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from frostline.tracking.sync import SweepMirror
 
 
 def main(arguments: list[str]) -> int:
-    """Complete the given sweeps, else all that are known to be pending; return 1 if one of them stays pending."""
+    """Complete the given sweeps, or all pending ones; return 1 if one of them stays pending."""
     parser = Parser("sync", __doc__)
-    parser.add_argument("folder", nargs="*", help="a sweep's folder; default: all that are pending")
-    parser.add_argument("--uri", help="tracking URI; default: what the sweep was recorded to")
+    parser.add_argument("folder", nargs="*", help="folder of a sweep (default: all pending sweeps)")
+    parser.add_argument("--uri", help="tracking URI (default: the one that the sweep was recorded to)")
     options = parser.parse_args(arguments)
     root = project.project_root()
     if "" in options.folder:
-        raise user_error("folder", "", "the folder of a sweep, and this is empty")
+        raise user_error("folder", "", "the folder of a sweep, not an empty name")
     folders = [*map(Path, options.folder)] or pending_sweeps.remembered(tracking_uri.resolved(options.uri, root), root)
     if not folders:
         print("Nothing is pending.")
@@ -33,15 +33,15 @@ def _sync(folder: Path, root: Path, uri: str | None) -> int:
     try:
         done = sync.complete(sweep)
     except server.Unreachable as problem:
-        print(f"{folder}: still pending, MLflow is away ({problem})")
+        print(f"{folder}: still pending, MLflow does not answer ({problem})")
         return 1
-    except OSError as problem:  # a folder of somebody else's, in which we may not write
+    except OSError as problem:  # e.g. another user's folder, which is read-only for us
         print(f"{folder}: still pending, {problem.filename}: {problem.strerror}")
         return 1
     if not done:
-        print(f"{folder}: its process is at work, and passes on its record itself")
+        print(f"{folder}: its process is running, and sends its record itself")
     else:
         going_on = len(sweep_record.going_on(folder))
-        state = f"{going_on} run(s) go on, so it stays pending" if going_on else "complete"
-        print(f"{folder}: {state}" + (f", {waiting} record(s) passed on" if waiting else ""))
+        state = f"{going_on} run(s) are still running, so it stays pending" if going_on else "complete"
+        print(f"{folder}: {state}" + (f", {waiting} record(s) sent" if waiting else ""))
     return 0

@@ -1,4 +1,4 @@
-"""Open MLflow's own pages where they show something: the newest experiment, with the columns that answer."""
+"""Open the MLflow UI on this project's newest experiment, with the columns that matter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from frostline.core.errors import UserError, user_error
 from frostline.tracking import server, tracking_uri
 
 _VIEW = "frostline"
-_TAG = f"mlflow.sharedViewState.{_VIEW}"  # where MLflow's UI finds what `viewStateShareKey` in its address names
+_TAG = f"mlflow.sharedViewState.{_VIEW}"  # MLflow's UI reads it if its address has `viewStateShareKey`
 _COLUMNS = (
     "metrics.`best/val_accuracy`",
     "metrics.`test/accuracy`",
@@ -37,12 +37,12 @@ _START = 60.0  # seconds that MLflow's UI may take to answer
 
 
 def main(arguments: list[str]) -> int:
-    """Show the pages until Ctrl-C; those of a tracking server are only opened."""
+    """Serve the UI until Ctrl-C and return 0; the UI of a tracking server is only opened."""
     parser = Parser("ui", __doc__)
-    parser.add_argument("--experiment", help="its name; default: the one that changed last")
-    parser.add_argument("--uri", help="tracking URI; default: MLFLOW_TRACKING_URI, else the project's own")
-    parser.add_argument("--port", type=int, default=5000, help="on this machine; 0 takes a free one (default: 5000)")
-    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument("--experiment", help="name of the experiment (default: the one that changed last)")
+    parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else the project's own store)")
+    parser.add_argument("--port", type=int, default=5000, help="local port, 0 for any free one (default: 5000)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     options = parser.parse_args(arguments)
     uri = tracking_uri.resolved(options.uri, project.project_root())
     experiment = _newest_experiment(uri, options.experiment)
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _newest_experiment(uri: str, name: str | None) -> str:
-    """Return the id of the experiment `name`, else of the one that changed last; `UserError` where there is none."""
+    """Return the id of the experiment `name`, by default of the one that changed last; `UserError` if there is none."""
     try:
         with server.problems(uri):
             client = server.client_of(uri)
@@ -74,7 +74,7 @@ def _newest_experiment(uri: str, name: str | None) -> str:
 
 
 def _set_columns(uri: str, experiment_id: str) -> None:
-    """Store in the experiment which columns its list of runs shows, best run first, when it is opened by `address`."""
+    """Store in a tag of the experiment the columns that its list of runs shows, sorted best first, at `_address`."""
     state = {
         "selectedColumns": list(_COLUMNS),
         "orderByKey": _COLUMNS[0],  # sorted by time, runs would be folded below their sweeps
@@ -92,13 +92,13 @@ def _set_columns(uri: str, experiment_id: str) -> None:
 
 def _address(base: str, experiment_id: str) -> str:
     """Return the address of the experiment's runs on the MLflow server at `base`."""
-    view = f"viewStateShareKey={_VIEW}&compareRunsMode=TABLE&workflowType=machine_learning"  # not the menus of chatbots
+    view = f"viewStateShareKey={_VIEW}&compareRunsMode=TABLE&workflowType=machine_learning"  # not the GenAI menus
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{view}"
 
 
 @contextmanager
 def _pages(uri: str, port: int) -> Iterator[str]:
-    """Yield the address of a server for the database `uri`, on this machine only; raises `UserError` if none starts."""
+    """Serve MLflow's UI for the database `uri` on loopback and yield its address; `UserError` if it does not start."""
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": credentials.restored(uri)}  # not on the command line
     port = port or _free_port()
     arguments = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -109,7 +109,7 @@ def _pages(uri: str, port: int) -> Iterator[str]:
             if not _answers(process, f"http://127.0.0.1:{port}"):
                 said.seek(0)
                 lines = said.read().decode(errors="replace").strip().splitlines() or ["no answer"]
-                raise UserError(f"port={port}: expected one on which MLflow can show its pages ({lines[-1]})")
+                raise UserError(f"port={port}: expected a port on which MLflow's UI can start ({lines[-1]})")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
@@ -117,7 +117,7 @@ def _pages(uri: str, port: int) -> Iterator[str]:
 
 
 def _answers(process: subprocess.Popen[bytes], base: str) -> bool:
-    """Return whether the server that `process` starts comes to answer at `base`."""
+    """Wait for the server that `process` starts to answer at `base`; return whether it did within `_START` seconds."""
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -1,4 +1,4 @@
-"""Show how far a sweep is, on a cluster or here, until it is over: as its runs begin, pass epochs and end."""
+"""Follow a sweep, on a cluster or here, until it is over: a line whenever runs start, progress or end."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from frostline.sweeps import watching
 
 
 def main(arguments: list[str]) -> int:
-    """Follow the sweep, which may be left at any time; returns 0 if all its runs finished."""
+    """Follow the sweep until it is over or Ctrl-C, which leaves it running; return 0 if all its runs finished."""
     parser = Parser("watch", __doc__)
-    parser.add_argument("sweep", help="the folder of a sweep or of a run of it, or the name of that folder")
+    parser.add_argument("sweep", help="the folder of a sweep or of one of its runs, or the name of that folder")
     return watching.follow(_found(parser.parse_args(arguments).sweep))
 
 
 def _found(name: str) -> Path:
-    """Return the folder of a sweep, which may have nothing but its queued jobs yet; raises `UserError`."""
+    """Return the folder of a sweep, which may have only queued jobs so far; `UserError` if there is none."""
     folders = [Path(name), *project.multirun().glob(f"*/{name}")] if not Path(name).is_absolute() else [Path(name)]
     for folder in folders if name else ():
         if (folder / layout.JOBS).is_file():

@@ -143,7 +143,7 @@ def test_a_killed_worker_costs_nothing_but_its_work_since_the_last_checkpoint(tm
         out = process.stdout.read().decode()
         process.wait(120)
     assert process.returncode == 0, out
-    assert "its worker was killed by signal 9 (out of memory?); it is started again" in out
+    assert "its worker was killed by signal 9 (out of memory?); it is restarted" in out
     same(Done(0, out, "", folder, store), undisturbed, [folder])
 
 

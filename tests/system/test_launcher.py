@@ -205,7 +205,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tm
         "no sign of life for 2 s, so its worker was killed",
         "its GPU can no longer be used; see the log of the run",
     ):
-        assert f"{reason}; it is started again" in done.stdout
+        assert f"{reason}; it is restarted" in done.stdout
 
 
 def test_a_job_that_dies_again_or_fails_by_itself_is_given_up_and_the_others_go_on(tmp_path):

@@ -53,7 +53,7 @@ def test_each_is_one_run_whatever_is_varied_that_it_does_not_read(solved):
     assert "could not be written" not in solved.out
     for name in SOLVED:
         mode = name.split()[0]
-        assert f"{name}: one run, not 2, as {mode} does not read lr\n" in solved.out
+        assert f"{name}: one run, not 2, since {mode} ignores lr\n" in solved.out
         assert not {"lr", "optimizer"} & of(solved, name)["choices"].keys()
         assert len(lines(folder(solved, name))) == 1
     row = next(line for line in solved.out.splitlines() if line.split()[:2] == ["probe", "-"])

@@ -1,5 +1,4 @@
-"""Many runs: composed, claimed, resumed, carried out, answered and found again.
+"""Sweeps of many runs: compose, check, claim, resume, run, compare, and find them again by name.
 
-Where one run, its record and the answer meet.
-Start with `sweep`, then `job`.
+This package joins runs, records and reports. Start with `sweep`, then `job`.
 """

@@ -1,4 +1,4 @@
-"""Who carries out a sweep's jobs: our own workers, or whatever launcher Hydra was told to use."""
+"""Executors, which run the jobs of a sweep: our own workers, or another launcher of Hydra."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
 Further = Callable[[int], Mapping[int, int | None]]
-"""Is told of each job that is done, and returns what else is to be done by then: jobs by number with their stack."""
+"""Called with the number of each finished job; returns the jobs to run next, by number, with their stack."""
 
 
 class Executor(Protocol):
-    """What a sweep asks of those who carry out its jobs, and what is done where they need nothing."""
+    """What a sweep needs from the backend that runs its jobs, with defaults for backends that need no preparation."""
 
     @property
     def workers(self) -> int:
-        """How many processes make the steps of several jobs together; 0 where each job makes its own."""
+        """Number of processes that can train several jobs in lockstep; 0 if each job trains alone."""
         return 0
 
     def start(self, config: Config) -> None:
-        """Begin to get ready, given the config of the first job."""
+        """Start preparing for the jobs, given the config of the first one."""
         return
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Return what the function does where torch is loaded; `meanwhile` may be done on the way."""
+        """Call `function` in a process with torch and return its value; call `meanwhile` here in the waiting time."""
         return function()
 
     def aside(self, function: Callable[[], T]) -> T:
-        """Return what the function does on this machine, where it does not fill the memory of this process for ever.
+        """Call `function` in another process on this machine, if there is one, and return its value.
 
-        Where there is no other process, this one calls it.
+        So libraries that it imports do not stay in the memory of this process.
         """
         return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Be told further runs before any of them is carried out, and where the sweep lies."""
+        """Take in the folder of the sweep, and further runs before the first of them starts."""
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
-        """Carry out these jobs, given by number with their stack, and return why some did not come to an end.
+        """Run these jobs, given by number with their stack, and return the errors of those that failed, by number.
 
-        `further` is asked by who can take in more jobs meanwhile.
+        Executors that can take in more jobs meanwhile call `further` after each job.
         """
 
     def leave(self, folder: Path) -> int | None:
-        """Return the exit status where the runs go on without this process, and the last one draws the results."""
+        """Return the exit status if the runs continue without this process and the last one writes the results."""
         return None
 
     def close(self, *, now: bool) -> None:
-        """Let go of what is still there, in good order or `now`."""
+        """Release all processes, gracefully or `now`."""
         return
 
 
 class Workers(Executor):
-    """Our own launcher: long-lived processes that import torch while the rest of the sweep is still composed."""
+    """Our own launcher: long-lived processes that import torch while the rest of the sweep is being composed."""
 
     def __init__(self, launcher: Any) -> None:
         self._launcher = launcher
@@ -77,7 +77,7 @@ class Workers(Executor):
         launcher.compose = self._pinned
 
     def start(self, config: Config) -> None:
-        """Start the workers; a device that is named is everybody's, others get a GPU each, or `devices` of them."""
+        """Start the workers: each gets `devices` GPUs, but all share a fixed device such as `cpu` or `cuda:1`."""
         self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
         machine.require_driver(config.device)
         gpus = config.device in ("auto", "cuda")
@@ -85,28 +85,28 @@ class Workers(Executor):
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, errands=[errand])
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Have the first worker call the function."""
+        """Call `function` in the first worker."""
         self._launcher.pool.begin(function)
         meanwhile()
         answer: T = self._launcher.pool.finish()
         return answer
 
     def aside(self, function: Callable[[], T]) -> T:
-        """Have the first worker call it; this process, where it dies of that, or an interrupt ended the workers."""
+        """Call `function` in the first worker, or here if that worker dies or an interrupt has ended the workers."""
         if self._launcher.pool is not None:
             with suppress(WorkerDied):
                 return self.ask(function)
         return function()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Keep it for the configs that the workers are given, each of which is composed when its turn comes."""
+        """Remember the folders of the runs, which each config gets when it is composed for a worker."""
         self._jobs += [run.overrides for run in planned]
         self._folder = folder
         self._places |= {tuple(run.overrides): run.folder for run in planned}
         pin(self._launcher.config, folder)
 
     def _pinned(self, overrides: Overrides) -> DictConfig:
-        """Return the config of a job with the place of its run in it."""
+        """Compose the config of a job with the folder of its run in it."""
         config = self._compose(overrides)
         if (place := self._places.get(tuple(overrides))) is not None:
             pin(config, self._folder, place)
@@ -114,11 +114,11 @@ class Workers(Executor):
 
     @property
     def workers(self) -> int:
-        """As many as were started."""
+        """The number of workers that were started."""
         return len(self._pool)
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
-        """Hand the jobs to the workers in this order, those of a stack to the same one."""
+        """Hand the jobs to the workers in this order, all jobs of a stack to one worker."""
         stacks = dict(jobs)
 
         def more(number: int) -> dict[int, Overrides]:
@@ -133,26 +133,24 @@ class Workers(Executor):
 
 
 class Foreign(Executor):
-    """Another launcher, which is given whole batches and numbers their jobs itself."""
+    """Another launcher of Hydra, which takes whole batches and numbers their jobs itself."""
 
     def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
-        """Give `launcher` batches of `size` jobs, None for one of all."""
+        """Give `launcher` batches of `size` jobs, or all jobs in one batch for None."""
         self._launcher, self._size, self._config = launcher, size, config
         self._jobs: list[list[str]] = []
         self._launched: set[int] = set()
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Say it with every job, whose config the launcher composes itself."""
+        """Add the folders to the overrides of every job, since the launcher composes its config itself."""
         pin(self._config, folder)
         self._jobs += [pinned(run.overrides, folder, run.folder) for run in planned]
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
-        """Launch every batch that holds one of the jobs; the others of a batch find out that they are done.
+        """Launch every batch that holds one of the jobs; the other jobs of a batch find their results and return.
 
-        Jobs that were launched before, and go on, are launched one by one.
-
-        A launcher that gives a batch up, since a job of its was cancelled or its worker killed, takes nothing from what
-        the jobs have written, nor from the batches after it.
+        Jobs that were launched before, and continue now, are launched one by one. If the launcher gives up a batch,
+        e.g. because a job was cancelled or a worker killed, results on disk count, and the next batches still run.
         """
         returned, given_up = dict[int, JobReturn](), dict[int, Exception]()
         for numbers in self._batches(jobs.keys()):
@@ -165,7 +163,7 @@ class Foreign(Executor):
         return given_up | _reasons(returned)
 
     def _batches(self, jobs: Set[int]) -> list[range]:
-        """Return the numbers of the jobs of each batch that is launched."""
+        """Return the job numbers of each batch to launch."""
         size, new = self._size or len(self._jobs), jobs - self._launched
         starts = range(min(new, default=len(self._jobs)), len(self._jobs), size)
         batches = [range(start, min(start + size, len(self._jobs))) for start in starts]
@@ -174,12 +172,12 @@ class Foreign(Executor):
 
 
 def pinned(overrides: Overrides, folder: Path, run: str | None = None) -> list[str]:
-    """Return `overrides` that say, too, where the sweep lies, and where in it the `run`."""
+    """Return `overrides` with the folder of the sweep, and of the `run` within it, added."""
     return [*overrides, _override("dir", str(folder)), *([] if run is None else [_override("subdir", run)])]
 
 
 def pin(config: DictConfig, folder: Path, run: str | None = None) -> None:
-    """Write the sweep's `folder`, and that of the `run` in it, into what Hydra composed."""
+    """Write the sweep's `folder`, and that of the `run` in it, into a config that Hydra composed."""
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
         if run is not None:
@@ -191,5 +189,5 @@ def _override(key: str, value: str) -> str:
 
 
 def _reasons(returned: Mapping[int, JobReturn]) -> dict[int, Exception]:
-    """Return what was raised by the jobs, or by the process they ran in."""
+    """Return the exceptions of failed jobs, raised by the jobs or by the processes that ran them."""
     return {number: done._return_value for number, done in returned.items() if done.status == JobStatus.FAILED}

@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process a launcher runs it: whatever happens to it is recorded and written down."""
+"""One job of a sweep, in whatever process a launcher runs it: its outcome is recorded in any case."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Order:
-    """What a job is to do."""
+    """The config of a job, as it runs and as it is recorded."""
 
     config: Config
     values: Mapping[str, Any]
-    """The config as it may be written down."""
+    """The config for the record, without secrets from the environment."""
     command: Sequence[str]
-    """What the person typed for it."""
+    """The overrides that the user typed for it."""
 
     def settled(self, values: Mapping[str, Any]) -> Order:
-        """Return the order with `values`, by key, in the config and in what is written down of it."""
+        """Return the order with `values`, by key, set in the config and in its recorded form."""
         written = deepcopy(dict(self.values))
         for key, value in values.items():
             *sections, name = key.split(".")
@@ -56,7 +56,7 @@ class Order:
 
 
 def run_job(composed: DictConfig) -> Result:
-    """Carry out one job and return its result, which is also in `result.json`; only an interrupt is raised again."""
+    """Run one job and return its result, which is also in `result.json`; only interrupts are raised."""
     hydra = HydraConfig.get()
     sweep, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
     if not Shared.there(sweep):
@@ -72,17 +72,17 @@ def run_job(composed: DictConfig) -> Result:
 
 
 def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder: Path) -> Result:
-    """Do what `run_job` does, as the job `number` of `sweep`; `ordered` returns what is to be done.
+    """Do the work of `run_job`, as job `number` of `sweep`; `ordered` returns the config to run.
 
-    Whatever launcher brought it here: a run that somebody else has, or has finished since the sweep was planned, is
-    left as it is, and how it stands is returned.
+    A run that another process holds, or that was finished after the sweep was planned, is left alone, and its state is
+    returned.
     """
-    logging.raiseExceptions = False  # a log that cannot be written is no reason for pages on the screen
+    logging.raiseExceptions = False  # no tracebacks on the screen if a log cannot be written
     shared = Shared.read(sweep)
     facts = shared.runs[number]
-    if known := facts.finished or facts.busy:  # only a launcher that takes whole batches brings us here
+    if known := facts.finished or facts.busy:  # launchers that take whole batches also launch these
         return Result(**known)
-    sweeps = liveness.read(sweep / layout.OWNER)  # what the sweep's process took it took for its jobs
+    sweeps = liveness.read(sweep / layout.OWNER)  # jobs inherit the runs that the sweep's process claimed
     try:
         with heartbeat.beating() as heart:
             heart.claim(folder, heir_of=sweeps)
@@ -93,13 +93,13 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
 
 
 def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: liveness.Holder) -> Result:
-    """Return how a run stands that `owner` has, in `folder` if that is here."""
+    """Return the RUNNING result of a run that `owner` holds, in `folder` if that is on this machine."""
     reason, run_id = f"{owner} has it at this moment", journal.run_id(folder) if folder else None
     return Result(number, facts.name, str(folder or ""), run_id, "RUNNING", reason, facts.choices, {})
 
 
 def _done_since(sweep: Path, folder: Path) -> Result | None:
-    """Return the result of a run that was finished after its sweep was planned, by a job that came late; else None."""
+    """Return the result of a run that another job finished after its sweep was planned; else None."""
     found = read_result(folder)
     if found is None or found.status != "FINISHED":
         return None
@@ -110,7 +110,7 @@ def _done_since(sweep: Path, folder: Path) -> Result | None:
 def _carry_out(
     ordered: Callable[[], Order], number: int, shared: Shared, sweep: Path, folder: Path, heart: Heart
 ) -> Result:
-    """Carry out a run whose folder `heart` has taken."""
+    """Run a run whose folder `heart` has claimed."""
     from frostline.runs.run import execute  # imports torch
     from frostline.runs.run_context import RunContext
 
@@ -121,7 +121,7 @@ def _carry_out(
     told = (facts.previous or {}).get("folder")
     before = Path(told) if told else None
     try:
-        if before and before != folder / layout.PREVIOUS:  # two that go on with it would write under one id
+        if before and before != folder / layout.PREVIOUS:  # two jobs that resume it would write to one MLflow run
             heart.claim(before, heir_of=liveness.read(sweep / layout.OWNER))
         order = ordered().settled(facts.settled)
         with (
@@ -159,7 +159,7 @@ def _carry_out(
     finally:
         result = replace(result, run_id=journal.run_id(folder) or result.run_id)
         write_result(folder, result)
-    if result.status == "FINISHED":  # whatever is asked for next is skipped, so nothing goes on from here
+    if result.status == "FINISHED":  # the same run is skipped from now on, so no checkpoint is needed
         for place in (folder / layout.CHECKPOINT, folder / layout.PREVIOUS, before and before / layout.CHECKPOINT):
             if place:
                 shutil.rmtree(place, ignore_errors=True)
@@ -168,9 +168,9 @@ def _carry_out(
 
 @contextmanager
 def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, float]]:
-    """Have the record of a trial say so where the block fails, and what it cost, which is part of its search's budget.
+    """Record the failure of a trial whose block raises, with its epochs and seconds, which count against the budget.
 
-    Yields what then holds that cost.
+    Yields a dictionary, which then holds these costs.
     """
     spent: dict[str, float] = {}
     began = time.monotonic()
@@ -185,13 +185,13 @@ def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, f
 
 
 def _tell_state(record: Record | None, result: Result) -> None:
-    """Have the record of a trial say how it ended."""
+    """Record the final state of a trial."""
     if record is not None and (state := trial_tags.state(result)) is not None:
         record.tag(layout.STATE_TAG, state)
 
 
 def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], Decision] | None:
-    """Return what may stop a run early, where it is a trial of a search that prunes."""
+    """Return the function that may stop a run early, if it is a trial of a search with pruning."""
     if config.search.prune == "none" or config.dry_run or trial_tags.TRIAL not in facts.choices:
         return None
     from frostline.sweeps.study import judge_of
@@ -200,7 +200,7 @@ def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float
 
 
 def config_of(composed: DictConfig) -> Config:
-    """Return the checked config of what Hydra composed, its own section left out; UserError for a password in it."""
+    """Return the checked config from Hydra's, without the `hydra` section; UserError for credentials in it."""
     raw = OmegaConf.to_container(composed.search, resolve=False)
     if isinstance(raw, dict) and isinstance(place := raw["storage"], str) and credentials.removed(place) != place:
         expected = "no credentials in a config; `'${oc.env:NAME}'` takes all of it from a variable"
@@ -218,14 +218,14 @@ def config_of(composed: DictConfig) -> Config:
 
 @functools.cache
 def screen() -> Screen:
-    """Return the owner of this process's terminal, who also says what is noticed beside the runs."""
+    """Return the owner of this process's terminal, which also prints notices."""
     terminal = Screen()
     notices.to(lambda line: terminal.say(f"  {line}", "yellow"))
     return terminal
 
 
 def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
-    """Return the config as it may be written down: what came from the environment stands as `${oc.env:NAME}`."""
+    """Return the config for the record: values from the environment stay as `${oc.env:NAME}`."""
     raw = OmegaConf.to_container(composed, resolve=False)
     return credentials.unresolved(asdict(config), raw)  # type: ignore[arg-type]
 
@@ -233,7 +233,7 @@ def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
 def _recording(
     order: Order, facts: RunFacts, tracker: Tracker | None, sweep: Path, folder: Path
 ) -> AbstractContextManager[Record | None]:
-    """Return the run's record, with what is known before it starts, or nothing in a dry run."""
+    """Return the run's record, opened with its tags and params; in a dry run a context that yields None."""
     code = provenance.source()
     files.write(folder / layout.CONFIG, config_text(order.values))
     if tracker is None:

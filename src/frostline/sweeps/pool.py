@@ -1,4 +1,4 @@
-"""The workers of a sweep, seen from the process that starts them: a dead or hung one costs one task and is replaced."""
+"""The pool of worker processes of a sweep: a worker that dies or hangs costs one task and is replaced."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from frostline.core.interrupts import Terminated
 from frostline.sweeps.worker import STOP, Answer, Errand
 
 GRACE = 25.0
-"""Seconds that SIGTERM leaves a worker to write its checkpoint: 5 less than Kubernetes and Slurm leave us."""
-_PARTING = 10.0  # seconds for a worker that has nothing left to do
+"""Seconds that a worker has after SIGTERM to write its checkpoint: 5 less than Kubernetes and Slurm give us."""
+_PARTING = 10.0  # seconds that an idle worker has to exit
 _TICK = 1.0
-_BEGUN = -1  # key of what `finish` waits for, as tasks are numbered from 0
+_BEGUN = -1  # key of the call that `finish` waits for; tasks are numbered from 0
 _START = "import sys; sys.path[:] = {path!r}; from frostline.sweeps.worker import main; main()"
 
 Task = tuple[Any, ...]
@@ -31,15 +31,15 @@ Task = tuple[Any, ...]
 
 
 class WorkerDied(RuntimeError):
-    """The process that carried out a task is gone, and why."""
+    """The worker process of a task died; the message says why."""
 
 
 class NotStarted(WorkerDied):
-    """A task that nobody was given, and why."""
+    """A task was not started; the message says why."""
 
 
 class _Worker:
-    """Owner of one process, which is started at once and sees of the machine what `place` says."""
+    """Owner of one process, started at once, with the variables of `place` (its GPUs) in its environment."""
 
     def __init__(self, name: str, place: Mapping[str, str], errands: Sequence[Errand], *, prefixed: bool) -> None:
         self.place = place
@@ -63,19 +63,19 @@ class _Worker:
             self.send(errand)
 
     def give(self, key: int, task: Task) -> None:
-        """Hand over a task; a worker that is gone already is noticed when its answer is waited for."""
+        """Send a task; a worker that has died already is noticed when its answer is awaited."""
         self.key, self.silent = key, 0.0
         self.send(task)
 
     def send(self, task: Task | Errand) -> None:
-        """Send something to do."""
+        """Send a task or an errand."""
         import cloudpickle
 
         with contextlib.suppress(OSError):
             self.connection.send_bytes(cloudpickle.dumps(task))
 
     def answer(self) -> Answer | None:
-        """Return what the worker says next, None for a sign of life."""
+        """Return the worker's next answer, None for a sign of life."""
         self.silent = 0.0
         try:
             message = self.connection.recv_bytes()
@@ -88,7 +88,7 @@ class _Worker:
         if said is None or not said.last:
             return said
         if isinstance(said.error, KeyboardInterrupt):
-            time.sleep(_TICK)  # this process hears of its own end, if it is to end too
+            time.sleep(_TICK)  # a signal to the whole process group then reaches this process, too
             return Answer(error=WorkerDied(f"its worker was told to end ({interrupts.name(said.error)})"), last=True)
         return Answer(error=WorkerDied("its GPU can no longer be used; see the log of the run"), last=True)
 
@@ -101,7 +101,7 @@ class _Worker:
         return f"its worker {interrupts.how_ended(status)}"
 
     def end(self, grace: float = 0) -> None:
-        """Wait for the end of the process, which is killed after `grace` seconds."""
+        """Wait until the process ends, and kill it after `grace` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(grace)
         self.process.kill()
@@ -110,7 +110,7 @@ class _Worker:
 
 
 class Pool:
-    """Owner of the workers: one for every place, which is what its process finds in its environment."""
+    """Owner of the workers: one for each of the `places`, which are their environment variables."""
 
     def __init__(
         self, places: Sequence[Mapping[str, str]], *, limit: float | None, errands: Sequence[Errand] = ()
@@ -123,16 +123,16 @@ class Pool:
         return _Worker(f"worker {number}", place, self._errands, prefixed=self._prefixed)
 
     def __len__(self) -> int:
-        """Return how many workers there are."""
+        """Return the number of workers."""
         return len(self._workers)
 
     def begin(self, function: Callable[[], object]) -> None:
-        """Give the first worker something to do, whose value `finish` returns."""
+        """Start a call in the first worker, whose value `finish` returns."""
         self._begun = (function,)
         self._workers[0].give(_BEGUN, self._begun)
 
     def finish(self) -> Any:
-        """Return what came of what was begun, or raise what it raised; after the death of its worker it is repeated."""
+        """Return the value of the call that `begin` started, or raise its error; retry once if its worker dies."""
         tried = 1
         while True:
             for worker, answer in self._answers():
@@ -156,9 +156,9 @@ class Pool:
         retries: int,
         say: Callable[[str], object],
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield what came of each task as it ends; one whose worker dies is tried again up to `retries` times.
+        """Yield the answer of each task as it ends; a task whose worker dies is retried up to `retries` times.
 
-        Tasks of one stack go to one worker. What the caller takes from `waiting` meanwhile is not started.
+        Tasks of one stack go to one worker. The caller may add to `waiting`, or remove tasks from it, meanwhile.
         """
         deaths = Counter[int]()
         ahead: dict[int, Task] = {}
@@ -168,7 +168,7 @@ class Pool:
                     waiting.remove(key)
                     worker.stack = stacks.get(key)
                     worker.give(key, ahead.pop(key) if key in ahead else task(key))
-            if waiting and waiting[0] not in ahead:  # made while the workers are busy: the next one waits for nothing
+            if waiting and waiting[0] not in ahead:  # prepare the next task while the workers are busy
                 ahead = {waiting[0]: task(waiting[0])}
             for worker, answer in self._answers():
                 key_done, worker.key = worker.key, None
@@ -177,13 +177,13 @@ class Pool:
                     continue
                 if answer.last and deaths[key_done] < retries:
                     deaths[key_done] += 1
-                    say(f"job {key_done}: {answer.error}; it is started again")
+                    say(f"job {key_done}: {answer.error}; it is restarted")
                     waiting.appendleft(key_done)
                 else:
                     yield key_done, answer
 
     def _next_for(self, worker: _Worker, waiting: Iterable[int], stacks: Mapping[int, int | None]) -> int | None:
-        """Return the first task that waits: of the worker's stack, else of one that no other worker has begun."""
+        """Return the first waiting task of the worker's stack, else of a stack that no other worker has begun."""
         taken = {other.stack for other in self._workers if other is not worker} - {None}
         if worker.stack is not None and worker.stack not in taken:
             mine = next((key for key in waiting if stacks.get(key) == worker.stack), None)
@@ -192,11 +192,11 @@ class Pool:
         return next((key for key in waiting if stacks.get(key) not in taken), None)
 
     def _answers(self) -> Iterator[tuple[_Worker, Answer]]:
-        """Yield the answers of the next moment, none if it brings none."""
+        """Yield the answers that arrive within a tick, perhaps none; kill workers that are silent for too long."""
         before = time.monotonic()
         by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
         ready = wait(list(by_connection), timeout=_TICK)
-        # Never more than two ticks at once: while this process was itself suspended, so were its workers.
+        # Count at most two ticks: while this process was suspended, its workers were, too.
         passed = min(time.monotonic() - before, 2 * _TICK)
         for connection, worker in by_connection.items():
             if connection in ready and (answer := worker.answer()) is not None:
@@ -215,7 +215,7 @@ class Pool:
             self._workers[number] = self._hire(number, worker.place)
 
     def interrupt(self, interrupt: KeyboardInterrupt) -> None:
-        """Make the workers stop their tasks in good order; a second interrupt ends them at once, as does `GRACE`."""
+        """Let the workers stop their tasks with a checkpoint; kill them on a second interrupt, or after `GRACE`."""
         terminated = isinstance(interrupt, Terminated)
         deadline = time.monotonic() + GRACE if terminated else float("inf")
         try:
@@ -225,12 +225,12 @@ class Pool:
                 time.sleep(0.02)
         finally:
             for worker in self._workers:
-                worker.process.kill()  # all of them first: the next interrupt may fall into the wait
+                worker.process.kill()  # kill all before waiting, since an interrupt may end the wait
             for worker in self._workers:
                 worker.end()
 
     def close(self, *, now: bool = False) -> None:
-        """Let the workers go, in good order or `now`, and wait until they are gone."""
+        """End the workers, gracefully or `now`, and wait until they are gone."""
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.connection.send_bytes(b"")
@@ -240,13 +240,13 @@ class Pool:
 
 
 def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
-    """Print what a worker prints, with its name in front of every line."""
+    """Print a worker's output with its name in front of every line."""
     assert process.stdout is not None
     for line in process.stdout:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, or has not these letters
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal, or one without these characters
             sys.stdout.write(f"[{name}] {line.decode(errors='replace').rstrip()}\n")
             sys.stdout.flush()
 
 
 def _unheard(error: Exception) -> None:
-    notices.tell(f"What a worker prints is shown no more ({type(error).__name__}: {error})")
+    notices.tell(f"The output of a worker is no longer shown ({type(error).__name__}: {error})")

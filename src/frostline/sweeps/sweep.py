@@ -1,4 +1,4 @@
-"""A sweep, from its jobs to its answer: every run is composed and checked before the first one starts."""
+"""A sweep from its jobs to its verdict: every run is composed and checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def run_sweep(
     folder_named: bool,
     claimed: bool = False,
 ) -> int:
-    """Check and run every job, draw the result, and return the exit status: 0 if every run is FINISHED.
+    """Check and run every job, write the results, and return the exit status: 0 if every run is FINISHED.
 
-    `compose` returns the config of a job, `executor` carries jobs out. A folder that the person named must be free
-    (`folder_named`); for any other another one beside it is taken; one that is `claimed` this process was given.
-    Raises `UserError` before any run starts.
+    `compose` returns the config of a job; `executor` runs jobs. If the user named the folder (`folder_named`), it must
+    be free or hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this
+    process. Raises `UserError` before any run starts.
     """
     here = not (isinstance(executor, Cluster) or claimed)
     earlier = already_finished.Earlier(
@@ -67,7 +67,7 @@ def run_sweep(
 
 
 def _start(executor: Executor, earlier: already_finished.Earlier, first: Config) -> None:
-    """Get the workers ready, unless there may be nothing to do for them."""
+    """Start the workers, unless an earlier sweep may have finished every run already."""
     if not earlier.may_be(first):
         executor.start(first)
 
@@ -81,10 +81,9 @@ def run_planned(
     rounds: Rounds | None = None,
     claimed: bool = False,
 ) -> int:
-    """Check and run what is planned, draw the result, and return the exit status as `run_sweep` does.
+    """Check and run the `planned` runs, write the results, and return the exit status as `run_sweep` does.
 
-    Where there are `rounds` these say what runs, one round after the other, and what is `planned` only shows whether it
-    can.
+    With `rounds`, these decide round by round what runs, and the `planned` runs serve only for the checks.
     """
     config = planned[0].config
     root = project.project_root()
@@ -94,7 +93,7 @@ def run_planned(
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
     many = rounds is None and len(planned) > NAMED
-    index = data_index.index([run.config for run in planned]) if many else None  # before anybody looks at the data
+    index = data_index.index([run.config for run in planned]) if many else None  # before any check reads the data
     try:
         auto, identity = _checked(planned, executor, rounds)
     except WorkerDied as death:
@@ -118,11 +117,11 @@ def run_planned(
         runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity)
         if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
             return status
-        if not sweep_record.Shared.there(folder):  # what is written here now would say of every run that it never was
+        if not sweep_record.Shared.there(folder):  # else the results would call every run "not started"
             raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
-        with interrupts.deferred():  # one more may wait for the few seconds that the end of a record takes
+        with interrupts.deferred():  # closing the record takes a few seconds; a second interrupt waits for it
             if tracker is not None:
-                if interrupt is not None:  # whoever kills us now finds that said
+                if interrupt is not None:  # the record is complete even if this process is killed now
                     end(folder, closing.status_of(runs.results(), interrupt), None)
                 session.bring(tracker)
             results = runs.results()
@@ -135,9 +134,10 @@ def run_planned(
 def _checked(
     planned: Sequence[PlannedRun], executor: Executor, rounds: Rounds | None
 ) -> tuple[Mapping[str, Mapping[str, str]], str | None]:
-    """Return what `auto` means to each kind of run, once all have been looked at, and the identity of a search.
+    """Check all runs; return the values that `auto` takes for each kind of run, and the identity of a search.
 
-    MLflow is loaded meanwhile. UserError for what no run can have, `WorkerDied` where who looked at it died.
+    This process imports MLflow meanwhile. UserError for a run that cannot work; `WorkerDied` if the worker that checks
+    dies.
     """
     mlflow = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
     auto = executor.ask(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
@@ -154,7 +154,7 @@ def _carried_out(
     rounds: Rounds | None,
     identity: str | None,
 ) -> tuple[SweepRuns, KeyboardInterrupt | None]:
-    """Have the runs carried out while the sweep gives signs of life; return them, and what interrupted that, if so."""
+    """Run everything under the sweep's heartbeat; return the runs, and the interrupt if there was one."""
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
         heart.telling(partial(_tell, folder, rounds)) if tracker else nullcontext(),
@@ -162,7 +162,7 @@ def _carried_out(
         takeover, resume = None, planned[0].config.resume
         if tracker and (resume or rounds):
             of_grid = {digest(run.config) for run in planned} if rounds is None else None
-            digests = of_grid if resume else ()  # what others do in one study counts in any case
+            digests = of_grid if resume else ()  # without resume only the trials of a shared study count
             root = project.project_root()
             takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=digests)
         runs = SweepRuns(executor, folder, tracker, takeover, identity)
@@ -170,16 +170,16 @@ def _carried_out(
 
 
 def _tell(folder: Path, rounds: Rounds | None, sign: str) -> None:
-    """Let others know that the sweep goes on: where it is recorded, and where it is searched with them."""
+    """Publish a sign of life in the sweep's record, and in a study shared with other searches."""
     Record(folder).tag(layout.SIGN_TAG, sign)
     if rounds is not None:
         rounds.alive()
 
 
 def _once(planned: Sequence[PlannedRun]) -> list[str]:
-    """Return a line for every run that was asked for several times, with other values of what it does not read."""
+    """Return a line for every run that several jobs ask for, because they differ only in keys that it does not read."""
     return [
-        f"{run.name}: one run, not {run.jobs}, as {run.config.freeze_mode.name} does not read {', '.join(run.unread)}"
+        f"{run.name}: one run, not {run.jobs}, since {run.config.freeze_mode.name} ignores {', '.join(run.unread)}"
         for run in planned
         if run.jobs > 1
     ]

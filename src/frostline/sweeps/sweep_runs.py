@@ -1,4 +1,4 @@
-"""The runs of a sweep as it goes on: which there are, which are under way, and what came of them."""
+"""The runs of a sweep in progress: those known so far, those running, and their results."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from frostline.sweeps.skip_or_resume import Takeover, facts_of
 
 
 class Rounds(Protocol):
-    """What decides which further runs a sweep has, given what came of those before: a search."""
+    """Decides the next runs of a sweep from the results of earlier ones: a search."""
 
     def settle(self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]) -> str:
-        """Be told what `auto` means to each kind, and who tells data by what they are; return the search's identity.
+        """Take in the values of `auto` for each kind of run, and a function for fingerprints of data.
 
-        Two searches that have it in common are one.
+        Returns the identity of the search: two searches with the same identity are the same search.
         """
         ...
 
     def begin(self, folder: Path | None, workers: int, past: Callable[[Config], Iterable[Past]]) -> None:
-        """Be told where the sweep lies, None in a dry run; how many workers it has.
+        """Begin in the sweep's `folder`, None in a dry run, with so many `workers`.
 
-        `past` returns the runs of earlier sweeps that finished and had the source and the data of a config.
+        `past` returns the finished runs of earlier sweeps with today's source and the data of a config.
         """
 
     def alive(self) -> None:
-        """Be told now and then that the sweep goes on."""
+        """Give a sign of life; called regularly while the sweep runs."""
 
     def following(self, results: Mapping[str, Result]) -> list[PlannedRun]:
-        """Return the next runs, given by folder the results of those before; none where that was all."""
+        """Return the next runs, given the results of the last round by folder; none at the end."""
 
     def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
-        """Return what a worker may do that is free while others go on, given the result of the run in `folder`."""
+        """Return further runs for a worker that is free while others train, given the result of the run in `folder`."""
 
 
 class SweepRuns:
-    """Owner of what is known of the runs of a sweep, which may become more as it goes on."""
+    """Owner of the facts and results of a sweep's runs, to which rounds may add."""
 
     def __init__(
         self, executor: Executor, folder: Path, tracker: Tracker | None, takeover: Takeover | None, search: str | None
@@ -62,10 +62,10 @@ class SweepRuns:
     def carry_out(
         self, planned: Sequence[PlannedRun], meanwhile: Callable[[int], list[PlannedRun]] = lambda number: []
     ) -> KeyboardInterrupt | None:
-        """Carry out runs, and return the interrupt if there was one.
+        """Run the `planned` runs, and return the interrupt if there was one.
 
-        Where a worker is free while others go on, `meanwhile` is told the number of the run that it had, and returns
-        what it may do.
+        When a worker becomes free while others train, `meanwhile` gets the number of its last run and returns further
+        runs for it.
         """
         jobs = self._added(planned)
         under_way = {*jobs}
@@ -83,9 +83,9 @@ class SweepRuns:
         return interrupt
 
     def _added(self, planned: Sequence[PlannedRun]) -> dict[int, int | None]:
-        """Return what of these runs is to be done, by number with its stack, once all is known that their jobs need.
+        """Register runs, write the facts that their jobs need, and return those left to do, by number with their stack.
 
-        What has no folder yet is numbered behind all before; what has one goes on there, alone.
+        A run with a new folder gets the next number; a run whose folder is known continues there, in no stack.
         """
         if not planned:
             return {}
@@ -106,7 +106,7 @@ class SweepRuns:
         return {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
 
     def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
-        """Carry out all rounds; return the interrupt if there was one, while runs went on or between them."""
+        """Run all rounds; return the interrupt if there was one, during runs or between them."""
         past = self._takeover.finished if self._takeover else lambda _: ()
         rounds.begin(self._folder if self._recorded else None, self._executor.workers, past)
         results: dict[str, Result] = {}
@@ -129,14 +129,14 @@ class SweepRuns:
         return None
 
     def results(self, which: Iterable[int] | None = None) -> list[Result]:
-        """Return what the runs came to so far: all in the order of their numbers, or `which`."""
+        """Return the results so far: of all runs in the order of their numbers, or of `which`."""
         return closing.results(self._folder, self._facts, self._reasons, which)
 
 
 def _run(
     executor: Executor, jobs: Mapping[int, int | None], further: Further
 ) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
-    """Run the jobs; returns why some came to nothing, and the interrupt if there was one."""
+    """Run the jobs; return the errors of failed ones, and the interrupt if there was one."""
     try:
         return executor.run(jobs, further), None
     except KeyboardInterrupt as interrupt:

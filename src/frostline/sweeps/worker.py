@@ -1,7 +1,7 @@
-"""A worker: the process that carries out one task after the other for the process that started it.
+"""A worker process, which runs one task after the other for the process that started it.
 
-It talks through one pipe, ends at once when the other end goes away, and reports that it is alive for as long as its
-main thread moves. Nothing heavy is imported before a task asks for it.
+It communicates through one pipe, exits at once when the other end closes, and sends signs of life as long as its main
+thread makes progress. It imports no heavy library before a task needs it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from frostline.core import background, interrupts, notices, streams
 PULSE = 1.0
 """Seconds between two looks at whether the main thread has moved."""
 STOP = signal.SIGUSR1
-"""What Ctrl-C is to a worker: the terminal sends SIGINT to workers too, so that one is not it."""
+"""The signal that stops a worker's task. Not SIGINT, which the terminal sends to workers, too, on Ctrl-C."""
 
 
 @dataclass(frozen=True)
 class Errand:
-    """Something to do before the next task that nobody waits for: if it fails, the task will say so."""
+    """A call before the next task whose value nobody needs, e.g. an import; its errors are ignored."""
 
     function: Callable[..., object]
     arguments: tuple[Any, ...] = ()
@@ -39,12 +39,12 @@ class Errand:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a task."""
+    """The outcome of a task."""
 
     value: Any = None
     error: BaseException | None = None
     last: bool = False
-    """Whether the worker ends now, since its GPU can no longer be used or it was told to stop."""
+    """Whether the worker exits now, because its GPU is unusable or it was told to stop."""
 
 
 class _Line:
@@ -62,7 +62,7 @@ class _Line:
             self._connection.send_bytes(_pickled(message))
 
     def listen(self) -> None:
-        """Queue what arrives; end the process when the other end is gone, whatever the main thread is doing."""
+        """Queue messages; exit the process when the other end closes, whatever the main thread is doing."""
         try:
             while True:
                 message = self._connection.recv_bytes()
@@ -71,7 +71,7 @@ class _Line:
             os._exit(1)
 
     def pulse(self) -> None:
-        """Send a sign of life whenever the main thread has moved since the last look, or waits for a task."""
+        """Send a sign of life whenever the main thread has moved since the last look, or is idle."""
         main, before = threading.main_thread().ident, None
         while True:
             time.sleep(PULSE)
@@ -82,7 +82,7 @@ class _Line:
 
 
 def _position(frame: FrameType | None) -> tuple[tuple[str, int], ...]:
-    """Return where a thread is: file and line of every call on its stack."""
+    """Return the position of a thread: file and line of every call on its stack."""
     where = []
     while frame is not None:
         where.append((frame.f_code.co_filename, frame.f_lineno))
@@ -91,12 +91,12 @@ def _position(frame: FrameType | None) -> tuple[tuple[str, int], ...]:
 
 
 def main() -> None:
-    """Carry out tasks from the pipe whose file descriptor is the first argument, until told to stop."""
+    """Run tasks from the pipe whose file descriptor is the first argument, until told to stop."""
     streams.prepare()
     descriptor = int(sys.argv.pop(1))
     os.set_inheritable(descriptor, False)
     line = _Line(Connection(descriptor))
-    signal.signal(signal.SIGINT, lambda *_: None)  # the process that started this one hears it too, and decides
+    signal.signal(signal.SIGINT, lambda *_: None)  # the parent process gets it, too, and decides
     interrupts.install(STOP, once=True)
     for target in (line.listen, line.pulse):
         background.start(target, name=target.__name__, died=_give_up)
@@ -113,13 +113,13 @@ def main() -> None:
 
 
 def _give_up(error: Exception) -> NoReturn:
-    """End the process: without one of its threads it would neither hear of its end nor be taken for alive."""
-    notices.tell(f"A worker ends by a fault of its own ({type(error).__name__}: {error})")
+    """Exit the process after a fault in one of its threads, which it needs to stop and to show that it is alive."""
+    notices.tell(f"A worker exits because of an internal error ({type(error).__name__}: {error})")
     os._exit(1)
 
 
 def _leave() -> NoReturn:
-    """End the process without taking torch apart, for which the sweep would wait a second."""
+    """Exit the process without unloading torch, which would take a second."""
     logging.shutdown()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -128,7 +128,7 @@ def _leave() -> NoReturn:
 
 
 def _answer_to(message: bytes) -> Answer | None:
-    """Return what came of a task; of an errand nothing."""
+    """Run a task and return its outcome; None for an errand."""
     task: Any = None
     try:
         task = pickle.loads(message)
@@ -160,7 +160,7 @@ def _gpu_is_lost() -> bool:
 
 
 def _pickled(message: Answer | None) -> bytes:
-    """Return the message in bytes; what cannot be pickled is replaced by what it prints as."""
+    """Return the pickled message; a value that cannot be pickled is replaced by an error with its text."""
     import cloudpickle
 
     try:

@@ -146,9 +146,7 @@ def test_a_card_whose_driver_is_too_old_is_one_line_that_says_so_and_torch_says_
 
 def test_more_devices_than_there_are_is_one_line_that_says_how_many(gpus: list[int]) -> None:
     assert machine.device("cpu", devices=8) == CPU
-    with pytest.raises(
-        UserError, match=r"^devices=2: expected 1, as there is no GPU; with device=cpu it trains in as"
-    ):
+    with pytest.raises(UserError, match=r"^devices=2: expected 1, as there is no GPU; with device=cpu it trains in as"):
         machine.device("auto", devices=2)
     gpus[0] = 2
     assert machine.device("cuda", devices=2) == torch.device("cuda")

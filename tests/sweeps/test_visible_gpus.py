@@ -121,14 +121,10 @@ def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest
     one, other = visible_gpus.places(None, gpus=True, each=2)
     assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"})
     assert visible_gpus.places(1, gpus=False, each=2) == [{}]
-    with pytest.raises(
-        UserError, match=r"^devices=8: expected at most 5, the GPUs that a run may use; with device="
-    ):
+    with pytest.raises(UserError, match=r"^devices=8: expected at most 5, the GPUs that a run may use; with device="):
         visible_gpus.places(None, gpus=True, each=8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(
-        UserError, match=r"^devices=2: expected 1, as there is no GPU; with device=cpu it trains in as"
-    ):
+    with pytest.raises(UserError, match=r"^devices=2: expected 1, as there is no GPU; with device=cpu it trains in as"):
         visible_gpus.places(2, gpus=True, each=2)
 
 

@@ -160,7 +160,7 @@ def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(s
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("Invalid generic resource (gres) specification", "cluster.gpus=1: expected what its queue takes ("),
+        ("Invalid generic resource (gres) specification", "cluster.gpus=1: expected a value that its queue accepts ("),
         ("invalid partition specified: gpu sbatch: error: Batch job submission failed", "cluster.partition=gpu: "),
         ("Memory specification can not be satisfied", "cluster.memory_gb=None: "),
         ("Requested node configuration is not available", "cluster=slurm: "),

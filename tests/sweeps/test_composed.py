@@ -127,7 +127,7 @@ def test_a_folder_that_somebody_names_after_values_is_composed():
 )
 def test_the_name_of_another_option_is_refused_for_which_it_would_be_taken(names, group):
     jobs = Jobs(Composer(whole))
-    with pytest.raises(UserError, match=rf"^{names[-1]}: expected a name of its own, as this is {group}=\w+; {group}="):
+    with pytest.raises(UserError, match=rf"^{names[-1]}: expected a name of its own, since this is {group}=\w+"):
         for number, name in enumerate(names):
             jobs([name], number)
     assert jobs(["data.name=birds", "freeze=full", "freeze_mode.name=full"], 0).config.data.name == "birds"

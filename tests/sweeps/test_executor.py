@@ -90,6 +90,6 @@ def test_where_the_check_dies_a_table_names_every_run_and_the_reason_and_nothing
     executor = Dies(GivesUp(), None, OmegaConf.create())
     assert run_planned(runs, executor=executor, folder=tmp_path / "sweep", folder_named=True) == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("not begun, as its check died: its worker was killed by signal 9") == 2
+    assert said.count("not started, since the worker that checks died: its worker was killed by signal 9") == 2
     assert "none of 2 runs finished" in said
     assert not (tmp_path / "sweep").exists()

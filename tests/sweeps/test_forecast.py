@@ -29,9 +29,9 @@ def test_it_shows_jobs_with_their_runs_and_how_long_such_runs_took(tmp_path, mon
     params = {"partition": "gpu", "gpus_per_node": 1, "mem_gb": None, "timeout_min": 90}
     told = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new", checks=True)
     assert told == [
-        "cluster=local: a job that looks at data and weights, then an array of 3 jobs, at most 16 at a time; "
+        "cluster=local: a job that checks data and weights, then an array of 3 jobs, at most 16 at a time; "
         "each asks for partition gpu, 1 GPU(s), at most 1h30m",
         "  job 0: head 0.1, head 0.2",
-        "  job 1: full 0.1: about 2m00s of training, as earlier runs took",
-        "  job 2: full 0.2: about 2m00s of training, as earlier runs took",
+        "  job 1: full 0.1: about 2m00s of training, estimated from earlier runs",
+        "  job 2: full 0.2: about 2m00s of training, estimated from earlier runs",
     ]

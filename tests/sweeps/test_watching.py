@@ -72,10 +72,10 @@ def test_what_the_first_job_raised_ends_the_wait_and_what_it_found_wrong_is_one_
 def test_a_mistake_that_shows_when_some_runs_are_queued_hides_none_of_them(sweep, capsys):
     (job,) = cluster_jobs.of(sweep)
     cluster_jobs.note(sweep, [Job("local", of_the_dead(), ("0",), "its.log")])
-    cluster_jobs.end(sweep, job.id, refused="cluster=slurm: expected what its queue takes")
+    cluster_jobs.end(sweep, job.id, refused="cluster=slurm: expected a value that its queue accepts")
     assert watching.follow(sweep) == 1
     said = capsys.readouterr().out
-    assert "head lr=0.001: not queued: cluster=slurm: expected what its queue takes" in said
+    assert "head lr=0.001: not queued: cluster=slurm: expected a value that its queue accepts" in said
     assert "head lr=0.01: local job" in said
 
 

@@ -1,4 +1,4 @@
-"""The end of a sweep: what its runs came to, drawn and recorded, by whichever process sees it."""
+"""The end of a sweep: collect the results of its runs, show them, write the report, and close the record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from frostline.tracking import pending_sweeps, session
 T = TypeVar("T")
 _NONE: Mapping[int, Exception] = MappingProxyType({})
 Aside = Callable[[Callable[[], Any]], Any]
-"""Calls a function, perhaps in another process of this machine, and returns what that returned."""
+"""Calls a function, perhaps in another process on this machine, and returns its value."""
 
 
 def _here(function: Callable[[], Any]) -> Any:
@@ -36,16 +36,16 @@ def _here(function: Callable[[], Any]) -> Any:
 
 
 def as_planned(result: Result) -> bool:
-    """Return whether a run did what it should."""
+    """Return whether a run succeeded: it finished, was planned in a dry run, or is a trial that informs a search."""
     return result.status in ("FINISHED", "PLANNED") or trial_tags.tells_a_search(result)
 
 
 def results(
     folder: Path, runs: Sequence[RunFacts], reasons: Mapping[int, Exception] = _NONE, which: Iterable[int] | None = None
 ) -> list[Result]:
-    """Return what the `runs` of the sweep in `folder` came to so far: all in the order of their numbers, or `which`.
+    """Return the results so far of the sweep in `folder`: of all `runs` in the order of their numbers, or of `which`.
 
-    `reasons` say what kept some from an end.
+    `reasons` are the errors of jobs that failed, by number.
     """
     numbers = range(len(runs)) if which is None else [*which]
     engine = cluster_jobs.in_charge(folder, (runs[n].folder for n in numbers if runs[n].to_do))
@@ -59,10 +59,10 @@ def result(
     error: Exception | None = None,
     engine: tuple[cluster_jobs.Job, State] | None = None,
 ) -> Result:
-    """Return what a run wrote, or that it never came to writing, and the `error` that kept it from that.
+    """Return the result that a run wrote, or one that says why there is none, e.g. the `error` of its job.
 
-    A run that somebody else has may be finished by now, and a job may outlive the launcher that sent it away. What an
-    `engine` says of the run's job it says of one that it ended, and of one that it queued again.
+    A run that another process holds may be finished by now, and a job may outlive its launcher. `engine` is the run's
+    job in a cluster with its state, given if the cluster ended the job or queued it again.
     """
     own = folder / facts.folder
     if facts.busy and not facts.busy["folder"]:
@@ -73,7 +73,7 @@ def result(
     if written is not None and not ended_by_others and (where == own or written.status == "FINISHED"):
         return replace(written, job=number, name=facts.name, choices=facts.choices)
     who = liveness.holder(where)
-    if who is None and where != own and (theirs := run_folders.sweep_of(where)):  # which has it before it
+    if who is None and where != own and (theirs := run_folders.sweep_of(where)):  # that sweep has yet to start it
         who = liveness.living(theirs / layout.OWNER)
     if who is not None:
         return job.busy_result(number, facts, where, who)
@@ -88,8 +88,8 @@ def result(
 
 
 def never_begun(folder: Path, planned: Sequence[PlannedRun], death: WorkerDied) -> list[Result]:
-    """Return what is said of the runs of a sweep that nobody lived to look at; nothing is written."""
-    reason = f"not begun, as its check died: {death}"
+    """Return results for the runs of a sweep whose worker died during the checks; writes nothing."""
+    reason = f"not started, since the worker that checks died: {death}"
     return [
         Result(number, run.name, str(folder / run.folder), None, "KILLED", reason, run.choices, {})
         for number, run in enumerate(planned)
@@ -97,10 +97,10 @@ def never_begun(folder: Path, planned: Sequence[PlannedRun], death: WorkerDied) 
 
 
 def close_if_over(folder: Path) -> bool:
-    """Draw the results of the sweep in `folder`, which a cluster carries out, if no job of it runs or will.
+    """Write the results of a sweep on a cluster, in `folder`, unless a job of it is running or queued.
 
-    Returns whether that was done here. A search is closed by the process that conducts it. What came to nothing before
-    its record was begun is shown alone.
+    Returns whether this call did it. A search is closed by the process that conducts it. If the sweep failed before
+    its record began, the results are only shown.
     """
     with locks.held(folder / layout.CLOSING_LOCK):
         if not Shared.there(folder) or journal.ended(folder) or cluster_jobs.alive(folder):
@@ -116,7 +116,7 @@ def close_if_over(folder: Path) -> bool:
 
 
 def _begun(folder: Path) -> Tracker | None:
-    """Return where the sweep in `folder` is recorded, as its journal says; None where that was never begun."""
+    """Return the place of the sweep's record according to its journal; None if no record was begun."""
     if journal.uid(folder) is None:
         return None
     place = pending_sweeps.place_of(folder, project.project_root())
@@ -130,9 +130,9 @@ def close(
     interrupt: KeyboardInterrupt | None,
     aside: Aside = _here,
 ) -> bool:
-    """Draw the results, and end the sweep's record; returns whether that can be completed, if it is not by now.
+    """Show and write the results and end the sweep's record; return whether the record is or can be completed.
 
-    What takes matplotlib and SciPy, which would stay in the memory of this process, is called `aside`.
+    `aside` calls the functions that import matplotlib and SciPy, which would stay in the memory of this process.
     """
     sentence = show(results, aside)
     if tracker is None:
@@ -153,7 +153,7 @@ def close(
 
 
 def status_of(results: Sequence[Result], interrupt: KeyboardInterrupt | None) -> str:
-    """Return as what a sweep ends, given what its runs came to and what interrupted it, if anything did."""
+    """Return the final status of a sweep, given the results of its runs and the interrupt, if there was one."""
     if all(map(as_planned, results)):
         return "FINISHED"
     failed = interrupt is None and not {result.status for result in results} <= {"FINISHED", "RUNNING"}
@@ -161,7 +161,7 @@ def status_of(results: Sequence[Result], interrupt: KeyboardInterrupt | None) ->
 
 
 def repeat(answered: Answered) -> None:
-    """Show what an earlier sweep came to that did all that is asked for."""
+    """Show the results of an earlier sweep that has finished all runs of this one."""
     for line in said_of([(done.name, past) for done, past in zip(answered.results, answered.pasts, strict=True)]):
         job.screen().say(line)
     show(answered.results)
@@ -169,7 +169,7 @@ def repeat(answered: Answered) -> None:
 
 
 def show(results: Sequence[Result], aside: Aside = _here) -> str:
-    """Show what runs came to, in any case, and return the answer in words."""
+    """Show the table and the verdict, also in quiet mode, and return the verdict."""
     terminal = job.screen()
     parts, sentence = aside(partial(outcome.said, results, limit=terminal.limit))
     terminal.answer()
@@ -180,14 +180,14 @@ def show(results: Sequence[Result], aside: Aside = _here) -> str:
 
 
 def _point_to(page: Path | None, tracker: Tracker) -> None:
-    """Say where there is more: the report, if it could be written, and MLflow."""
+    """Print where to find the report, if it could be written, and how to open MLflow."""
     if page is not None:
         job.screen().say(f"Report: {page}")
     job.screen().say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
 
 
 def _drawn(what: str, draw: Callable[[], T], aside: Aside) -> T | None:
-    """Return what was drawn, None where it could not be; that must not cost the record its end."""
+    """Return the value of `draw`, or None after an error, which is printed: the record must be closed in any case."""
     try:
         drawn: T = aside(draw)
         return drawn

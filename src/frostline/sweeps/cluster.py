@@ -1,7 +1,7 @@
-"""A sweep whose runs are jobs in a cluster's queue: submitit hands them over, Slurm carries them out.
+"""Runs as jobs on a cluster: submitit submits them, Slurm runs them.
 
-The process that is typed at, or a first job, queues them and may go: each job says in the sweep's folder that it ended,
-and the last one draws the results.
+The command's own process, or a first job, queues the jobs and may then exit. Each job notes its end in the sweep's
+folder, and the last one writes the results.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from frostline.tracking import session
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LARGEST = 1000
-"""Jobs of an array, at most: Slurm's `MaxArraySize`, if nothing else is configured, is 1001."""
+"""Maximum number of jobs in an array: Slurm's `MaxArraySize` is 1001 by default."""
 _ABOUT = {
     "generic resource": "gpus",
     "cpu count": "cpus",
@@ -44,52 +44,52 @@ _ABOUT = {
     "time limit": "hours",
     "partition": "partition",
 }
-"""What Slurm's refusals say, and the key of `cluster` that each is about."""
+"""Words in Slurm's error messages, and the key of `cluster` that each is about."""
 _WARNING = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
 """The signal that submitit asks for before the time limit."""
 
 
 def queues(launcher: object) -> bool:
-    """Return whether a launcher of Hydra's is submitit's, which hands jobs to a queue."""
+    """Return whether a launcher of Hydra is submitit's, which submits jobs to a queue."""
     return hasattr(launcher, "_EXECUTOR") and hasattr(launcher, "params")
 
 
 class Cluster(Executor):
-    """Hands runs to submitit as one array of jobs."""
+    """Submits runs with submitit as an array of jobs."""
 
     def __init__(self, launcher: Any, config: DictConfig, *, detached: bool, in_job: bool = False) -> None:
-        """Use a `launcher` of submitit's, with the `config` of the sweep.
+        """Use submitit's `launcher`, with the `config` of the sweep.
 
-        What is `detached` is not waited for. It may be used `in_job` of the cluster, and not by who typed.
+        `detached` jobs are not waited for. With `in_job` this process is itself a job of the cluster.
         """
         self.launcher, self.config, self.detached, self._in_job = launcher, config, detached, in_job
         self._place = str(config.hydra.sweep.dir)
         self._planned: list[PlannedRun] = []
         self._folder = Path()
         self.asked = ""
-        """Hash of what was typed."""
+        """Hash of the sweep that was typed."""
 
     def start(self, config: Config) -> None:
-        """Be told what jobs are like."""
+        """Take the settings of `cluster` from the first config."""
         self.how: ClusterConfig = config.cluster
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Call the function in this process."""
+        """Call `function` in this process."""
         meanwhile()
         return function()
 
     @property
     def checks_in_job(self) -> bool:
-        """Whether a first job has yet to look at data and weights, and to queue the others."""
+        """Whether a first job is to check data and weights, and to queue the others."""
         return self.detached and not self._in_job and self.how.check == "job"
 
     @property
     def workers(self) -> int:
-        """One for all runs that are packed into a job."""
+        """1 if a job may run several runs, which it can train in lockstep; else 0."""
         return 0 if self.how.pack == 1 else 1
 
     def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Keep what each job has to be told."""
+        """Remember the runs, and write the sweep's folder into the config."""
         self._folder = folder
         self._planned += planned
         pin(self.config, folder)
@@ -108,7 +108,7 @@ class Cluster(Executor):
         return {}
 
     def leave(self, folder: Path) -> int | None:
-        """Follow what is detached, where somebody typed it who wants to see it."""
+        """Follow detached jobs, unless asked not to wait or in a job itself; None if the jobs are not detached."""
         if not self.detached:
             return None
         if self._in_job:
@@ -119,9 +119,9 @@ class Cluster(Executor):
         return [(n, pinned(self._planned[n].overrides, self._folder, self._planned[n].folder)) for n in group]
 
     def submit(self, calls: Sequence[Callable[[], object]], runs: Sequence[tuple[str, ...]], sweep: Path) -> list[str]:
-        """Queue the calls, the runs of each named by their folders, and return the engine's names of their jobs.
+        """Queue the calls and return the ids of their jobs; `runs` has the folders of the runs of each call.
 
-        Raises `UserError` with what the engine found wrong.
+        Raises `UserError` with the engine's error message.
         """
         import submitit
 
@@ -132,12 +132,12 @@ class Cluster(Executor):
         own |= {"stderr_to_stdout"}
         first = {} if timeouts is None else {f"{engine}_max_num_timeout": timeouts}
         try:
-            with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):  # it prints what it raises
+            with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):  # submitit prints what it raises
                 executor = submitit.AutoExecutor(Path(folder), cluster=engine, **first)
                 executor.update_parameters(
                     **{key if key in own else f"{engine}_{key}": value for key, value in params.items()}
                 )
-                if Path(folder).is_relative_to(sweep):  # else there are jobs of others, too
+                if Path(folder).is_relative_to(sweep):  # a folder elsewhere may contain jobs of other sweeps
                     cluster_jobs.announce(sweep, engine, runs, Path(folder), self.asked)
                 queued = executor.map_array(_call, calls)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -151,15 +151,15 @@ class Cluster(Executor):
 
 
 def _refusal(error: Exception, how: ClusterConfig) -> UserError:
-    """Return what a queue found wrong, as the line of the key that it is about, if that can be told."""
+    """Return the error of a queue as a `UserError` for the key that it is about, or else for `cluster`."""
     said = reason_of(error)
     about = next((key for words, key in _ABOUT.items() if words in said.lower()), None) if how.name == "slurm" else None
     key, value = ("cluster", how.name) if about is None else (f"cluster.{about}", getattr(how, about))
-    return user_error(key, value, f"what its queue takes ({said})")
+    return user_error(key, value, f"a value that its queue accepts ({said})")
 
 
 class _Call:
-    """Calls what it is given; where the time is over, submitit queues it again as it is."""
+    """Calls a function; at the time limit submitit queues the same call again."""
 
     def __call__(self, call: Callable[[], object]) -> None:
         call()
@@ -175,20 +175,20 @@ _call = _Call()
 
 @dataclass(frozen=True)
 class Batch:
-    """Runs that one job carries out, one after the other."""
+    """The runs of one job, one after the other."""
 
     launcher: Any
     sweep: Path
     orders: Sequence[tuple[int, Sequence[str]]]
-    """Their numbers, and what is said of each."""
+    """The number and the overrides of each run."""
     state: Any
-    """Of Hydra, as it was where the job was queued."""
+    """Hydra's state where the job was queued."""
 
     def __call__(self) -> None:
-        """Carry them out, and draw the sweep's results if no other job of it is left."""
+        """Carry out the runs, and write the sweep's results if no other job of it is left."""
         setup_globals()
         project.register_resolver()
-        as_job(self.sweep, self._carry_out, fault="a job came to nothing")
+        as_job(self.sweep, self._carry_out, fault="a job failed")
 
     def _carry_out(self) -> None:
         tracker = Shared.read(self.sweep).tracker
@@ -196,15 +196,15 @@ class Batch:
             session.take_up(tracker, project.project_root())
         for number, overrides in self.orders:
             self.launcher(list(overrides), "hydra.sweep.dir", number, "", self.state)
-        if tracker is not None:  # what an interrupt ends has no time to wait for MLflow
+        if tracker is not None:  # not after an interrupt, which leaves no time for MLflow
             session.leave(tracker)
 
 
 def as_job(sweep: Path, work: Callable[[], str | None], *, fault: str) -> None:
-    """Do the work of a job of the `sweep`, say in its folder how that ended, and draw the results if it was the last.
+    """Do the work of a job of the `sweep`, note its end in the sweep's folder, and write the results if it was last.
 
-    What `work` returns it found wrong before any run started. The process ends with status 1 where the work breaks off,
-    by a `fault`, which is logged, or by an interrupt.
+    `work` returns a user error that it found before any run started, or None. After an exception, which is logged as
+    `fault`, or an interrupt, the process exits with status 1.
     """
     queue_again, own = _listen(), cluster_jobs.here(sweep)
     refused = stopped = None
@@ -223,18 +223,18 @@ def as_job(sweep: Path, work: Callable[[], str | None], *, fault: str) -> None:
 
 
 def _preempted(job: cluster_jobs.Job) -> bool:
-    """Return whether a job that hears SIGTERM was neither cancelled nor timed out, as Slurm would say by then."""
+    """Return whether a job that received SIGTERM was preempted, and neither cancelled nor timed out, by its state."""
     ((_, state),) = cluster_jobs.states([job])
     return job.engine == "slurm" and state.word in ("RUNNING", "PREEMPTED")
 
 
 def _queued_again(job: cluster_jobs.Job) -> bool:
-    """Return whether Slurm has queued this process's job again by itself, as it does with what it preempts."""
+    """Return whether Slurm has requeued this process's job by itself, as it does after preemption."""
     return job.engine == "slurm" and slurm.restarts(job.id) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def _ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_again: Callable[[], str]) -> str:
-    """Return what ended this process's `own` job, unless the engine takes that back: the process ends here then."""
+    """Return the reason why this process's `own` job ended; exit the process if the job is queued again."""
     stopped = interrupts.name(interrupt)
     if own is not None and _queued_again(own):
         raise SystemExit(1)
@@ -244,9 +244,10 @@ def _ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_
 
 
 def _listen() -> Callable[[], str]:
-    """Have signals end a run of this process as Ctrl-C does, with a checkpoint, and not as submitit does.
+    """Let signals end a run of this process like Ctrl-C, with a checkpoint, in place of submitit's handler.
 
-    Returns what does that afterwards: it has the engine queue the job again and ends the process, or returns why not.
+    Returns a function that calls submitit's handler afterwards: the engine queues the job again and the process exits,
+    or the function returns why not.
     """
     warning = getattr(signal, _WARNING)
     queue_again = signal.getsignal(warning)
@@ -256,7 +257,7 @@ def _listen() -> Callable[[], str]:
         try:
             if callable(queue_again):
                 queue_again(warning, None)
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # queued again as often as it may
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # e.g. the limit of requeues is reached
             return reason_of(error)
         return "not queued again"
 

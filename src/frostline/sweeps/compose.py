@@ -1,4 +1,4 @@
-"""The runs of a sweep, composed and checked before any of them starts."""
+"""Compose the runs of a sweep with Hydra, and check them, before any of them starts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.composed import Jobs, read
 
 _ALONE = RLock()
-_NOWHERE = "hydra.sweep.dir=."  # the same folder for all, whatever the time
-_NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that a run's name states anyway
+_NOWHERE = "hydra.sweep.dir=."  # the same folder for all runs, independent of the time
+_NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that every run's name contains
 Overrides = Sequence[str]
-"""What the command line says of one run, e.g. `["freeze=head", "lr=0.001"]`."""
+"""The overrides of one run, e.g. `["freeze=head", "lr=0.001"]`."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class PlannedRun:
     name: str
     """e.g. `head lr=0.001 seed=0`."""
     choices: dict[str, Any]
-    """The short names, and what else differs within the sweep."""
+    """The short names, and other values that differ within the sweep."""
     folder: str
-    """Where it lies, relative to the sweep's folder."""
+    """Its folder, relative to the sweep's folder."""
     overrides: Overrides = ()
-    """What was typed for it."""
+    """The overrides typed for it."""
     jobs: int = 1
-    """How many combinations of what was typed are this run, since they differ in nothing but what is `unread`."""
+    """Number of typed combinations that are this run, because they differ only in `unread` keys."""
     unread: tuple[str, ...] = ()
-    """Keys that are varied, and that it does not read."""
+    """Keys that vary in the sweep, but that this run does not read."""
     elsewhere: Path | None = None
-    """Its folder in the sweep of another process, which had it before."""
+    """Its folder in another sweep, which ran it before."""
 
 
 def compose_all(
@@ -60,10 +60,10 @@ def compose_all(
     compose: Callable[[Overrides], DictConfig],
     after_first: Callable[[Config], object] = lambda config: None,
 ) -> tuple[Path, list[PlannedRun]]:
-    """Return the sweep's folder and the runs of the jobs, without those that differ in nothing that they read.
+    """Return the sweep's folder and the runs of the jobs; jobs that differ only in keys that they ignore are one run.
 
     Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
-    `after_first` is called as soon as the first config has passed. What is cross-validated is a run for each fold.
+    `after_first` is called as soon as the first config is valid. Cross-validation makes a run for each fold.
     """
     of_job = Jobs(compose)
     after_first(of_job(jobs[0], 0).config)
@@ -90,7 +90,7 @@ def compose_all(
     _require_distinct(planned)
     if len(set(sweeps)) > 1:
         expected = f"one folder for all runs, not also {next(s for s in sweeps if s != sweeps[0])}; "
-        raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir is that of a run within it")
+        raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir names the folder of a run in it")
     run_folders.require_distinct([run.folder for run in planned])
     return Path(sweeps[0]).absolute(), planned
 
@@ -103,10 +103,10 @@ def compose_trial(
     shown: Sequence[str] = (),
     marks: Mapping[str, Any] = MappingProxyType({}),
 ) -> PlannedRun:
-    """Return the run of a search that has the values of `setting`, by key, and lies in `folder`.
+    """Return the run of a search with the values of `setting`, by key, and with `folder` as its folder.
 
-    Of these values those `shown` are choices beside the short names, as are `marks`. Raises `UserError` as
-    `compose_all` does.
+    Its choices are the short names, the values of the keys `shown`, and `marks`. Raises `UserError` as `compose_all`
+    does.
     """
     overrides = [f"{key}={value}" for key, value in setting.items()]
     config = of_job(overrides, 0).config
@@ -119,22 +119,22 @@ def compose_trial(
 
 
 def _name(config: Config, extras: Mapping[str, Any]) -> str:
-    """Return what people call a run: its freeze mode, lr, seed, and `extras`, which differ within the sweep."""
+    """Return the display name of a run: its freeze mode, lr, seed, and `extras`, which differ within the sweep."""
     short = choices(config)
     stated = {**{key: value for key, value in short.items() if key in ("lr", "seed")}, **extras}
     return " ".join([short["freeze_mode"], *(f"{key}={value_text(value)}" for key, value in stated.items())])
 
 
 def sweep_folder(compose: Callable[[Overrides], DictConfig], overrides: Overrides) -> Path:
-    """Return where Hydra has a sweep lie, given the overrides of one of its runs."""
+    """Return the absolute folder of a sweep according to Hydra, given the overrides of one of its runs."""
     return Path(read(compose(overrides), overrides, 0).sweep).absolute()
 
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Have Hydra read our options in the block, which one thread at a time is in.
+    """Initialise Hydra with our configs for the block; one thread at a time can enter.
 
-    It is one for the whole process: what somebody else has initialised it with, a notebook or `hydra.main`, comes back.
+    Hydra's state is global to the process: an initialisation by a notebook or `hydra.main` is restored afterwards.
     """
     with _ALONE:
         theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
@@ -146,16 +146,16 @@ def composing() -> Iterator[None]:
 
 
 def compose_one(overrides: Overrides) -> Config:
-    """Return the checked config of one run, and leave Hydra as it was; raises `UserError` as `compose_all` does."""
+    """Return the checked config of one run, and restore Hydra's state; raises `UserError` as `compose_all` does."""
     with _composing_typed(overrides) as typed:
         return read(hydra.compose("config", overrides=typed, return_hydra_config=True), overrides, 0).config
 
 
 def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[PlannedRun]:
-    """Return the runs of the sweep that `overrides`, with commas between values, ask for; leaves Hydra as it was.
+    """Return the runs of the sweep of `overrides`, with commas between values, and restore Hydra's state.
 
-    Where it may be `searched`, ranges are left out: one run stands for all trials of a cell. Raises `UserError` as
-    `compose_all` does. Nothing is said of folders, which these runs are not to have.
+    With `searched`, ranges are left out: one run stands for all trials of a cell. Raises `UserError` as `compose_all`
+    does. These runs are not meant to start, so their folders mean nothing.
     """
     with _composing_typed(overrides) as typed:
         parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
@@ -165,7 +165,7 @@ def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[Planne
 
 @contextmanager
 def _composing_typed(overrides: Overrides) -> Iterator[list[str]]:
-    """Do what `composing` does for what a person typed, which is yielded as Hydra takes it; UserError for mistakes."""
+    """Enter `composing` and yield the typed overrides in the form that Hydra takes; UserError for mistakes in them."""
     register_resolver()
     hydra_keys.check_typed(overrides)
     try:
@@ -176,10 +176,10 @@ def _composing_typed(overrides: Overrides) -> Iterator[list[str]]:
 
 
 def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
-    """Return the runs with what `auto` means to each kind (`to_check`), by key, in its place.
+    """Return the runs with `auto` replaced by its values for each kind of run (`to_check`), by key.
 
-    A run in float32 is not the run in bf16 that another machine makes of the same words, nor is one from weights the
-    run from those whose file's place they took. Raises `UserError` for a run that is there twice now.
+    So a run in float32 differs from one in bf16 that the same command makes on another machine, and a run differs from
+    one whose weights lay in the same file before. Raises `UserError` if two runs are the same now.
     """
     found = [settled_as(run, meaning[kind(run.config)]) for run in planned]
     _require_distinct(found)
@@ -187,7 +187,7 @@ def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, An
 
 
 def settled_as(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
-    """Return the run with what `auto` means to it, by key, in its place, or in that of null."""
+    """Return the run with the values of `meaning`, by key, in place of `auto` or null."""
     values = flatten(run.config)
     said = {key: value for key, value in meaning.items() if values[key] in ("auto", None)}
     shown = {key: value for key, value in said.items() if key in run.choices}
@@ -202,31 +202,31 @@ def _require_distinct(planned: Sequence[PlannedRun]) -> None:
 
 
 def _same(one: Overrides, other: Overrides, *, but: Sequence[str]) -> bool:
-    """Return whether two jobs differ, and in nothing `but` some keys."""
+    """Return whether two jobs differ, but only in the keys `but`."""
     mine, theirs = hydra_keys.settings_of((one, other))
     differing = [key for key in mine if mine[key] != theirs[key]]
     return bool(differing) and set(differing) <= set(but)
 
 
 def _typed(config: Config, typed: Mapping[str, str]) -> dict[str, Any]:
-    """Return what was typed for some keys, numbers as the config has them: `1e-1` and 0.1 are one choice."""
+    """Return typed values by key, numbers as in the config, so that `1e-1` and 0.1 are the same choice."""
     values = flatten(config) if typed else {}
     return {key: value if isinstance(value := values.get(key), int | float) else text for key, text in typed.items()}
 
 
 def to_check(planned: Sequence[PlannedRun]) -> dict[str, Config]:
-    """Return one config for each device, model, mode, optimizer, augmentation and data that differs."""
+    """Return one config for each combination of device, model, freeze mode, optimizer, augmentation and data."""
     return {kind(run.config): run.config for run in planned}
 
 
 def kind(config: Config) -> str:
-    """Return what runs have in common that are checked together."""
+    """Return a key that is the same for runs which one check covers."""
     parts = (config.device, config.model, config.freeze_mode, config.optimizer, config.augment, config.data)
     return repr(parts)
 
 
 def in_order(planned: Sequence[PlannedRun]) -> list[int]:
-    """Return the numbers of the runs in the order in which they run: those that share features after each other."""
+    """Return the numbers of the runs in the order in which they run: runs that share features are consecutive."""
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(run.config for run in planned):
         groups.setdefault(repr((config.model, config.data, config.freeze_mode)), []).append(number)

@@ -1,8 +1,8 @@
-"""The configs of many jobs at the price of a few: what differs in plain values alone is composed once.
+"""A cache for composed configs: jobs that differ only in plain values are composed once.
 
-Hydra reads every file of the defaults list anew for every job, which for two hundred of them takes longer than a run.
-A job whose overrides differ from an earlier one's in nothing but numbers, words and switches has that one's config with
-these values in it.
+Hydra reads every file of the defaults list again for every job; for two hundred jobs that takes longer than a run. If
+the overrides of a job differ from those of an earlier job only in numbers, strings and booleans, it gets the config of
+that job with these values in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 try:
     from hydra._internal.config_loader_impl import get_overrides_dirname
-except ImportError:  # private: where it is gone, Hydra composes every job
+except ImportError:  # a private function: without it Hydra composes every job
     get_overrides_dirname = None  # type: ignore[assignment]
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -31,7 +31,7 @@ _PLAIN = (int, float, str, bool)
 
 
 class Composer:
-    """Composes jobs as `whole` does, and asks it only for the first of each kind."""
+    """Composes jobs with the same results as `whole`, which it calls only for the first job of each kind."""
 
     def __init__(self, whole: Compose) -> None:
         self._whole = whole
@@ -42,19 +42,19 @@ class Composer:
         self._done: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, job: Sequence[str]) -> DictConfig:
-        """Return the config of a job, the same one whenever it is asked for; raises what Hydra raises."""
+        """Return the config of a job, the same object on every call; raises what Hydra raises."""
         if (found := self._done.get(tuple(job))) is None:
             found = self._done[tuple(job)] = self._compose(job)
         return found
 
     def forget(self, job: Sequence[str]) -> None:
-        """Let go of the config of a job, which is composed anew if it is asked for again."""
+        """Drop the config of a job, which is composed again on the next call."""
         self._done.pop(tuple(job), None)
 
     def alike(self, job: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]] | None:
-        """Return the kind of a job, which one that was composed has too, and the values that are its own, by key.
+        """Return the kind of a job, and its own plain values by key, if a job of this kind was composed before.
 
-        None for the first of a kind, and where something else of a config of ours follows from these values.
+        None for the first job of a kind, and if other values in our part of the config depend on these values.
         """
         overrides = [*map(self._parsed, job)]
         template = self._templates.get(kind := self._kind(overrides))
@@ -63,7 +63,7 @@ class Composer:
         return kind, {one.key_or_group: one.value() for one in overrides if one.key_or_group in template.plain}
 
     def kind(self, job: Sequence[str]) -> tuple[str, ...]:
-        """Return what jobs of a kind have in common."""
+        """Return a key that is the same for all jobs of a kind."""
         return self._kind([*map(self._parsed, job)])
 
     def _compose(self, job: Sequence[str]) -> DictConfig:
@@ -71,7 +71,7 @@ class Composer:
             return self._whole(job)
         overrides = [*map(self._parsed, job)]
         if (template := self._templates.get(self._kind(overrides))) is not None:
-            with suppress(Exception):  # of a value that does not fit Hydra says it best
+            with suppress(Exception):  # let Hydra report a value that does not fit
                 return template.filled(overrides)
         composed = self._whole(job)
         self._groups.update(map(str, composed.hydra.runtime.choices))
@@ -80,11 +80,11 @@ class Composer:
         return composed
 
     def _kind(self, overrides: Sequence[Override]) -> tuple[str, ...]:
-        """Return what jobs of a kind have in common: the overrides, without the values of the plain ones."""
+        """Return the key of a kind: the overrides, without the values of plain ones."""
         return tuple(one.key_or_group if self._is_plain(one) else str(one.input_line) for one in overrides)
 
     def _is_plain(self, override: Override) -> bool:
-        """Return whether it gives a key that is there, of ours and no group, a value that is resolved already."""
+        """Return whether an override sets an existing key of ours, not a group, to a plain value without `${...}`."""
         value = override.value()
         return (
             override.type is OverrideType.CHANGE
@@ -97,9 +97,9 @@ class Composer:
 
 
 def _is_independent(composed: DictConfig) -> bool:
-    """Return whether our part of a config, and where its run lies, say nothing that is put together of other keys.
+    """Return whether our part of a config, and the folder of its run, contain no interpolation of other keys.
 
-    When the sweep began, where the project is, and the number of the job are no keys.
+    The time of the sweep, the root of the project and the number of the job are not keys.
     """
     ours = {str(key): node for key, node in composed.items_ex(resolve=False) if key != "hydra"}
     place = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
@@ -109,17 +109,17 @@ def _is_independent(composed: DictConfig) -> bool:
 
 @dataclass(frozen=True)
 class _Template:
-    """What Hydra composed for the first job of a kind."""
+    """The config that Hydra composed for the first job of a kind."""
 
     config: bytes
-    """Pickled, which is read six times as fast as it is copied."""
+    """Pickled: reading it is six times as fast as copying a config."""
     plain: frozenset[str]
-    """The keys whose values are a job's own."""
+    """The keys whose values differ from job to job."""
     independent: bool
-    """Whether nothing else in it follows from those."""
+    """Whether no other value in it depends on them."""
 
     def filled(self, overrides: Sequence[Override]) -> DictConfig:
-        """Return the config with the values of `overrides`, as if Hydra had composed it; raises if one does not fit."""
+        """Return the config with the values of `overrides`, as if Hydra had composed it; raises for a wrong type."""
         config: DictConfig = pickle.loads(self.config)
         for override in overrides:
             if override.key_or_group in self.plain:

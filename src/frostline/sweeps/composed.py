@@ -1,6 +1,6 @@
-"""What a sweep needs of the composed configs of its jobs, from as few of these as will do.
+"""Read the configs and folders of a sweep's jobs, from as few configs of Hydra as possible.
 
-A config of Hydra's takes 200 kB and 10 ms, and one of ours with other numbers in it a twentieth.
+A composed config of Hydra takes 200 kB and 10 ms; a config of ours with other values in it takes a twentieth.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _NUMBERED = "${hydra:job.num}"
 
 @dataclass(frozen=True)
 class Composed:
-    """What a job is to do."""
+    """The config and the folders of a job."""
 
     config: Config
     sweep: str
-    """The sweep's folder, as Hydra says it."""
+    """The sweep's folder, as Hydra has it."""
     folder: str
-    """That of the job within it."""
+    """The folder of the job within it."""
 
 
 class Jobs:
-    """Composes jobs; of those that differ from an earlier one in plain values alone, nothing but our config."""
+    """Composes jobs; for a job that differs from an earlier one only in plain values, it makes only our config."""
 
     def __init__(self, compose: Compose) -> None:
         self._compose = compose
         self._first: dict[tuple[str, ...], Composed] = {}
 
     def __call__(self, overrides: Sequence[str], number: int) -> Composed:
-        """Return what the job with this `number` is to do; UserError for values that no run can have."""
+        """Return the config and folders of the job with this `number`; UserError for values that no run can have."""
         return self._alike(overrides, number) or self._whole(overrides, number)
 
     def _alike(self, overrides: Sequence[str], number: int) -> Composed | None:
@@ -56,7 +56,7 @@ class Jobs:
             return None
         own = {key: _as_typed(value, first.config, key) for key, value in values.items()}
         if None in own.values() or any(key.endswith(".name") for key in own):
-            return None  # what Hydra makes of it, or has against it, it says best; names may be those of others
+            return None  # leave conversions and errors to Hydra; a name may belong to another option
         return Composed(changed(first.config, own), first.sweep, str(number))
 
     def _whole(self, overrides: Sequence[str], number: int) -> Composed:
@@ -71,9 +71,9 @@ class Jobs:
 
 
 def _as_typed(value: Any, config: Config, key: str) -> Any:
-    """Return a value as the `config` has it at the key, with dots; None where that is for Hydra to say.
+    """Return a value with the type that `config` has at the dotted key; None if Hydra must convert or refuse it.
 
-    What stands in a mapping, such as `optimizer.options`, has no type but that of what is typed.
+    Values inside a mapping, such as `optimizer.options`, keep the type that was typed.
     """
     before, (section, _, _) = value_of(config, key), key.rpartition(".")
     if type(before) is float and type(value) is int and not isinstance(value_of(config, section), Mapping):
@@ -82,7 +82,7 @@ def _as_typed(value: Any, config: Config, key: str) -> Any:
 
 
 def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Composed:
-    """Return what the job `number` is to do, given its config; UserError for values that no run can have."""
+    """Return the checked config and folders of job `number` from Hydra's config; UserError for impossible values."""
     chosen = composed.hydra.runtime.choices
     if any(override.startswith("freeze=") for override in overrides) and chosen.freeze != chosen.freeze_mode:
         expected = f"one of the two only, or the same as freeze_mode={chosen.freeze_mode}"
@@ -96,21 +96,21 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
 
 
 def _require_own_names(config: Config, hydra: Any) -> None:
-    """Raise `UserError` for what is chosen of a group and has the name of another option, for which it would be taken.
+    """Raise `UserError` if a chosen option of a group carries the name of another option, and would be taken for it.
 
-    So has a file that was copied from the nearest one, and what is typed as `freeze_mode.name=full`.
+    That happens with a config file copied from a similar one, and with `freeze_mode.name=full` on the command line.
     """
     places = [source.path for source in hydra.config_sources if source.schema == "file"]
     for group in ("freeze_mode", "schedule", "augment", "data"):
         name, option = str(value_of(config, f"{group}.name")), hydra.choices.get(group)
         if option not in (None, name) and any(files.readable(Path(place, group, f"{name}.yaml")) for place in places):
-            expected = f"a name of its own, as this is {group}={option}; {group}={name} is another option"
+            expected = f"a name of its own, since this is {group}={option}; {group}={name} is another option"
             raise user_error(f"{group}.name", name, expected)
 
 
 @contextmanager
 def _current(composed: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` read this config for as long as the block lasts."""
+    """Let `${hydra:...}` read this config within the block."""
     state, before = HydraConfig.instance(), HydraConfig.instance().cfg
     state.cfg = composed  # type: ignore[assignment]
     try:

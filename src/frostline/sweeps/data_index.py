@@ -1,6 +1,6 @@
-"""Whether data are what they were, told by the sizes and times of their files, which takes no torch and no decoding.
+"""Detect changed data from the names, sizes and times of its files, without torch and without decoding images.
 
-Of a data set whose files are not all known here nothing is told: then its fingerprint is asked for.
+Data sets whose files are not all known here have no index; their fingerprint must be computed instead.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from frostline.records import layout
 from frostline.sweeps.visible_gpus import visible_cards
 
 _DRAWN_BY = ("scikit-learn", "matplotlib", "scipy", "pillow")
-"""Packages that embedded pictures come from."""
+"""Packages that the embedded images come from."""
 
 
 def index(configs: Iterable[Config]) -> dict[str, str] | None:
-    """Return what is to be the same where the data of the configs are, and what `auto` means here; None if unknown."""
+    """Return the index of the configs' data, by source and folder, and the visible GPUs; None if some data has none."""
     found: dict[str, str] = {}
     for data in {repr(config.data): config.data for config in configs}.values():
         place = str(files.expanded(data.root).absolute())
-        key = f"{data.source} {place}"  # what reads no files has a root like any other
+        key = f"{data.source} {place}"  # embedded sources have a root, too, though they read no files
         if (known := found.get(key) or _of(data, place)) is None:
             return None
         found[key] = known
@@ -39,7 +39,7 @@ def _of(data: DataConfig, place: str) -> str | None:
 
 
 def _of_folder(place: str) -> str | None:
-    """Return the hash over the names, sizes and times of all files below a folder; None where links lead elsewhere."""
+    """Return a hash of the names, sizes and times of all files below a folder; None if it contains linked folders."""
     told = hashlib.sha256()
     for folder, folders, names in os.walk(place):
         folders.sort()
@@ -52,12 +52,12 @@ def _of_folder(place: str) -> str | None:
 
 
 def write(folder: Path, found: dict[str, str] | None) -> None:
-    """Write into the `folder` of a sweep what `index` found before its data were looked at."""
+    """Write the result of `index`, taken before the data was read, into the `folder` of a sweep."""
     (folder / layout.DATA).unlink(missing_ok=True)
     if found is not None:
         files.write_json(folder / layout.DATA, found)
 
 
 def is_same(folder: Path, found: dict[str, str] | None) -> bool:
-    """Return whether that is what was found for the sweep in `folder`."""
+    """Return whether `found` equals the index that was written for the sweep in `folder`."""
     return found is not None and bool(files.json_or_none(folder / layout.DATA) == found)

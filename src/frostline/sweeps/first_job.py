@@ -1,4 +1,4 @@
-"""A sweep that the first job of a cluster checks and queues: the process that is typed at does nothing heavy."""
+"""The first job of a sweep on a cluster, which checks data and weights and queues the runs, off the login node."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ Run = Callable[..., int]
 def send(
     jobs: Sequence[Overrides], planned: Sequence[PlannedRun], executor: Cluster, folder: Path, *, named: bool, run: Run
 ) -> int | None:
-    """Have a first job check what is `planned` and queue the rest, and return the exit status.
+    """Submit a first job that checks the `planned` runs and queues them, and return the exit status.
 
-    None where this process is to do it. The same sweep, where it is under way, is followed: nothing is queued twice.
+    None if this process is to check and queue itself. If the same sweep is in progress, it is followed instead, and
+    nothing is queued twice.
     """
     if not executor.detached:
         return None
@@ -48,7 +49,7 @@ def send(
     asked = [*digests, *where, str(config.resume)]
     executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
     if (there := _under_way(folder, executor.asked)) is not None:
-        job.screen().say(f"This sweep is under way in {there}: nothing is queued twice")
+        job.screen().say(f"This sweep is in progress in {there}: nothing is queued twice")
         return watching.left(there) if executor.how.detach else watching.follow(there)
     if not executor.checks_in_job:
         return None
@@ -56,20 +57,20 @@ def send(
     folder = claim(folder, own, again=config.resume, named=named)
     carried = cloudpickle.dumps((executor.launcher, executor.config))
     head = Head(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
-    if fresh := not Shared.there(folder):  # what is planned is known from now on, whatever becomes of that job
+    if fresh := not Shared.there(folder):  # record the planned runs now, whatever happens to the job
         SweepFile(folder, None).add(map(facts_of, planned))
     try:
         (number,) = executor.submit([head], [()], folder)
     except UserError:
-        if fresh:  # a sweep that was there before stays
+        if fresh:  # keep the folder of an earlier sweep
             shutil.rmtree(folder)
         raise
-    job.screen().say(f"cluster={executor.how.name}: job {number} looks at data and weights, then queues the runs")
+    job.screen().say(f"cluster={executor.how.name}: job {number} checks data and weights, then queues the runs")
     return watching.left(folder) if executor.how.detach else watching.follow(folder)
 
 
 def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:
-    """Say what would be queued, and return 0."""
+    """Print what would be queued, and return 0."""
     params, say = executor.launcher.params, job.screen().say
     for line in forecast.lines(planned, executor.how, params, folder, checks=executor.checks_in_job):
         say(line)
@@ -78,7 +79,7 @@ def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int
 
 
 def _as_there(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
-    """Return the digests of what is `planned`, with what `auto` meant to the runs of a sweep that is in `folder`."""
+    """Return the digests of the `planned` runs, with the values that `auto` took in the sweep that is in `folder`."""
     there = Shared.read(folder).runs if Shared.there(folder) else ()
     if len(there) != len(planned):
         return [digest(run.config) for run in planned]
@@ -86,7 +87,7 @@ def _as_there(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
 
 
 def _under_way(folder: Path, asked: str) -> Path | None:
-    """Return where the same sweep was queued and is not over, in `folder`, beside it or among the project's."""
+    """Return the folder of the same sweep if it is queued or running: `folder`, one beside it or of the project."""
     tops = [folder.parent, *project.multirun().glob("*")]
     found = {folder, *(file.parent for top in tops for file in top.glob(f"*/{layout.JOBS}"))}
     same = [sweep for sweep in sorted(found) if any(each.asked == asked for each in cluster_jobs.of(sweep))]
@@ -102,16 +103,16 @@ class Head:
     asked: str
     run: Run
     state: Any
-    """Of Hydra, as it was where the job was queued."""
+    """Hydra's state where the job was queued."""
     carried: bytes
-    """Launcher and config, to be read when that is put back: Hydra then defines the classes of its plugins anew."""
+    """The pickled launcher and config, to be loaded after Hydra's state, which defines the plugins' classes again."""
 
     def __call__(self) -> None:
-        """Check the sweep and queue its runs; say in its folder what is wrong with it."""
+        """Check the sweep and queue its runs; note a user error in the sweep's folder."""
         as_job(self.folder, self._queue, fault="the sweep could not be queued")
 
     def _queue(self) -> str | None:
-        """Return what is wrong with the sweep; None where all is queued."""
+        """Queue the runs; return a user error in one line, None if all are queued."""
         project.register_resolver()
         Singleton.set_state(self.state)
         setup_globals()

@@ -1,4 +1,4 @@
-"""What a sweep will ask of a cluster, before anything is queued: its array, what each job asks for, how long it is."""
+"""Forecast of the jobs that a sweep will submit to a cluster: their number, resources and expected time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from frostline.report.tables import duration
 from frostline.sweeps.compose import PlannedRun, in_order
 from frostline.sweeps.lockstep_groups import batches
 
-_SWEEPS = 50  # of those before, the latest, that are looked at
+_SWEEPS = 50  # number of latest sweeps that are read
 _SHOWN = 20  # jobs
-_ASKED = {  # of submitit, by the names that its launcher has for them
+_ASKED = {  # by parameter of submitit's launcher
     "partition": "partition {}",
     "qos": "qos {}",
     "account": "account {}",
@@ -30,20 +30,20 @@ _ASKED = {  # of submitit, by the names that its launcher has for them
 def lines(
     planned: Sequence[PlannedRun], how: ClusterConfig, params: Mapping[str, Any], folder: Path, *, checks: bool
 ) -> list[str]:
-    """Return what the sweep in `folder` would queue: jobs with their runs and, where such ran before, their seconds.
+    """Return lines about the jobs that the sweep in `folder` would queue, with times if such runs were trained before.
 
-    `params` are those of submitit's launcher; with `checks` a first job looks at data and weights.
+    `params` are those of submitit's launcher; with `checks` a first job checks data and weights.
     """
     groups = batches({number: planned[number].config for number in in_order(planned)}, how.pack)
     asked = [text.format(params[key]) for key, text in _ASKED.items() if params.get(key) is not None]
-    first = "a job that looks at data and weights, then " if checks else ""
+    first = "a job that checks data and weights, then " if checks else ""
     array = "1 job" if len(groups) == 1 else f"an array of {len(groups)} jobs, at most {how.at_once} at a time"
     limit = duration(60 * params["timeout_min"])
     told = [f"cluster={how.name}: {first}{array}; each asks for {', '.join(asked)}, at most {limit}"]
     before = seconds_per_epoch([folder.parent, *project.multirun().glob("*")])
     expected = [_seconds([planned[number] for number in group], before) for group in groups]
     for number, (group, seconds) in enumerate(zip(groups[:_SHOWN], expected, strict=False)):
-        about = "" if seconds is None else f": about {duration(seconds)} of training, as earlier runs took"
+        about = "" if seconds is None else f": about {duration(seconds)} of training, estimated from earlier runs"
         told.append(f"  job {number}: {', '.join(planned[run].name for run in group)}{about}")
     if len(groups) > _SHOWN:
         told.append(f"  and {len(groups) - _SHOWN} more")
@@ -51,7 +51,7 @@ def lines(
 
 
 def seconds_per_epoch(tops: Sequence[Path]) -> dict[tuple[str, ...], float]:
-    """Return what an epoch took in the latest run of each model, freeze mode and data, of sweeps in the `tops`."""
+    """Return the seconds per epoch of the latest run of each model, freeze mode and data, of sweeps in the `tops`."""
     found: dict[tuple[str, ...], float] = {}
     results = {file for top in tops for file in top.glob(f"*/{layout.RESULTS}")}
     for file in sorted(results, key=lambda path: path.stat().st_mtime)[-_SWEEPS:]:
@@ -71,7 +71,7 @@ def _kind(choices: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _seconds(runs: Sequence[PlannedRun], before: Mapping[tuple[str, ...], float]) -> float | None:
-    """Return the seconds of training of a job; None where nothing like one of its runs was there before."""
+    """Return the seconds of training of a job; None if one of its runs has no similar earlier run."""
     known = [before.get(_kind(run.choices)) for run in runs]
     if any(each is None for each in known):
         return None

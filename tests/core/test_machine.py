@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from emulated_card import EmulatedMachine
-from frostline.core import machine, project
+from frostline.core import machine, project, torch_settings
 from frostline.core.errors import UserError
 from frostline.records import provenance
 
@@ -200,6 +201,55 @@ def test_torch_is_that_of_a_fresh_process_whatever_a_notebook_chose(monkeypatch:
         assert torch.get_default_dtype() == torch.float64 and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def _precision_of_float32() -> list[object]:
+    """Return what torch says of it, under all of its names."""
+    there: Any = torch.backends
+    asked: list[Callable[[], object]] = [
+        torch.get_float32_matmul_precision,
+        lambda: there.cudnn.allow_tf32,
+        lambda: there.mkldnn.matmul.fp32_precision,
+        lambda: there.mkldnn.conv.fp32_precision,
+        lambda: there.cuda.matmul.fp32_precision,
+        lambda: there.fp32_precision,
+    ]
+    said: list[object] = []
+    for one in asked:
+        try:
+            said.append(one())
+        except RuntimeError as refusal:  # of an old name, where the new ones say what it cannot
+            said.append(type(refusal))
+    return said
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda backends: torch.set_float32_matmul_precision("medium"),
+        lambda backends: setattr(backends.mkldnn.matmul, "fp32_precision", "bf16"),
+        lambda backends: setattr(backends.mkldnn, "fp32_precision", "bf16"),
+        lambda backends: setattr(backends, "fp32_precision", "tf32"),
+    ],
+)
+def test_float32_is_float32_where_a_notebook_chose_less_and_is_then_what_it_chose(choose: Any) -> None:
+    with torch_settings.as_they_were():  # for the tests behind this one
+        torch.backends.cudnn.allow_tf32 = True  # as in a fresh process
+        before = _precision_of_float32()
+        choose(torch.backends)
+        chosen = _precision_of_float32()
+        assert chosen != before
+        with torch_settings._precision_as_it_was():
+            assert _precision_of_float32() == ["highest", False, "ieee", "none", "ieee", "none"]
+        assert _precision_of_float32() == chosen
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_no_mixed_precision_of_a_notebook_is_in_what_it_asks_for() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        with machine.torch_as_it_was():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("threads", "name"), [(1, "cpu (1 thread)"), (4, "cpu (4 threads)")])

@@ -11,17 +11,15 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from frostline.core import driver
+from frostline.core import driver, torch_settings
 from frostline.core.errors import user_error
-from frostline.core.shared_context import shared
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # required by torch.use_deterministic_algorithms
 
 
 def device(name: str, *, devices: int = 1) -> torch.device:
@@ -145,49 +143,13 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
 
     default = max(1, _default_threads() // processes)
     torch.set_num_threads(threads or default)
-    os.environ[_WORKSPACE] = ":4096:8"
+    os.environ[torch_settings.WORKSPACE] = ":4096:8"
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
-    # float32 means float32: TF32, cuDNN's default, has 10 bits of mantissa. The old names are set, since torch refuses
-    # to read them after only the new ones were set.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch_settings.float32_is_float32()
     # On by default in deterministic mode: a debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-@shared
-@contextlib.contextmanager
-def _settings_as_they_were() -> Iterator[None]:
-    """Restore torch's process-wide settings after the block, in which the default dtype is float32."""
-    import torch
-
-    threads, mode, dtype = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.get_default_dtype()
-    workspace = os.environ.get(_WORKSPACE)
-    places: list[tuple[Any, str]] = [
-        *((torch.backends.cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")),
-        (torch.backends.cuda.matmul, "allow_tf32"),
-        (torch.utils.deterministic, "fill_uninitialized_memory"),
-    ]
-    before = []
-    for place, name in places:
-        try:
-            before.append((place, name, getattr(place, name)))
-        except RuntimeError:  # only its new name was set
-            before.append((place, "fp32_precision", place.fp32_precision))
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(mode)
-        torch.set_default_dtype(dtype)
-        for place, name, value in before:
-            setattr(place, name, value)
-        os.environ.pop(_WORKSPACE, None)
-        if workspace is not None:
-            os.environ[_WORKSPACE] = workspace
 
 
 @contextlib.contextmanager
@@ -195,14 +157,19 @@ def torch_as_it_was() -> Iterator[None]:
     """Give the block torch's default state, and restore the caller's when no thread is in such a block any more.
 
     A notebook that predicts with a network may go on to train its own, perhaps without deterministic algorithms. It may
-    have made float64 or a GPU the default, or be in a block without gradients.
+    have made float64 or a GPU the default, or be in a block of mixed precision or without gradients.
     """
     import torch
 
-    elsewhere = torch.get_default_device().type != "cpu"
-    with _settings_as_they_were(), torch.inference_mode(mode=False):  # enables gradients in any case
-        with torch.device("cpu") if elsewhere else contextlib.nullcontext():
-            yield
+    with contextlib.ExitStack() as block:
+        block.enter_context(torch_settings.as_they_were())
+        block.enter_context(torch.inference_mode(mode=False))  # enables gradients in any case
+        if torch.get_default_device().type != "cpu":
+            block.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                block.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,83 @@
+"""What torch was told for the whole process: as in a fresh one in a block, and as it was behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from frostline.core.shared_context import shared
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""The variable by which cuBLAS adds in the same order every time."""
+
+
+def float32_is_float32() -> None:
+    """Have products and convolutions of float32 computed in float32: TF32 has 10 bits of mantissa, bfloat16 has 7.
+
+    TF32 is cuDNN's default. Set by the old names, since torch refuses to read these once the new ones were set alone.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@shared
+@contextlib.contextmanager
+def as_they_were() -> Iterator[None]:
+    """Take back all that the block sets in torch for the whole process; numbers are float32 in it."""
+    import torch
+
+    threads, mode, dtype = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.get_default_dtype()
+    workspace = os.environ.get(WORKSPACE)
+    places: list[tuple[Any, str]] = [
+        *((torch.backends.cudnn, name) for name in ("benchmark", "deterministic")),
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+    ]
+    before = [(place, name, getattr(place, name)) for place, name in places]
+    with _precision_as_it_was():
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_deterministic_debug_mode(mode)
+            torch.set_default_dtype(dtype)
+            for place, name, value in before:
+                setattr(place, name, value)
+            os.environ.pop(WORKSPACE, None)
+            if workspace is not None:
+                os.environ[WORKSPACE] = workspace
+
+
+@contextlib.contextmanager
+def _precision_as_it_was() -> Iterator[None]:
+    """Take back what the block says of the precision of float32, which is in it as nobody said anything before.
+
+    There are old names for it and new ones, for which https://docs.pytorch.org/docs/stable/notes/cuda.html and
+    `numerical_accuracy` beside it; torch refuses to read the old ones where the new ones say what these cannot.
+    """
+    import torch
+
+    there: Any = torch.backends
+    cudnn, mkldnn = there.cudnn, there.mkldnn
+    named = [there, cudnn, cudnn.conv, cudnn.rnn, mkldnn, mkldnn.conv, mkldnn.matmul, mkldnn.rnn]
+    new = [(place, place.fp32_precision) for place in (*named, there.cuda.matmul)]
+    products, convolutions = "highest", True  # by default
+    with contextlib.suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        convolutions = cudnn.allow_tf32
+    for place in named:
+        place.fp32_precision = "none"
+    float32_is_float32()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        cudnn.allow_tf32 = convolutions
+        for place, value in new:
+            if place.fp32_precision != value:
+                place.fp32_precision = value

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def test_what_is_killed_twice_goes_on_with_the_same_trials(searched: Done, tmp_p
             finally:
                 process.kill()
         for beat in folder.glob(f"*/{layout.BEAT}"):
-            os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a worker ends when its sweep is gone
+                os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
     sweep(folder, store, *typed)
     assert trials(folder, "full") == trials(searched.folder, "full")
     undisturbed = measured(searched.folder).items()

@@ -110,12 +110,12 @@ def pictures_of(
     nowhere = set(range(len(labels))).intersection(*(_nulls(one) for one in (content, paths) if one is not None))
     known = [row not in nowhere for row in range(len(labels))]
     for what, lost in (
-        ("picture", [row for row, there in enumerate(known) if not there]),
-        ("label", [row for row, own in enumerate(labels) if own is None and known[row]]),
+        ("a picture", [row for row, there in enumerate(known) if not there]),
+        ("a label", [row for row, own in enumerate(labels) if own is None and known[row]]),
     ):
         if lost:
             named = tuple(f"{split}[{row}]" for row in lost)
-            left_out = counted(len(lost), f"row without a {what} is left out", f"rows without a {what} are left out")
+            left_out = counted(len(lost), f"row without {what} is left out", f"rows without {what} are left out")
             told = f"{left_out}: {first_few(named)}"
             findings.append(Finding(told, True, named))
     kept = {row: own for row, own in enumerate(labels) if own is not None and known[row]}

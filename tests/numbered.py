@@ -22,4 +22,4 @@ def pairs(found: Data) -> Counter[tuple[int, str]]:
 
 def told(found: Data) -> list[str]:
     """Return what is told of the source, beside how many pictures of each class splits have."""
-    return [finding.about for finding in found.findings if " has one picture of " not in finding.about]
+    return [finding.about for finding in found.findings if " has one image of " not in finding.about]

@@ -36,7 +36,7 @@ from frostline.core.errors import UserError
         ("watch ''", "sweep=: expected the folder of a sweep"),
         ("rerun run hydra.sweep.dir=", "hydra.sweep.dir=: expected a folder"),
         ("data store.path=", "store.path=: expected a text; nothing is written null"),
-        ("data data=image_folder data.root=", "data.root=: expected where the pictures are; . is the folder"),
+        ("data data=image_folder data.root=", "data.root=: expected the place of the images; . is the working"),
     ],
 )
 def test_what_is_empty_or_is_a_key_of_a_sweep_is_one_line(

@@ -201,9 +201,11 @@ def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
         plugins.load(plugins.SOURCES, "lost")
     with pytest.raises(UserError, match="did you mean squares"):
         load_data(**request("squarez"))
-    with pytest.raises(UserError, match=r"^data\.options=.*: expected root and what .* squares takes \(.*'coumt'"):
+    with pytest.raises(UserError, match=r"^data\.options=.*: expected arguments that .* squares takes .*\(.*'coumt'"):
         load_data(**request("squares") | {"options": {"coumt": 40}})
-    with pytest.raises(UserError, match=r"^data\.source=none: expected a plugin that gives a Source .*, not nothing$"):
+    with pytest.raises(
+        UserError, match=r"^data\.source=none: expected a plugin that returns a Source .*, not nothing$"
+    ):
         load_data(**request("none"))
     with pytest.raises(UserError, match=r"^model\.name=five: expected a plugin that is an Architecture, not of int$"):
         build.build("five", weights=None, num_classes=2, seed=0)

@@ -445,7 +445,7 @@ def test_pixels_that_a_disk_changed_are_decoded_again(tmp_path: Path, store: Sto
     with pytest.raises(DamagedEntry, match="pixels has changed"):
         load(tmp_path, store).train.pixels[:]
     assert torch.equal(load(tmp_path, store).train.pixels[:], first)
-    assert "is damaged (entry.jsonl is missing) and is made again" in capsys.readouterr().out
+    assert "is damaged (entry.jsonl is missing) and is computed again" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -503,7 +503,7 @@ def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path:
     whole = CenterCrop(size=16, resize=16, interpolation="bilinear")
     full = load(tmp_path, store, center=whole)
     assert any("data.range=minmax" in finding.about for finding in full.findings)
-    assert any("all 12 pictures are grey" in finding.about for finding in full.findings)
+    assert any("all 12 images are grey" in finding.about for finding in full.findings)
     found = load(tmp_path, store, center=whole, range="minmax")
     files = survey(tmp_path).files
     values = np.stack([np.asarray(Image.open(files[index])) for index in found.train.ids])

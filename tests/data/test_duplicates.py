@@ -61,7 +61,7 @@ def test_only_copies_leave_nothing_to_divide(tmp_path: Path):
         pictures(tmp_path, name, each=1)
         for index in range(4):
             shutil.copy(tmp_path / name / "0.png", tmp_path / name / f"copy{index}.png")
-    with pytest.raises(UserError, match=r"data\.test_fraction=0\.2: expected pictures that are no copies"):
+    with pytest.raises(UserError, match=r"data\.test_fraction=0\.2: expected images that are no copies"):
         load(tmp_path)
 
 

@@ -78,9 +78,9 @@ def test_groups_stay_whole_and_classes_are_spread_over_folds_all_the_same() -> N
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (source([0, 1]), "data.folds=5: expected at most 2, the number of pictures"),
+        (source([0, 1]), "data.folds=5: expected at most 2, the number of images"),
         (source([0, 1] * 6, [0, 1, 2] * 4), "data.folds=5: expected at most 3, the number of groups"),
-        (source([0] * 9 + [1]), "data.folds=5: expected pictures of 1 for train that are no copies of those of test"),
+        (source([0] * 9 + [1]), "data.folds=5: expected images of 1 for train that are no copies of those of test"),
     ],
 )
 def test_what_cannot_be_cut_so_is_refused(found: Source, said: str) -> None:
@@ -92,5 +92,5 @@ def test_what_cannot_be_cut_so_is_refused(found: Source, said: str) -> None:
 
 def test_a_test_split_of_its_own_is_no_fold() -> None:
     found = source([0, 1] * 10)
-    with pytest.raises(UserError, match=r"^data.folds=2: expected null, since the data has a test split of its own"):
+    with pytest.raises(UserError, match=r"^data.folds=2: expected null, since the data has its own test split"):
         splitting.divide({"train": found, "test": found}, asked(folds=2))

@@ -164,7 +164,7 @@ def test_a_class_without_test_pictures_is_allowed_by_a_key_and_told(tmp_path: Pa
         load(tmp_path)
     found = load(tmp_path, missing_classes="ok")
     assert found.test.labels.bincount().tolist() == [5, 0, 5]
-    assert "test has no pictures of b" in [finding.about for finding in found.findings]
+    assert "test has no images of b" in [finding.about for finding in found.findings]
     shutil.copytree(tmp_path / "test" / "a", tmp_path / "test" / "d")
     with pytest.raises(UserError, match=r"they differ in b, d$"):
         load(tmp_path, missing_classes="ok")
@@ -172,7 +172,7 @@ def test_a_class_without_test_pictures_is_allowed_by_a_key_and_told(tmp_path: Pa
 
 def test_one_picture_per_class_is_said_so(tmp_path: Path):
     pictures(tmp_path, "a", "b", each=1)
-    with pytest.raises(UserError, match="at least two pictures of some class, one of them for test, but a, b have one"):
+    with pytest.raises(UserError, match="at least two images of some class, one of them for test, but a, b have one"):
         load(tmp_path)
 
 
@@ -180,8 +180,8 @@ def test_classes_with_few_pictures_and_one_with_most_are_told(tmp_path: Path):
     pictures(tmp_path, "a", each=40)
     pictures(tmp_path, "b", each=1)
     told = " ".join(finding.about for finding in load(tmp_path).findings)
-    assert "train has one picture of b" in told and "val has no pictures of b" in told
-    assert "of train is a: to say a of every picture" in told
+    assert "train has one image of b" in told and "val has no images of b" in told
+    assert "of train is a: predicting a for every image" in told
 
 
 def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path: Path):

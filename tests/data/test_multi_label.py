@@ -232,7 +232,7 @@ def test_a_column_that_is_0_throughout_is_left_out_and_told(said: tuple[Path, li
     (tmp_path / "t.csv").write_text("\n".join(["file,cat,dog,fox", *rows]))
     data = load(tmp_path / "t.csv", root=str(root), label=["cat", "dog", "fox"])
     assert data.classes == ("cat", "fox")
-    assert any("1 of 3 names of classes is left out" in finding.about for finding in data.findings)
+    assert any("1 of 3 class names is left out" in finding.about for finding in data.findings)
 
 
 def test_the_same_picture_with_other_labels_is_told_of(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:

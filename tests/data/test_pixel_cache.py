@@ -191,7 +191,7 @@ def test_random_crops_are_cut_from_what_was_asked_for(photos: Path, folder: Path
     stored = load(photos, folder, side=60, pixels="stored")
     assert isinstance(exact.train.pixels, Undecoded) and isinstance(stored.train.pixels, Ragged)
     assert exact.cut_from == "the original pixels"
-    assert stored.cut_from == "pictures reduced to a shorter side of 60 pixels"
+    assert stored.cut_from == "images reduced to a shorter side of 60 pixels"
     assert load(photos, folder, side=500, pixels="stored").cut_from == "the original pixels"
     close = (seen(exact.train, crop=True) - seen(stored.train, crop=True)).abs().mean()
     assert 0 < close < 6

@@ -175,7 +175,7 @@ def test_numbers_are_named_by_a_file_beside_them_by_options_or_not_at_all(tmp_pa
     assert load(file, classes=names).classes == ("zebra", "ant", "yak")
     assert pairs(load(file, classes=names)) == in_turn(30, ("zebra", "ant", "yak"))
     assert told(load(file, classes=names)) == [
-        "8 of 11 names of classes are left out, as train has no picture of 100, 101, 102, 103, 104 and 3 more"
+        "8 of 11 class names are left out, as train has no image of 100, 101, 102, 103, 104 and 3 more"
     ]
     assert "expected labels below 2, the number of names, and s.tar/00002.png has 10" in refused(
         file, classes=["zebra", "ant"]

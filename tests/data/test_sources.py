@@ -344,7 +344,7 @@ def test_broken_pictures_are_named_with_their_split(tmp_path: Path):
 def test_a_class_whose_name_is_no_text_is_told_before_anything(tmp_path: Path, name: bytes):
     image_folder(tmp_path)
     (tmp_path / "b").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
-    with pytest.raises(UserError, match=r"text in UTF-8, not (caf\\udce9|two\\nlines)"):
+    with pytest.raises(UserError, match=r"UTF-8 text, not (caf\\udce9|two\\nlines)"):
         load_data(**request("image_folder", root=str(tmp_path)))
 
 

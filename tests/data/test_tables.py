@@ -316,7 +316,7 @@ def test_groups_that_the_tables_own_splits_tear_apart_are_told(tmp_path: Path) -
     ]
     as_csv(tmp_path / "t.csv", found)
     told = [finding for finding in load(tmp_path / "t.csv", group="patient").findings if "group" in finding.about]
-    assert [finding.about for finding in told] == ["1 group has pictures in train and in test: p3"]
+    assert [finding.about for finding in told] == ["1 group has images in train and in test: p3"]
     assert told[0].alarming
 
 
@@ -379,7 +379,7 @@ def test_groups_of_several_classes_bring_all_near_to_their_share() -> None:
 
 
 def test_one_group_alone_cannot_be_split() -> None:
-    with pytest.raises(UserError, match=r"^data.test_fraction=0.2: expected pictures that are no copies of each other"):
+    with pytest.raises(UserError, match=r"^data.test_fraction=0.2: expected images that are no copies of each other"):
         divided(source([0, 1] * 10, [5] * 20))
 
 

@@ -94,15 +94,15 @@ def test_what_cannot_be_is_one_line() -> None:
         return str(caught.value)
 
     assert refused(ten, [0] * 9 + [1]) == (
-        "data.options.time=taken: expected pictures of every class before 8.0, where test begins, but none is of dog"
+        "data.options.time=taken: expected images of every class before 8.0, where test begins, but none of dog"
     )
     assert refused([5.0] * 10).startswith("data.options.time=taken: expected a column of several times")
-    assert refused([1.0] * 5 + [2.0] * 5).endswith("that are no copies or of one group, for val")
+    assert refused([1.0] * 5 + [2.0] * 5).endswith("copies of an image, and a group, count as one time")
     assert refused(ten, test_fraction=0.0) == (
         "data.test_fraction=0.0: expected a fraction that leaves at least one image for test"
     )
     assert refused(ten, folds=5) == (
-        "data.folds=5: expected null, since data.options.time=taken has the latest pictures for test"
+        "data.folds=5: expected null, since data.options.time=taken takes the latest images for test"
     )
 
 

@@ -212,14 +212,14 @@ def test_groups_that_a_table_tears_apart_are_shown(folder: Path, tmp_path: Path)
     found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), Told())
     facts, gallery = data_facts.facts(found), data_gallery.gallery(found)
     assert facts.groups == {name: count - (name == "train") for name, count in facts.images.items()}
-    ((one, other),) = beside(facts, gallery, "1 group has pictures in train and in test")
+    ((one, other),) = beside(facts, gallery, "1 group has images in train and in test")
     assert [str(folder / shown.name) for shown in (one, other)] == [rows[2][0], rows[-1][0]]
 
     fewer = data_facts.open_data(frostline.compose(*chosen, *CHOSEN, "data.limit=2"), Told())
     facts, gallery = data_facts.facts(fewer), data_gallery.gallery(fewer)
     trained_on = {one.name for group in gallery.classes.values() for one in group if one.split == "train"}
     assert len(trained_on) == sum(facts.counts["train"]) == 2 and one.name not in trained_on
-    assert beside(facts, gallery, "1 group has pictures in train and in test") == []
+    assert beside(facts, gallery, "1 group has images in train and in test") == []
 
 
 class Watched(Told):

@@ -283,7 +283,7 @@ def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: 
         assert process.stdout is not None
         answers = process.stdout.read().splitlines()
     assert (tmp_path / "log").read_text() == "made\n"
-    waited = "store: waiting for another process that makes digits; False 10000 {'n': 5}"
+    waited = "store: waiting for another process that is computing digits; False 10000 {'n': 5}"
     assert sorted(answers) == ["True 10000 {'n': 5}"] + [waited] * 9
 
 
@@ -342,7 +342,7 @@ def test_what_is_in_use_is_not_removed_and_not_evicted(tmp_path: Path, said: lis
     assert not store.remove(store.items()[0])
     other = store.get("features", key("b"), kilobytes(30), about="b").tensors["rows"]
     assert (other == 7).all() and [item.about for item in store.items()] == ["a"]
-    assert "30,000 bytes, more than store.budget_gb leaves beside what is in use" in said[0]
+    assert "30,000 bytes, more than store.budget_gb leaves beside entries in use" in said[0]
     del rows
     store.get("features", key("b"), kilobytes(30), about="b")
     assert [item.about for item in store.items()] == ["b"]

@@ -1,5 +1,5 @@
-"""Pictures become pixels, splits and views.
+"""Data: from image files to decoded pixels, splits and augmented views.
 
-Knows no network: what one expects of a picture is handed in. Imports `core` and `store`.
-Start with `loading`, which goes from a source of pictures to decoded splits.
+Knows no network: the network's input spec is passed in. Imports `core` and `store`.
+Start with `loading`, which turns a data source into decoded splits.
 """

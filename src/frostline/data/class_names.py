@@ -1,4 +1,4 @@
-"""Names of classes that are meant to be one, and those that a split lacks or that only it has."""
+"""Checks of class names: several spellings of one class, and classes that differ between splits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from frostline.data.names import is_text, printable, some
 
 
 def check_names(names: Iterable[str], top: object) -> None:
-    """Raise `UserError` where a name is no text, or two differ in case, blanks or Unicode's form alone."""
+    """Raise `UserError` if a name is not text, or two differ only in case, blanks or Unicode normalisation."""
     names = list(names)
     if odd := [name for name in names if not is_text(name)]:
-        raise user_error("data.root", top, f"classes whose names are a line of text in UTF-8, not {some(odd)}")
+        raise user_error("data.root", top, f"class names that are a line of UTF-8 text, not {some(odd)}")
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(_meant(name), name)) != name:
@@ -22,7 +22,7 @@ def check_names(names: Iterable[str], top: object) -> None:
 
 
 def check_classes(split: str, found: Collection[str], trained: Collection[str], root: object, missing: str) -> None:
-    """Raise `UserError` where a split has a class that train lacks, or lacks one that may not be `missing`."""
+    """Raise `UserError` if a split has a class that train lacks, or lacks one and `missing` is `refuse`."""
     extra, lost = sorted(set(found) - set(trained)), sorted(set(trained) - set(found))
     if not extra and not (lost and missing == "refuse"):
         return
@@ -37,12 +37,12 @@ def check_classes(split: str, found: Collection[str], trained: Collection[str], 
 
 
 def spelled(name: str) -> str:
-    """Return a name in quotes, with the code points of what cannot be told from how it looks."""
+    """Return a name in quotes, with the code points of its characters beyond ASCII, which may look like others."""
     points = [f"U+{ord(sign):04X}" for sign in name if not sign.isascii()]
     return f"'{printable(name)}'" + (f" ({' '.join(points)})" if points else "")
 
 
 def _meant(name: str) -> str:
-    """Return what is alike for spellings of one name; single letters are classes of their own in either case."""
+    """Return a normal form that all spellings of a name share; of single characters, upper and lower case differ."""
     plain = " ".join(unicodedata.normalize("NFKC", name).split())
     return plain if len(plain) == 1 else unicodedata.normalize("NFKC", plain.casefold())

@@ -1,4 +1,4 @@
-"""What is told of data before anything trains: what is left out, and what makes results look truer than they are."""
+"""Findings about data that are reported before training: what is left out, and what would flatter or spoil a result."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from frostline.data.names import counted, some
 
 _SHOWN = 3
 PAIRS = 6
-"""Of how many groups of pictures a finding says where these are, for whoever wants to see them."""
+"""Number of groups of images whose places a finding has, to show them in a page."""
 
 
 class Place(NamedTuple):
-    """Where a picture is."""
+    """Split and id of an image."""
 
     split: str
     id: int
-    """Of `Split.ids`."""
+    """Id as in `Split.ids`."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a person should know of the data."""
+    """A fact about the data that the user should know."""
 
     about: str
-    """One line."""
+    """The finding in one line."""
     alarming: bool = False
-    """Whether it may make results wrong, rather than being good to know."""
+    """Whether it may make results wrong, rather than being only informative."""
     pictures: tuple[str, ...] = ()
-    """All pictures that it is about, by name; the line names the first few."""
+    """Names of all affected images; the line names the first few."""
     shown: tuple[tuple[Place, ...], ...] = ()
-    """The first `PAIRS` groups of pictures that are to be looked at side by side."""
+    """The first `PAIRS` groups of images to be shown side by side."""
 
 
 def first_few(pictures: Sequence[str]) -> str:
-    """Return the first few pictures for a line."""
+    """Return the first few image names, joined by commas."""
     return ", ".join(pictures[:_SHOWN]) + (", ..." if len(pictures) > _SHOWN else "")
 
 
 def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Finding]:
-    """Return what is to be told of how each split spreads over the classes, by its labels (see `core.labels`)."""
+    """Return findings about the class distribution of each split, from its labels (see `core.labels`)."""
     found = []
     for split, given in labels.items():
         counts = class_counts(given, len(classes)).tolist()
-        for number, what in ((0, "no pictures"), (1, "one picture")):
+        for number, what in ((0, "no images"), (1, "one image")):
             if names := [name for name, count in zip(classes, counts, strict=True) if count == number]:
                 each = " each" if number and len(names) > 1 else ""
                 found.append(Finding(f"{split} has {what}{each} of {some(names)}", True, tuple(names)))
@@ -57,19 +57,19 @@ def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Fin
         return found
     counts = class_counts(labels["train"], len(classes)).tolist()
     share, largest = max(counts) / sum(counts), classes[counts.index(max(counts))]
-    if share > (1 + 1 / len(classes)) / 2:  # nearer to one class alone than to as many of each
+    if share > (1 + 1 / len(classes)) / 2:  # nearer to a single class than to balanced classes
         found.append(
             Finding(
-                f"{share:.0%} of train is {largest}: to say {largest} of every picture is right about as often", True
+                f"{share:.0%} of train is {largest}: predicting {largest} for every image is right about as often", True
             )
         )
     return found
 
 
 def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weights: str | None) -> list[Finding]:
-    """Return what is to be told where weights were trained for the same classes in another order, or for more of them.
+    """Return a finding if the weights were trained for the same classes in another order, or for more or fewer of them.
 
-    Their head is not kept then, as it is where the classes are the same in the same order.
+    Then their head is not kept; it is kept only for the same classes in the same order.
     """
     if trained_for is None or tuple(trained_for) == tuple(classes):
         return []
@@ -79,32 +79,32 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
     how = "the same classes in another order" if mine == theirs else "more classes" if mine < theirs else "some of them"
     return [
         Finding(
-            f"model.weights={weights} knows {how} ({some(trained_for)}; the data has {some(classes)}): "
-            "the head begins anew",
+            f"model.weights={weights} was trained for {how} ({some(trained_for)}; the data has {some(classes)}): "
+            "the head starts from random weights",
             mine == theirs,
         )
     ]
 
 
 def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] | None, levels: Levels) -> list[Finding]:
-    """Return what is to be told of how `total` pictures are shown.
+    """Return findings about the pixel values and conversions of `total` images.
 
-    `counts` says how many were converted, by `decode_image.CONVERSIONS`; `span` are the lowest and the highest of their
-    values of more than 8 bits, shown by `levels`.
+    `counts` has the number of converted images, by `decode_image.CONVERSIONS`; `span` the lowest and the highest value
+    of images of more than 8 bits, which `levels` maps to pixels.
     """
     found = []
     if counts.get("grayscale") == total:
-        every = "the only picture is" if total == 1 else f"all {total:,} pictures are"
-        found.append(Finding(f"{every} grey: shown as three equal channels"))
+        every = "the only image is" if total == 1 else f"all {total:,} images are"
+        found.append(Finding(f"{every} grey: converted to three equal channels"))
     deep, cut = counts.get("sixteen_bits", 0), counts.get("deep_colours", 0)
     if span is not None and levels == FULL and span[1] - span[0] < TOP / 2:
-        own = counted(deep - cut, "picture of more than 8 bits uses", "pictures of more than 8 bits use")
+        own = counted(deep - cut, "image of more than 8 bits uses", "images of more than 8 bits use")
         told = f"{own} {span[0]:.0f}..{span[1]:.0f} of {TOP}"
         found.append(Finding(f"{told}: data.range=minmax shows all levels", True))
     if cut:
-        own = counted(cut, "picture", "pictures")
+        own = counted(cut, "image", "images")
         found.append(Finding(f"{own} of 16 bits per colour: Pillow keeps the upper 8 of each", True))
     if broken := counts.get("bad_profile"):
-        own = counted(broken, "picture has a broken ICC profile", "pictures have broken ICC profiles")
-        found.append(Finding(f"{own}: taken for sRGB", True))
+        own = counted(broken, "image has a broken ICC profile", "images have broken ICC profiles")
+        found.append(Finding(f"{own}: treated as sRGB", True))
     return found

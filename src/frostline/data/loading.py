@@ -1,4 +1,4 @@
-"""Labelled images: any source, decoded once into the store, split into train, validation and test."""
+"""Load a data set: open any source, split it into train, validation and test, and decode it once into the store."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _last: dict[str, Data] = {}
 
 
 def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) -> Data:
-    """Return the splits, decoded into `store` by whoever asks first.
+    """Return the splits, decoded into `store` by the first process that needs them.
 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
-    `limit` then shrink train, `eval_limit` the others, and what is left out is neither decoded nor checked. The last
-    result is kept, since the runs of a sweep ask for the same images again and again. Raises `UserError` where images
-    are missing or cannot be split so, `BadPictures` where some are broken and `skip_bad` is not set.
+    `limit` then shrink train, `eval_limit` the others; images left out are neither decoded nor checked. The last result
+    is cached, since the runs of a sweep load the same images again and again. Raises `UserError` if images are missing
+    or cannot be split as configured, `BadPictures` if some are broken and `skip_bad` is not set.
     """
     root = str(expanded(config.root).absolute())
     decisive = replace(config, root=root, name="", flip=False)  # the last two change nothing here
@@ -50,21 +50,21 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
 
 
 def forget() -> None:
-    """Let go of the last result, which is then found or made anew."""
+    """Drop the cached result; the next `load` reads the store again."""
     _last.clear()
 
 
 def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int], str]]:
-    """Return for each split what says which picture an id of it stands for, for people.
+    """Return for each split a function from an image's id to its name for people.
 
-    The source is listed again for it: to remember all names would take memory in every run.
+    The source is listed again for this: remembering all names would take memory in every run.
     """
     found = open_splits(config, store, unseen)
     return {split: found.get(split, found["train"]).name for split in SPLITS}
 
 
 def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
-    """Return the splits before `fraction` and limits shrink them, nothing decoded; raises what `load` does."""
+    """Return the splits before `fraction` and limits shrink them, not decoded; raises like `load`."""
     return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, unseen)
 
 
@@ -75,7 +75,7 @@ def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, S
 
 
 def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
-    """Return a source that looks for equal files once, and again when names, sizes or times of its files differ."""
+    """Return the source with its search for identical files cached in `store`, keyed by the source's identity."""
     twins = source.twins
     if twins is None or source.identity is None:
         return source
@@ -85,7 +85,7 @@ def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
         writer.tensor("first", (len(source.labels),), torch.int64).copy_(twins())
         return {}
 
-    about = f"which of {len(source.labels):,} images in {config.root} are equal"
+    about = f"identical files among {len(source.labels):,} images in {config.root}"
     return replace(source, twins=lambda: store.get("twins", key, make, about=about).tensors["first"])
 
 
@@ -133,7 +133,7 @@ def _assemble(
 
 
 def _cut_from(keep: Keep) -> str:
-    """Return what of `data.pixels` random crops are cut from."""
+    """Return the value of `data.pixels` that describes what random crops are cut from."""
     return "exact" if keep.kind == "nothing" else "auto" if keep.side is None else "stored"
 
 
@@ -149,7 +149,7 @@ def _split(part: Selection, decoded: Decoded) -> Split:
 
 
 def _grouped(part: Selection) -> Tensor | None:
-    """Return `(N,)` int64: the id of the first image of the split that is of the same group; None where no two are."""
+    """Return `(N,)` int64: the id of the first image of the same group in the split; None if no group has two."""
     if part.source.groups is None:
         return None
     found, group = part.source.groups[part.ids].unique(return_inverse=True)
@@ -164,7 +164,7 @@ def _conversions(pairs: Sequence[tuple[Selection, Decoded]]) -> dict[str, int]:
 
 
 def _span(pairs: Sequence[tuple[Selection, Decoded]]) -> tuple[float, float] | None:
-    """Return the lowest and the highest of all values of more than 8 bits, None where there are none."""
+    """Return the lowest and the highest value of all images of more than 8 bits, None if there are none."""
     spans = torch.cat([decoded.entry.tensors["spans"][decoded.rows(part.ids)] for part, decoded in pairs])
     known = spans[~spans[:, 0].isnan()]
     return (float(known[:, 0].min()), float(known[:, 1].max())) if len(known) else None

@@ -1,4 +1,4 @@
-"""Names of files and classes, as they are shown to people in one line."""
+"""Formatting of file and class names for one-line messages."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from collections.abc import Iterable
 
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Commands to a terminal, and bytes that are not UTF-8, as Python has them."""
+"""Control characters, and the surrogates by which Python represents bytes that are not UTF-8."""
 
 
 def is_text(name: str) -> bool:
-    """Return whether a name is text in UTF-8 on one line."""
+    """Return whether a name is a single line of valid UTF-8 text."""
     return not _NO_TEXT.search(name)
 
 
 def printable(name: str) -> str:
-    """Return a file's name with escapes for what is no text, ends a line or commands a terminal."""
+    """Return a file's name with control characters and invalid UTF-8 escaped."""
     return _NO_TEXT.sub(lambda sign: ascii(sign[0])[1:-1], name)
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """Return the number with what there is `one` or `many` of, and what is said of it: `1 row is left out`."""
+    """Return the number with the singular `one` or the plural `many`, e.g. `1 row is left out`."""
     return f"1 {one}" if number == 1 else f"{number:,} {many}"
 
 
 def some(names: Iterable[str]) -> str:
-    """Return the first few of the names, and how many there are more."""
+    """Return the first five names, joined by commas, and the number of the others."""
     names = list(map(printable, names))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

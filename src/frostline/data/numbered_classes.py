@@ -1,4 +1,4 @@
-"""Classes and groups that are told by name become numbers, the same in all splits."""
+"""Number classes and groups that are given by name, consistently in all splits."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from frostline.data.names import counted, some
 
 
 class Named(Protocol):
-    """Pictures of one split, whose classes are told by name."""
+    """Images of a split, with classes and groups given by name."""
 
     @property
     def labels(self) -> Sequence[Labels]:
-        """Of each picture."""
+        """Class names of each image."""
 
     @property
     def groups(self) -> Sequence[str] | None:
-        """Of each picture, empty where it belongs to nobody; None where there are no groups."""
+        """Group name of each image, empty if it has no group; None if there are no groups."""
 
 
 @dataclass(frozen=True)
 class Numbered:
-    """What names have become."""
+    """Numbered classes and groups."""
 
     classes: tuple[str, ...]
     labels: Mapping[str, Tensor]
-    """Of each split, `(N,)` int64, or multi-label `(N, classes)` bool."""
+    """For each split, `(N,)` int64, or multi-label `(N, classes)` bool."""
     groups: Mapping[str, Tensor | None]
-    """Of each split, `(N,)` int64; None where it has none."""
+    """For each split, `(N,)` int64; None if it has no groups."""
     findings: tuple[Finding, ...]
 
 
@@ -50,10 +50,10 @@ def number(
     multi_label: bool,
     ids: Mapping[str, Tensor] | None = None,
 ) -> Numbered:
-    """Return the numbers of classes, in the given order if they have one, and of groups in what is at `root`.
+    """Return the numbers of classes, in the given `order` if it is not empty, and of groups, for the data at `root`.
 
-    Pictures are told of by the `ids` that they have in each split, else by their places there. Raises `UserError`
-    where names cannot be told apart, or splits differ in classes that may not be `missing`.
+    Findings refer to images by `ids` of each split, or by their positions if None. Raises `UserError` if names are
+    ambiguous, or splits differ in classes and `missing` is `refuse`.
     """
     said = {split: set(chain.from_iterable(rows.labels)) for split, rows in splits.items()}
     known = said["train"]
@@ -74,7 +74,7 @@ def number(
 
 
 def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
-    """Return `(N, classes)` bool: which of them each picture is of, by their numbers."""
+    """Return `(N, classes)` bool from the class numbers of each image."""
     found = torch.zeros(len(numbers), classes, dtype=torch.bool)
     rows = torch.arange(len(numbers)).repeat_interleave(torch.tensor([len(each) for each in numbers]))
     found[rows, torch.tensor([*chain.from_iterable(numbers)], dtype=torch.int64)] = True
@@ -82,22 +82,22 @@ def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
 
 
 def _pictureless(names: Sequence[str], known: Collection[str]) -> list[Finding]:
-    """Return what is to be told of names of classes that no picture of train has."""
+    """Return a finding about class names that no training image has."""
     unused = [name for name in names if name not in known]
     if not unused:
         return []
     left = "is left out" if len(unused) == 1 else "are left out"
-    told = f"{len(unused):,} of {len(names):,} names of classes {left}, as train has no picture of {some(unused)}"
+    told = f"{len(unused):,} of {len(names):,} class names {left}, as train has no image of {some(unused)}"
     return [Finding(told, pictures=tuple(unused))]
 
 
 def _counting(name: str) -> tuple[int, int, str]:
-    """Return by what classes are sorted: numbers as numbers, before all else."""
+    """Return the sort key of a class name: numbers by value first, then other names."""
     return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
 
 
 def _numbered(groups: Sequence[str] | None, codes: dict[str, int]) -> Tensor | None:
-    """Return the numbers of groups, which `codes` remembers; who has none is a group of its own."""
+    """Return the numbers of groups, added to `codes`; an image without a group gets a new number."""
     if groups is None:
         return None
     return torch.tensor([codes.setdefault(name or f"\0{len(codes)}", len(codes)) for name in groups])
@@ -106,7 +106,7 @@ def _numbered(groups: Sequence[str] | None, codes: dict[str, int]) -> Tensor | N
 def _across(
     groups: Mapping[str, Tensor | None], codes: Mapping[str, int], ids: Mapping[str, Tensor] | None
 ) -> list[Finding]:
-    """Return what is to be told of groups that splits tear apart."""
+    """Return findings about groups that have images in two splits."""
     names = {number: name for name, number in codes.items()}
     first = {split: _first_of_each(own) for split, own in groups.items() if own is not None}
 
@@ -120,12 +120,12 @@ def _across(
         if len(both) == 2 and (shared := sorted(both[0] & both[1], key=names.__getitem__)):
             named = [names[number] for number in shared]
             groups_have = counted(len(shared), "group has", "groups have")
-            told = f"{groups_have} pictures in {pair[0]} and in {pair[1]}: {some(named)}"
+            told = f"{groups_have} images in {pair[0]} and in {pair[1]}: {some(named)}"
             places = tuple(tuple(place(split, number) for split in pair) for number in shared[:PAIRS])
             found.append(Finding(told, True, tuple(named), places))
     return found
 
 
 def _first_of_each(groups: Tensor) -> dict[int, int]:
-    """Return for each group its first picture."""
+    """Return the position of the first image of each group."""
     return {number: row for row, number in reversed(list(enumerate(groups.tolist())))}

@@ -1,8 +1,8 @@
-"""Labelled pictures of one split as their source has them, every one still to be decoded.
+"""The `Source` of a split: labelled images that are not decoded yet.
 
-What a source says of itself is what its decoded pixels are kept under: for files their names, sizes and times, since
-to read them all would take as long as to decode them. A file that is changed without a trace in any of these (the
-system sets the time of the last change itself) is not noticed.
+The identity of a source is the store key of its decoded pixels. For files it is the hash of their names, sizes and
+times, since reading them all would take as long as decoding them. A change of a file that alters none of these is not
+noticed (the system itself sets the time of the last status change).
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ from frostline.store import hashing
 
 @dataclass(frozen=True)
 class Source:
-    """One split as its source has it."""
+    """A split, or several in one, of labelled images that are not decoded yet."""
 
     labels: Tensor
     """`(N,)` int64, or multi-label `(N, classes)` bool."""
     classes: tuple[str, ...]
     read: Callable[[int], Image.Image]
-    """Opens the i-th picture; raises anything where its file is missing or broken."""
+    """Opens the i-th image; may raise any exception if its file is missing or broken."""
     name: Callable[[int], str]
-    """Says which picture the i-th is, for people: its file if it has one."""
+    """Returns a name of the i-th image for people: its file if it has one."""
     files: Sequence[Path] | None = None
-    """Where each picture lies, absolute; None where pictures have no files of their own."""
+    """Absolute path of each image; None if images have no files of their own."""
     header: Callable[[int], Image.Image] | None = None
-    """Opens the i-th picture without decoding it, where `read` may decode it."""
+    """Opens the i-th image without decoding it, for sources whose `read` may decode it."""
     identity: str | None = None
-    """sha256 (hex) that stands for all pictures of the split, or None where decoding them takes no time."""
+    """sha256 (hex) that identifies all images of the split, None if decoding them takes no time."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many files are not pictures by their names: `hidden`, `other`."""
+    """Number of files that are not images by their names: `hidden`, `other`."""
     suffixes: Mapping[str, int] = field(default_factory=dict)
-    """The `other` files, by suffix."""
+    """Number of `other` files, by suffix."""
     groups: Tensor | None = None
-    """`(N,)` int64: pictures with one number are to be on one side of every split; None where each is its own."""
+    """`(N,)` int64: images with the same number belong to the same split; None if there are no groups."""
     splits: Mapping[str, Tensor] | None = None
-    """Which of the pictures are of each split, `(M,)` int64, where the source holds several; None for one."""
+    """Indices of the images of each split, `(M,)` int64, if the source holds several splits; else None."""
     times: Times | None = None
-    """When pictures were taken, where the latest ones are to be tested on."""
+    """Times of the images, if the latest ones are to be the test split."""
     weights: Tensor | None = None
-    """`(N,)` float32, above 0: what each picture counts in the loss; None for all alike."""
+    """`(N,)` float32, above 0: weight of each image in the loss; None for equal weights."""
     twins: Callable[[], Tensor] | None = None
-    """Returns `(N,)` int64, for each picture the first one of the same bytes; None where they are not compared."""
+    """Returns `(N,)` int64: for each image the index of the first one with the same bytes; None for no comparison."""
     damage: tuple[str, ...] = ()
-    """What of it cannot be read, as far as that is known before any picture is opened, a line each."""
+    """Unreadable parts that are known before any image is opened, a line each."""
     findings: tuple[Finding, ...] = ()
-    """What is to be told of where the pictures come from."""
+    """Findings about the source itself."""
 
 
 def of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequence[str]) -> Source:
-    """Return the pictures in `files`, which are named by their place in `root`."""
+    """Return a source of the images in `files`, named by their paths relative to `root`."""
     return Source(
         labels=labels,
         classes=tuple(classes),
@@ -75,11 +75,11 @@ def of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequenc
 
 
 def manifest(files: Iterable[Path], root: Path) -> list[tuple[object, ...]]:
-    """Return name, size and times of every file; those of a link are its file's."""
+    """Return name, size and times of every file; for a link, size and times of its target."""
     found: list[tuple[object, ...]] = []
     above = f"{root}{os.sep}"
     for path in map(str, files):
-        inside = path.startswith(above)  # what relpath says then, too, in a tenth of its time
+        inside = path.startswith(above)  # the same result as relpath, in a tenth of its time
         name = os.fsencode(path[len(above) :] if inside else os.path.relpath(path, root)).hex()
         found.append((name, *facts(path)))
     return found

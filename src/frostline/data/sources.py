@@ -1,4 +1,4 @@
-"""Where labelled pictures come from: each source gives its own splits, every picture still to be decoded."""
+"""Open a data source by name: its own splits of labelled images, not yet decoded."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ from frostline.store.store import Store
 
 
 def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[str, Source]:
-    """Return the splits that `config.source` has of its own, at least `train`, without decoding any picture.
+    """Return the splits that `config.source` provides, at least `train`, without decoding any image.
 
-    `splits` and `options` are keyword arguments for a dataset class of `torchvision.datasets`, `options` for a plugin,
-    a table and the like, `layout` and `missing_classes` are for folders. What takes long to find out of many files is
-    kept in `store`. Raises `UserError` where files are missing or do not fit.
+    `splits` and `options` are keyword arguments of a class in `torchvision.datasets`; `options` also of a plugin, a
+    table and others; `layout` and `missing_classes` are for folders. Results of long scans of files are kept in
+    `store`. Raises `UserError` if files are missing or do not fit.
     """
     source, root, splits, options = config.source, config.root, config.splits, config.options
     place, missing = expanded(root).absolute(), config.missing_classes
     if source not in EMBEDDED and not root.strip():
-        raise user_error("data.root", root, "where the pictures are; . is the folder where the command is typed")
+        raise user_error("data.root", root, "the place of the images; . is the working directory")
     if source not in (*EMBEDDED, *OWN_FILES):
         if plugin := plugins.load(plugins.SOURCES, source):
             return _plugged(source, plugin, place, options)
         kind = torchvision_data.data_set_class(source)
         if not {"train"} <= set(splits) <= {"train", "val", "test"}:
-            expected = "arguments for train, and for val and test where there are any"
+            expected = "arguments for train, and for val and test if the data set has them"
             raise user_error("data.splits", dict(splits), expected)
         given = {name: {**options, **own} for name, own in splits.items()}
         return {name: torchvision_data.source(kind, place, config.download, own) for name, own in given.items()}
     if splits:
-        raise user_error("data.splits", dict(splits), f"none, since {source} knows its own splits")
+        raise user_error("data.splits", dict(splits), f"none, since {source} defines its own splits")
     if source == "table":
         return _table(place, options, missing)
     if source in ("hub", "shards"):
@@ -78,28 +78,28 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     if source == "glyphs":
         return {"train": _glyphs(options)}
     if options:
-        raise user_error("data.options", dict(options), f"none, since {source} has no further settings")
+        raise user_error("data.options", dict(options), f"none, since {source} has no options")
     return _folder(place, config.layout, missing) if source == "folder" else {"train": _digits()}
 
 
 def _plugged(name: str, plugin: Any, root: Path, options: Mapping[str, Any]) -> dict[str, Source]:
-    """Return the splits that a plugin opens: a function of `root` and `data.options` to sources by split."""
+    """Return the splits that `plugin` opens, a function from `root` and `data.options` to sources by split."""
     try:
         inspect.signature(plugin).bind(root=root, **options)
     except TypeError as error:
-        expected = f"root and what the function of the plugin {name} takes ({error})"
+        expected = f"arguments that the function of the plugin {name} takes beside root ({error})"
         raise user_error("data.options", dict(options), expected) from None
     splits = plugin(root=root, **options)
     sources = isinstance(splits, Mapping) and all(isinstance(one, Source) for one in splits.values())
     if not sources or not {"train"} <= set(splits) <= {"train", "val", "test"}:
         given = some(list(splits)) if sources and splits else "nothing" if sources else type(splits).__name__
-        expected = f"a plugin that gives a Source for train, and for val and test where there are any, not {given}"
+        expected = f"a plugin that returns a Source for train, and for val and test if it has them, not {given}"
         raise user_error("data.source", name, expected)
     return dict(splits)
 
 
 def _digits() -> Source:
-    """1,797 handwritten digits of 8x8 grey pixels 0..16 (doi:10.24432/C50P49), carried by scikit-learn."""
+    """1,797 handwritten digits of 8x8 grey pixels 0..16 (doi:10.24432/C50P49), from scikit-learn's package."""
     grey, labels = _read_digits()
     return Source(
         labels=labels.clone(),
@@ -112,7 +112,7 @@ def _digits() -> Source:
 
 @functools.cache
 def _read_digits() -> tuple[NDArray[np.uint8], Tensor]:
-    """Return the pictures `(1797, 8, 8)` and their labels, from scikit-learn's file: to import it takes a second."""
+    """Return the images `(1797, 8, 8)` and their labels from scikit-learn's file; importing it would take a second."""
     file = Path(str(metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
     if file.is_file():
         table = np.loadtxt(file, np.uint8, delimiter=",")
@@ -126,12 +126,12 @@ def _read_digits() -> tuple[NDArray[np.uint8], Tensor]:
 
 
 def _glyphs(options: Mapping[str, Any]) -> Source:
-    from frostline.data import glyphs  # brings Matplotlib and SciPy, for this source alone
+    from frostline.data import glyphs  # imports Matplotlib and SciPy, which only this source needs
 
     expected = inspect.signature(glyphs.render).parameters
     if set(options) != set(expected):
         raise user_error("data.options", dict(options), f"values for {', '.join(expected)}")
-    drawing = Lock()  # of many threads that ask, one draws
+    drawing = Lock()  # one thread draws while the others wait
 
     def read(index: int) -> Image.Image:
         with drawing:
@@ -148,9 +148,9 @@ def _glyphs(options: Mapping[str, Any]) -> Source:
 
 
 def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
-    """Return the splits that a folder is laid out in, or `train` alone; a split may lack classes if that is `ok`."""
+    """Return the splits of a folder, or `train` alone; val and test may lack classes if `missing` is `ok`."""
     if not os.path.isdir(root):
-        raise user_error("data.root", root, "a folder that exists, with one folder of pictures per class")
+        raise user_error("data.root", root, "a folder that exists, with one folder of images per class")
     found = lay_out(root, layout)
     listed: dict[str, dict[str, Listing]] = {}
     for split, folders in found.classes.items():
@@ -158,10 +158,10 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
         listed[split] = {name: survey(folder) for name, folder in folders.items()}
         empty = [name for name, listing in listed[split].items() if not listing.files]
         if empty and (split == "train" or missing == "refuse"):
-            raise user_error("data.root", root, f"pictures in every class folder, but none in {some(empty)} of {split}")
+            raise user_error("data.root", root, f"images in every class folder, but none in {some(empty)} of {split}")
     classes = tuple(listed["train"])
     if len(classes) < 2:
-        expected = f"a folder of pictures for each of two or more classes, found {len(classes)}"
+        expected = f"a folder of images for each of two or more classes, found {len(classes)}"
         raise user_error("data.root", root, expected)
     sources = {}
     for split, listings in listed.items():
@@ -173,9 +173,9 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
 
 
 def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, Source]:
-    """Return the pictures of a table as one source, which may hold several splits.
+    """Return the images of a table as one source, which may hold several splits.
 
-    So a picture is the same to every draw whichever split it is in. A split may lack classes if `missing` is `ok`.
+    So the random draws of an image do not depend on its split. A split may lack classes if `missing` is `ok`.
     """
     found = tables.read(file, options)
     ids = {split: torch.tensor(own.rows) for split, own in found.splits.items()}
@@ -201,7 +201,7 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
 
 
 def _without_files(found: hub.HubData | shards.Shards, root: str, missing: str) -> dict[str, Source]:
-    """Return the splits of rows of the hub or samples in shards, or `train` alone.
+    """Return the splits of a data set of the hub or of shards, or `train` alone.
 
     A split may lack classes if `missing` is `ok`.
     """
@@ -224,7 +224,7 @@ def _telling(sources: dict[str, Source], *findings: Iterable[Finding]) -> dict[s
 
 
 def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Path) -> Source:
-    """Return the pictures of a split."""
+    """Return a split as a source, labelled by its class folders."""
     number = {name: label for label, name in enumerate(classes)}
     flat = [(file, number[name]) for name, listing in listings.items() for file in listing.files]
     files = [file for file, _ in flat]

@@ -1,4 +1,4 @@
-"""What is told of the splits of a run's data: of sources, times, classes, and pictures that are alike."""
+"""Findings about the splits of a run's data: sources, times, classes, duplicates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from frostline.data.splitting import Selection
 
 
 def of_sources(sources: Iterable[Source], suffixes: Counter[str]) -> Iterator[Finding]:
-    """Yield what is told of whole sources: what they left out, of which these are the `suffixes` that are odd."""
+    """Yield findings about whole sources; `suffixes` counts the files left out that are not images by their names."""
     for source in sources:
         yield from source.findings
     if (told := leftovers.told(suffixes)) is not None:
@@ -23,7 +23,7 @@ def of_sources(sources: Iterable[Source], suffixes: Counter[str]) -> Iterator[Fi
 
 
 def of_times(parts: Mapping[str, Selection]) -> list[Finding]:
-    """Return what is told of the times of splits, as far as they are made by them."""
+    """Return the finding about the times of splits, if the splits were made by time."""
     known = parts["train"].source.times
     return [] if known is None else [times.told(known, {name: part.ids for name, part in parts.items()})]
 
@@ -31,7 +31,7 @@ def of_times(parts: Mapping[str, Selection]) -> list[Finding]:
 def of_pictures(
     parts: Mapping[str, Selection], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
 ) -> Iterator[Finding]:
-    """Yield what is told of pictures and classes in the splits."""
+    """Yield findings about classes, duplicates and near duplicates in the splits."""
     labels = {name: split.labels for name, split in splits.items()}
     classes = parts["train"].source.classes
     yield from findings.of_classes(labels, classes)

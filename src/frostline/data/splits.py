@@ -1,4 +1,4 @@
-"""The splits of a run's data, decoded: what it learns from, is selected on, and is tested on."""
+"""The decoded splits of a run's data: train, validation and test."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from frostline.store.rows import Rows
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one purpose, row by row."""
+    """The images of a split, one per row."""
 
     pixels: Rows | Ragged | Undecoded
-    """`(N, 3, H, W)` uint8, mapped from the store or in memory; or pictures of several sizes; or files."""
+    """`(N, 3, H, W)` uint8, mapped from the store or in memory; or images of several sizes; or files to decode."""
     centred: bool
-    """Whether the pixels are what is seen of the pictures where nothing is random, not whole pictures."""
+    """Whether the pixels are the centre views without augmentation, instead of whole images."""
     sizes: Tensor
-    """`(N, 2)` int32: width and height of the original picture."""
+    """`(N, 2)` int32: width and height of the original image."""
     labels: Tensor
     """`(N,)` int64, or multi-label `(N, classes)` bool."""
     ids: Tensor
-    """`(N,)` int64: index within the split of the source; addresses the image's randomness."""
+    """`(N,)` int64: index in the source's split; addresses the random draws of the image."""
     digests: Tensor
-    """`(N, 32)` uint8: sha256 of the pixels of each picture, all of them, decoded and upright."""
+    """`(N, 32)` uint8: sha256 of all pixels of each original image, decoded and upright."""
     digest: str
-    """sha256 (hex) over digests, sizes and ids: all that a view of an image depends on, and no label."""
+    """sha256 (hex) over digests, sizes and ids: everything that a view of an image depends on, without labels."""
     weights: Tensor | None = None
-    """`(N,)` float32: what each image counts in the loss; None for all alike."""
+    """`(N,)` float32: weight of each image in the loss; None for equal weights."""
     groups: Tensor | None = None
-    """`(N,)` int64: of each image the id of the first one of its group (a patient, a plate); None where no two are."""
+    """`(N,)` int64: id of the first image of the same group (a patient, a plate); None if no group has two images."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,33 +44,33 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from, is selected on, and is tested on."""
+    """The train, validation and test splits of a run, with classes and findings."""
 
     train: Split
     val: Split
     test: Split
     whole: Split | None
-    """All of them together, in the order of their ids, where they are folds of each other and seen alike."""
+    """All splits together in the order of ids, if they are cross-validation folds with the same views; else None."""
     classes: tuple[str, ...]
     fingerprint: str
     """sha256 (hex) over all splits, their labels and groups included, and the class names."""
     counts: dict[str, int]
-    """Pictures of all splits that were converted, by `decode_image.CONVERSIONS`; `skipped` as broken; and files left
-    out since they are `hidden` or, by their names, `other` than pictures. What is not there is not counted."""
+    """Number of images of all splits that were converted, by `decode_image.CONVERSIONS`; of broken images that were
+    `skipped`; of files left out as `hidden` or, by their names, `other` than images. Zeros are left out."""
     crops: bool
-    """Whether random crops of the training images are shown."""
+    """Whether training uses random crops."""
     pixels: str
-    """What of `data.pixels` these are cut from: `exact`, `stored`, or `auto` where that is the same."""
+    """Kind of `data.pixels` from which these are cut: `exact`, `stored`, or `auto` if that makes no difference."""
     reduced_to: int | None
-    """The shorter side in pixels of what these are cut from, where the originals have more."""
+    """Shorter side in pixels of the reduced images from which these are cut; None for the originals."""
     levels: Levels
-    """How values of more than 8 bits were shown."""
+    """Mapping of values of more than 8 bits to pixels."""
     findings: tuple[Finding, ...]
-    """What a person should know before anything trains."""
+    """Findings to report before anything trains."""
     broken: tuple[tuple[str, str], ...]
-    """The pictures that are `skipped`, by name, and what is wrong with each."""
+    """Name and fault of each image that was `skipped`."""
     suffixes: Mapping[str, int]
-    """The `other` files, by suffix."""
+    """Number of `other` files, by suffix."""
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -79,11 +79,11 @@ class Data:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a picture may be of several classes, or of none."""
+        """Whether an image may have several classes, or none."""
         return multi_label(self.train.labels)
 
     @property
     def cut_from(self) -> str:
-        """What random crops are cut from, for people; empty where there are none."""
-        reduced = f"pictures reduced to a shorter side of {self.reduced_to} pixels"
+        """Text for people about what random crops are cut from; empty if there are none."""
+        reduced = f"images reduced to a shorter side of {self.reduced_to} pixels"
         return (reduced if self.reduced_to else "the original pixels") if self.crops else ""

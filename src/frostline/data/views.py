@@ -1,4 +1,4 @@
-"""A split as a network sees it: pictures, wherever they lie, turned into views batch by batch."""
+"""Batches of network inputs: the images of a split, cropped, augmented and normalised on the device."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from frostline.store.prefetch import Prefetch
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are seen; every function gets the number of the view last."""
+    """How views are made from images; the last argument of each function is the number of the view."""
 
     center: CenterCrop
     crop: Callable[[Tensor, Tensor, int], Crop] | None
-    """Returns what is shown of pictures of sizes `(B, 2)` and ids `(B,)`; where it is None, their centre is."""
+    """Returns the crops of images of sizes `(B, 2)` and ids `(B,)`; None for the centre crop."""
     finish: Callable[[Tensor, Tensor, int], Tensor]
-    """Turns `(B, 3, S, S)` float32 in whole levels 0..255, of ids `(B,)`, into the network's input."""
+    """Turns `(B, 3, S, S)` float32 of integer values 0..255, with ids `(B,)`, into the network's input."""
 
 
 class Views:
-    """Owns a split's tensors on the device and counts the images that it hands out."""
+    """Makes the views of a split on the device, and counts them."""
 
     known = False
     at_once = 1
@@ -46,10 +46,10 @@ class Views:
         view_of: Callable[[int], int],
         identity: Mapping[str, Any],
     ) -> None:
-        """Move the split to the device of `room`, its pixels when they are asked for; views are made there.
+        """Move the split to the device of `room`, its pixels at first use; views are made there.
 
-        `view_of(epoch)` numbers the views: in epochs with equal numbers every image is seen alike. `identity` says in
-        JSON-able facts what a view depends on beside the images, its number and the network's input.
+        `view_of(epoch)` returns the number of the view: epochs with equal numbers have equal views. `identity` has, as
+        JSON-able facts, everything that a view depends on beside the images, its number and the network's input.
         """
         self._pixels = split.pixels
         self._centred = split.centred
@@ -64,10 +64,10 @@ class Views:
         self.labels = split.labels.to(room.device)
         self._sizes_there, self._ids_there = split.sizes.to(room.device), split.ids.to(room.device)
         self.seen = 0
-        """Number of images handed out so far."""
+        """Number of views returned so far."""
 
     def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch the samples at `index`, which are asked for soon."""
+        """Start to fetch the samples at `index` in the background, for a later `inputs`."""
         if isinstance(self._pixels, Undecoded):
             self._coming.put(index, self._begin(self._pixels, index, self.view_of(epoch)))
         else:
@@ -82,18 +82,18 @@ class Views:
         return views.contiguous(memory_format=self._memory_format)
 
     def pictures(self, index: Tensor) -> Tensor:
-        """Return `(B, 3, H, W)` uint8 on the CPU: the samples at `index` as they are kept, else their centres."""
+        """Return the images at `index`, `(B, 3, H, W)` uint8 on the CPU: as stored, or centre crops if sizes differ."""
         if isinstance(self._pixels, Undecoded):
             return torch.stack(self._pixels.begin(index, self._center)())
-        found = streamed(self._pixels)[index]  # through a mapping the system would bring their neighbours
+        found = streamed(self._pixels)[index]  # a mapping would load neighbouring pages, too
         return found if isinstance(found, Tensor) else center_crop(found, self._view.center)
 
     def release(self) -> None:
-        """Leave the room to others; pixels that are asked for again are fetched again."""
+        """Free the device memory of the pixels; they are moved there again at the next use."""
         self._held = None
 
     def _shown(self, index: Tensor, row: Tensor, number: int) -> Tensor:
-        """Return `(B, 3, S, S)` in whole levels, on the device: the samples at `index`, which is `row` there."""
+        """Return the samples at `index` (on the device: `row`) as `(B, 3, S, S)` of integer values, on the device."""
         pictures: Pictures
         if isinstance(self._pixels, Undecoded):
             coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
@@ -107,9 +107,9 @@ class Views:
 
     @property
     def _aside(self) -> bool:
-        """Whether views are made on the CPU, as by who decodes pictures that would not be kept if there were room.
+        """Whether views are made on the CPU: always for exact crops, which are decoded in every epoch and never stored.
 
-        On a GPU its own kernels make all others, which round a few pixels otherwise.
+        A GPU makes all other views by its own kernels, which round a few pixels differently.
         """
         exact = isinstance(self._pixels, Undecoded) and not self._pixels.instead
         return exact or self._centred or self._room.device.type == "cpu"
@@ -131,7 +131,7 @@ class Views:
         return center_crop(picture[None], self._view.center)[0]
 
     def _show(self, pictures: Pictures, crop: Crop | None) -> Tensor:
-        """Return `(B, 3, S, S)` in whole levels: what is shown of the pictures."""
+        """Return the views of images, `(B, 3, S, S)` of integer values; without `crop` the centre views."""
         if crop is not None:
             how = self._view.center
             options: dict[str, Any] = {"interpolation": how.interpolation, "fill": how.fill}

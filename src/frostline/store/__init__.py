@@ -1,5 +1,5 @@
-"""Tensors on disk and in memory, computed once by whoever asks first and found by their hash.
+"""The store: a content-addressed cache of tensors on disk, and access to its tensors in memory and on devices.
 
-Knows nothing of what is stored in it; imports `core` alone.
-Start with `store`; `rows` is where the tensors lie while they are used.
+Knows nothing of the meaning of its content; imports only `core`.
+Start with `store`, then `rows`, which reads rows of stored tensors.
 """

@@ -1,4 +1,4 @@
-"""Checksums of the pieces of a file, compared when a piece is first read."""
+"""CRC-32 checksums of the pieces of a file, verified when a piece is first read."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Self
 
 from frostline.core import machine
 
-_PIECE = 1 << 18  # bytes of a file with a checksum of their own: a picture or two, as they are read in any order
+_PIECE = 1 << 18  # bytes per checksum: an image or two, since images are read in any order
 _AT_ONCE = 1 << 7  # pieces that a thread reads in a row
 
 
 class DamagedEntry(Exception):
-    """An entry is not what was written."""
+    """An entry of the store differs from what was written."""
 
 
 class Checks:
-    """Owns what is known of the pieces of a file: what their checksums are to be, and which of them were compared."""
+    """The expected checksums of the pieces of a file, and which pieces were verified."""
 
     def __init__(self, sums: Sequence[int], damaged: Callable[[], DamagedEntry]) -> None:
-        """Know that piece i is to have the CRC-32 `sums[i]`; what `damaged` returns is raised where one has not."""
+        """Expect the CRC-32 `sums[i]` of piece i; the error returned by `damaged` is raised if one differs."""
         self._sums, self._damaged = sums, damaged
         self._open = bytearray(b"\1" * len(sums))
 
     def close(self) -> Self:
-        """Count all pieces as compared: the file was written just now."""
+        """Count all pieces as verified, e.g. because the file was just written."""
         self._open.clear()
         return self
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is left to be compared."""
+        """Whether all pieces are verified."""
         return not self._open
 
     def compare(self, file: int, start: int, size: int) -> None:
-        """Compare the pieces in which `size` bytes from `start` lie, as far as that was not done before."""
+        """Verify the pieces that contain `size` bytes from offset `start`, unless they were verified before."""
         if not self._open:
             return
         for piece in range(start // _PIECE, -(-(start + size) // _PIECE)):
@@ -52,10 +52,10 @@ class Checks:
 
 
 def checksum(path: Path) -> list[int]:
-    """Return the CRC-32 of every piece of a file: it changes with any damage of up to four bytes in a row.
+    """Return the CRC-32 of every piece of a file; it detects any damage of up to four consecutive bytes.
 
-    It is three times as fast as SHA-256, and no more is needed to notice a bad disk. All cores read, a little at a
-    time, so that none of the file stays in the process's memory.
+    It is three times as fast as SHA-256, and strong enough to detect a bad disk. All cores read small parts, so that
+    the file does not stay in the process's memory.
     """
     with path.open("rb", buffering=0) as file:
         pieces = range(0, os.fstat(file.fileno()).st_size, _PIECE)
@@ -67,5 +67,5 @@ def checksum(path: Path) -> list[int]:
 
 
 def _crcs(file: int, starts: Sequence[int]) -> list[int]:
-    """Return the CRC-32 of the pieces of a file that begin at `starts`."""
+    """Return the CRC-32 of the pieces of a file at the offsets `starts`."""
     return [zlib.crc32(os.pread(file, _PIECE, start)) for start in starts]

@@ -1,4 +1,4 @@
-"""Where pixels and features lie: on the device while there is room, else where they are, row by row when asked for."""
+"""Place pixels and features on the device within a budget of bytes; read the rows of others on demand."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from frostline.store.ragged import Ragged
 from frostline.store.rows import Rows
 
 Held = Tensor | Rows | Ragged
-"""Rows of something, all of them on a device or to be gathered when they are asked for."""
+"""A tensor on a device, or rows or images that are gathered on demand."""
 
 
 class DeviceBudget:
-    """Owns how many bytes of pixels and features may lie on a device at once."""
+    """The budget of bytes that pixels and features may take on a device at once."""
 
     def __init__(self, device: torch.device, budget: int) -> None:
-        """Let at most `budget` bytes lie on `device`."""
+        """Allow at most `budget` bytes on `device`."""
         self.device = device
         self.budget = budget
         self.free = budget
-        """Bytes that are left: what nobody holds any more takes none."""
+        """Bytes left; garbage-collected tensors give theirs back."""
 
     @overload
     def take(self, held: Tensor | Rows) -> Tensor | Rows: ...
@@ -35,20 +35,20 @@ class DeviceBudget:
     def take(self, held: Held) -> Held: ...
 
     def take(self, held: Held) -> Held:
-        """Return `held` on the device if there is room for it, else its rows where they are, perhaps in a file."""
+        """Return `held` on the device if the budget has room for it, else as rows that are read on demand."""
         if held.nbytes > self.free:
             return streamed(held)
         if isinstance(held, Tensor):
             mapped.compare(held)
         there = held.to(self.device)
         if there is held:
-            there = copy.copy(held)  # the same memory, for this owner to let go
+            there = copy.copy(held)  # the same memory; this object's end frees the budget
         size = held.nbytes
         self.free -= size
         if held.device == self.device:
             weakref.finalize(there, self._leave, size, held)
         else:
-            weakref.finalize(there, self._leave, size)  # what was moved must not be kept here too
+            weakref.finalize(there, self._leave, size)  # keep no second copy on the host
             mapped.release(held)
         return there
 
@@ -59,7 +59,7 @@ class DeviceBudget:
 
 
 def streamed(held: Held) -> Rows | Ragged:
-    """Return rows that are read anew whenever they are asked for, and leave no trace in memory if they are a file's."""
+    """Return rows that are read at each use; rows of a file leave no pages in the process's memory."""
     return (Rows(held, torch.arange(len(held))) if isinstance(held, Tensor) else held).streamed()
 
 
@@ -72,7 +72,7 @@ def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tenso
 
 
 def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tensor]:
-    """Return the rows of `held` at `index` (on the CPU) on `device`, wherever they lie; ragged ones as a list."""
+    """Return the rows of `held` at `index` (a CPU tensor) on `device`; rows of `Ragged` as a list."""
     if isinstance(held, Tensor):
         return held.index_select(0, index.to(device, non_blocking=True))  # half the time of held[index]
     found = held[index]
@@ -82,6 +82,6 @@ def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tenso
 
 
 def expect(held: Held, index: Tensor) -> None:
-    """Let the rows of `held` at `index` be read meanwhile, if that takes time: they are asked for soon."""
+    """Start to read the rows of `held` at `index` in the background, if they come from a file."""
     if not isinstance(held, Tensor):
         held.expect(index)

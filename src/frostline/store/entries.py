@@ -1,10 +1,10 @@
-"""Entries of the store as they lie on the disk: one raw file per tensor, and a sealed line that says what they are.
+"""Format of store entries on disk: a folder with one raw file per tensor and a sealed description.
 
-An entry is a folder. Its `entry.jsonl` is a line of JSON and a line with the sha256 of the first, in which stand the
-checksums of the other files, so that no byte of an entry can change unnoticed. Only plain data is read.
+The description, `entry.jsonl`, is a line of JSON and a line with the sha256 of the first. The JSON has the checksums of
+the other files, so that no byte of an entry can change unnoticed. Only plain data is read.
 
-Who has an entry holds a shared lock on that file, so that nobody removes what is in use; where the file system has no
-locks, nothing is protected, and who has an entry can still read it.
+A process that uses an entry holds a shared lock on `entry.jsonl`, so that no other process removes the entry. On a file
+system without locks nothing prevents the removal, but a process that has opened an entry can still read it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from frostline.store.checksums import Checks, DamagedEntry
 
 _SEAL = "entry.jsonl"
 _ODD = (ValueError, KeyError, TypeError, AttributeError)
-"""Whatever an edited seal makes of those who read it."""
+"""Exceptions that an edited seal may cause in code that reads it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What was asked for."""
+    """An entry of the store with its content."""
 
     tensors: dict[str, Tensor]
-    """Mapped from the store's files, or in memory; not to be written to."""
+    """Memory-mapped from the store's files, or in memory; do not write to them."""
     meta: dict[str, Any]
     made: bool
     """Whether this call computed it."""
@@ -48,24 +48,24 @@ class Item:
     place: Path
     kind: str
     about: str
-    """What it is, for people; empty where the entry is damaged."""
+    """Description for people; empty if the entry is damaged."""
     family: str | None
-    """What entries have in common that are asked for in turn."""
+    """Common name of entries that are used in turn."""
     size: int
     """Bytes."""
     used: float
-    """When it was last asked for, in seconds since 1970."""
+    """Time of the last use, in seconds since 1970."""
 
 
 _State = tuple[tuple[str, int, int], ...]
 _verified: dict[tuple[str, _State], dict[str, Checks]] = {}
-"""What of an entry was checked by this process, by its seal and by when its files were last written."""
+"""Checks of entries by this process, keyed by the digest of the seal and the state of the files."""
 
 
 def seal(part: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], piecemeal: Container[str]) -> bytes:
-    """Return the seal of the files of `tensors` in the folder `part`, some of which are read `piecemeal`.
+    """Return the seal for the files of `tensors` in the folder `part`; those in `piecemeal` are verified when read.
 
-    `facts` are the `key` of the entry, and `about`, `family` and `meta` as they are read again.
+    `facts` has the `key` of the entry, and its `about`, `family` and `meta`.
     """
     told = {
         name: {
@@ -80,9 +80,9 @@ def seal(part: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], pi
 
 
 def finish(part: Path, content: bytes) -> None:
-    """Finish the entry in the folder `part` with its seal; its files count as checked.
+    """Finish the entry in the folder `part` by writing its seal; its files count as verified.
 
-    Nothing is synced to the disk: what a power failure takes is noticed by its checksum.
+    Nothing is synced to the disk: checksums detect what a power failure destroys.
     """
     (part / _SEAL).write_bytes(content)
     told = json.loads(content.splitlines()[0])["tensors"]
@@ -96,10 +96,10 @@ def exists(place: Path) -> bool:
 
 
 def find(place: Path, *, trusted: bool = True) -> Entry | None:
-    """Return the entry at `place`, None where there is none; raises `DamagedEntry`.
+    """Return the entry at `place`, None if there is none; raises `DamagedEntry` if its checksums do not match.
 
-    What this process has checked before is not read again if `trusted`, unless its files were written since, nor is
-    what is read piecemeal: it is checked piece by piece when a piece is first read.
+    If `trusted`, files that this process has verified and that have not changed since are not read again, and piecemeal
+    tensors are verified piece by piece when a piece is first read. Otherwise all files are verified.
     """
     try:
         use = locks.Shared(place / _SEAL)
@@ -121,7 +121,7 @@ def find(place: Path, *, trusted: bool = True) -> Entry | None:
             )
             for name, tensor in told.items()
         }
-    except BlockingIOError:  # just being removed
+    except BlockingIOError:  # another process is removing it
         return None
     except FileNotFoundError as error:
         if not place.exists():
@@ -133,16 +133,16 @@ def find(place: Path, *, trusted: bool = True) -> Entry | None:
         raise DamagedEntry(str(error)) from error
     if trusted:
         with suppress(OSError):
-            os.utime(place / _SEAL)  # says when the entry was last used
+            os.utime(place / _SEAL)  # the time of last use
     return Entry(tensors, facts["meta"], made=False)
 
 
 def _checks(place: Path, about: str, tensors: Mapping[str, Any]) -> dict[str, Checks]:
-    """Return by name what is to be compared of the files of the entry at `place`."""
+    """Return the checks of each file of the entry at `place`, by name."""
 
     def damaged(name: str) -> DamagedEntry:
         with suppress(OSError):
-            (place / _SEAL).unlink()  # nobody finds it any more, and who asks for it makes it again
+            (place / _SEAL).unlink()  # without a seal the entry is not found, and is made again
         return DamagedEntry(f"{about}: {name} has changed")
 
     return {name: Checks(tensor["crc32"], partial(damaged, name)) for name, tensor in tensors.items()}
@@ -150,7 +150,7 @@ def _checks(place: Path, about: str, tensors: Mapping[str, Any]) -> dict[str, Ch
 
 @contextmanager
 def unused(place: Path) -> Iterator[None]:
-    """Keep an entry, which may be damaged, from being used within the block; `OSError` where it is in use."""
+    """Prevent the use of an entry, which may be damaged, within the block; `OSError` if it is in use."""
     with ExitStack() as held:
         with suppress(FileNotFoundError, NotADirectoryError):
             held.enter_context(locks.alone(place / _SEAL))
@@ -158,7 +158,7 @@ def unused(place: Path) -> Iterator[None]:
 
 
 def item(place: Path) -> Item | None:
-    """Return what lies at `place`, None if it was removed meanwhile."""
+    """Return a description of the entry at `place`, None if it was removed meanwhile."""
     about, family, used = "", None, 0.0
     try:
         used = (place / _SEAL).stat().st_mtime
@@ -171,7 +171,7 @@ def item(place: Path) -> Item | None:
 
 
 def size(folder: Path) -> int:
-    """Return the size in bytes of the files in a folder, which may be going."""
+    """Return the size in bytes of the files in a folder; 0 if it is removed meanwhile."""
     try:
         return sum(file.stat().st_size for file in folder.iterdir())
     except OSError:
@@ -179,13 +179,13 @@ def size(folder: Path) -> int:
 
 
 def _state(place: Path, names: Iterable[str]) -> _State:
-    """Return for each file its name, its inode and when it was last written."""
+    """Return name, inode and modification time (ns) of each file."""
     stats = ((name, (place / name).stat()) for name in names)
     return tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
 
 
 def _compare(place: Path, tensors: Mapping[str, Any], *, whole: bool) -> None:
-    """Compare files with their checksums, as a `whole` or but for what is read piecemeal."""
+    """Verify the checksums of files: all of them if `whole`, else those not read piecemeal; raises `DamagedEntry`."""
     for name, tensor in tensors.items():
         if (whole or not tensor["piecemeal"]) and checksums.checksum(place / name) != tensor["crc32"]:
             raise DamagedEntry(f"{name} has changed")
@@ -196,12 +196,12 @@ def _sealed(text: str) -> bytes:
 
 
 def _digest(content: bytes) -> str:
-    """Return the last line of a seal, by which an entry is known."""
+    """Return the last line of a seal, the sha256 that identifies the entry."""
     return content.decode().splitlines()[-1]
 
 
 def _facts(content: bytes, key: str) -> dict[str, Any]:
-    """Return what a seal says; raises `DamagedEntry` where it is not what was written, or is another entry's."""
+    """Return the JSON of a seal; raises `DamagedEntry` if it was changed or belongs to another entry."""
     text = content.decode(errors="replace").partition("\n")[0]
     if content != _sealed(text):
         raise DamagedEntry(f"{_SEAL} has changed")

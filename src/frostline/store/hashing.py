@@ -1,4 +1,4 @@
-"""The sha256 of files and tensors, computed once for as long as nothing was written to them."""
+"""The sha256 of files and tensors, cached until they are written to."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _HASHING = 4  # threads ...
-_LARGE = 1 << 18  # ... for tensors of more bytes; to hand a smaller one over takes longer than to hash it
+_LARGE = 1 << 18  # ... for tensors of more bytes; handing a smaller one to a thread takes longer than hashing it
 _SETTLED = 2.0  # seconds
 _sources: dict[tuple[int, ...], str] = {}
-"""The sha256 of files by what the system says of them."""
+"""The sha256 of files, by their device, inode, size and times."""
 _hashed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Version and sha256 of tensors that were hashed before."""
+"""Version and sha256 of tensors hashed before."""
 _origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Version and origin of parameters that a file gave: its sha256, and their name and shape."""
+"""Version and origin of parameters loaded from a file; the origin is the file's sha256, and their name and shape."""
 _given: dict[tuple[str, str, torch.Size], bytes] = {}
-"""The sha256 of what files give, by its origin."""
+"""The sha256 of parameters loaded from files, by their origin."""
 
 
 def of_facts(facts: object) -> str:
@@ -38,9 +38,10 @@ def of_file(path: Path) -> str:
 
 
 def of_source(path: Path) -> str:
-    """Return what `of_file` does of a file with which many runs begin; it is read again only if it was written to.
+    """Return the same as `of_file`, for a file that many runs start from; it is read again only if it has changed.
 
-    The system notes the time of every change, in steps of milliseconds: of what is younger nothing is remembered.
+    The system records the time of a change in steps of milliseconds: the hash of a file changed within the last
+    `_SETTLED` seconds is not cached.
     """
     now = path.stat()
     state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
@@ -53,8 +54,9 @@ def of_source(path: Path) -> str:
 def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the sha256 (hex) over names, types, shapes and bytes of `tensors`, in name order.
 
-    The bytes of a parameter are read once, and again only when torch has written to it: give `state_dict(keep_vars=
-    True)` where there are parameters. Those of a file (`come_from`) are read once for all that are built from it.
+    The bytes of a parameter are read once, and again only after torch has written to it: pass
+    `state_dict(keep_vars=True)` for a module. Parameters from a file (`come_from`) are read once for all networks built
+    from it.
     """
     digest = hashlib.sha256()
     found = {name: known for name, tensor in tensors.items() if (known := _known(tensor)) is not None}
@@ -70,13 +72,13 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def come_from(parameters: Mapping[str, nn.Parameter], digest: str) -> None:
-    """Remember that these are what the file with the sha256 `digest` gives under their names, until written to."""
+    """Remember that `parameters` were loaded, under their names, from the file with the sha256 `digest`."""
     for name, parameter in parameters.items():
         _origins[parameter] = (parameter._version, (digest, name, parameter.shape))
 
 
 def _known(tensor: Tensor) -> bytes | None:
-    """Return the hash of a parameter that was not written to since: torch counts that, steps of `optim` included."""
+    """Return the cached hash of a parameter, None if it was written to since: torch counts writes, optimizers' too."""
     if not isinstance(tensor, nn.Parameter):
         return None
     version, known = _hashed.get(tensor, (-1, None))
@@ -87,23 +89,23 @@ def _known(tensor: Tensor) -> bytes | None:
 
 
 def _origin(tensor: Tensor) -> tuple[str, str, torch.Size] | None:
-    """Return where a tensor comes from, unless it was written to since."""
+    """Return the origin of a tensor, None if it was written to since or did not come from a file."""
     version, origin = _origins.get(tensor, (-1, None))
     return origin if version == tensor._version else None
 
 
 def _hash_all(tensors: Sequence[Tensor]) -> list[bytes]:
-    with ThreadPoolExecutor(_HASHING) as pool:  # hashlib lets go of Python's lock
+    with ThreadPoolExecutor(_HASHING) as pool:  # hashlib releases the GIL
         begun = [pool.submit(_hash, tensor) if tensor.nbytes > _LARGE else None for tensor in tensors]
         return [_hash(tensor) if one is None else one.result() for tensor, one in zip(tensors, begun, strict=True)]
 
 
 def _hash(tensor: Tensor) -> bytes:
-    """Return the sha256 of a tensor's numbers, row by row."""
+    """Return the sha256 of a tensor's bytes in row-major order."""
     return hashlib.sha256(bytes_of(tensor)).digest()
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """Return the numbers of a tensor, row by row, as they lie in memory and in files."""
+    """Return the bytes of a tensor in row-major order."""
     dense = tensor.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
     return dense.reshape(-1).view(torch.uint8).numpy().data

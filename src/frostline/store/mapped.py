@@ -1,4 +1,4 @@
-"""Tensors whose memory is a file: raw numbers, found by the operating system when they are needed."""
+"""Memory-mapped tensors: their memory is a raw file, whose pages the operating system loads on demand."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ DTYPES = {
         *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     )
 }
-"""The types of stored tensors by name."""
+"""The dtypes of stored tensors, by name."""
 
-# A private mapping may be larger than memory and swap only if it claims none; Python 3.11 has no name for this flag.
+# Without this flag, for which Python 3.11 has no name, a private mapping cannot be larger than memory and swap.
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class _Memory(mmap.mmap):
-    """Memory that is a file, which can be read past the memory too."""
+    """A mapping of a file that can also be read through its descriptor."""
 
     file: int
-    """Its descriptor, open for as long as the memory is there."""
+    """Descriptor of the file, open for as long as the mapping exists."""
     checks: Checks | None = None
-    """What is to be compared of it before it is read; None where all was."""
+    """Checksums to verify before the file is read; None if there is nothing to verify."""
     use: object = None
-    """What holds it where it is."""
+    """Object kept alive with the mapping, e.g. the lock that prevents the file's removal."""
 
 
 _maps: weakref.WeakValueDictionary[int, _Memory] = weakref.WeakValueDictionary()
-"""By the address of the memory."""
+"""Mappings by memory address."""
 
 
 def size_of(shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -49,9 +49,9 @@ def size_of(shape: tuple[int, ...], dtype: torch.dtype) -> int:
 
 
 def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return a tensor of zeros whose memory is the new file at `path`; `OSError` where the disk has no room for it.
+    """Return a tensor of zeros whose memory is the new file at `path`; `OSError` if the disk has no room for it.
 
-    The room is claimed before: writing to mapped memory on a full disk would end the process (SIGBUS).
+    The file's blocks are allocated first: writing to mapped memory on a full disk would kill the process (SIGBUS).
     """
     size = size_of(shape, dtype)
     with path.open("x+b") as file:
@@ -65,7 +65,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def again(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-    """Return the tensor of `create` whose file was left at `path`, as it was left; None where there is no such file."""
+    """Return the tensor whose file an earlier `create` left at `path`, with its content; None if there is none."""
     size = size_of(shape, dtype)
     if size and path.is_file() and path.stat().st_size == size:
         with path.open("r+b") as file:
@@ -77,10 +77,10 @@ def again(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | No
 def read(
     path: Path, shape: tuple[int, ...], dtype: torch.dtype, *, checks: Checks | None = None, use: object = None
 ) -> Tensor:
-    """Return the tensor in the file at `path`; what is written to it stays in this process's memory.
+    """Return the tensor in the file at `path`; writes to it stay in this process's memory.
 
-    With `checks` it is to be compared with these before it is read (`compare`). What holds the file where it is, `use`,
-    is kept for as long as the tensor. Raises `ValueError` where the file has not the size of the tensor.
+    With `checks`, call `compare` on the parts to be read first. `use`, e.g. a lock on the file, lives as long as the
+    tensor. Raises `ValueError` if the size of the file is not that of the tensor.
     """
     size = size_of(shape, dtype)
     with path.open("rb") as file:
@@ -95,9 +95,9 @@ def read(
 
 
 def compare(tensor: Tensor, start: int = 0, size: int | None = None) -> None:
-    """Compare `size` bytes of a tensor of `read` from byte `start`, or all of it, with the checksums of their pieces.
+    """Verify the checksums of `size` bytes from byte `start` of a tensor from `read`, or of the whole tensor.
 
-    What was compared before is not read again. Raises `DamagedEntry`. Does nothing to other tensors.
+    Pieces verified before are not read again. Raises `DamagedEntry`. Does nothing to other tensors.
     """
     memory = _memory(tensor)
     if memory is not None and memory.checks is not None:
@@ -133,15 +133,15 @@ def file_of(tensor: Tensor) -> int | None:
 
 
 class TensorPart(Protocol):
-    """Some of a tensor."""
+    """An object that holds a part of a tensor."""
 
     whole: Tensor
 
 
 def release(held: Tensor | TensorPart) -> None:
-    """Take what was read or filled of a mapped tensor out of this process's memory; it is found again when needed.
+    """Drop the pages of a mapped tensor from this process's memory; they are loaded again when needed.
 
-    The pages stay in the file, and in the system's cache while there is room. Does nothing to other tensors.
+    Their content stays in the file, and in the page cache while there is room. Does nothing to other tensors.
     """
     tensor = held if isinstance(held, Tensor) else held.whole
     memory = _memory(tensor)
@@ -150,10 +150,10 @@ def release(held: Tensor | TensorPart) -> None:
 
 
 def put(tensor: Tensor, start: int, values: Tensor) -> None:
-    """Write `values` into a tensor of `create`, or into one in memory, from its number `start` on in row-major order.
+    """Write `values` into a tensor, from `create` or in memory, from its element `start` on in row-major order.
 
-    It goes by way of the file: page by page through the mapping takes longer, and leaves the pages in the process.
-    Raises OSError where the file does not take it whole.
+    A mapped tensor is written through its file: writing through the mapping takes longer, and leaves the pages in the
+    process's memory. Raises OSError if the file does not take all of it.
     """
     memory = _memory(tensor)
     if memory is None:

@@ -1,4 +1,4 @@
-"""Results that were begun ahead, found by the very index with which they are asked for."""
+"""Prefetching: reads started in the background, identified by the index tensor that later asks for them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Owns what is under way; an index stands for itself, not for what is in it."""
+    """Pending reads, by the identity of the index tensor, not by its values."""
 
     def __init__(self) -> None:
         self._coming: dict[int, tuple[Tensor, Callable[[], T]]] = {}
 
     def put(self, index: Tensor, result: Callable[[], T]) -> None:
-        """Remember what waits for what is fetched for `index`, which is kept so that its id stays its own."""
+        """Remember `result`, which waits for the read for `index`; keep `index` alive, so that its id stays unique."""
         self._coming[id(index)] = index, result
 
     def begin(self, index: Tensor, fetch: Callable[[], T]) -> None:
-        """Begin to fetch what is asked for with `index` soon, aside."""
+        """Start `fetch` in the background, for a later `take` with the same `index`."""
         self.put(index, _reader().submit(fetch).result)
 
     def take(self, index: object) -> T | None:
-        """Return what was fetched for `index`, None if nothing was; raises what the fetching raised."""
+        """Return the result for `index`, waiting for it; None if there is none. Raises what the read raised."""
         found = self._coming.pop(id(index), None)
         return None if found is None else found[1]()
 

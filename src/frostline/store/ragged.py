@@ -1,4 +1,4 @@
-"""Pictures of different sizes, one after the other in one flat tensor, perhaps a file: gathered when asked for."""
+"""Images of different sizes, concatenated in one flat tensor that may be a file, and gathered on demand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from frostline.store.rows import MOVED
 
 
 class Ragged:
-    """Some pictures `(3, H, W)` uint8 of any sizes, kept with their channels last."""
+    """Images `(3, H, W)` uint8 of different sizes, stored channels last in a flat tensor."""
 
     def __init__(self, whole: Tensor, starts: Tensor, shapes: Tensor, *, streamed: bool = False) -> None:
-        """Picture i has the shape `shapes[i]` `(N, 2)`, height and width, and begins at the number `starts[i]`.
+        """Image i has height and width `shapes[i]`, of `(N, 2)`, and starts at element `starts[i]` of `whole`.
 
-        If `streamed`, what is read of a mapped tensor is read anew and leaves no trace in memory.
+        If `streamed`, a mapped tensor is read through its file at each use, and leaves no pages in memory.
         """
         self.whole = whole
         self._starts, self._shapes = starts, shapes
@@ -33,22 +33,22 @@ class Ragged:
         return len(self._starts)
 
     def __getitem__(self, index: Tensor) -> list[Tensor]:
-        """Return the pictures at `index`."""
+        """Return the images at `index`."""
         if (found := self._coming.take(index)) is not None:
             return found
         return self._gather(index)
 
     def expect(self, index: Tensor) -> None:
-        """Begin to read the pictures at `index`, aside, if they have to come from a file: they are asked for soon."""
+        """Start to read the images at `index` in the background, if they come from a file."""
         if self._file is not None:
             self._coming.begin(index, partial(self._gather, index))
 
     def streamed(self) -> Ragged:
-        """Return the same pictures without a trace in memory of those that were read before."""
+        """Return the same images in streamed form, which leaves no pages in memory."""
         return Ragged(self.whole, self._starts, self._shapes, streamed=True)
 
     def to(self, device: torch.device) -> Ragged:
-        """Return the pictures on `device`, moved there piece by piece; these where they are there already."""
+        """Return the images on `device`, copied in parts; `self` if they are there already."""
         if device == self.device:
             return self
         lengths = 3 * self._shapes.long().prod(1)
@@ -77,7 +77,7 @@ class Ragged:
 
 
 def moved(pictures: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Return pictures that lie on the CPU on `device`, with one copy for all."""
+    """Return images `(3, H, W)` from the CPU on `device`, with a single copy for all."""
     dense = torch.cat([picture.permute(1, 2, 0).reshape(-1) for picture in pictures])
     parts = machine.sent(dense, device).split([picture.numel() for picture in pictures])
     return [

@@ -1,4 +1,4 @@
-"""Some rows of a tensor, perhaps a file, gathered when they are asked for."""
+"""Selected rows of a tensor that may be a file, gathered on demand."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from frostline.store.mapped import compare_rows, file_of
 from frostline.store.prefetch import Prefetch
 
 MOVED = 1 << 26
-"""Bytes that go to a device at once."""
+"""Bytes per copy to a device."""
 
 
 class Rows:
-    """Some rows of a tensor, gathered when they are asked for."""
+    """Selected rows of a tensor, gathered on demand."""
 
     def __init__(self, tensor: Tensor, rows: Tensor, *, streamed: bool = False) -> None:
-        """Row i of this is row `rows[i]` of `tensor`; if `streamed`, what is read of a mapped tensor is read anew.
+        """Row i is row `rows[i]` of `tensor`; if `streamed`, a mapped tensor is read through its file at each use.
 
-        The system decides how much around a row that it finds in a file stays in a process's memory, and is generous.
+        Through the mapping, the system would also keep many pages around each row in the process's memory.
         """
         self.whole = tensor
         self._rows = rows
@@ -46,16 +46,16 @@ class Rows:
         return self.whole[rows]
 
     def expect(self, index: Tensor) -> None:
-        """Begin to read the rows at `index`, aside, if they have to come from a file: they are asked for soon."""
+        """Start to read the rows at `index` in the background, if they come from a file."""
         if self._file is not None:
             self._coming.begin(index, partial(self._read, self._file, self._rows[index]))
 
     def streamed(self) -> Rows:
-        """Return the same rows without a trace in memory of those that were read before."""
+        """Return the same rows in streamed form, which leaves no pages in memory."""
         return Rows(self.whole, self._rows, streamed=True)
 
     def to(self, device: torch.device) -> Tensor | Rows:
-        """Return all rows as a tensor on `device`, moved there piece by piece; these where they are there already."""
+        """Return all rows as a tensor on `device`, copied in parts; `self` if they are there already."""
         if device == self.device:
             return self
         moved = torch.empty(self.shape, dtype=self.dtype, device=device)
@@ -65,7 +65,7 @@ class Rows:
         return moved
 
     def _read(self, file: int, rows: Tensor) -> Tensor:
-        """Return rows of the file itself, which is the whole tensor."""
+        """Return the rows with the indices `rows` of the whole tensor, read from its file."""
         compare_rows(self.whole, rows)
         found = torch.empty((*rows.shape, *self.shape[1:]), dtype=self.dtype)
         size = self.whole[:1].nbytes

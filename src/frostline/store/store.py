@@ -1,11 +1,11 @@
-"""The store: pixels and features that are computed once, by whoever asks first, and found by everybody else.
+"""The store: a cache on disk of pixels and features, shared by processes and computed by the first that needs them.
 
-Each entry is a folder `<kind>/<key[:2]>/<key>`. Beside it lie its lock and, while it is being filled, `<key>.part`:
-one whose lock nobody holds is what a killed process left, and goes, unless something was noted in it (see
-`unfinished`): whoever asks for that entry goes on from there.
+Each entry is a folder `<kind>/<key[:2]>/<key>`. Beside it are its lock and, while it is being made, `<key>.part`. A
+`.part` folder whose lock is free was left by a killed process. It is removed, unless it has notes of finished work
+(see `unfinished`), from which the next process that asks for the entry continues.
 
-Its budget holds at every moment: the room for a tensor is claimed, in the budget and on the disk, before it is filled.
-What somebody has in use is not removed for it.
+The budget is never exceeded: the room for a tensor is claimed, in the budget and on the disk, before it is filled.
+Least recently used entries are evicted, but none that is in use.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ from frostline.store.entries import Entry, Item
 from frostline.store.writer import Make, NoRoom, Writer
 
 _KEY = "[0-9a-f]{64}"
-_PATIENCE = 1.0  # seconds of waiting for another process after which the person is told
-_SPARE = 0.05  # part of a disk that is left to records, checkpoints and others
+_PATIENCE = 1.0  # seconds of waiting for another process before a message is shown
+_SPARE = 0.05  # fraction of the disk that stays free for records, checkpoints and others
 
 
 class Store:
-    """Owner of a folder of entries, each under the key that says what went into it."""
+    """A folder of entries, each under a key that is the hash of everything that decides its content."""
 
     def __init__(self, folder: Path | None, *, budget: int, say: Callable[[str], None]) -> None:
-        """Without a folder nothing is kept; `budget` is in bytes; `say` shows a line to the person."""
+        """Without a folder nothing is kept; `budget` is in bytes; `say` shows a line to the user."""
         self.folder = folder
         self.budget = budget
         self._say = say
         self.unkept: list[str] = []
-        """What was asked for here and could not be kept."""
+        """Descriptions of entries that were requested here and could not be kept."""
 
     @property
     def half(self) -> int:
-        """Bytes that the pixels of a source may take, as the other half may be taken by its features."""
+        """Bytes that the pixels of a data source may take; the other half is for its features."""
         return self.room // 2
 
     @property
     def room(self) -> int:
-        """Bytes that there can be in all: what budget and disk allow, or without a folder, a share of the memory."""
+        """Largest total size in bytes that budget and disk allow, or without a folder, a share of the memory."""
         if self.folder is None:
             return _memory()
         return min(self.budget, sum(item.size for item in self.items()) + max(0, _free(self.folder)))
 
     def get(self, kind: str, key: str, make: Make, *, about: str, family: str | None = None) -> Entry:
-        """Return the entry of `key` (sha256, hex), or make it while others that ask for the same wait.
+        """Return the entry of `key` (sha256, hex); make it if it is missing, while other requests for it wait.
 
-        A damaged entry is made anew. Where the folder cannot take it, it is made in memory; `NoRoom` is raised if that
-        has no room for it either. What `make` raises is raised, and nothing is kept. An entry takes no room from those
-        of its own `family`, which are asked for in turn: each would push out the one that is asked for next.
+        A damaged entry is made again. If the folder has no room, the entry is made in memory; `NoRoom` is raised if
+        memory has no room either. An exception of `make` is passed on, and nothing is kept. An entry never evicts
+        entries of its own `family`: they are used in turn, and each would evict the one that is needed next.
         """
         if self.folder is None:
             return _in_memory(make)
         place = self._place(kind, key)
         try:
-            with suppress(DamagedEntry):  # looked at again under the lock: it may just be being removed
+            with suppress(DamagedEntry):  # read again under the lock: another process may be removing it
                 if found := entries.find(place):
                     return found
             with self._locked(place, about):
@@ -82,20 +82,20 @@ class Store:
             return entry
 
     def has(self, kind: str, key: str) -> bool:
-        """Return whether there is an entry of `key`, without a look at what is in it."""
+        """Return whether there is an entry of `key`, without reading it."""
         return self.folder is not None and entries.exists(self._place(kind, key))
 
     def items(self) -> list[Item]:
-        """Return what is in the store, the entry that was used last at the end."""
+        """Return the entries of the store, sorted by last use, the most recent one last."""
         if self.folder is None:
             return []
         found = (entries.item(place) for place in self.folder.glob("*/??/*") if re.fullmatch(_KEY, place.name))
         return sorted((item for item in found if item is not None), key=lambda item: item.used)
 
     def remove(self, item: Item) -> bool:
-        """Remove an entry and return whether that was done: not while it is being made or is in use, nor twice.
+        """Remove an entry; return False if it is being made, in use or already removed.
 
-        Raises OSError where the disk does not let go of it.
+        Raises OSError if its files cannot be removed.
         """
         try:
             with _alone(item):
@@ -105,9 +105,10 @@ class Store:
         return True
 
     def tidy(self, *, wanted: bool = True, refused: list[str] | None = None) -> int:
-        """Remove what killed processes left half made, also what may still be `wanted`; return its size in bytes.
+        """Remove unfinished entries of killed processes and return their size in bytes.
 
-        What the disk does not let go of is added to `refused`, a line each.
+        With `wanted=False`, those from which a process may continue stay. For each that cannot be removed, a line is
+        added to `refused`.
         """
         assert self.folder is not None
         freed = 0
@@ -131,14 +132,14 @@ class Store:
 
     @contextmanager
     def _locked(self, place: Path, about: str) -> Iterator[None]:
-        """Hold the lock of an entry; says so if that takes a while."""
+        """Hold the lock of an entry within the block; show a message if waiting for it takes long."""
         path = _beside(place, ".lock")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock = locks.acquire(path, timeout=_PATIENCE)
             except Timeout:
-                self._say(f"store: waiting for another process that makes {about}")
+                self._say(f"store: waiting for another process that is computing {about}")
                 lock = locks.acquire(path)
         except OSError as error:
             raise NoRoom(error.strerror) from error
@@ -148,15 +149,15 @@ class Store:
             lock.release()
 
     def _find(self, place: Path, about: str) -> Entry | None:
-        """Return the entry at `place`, None where there is none to be trusted; its lock is held."""
+        """Return the entry at `place`, None if there is none or it is damaged; the caller holds its lock."""
         try:
             return entries.find(place)
         except DamagedEntry as damage:
-            self._say(f"store: {about} is damaged ({damage}) and is made again")
+            self._say(f"store: {about} is damaged ({damage}) and is computed again")
             return None
 
     def _made(self, place: Path, make: Make, about: str, family: str | None) -> Entry:
-        """Make an entry whose lock is held; one that cannot be kept lives as long as its tensors."""
+        """Make an entry whose lock the caller holds; an entry that cannot be kept lives as long as its tensors."""
         part = _beside(place, ".part")
         try:
             if place.exists() or place.is_symlink():
@@ -201,9 +202,9 @@ class Store:
 
     @contextmanager
     def _claim(self, size: int, family: str | None) -> Iterator[None]:
-        """Find room for `size` bytes, to be taken within the block: what was used least recently goes; or `NoRoom`.
+        """Make room for `size` bytes, to be used within the block, by evicting the least recently used entries.
 
-        Nothing goes in vain. Processes claim one after the other.
+        Raises `NoRoom`, and evicts nothing, if that does not suffice. Processes claim one after the other.
         """
         assert self.folder is not None
         with locks.held(self.folder / "room.lock"), ExitStack() as held:
@@ -221,7 +222,7 @@ class Store:
                         chosen.append(item)
                         excess -= item.size
             if excess > 0 and beyond > 0:
-                raise NoRoom(f"{size:,} bytes, more than store.budget_gb leaves beside what is in use")
+                raise NoRoom(f"{size:,} bytes, more than store.budget_gb leaves beside entries in use")
             if excess > 0:
                 raise NoRoom(os.strerror(errno.ENOSPC))
             for item in chosen:
@@ -236,12 +237,12 @@ def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callab
         folder = Path(chosen).expanduser().absolute() if chosen else user_cache_path("frostline")
     except RuntimeError:  # ~somebody
         key = "store.path" if path else "FROSTLINE_STORE"
-        raise user_error(key, chosen, "a folder, and nobody has such a home") from None
+        raise user_error(key, chosen, "a folder; there is no such home") from None
     return Store(folder if enabled else None, budget=round(budget_gb * 1e9), say=say)
 
 
 def _free(folder: Path) -> int:
-    """Return the bytes, perhaps less than 0, that a disk has left to the store whose folder is to be there."""
+    """Return the bytes that the disk of `folder` has left for the store; negative if less than `_SPARE` is free."""
     there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), None)
     if there is None:
         return 0
@@ -256,7 +257,7 @@ def _memory() -> int:
 
 @contextmanager
 def _alone(item: Item) -> Iterator[None]:
-    """Have an entry to oneself within the block; `OSError` while it is being made or is in use."""
+    """Hold an entry exclusively within the block; `OSError` if it is being made or in use."""
     with locks.held(_beside(item.place, ".lock"), timeout=0), entries.unused(item.place):  # Timeout is an OSError
         yield
 
@@ -275,13 +276,13 @@ def _in_memory(make: Make) -> Entry:
 
 
 def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `meta` as it comes back from a file, so that it is the same whoever made it."""
+    """Return `meta` after a round trip through JSON, so that a new entry equals one that is read."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(meta)))
     return plain
 
 
 def _discard(place: Path) -> None:
-    """Remove the files of an entry whose lock is held; nobody ever finds a part of it."""
+    """Remove the files of an entry whose lock the caller holds; no process ever finds a part of it."""
     part = _beside(place, ".part")
     _clear(part)
     place.rename(part)
@@ -289,7 +290,7 @@ def _discard(place: Path) -> None:
 
 
 def _clear(place: Path) -> None:
-    """Remove what lies at `place`, a folder or, on a disk that was mended, whatever else; `OSError` if that fails."""
+    """Remove the folder at `place`, or a file after a disk repair; `OSError` if that fails."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     else:

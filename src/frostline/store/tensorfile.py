@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors, there whole or not at all, or written in part while the rest still changes."""
+"""Safetensors files: written atomically, also in two steps while some tensors still change."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any])
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Do what `save` does, with the file growing at `path` itself; afterwards it is on the disk.
+    """Write the same file as `save` directly at `path`, not atomically; it is synced to the disk.
 
-    What several names stand for is there under each of them. OSError where it cannot be written.
+    A tensor with several names is written under each of them. Raises OSError if the file cannot be written.
     """
-    dense = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}  # a device may be full
+    dense = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}  # on the CPU: the device may be full
     first = {tensor.data_ptr(): name for name, tensor in reversed(dense.items())}
     dense = {name: tensor if first[tensor.data_ptr()] == name else tensor.clone() for name, tensor in dense.items()}
     path.touch()
     mode = path.stat().st_mode  # the person's usual permissions: safetensors makes the file private
     try:
         save_file(dense, path, {METADATA: json.dumps(dict(metadata), sort_keys=True)})
-    except SafetensorError as problem:  # which hides what the system says, as of a full disk
-        number = re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(problem))  # as safetensors 0.5 has it
+    except SafetensorError as problem:  # hides the system's error, e.g. a full disk
+        number = re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(problem))  # second: safetensors 0.5
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else problem from None
     path.chmod(mode)
     with path.open("rb") as file:
@@ -56,7 +56,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 
 
 def overwrite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Put `tensors` into a file of `write` in place of those of the same names, types and shapes, on the disk."""
+    """Overwrite tensors in a file from `write` by those of the same name, dtype and shape, and sync it to the disk."""
     with path.open("r+b") as file:
         told = header(file)
         data = file.tell()
@@ -76,15 +76,15 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 
 def metadata_text(path: Path) -> str:
-    """Return the JSON that a safetensors file was given as metadata, an empty object where `write` did not write it."""
+    """Return the JSON metadata that `write` gave a safetensors file; an empty object for other files."""
     with safe_open(path, framework="pt") as file:
         return str((file.metadata() or {}).get(METADATA, "{}"))
 
 
 def header(file: IO[bytes]) -> dict[str, Any]:
-    """Return what a safetensors file that was written here says of its tensors, and leave it where they begin.
+    """Return the header of a safetensors file written here, and leave `file` at the start of the data.
 
-    By name `dtype`, `shape` and, in bytes from there, `data_offsets`; `__metadata__` is what `save_file` was given
+    By tensor name it has `dtype`, `shape` and `data_offsets`, in bytes from there; `__metadata__` is the metadata
     (https://github.com/huggingface/safetensors#format).
     """
     length = int.from_bytes(file.read(8), "little")
@@ -93,30 +93,30 @@ def header(file: IO[bytes]) -> dict[str, Any]:
 
 
 class Draft:
-    """Owner of a file of weights that is being written; it appears at its path, whole, once it is finished.
+    """A file of weights that is written in the background and appears at its path once `finish` is done.
 
-    Leaving the block without that removes what was written.
+    Leaving the block without `finish` removes the unfinished file.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Write `tensors` and `metadata`, see `save`, to `path`."""
+        """Prepare to write `tensors` and `metadata`, see `save`, to `path`."""
         self._path, self._tensors, self._metadata = path, tensors, metadata
         self._partial = path.with_name(f".{path.name}.part")
-        self._aside = ThreadPoolExecutor(1)  # a disk works while the processor trains
+        self._aside = ThreadPoolExecutor(1)  # the disk writes while the processor trains
         self._begun: Future[None] | None = None
 
     def __enter__(self) -> Self:
-        """Return this."""
+        """Return `self`."""
         return self
 
     def begin(self, still: Mapping[str, Tensor]) -> None:
-        """Begin with what is there, if most of it is `still`, i.e. will not change until the file is finished."""
+        """Start to write all tensors, if most bytes are those of `still`, which do not change until `finish`."""
         held = {name: tensor for name, tensor in still.items() if name in self._tensors}
         if 2 * _size(held) > _size(self._tensors):
             self._begun = self._aside.submit(write, self._partial, self._tensors, self._metadata)
 
     def finish(self, moved: Mapping[str, Tensor]) -> Future[str]:
-        """Put `moved` in place of the tensors of these names; the file's sha256 (hex) comes when it is on the disk."""
+        """Write `moved` in place of the tensors of these names; the future returns the finished file's sha256 (hex)."""
         return self._aside.submit(self._finish, moved)
 
     def _finish(self, moved: Mapping[str, Tensor]) -> str:
@@ -132,7 +132,7 @@ class Draft:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the disk, and remove what is not finished."""
+        """Wait for the writes, and remove an unfinished file."""
         self._aside.shutdown()
         self._partial.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What makes an entry of the store fills its tensors here: where there is room for them, on disk or in memory."""
+"""The writer of a new store entry: allocates its tensors, on disk or in memory, if there is room for them."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from frostline.store import mapped, unfinished
 
 
 class NoRoom(Exception):
-    """Neither the folder nor the memory can take what is to be stored."""
+    """There is no room for an entry, or its files cannot be written."""
 
 
 Claim = Callable[[int], AbstractContextManager[None]]
-"""Finds room for an entry that grows by so many bytes, which are to be taken within the block."""
+"""Claims room for so many bytes of a growing entry; they must be allocated within the block."""
 
 
 class Writer:
-    """Gives an entry that is being made the tensors to fill; owns the folder in which their files lie."""
+    """Allocates and writes the tensors of an entry that is being made, as files in its folder."""
 
     def __init__(
         self, part: Path | None = None, claim: Claim = lambda size: nullcontext(), notes: Sequence[Any] = ()
     ) -> None:
-        """Without a folder the tensors lie in memory."""
+        """Without the folder `part`, the tensors are in memory."""
         self.notes = tuple(notes)
-        """What was noted by a process that was killed while it made the entry, of which all tensors are there."""
+        """Notes of a process that was killed while it made the entry; all its tensors exist."""
         self.tensors: dict[str, Tensor] = {}
         self.size = 0
-        """Bytes of all tensors that were asked for."""
+        """Bytes of all requested tensors."""
         self.rejected: str | None = None
-        """Why the entry is not to be kept."""
+        """Reason not to keep the entry; None to keep it."""
         self.piecemeal: set[str] = set()
-        """The tensors that are read piece by piece."""
+        """Names of tensors that are read piece by piece."""
         self._part = part
         self._claim = claim
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, piecemeal: bool = False) -> Tensor:
-        """Return a tensor to be filled in place, part of the entry under `name`: zeros, or what is done of it already.
+        """Return the entry's tensor `name` to be filled in place: zeros, or the content that a killed process left.
 
-        One that is read `piecemeal`, by way of `Rows`, `Ragged` or a `DeviceBudget`, is checked piece by piece as it is
-        read; all others when the entry is found. Raises `NoRoom` before anything of it is written.
+        A `piecemeal` tensor, to be read through `Rows`, `Ragged` or a `DeviceBudget`, is verified piece by piece as it
+        is read; any other when the entry is found. Raises `NoRoom` before any of it is written.
         """
         assert name.isidentifier() and name not in self.tensors, name
         size = mapped.size_of(shape, dtype)
@@ -64,7 +64,7 @@ class Writer:
         return self.tensors[name]
 
     def note(self, value: Any) -> None:
-        """Note as plain values what is written, so that it need not be done again where this process is killed."""
+        """Note written work as a plain value, so that it is not done again after a kill of this process."""
         if self._part is not None:
             unfinished.note(self._part, value)
 
@@ -80,16 +80,16 @@ class Writer:
             raise NoRoom(error.strerror) from error
 
     def put(self, name: str, start: int, values: Tensor) -> None:
-        """Write `values` into the tensor called `name`, from its number `start` on in row-major order."""
+        """Write `values` into the tensor `name` from element `start` on, in row-major order; `NoRoom` if it fails."""
         try:
             mapped.put(self.tensors[name], start, values)
         except OSError as error:
             raise NoRoom(error.strerror or error) from error
 
     def reject(self, reason: str) -> None:
-        """Have the entry serve whoever makes it, and nobody else."""
+        """Do not keep the entry: it serves only the caller that makes it."""
         self.rejected = reason
 
 
 Make = Callable[[Writer], Mapping[str, Any]]
-"""Fills an entry's tensors and returns what else is to be known of it, as plain values."""
+"""Fills an entry's tensors and returns its metadata as plain values."""

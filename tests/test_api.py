@@ -184,9 +184,9 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         with pytest.raises(frostline.UserError, match=r"(?s)^pictures=.*: expected files"):
             network.predict(odd)
     for odd, line in (
-        (Image.new("F", (4, 4)), r"^pictures=<PIL.*: expected a picture that can be read \(floating point numbers"),
-        (Image.new("RGB", (0, 3)), "^pictures=<PIL.*: expected pictures with pixels"),
-        (np.zeros((0, 3, 3), np.uint8), r"^pictures=uint8 of shape \(0, 3, 3\): expected pictures with pixels"),
+        (Image.new("F", (4, 4)), r"^pictures=<PIL.*: expected an image that can be read \(floating point numbers"),
+        (Image.new("RGB", (0, 3)), "^pictures=<PIL.*: expected images with pixels"),
+        (np.zeros((0, 3, 3), np.uint8), r"^pictures=uint8 of shape \(0, 3, 3\): expected images with pixels"),
     ):
         with pytest.raises(frostline.UserError, match=line):
             network.predict(odd)

@@ -224,10 +224,10 @@ def test_what_is_called_like_ours_or_like_that_of_another_package_is_told(packag
     other = replace(config, data=replace(config.data, source="CIFAR10"))
     told = [finding.about for one in (config, other) for finding in checks._namesakes(one)]
     assert told == [
-        "model.name=resnet18 is torchvision's: that of squares is not used",
-        "data.source=digits is our own: that of squares is not used",
-        "model.name=resnet18 is torchvision's: that of squares is not used",
-        "data.source=CIFAR10 is that of squares, and not torchvision's",
+        "model.name=resnet18 is torchvision's: the one of squares is not used",
+        "data.source=digits is frostline's: the one of squares is not used",
+        "model.name=resnet18 is torchvision's: the one of squares is not used",
+        "data.source=CIFAR10 is the one of squares, not torchvision's",
     ]
     (other := package / "other-1.dist-info").mkdir()
     (other / "METADATA").write_text("Name: other\nVersion: 1\n")

@@ -116,7 +116,7 @@ def test_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, common: Seq
     others = "1 other run" if len(several) == 2 else f"{len(several) - 1} other runs"
     assert f"  in lockstep with {others} on the same features" in ran[0].said
     for one in ran[1:]:
-        assert f"  in lockstep: its steps were made with those of {others}" in one.said
+        assert f"  in lockstep: its head was trained together with {others}" in one.said
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
     lockstep_runs.of_process.cache_clear()  # another process goes on
     ran = together(tmp_path, several)
     assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
-    assert any(line.startswith("  goes on after epoch 1") for line in ran[0].said)
+    assert any(line.startswith("  resumes after epoch 1") for line in ran[0].said)
     assert layout.LOCKSTEP_TAG not in ran[0].tags and ran[1].tags[layout.LOCKSTEP_TAG] == str(len(several) - 1)
 
 
@@ -273,7 +273,7 @@ def test_where_batched_products_have_other_bits_each_run_is_alone(
     ran = together(tmp_path, several)
     assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
     assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
-    assert "  note: not in lockstep, since here a batched product has other last bits than a single one" in ran[0].said
+    assert "  note: not in lockstep, since here a batched product rounds differently from single ones" in ran[0].said
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def test_a_process_that_is_killed_while_all_score_ends_the_run_with_its_reason_a
         run(tmp_path, *PARTLY, "devices=3", before_step=reach, while_scoring=kill)
     assert set(multiprocessing.active_children()) <= before
     ran = run(tmp_path, *PARTLY)
-    assert any(line.startswith("  goes on after epoch 1") for line in ran.said)
+    assert any(line.startswith("  resumes after epoch 1") for line in ran.said)
     require_same(ran, alone[PARTLY])
 
 
@@ -190,7 +190,7 @@ def test_what_lies_in_shares_is_the_run_on_one_device_and_goes_on_on_any_number(
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     for folder, several in (("run", shares), ("copy", ())):
         ran = run(tmp_path / folder, *FULL, *several)
-        assert any(line.startswith("  goes on after epoch 1") for line in ran.said)
+        assert any(line.startswith("  resumes after epoch 1") for line in ran.said)
         require_same(ran, alone[FULL])
         torch.testing.assert_close(ran.logits, alone[FULL].logits, rtol=1e-4, atol=1e-4)
         assert (SPEED in ran.metrics) == (not several)

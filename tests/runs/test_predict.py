@@ -245,7 +245,7 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
     with pytest.raises(UserError, match="expected all weights of shufflenet_v2_x0_5"):
         predict.load(moved, device="cpu")
     save_file(tensors, file)
-    with pytest.raises(UserError, match="that a run of frostline has written"):
+    with pytest.raises(UserError, match="written by a run of frostline"):
         predict.load(moved, device="cpu")
 
 
@@ -264,7 +264,7 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
             ("nowhere", ".", "--output", "o.csv", "--format", "csv"),
             "--format=csv: expected to be given without --output",
         ),
-        (("nowhere", ".", "--output", "no/o.csv"), "--output=no/o.csv: expected a file in a folder that is there"),
+        (("nowhere", ".", "--output", "no/o.csv"), "--output=no/o.csv: expected a file in an existing folder"),
     ],
 )
 def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):

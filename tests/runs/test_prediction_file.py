@@ -174,7 +174,7 @@ def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, pict
     assert again.before and (again.rows, again.unread, len(again.examples)) == (COUNT, 2, 2)
     assert not computed and output.stat().st_mtime_ns == before and not beside.exists()
     output.write_bytes(output.read_bytes()[:-1])
-    with pytest.raises(UserError, match="changed since, by somebody else: remove it"):
+    with pytest.raises(UserError, match="changed by another program: remove it"):
         write(network, output, pictures, features=features)
     output.unlink()
     assert not write(network, output, pictures, features=features).before
@@ -185,7 +185,7 @@ def test_parts_of_something_else_are_not_taken(network, trained, pictures, tmp_p
     output = tmp_path / "said.csv"
     with pytest.raises(Kill):
         write(network, output, pictures, progress=killed_after(4))
-    begun = rf"^output={output}: expected the %s that what lies in {output}\.parts was begun with; remove that"
+    begun = rf"^output={output}: expected the %s with which {output}\.parts was begun; remove it"
     with pytest.raises(UserError, match=begun % "top"):
         write(network, output, pictures, top=1)
     with pytest.raises(UserError, match=begun % "pictures"):
@@ -317,12 +317,12 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
     assert f"pictures={table}: expected a table with rows" in refused("o.csv", table)
     for nothing in ("", "a" * 300):
         assert f"pictures={nothing}: expected a file or folder, and there is none" in refused("o.csv", nothing)
-    assert "expected a file in a folder that is there" in refused(f"{'a' * 300}/o.csv", pictures)
+    assert "expected a file in an existing folder" in refused(f"{'a' * 300}/o.csv", pictures)
     assert "expected a file that can be written (File name too long)" in refused(f"{'a' * 300}.csv", pictures)
     table.write_text("file,n\nx.png,1\n ,2\n")
     assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)
     table.write_text("file,error,predicted_error\nx.png,1,2\n")
-    assert "expected a table without a column error or without one predicted_error" in refused("o.csv", table)
+    assert "expected a table without a column error or predicted_error" in refused("o.csv", table)
     table.write_text("file\nx.png,1\n")
     assert "expected a table whose rows have as many fields as its head" in refused("o.csv", table)
     assert "output=" in (said := refused("o.xlsx", pictures)) and ".parquet, .csv, .jsonl" in said

@@ -114,7 +114,7 @@ def test_weights_of_classes_and_balanced_sampling_find_more_of_the_rare_class(pi
 
 
 def test_a_plan_says_where_accuracy_hides_the_small_classes(pictures: Path, tmp_path: Path) -> None:
-    note = "note: accuracy hides how the other classes do, as 95% of train is often: select=val/macro_f1"
+    note = "note: accuracy hides the results of other classes, since 95% of train is often: select=val/macro_f1"
     for by, noted in (("val/accuracy", True), ("val/macro_f1", False)):
         how = (*WHAT, f"data.root={pictures}", "dry_run=true", f"select={by}")
         assert (note in sweep(tmp_path / by[4:], tmp_path / "x.db", *how).out) == noted

@@ -88,7 +88,7 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(address, [encoded[0], "bm8gcGljdHVyZQ=="])
         with refused.value as answer:
-            assert answer.code == 400 and b"row 1: expected a picture as base64 text" in answer.read()
+            assert answer.code == 400 and b"row 1: expected an image as base64 text" in answer.read()
     finally:
         for server_process in psutil.Process(process.pid).children(recursive=True):
             server_process.terminate()

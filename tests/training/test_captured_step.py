@@ -106,7 +106,7 @@ def test_a_step_that_waits_is_not_captured_and_goes_on_as_it_is(monkeypatch: pyt
     monkeypatch.setattr(gradient, "of_logits", waiting)
     there = learned(2)
     assert there.said == [
-        "  note: steps are launched one operation at a time, since they cannot be captured here "
+        "  note: steps are launched one operation at a time, without a CUDA graph "
         "(CUDA error: operation not permitted when stream is capturing)"
     ]
     assert not there.launches["graph"] and same(there, one_by_one)
@@ -123,7 +123,7 @@ def test_a_graph_with_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Graph, "replay", otherwise)
     there = learned(2)
-    assert len(there.said) == 1 and "(it has other bits)" in there.said[0]
+    assert len(there.said) == 1 and "(results would differ in their last bits)" in there.said[0]
     assert same(there, one_by_one)
 
 

@@ -162,7 +162,7 @@ def test_an_option_that_the_optimizer_does_not_take_is_one_line() -> None:
 
 @pytest.mark.parametrize("options", [{"momentum": -1}, {"momentum": "much"}, {"nesterov": True}, {"foreach": True}])
 def test_an_option_that_the_optimizer_does_not_take_so_is_one_line(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"^optimizer\.options=.*expected what sgd takes \(.+\)$") as caught:
+    with pytest.raises(UserError, match=r"^optimizer\.options=.*expected values that sgd accepts \(.+\)$") as caught:
         optim.check_options("sgd", options)
     assert "\n" not in str(caught.value)
 
@@ -170,7 +170,7 @@ def test_an_option_that_the_optimizer_does_not_take_so_is_one_line(options: dict
 def test_an_option_that_needs_a_card_is_one_line_on_a_cpu() -> None:
     options = {"fused": False, "capturable": True}
     with pytest.raises(
-        UserError, match=r"^optimizer\.options=.*expected what adam takes \(If capturable=True.+"
+        UserError, match=r"^optimizer\.options=.*expected values that adam accepts \(If capturable=True.+"
     ) as caught:
         optim.check_options("adam", options, device=torch.device("cpu"))
     assert "\n" not in str(caught.value)

@@ -118,7 +118,7 @@ def test_patience_that_ends_a_run_before_its_last_phase_says_so(tmp_path: Path) 
     assert ended is not None and ended["said"][-1].startswith(
         "  stopped: no better accuracy on validation since epoch 1; "
     )
-    assert ended["said"][-1].endswith("this was phase 1 of 2, and what comes later never began")
+    assert ended["said"][-1].endswith("this was phase 1 of 2, and later phases never began")
 
 
 STEPWISE = ("full sgd, momentum and onecycle", "lp_ft averaged", "full mixed and augmented")
@@ -133,7 +133,7 @@ def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, 
         assert run(tmp_path / "often", *RECIPES[recipe], stop=1) is None
     last = run(tmp_path / "often", *RECIPES[recipe])
     assert last is not None
-    assert f"  goes on after epoch {len(whole['journal'])}" in last["said"]
+    assert f"  resumes after epoch {len(whole['journal'])}" in last["said"]
     require_same(whole, last)
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_dies_on_a_card_goes_on_there_with_the_same_bits(tmp_path: Pa
         whole = run(tmp_path / "whole", *chosen)
         assert whole is not None and run(tmp_path / "part", *chosen, stop=1) is None
         last = run(tmp_path / "part", *chosen)
-    assert last is not None and any(line.startswith("  goes on after") for line in last["said"])
+    assert last is not None and any(line.startswith("  resumes after") for line in last["said"])
     require_same(whole, last)
 
 
@@ -226,8 +226,8 @@ def test_a_damaged_newest_one_costs_the_work_since_the_one_before(
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
     again = run(tmp_path / "part", "freeze=full")
     assert again is not None
-    assert any(line.startswith(f"  passed over: {newest}") for line in again["said"])
-    assert "  goes on after epoch 1" in again["said"]
+    assert any(line.startswith(f"  skipped: {newest}") for line in again["said"])
+    assert "  resumes after epoch 1" in again["said"]
     require_same(whole_full, again)
 
 
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, part: 
     whole = run(tmp_path / "whole", change)
     again = run(part, change)
     assert again is not None
-    assert any("passed over" in line and "made with another config" in line for line in again["said"])
+    assert any("skipped" in line and "made with another config" in line for line in again["said"])
     require_same(whole, again)
 
 
@@ -253,7 +253,7 @@ def test_a_checkpoint_in_another_folder_is_used_and_stays(
 ) -> None:
     again = run(tmp_path / "after", previous=part)
     assert again is not None
-    assert "  goes on after epoch 1" in again["said"]
+    assert "  resumes after epoch 1" in again["said"]
     require_same(plain, again)
     assert last_checkpoint(part, print) is not None
 
@@ -279,7 +279,7 @@ def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(
     monkeypatch.undo()
     again = run(tmp_path / "part", "freeze=full")
     assert again is not None
-    assert "  goes on after step 2 of epoch 2" in again["said"]
+    assert "  resumes after step 2 of epoch 2" in again["said"]
     require_same(whole_full, again)
 
 

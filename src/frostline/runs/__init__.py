@@ -1,5 +1,5 @@
-"""One run, from its config to its metrics, and its network afterwards.
+"""One run: from its config to its metrics, and prediction, export and serving of its network.
 
-Needs no MLflow: whoever carries it out hands in what is to be fetched from there.
+Needs no MLflow: the caller passes a function that fetches weights from there.
 Start with `run`, then `frost_line`.
 """

@@ -1,4 +1,4 @@
-"""What a run is about to do, said on the screen, and what it starts from, written down."""
+"""Announce a run: show its plan, warn about its choices, and record the data and weights that it starts from."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from frostline.runs.split_views import approximations
 from frostline.store import hashing
 
 _MOST = 0.8
-"""Share of one class in train from which on accuracy hides how the others do."""
+"""Share of the largest training class from which on accuracy hides the results of other classes."""
 
 
 def announce(setup: Setup, run: RunContext) -> Plan:
-    """Return what the run is about to do, shown on its screen and written to `plan.json`."""
+    """Return the plan of the run; show it on the screen, with notes, and write it to `plan.json`."""
     plan, screen = describe(setup, run.name), run.screen
     screen.plan(plan, whole=setup.config.dry_run)
     if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
-        screen.say("  note: what is frozen here is random, since model.weights=null", "yellow")
+        screen.say("  note: frozen layers have random weights, since model.weights=null", "yellow")
     if plan.uncut:
         why = "more than one tensor crosses the border above them, or the forward pass cannot be traced"
-        screen.say(f"  note: computed in every epoch, though frozen: {plan.uncut} ({why})")
+        screen.say(f"  note: frozen, but computed in every epoch: {plan.uncut} ({why})")
     reached = {span.phase for span in setup.timeline}
     if left := [str(number + 1) for number in range(len(setup.phases)) if number not in reached]:
         told = f"{len(setup.phases)} phases are more than there are steps: left out {', '.join(left)}"
@@ -39,28 +39,28 @@ def announce(setup: Setup, run: RunContext) -> Plan:
     for approximated in approximations(setup):
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
-        screen.say(f"  note: {skipped:,} broken pictures are left out, since data.skip_bad=true", "yellow")
+        screen.say(f"  note: {skipped:,} broken images are left out, since data.skip_bad=true", "yellow")
     files.write_json(run.folder / layout.PLAN, asdict(plan))
     return plan
 
 
 def _hidden_classes(setup: Setup) -> str | None:
-    """Return the note that accuracy hides how classes do, where one is most of train or a picture has several."""
+    """Return the note that accuracy hides results per class, if one class dominates train or images have several."""
     config, data = setup.config, setup.data
     if config.select != ACCURACY.epoch:
         return None
     if data.multi_label:
-        return "a picture counts as accurate where all of its classes are right: select=val/map looks at each class"
+        return "an image counts as correct only if all of its classes are right: select=val/map looks at each class"
     counts = class_counts(data.train.labels, len(data.classes))
     share, largest = float(counts.max() / counts.sum()), data.classes[int(counts.argmax())]
     if share < _MOST:
         return None
-    how = "select=val/macro_f1 and train.class_weights=balanced look at every class alike"
-    return f"accuracy hides how the other classes do, as {share:.0%} of train is {largest}: {how}"
+    how = "select=val/macro_f1 and train.class_weights=balanced weigh all classes alike"
+    return f"accuracy hides the results of other classes, since {share:.0%} of train is {largest}: {how}"
 
 
 def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None:
-    """Write down what the run starts from: data, weights, machine and settings."""
+    """Record what the run starts from: data, weights, machine and settings."""
     data, fingerprint = setup.config.data, setup.data.fingerprint
     record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
     record.tag(layout.FINGERPRINT_TAG, fingerprint)

@@ -1,4 +1,4 @@
-"""What can be said of a backbone before it is trained: one pass of some pictures, looked at above each stage."""
+"""Appraise a backbone before training: transferability scores above each stage, from one pass over a sample."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from frostline.training.probe import Solution
 from frostline.training.relative_gradient import relative_gradient_norms
 from frostline.training.transferability import Scores, scores
 
-_GRADIENT = (4, 16)  # batches, and images of each, whose gradient is taken: few enough for any memory that can train
+_GRADIENT = (4, 16)  # number and size of batches for gradients: small enough for any memory that can train
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Which pictures are looked at, the same ones for every backbone; never any of the test split."""
+    """The images of an appraisal, the same for every backbone; never from the test split."""
 
     train: Tensor
     """`(N,)` int64: rows of the training split."""
@@ -43,41 +43,41 @@ class Sample:
 
 @dataclass(frozen=True)
 class Border:
-    """What the activations above a stage are worth, all that lies below being frozen."""
+    """Scores of the activations above a stage, with everything below frozen."""
 
     stage: str
-    """The last one below."""
+    """The last stage below."""
     pooling: str
-    """How activations become a vector."""
+    """How activations are pooled to a vector, in words."""
     dimensions: int
     knn: float
-    """Accuracies on the validation pictures, fractions in 0..1."""
+    """Accuracy on the validation images, a fraction in 0..1, as is `probe`."""
     probe: float
     logme: float
-    """Nats per training picture and class; only borders and backbones of one sample can be compared."""
+    """Nats per training image and class; comparable only between borders and backbones on the same sample."""
     right: tuple[bool, ...]
-    """Which of the validation pictures the probe gets right."""
+    """Which of the validation images the probe classifies correctly."""
 
 
 @dataclass(frozen=True)
 class Appraisal:
-    """What one pass through a backbone came to."""
+    """The result of one pass through a backbone."""
 
     parameters: int
     borders: tuple[Border, ...]
-    """Bottom to top, the last one being what the head is given."""
+    """Bottom to top; the last one is the input of the head."""
     gradients: Mapping[str, float]
-    """Relative gradient norm of each stage, the head solved; empty where no solved head fits into the network."""
+    """Relative gradient norm of each stage, with a solved head; empty if no solved head fits into the network."""
     groups: tuple[int, ...] | None
-    """Of each validation picture the first one of its group; None where each is its own."""
+    """Group of each validation image; None without groups."""
     seconds: float
-    """That a picture took to be made a view of, and to pass through all but the head."""
+    """Seconds per image to make its view and compute everything below the head."""
 
 
 def draw(data: Data, pictures: int, seed: int) -> Sample:
-    """Return a stratified sample of at most so many `pictures`, half of them for validation if there are enough.
+    """Return a stratified sample of at most `pictures` images, half of them for validation if there are enough.
 
-    UserError where that is less than a training picture and a validation picture of every class.
+    UserError if `pictures` is less than one training and one validation image per class.
     """
     classes = [int((class_counts(split.labels, len(data.classes)) > 0).sum()) for split in (data.train, data.val)]
     if pictures < 2 * max(classes):
@@ -91,10 +91,10 @@ def _rows(split: Split, count: int, seed: int) -> Tensor:
 
 
 def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: FreezeModeConfig) -> Appraisal:
-    """Return what the sample says of a backbone whose head alone learns in `setup`.
+    """Score the backbone of `setup`, in which only the head learns, on the sample.
 
-    `probe` and `knn` are the freeze modes whose strengths, and numbers of neighbours, are tried. UserError for a
-    network that can be cut above no stage.
+    The strengths of the freeze mode `probe` and the numbers of neighbours of `knn` are tried. UserError for a network
+    that cannot be cut above any stage.
     """
     setup.enter(0)
     data, assumed = setup.data, knn.temperature
@@ -119,7 +119,7 @@ def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: Free
 
 
 class _Activations(InMemory):
-    """What a split's pictures become above a stage, a vector each."""
+    """The activations of a split above a stage, one vector per image."""
 
     def __init__(self, tensor: Tensor, labels: Tensor, pooling: str) -> None:
         super().__init__(tensor, labels)
@@ -132,10 +132,10 @@ def _border(stage: str, train: _Activations, told: Scores) -> Border:
 
 
 def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]:
-    """Return the activations of some rows above each stage above which the network can be cut, bottom to top."""
+    """Return the activations of `rows` above each stage at which the network can be cut, bottom to top."""
     parts = cut.segments(setup.model.module, setup.model.structure)
     if not parts:
-        expected = f"a model that can be cut between its stages, and {setup.model.name} is none"
+        expected = f"a model that can be cut between its stages, which {setup.model.name} cannot"
         raise user_error("model.name", setup.model.name, expected)
     frozen = {stage: frost_line.for_inference(setup, part) for stage, part in parts.items()}
     found: dict[str, list[Tensor]] = {stage: [] for stage in frozen}
@@ -151,9 +151,9 @@ def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]
 
 
 def _gradients(setup: Setup, rows: Tensor, top: Tensor, solved: Solution) -> dict[str, float]:
-    """Return the relative gradient norm of every stage on some of the training pictures, with the `solved` head.
+    """Return the relative gradient norm of every stage on some of the training images, with the `solved` head.
 
-    `top` is what that head was solved for; nothing is returned where the network does otherwise with it.
+    `top` are the features for which the head was solved; empty if the network computes other logits from them.
     """
     if not _put(setup, top[:8], solved):
         return {}

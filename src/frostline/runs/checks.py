@@ -1,4 +1,4 @@
-"""What is looked at before anything trains: every picture, the network, and whether a step can be made of them."""
+"""Check a run before anything trains: all images, the network and its weights, and the batch size."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from frostline.training import optim
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a run that was looked at before anything trains."""
+    """The result of checking a run before training."""
 
     findings: list[Finding]
-    """What is to be told of data and weights."""
+    """Findings about data and weights to report."""
     auto: dict[str, str]
-    """What `auto` means, by key, where that decides the bits of the run, and the sha256 of weights on this disk."""
+    """The values of `auto`, by key, that decide the bits of the run; and the sha256 of weights on this disk."""
     unkept: list[str]
-    """What of its data the store could not keep."""
+    """Parts of the data that the store could not keep."""
 
 
 def check(config: Config, fetch: Fetch = no_runs) -> Checked:
-    """Return what is to be known of a run before anything trains; every picture is decoded and looked at.
+    """Check a run before anything trains; every image is decoded and inspected.
 
-    Raises the `UserError` that a run would meet before its first step.
+    Raises the `UserError` that the run would raise before its first step.
     """
     device, how = machine.device(config.device), config.optimizer
     machine.require_kernels(device)
@@ -60,34 +60,34 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
 
 
 def _namesakes(config: Config) -> list[Finding]:
-    """Return what is to be told of a network or source that another package has under a name of somebody else's."""
+    """Return findings about networks and sources of plugins whose names torchvision or frostline use, too."""
     found = []
     model, source = config.model, config.data.source
     package = plugins.distribution(plugins.MODELS, model.name)
     if package is not None and model.library == "torchvision" and model.name in torchvision_models.NAMES:
-        found.append(Finding(f"model.name={model.name} is torchvision's: that of {package} is not used", True))
+        found.append(Finding(f"model.name={model.name} is torchvision's: the one of {package} is not used", True))
     package = plugins.distribution(plugins.SOURCES, source)
     if package is not None and source in (*EMBEDDED, *OWN_FILES):
-        found.append(Finding(f"data.source={source} is our own: that of {package} is not used", True))
+        found.append(Finding(f"data.source={source} is frostline's: the one of {package} is not used", True))
     elif package is not None and source in datasets.__all__:
-        found.append(Finding(f"data.source={source} is that of {package}, and not torchvision's", True))
+        found.append(Finding(f"data.source={source} is the one of {package}, not torchvision's", True))
     return found
 
 
 def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
-    """Raise `UserError` where a batch of one image leaves some batch norm a single value per channel to learn from."""
+    """Raise `UserError` if, in a batch of one image, a batch norm that learns sees a single value per channel."""
     module, side = model.module, model.input.size
     for phase in phases:
         freezing.freeze(module, model.structure, phase, norm_stats=config.freeze_mode.norm_stats)
         try:
             shapes.walk(module, 1, side)
         except ValueError as problem:
-            expected = f"at least 2, since of one image of {side} pixels batch norm sees a single value"
+            expected = f"at least 2, since with one image of {side} pixels a batch norm sees a single value"
             raise user_error("batch_size", config.batch_size, expected) from problem
 
 
 def fingerprint(config: Config, screen: Screen, fetch: Fetch) -> str | None:
-    """Return the fingerprint of the data, None where they cannot be read, as the run itself will say."""
+    """Return the fingerprint of the data; None if it cannot be read, which the run itself will report."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             spec = input_of(config, weights_of(config, Path(folder), fetch))

@@ -1,4 +1,4 @@
-"""Whether a network is worth compiling: that costs its time once, and gives back a share of every step."""
+"""Compile a network with torch.compile if that pays: it costs time once, and saves a share of every step."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from frostline.training.evaluation import evaluating
 from frostline.training.steps import TrainedPart
 
 WORTH = 5e16
-"""Floating point operations from which compiling pays on a GPU: half a minute of compiling is earned back by a gain of
-a tenth on 300 s of training at some 150 TFLOP/s. An estimate, to be replaced by a measurement."""
+"""Floating point operations from which on compiling pays on a GPU: half a minute of compilation is recovered by a gain
+of a tenth on 300 s of training at some 150 TFLOP/s. An estimate, to be replaced by a measurement."""
 
 _TOGETHER = 4
-"""Runs that share what is compiled, at most: should torch compile two graphs for each, it gives up after the fourth."""
+"""Runs that share a compiled network, at most: if torch compiles two graphs for each, it gives up after the fourth."""
 
 _classes: dict[tuple[str, tuple[int, ...]], type[fx.GraphModule]] = {}
-"""Those of networks that were cut, by what they compute: each has code of its own, by which torch knows it again."""
+"""Classes of cut networks by their code: torch recognises an already compiled network by its class."""
 
 
 def compiled(
     part: TrainedPart, choice: str, *, images: int, batch_size: int, epoch: int, say: Callable[[str], None]
 ) -> TrainedPart:
-    """Return `part` with its network compiled, or as it is, and `say` so where that was for us to decide.
+    """Return `part` with its network compiled, or unchanged; `say` reports a compilation.
 
-    `on` and `off` decide; `auto` compiles what is long enough to pay for it, on a GPU: `images` is how many are still
-    to be seen in the phase that begins in `epoch`. On a CPU the gain is small, and the bits would be others. Where it
-    cannot be compiled, for want of a C compiler perhaps, `auto` trains it as it is; a UserError for `on`.
+    `choice` is `on`, `off` or `auto`, which compiles on a GPU if training is long enough: `images` is the number of
+    images in the phase, which begins in `epoch`. On a CPU the gain is small, and bits would change. If compilation
+    fails, e.g. without a C compiler, `auto` trains the plain network; `on` raises UserError.
     """
     if choice == "off" or (choice == "auto" and part.train.labels.device.type == "cpu"):
         return part
-    total = 3 * images * operations(part, epoch)  # a backward pass costs twice a forward one
+    total = 3 * images * operations(part, epoch)  # a backward pass costs two forward passes
     if choice == "auto" and total < WORTH:
         return part
     say(f"  compiling the network, for {total:.1g} floating point operations")
@@ -45,18 +45,18 @@ def compiled(
 
 
 class Compiled(nn.Module):
-    """A network that is compiled once, for batches of one size; others, such as an epoch's last one, it takes as it is.
+    """A network compiled for one batch size; batches of other sizes, such as an epoch's last one, run uncompiled.
 
-    Runs in a row that train the same network share what was compiled, which saves ResNet-18 a second. All else that
-    torch compiled before is forgotten first: by itself it would give up after the eighth time, and the bits of a run
-    would depend on those before it. Kernels are found again on disk.
+    Consecutive runs that train the same network share the compiled code, which saves ResNet-18 a second. Before a
+    different network is compiled, torch's compilation state is reset: otherwise torch would give up after the eighth
+    compilation, and bits would depend on earlier runs. Compiled kernels are still found in the cache on disk.
     """
 
     _sharing: ClassVar[tuple[object, int]] = None, 0
-    """What is compiled by now, and for how many runs."""
+    """The compiled network, and the number of runs that have used it."""
 
     def __init__(self, network: nn.Module, batch_size: int, *, required: bool, say: Callable[[str], None]) -> None:
-        """Compile `network` when the first whole batch comes; what is `required` is not trained in another way."""
+        """Compile `network` on the first whole batch; if that fails, raise UserError if `required`, else `say` so."""
         super().__init__()
         self.network = network
         self._batch_size, self._required, self._say = batch_size, required, say
@@ -64,7 +64,7 @@ class Compiled(nn.Module):
             named = cast(FunctionType, type(network).forward).__globals__
             network.__class__ = _classes.setdefault((network.code, tuple(map(id, named.values()))), type(network))
         learning = [(*one.shape, one.dtype, one.requires_grad) for one in network.parameters()]
-        this = type(network), repr(network), learning, batch_size  # torch sees for itself whether it is the same
+        this = type(network), repr(network), learning, batch_size  # torch itself checks the rest
         last, runs = Compiled._sharing
         if this != last or runs == _TOGETHER:
             torch.compiler.reset()
@@ -74,7 +74,7 @@ class Compiled(nn.Module):
         self._tried = False
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return what the network makes of a batch."""
+        """Return the network's output for a batch."""
         if self._fast is None or len(inputs) != self._batch_size:
             return cast(Tensor, self.network(inputs))
         if self._tried:
@@ -95,7 +95,7 @@ class Compiled(nn.Module):
 
 
 def operations(part: TrainedPart, epoch: int) -> int:
-    """Return the floating point operations of one forward pass for one sample, counted layer by layer."""
+    """Return the number of floating point operations of a forward pass for one sample, counted by running it."""
     inputs = part.train.inputs(torch.arange(1), epoch)
     with torch.inference_mode(), evaluating(part.network), FlopCounterMode(display=False) as counter:
         part.network(inputs)

@@ -1,4 +1,4 @@
-"""What a run will cost on this machine: a few of its steps are made and timed, the rest is counted."""
+"""Estimate the cost of a run on this machine: time a few of its steps, and extrapolate."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from frostline.training.evaluation import evaluate
 from frostline.training.features import batch_size
 from frostline.training.steps import TrainedPart, steps
 
-_STEPS = 30  # at most that are timed, after one that is not
-_ENOUGH = 3.0  # seconds after which no further one is
+_STEPS = 30  # timed steps at most, after one untimed step
+_ENOUGH = 3.0  # seconds after which no further step is timed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run of a freeze mode costs on this machine; times in seconds."""
+    """Estimated cost of one run of a freeze mode on this machine; times in seconds."""
 
     mode: str
     device: str
     epochs: int
     once: float
-    """For what is computed once and then kept: features below the frost line."""
+    """Time to compute cached features below the frost line, once."""
     epoch: float
-    """Of training and its validation, as a mean over the epochs."""
+    """Mean time of an epoch, training and validation."""
     memory: int
-    """Peak in bytes: of a GPU's memory, or of the process."""
+    """Peak memory in bytes, of the GPU or else of the process."""
 
     @property
     def run(self) -> float:
-        """Seconds of all of it, but for the final test and what the run writes."""
+        """Seconds of the whole run, without the final test and writing files."""
         return self.once + self.epochs * self.epoch
 
 
 @dataclass(frozen=True)
 class _Phase:
-    """Seconds of the parts of a phase."""
+    """Times of a phase in seconds."""
 
     below: float
-    """That a picture takes up to the frost line; 0 where nothing lies below."""
+    """Per image, below the frost line; 0 if no stage is below."""
     kept: bool
     step: float
     above: float
-    """That a picture takes from the line on, where nothing is learnt."""
+    """Per image, above the line, in evaluation."""
 
 
 def measure(setup: Setup, seconds: float) -> Cost:
-    """Return what the run of `setup`, which was assembled just now, will cost.
+    """Return the estimated cost of the run of `setup`, which was just assembled.
 
-    `seconds` are those that a picture takes through all but the head of the network. Compiling is left out. Raises
-    torch.OutOfMemoryError where a step does not fit into a GPU.
+    `seconds` is the time per image through the network without its head. Compilation is not included. Raises
+    torch.OutOfMemoryError if a step does not fit into GPU memory.
     """
     images, learner, mixes = setup.images, learner_of(setup), setup.config.train
     kept = 0
@@ -90,14 +90,14 @@ def _summed(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
 
 
 def _on_images(setup: Setup, optimizer: torch.optim.Optimizer, seconds: float) -> _Phase:
-    """Measure steps of a network of which nothing is computed once."""
+    """Measure steps of a network on images, without cached features."""
     rows = _batches(setup, 1 + _STEPS)
     step = _step(setup, optimizer, setup.model.module, setup.images.train, rows, setup.autocast)
     return _Phase(0.0, False, step, seconds)
 
 
 def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, kept: bool) -> tuple[_Phase, int]:
-    """Measure what lies above a line that keeps nothing, and below; and return the bytes of a picture's features."""
+    """Measure a phase below and above a line that keeps no features; also return the bytes of an image's features."""
     size = batch_size(setup.device)
     rows = torch.cat(_batches(setup, 2 + 2 * size // setup.config.batch_size))
     first, rest = rows[:size], rows[size : len(rows) // size * size] if len(rows) >= 2 * size else rows
@@ -118,7 +118,7 @@ def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, 
 
 
 def _batches(setup: Setup, count: int) -> list[torch.Tensor]:
-    """Return the rows of the first batches of an epoch, so many if it has them."""
+    """Return the rows of the first `count` batches of an epoch, or of all if it has fewer."""
     total, size = len(setup.data.train), setup.config.batch_size
     order = shuffled(total, setup.config.seed, 1)
     return [order[part] for part in batches(total, size, drop_last=setup.config.train.drop_last)][:count]
@@ -132,7 +132,7 @@ def _step(
     indices: list[torch.Tensor],
     autocast: torch.dtype | None,
 ) -> float:
-    """Return the seconds of a step, without the first one, which makes room for all others."""
+    """Return the seconds per step, without the first one, which allocates memory."""
     part = TrainedPart(network, data, autocast, network, data, autocast)
     made = steps(part, indices, optimizer, setup.recipe, epoch=1, first=0)
     once, _ = machine.timed(setup.device, lambda: next(made))
@@ -141,7 +141,7 @@ def _step(
 
 
 def _several(setup: Setup, made: Iterable[object]) -> tuple[float, int]:
-    """Return how long it took to make some things, until that is enough, and how many they were."""
+    """Iterate until `_ENOUGH` seconds have passed; return the seconds and the number of items."""
     began, count, spent = time.perf_counter(), 0, 0.0
     for count, _ in enumerate(made, 1):  # noqa: B007
         machine.wait(setup.device)

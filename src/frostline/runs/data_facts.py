@@ -1,4 +1,4 @@
-"""What is known of data before a sweep: how much of what there is, what is odd, and pictures as a network sees them."""
+"""Facts about data before a sweep: counts per class and split, image sizes, findings, and the network's views."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.training import dataset
 
 MEASURED = 256
-"""Views over which what the network gets is measured: the standard error of their means is then some hundredths."""
+"""Views over which mean and std are measured: the standard error of the mean is then a few hundredths."""
 AT_ONCE = 16
-"""Views that are made at once: bounds the memory."""
+"""Views per batch: bounds the memory."""
 
 Five = tuple[float, float, float, float, float]
 """Minimum, lower quartile, median, upper quartile and maximum."""
@@ -39,67 +39,67 @@ Five = tuple[float, float, float, float, float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the originals of all splits are, upright, in pixels."""
+    """Sizes in pixels of the original images of all splits, after EXIF rotation."""
 
     width: Five
     height: Five
     shorter: Five
     aspect: Five
-    """Width by height."""
+    """Width divided by height."""
     enlarged: int
-    """Pictures that are smaller than what they become."""
+    """Number of images that are enlarged for the network."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the network gets."""
+    """The inputs of the network."""
 
     size: int
-    """Side in pixels of the square that it sees."""
+    """Side of the square input in pixels."""
     resize: int
-    """What a side of a picture becomes before its centre is cut out, in pixels."""
+    """Length in pixels to which a side of an image is resized before the centre crop."""
     resized: str
-    """That in words: which side it is."""
+    """The same in words: which side it is."""
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """Of red, green and blue in 0..1: the network gets `(value - mean) / std`."""
+    """For red, green and blue in 0..1: the network's input is `(value - mean) / std`."""
     training: tuple[str, ...]
-    """How training views differ from that, a few words each; empty where they do not."""
+    """Differences of training views, a few words each; empty without augmentation."""
     views: int
-    """Number of the training views that were measured: those that a run sees first."""
+    """Number of training views that were measured: the first ones of a run."""
     measured_mean: tuple[float, ...]
     measured_std: tuple[float, ...]
-    """Of red, green and blue, over all values of these as the network gets them."""
+    """For red, green and blue, over all values of the measured inputs."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is to be said of data."""
+    """Facts about the data of a run."""
 
     name: str
     root: str
-    """Where it lies, as it was typed; empty for what is embedded."""
+    """Its location as the user typed it; empty for embedded data."""
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
-    """Pictures of each class, by split."""
+    """Number of images of each class, by split."""
     images: dict[str, int]
-    """Pictures, by split."""
+    """Number of images, by split."""
     groups: dict[str, int]
-    """Groups that they are of (patients, plates), by split; nothing where no two are of one."""
+    """Number of groups (patients, plates), by split; empty without groups."""
     largest: tuple[str, float]
-    """The class with most training pictures, and its share of them, 0 to 1."""
+    """The class with the most training images, and its share of them, 0 to 1."""
     of_none: int | None
-    """Training pictures that are of no class; None where each is of one."""
+    """Number of training images without a class; None unless multi-label."""
     sizes: Sizes
     converted: dict[str, int]
-    """Pictures that were converted, by `decode_image.CONVERSIONS`."""
+    """Number of converted images, by `decode_image.CONVERSIONS`."""
     broken: tuple[tuple[str, str], ...]
-    """Pictures that are left out since they cannot be read, and why."""
+    """Images that were left out as unreadable, with the reason."""
     hidden: int
-    """Files that are left out since their names begin with a dot."""
+    """Number of files left out because their names begin with a dot."""
     suffixes: dict[str, int]
-    """Files that are left out since they are not called like pictures, by suffix."""
+    """Number of files left out because their suffix is not of an image, by suffix."""
     findings: tuple[Finding, ...]
     given: Given
     fingerprint: str
@@ -107,17 +107,17 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Opened:
-    """The data of a run, and how its network sees it."""
+    """The data of a run, with the views of its network."""
 
     setup: Setup
     plain: dict[str, Views]
-    """Every split without randomness."""
+    """The views of every split without augmentation."""
     training: Views
-    """The training images as they are learnt from."""
+    """The training views, with augmentation if there is any."""
 
     @property
     def config(self) -> Config:
-        """What was composed."""
+        """The run's config."""
         return self.setup.config
 
     @property
@@ -127,14 +127,14 @@ class Opened:
 
     @property
     def spec(self) -> InputSpec:
-        """What the network expects."""
+        """The input that the network expects."""
         return self.setup.model.input
 
 
 def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
-    """Return the data of a run of `config`, decoded through its store; raises the `UserError` that the run would meet.
+    """Return the data of a run of `config`, decoded through its store; raises the `UserError` that the run would raise.
 
-    Views are made on the CPU: a few of each split are asked for.
+    Views are made on the CPU, since only a few of each split are needed.
     """
     with tempfile.TemporaryDirectory() as folder:
         made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
@@ -145,7 +145,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
 
 
 def facts(opened: Opened) -> DataFacts:
-    """Return what is to be said of the data."""
+    """Return the facts about the data."""
     config, data = opened.config, opened.data
     count = len(data.classes)
     counts = {name: tuple(class_counts(split.labels, count).tolist()) for name, split in data.splits.items()}
@@ -177,7 +177,7 @@ def _groups(splits: dict[str, Split]) -> dict[str, int]:
 
 
 def _sizes(sizes: Tensor, spec: InputSpec) -> Sizes:
-    """Return how large pictures are whose widths and heights are `(N, 2)`."""
+    """Return the distribution of image sizes, given widths and heights `(N, 2)`."""
     width, height = sizes.numpy().astype(np.float64).T
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
     return Sizes(
@@ -225,7 +225,7 @@ def _measure(views: Views, rows: Tensor) -> tuple[tuple[float, ...], tuple[float
 
 
 def _training(config: Config, cut_from: str) -> tuple[str, ...]:
-    """Return how training views differ from the one without randomness."""
+    """Return in words how training views differ from those without augmentation."""
     policy = augment_policy(config)
     low, high = policy.scale
     crops = {

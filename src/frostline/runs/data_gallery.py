@@ -1,4 +1,4 @@
-"""Pictures of data as a network sees them: some of each class, and what findings put side by side."""
+"""A gallery of images as the network sees them: some of each class, and those that findings show side by side."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from frostline.runs.data_facts import AT_ONCE, Opened
 from frostline.runs.run_data import augment_policy
 
 CLASSES = 24
-"""Classes of which pictures are shown: a page that can be looked through, and that does not grow with the data."""
+"""Classes shown at most, so that the page stays readable and does not grow with the data."""
 TRAIN = 3
-"""Pictures of train that are shown of each class."""
+"""Training images shown per class."""
 OTHERS = 2
-"""Pictures of val, and of test, that are shown of each class."""
+"""Validation images, and test images, shown per class."""
 EPOCHS = 3
-"""Epochs of which the random views are shown."""
+"""Epochs whose random views are shown."""
 _SIDE = 96  # pixels of a thumbnail's side
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture as the network sees it."""
+    """An image as the network sees it."""
 
     name: str
     split: str
     label: str
     views: tuple[NDArray[np.uint8], ...]
-    """`(S, S, 3)` each: the view without randomness, of a training picture as it is kept; then, where training has
-    others, those of epochs 1, 2, ..."""
+    """`(S, S, 3)` each: the view without augmentation, of a training image as it is stored; then, with augmentation,
+    those of epochs 1, 2, ..."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures to look at."""
+    """Images to look at."""
 
     classes: dict[str, tuple[Shown, ...]]
-    """Of some classes, from the largest to the smallest: of train, val and test."""
+    """Images of some classes, from the largest class to the smallest: from train, val and test."""
     findings: tuple[tuple[tuple[Shown, ...], ...], ...]
-    """For each finding the groups of pictures that it puts side by side."""
+    """For each finding, the groups of images to show side by side."""
 
 
 def gallery(opened: Opened) -> Gallery:
-    """Return pictures of some classes and of what was found, spread over each class in the order of the source."""
+    """Return images of some classes, evenly spaced in the order of the source, and images of the findings."""
     name_of = loading.picture_names(opened.config.data, opened.setup.store)
     return Gallery(
         classes=_sheet(opened, name_of),
@@ -65,7 +65,7 @@ def gallery(opened: Opened) -> Gallery:
 
 
 def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[Shown, ...]]:
-    """Return pictures of classes that are spread from the largest to the smallest."""
+    """Return images of classes that are evenly spaced from the largest to the smallest."""
     data = opened.data
     by_size = class_counts(data.train.labels, len(data.classes)).argsort(descending=True, stable=True)
     chosen = _spread(by_size, CLASSES).tolist()
@@ -79,14 +79,14 @@ def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str
 
 
 def _spread(values: Tensor, most: int) -> Tensor:
-    """Return at most so many of `values` `(N,)`, at even distances from the first to the last."""
+    """Return at most `most` of `values` `(N,)`, evenly spaced from the first to the last."""
     return values[torch.linspace(0, max(0, len(values) - 1), min(most, len(values))).round().long()]
 
 
 def _side_by_side(
     opened: Opened, places: Sequence[Place], name_of: dict[str, Callable[[int], str]]
 ) -> tuple[Shown, ...]:
-    """Return the pictures at `places`; nothing where one of them is not among those that are used."""
+    """Return the images at `places`; empty if one of them is not used by the run."""
     found: list[Shown] = []
     for split, number in places:
         row = (opened.data.splits[split].ids == number).nonzero()[:, 0]
@@ -109,7 +109,7 @@ def _shown(
 
 
 def _thumbnails(spec: InputSpec, views: Views, rows: Tensor, epoch: int) -> list[NDArray[np.uint8]]:
-    """Return `(S, S, 3)` each: what the network gets of the pictures at `rows`, made pictures again."""
+    """Return the network's inputs at `rows`, converted back to images `(S, S, 3)`."""
     found: list[NDArray[np.uint8]] = []
     for part in rows.split(AT_ONCE) if len(rows) else ():
         inputs = views.inputs(part, epoch)

@@ -1,4 +1,4 @@
-"""How the test went: the files that say it (predictions, classes, confusions, mistakes), and new pictures alone."""
+"""Write the test results of a run: predictions, scores per class, confusion matrix, and images of mistakes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from frostline.records.layout import PREDICTIONS
 from frostline.report import confusion_matrix, confusion_plot, label_scores, mistakes
 from frostline.store import tensorfile
 
-_LOGITS = 2**20  # that are kept, 4 MB: all of 10,000 images and 100 classes
-_FIRST = 5  # classes kept of every image where they are not
-_AT_ONCE = 2**20  # logits worked on at once, 4 MB; what comes of them lies nowhere between them: no holes that stay
+_LOGITS = 2**20  # logits that are written in full, 4 MB: 10,000 images of 100 classes
+_FIRST = 5  # most probable classes written per image otherwise
+_AT_ONCE = 2**20  # logits per computation, 4 MB; results are preallocated, to avoid memory fragments
 
 
 def write(
     folder: Path, logits: Tensor, test: Split, classes: Sequence[str], pictures_at: Callable[[Tensor], Tensor]
 ) -> None:
-    """Write the predictions for the test split, how each class did, and pictures of mistakes.
+    """Write the predictions for the test split, the scores of each class, and images of mistakes.
 
-    `logits` is `(N, classes)` float32 in the order of `test`. `pictures_at` returns `(B, 3, H, W)` uint8 of some rows.
+    `logits` is `(N, classes)` float32 in the order of `test`. `pictures_at` returns images `(B, 3, H, W)` uint8 by row.
     """
     how = _of_several if multi_label(test.labels) else _of_one
     wrong = how(folder, logits, test, classes)
@@ -36,7 +36,7 @@ def write(
 
 
 def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
-    """Write all logits, and precision, recall and F1 of each class; return which mistakes are to be shown."""
+    """Write all logits, and precision, recall and F1 of each class; return the rows of mistakes to show."""
     tensorfile.save(folder / PREDICTIONS, {**_images(test), "logits": logits}, {})
     files.write_json(folder / layout.PER_CLASS, label_scores.rows(test.labels.numpy(), logits.numpy(), classes))
     loss = cross_entropies(logits, test.labels).where(~right(logits, test.labels), -1.0)
@@ -44,10 +44,10 @@ def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str
 
 
 def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
-    """Write the most probable classes, the accuracy of each class, and the confusion matrix; return as above.
+    """Write predictions, the accuracy of each class, and the confusion matrix; return the rows of mistakes to show.
 
-    Of every image the logits are kept; in place of logits that take more than 4 MB the five most probable classes with
-    their log-probabilities, and that of the true class.
+    Predictions are the logits of every image. If those take more than 4 MB, they are the five most probable classes
+    with their log-probabilities, and the log-probability of the true class.
     """
     first, chances = most_probable(logits, min(_FIRST, len(classes)))
     said = {"logits": logits}
@@ -66,20 +66,20 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
 
 
 def _images(test: Split) -> dict[str, Tensor]:
-    """Return what images were tested: their labels and numbers, and where several are of one group that of each."""
+    """Return labels and ids of the test images, and their groups if there are any."""
     groups = {} if test.groups is None else {"groups": _narrow(test.groups)}
     return {"labels": test.labels, "ids": _narrow(test.ids), **groups}
 
 
 def _narrow(ids: Tensor) -> Tensor:
-    """Return numbers of images in half the bytes, where they fit; torch takes no narrower ones for an index."""
+    """Return ids as int32 if they fit; torch accepts no smaller integers as an index."""
     return ids.int() if len(ids) and ids.max() <= torch.iinfo(torch.int32).max else ids
 
 
 def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` most probable classes of each row of `(N, classes)` logits, and their log-probabilities.
 
-    Both are `(N, count)`, int32 and float32, most probable first; the first is what `argmax` says, ties and all.
+    Both are `(N, count)`, int32 and float32, most probable first; the first agrees with `argmax`, also in ties.
     """
     classes, chances = (logits.new_empty(len(logits), count, dtype=kind) for kind in (torch.int32, torch.float32))
     rows = max(1, _AT_ONCE // logits.shape[1])
@@ -101,7 +101,7 @@ def _of_labels(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:
-    """Return how many test pictures are in train, too, and the accuracy on the others, None where no other is left.
+    """Return the number of test images that are also in train, and the accuracy on all others; None if there are none.
 
     `logits` is `(N, classes)` in the order of `test`.
     """

@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs, preprocessing inside; kept only if it agrees with the original."""
+"""Export a trained network, preprocessing included, to ONNX, TorchScript or safetensors, and verify the file."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from frostline.store import tensorfile
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-4
-"""Largest difference of a probability that is float32 arithmetic in another order."""
+"""Largest difference of a probability that float32 arithmetic in another order can explain."""
 SAMPLES = ((1, 8, 8), (2, 70, 33), (3, 224, 224), (1, 200, 301))
-"""Pictures, height and width of the batches on which an exported network is compared."""
+"""Number, height and width of the images in each batch on which an exported network is compared."""
 
-_FACTS = "frostline.json"  # name of the facts within a TorchScript file
-_LARGE = 1_900_000_000  # bytes; protobuf, and so a single ONNX file, ends at 2 GiB
+_FACTS = "frostline.json"  # name of the metadata in a TorchScript file
+_LARGE = 1_900_000_000  # bytes; protobuf, and so a single ONNX file, is limited to 2 GiB
 _Run = Callable[[Tensor], Tensor]
 
 
 class Disagreement(UserError):
-    """The exported network says something else than the original."""
+    """The exported network's probabilities differ from the original's."""
 
 
 def export(network: Predictor, kind: str, output: Path) -> float:
-    """Write `network`, or a copy of it on the CPU, to `output` as `onnx`, `torchscript` or `safetensors`.
+    """Write `network`, in float32 for the CPU, to `output` as `onnx`, `torchscript` or `safetensors`.
 
-    Return the largest difference between a probability of the original and of the file, read again, over `SAMPLES`;
-    raises `Disagreement` where it is above `TOLERANCE`, and leaves no file then. UserError where a package is missing,
-    the format cannot hold the network, or the name is that of a file of another format.
+    Read the file again and return the largest difference between its probabilities and the original's over `SAMPLES`;
+    raises `Disagreement` if that exceeds `TOLERANCE`, and leaves no file then. UserError if a package is missing, the
+    format cannot hold the network, or the suffix is of another format.
     """
     others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
-    if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # as what it is read
+    if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # decides the reader
         raise user_error("path", output, f"a file called {SUFFIXES[kind]}")
     module, cpu = network.model.module, torch.device("cpu")
     model = replace(network.model, module=module if network.device == cpu else copy.deepcopy(module).to(cpu))
@@ -54,7 +54,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     portable = Portable(network.model.module, network.model.input, several=network.multi_label).eval()
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder, torch.inference_mode():
         file = Path(folder) / output.name
-        with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, and says so call by call
+        with warnings.catch_warnings(action="ignore"):  # every call of TorchScript warns of its deprecation
             try:
                 _WRITE[kind](network, portable, file)
                 run = _READ[kind](file)
@@ -72,7 +72,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
 
 
 def samples() -> list[Tensor]:
-    """Return batches of pictures `(N, 3, H, W)` uint8, half noise and half shades, the sizes of `SAMPLES`."""
+    """Return batches of images `(N, 3, H, W)` uint8, half noise and half gradients, with the sizes of `SAMPLES`."""
     random, batches = generator("export"), []
     for count, height, width in SAMPLES:
         noise = torch.rand(count, 3, height, width, generator=random)
@@ -82,7 +82,7 @@ def samples() -> list[Tensor]:
 
 
 def facts(network: Predictor) -> dict[str, Any]:
-    """Return what a program must know to use the network, JSON-able; also what `build.build` reads of a file."""
+    """Return the JSON-serialisable metadata that a program needs to use the network; `build.build` reads it, too."""
     return {
         **build.metadata(network.model, network.classes),
         "levels": asdict(network.levels),
@@ -125,8 +125,8 @@ def _read_onnx(file: Path) -> _Run:
 
 
 def _write_torchscript(network: Predictor, portable: nn.Module, file: Path) -> None:
-    traced = torch.jit.trace(portable, samples()[1], check_trace=False)  # it is compared on more than this below
-    with file.open("wb") as stream:  # to a name torch writes by itself, and aborts the process where a disk is full
+    traced = torch.jit.trace(portable, samples()[1], check_trace=False)  # `export` compares on more samples
+    with file.open("wb") as stream:  # given a name, torch aborts the process when the disk is full
         torch.jit.save(traced, stream, _extra_files={_FACTS: json.dumps(facts(network))})
 
 

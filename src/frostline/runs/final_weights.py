@@ -1,4 +1,4 @@
-"""What a run leaves when it has learned: its best weights, its adapters apart, and how they do on the test split."""
+"""Finish a run: write its best weights and its adapters, and evaluate on the test split."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from frostline.training.loop import Diverged
 from frostline.training.state import Learner, Progress
 
 _AGREES = 1e-3
-"""Largest difference of an answer after adapters are merged, as a part of the largest answer."""
+"""Largest change of a logit when adapters are merged, relative to the largest logit."""
 
 
 def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft:
-    """Return the file of the best weights, to be written; what of them is no part of it is in `sweep` by then."""
+    """Return the draft of the best weights' file; tensors that it leaves out are written to the folder `sweep`."""
     data, module = setup.data, setup.model.module
     of_data = {"levels": asdict(data.levels), **({"multi_label": True} if data.multi_label else {})}
     facts = {**build.metadata(setup.model, data.classes), **of_data}
     tensors = {name: sharding.placeholder(tensor) for name, tensor in adapters.without(module).items()}
-    if setup.config.save_weights == LEARNED and setup.config.freeze_mode.solver != "knn":  # which keeps no weights
+    if setup.config.save_weights == LEARNED and setup.config.freeze_mode.solver != "knn":  # kNN keeps no weights
         heads = setup.model.structure.heads
         left = {name for name in tensors if base_weights.belongs(name, heads)}
         left -= learner.moving | adapters.touched(module)
@@ -46,10 +46,11 @@ def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft
 def conclude(
     setup: Setup, progress: Progress, folder: Path, draft: Draft, voters: nn.Module | None = None
 ) -> tuple[Evaluation, str | None, dict[str, float]]:
-    """Leave the best weights and how they do on the test split in `folder`.
+    """Write the best weights and their test results to `folder`.
 
-    Return that, the sha256 of the file, and the metrics of adapters. Where `voters` classify in place of the head there
-    are no weights that do, and so no file. Raises `Diverged` if the loss is not finite.
+    Return the test evaluation, the sha256 of the weights file, and the metrics of adapters. If `voters` classify
+    instead of the head, there is no weights file, and its sha256 is None. Raises `Diverged` if the test loss is not
+    finite.
     """
     state.put(setup.model.module, progress.best)
     merged, metrics = leave_adapters(setup, folder)
@@ -60,16 +61,16 @@ def conclude(
     if setup.ranks is not None and voters is None:
         setup.ranks.take_best(best, merges=bool(merged))
     scored = score(setup, progress.best_phase, voters)
-    if not math.isfinite(scored.loss):  # what is nan has no largest logit, and would be right by chance
+    if not math.isfinite(scored.loss):  # argmax of nan would be right by chance
         raise Diverged(f"the test loss is {scored.loss}; try a smaller lr or train.clip_norm")
     evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.images.test.pictures)
     return scored, saved.result() if saved else None, metrics
 
 
 def leave_adapters(setup: Setup, folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Leave adapters alone in `folder`.
+    """Write the adapters, without the network, to `folder`, and merge them into the network if possible.
 
-    Return by name the network's tensors that they were merged into, if any, and what they are in numbers.
+    Return by name the tensors into which they were merged, and the metrics of adapters.
     """
     module, heads, how = setup.model.module, setup.model.structure.heads, setup.config.freeze_mode.adapter
     if how.kind == "none":
@@ -93,9 +94,9 @@ def leave_adapters(setup: Setup, folder: Path) -> tuple[dict[str, Tensor], dict[
 
 @torch.no_grad()
 def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
-    """Make adapters part of the network's own tensors; return these by name, and how much that changed of 1.
+    """Merge adapters into the network's own tensors; return these by name, and the relative change of logits.
 
-    RuntimeError if the network's answers to some pictures of the validation split are others after that.
+    RuntimeError if that change exceeds `_AGREES` on a batch of validation images.
     """
     module, val = setup.model.module, setup.images.val
     views = val.inputs(torch.arange(min(len(val.labels), setup.config.batch_size)), 1)
@@ -104,7 +105,7 @@ def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
     error = float((after - before).abs().max() / before.abs().max())
     if not error <= _AGREES:
         kind = setup.config.freeze_mode.adapter.kind
-        raise RuntimeError(f"the network with its {kind} adapters merged answers otherwise: by {error:.1g} of 1")
+        raise RuntimeError(f"merging the {kind} adapters changed the network's logits by {error:.1g} of the largest")
     return {name: tensor.cpu() for name, tensor in merged.items()}, error
 
 

@@ -1,4 +1,4 @@
-"""Which weights a run begins with: a library's, those of a file, or those of another run, which are fetched."""
+"""Resolve the initial weights of a run: a library's, a file's, or those of another run, which are fetched."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from frostline.models.weights import is_file_name, of_hub
 from frostline.records.layout import RUN_PREFIX
 
 Fetch = Callable[[Config, Path], Path]
-"""Puts the weights of the run that `model.weights` names into a folder, and returns their file."""
+"""Copies the weights of the run that `model.weights` names into a folder, and returns their file."""
 
 
 def no_runs(config: Config, folder: Path) -> Path:
-    """Fetch nothing: for whoever has no records at hand."""
-    raise user_error("model.weights", config.model.weights, "a file or a name of weights: no records are at hand")
+    """Raise `UserError`: the `Fetch` of callers without access to records of runs."""
+    raise user_error("model.weights", config.model.weights, "a file or a name of weights: runs cannot be fetched here")
 
 
 def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
-    """Return `config.model.weights`; those of a run are fetched into `folder`, and are a file from then on."""
+    """Return `config.model.weights`; weights of a run are fetched into `folder`, and their file is returned."""
     source = config.model.weights
     if not source or not _is_run(source):
         return source
@@ -31,11 +31,11 @@ def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
 
 
 def on_disk(weights: str | None) -> bool:
-    """Return whether the weights can be tried on the network at once, with nothing to download."""
+    """Return whether the weights can be loaded without a download."""
     return weights is not None and (is_file_name(weights) or os.path.isdir(expanded(weights)) or _is_run(weights))
 
 
 def _is_run(weights: str) -> bool:
-    """Return whether the weights are those of a run."""
+    """Return whether `weights` names a run."""
     folder = expanded(weights)
     return weights.startswith(RUN_PREFIX) or (os.path.isdir(folder) and of_hub(folder) is None)

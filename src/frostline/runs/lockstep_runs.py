@@ -1,8 +1,8 @@
-"""Which runs of a sweep train their heads in lockstep, and who makes the steps of a run.
+"""Choose the runs of a sweep that train their heads in lockstep, and provide the stepper of each run.
 
-The first of them leads: it makes the steps of all. The others, which this process carries out after it, take over what
-was made for them, and keep their own journal, checkpoint, best epoch and patience. Where the leader stops early the
-next one leads on; what was interrupted goes on alone.
+The first run leads: it executes the steps of all. The others, which this process executes after it, take over the
+results, and keep their own journal, checkpoint, best epoch and patience. If the leader stops early, the next run leads;
+an interrupted run continues alone.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from frostline.training.schedule import Rates
 from frostline.training.state import Learner
 from frostline.training.steps import Step, TrainedPart
 
-_KEPT = 2**29  # bytes of the epochs that wait to be taken over
+_KEPT = 2**29  # bytes of epoch results that wait to be taken over
 
 
 class Lockstep:
-    """Owner of the heads that a process trains in lockstep, as its runs come one after the other."""
+    """The heads that a process trains in lockstep, kept across its consecutive runs."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Let go of all heads."""
+        """Drop all heads."""
         self._stack: Stack | None = None
         self._members: dict[str, Member] = {}
         self._origin: Mapping[str, str] = {}
 
     def lead(self, members: Mapping[str, Member], origin: Mapping[str, str], stack: Stack) -> None:
-        """Have the `stack` of the `members`, by digest, make their steps from now on, which began from `origin`."""
+        """Use `stack` for the steps of `members`, by digest, from now on; `origin` is their common starting point."""
         self._stack, self._members, self._origin = stack, dict(members), origin
 
     def member(self, key: str, origin: Mapping[str, str]) -> Member | None:
-        """Return the head of the run with the digest `key`, if steps of it were made from the same `origin`.
+        """Return the head of the run with the digest `key`, if its steps were executed from the same `origin`.
 
-        If not, this run is none of theirs, and nobody comes who is: runs of a stack follow each other.
+        If not, all heads are dropped: runs of a stack are consecutive, so no further one comes.
         """
         if key not in self._members or origin != self._origin:
             self.forget()
         return self._members.get(key)
 
     def others(self, keys: Sequence[str], epoch: int) -> list[tuple[str, Member]]:
-        """Return the heads of the runs with these digests that have come as far as the beginning of `epoch`."""
+        """Return the heads of the runs with these digests that are at the beginning of `epoch`."""
         if self._stack is None or self._stack.reached != epoch - 1:
             return []
         return [(key, self._members[key]) for key in keys if key in self._members]
@@ -64,12 +64,12 @@ class Lockstep:
 
 @functools.cache
 def of_process() -> Lockstep:
-    """Return what this process trains in lockstep."""
+    """Return the heads that this process trains in lockstep."""
     return Lockstep()
 
 
 class Stepper:
-    """Makes the steps of one run: takes them over, makes those of others with them, or makes them alone."""
+    """The stepper of one run: takes over results, leads other runs in lockstep, or trains alone."""
 
     def __init__(
         self,
@@ -79,9 +79,9 @@ class Stepper:
         run: RunContext,
         alone: loop.Stepper,
     ) -> None:
-        """Make those of `learner`, which began from `origin`.
+        """Execute the steps of `learner`, which began from `origin`.
 
-        The siblings of the run are asked for where it leads. `alone` makes the steps where none are made with theirs.
+        `run.siblings()` is called if the run can lead. `alone` executes the steps if there is no lockstep.
         """
         self._setup, self._learner, self._origin, self._say = setup, learner, origin, run.screen.say
         self._siblings = run.siblings
@@ -91,28 +91,28 @@ class Stepper:
         self._stack: Stack | None = None
         self._undecided = True
         self.most = 1
-        """Of how many runs a step of this one was at once, at most."""
+        """Largest number of runs that shared a step with this one, itself included."""
 
     @property
     def together(self) -> int:
-        """Of how many runs a step is at once."""
+        """Number of runs that share a step."""
         return len(self._stack.members) if self._stack else 1
 
     def made(self, epoch: int) -> EpochMade | None:
-        """Put what another run made of this epoch in place and return it, if one did."""
+        """If another run executed the steps of this epoch, restore network and optimizer to its end and return it."""
         made = self._member.made.pop(epoch, None) if self._member else None
         linear = self._setup.model.module.get_submodule(self._setup.model.structure.heads[0])
         if made is None or not isinstance(linear, nn.Linear):
-            self._member = None  # from now on this run is where no other is
+            self._member = None  # from now on this run trains alone
             return None
         if self.most == 1:
-            self._say(f"  in lockstep: its steps were made with those of {_others(made.together)}")
+            self._say(f"  in lockstep: its head was trained together with {_others(made.together)}")
         self.most = max(self.most, made.together)
         made.put(linear, self._learner.optimizer)
         return made
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        """Yield a step on each of the batches at `indices`."""
+        """Execute a step on each batch of `indices` lazily, and yield it."""
         whole = len(indices) == self._setup.steps_per_epoch
         if self._undecided and whole:
             self._stack = self._lead(part, indices, epoch, first)
@@ -122,9 +122,9 @@ class Stepper:
         return self._stack.steps(indices, epoch, first)
 
     def _lead(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Stack | None:
-        """Return the heads of this run and of its siblings, to be trained in lockstep; None where that is no faster.
+        """Return a stack of the heads of this run and its siblings; None if lockstep is impossible or not faster.
 
-        On a GPU it is for a head alone, too, since a step of a stack is one launch.
+        On a GPU a stack of a single head is faster, too, since its step is one launch.
         """
         head, config = gradient.head_of(part.network), self._setup.config
         if head is None or not part.train.known or part.autocast is not None or not takes_plain_head_steps(config):
@@ -146,7 +146,7 @@ class Stepper:
             return None
         stack = Stack([me, *(member for _, member in others)], part.train, self._say)
         if not stack.agrees(indices, epoch, first):
-            self._say("  note: not in lockstep, since here a batched product has other last bits than a single one")
+            self._say("  note: not in lockstep, since here a batched product rounds differently from single ones")
             return None
         self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)
         self.most = len(stack.members)
@@ -155,7 +155,7 @@ class Stepper:
         return stack
 
     def _beginner(self, head: Head, config: Config) -> Member:
-        """Return the head with which the run of `config` begins, this one being where it began."""
+        """Return the initial head of the run of `config`; this run must be at its beginning, too."""
         setup, linear = self._setup, head.linear
         if setup.model.new_head and config.seed != setup.config.seed:
             own = build.new_head(setup.model, linear.out_features, config.seed).to(linear.weight.device)
@@ -185,13 +185,13 @@ def _others(runs: int) -> str:
 
 
 def _shares_features(setup: Setup, config: Config) -> bool:
-    """Return whether the run of `config`, which differs in what steps alone read, has the features of `setup`."""
+    """Return whether the run of `config`, which differs only in options of steps, reads the features of `setup`."""
     seeds = setup.config.model.weights is not None and not augment_policy(config).random
     return seeds or config.seed == setup.config.seed
 
 
 def _at(path: str, layer: nn.Module) -> nn.Module:
-    """Return a network of nothing but `layer` at a dotted `path`."""
+    """Return a module tree that has only `layer`, at a dotted `path`."""
     for name in reversed(path.split(".")):
         parent = nn.Module()
         parent.add_module(name, layer)

@@ -1,8 +1,8 @@
-"""The network of a run for the next one: where a head alone learned, all else is as it was, bit for bit.
+"""Reuse the network of a run for the next one: if only the head learned, all else is unchanged, bit for bit.
 
-To build a network anew and to trace where it can be cut takes longer than to train a head on features that are there.
-A process keeps one, until it is given to the next run of the same network, which gives the head that run's own weights;
-any other run lets it go.
+Building a network and tracing it for the cut takes longer than training a head on cached features. A process keeps one
+network until the next run. A run of the same network takes it, with its own initial weights in the head; any other run
+drops it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from frostline.training.state import Learner
 
 
 class NetworkCache:
-    """Owner of the network of the run before, while no run has it."""
+    """Holds the network of the previous run until the next one takes it."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
         self._model: Model | None = None
 
     def keep(self, setup: Setup, learner: Learner) -> None:
-        """Keep the network of a run that ended well, if nothing but the new weights of a linear head moved in it."""
+        """Keep the network of a successful run, if only a new linear head could change."""
         model, config = setup.model, setup.config
         own = {f"{model.structure.heads[0]}.{name}" for name in ("weight", "bias")}
         alone = model.linear_head is not None and learner.moving <= own
@@ -36,7 +36,7 @@ class NetworkCache:
             self._key, self._model = _key(config, setup.weights, setup.data.classes), model
 
     def take(self, config: Config, source: str | None, classes: Sequence[str]) -> Model | None:
-        """Return the network as `build` makes it of the same, if it is the one that was kept; nothing is kept then."""
+        """Empty the cache and return its network as `build` would for these arguments; None if they do not match."""
         key, model, self._key, self._model = self._key, self._model, None, None
         if model is None or key != _key(config, source, classes):
             return None
@@ -53,11 +53,11 @@ class NetworkCache:
 
 
 def _key(config: Config, source: str | None, classes: Sequence[str]) -> tuple[Any, ...]:
-    """Return what decides all of a network but the weights of a new head."""
+    """Return the cache key: everything that decides a network, except the weights of a new head."""
     return repr(config.model), repr(config.freeze_mode), source, (*classes,), config.channels_last, config.device
 
 
 @functools.cache
 def of_process() -> NetworkCache:
-    """Return what this process keeps."""
+    """Return the cache of this process."""
     return NetworkCache()

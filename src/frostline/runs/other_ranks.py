@@ -1,4 +1,4 @@
-"""A process that makes the steps of a run with others: it does what the first one says, and records nothing."""
+"""The other processes of a multi-device run: they follow the orders of the first one, and record nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from frostline.training.steps import TrainedPart
 
 @contextmanager
 def others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
-    """Give the block what learns, and a setup that has the other processes of a run, which are there that long."""
+    """Start the other processes of a run for the block; yield the setup with them, and the learner."""
     config = setup.config
     if config.devices == 1:
         yield setup, learner_of(setup)
@@ -57,19 +57,19 @@ def others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
 
 
 def origin(setup: Setup) -> Origin:
-    """Return what the processes of a run have to begin with alike."""
+    """Return the starting point that all processes of a run must share."""
     return Origin(setup.data.fingerprint, hashing.of_tensors(setup.model.module.state_dict(keep_vars=True)))
 
 
 def sharded(setup: Setup) -> Setup:
-    """Return the setup with what learns in shares on all devices, where the config says so.
+    """Return the setup with learning parameters sharded over all devices, if the config asks for FSDP.
 
-    Units are the largest modules that lie in one stage each. What adapters learn is little, as is the head.
+    Units are the largest modules within one stage. Adapters and the head are small and are not sharded.
     """
     structure, module = setup.model.structure, setup.model.module
     if not setup.config.fsdp or setup.config.freeze_mode.adapter.kind != "none":
         return setup
-    frost_line.draw(setup, 0)  # cut before: shares cannot be traced
+    frost_line.draw(setup, 0)  # cut first: sharded modules cannot be traced
     (phase,), top = setup.phases, structure.stages[-1]
     learning = {name for name in phase.learning if structure.stage_of(name) != top}
     units: list[str] = []
@@ -83,8 +83,8 @@ def sharded(setup: Setup) -> Setup:
 
 
 def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoReturn:
-    """Follow the orders that come through `pipe` until its other end is gone, and tell it what keeps it from that."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first process hears them too, and decides
+    """Follow orders from `pipe` until its other end closes; on an error, send the exception and exit."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first process gets them, too, and decides
         signal.signal(number, signal.SIG_IGN)
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
@@ -108,17 +108,17 @@ def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoRetur
 
 
 class Follower:
-    """Owner of the network of a process that follows."""
+    """The network of a following process, and how it carries out orders."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        """Be where the first process is before its first step."""
+        """Assemble the same setup as the first process before its first step."""
         self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), follows=True)
         self._learner: Learner
         self._guard = Guard(self.setup.model.module)
         self._part: tuple[int, TrainedPart] | None = None
 
     def obey(self, order: Order, rank: int) -> None:
-        """Do what the first process says."""
+        """Carry out an order of the first process."""
         if isinstance(order, Join):
             process_group.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
             self.setup = sharded(self.setup)
@@ -167,7 +167,7 @@ class Follower:
             ema = self._learner.ema
             self._part = phase, frost_line.part(self.setup, phase, ema and ema.module)
             self._guard.watch()
-        self.setup.enter(phase)  # features may have been computed below the line of another one
+        self.setup.enter(phase)  # an order may have entered another phase to compute features
         return self._part[1]
 
     def _views(self, split: str) -> Views:

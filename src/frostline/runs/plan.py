@@ -1,4 +1,4 @@
-"""What a run is about to do, as facts that can be drawn as a table and written as JSON."""
+"""The plan of a run: facts to show as a table before it starts, and to write as JSON."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class StagePlan:
     learning: int
     """Number of parameters that learn."""
     lr: tuple[float, float] | None
-    """Smallest and largest peak learning rate in the stage; None where nothing learns."""
+    """Smallest and largest peak learning rate in the stage; None if nothing learns."""
     weight_decay: tuple[float, float] | None
     norm: str
-    """`batch` (batch statistics, running ones updated), `frozen` (running statistics) or `-` (no such layer)."""
+    """`batch` (batch statistics, running ones updated), `frozen` (running statistics) or `-` (no such layers)."""
 
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """A stretch of epochs (1-based, both ends included) in which the frost line stays where it is."""
+    """A range of epochs (1-based, both ends included) with the same frost line."""
 
     first_epoch: int
     last_epoch: int
@@ -46,36 +46,36 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a person wants to check before a run spends time."""
+    """Everything that people want to check before a run spends time."""
 
     name: str
-    """What differs between this run and its neighbours, e.g. `full lr=0.001 seed=0`."""
+    """The options in which this run differs from others of its sweep, e.g. `full lr=0.001 seed=0`."""
     model: str
     weights: str
     loaded: str | None
-    """What was read of the weights' file, in a line; None from scratch, and where nothing was read yet."""
+    """What was read from the weights file, in one line; None from scratch, or if nothing was read yet."""
     freeze_mode: str
     adapter: str
-    """What lies beside frozen layers and what becomes of it, in a line; empty where nothing does."""
+    """Number of adapters and what becomes of them, in one line; empty without adapters."""
     optimizer: str | None
-    """None where the head is solved at once."""
+    """None if the head is solved."""
     schedule: str | None
     augment: str
     loss: str
-    """What is minimised, and by what classes are weighted or drawn; empty where that is the plain cross-entropy."""
+    """Loss, class weights and sampling, as far as they differ from cross-entropy on shuffled images; else empty."""
     select: str
     data: str
     images: dict[str, int]
     """Number of images per split."""
     classes: tuple[str, ...]
     multi_label: bool
-    """Whether a picture may be of several classes, or of none."""
+    """Whether an image may have several classes, or none."""
     image_size: int
     resized: str
-    """What a picture becomes before its centre is cut out, in words, in pixels."""
+    """Size in pixels to which an image is resized before the centre crop, in words."""
     interpolation: str
     cut_from: str
-    """What random crops of training images are cut from; empty where there are none."""
+    """What random crops of training images are cut from; empty without random crops."""
     batch_size: int
     device: str
     precision: str
@@ -85,11 +85,11 @@ class Plan:
     """Parameters that learn in at least one phase."""
     phases: tuple[PhasePlan, ...]
     uncut: str
-    """Which frozen stages are computed in every epoch since the network cannot be cut above them; empty for none."""
+    """Frozen stages that are computed in every epoch since the network cannot be cut above them; empty if none."""
 
 
 def _phases(setup: Setup, groups: Sequence[Mapping[str, Any]], lr: float | None) -> tuple[PhasePlan, ...]:
-    """Return the plan of every phase that is reached; without an `lr` nothing is trained in steps."""
+    """Return the plan of every phase that has steps; `lr` is None if the head is solved."""
     module, structure, steps = setup.model.module, setup.model.structure, setup.steps_per_epoch
     group_of = {id(parameter): group for group in groups for parameter in group["params"]}
     parameters: dict[str, list[nn.Parameter]] = {stage: [] for stage in structure.stages}
@@ -117,7 +117,7 @@ def _stage_plan(
     phase: int,
     lr: float | None,
 ) -> StagePlan:
-    """Return the plan of a stage with these parameters, and layers that keep running statistics."""
+    """Return the plan of a stage, given its parameters and its layers with running statistics."""
     learning = [p for p in own if p.requires_grad and id(p) in group_of]
     groups = [group_of[id(p)] for p in learning] if lr is not None else []
     return StagePlan(
@@ -136,10 +136,10 @@ def _range(values: Iterable[float]) -> tuple[float, float] | None:
 
 
 def describe(setup: Setup, name: str) -> Plan:
-    """Return what the run is about to do."""
+    """Return the plan of the run called `name`."""
     config, data = setup.config, setup.data
     module, solver = setup.model.module, config.freeze_mode.solver
-    groups = setup.groups if solver != "knn" else []  # which leaves no head
+    groups = setup.groups if solver != "knn" else []  # kNN trains no head
     reached = {span.phase for span in setup.timeline}
     return Plan(
         name=name,
@@ -175,13 +175,13 @@ def describe(setup: Setup, name: str) -> Plan:
 
 
 def _device(setup: Setup) -> str:
-    """Return the device, and how many of its kind share every batch."""
+    """Return the name of the device, with the number of devices if there are several."""
     name, devices = machine.device_name(setup.device), setup.config.devices
     return name if devices == 1 else f"{devices} x {name}"
 
 
 def _loss(config: Config) -> str:
-    """Return in words what is not the plain cross-entropy over images that come once each."""
+    """Return in words how loss, class weights and sampling differ from cross-entropy on shuffled images."""
     how, solver = config.train, config.freeze_mode.solver
     weights = how.class_weights if isinstance(how.class_weights, str) else "by name"
     told = [
@@ -193,19 +193,19 @@ def _loss(config: Config) -> str:
 
 
 def _adapter(setup: Setup) -> str:
-    """Return how many layers have an adapter, and what the run will leave of these."""
+    """Return in words the number of adapters, and where the run will write them."""
     kind = setup.config.freeze_mode.adapter.kind
     if kind == "none":
         return ""
     count = sum(freezing.ADAPTER in part._modules for part in setup.model.module.modules())
     if setup.model.kept:
-        return f"{kind} at {count} places, which {BEST} keeps; they alone in {ADAPTER}/, with the network's names"
-    layout = "the names that training gave them" if kind == "ssf" else "the names of PEFT"
-    return f"{kind} at {count} layers, merged into them in the end; they alone in {ADAPTER}/, with {layout}"
+        return f"{kind} at {count} places, kept in {BEST}; also alone in {ADAPTER}/, with the network's names"
+    layout = "frostline's names" if kind == "ssf" else "PEFT's names"
+    return f"{kind} at {count} layers, merged into them at the end; also alone in {ADAPTER}/, with {layout}"
 
 
 def _uncut(setup: Setup) -> str:
-    """Return the frozen stages, by phase where there are several, above which the network cannot be cut."""
+    """Return in words the frozen stages above which the network cannot be cut, by phase if there are several."""
     module, structure = setup.model.module, setup.model.structure
     told = []
     for number, phase in enumerate(setup.phases, 1):

@@ -1,4 +1,4 @@
-"""A network with its preprocessing inside, made of operations that every export format has.
+"""A network with its preprocessing as one module, built from operations that every export format supports.
 
 It computes what `predict.view` and `predict.probabilities_of` compute: the resize of the picture, with its roundings to
 whole levels, the centre crop, normalisation and network. The picture's height and width are tensors throughout, never
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_probabilities
 
-_ENDS = 64  # places at each end of a line among which the largest weight is looked for
+_ENDS = 64  # positions at each end of a line that are searched for the largest weight
 
 
 class Portable(nn.Module):
-    """Turns pictures `(N, 3, H, W)` uint8, RGB, N >= 1, of any height and width, into probabilities `(N, classes)`."""
+    """Maps images `(N, 3, H, W)` uint8, RGB, N >= 1, of any height and width, to probabilities `(N, classes)`."""
 
     mean: Tensor
     std: Tensor
@@ -25,24 +25,24 @@ class Portable(nn.Module):
     ends: Tensor
 
     def __init__(self, network: nn.Module, spec: InputSpec, *, several: bool = False) -> None:
-        """Have `network` see pictures as `spec` says; one may be of `several` classes, or of one."""
+        """Show images to `network` as `spec` says; `several` is for multi-label networks."""
         super().__init__()
         self._several = several
         self.network = network
         self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
-        # A buffer, since what is made within a graph stays on the device on which it was traced.
+        # Buffers, since tensors created inside a graph stay on the device of the trace.
         self.register_buffer("places", torch.arange(spec.size, dtype=torch.float64))
         self.register_buffer("ends", torch.arange(_ENDS, dtype=torch.float64))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return `(N, classes)` float32, each row a sum of one where a picture is of one class."""
+        """Return probabilities `(N, classes)` float32; rows sum to 1 unless the network is multi-label."""
         logits = self.network((self.view(pictures) / 255 - self.mean) / self.std)
         return class_probabilities(logits, several=self._several)
 
     def view(self, pictures: Tensor) -> Tensor:
-        """Return `(N, 3, S, S)` float32 in whole levels, resized along lines and then across them, as torch does."""
+        """Return `(N, 3, S, S)` float32 with integer values, resized horizontally and then vertically, as in torch."""
         rows, columns = _pixels(pictures[0, 0, :, 0]), _pixels(pictures[0, 0, 0, :])
         down, across = (self._resized(one, other) for one, other in ((rows, columns), (columns, rows)))
         lines = _rounded(pictures.double() @ self._weights(columns, across).mT)
@@ -53,7 +53,7 @@ class Portable(nn.Module):
         return shown.float()
 
     def _resized(self, pixels: Tensor, others: Tensor) -> Tensor:
-        """Return the length that a line becomes, float64, where lines across it have `others`."""
+        """Return the resized length of a line as float64; `others` are the pixels of the lines across it."""
         length, other = _count(pixels), _count(others)
         if self.spec.crop == "border":
             ratio = torch.maximum(length, other).double() / self.spec.resize
@@ -63,7 +63,7 @@ class Portable(nn.Module):
         return torch.div(kept * self.spec.resize, shorter, rounding_mode="floor").double()
 
     def _shown(self, resized: Tensor) -> Tensor:
-        """Return the places of a resized line that are shown; of one that is too short some lie outside."""
+        """Return the positions of the centre crop on a resized line; some lie outside if the line is too short."""
         start = (resized - self.spec.size) / 2
         return self.places + torch.where(start < 0, start.trunc(), start.round())
 
@@ -72,11 +72,11 @@ class Portable(nn.Module):
         return (shown >= 0) & (shown < resized)
 
     def _weights(self, pixels: Tensor, resized: Tensor) -> Tensor:
-        """Return `(places, pixels)` float64: the weights of the resize for the places that the centre crop leaves.
+        """Return `(positions, pixels)` float64: the weights of the resize for the positions of the centre crop.
 
-        They come in steps of a power of two, the finest that 16 bits can hold, as where torch resizes uint8
-        (`_compute_index_ranges_int16_weights` in UpSampleKernel.cpp). The largest weight may stand near either end of
-        a line, outside the centre crop.
+        They are rounded to multiples of a power of two, the finest that 16 bits can hold, as in torch's resize of uint8
+        (`_compute_index_ranges_int16_weights` in UpSampleKernel.cpp). The largest weight may be near either end of a
+        line, outside the centre crop.
         """
         ends = torch.minimum(self.ends, resized - 1)
         places = torch.minimum(self._shown(resized).clamp(min=0), resized - 1)
@@ -112,5 +112,5 @@ def _count(pixels: Tensor) -> Tensor:
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """Return `values` as 8 bits hold them."""
+    """Return `values` rounded and clamped to 0..255."""
     return (values + 0.5).floor().clamp(0, 255)

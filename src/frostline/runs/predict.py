@@ -1,6 +1,6 @@
-"""A trained network as its run left it, and what it says of pictures: the decoding and the view of the evaluation.
+"""Load the network of a finished run and classify images, decoded and preprocessed as in the run's evaluation.
 
-Nothing that a run left can run code: its config is read as plain YAML, its weights as safetensors.
+No file of a run can run code: the config is read as plain YAML, weights as safetensors.
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ from frostline.records import layout
 from frostline.records.layout import BEST, CONFIG
 from frostline.store import hashing
 
-_TASK = 16  # pictures that a thread decodes at once: few enough for an even end, many enough to cost nothing
+_TASK = 16  # images per decoding task: few enough to balance threads, many enough for negligible overhead
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network in eval mode on its device, and how pictures are shown to it."""
+    """A network in eval mode on its device, with its classes and preprocessing."""
 
     model: Model
     classes: tuple[str, ...]
     config: Config
     device: torch.device
     levels: Levels
-    """How values of more than 8 bits were shown to it."""
+    """How values of more than 8 bits are converted to 8 bits."""
     digest: str
-    """sha256 (hex) of the file of its weights."""
+    """sha256 (hex) of its weights file."""
     multi_label: bool = False
-    """Whether a picture may be of several classes, or of none."""
+    """Whether an image may have several classes, or none."""
 
     def prepare(self) -> None:
-        """Have torch compute as in the run, with its threads and its determinism, in this process from now on."""
+        """Set torch's threads and determinism in this process to those of the run."""
         machine.prepare_torch(deterministic=self.config.deterministic, threads=self.config.threads)
 
     @property
     def center(self) -> CenterCrop:
-        """What of a picture is shown to it."""
+        """The resize and centre crop of an image for the network."""
         return CenterCrop.of(self.model.input)
 
 
 def load(folder: Path, *, device: str) -> Predictor:
     """Return the network of the run in `folder` with the weights of its best epoch.
 
-    `device` is `auto`, `cpu`, `cuda` or `cuda:<n>`. UserError where the files are missing, damaged, or not a run's.
+    `device` is `auto`, `cpu`, `cuda` or `cuda:<n>`. UserError if files are missing, damaged, or not of a run.
     """
     config = read_config(folder / CONFIG)
     place = machine.device(device)
@@ -75,12 +75,12 @@ def load(folder: Path, *, device: str) -> Predictor:
     file = folder / BEST
     meta = weights.metadata_of(file)
     if meta.get("model") != config.model.name or not meta.get("classes"):
-        raise UserError(f"{file}: expected weights of {config.model.name} that a run of frostline has written")
+        raise UserError(f"{file}: expected weights of {config.model.name} written by a run of frostline")
     classes = tuple(map(str, meta["classes"]))
     try:
         shown = of_record(meta.get("levels"))
     except ValueError as error:
-        raise UserError(f"{file}: expected weights that a run of frostline has written, and it says {error}") from None
+        raise UserError(f"{file}: expected weights written by a run of frostline; its header says {error}") from None
     model = build.build(
         config.model.name, library=config.model.library, weights=str(file), num_classes=len(classes), seed=0, meta=True
     )
@@ -91,25 +91,25 @@ def load(folder: Path, *, device: str) -> Predictor:
     origin, digest = folder / layout.PROVENANCE, hashing.of_file(file)
     told = untrusted.mapping(origin).get("weights") if origin.exists() else None
     if isinstance(told, dict) and told.get("final") not in (None, digest):
-        raise UserError(f"{file}: expected the weights that the run has written, and these were changed since")
+        raise UserError(f"{file}: expected the weights that the run wrote, but the file was changed since")
     memory_format = machine.memory_format(channels_last=config.channels_last)
     model.module.eval().to(place).to(memory_format=memory_format)
     return Predictor(model, classes, config, place, shown, digest, meta.get("multi_label") is True)
 
 
 def view(predictor: Predictor, picture: Tensor) -> Tensor:
-    """Return `(3, S, S)` uint8: what the network is shown of a picture `(3, H, W)` uint8 of any size."""
+    """Return the network's view `(3, S, S)` uint8 of an image `(3, H, W)` uint8 of any size."""
     return center_crop(picture[None], predictor.center)[0]
 
 
 def logits(predictor: Predictor, views: Tensor) -> Tensor:
-    """Return `(B, classes)` float32 on the CPU for views `(B, 3, S, S)` uint8, in the precision of the run."""
+    """Return logits `(B, classes)` float32 on the CPU for views `(B, 3, S, S)` uint8, in the precision of the run."""
     return _passed(predictor, views, None)[0]
 
 
 @torch.inference_mode()
 def _passed(predictor: Predictor, views: Tensor, features: Layer | None) -> tuple[Tensor, Tensor | None]:
-    """Return the logits of views, and the features `(B, D)` that they are made of where a layer is given."""
+    """Return the logits of views and, if a layer is given, its features `(B, D)`."""
     dtype = machine.autocast_dtype(predictor.config.precision, predictor.device)
     memory_format = machine.memory_format(channels_last=predictor.config.channels_last)
     inputs = predictor.model.input.normalise(views.to(predictor.device).float())
@@ -124,21 +124,21 @@ def _passed(predictor: Predictor, views: Tensor, features: Layer | None) -> tupl
 
 @dataclass(frozen=True)
 class Layer:
-    """Where in a network features are taken."""
+    """The layer of a network from which features are taken."""
 
     name: str
-    """`head` for what the head is given, else the last stage below."""
+    """`head` for the inputs of the head, else the last stage below."""
     pooling: str
-    """How activations become a vector, in words."""
+    """How activations are pooled to a vector, in words."""
     dimensions: int
-    """Of the vector."""
+    """Length of the vector."""
     lower: nn.Module
-    """What computes them from images; `upper` makes logits of them, so that the network is computed once for both."""
+    """Computes features from images; `upper` computes logits from them, so that the network runs once for both."""
     upper: nn.Module
 
 
 def layer(predictor: Predictor, name: str) -> Layer:
-    """Return the layer called `name`: `head`, or a stage. UserError where the network cannot be cut there."""
+    """Return the layer called `name`: `head`, or a stage. UserError if the network cannot be cut there."""
     module, structure = predictor.model.module, predictor.model.structure
     stages = structure.stages[:-1]
     names = (*stages, "head")
@@ -146,7 +146,7 @@ def layer(predictor: Predictor, name: str) -> Layer:
         raise user_error("features", name, f"one of {', '.join(names)}", names)
     below = stages if name == "head" else stages[: stages.index(name) + 1]
     if cut.reach(module, structure, below) != below:
-        expected = f"a stage above which {predictor.model.name} can be cut, and it cannot be there"
+        expected = f"a stage above which {predictor.model.name} can be cut"
         raise user_error("features", name, expected)
     lower, upper = cut.halves(module, structure, below)
     side = predictor.model.input.size
@@ -157,16 +157,16 @@ def layer(predictor: Predictor, name: str) -> Layer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network says of a batch of pictures."""
+    """The predictions for a batch of images."""
 
     rows: range
-    """Which pictures these are."""
+    """The rows of the images in their list."""
     probabilities: Tensor
-    """`(N, classes)` float32 of those that can be read."""
+    """`(N, classes)` float32 of the readable images."""
     features: Tensor | None
-    """`(N, D)` float32 of the same, where they are asked for."""
+    """`(N, D)` float32 of the same images, if requested."""
     errors: Mapping[int, str]
-    """Why each of the others cannot be read, by row."""
+    """The reason for each unreadable image, by row."""
 
 
 def answers(
@@ -177,10 +177,10 @@ def answers(
     features: Layer | None = None,
     show: Callable[[int, Tensor], object] | None = None,
 ) -> Iterator[Answers]:
-    """Yield what the network says of the pictures of each batch; `read(row)` opens one, and raises where it is broken.
+    """Yield the predictions for each batch; `read(row)` opens an image, and raises if it is broken.
 
-    They are decoded side by side, a batch ahead of the network, and kept as views only, so that memory holds two
-    batches however large pictures are. `show` is given each row with the `(3, S, S)` uint8 that the network sees of it.
+    Images are decoded in parallel, one batch ahead of the network, and kept as views, so that memory holds two batches
+    of views however large the images are. `show` is called with each row and its view `(3, S, S)` uint8.
     """
     waiting: deque[tuple[range, list[Future[list[Tensor | str]]]]] = deque()
     pool = ThreadPoolExecutor(machine.cores())
@@ -198,7 +198,7 @@ def answers(
 
 
 def _views(predictor: Predictor, read: Callable[[int], Image.Image], rows: range) -> list[Tensor | str]:
-    """Return what the network is shown of each picture, or why that cannot be read."""
+    """Return the view of each image, or why the image cannot be read."""
 
     def look(row: int) -> Tensor | str:
         try:
@@ -231,15 +231,15 @@ def _answer(
 
 
 def probabilities_of(predictor: Predictor, logits: Tensor) -> Tensor:
-    """Return `(B, classes)` for logits of the same shape; of each row they add up to 1, unless it is multi-label."""
+    """Return probabilities `(B, classes)` for logits of the same shape; rows sum to 1 unless multi-label."""
     return class_probabilities(logits, several=predictor.multi_label)
 
 
 def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int | None = None) -> Tensor:
-    """Return `(N, classes)` float32 for files, Pillow's pictures, `(H, W, 3)` arrays or `(3, H, W)` tensors of uint8.
+    """Return probabilities `(N, classes)` of files, PIL images, uint8 arrays `(H, W, 3)` or tensors `(3, H, W)`.
 
-    They are shown as `predict` shows files, `batch` at once, by default as many as the run was evaluated on. UserError
-    for what is no picture.
+    They are preprocessed as in the command `predict`, `batch` at once, by default the run's `eval_batch_size`.
+    UserError for anything that is not an image.
     """
     size, rows = batch or predictor.config.eval_batch_size, [torch.empty(0, len(predictor.classes))]
     with at_most(predictor.config.data.max_pixels):
@@ -250,7 +250,7 @@ def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int |
 
 
 def _pixels(predictor: Predictor, picture: Any) -> Tensor:
-    """Return `(3, H, W)` uint8 of a picture in any of the forms that `probabilities` takes."""
+    """Return the pixels `(3, H, W)` uint8 of an image in any of the forms that `probabilities` accepts."""
     if isinstance(picture, str | Path):
         try:
             with open_anywhere(str(picture)) as opened:
@@ -264,15 +264,15 @@ def _pixels(predictor: Predictor, picture: Any) -> Tensor:
         try:
             pixels = tensor_of(picture, predictor.levels)[0]
         except Exception as error:
-            raise user_error("pictures", found, f"a picture that can be read ({why(error)})") from None
+            raise user_error("pictures", found, f"an image that can be read ({why(error)})") from None
     elif isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
         pixels = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
     if isinstance(picture, np.ndarray | Tensor):
         found = f"{picture.dtype} of shape {tuple(picture.shape)}"
     if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        raise user_error("pictures", found, "files, pictures of Pillow, (H, W, 3) arrays or (3, H, W) tensors of uint8")
+        raise user_error("pictures", found, "files, PIL images, (H, W, 3) arrays or (3, H, W) tensors of uint8")
     if 0 in pixels.shape:
-        raise user_error("pictures", found, "pictures with pixels")
+        raise user_error("pictures", found, "images with pixels")
     return pixels.cpu()
 
 

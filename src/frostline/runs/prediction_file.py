@@ -1,7 +1,7 @@
-"""What a network says of many pictures, in one file: parts lie beside it until all are there, and what is there stays.
+"""Write predictions for many images into one file, resumably: finished parts are kept beside it until all are there.
 
-A part is written whole or not at all, from the same batches whoever computes it, and the file from the parts in their
-order: however often it was interrupted, the bytes are those of one go.
+Parts are written atomically, always from the same batches, and joined in order: however often the command was
+interrupted, the file has the same bytes as without interruption.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from frostline.runs.prediction_rows import Columns
 
 _TEXTS = {".csv": prediction_rows.as_csv, ".jsonl": prediction_rows.as_json_lines}
 SUFFIXES = (".parquet", *_TEXTS)
-_PART = 1024  # pictures at least: what a kill may cost
-_ROW_GROUP = 16  # parts: what who reads Parquet has in memory at once, 128 MiB for 2,048 features
+_PART = 1024  # images per part at least: the work that a kill can cost
+_ROW_GROUP = 16  # parts per row group, which Parquet readers load at once: 128 MiB for 2,048 features
 _JOB, _LIST, _LOCK, _WHOLE = "job.json", "pictures.arrow", "lock", "whole"
-_SHOWN = 5  # pictures that could not be read, which are named
+_SHOWN = 5  # unreadable images that are named
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file of predictions."""
+    """A finished file of predictions."""
 
     path: Path
     rows: int
     unread: int
-    """How many of the pictures could not be read; the column `error` says why."""
+    """Number of images that could not be read; the column `error` says why."""
     examples: tuple[str, ...] = ()
-    """The first few of these, and why."""
+    """The first few of these, with the reason."""
     before: bool = False
-    """Whether an earlier call had written it."""
+    """Whether an earlier call had already written the file."""
 
 
 def write(
@@ -62,11 +62,11 @@ def write(
     batch: int,
     progress: Progress,
 ) -> Written:
-    """Write what the network says of the pictures that `gather` lists in the file that it is given.
+    """Write predictions to `output` for the images that `gather` lists; `gather` gets a file to store the list in.
 
-    The suffix of `output` is one of `SUFFIXES`. `features` names the layer whose vectors are written too. What an
-    earlier call for the same left beside `output` is used, and where that was all, nothing is done; UserError where it
-    is of something else, or where another process writes it.
+    The suffix of `output` is one of `SUFFIXES`. `features` names a layer whose vectors are written, too. Parts that an
+    earlier, interrupted call for the same job left are reused; if that call finished, nothing is done. UserError if
+    they are of another job, or if another process is writing the file.
     """
     check(output, features)
     layer = None if features is None else predict.layer(predictor, features)
@@ -74,7 +74,7 @@ def write(
     with _owned(beside, output):
         pictures = gather(beside / _LIST)
         if not len(pictures):
-            raise user_error("pictures", "-", "a list with pictures")
+            raise user_error("pictures", "-", "a list with images")
         columns = Columns.of(pictures, predictor, top, vectors=layer is not None)
         about = _about(predictor, layer)
         job = {"pictures": pictures.identity, "top": len(columns.best), "batch": batch, **about}
@@ -91,23 +91,23 @@ def write(
 
 
 def _parts_of(output: Path) -> Path:
-    """Return where the parts of a file lie until all are there."""
+    """Return the folder of a file's parts."""
     return output.with_name(f"{output.name}.parts")
 
 
 def _note(output: Path) -> Path:
-    """Return where it is kept what a finished file is of."""
+    """Return the path of the note that describes a finished file's job."""
     return output.with_name(f".{output.name}.json")
 
 
 def _told(output: Path) -> dict[str, Any]:
-    """Return what is kept of a finished file; nothing where there is none."""
+    """Return the note of a finished file; empty if there is none."""
     note = files.json_or_none(_note(output))
     return note if isinstance(note, dict) else {}
 
 
 def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
-    """Return what is to be said of a file that is there as an earlier call for the same job left it; else None."""
+    """Return the result of an earlier call that finished the same job; None if there was none."""
     note = _told(output)
     if note.get("job") != job or not output.exists():
         return None
@@ -118,14 +118,14 @@ def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
 
 
 def check(output: Path, features: str | None) -> None:
-    """Raise `UserError` for an output that cannot be, that is somebody's own, or that cannot hold features."""
+    """Raise `UserError` for an output that cannot be written, is not ours to overwrite, or cannot hold features."""
     if output.suffix.lower() not in SUFFIXES:
         raise user_error("output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
     if os.path.isdir(output) or not os.path.isdir(output.absolute().parent):
-        raise user_error("output", output, "a file in a folder that is there")
+        raise user_error("output", output, "a file in an existing folder")
     ours = os.path.exists(_parts_of(output) / _JOB) or _told(output).get("output") == [*facts(str(output))]
     if os.path.exists(output) and not ours:
-        whose = "this one was written, or changed since, by somebody else: remove it to have it made anew"
+        whose = "this one was written or changed by another program: remove it to write it anew"
         raise user_error("output", output, f"a new file; {whose}")
     if features is not None and output.suffix.lower() == ".csv":
         raise user_error("features", features, "an output of .parquet or .jsonl, which can hold vectors")
@@ -133,7 +133,7 @@ def check(output: Path, features: str | None) -> None:
 
 @contextmanager
 def _owned(beside: Path, output: Path) -> Iterator[None]:
-    """Have the folder of the parts for this process alone."""
+    """Lock the folder of the parts for this process."""
     try:
         beside.mkdir(exist_ok=True)
         lock = locks.acquire(beside / _LOCK, timeout=0)
@@ -150,7 +150,7 @@ def _owned(beside: Path, output: Path) -> Iterator[None]:
 
 
 def _about(predictor: Predictor, layer: Layer | None) -> dict[str, str]:
-    """Return what the numbers depend on beside the pictures, as the file is to say it."""
+    """Return what predictions depend on besides the images, as metadata of the file."""
     precision = machine.autocast_dtype(predictor.config.precision, predictor.device)
     facts = {
         "model": predictor.model.name,
@@ -162,19 +162,19 @@ def _about(predictor: Predictor, layer: Layer | None) -> dict[str, str]:
 
 
 def _claim(beside: Path, output: Path, job: Mapping[str, Any]) -> None:
-    """Note what the parts are of; UserError where those that are there are of something else."""
+    """Write the job of the parts into their folder; UserError if existing parts are of another job."""
     if (before := files.json_or_none(beside / _JOB)) is None:
         for part in beside.glob("*.part"):
             part.unlink()
         files.write_json(beside / _JOB, dict(job))
         return
     if odd := [key for key in {**before, **job} if before.get(key) != job.get(key)]:
-        expected = f"the {', '.join(odd)} that what lies in {beside} was begun with; remove that to begin anew"
+        expected = f"the {', '.join(odd)} with which {beside} was begun; remove it to begin anew"
         raise user_error("output", output, expected)
 
 
 def _parts(beside: Path, count: int, batch: int) -> dict[Path, range]:
-    """Return which pictures are in which part: whole batches, so that each is what it is in any other run."""
+    """Return the rows of each part: whole batches, so that bits do not depend on interruptions."""
     size = batch * -(-_PART // batch)
     starts = range(0, count, size)
     return {beside / f"{start:012}.part": range(start, min(start + size, count)) for start in starts}
@@ -204,7 +204,7 @@ def _compute(
 
 
 def _is_whole(part: Path, rows: int) -> bool:
-    """Return whether a part is there with all of its rows: a machine that lost its power may have left less."""
+    """Return whether a part has all of its rows: a loss of power may have left fewer."""
     try:
         return bool(_read(part).num_rows == rows)
     except (OSError, pa.ArrowInvalid):
@@ -212,7 +212,7 @@ def _is_whole(part: Path, rows: int) -> bool:
 
 
 def _read(part: Path) -> pa.Table:
-    """Return the rows of a part, mapped from its file."""
+    """Return the rows of a part, memory-mapped."""
     return pa.ipc.open_file(pa.memory_map(str(part))).read_all()
 
 
@@ -224,7 +224,7 @@ def _put(part: Path, rows: pa.Table) -> None:
 
 
 def _join(output: Path, partial: Path, columns: Columns, parts: Sequence[Path], about: Mapping[str, str]) -> Written:
-    """Write the file from its parts, as `partial` until it is whole, and return what is to be said of it."""
+    """Join the parts into the file, by way of `partial`, and return the result."""
     seen = _Unread(columns, [])
     tables = seen.passed(_read(part) for part in parts)
     try:
@@ -240,7 +240,7 @@ def _join(output: Path, partial: Path, columns: Columns, parts: Sequence[Path], 
 
 @dataclass
 class _Unread:
-    """Counts rows, and those of pictures that could not be read, as they go by."""
+    """Counts rows, and those of unreadable images, while tables pass through."""
 
     columns: Columns
     examples: list[str]
@@ -269,7 +269,7 @@ def _write_parquet(file: Path, columns: Columns, tables: Iterator[pa.Table], abo
 
 
 def _for_parquet(rows: pa.Table) -> pa.Table:
-    """Return rows whose names of files are text, with escapes for bytes that are none."""
+    """Return rows with file names as text; bytes that are not UTF-8 are escaped."""
     if rows.schema.field(0) != FILE:
         return rows
     names = [printable(os.fsdecode(name)) for name in rows.column(0).to_pylist()]

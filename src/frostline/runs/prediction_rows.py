@@ -1,4 +1,4 @@
-"""What a network says of pictures as rows of a table: its columns, and how they are written as CSV and JSON."""
+"""Predictions as table rows: their columns, and how they are written as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from frostline.runs.predict import Answers, Predictor
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that predictions have, behind those that are carried along of each picture."""
+    """The columns of predictions, which follow the columns carried over from the list of images."""
 
     carried: tuple[str, ...]
     named: str
-    """The one of these that says which picture it is."""
+    """The carried column that identifies the image."""
     classes: tuple[str, ...]
     top: int
-    """How many classes are named with their probabilities, the most probable first."""
+    """Number of classes that are listed with their probabilities, most probable first."""
     multi_label: bool = False
-    """Whether all classes are named, before these, of which a picture probably is: several, or none."""
+    """Whether a column before these lists all classes with a probability above 0.5."""
     vectors: bool = False
-    """Whether there are features."""
+    """Whether there is a column of features."""
     unread: bool = True
-    """Whether pictures that cannot be read have rows."""
+    """Whether unreadable images have rows."""
 
     @classmethod
     def of(cls, pictures: PictureList, predictor: Predictor, top: int, **more: bool) -> Columns:
-        """Return those of a list of pictures; UserError where a table has columns so called already."""
+        """Return the columns for a list of images; UserError if a table already has columns with these names."""
         several = predictor.multi_label
         found = cls(tuple(pictures.columns), pictures.named, predictor.classes, top, several, **more)
         _ = (found.every, found.best, found.probabilities, found.features, found.error)
@@ -50,44 +50,44 @@ class Columns:
 
     @cached_property
     def every(self) -> list[str]:
-        """The column of all classes that a picture is of, where it may be of several."""
+        """The column of all predicted classes, in a list; empty unless multi-label."""
         return [self._free("classes")] if self.multi_label else []
 
     @cached_property
     def best(self) -> list[tuple[str, str]]:
-        """The columns of class and probability of each place: `class`, `probability`, `class_2`, ..."""
+        """The columns of class and probability by rank: `class`, `probability`, `class_2`, ..."""
         places = range(1, min(self.top, len(self.classes)) + 1)
         marks = ["" if place == 1 else f"_{place}" for place in places]
         return [(self._free(f"class{mark}"), self._free(f"probability{mark}")) for mark in marks]
 
     @cached_property
     def probabilities(self) -> str:
-        """What JSON calls the probabilities of these classes."""
+        """The key of the probabilities by class in JSON."""
         return self._free("probabilities")
 
     @cached_property
     def features(self) -> str:
-        """The column of the vectors."""
+        """The column of the feature vectors."""
         return self._free("features")
 
     @cached_property
     def error(self) -> str:
-        """The column that says why a picture could not be read."""
+        """The column that says why an image could not be read."""
         return self._free("error")
 
     def _free(self, name: str) -> str:
-        """Return `name`, or `predicted_<name>` where a table has such a column already; UserError for both."""
+        """Return `name`, or `predicted_<name>` if a table has a column `name`; UserError if it has both."""
         free = next((each for each in (name, f"predicted_{name}") if each not in self.carried), None)
         if free is None:
-            raise user_error("pictures", name, f"a table without a column {name} or without one predicted_{name}")
+            raise user_error("pictures", name, f"a table without a column {name} or predicted_{name}")
         return free
 
     def told(self, row: Mapping[str, Any]) -> str:
-        """Return which picture could not be read, and why."""
+        """Return in words which image could not be read, and why."""
         return f"{printable(str(_text(row[self.named])))}: {row[self.error]}"
 
     def table(self, carried: pa.Table, answers: Answers) -> pa.Table:
-        """Return a row per picture: what is carried along, then what is said of it; nulls and why if it is unread."""
+        """Return a row per image: carried columns, then predictions; for unreadable images nulls and the reason."""
         values, places = answers.probabilities.topk(len(self.best))
         read = np.array([row not in answers.errors for row in answers.rows], dtype=bool)
         names, found = pa.array(self.classes, pa.string()), carried
@@ -105,19 +105,19 @@ class Columns:
 
 
 def _spread(values: Tensor, read: NDArray[np.bool_]) -> pa.Array:
-    """Return the values `(M,)` of the M rows that were read, null in the others."""
+    """Return an array with the values `(M,)` in the M rows that were read, and null in the others."""
     every = np.zeros(len(read), values.numpy().dtype)
     every[read] = values.numpy()
     return pa.array(every, mask=~read)
 
 
 def _named(said: Tensor, names: pa.Array, read: NDArray[np.bool_]) -> pa.Array:
-    """Return the names of the classes in `said`, `(M, classes)` bool of the M rows that were read, as lists."""
+    """Return lists of class names; `said` `(M, classes)` bool has the classes of the M rows that were read."""
     return _lists(names.take(pa.array(said.nonzero()[:, 1].numpy())), said.sum(1).numpy(), read)
 
 
 def _lists(values: pa.Array, lengths: NDArray[np.int64] | int, read: NDArray[np.bool_]) -> pa.Array:
-    """Return the `values` of the M rows that were read as lists of so many, `(M,)` or all alike; null in the others."""
+    """Return `values` as lists of `lengths`, `(M,)` or one for all, in the M rows that were read, else null."""
     every = np.zeros(len(read), np.int32)
     every[read] = lengths
     starts = pa.array(np.concatenate([[0], every.cumsum()]).astype(np.int32), mask=np.append(~read, False))
@@ -125,7 +125,7 @@ def _lists(values: pa.Array, lengths: NDArray[np.int64] | int, read: NDArray[np.
 
 
 def as_csv(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
-    """Yield the head of a CSV, then its rows, a text per table; probabilities have six decimals, `|` parts labels."""
+    """Yield a CSV: its header, then a text per table; probabilities have six decimals, labels are separated by `|`."""
     best = [name for pair in columns.best for name in pair]
     names = [*columns.carried, *columns.every, *best, *([columns.error] if columns.unread else [])]
     written = {name: _decimals for _, name in columns.best} | dict.fromkeys(columns.every, _joined)
@@ -145,7 +145,7 @@ def _decimals(value: float | None) -> str | None:
 
 
 def _joined(names: Sequence[str] | None) -> str | None:
-    """Return several labels as a table of them is read again, see `data.options.separator`."""
+    """Return several labels in the form in which tables are read, see `data.options.separator`."""
     return None if names is None else "|".join(names)
 
 
@@ -154,7 +154,7 @@ def _cell(value: Any) -> Any:
 
 
 def as_json(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
-    """Yield a list of objects as JSON, a line each, a text per table."""
+    """Yield a JSON list of objects, one per line; a text per table."""
     separator = "[\n"
     for rows in filter(len, tables):
         yield separator + ",\n".join(_objects(columns, rows))
@@ -163,13 +163,13 @@ def as_json(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
 
 
 def as_json_lines(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
-    """Yield an object per line as JSON, a text per table."""
+    """Yield JSON lines, an object each; a text per table."""
     for rows in tables:
         yield "".join(f"{line}\n" for line in _objects(columns, rows))
 
 
 def _objects(columns: Columns, rows: pa.Table) -> Iterator[str]:
-    """Yield each row as a JSON object: what is carried along, `class`, and `probabilities` by class; or `error`."""
+    """Yield each row as a JSON object: carried columns, `class`, and `probabilities` by class; or `error`."""
     (label, _), *_ = columns.best
     for row in _plain(rows):
         said = {name: row[name] for name in columns.carried}
@@ -186,7 +186,7 @@ def _objects(columns: Columns, rows: pa.Table) -> Iterator[str]:
 
 
 def _plain(rows: pa.Table) -> Iterator[Mapping[str, Any]]:
-    """Yield rows as Python has them: names of files as text, whatever bytes they hold, and no number that is none."""
+    """Yield rows as Python values: file names as text, whatever bytes they hold, JSON columns parsed, nan as None."""
     parsed = [field.name for field in rows.schema if AS_JSON in (field.metadata or {})]
     for row in rows.to_pylist():
         row |= {name: json.loads(row[name]) for name in parsed if row[name] is not None}
@@ -200,5 +200,5 @@ def _text(value: Any) -> Any:
 
 
 def _is_unicode(text: str) -> bool:
-    """Return whether `text` is Unicode; names of files can hold bytes that are not."""
+    """Return whether `text` is valid Unicode; file names can hold bytes that are not."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,4 +1,4 @@
-"""How a trained network does on the test split when its pictures are corrupted."""
+"""Robustness: the accuracy of a trained network on corrupted test images."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from frostline.runs.split_views import centre_view
 def measure(
     setup: Setup, phase: int, say: Callable[[str], None], instead: nn.Module | None = None
 ) -> dict[str, list[float]]:
-    """Return the accuracy on the test split under each corruption, a fraction in 0..1 for severities 1 to 5.
+    """Return the accuracy on the test split under each corruption, fractions in 0..1 for severities 1 to 5.
 
-    Where only the head is above the frost line of `phase`, features of the corrupted pictures are kept in the store,
-    as others are. What this costs is no part of the run's costs. `instead` classifies in place of what lies above.
+    If only the head is above the frost line of `phase`, features of the corrupted images are cached in the store, like
+    all features. The run's costs do not include this. `instead` classifies instead of the layers above the line.
     """
     line = frost_line.draw(setup, phase, keep=_keeps(setup, phase))
     found: dict[str, list[float]] = {}
@@ -37,19 +37,19 @@ def measure(
 
 
 def metrics(found: dict[str, list[float]]) -> dict[str, float]:
-    """Return `shift/<corruption>`, each the mean over its severities, and `shift/mean` over all."""
+    """Return the metrics `shift/<corruption>`, each the mean over severities, and `shift/mean`, their mean."""
     means = {f"shift/{name}": fmean(accuracies) for name, accuracies in found.items()}
     return {**means, "shift/mean": fmean(means.values())}
 
 
 def _keeps(setup: Setup, phase: int) -> bool:
-    """Return whether features of 25 splits are kept: where they are small, right under the head."""
+    """Return whether features of all corrupted splits are cached: only the small ones directly below the head."""
     structure = setup.model.structure
     return cut.head_alone(structure, cut.stages_below(structure, setup.phases[phase]))
 
 
 def corrupted(setup: Setup, split: str) -> Views:
-    """Return the corrupted test split that says of itself that it is `split`."""
+    """Return the corrupted test split whose views are called `split`."""
     every = corruptions.strengths(setup.model.input.size).items()
     pairs = ((name, strength) for name, strengths in every for strength in strengths)
     return _views(setup, *next(pair for pair in pairs if _called(*pair) == split))

@@ -1,4 +1,4 @@
-"""What surrounds a run: where it writes and who is told, and what its sweep knows of other runs."""
+"""The context of a run: its folder, its screen, and what its sweep knows about other runs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from frostline.report.terminal import Screen
 from frostline.runs.initial_weights import Fetch, no_runs
 
 Judge = Callable[[int, float], Decision]
-"""Is told an epoch, from 1, with its value of what is selected by, and says whether a trial goes on there."""
+"""Decides whether a trial continues, given a 1-based epoch and its value of the selection metric."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run is told beside its config; one that stands alone has a name, a folder and a screen."""
+    """Everything that a run gets besides its config; a single run needs only a name, a folder and a screen."""
 
     name: str
-    """What its plan is called."""
+    """Name of its plan."""
     folder: Path
-    """What it leaves lies here, as does a checkpoint that it goes on from."""
+    """Folder of its files, and of a checkpoint from which it resumes."""
     screen: Screen
     previous: Path | None = None
-    """Where else there may be a checkpoint of it, if none is in its folder."""
+    """Another folder that may hold its checkpoint, if its own does not."""
     fetch: Fetch = no_runs
     siblings: Callable[[], Sequence[Config]] = tuple
-    """Returns runs that this process carries out next and that differ from it in what steps alone read: their heads may
-    be trained in lockstep with its own."""
+    """Returns the runs that this process executes next and that differ only in options of training steps: their heads
+    can be trained in lockstep with this run's."""
     judge: Judge | None = None
-    """May end it before its last epoch: it is finished then, with what it has."""
+    """Can end or pause the run as a trial before its last epoch."""
     sweep: Path | None = None
-    """Where what runs with `save_weights=learned` share lies; its own folder where there is no sweep."""
+    """Folder of the base weights shared by runs with `save_weights=learned`; None for the run's own folder."""

@@ -1,4 +1,4 @@
-"""The data of a run's config, decoded through the store as its network sees it."""
+"""Load the data of a run, decoded through the store at the size that its network needs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from frostline.data.splits import Data
 from frostline.report.terminal import Screen
 from frostline.store.store import Store, open_store
 
-_SHOWN = 20  # broken pictures on the screen
+_SHOWN = 20  # broken images listed on the screen
 
 
 def store_of(config: Config, say: Callable[[str], None]) -> Store:
-    """Return the store of shared work; `say` shows a line to the person."""
+    """Return the store of cached results; `say` shows a line to the user."""
     options = config.store
     return open_store(enabled=options.enabled, path=options.path, budget_gb=options.budget_gb, say=say)
 
 
 def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> Data:
-    """Return the splits of `config.data` as a network of `spec` sees them, decoded through the `store`.
+    """Return the splits of `config.data` for a network with the input `spec`, decoded through the `store`.
 
-    What cannot be read is listed on `screen`.
+    Images that cannot be read are listed on `screen`.
     """
     sight = Sight(CenterCrop.of(spec), _side(config, spec))
     try:
@@ -42,7 +42,7 @@ def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> 
 
 
 def _side(config: Config, spec: InputSpec) -> int | None:
-    """Return the shorter side of what random crops are cut from; None where nothing is cropped at random."""
+    """Return the shorter side of the stored images from which random crops are cut; None without random crops."""
     policy = augment_policy(config)
     if policy.crop == "none":
         return None
@@ -50,7 +50,7 @@ def _side(config: Config, spec: InputSpec) -> int | None:
 
 
 def augment_policy(config: Config) -> Policy:
-    """Return how training views differ; images are mirrored only where the data allows it."""
+    """Return the augmentation of training views; images are mirrored only if the data allows it."""
     options = config.augment
     return Policy(
         crop=options.crop,
@@ -64,7 +64,7 @@ def augment_policy(config: Config) -> Policy:
 
 
 def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
-    """Say which pictures are broken: the first ones on the screen, all in a file."""
+    """Report broken images: the first ones on the screen, and all in a file if there are more."""
     lines = [f"{name}: {reason}" for name, reason in reasons]
     for line in lines[:_SHOWN]:
         screen.say(f"  {line}")

@@ -1,4 +1,4 @@
-"""How a network does by the metric that epochs, settings of a solved head and cells are chosen by (`select`)."""
+"""The selection metric (`select`), by which epochs, settings of a solved head and cells are chosen."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from frostline.report.metric_scores import Said, measure, scores_of
 from frostline.training.evaluation import Evaluation
 
 EFFECTIVE = "val/effective_images"
-"""Of an epoch: how many independent images those of validation are worth, where they come in groups."""
+"""Metric of an epoch: the effective number of independent validation images, if images come in groups."""
 
 
 def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
-    """Return what `by` is of the samples that were `scored`, whose labels lie on the CPU."""
+    """Return the value of the metric `by` for an evaluation; `labels` must be on the CPU."""
     if by in (ACCURACY, LOSS):
         return scored.accuracy if by == ACCURACY else scored.loss
     scores = scores_of(scored.logits.numpy(), labels.numpy()) if by in (AUROC, MAP) else None
@@ -25,19 +25,19 @@ def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
 
 
 def of_epoch(by: Metric, scored: Evaluation, val: Split) -> dict[str, float]:
-    """Return what an epoch's line has of the validation split beside loss and accuracy, by name."""
+    """Return the validation metrics of an epoch besides loss and accuracy, by name."""
     worth = {} if val.groups is None else {EFFECTIVE: effective_images(scored, val)}
     return {by.epoch: value(by, scored, val.labels), **worth}
 
 
 def effective_images(scored: Evaluation, split: Split) -> float:
-    """Return how many independent images a split in groups is worth for an interval of the accuracy that was scored."""
-    from frostline.report import statistics  # brings SciPy, for groups alone
+    """Return the effective number of independent images in a grouped split, for the interval of its accuracy."""
+    from frostline.report import statistics  # imports SciPy, which only groups need
 
     assert split.groups is not None
     return statistics.effective_images(right(scored.logits, split.labels).numpy(), split.groups.numpy())
 
 
 def rank(by: Metric, scored: Evaluation, labels: Tensor) -> tuple[float, float]:
-    """Return what is smallest for the best of several: by the metric, of equals by the loss."""
+    """Return a sort key that is smallest for the best result: by the metric, then by the loss."""
     return -by.sign * value(by, scored, labels), scored.loss

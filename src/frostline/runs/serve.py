@@ -1,7 +1,7 @@
-"""The model that MLflow serves: pictures as base64 text in, class names and probabilities out.
+"""The model that MLflow serves: input images as base64 text, output class names and probabilities.
 
-MLflow copies this file and the package beside the weights and runs it where the model is served ("models from code"),
-so that nothing is pickled. It needs torch, torchvision, safetensors, Pillow, NumPy and PyYAML there.
+MLflow copies this file and the package beside the weights, and runs it on the server ("models from code"), so that
+nothing is pickled. The server needs torch, torchvision, safetensors, Pillow, NumPy and PyYAML.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from frostline.runs import predict
 
 
 class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """Owner of a run's network in a serving process."""
+    """The MLflow model of a run's network."""
 
     def load_context(self, context: Any) -> None:
         """Load the network of the run in the artifact `run`."""
         self._network = predict.load(Path(context.artifacts["run"]), device="auto")
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return one answer per row of the column `image`, whose text is the base64 of a file that Pillow can read.
+        """Return one prediction per row of the column `image`, which holds an image file as base64 text.
 
-        A request in which one picture cannot be read is refused as a whole, with the number of its row.
+        If one image cannot be read, the whole request is refused with the number of its row.
         """
         if (top := params["top"]) < 1:
             raise MlflowException(f"top: expected a whole number of at least 1, not {top}", INVALID_PARAMETER_VALUE)
@@ -48,7 +48,7 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return [self._answer(row, top) for row in rows]
 
     def _answer(self, row: Tensor, top: int) -> dict[str, Any]:
-        """Return what is said of a picture with the probabilities `(classes,)`."""
+        """Return the prediction for an image with the probabilities `row` `(classes,)`."""
         best = predict.ranked(self._network.classes, row, top)
         found = {"class": next(iter(best)), "probability": max(best.values()), "probabilities": best}
         if not self._network.multi_label:
@@ -57,12 +57,12 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _view(self, row: int, text: str) -> Tensor:
         try:
-            # a browser writes data:image/png;base64,...
+            # browsers write data:image/png;base64,...
             data = base64.b64decode(text.rpartition(",")[2], validate=True)
             with Image.open(io.BytesIO(data), formats=candidates()) as picture:
                 return predict.view(self._network, tensor_of(picture, self._network.levels)[0])
-        except Exception as error:  # broken pictures make Pillow raise anything
-            refused = f"row {row}: expected a picture as base64 text ({why(error)})"
+        except Exception as error:  # broken images make Pillow raise anything
+            refused = f"row {row}: expected an image as base64 text ({why(error)})"
             raise MlflowException(refused, INVALID_PARAMETER_VALUE) from None
 
 

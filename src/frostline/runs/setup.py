@@ -1,4 +1,4 @@
-"""What a run works with: from its config to its data, model and phases, and the checks on the way."""
+"""Set up a run: from its config to checked data, model and phases."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
 AtHand = Callable[[Config, str | None, Sequence[str]], Model | None]
-"""Returns the network of a config with weights from there and a head for these classes, if it is built already."""
+"""Returns the network of a config, with weights from this source and a head for these classes, if it is cached."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works with, once its data, model and phases are known."""
+    """Data, model, phases and everything else that a run works with."""
 
     config: Config
     data: Data
@@ -52,30 +52,30 @@ class Setup:
     steps_per_epoch: int
     recipe: Recipe
     autocast: torch.dtype | None
-    """Type of the mixed precision, None for float32 throughout."""
+    """Mixed-precision type, None for float32 throughout."""
     room: DeviceBudget
-    """What pixels and features may take of the device; what is larger is read as needed."""
+    """Memory budget of pixels and features on the device; what does not fit is read as needed."""
     store: Store
     weights: str | None
-    """Where the network's weights come from: `config.model.weights`, the file where these are those of a run."""
+    """Source of the network's weights: `config.model.weights`, or the fetched file if that names a run."""
     ranks: Ranks | None = None
     """The other processes of a run on several devices."""
     follows: bool = False
-    """Whether this is one of these, which is told what to compute and finds the rest in the store."""
+    """Whether this process is one of these: it computes what it is ordered to, and reads the rest from the store."""
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """How images lie in memory."""
+        """The memory format of images and weights."""
         return machine.memory_format(channels_last=self.config.channels_last)
 
     @functools.cached_property
     def images(self) -> Images:
-        """The splits as the network sees them, on the device; another setup counts anew what they hand out."""
+        """The views of the splits, on the device; a copy of the setup counts the images it uses from 0."""
         return look(self)
 
     @functools.cached_property
     def image_weights(self) -> Tensor | None:
-        """What each training image counts, `(N,)` float32 on the device; None for all alike."""
+        """Weights of the training images, `(N,)` float32 on the device; None for equal weights."""
         weights = self.data.train.weights
         return None if weights is None else weights.to(self.device)
 
@@ -88,9 +88,9 @@ class Setup:
 def assemble(
     config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs, at_hand: AtHand | None = None
 ) -> Setup:
-    """Return the data, the model (on the meta device if `meta`) and the phases of a run; sets torch's determinism.
+    """Assemble the setup of a run, with the model on the meta device if `meta`.
 
-    A network that is `at_hand` is not built.
+    Sets torch's determinism and threads. A network that `at_hand` returns is used instead of building one.
     """
     device = machine.device(config.device, devices=config.devices)
     processes = config.devices if device.type == "cpu" else 1
@@ -123,7 +123,7 @@ def assemble(
 
 
 def groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> list[dict[str, Any]]:
-    """Return what the optimizer is given: the parameters that learn in some phase, as they lie now."""
+    """Return the optimizer's param groups: the parameters that learn in some phase, as they are now (e.g. sharded)."""
     how, module, structure = config.optimizer, model.module, model.structure
     both = how.decay_norm_and_bias
     return optim.param_groups(module, structure, phases, weight_decay=how.weight_decay, decay_norm_and_bias=both)
@@ -134,7 +134,7 @@ def parts(
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
     """Return the parts of a run: data, the model with the weights `source`, its phases and the batches of an epoch.
 
-    With `meta` weights that are not on this disk are not read.
+    With `meta`, weights that would have to be downloaded are not read.
     """
     data = load_data(config, input_of(config, source), store, screen)
     model = at_hand(config, source, data.classes) if at_hand else None
@@ -145,9 +145,9 @@ def parts(
     if config.freeze_mode.solver is not None and model.linear_head is None:
         raise not_linear(config)
     if config.freeze_mode.solver == "centroid" and data.multi_label:
-        expected = "probe, knn or another mode: a picture of several classes is near to no single mean"
+        expected = "probe, knn or another mode: an image with several classes has no nearest class mean"
         raise user_error("freeze_mode", config.freeze_mode.name, expected)
-    class_weights(config, data)  # which may name a class that is none
+    class_weights(config, data)  # raises for names of unknown classes
     _require_what_is_selected_by(config, data)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     batches = dataset.batches(len(data.train), config.batch_size, drop_last=config.train.drop_last)
@@ -155,9 +155,9 @@ def parts(
 
 
 def _require_what_is_selected_by(config: Config, data: Data) -> None:
-    """Raise `UserError` where the metric of `select` is not defined for the data."""
+    """Raise `UserError` if the metric of `select` is not defined for the data."""
     if config.select == BALANCED_ACCURACY.epoch and data.multi_label:
-        expected = "val/map, val/macro_f1 or another metric: pictures may be of several classes"
+        expected = "val/map, val/macro_f1 or another metric: images may have several classes"
         raise user_error("select", config.select, expected)
     for what, split in (("validation", data.val), ("test", data.test)) if config.select == AUROC.epoch else ():
         counts = class_counts(split.labels, len(data.classes))
@@ -167,13 +167,13 @@ def _require_what_is_selected_by(config: Config, data: Data) -> None:
 
 
 def not_linear(config: Config) -> UserError:
-    """Return the refusal of a network whose head is none that can be solved."""
-    expected = f"a model whose head is a linear layer with a bias, and that of {config.model.name} is none"
+    """Return the error for a network whose head cannot be solved."""
+    expected = f"a model whose head is a linear layer with a bias, which {config.model.name} is not"
     return user_error("freeze_mode", config.freeze_mode.name, expected)
 
 
 def input_of(config: Config, source: str | None) -> InputSpec:
-    """Return the picture that the network of `config` with the weights `source` expects."""
+    """Return the input that the network of `config` with the weights `source` expects."""
     model = config.model
     return lookup.input_of(model.name, library=model.library, weights=source, image_size=model.image_size)
 
@@ -195,7 +195,7 @@ def build_model(config: Config, source: str | None, classes: Sequence[str], *, m
 
 
 def recipe(config: Config, data: Data) -> Recipe:
-    """Return how a step is made."""
+    """Return the hyperparameters of training steps."""
     options = config.train
     return Recipe(
         epochs=config.epochs,
@@ -213,11 +213,11 @@ def recipe(config: Config, data: Data) -> Recipe:
 
 
 def class_weights(config: Config, data: Data) -> tuple[float, ...] | None:
-    """Return what each class weighs in the loss; None where all weigh alike.
+    """Return the weight of each class in the loss; None for equal weights.
 
-    `balanced` is in inverse proportion to a class's training images, 1 in the mean over these; multi-label it is how
-    many others there are for each of them. A class of which there are none, or no others, has nothing to be balanced
-    against and weighs 1. UserError for a name that is no class.
+    `balanced` weights are inversely proportional to a class's training images, with mean 1 over these images;
+    multi-label, the number of other images per image of the class. A class with no images, or no other images, has
+    weight 1. UserError for the name of an unknown class.
     """
     chosen = config.train.class_weights
     if chosen is None:

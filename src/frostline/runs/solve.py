@@ -1,6 +1,6 @@
-"""A head that is solved at once instead of trained in steps: one epoch, of which nothing has to be gone on with.
+"""Solve a head (linear probe, kNN, nearest class mean) instead of training it in steps: one epoch, no checkpoints.
 
-Whatever ends it, it is solved anew, which gives the same bits and takes seconds.
+After an interruption the head is solved again, which gives the same bits and takes seconds.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from frostline.training.neighbours import Neighbours
 from frostline.training.state import Learner, Progress
 
 _OWN = 4096
-"""Training images at most on which neighbours are scored: each is compared with all others."""
+"""Training images at most on which neighbours are evaluated: each is compared with all others."""
 
 
 def solve(
     setup: Setup, learner: Learner, guard: Guard, run: RunContext, record: Record
 ) -> tuple[Progress, Neighbours | None]:
-    """Solve the head as the freeze mode says, and return what it came to.
+    """Solve the head with the solver of the freeze mode, and return the progress: one epoch.
 
-    Beside that come the neighbours that classify in place of the head, where no head came of it. A choice made on
-    validation is part of what is solved, so that its time is part of the seconds.
+    For kNN, also return the neighbours, which classify instead of the head; else None. The time to choose settings on
+    the validation split is part of the training time.
     """
     progress = Progress()
     catch_up(progress, run.folder, record)
@@ -57,7 +57,7 @@ def solve(
     of_val = _score(setup, voters or head.linear, val)
     if not math.isfinite(of_train.loss + of_val.loss):
         raise Diverged(
-            "a head is given nan or infinite values, as the numbers of this network, with its weights, grow too large"
+            "the features of this network, with its weights, contain nan or infinity: its activations grow too large"
         )
     epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
@@ -70,16 +70,16 @@ def _score(setup: Setup, network: nn.Module, data: HeadInputs) -> Evaluation:
 
 
 def _rank(setup: Setup, scored: Evaluation) -> tuple[float, float]:
-    """Return what is smallest for the setting that is best on the validation split."""
+    """Return a sort key that is smallest for the best setting on the validation split."""
     return selection.rank(METRICS[setup.config.select], scored, setup.data.val.labels)
 
 
 _Solved = tuple[dict[str, float], Neighbours | None]
-"""What was chosen on validation, as metrics, and who classifies in place of a head."""
+"""Settings chosen on the validation split, as metrics, and the neighbours that classify instead of a head."""
 
 
 def _probe(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
-    """Have the head be the best of the path of regularised logistic regressions."""
+    """Set the head to the regularised logistic regression that is best on the validation split."""
     weights = setup.recipe.criterion.weights_on(train.labels.device)
     classes, l2 = head.linear.out_features, setup.config.freeze_mode.l2
     solutions = probe.solve(train, classes, l2, weights, setup.image_weights)
@@ -102,7 +102,7 @@ def _further(number: int) -> str:
 
 
 def _knn(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
-    """Have as many neighbours vote as is best on validation."""
+    """Return nearest neighbours with the number of votes that is best on the validation split."""
     mode = setup.config.freeze_mode
     assert mode.temperature is not None
     voters = Neighbours(train, head.linear.out_features, k=max(mode.k), temperature=mode.temperature)
@@ -112,7 +112,7 @@ def _knn(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Call
 
 
 def _centroid(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:
-    """Have the nearest class mean win."""
+    """Set the head to the classifier by nearest class mean."""
     temperature = setup.config.freeze_mode.temperature
     assert temperature is not None
     _write(head, *neighbours.centroids(train, head.linear.out_features, temperature=temperature))

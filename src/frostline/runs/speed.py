@@ -1,4 +1,4 @@
-"""How fast a trained network classifies on this machine, and how many bytes of it are a task's own."""
+"""Inference speed of a trained network on this machine, and the bytes that each further task needs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from frostline.training.neighbours import Neighbours
 from frostline.training.state import Learner
 
 _SIZES = (8, 32, 128, 512)
-_LONG = 0.05  # seconds of a pass after which a larger batch would not be faster by much
+_LONG = 0.05  # seconds per forward pass from which on larger batches gain little
 _KNOWN: dict[Hashable, float] = {}
 
 
 def images_per_second(setup: Setup) -> float:
-    """Return how many images the whole network of `setup` classifies in a second, in the batch that suits it best.
+    """Return how many images per second the whole network of `setup` classifies, at the best batch size.
 
-    None is read or decoded. It is measured once per process for all runs whose network computes the same; 0 where not
-    even the smallest batch fits into a GPU beside what is there.
+    Images are not read or decoded. Measured once per process for all runs with the same network; 0 if not even the
+    smallest batch fits into the free GPU memory.
     """
     config, side, how = setup.config, setup.model.input.size, setup.config.freeze_mode.adapter
     kept = repr(how) if how.kind in KEPT else None  # others are merged by now
@@ -59,9 +59,9 @@ def _seconds(setup: Setup, images: torch.Tensor) -> float:
 
 
 def bytes_per_task(learner: Learner, folder: Path, voters: nn.Module | None) -> int:
-    """Return the bytes that a task adds to a backbone that many share: what could change, or the adapter alone.
+    """Return the bytes that a task adds to a shared backbone: tensors that can change, or the adapter's files.
 
-    Of neighbours it is their features.
+    For neighbours, their features and labels.
     """
     if isinstance(voters, Neighbours):
         return voters.nbytes

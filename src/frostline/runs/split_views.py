@@ -1,4 +1,4 @@
-"""The splits as the network sees them: which views of which images, for training, selection and the test."""
+"""The views of all splits: which crops and augmentations the network sees in training, validation and test."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Images:
-    """The splits as the network sees them."""
+    """The views of all splits of a run."""
 
     train: Views
     val: Views
     test: Views
     whole: Views | None = None
-    """All of them, where they are folds of each other and nothing in them is random: what is computed of them once
-    serves all folds."""
+    """All images together, for cross-validation without augmentation: features computed once serve all folds."""
 
     @property
     def learnt_from(self) -> tuple[Views, ...]:
-        """What training and selection read."""
+        """The views that training and validation read."""
         return tuple(views for views in (self.train, self.val, self.whole) if views is not None)
 
     def called(self, name: str) -> Views | None:
@@ -48,7 +47,7 @@ class Images:
 
 
 def look(setup: Setup) -> Images:
-    """Return the splits as the network sees them, on its device."""
+    """Return the views of all splits, on the device of `setup`."""
     config, data = setup.config, setup.data
     policy = augment_policy(config)
     if policy.random:
@@ -62,7 +61,7 @@ def look(setup: Setup) -> Images:
 
 
 def centred(setup: Setup, name: str, split: Split) -> Views:
-    """Return the split called `name` as the network sees it where nothing is random, on its device."""
+    """Return the views of the split called `name` without augmentation, on the device of `setup`."""
     return _views(setup, name, split, centre_view(setup.model.input))
 
 
@@ -74,12 +73,12 @@ def _views(
 
 
 def centre_view(spec: InputSpec) -> View:
-    """Return the view of a picture in which nothing is random: the weights' own preprocessing."""
+    """Return the view of an image without augmentation: the weights' own preprocessing."""
     return View(CenterCrop.of(spec), None, lambda views, ids, number: spec.normalise(views))
 
 
 def random_view(spec: InputSpec, policy: augment.Policy, seed: int) -> View:
-    """Return the views of `policy`, one for each number."""
+    """Return the augmented view of an image by `policy`, random by image, `seed` and number."""
     how = CenterCrop.of(spec)
 
     def crop(sizes: Tensor, ids: Tensor, number: int) -> Crop:
@@ -98,23 +97,23 @@ def _mirror(views: Tensor, flip: Tensor | None) -> Tensor:
 
 
 def _view_of(distinct: int | None) -> Callable[[int], int]:
-    """Return which random view of an image is shown in an epoch: a fresh one, or one of `distinct` in turn."""
+    """Return a function from an epoch to the number of its random view: a new one, or one of `distinct` in turn."""
     return lambda epoch: epoch if distinct is None else (epoch - 1) % distinct + 1
 
 
 def approximations(setup: Setup) -> list[str]:
-    """Return in what a run is not the one with `features.views=null` and `data.pixels=exact`; nothing where it is.
+    """Return in words how a run approximates exact training; empty if it does not.
 
-    Nor may its pictures be those that its network was made for.
+    Exact means `features.views=null`, `data.pixels=exact`, and images as the network's authors preprocess them.
     """
     config, found = setup.config, []
     policy, distinct = augment_policy(config), config.features.views
     if setup.model.input.crop == "border":
-        found.append("the centre of a picture is shown, where timm shows all of it with a border (crop_mode=border)")
+        found.append("the centre of an image is shown, where timm shows all of it with a border (crop_mode=border)")
     if distinct is not None and distinct < config.epochs and policy.random:
         found.append(f"features.views={distinct}: epochs take turns with {distinct:,} random views of each image")
     if setup.data.reduced_to is not None:
         pixels = augment.surplus(policy, CenterCrop.of(setup.model.input), setup.data.reduced_to)
-        told = f"for each pixel of the network the median crop has {pixels:.2f} of them a side"
+        told = f"the median crop has {pixels:.2f} pixels a side for each pixel of the network's input"
         found.append(f"random crops are cut from {setup.data.cut_from}: {told}")
     return found

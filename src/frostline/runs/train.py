@@ -1,4 +1,4 @@
-"""The training of one run: from its newest checkpoint, epoch by epoch, to its best weights."""
+"""Train one run: from its newest checkpoint, epoch by epoch, to its best weights."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from frostline.training.steps import Alone, TrainedPart
 
 @contextmanager
 def handing_over(folder: Path, record: Record) -> Iterator[None]:
-    """Put the newest checkpoint into the record when the block does not end well: another machine can go on from it.
+    """Add the newest checkpoint to the record if the block fails, so that another machine can resume from it.
 
-    One that is `Paused` has it in its folder alone: many pause, few go on.
+    A run that is `Paused` keeps its checkpoint only in its folder: many pause, few resume.
     """
     try:
         yield
     except (Exception, KeyboardInterrupt, SystemExit):
-        with suppress(Exception):  # what ended the run matters more
+        with suppress(Exception):  # the original exception matters more
             for path in checkpoint.newest(folder / layout.CHECKPOINT):
                 record.artifact(path, layout.CHECKPOINT)
         raise
 
 
 def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record: Record) -> Progress:
-    """Train, from the run's newest checkpoint if there is one, and return what it came to.
+    """Train from the run's newest checkpoint, if there is one, and return the progress.
 
-    Where its judge says so it ends before its last epoch, or is `Paused` with a checkpoint there.
+    If its judge says so, the run ends before its last epoch, or raises `Paused` after writing a checkpoint.
     """
     origin = {
         "data": setup.data.fingerprint,
@@ -72,7 +72,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
             keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
 
         events = fit_phases(setup, learner, guard, run.screen, progress=progress, pause=keeper.due, stepper=stepper)
-        decision = _decision(progress, run.judge, setup.config)  # where it was killed before it could end
+        decision = _decision(progress, run.judge, setup.config)  # if it was killed before it could end
         while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
                 keep(event, progress, learner, setup, run, record)
@@ -93,7 +93,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
 
 
 def _end_early(decision: Decision, progress: Progress, prune: str, record: Record, screen: Screen) -> None:
-    """Say and record how a trial ended that was not let go on; raises `Paused` for one that waits."""
+    """Report and record that a trial was stopped early; raises `Paused` if it pauses."""
     epochs = len(progress.epochs)
     if decision is Decision.PAUSE:
         screen.say(f"  waits after epoch {epochs} (search.prune={prune})")
@@ -105,14 +105,14 @@ def _end_early(decision: Decision, progress: Progress, prune: str, record: Recor
 
 
 def _alone(setup: Setup, learner: Learner) -> loop.Stepper:
-    """Return who makes the steps of a run where no others are made with them."""
+    """Return the stepper of a run that trains without lockstep."""
     if setup.ranks is None:
         return Alone(learner.optimizer, setup.recipe)
     return Shared(setup.ranks, learner.optimizer, setup.recipe, setup.images.train)
 
 
 def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decision:
-    """Return what is said of a trial after the epochs that it has; the last one is its end in any case."""
+    """Return the judge's decision on a trial after its latest epoch; CONTINUE before the first and after the last."""
     epoch = len(progress.epochs)
     if judge is None or not 0 < epoch < config.epochs:
         return Decision.CONTINUE
@@ -120,7 +120,7 @@ def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decisi
 
 
 def go_on(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard, run: RunContext) -> Progress:
-    """Return the progress of the first checkpoint that is intact and this run's, put back; else none."""
+    """Restore the newest checkpoint that is intact and of this run; return its progress, or an empty one."""
     say = run.screen.say
     for place in filter(None, (run.folder, run.previous)):
         for tensors, facts in checkpoint.intact(place / layout.CHECKPOINT, say):
@@ -132,26 +132,26 @@ def go_on(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard
                 if setup.ranks is not None:
                     setup.ranks.restored(tensors, facts)
             except state.Unfit as problem:
-                say(f"  passed over: the checkpoint in {place}: {problem}")
+                say(f"  skipped: the checkpoint in {place}: {problem}")
                 continue
             *seen, guard.compared = facts["counts"]
             for views, count in zip(setup.images.learnt_from, seen, strict=True):
                 views.seen = count
             at = progress.position
-            say(f"  goes on after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
+            say(f"  resumes after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
             return progress
     return Progress()
 
 
 def catch_up(progress: Progress, folder: Path, record: Record) -> None:
-    """Have the journal and the record say what the checkpoint says, and nothing of what came after it."""
+    """Rewrite the journal and the record to the epochs of the checkpoint, and drop later ones."""
     journal.rewrite_epochs(folder, progress.epochs)
     for line in progress.epochs:
         record.metrics({key: value for key, value in line.items() if "/" in key}, step=line["epoch"])
 
 
 def learner_of(setup: Setup) -> Learner:
-    """Return the network with its optimizer and, where asked for, the moving average of its weights."""
+    """Return the network with its optimizer and, if the config has one, the moving average of its weights."""
     config, module = setup.config, setup.model.module
     optimizer = optim.build(config.optimizer.name, setup.groups, lr=config.lr, options=config.optimizer.options)
     ema = AveragedModel(module) if config.train.ema_decay else None
@@ -168,9 +168,9 @@ def fit_phases(
     pause: Callable[[], bool],
     stepper: loop.Stepper | None = None,
 ) -> Iterator[EpochResult | TrainingPosition]:
-    """Yield what `loop.fit` yields, from where `progress` is until the last epoch or the end of the patience.
+    """Yield the events of `loop.fit`, from the position of `progress` to the last epoch or the end of the patience.
 
-    The steps are made alone without a `stepper`.
+    Without a `stepper`, the run trains alone.
     """
     config, train = setup.config, setup.images.train
     total = config.epochs * setup.steps_per_epoch
@@ -183,7 +183,7 @@ def fit_phases(
         how = {"images": seen, "batch_size": config.batch_size, "epoch": epoch}
         choice = config.compile if config.devices == 1 else "off"
         part = compiled(part, choice, **how, say=screen.say)
-        if not part.train.known:  # what was only tried on is no image of the run
+        if not part.train.known:  # do not count images of a trial forward pass
             train.seen = counted
         return part
 
@@ -213,7 +213,7 @@ def fit_phases(
     guard.check()
     if progress.exhausted(patience) and len(progress.epochs) < config.epochs:
         phase, last = progress.epochs[-1]["phase"], setup.timeline[-1].phase + 1
-        early = f"; this was phase {phase} of {last}, and what comes later never began" if phase < last else ""
+        early = f"; this was phase {phase} of {last}, and later phases never began" if phase < last else ""
         words, since = METRICS[config.select].words, progress.best_epoch
         screen.say(f"  stopped: no better {words} on validation since epoch {since}{early}")
 

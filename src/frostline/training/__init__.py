@@ -1,5 +1,5 @@
-"""Steps, epochs, scores, and the state from which a run goes on.
+"""Training: steps, epochs, scores, and the state from which a run resumes.
 
-Knows no logger and no whole config: functions take plain arguments. Imports `core`, `store`, `data` and `models`.
+No logger and no whole config here: functions take plain arguments. Imports `core`, `store`, `data` and `models`.
 Start with `loop`.
 """

@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, kept without a wait for the device at every step."""
+"""Exponential moving average of a network's weights, updated without waiting for the device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.optim.swa_utils import AveragedModel
 
 @torch.no_grad()
 def update(average: AveragedModel, module: nn.Module, decay: float) -> None:
-    """Move the average towards the network's weights, of which `decay` stays; the first time it becomes them.
+    """Set the average to `decay` times itself plus `1 - decay` times the weights; the first call copies the weights.
 
-    Buffers are taken over. The numbers are those of `AveragedModel.update_parameters` with torch's moving average,
-    which sends its count to the device at every step, and copies buffers one by one.
+    Buffers are copied. The numbers are those of `AveragedModel.update_parameters` with torch's moving average, which
+    sends its count to the device at every step and copies buffers one by one.
     """
     ours, theirs = ([*network.parameters()] for network in (average.module, module))
     if average.n_averaged == 0:
@@ -26,7 +26,7 @@ def update(average: AveragedModel, module: nn.Module, decay: float) -> None:
 
 
 def _copy(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
-    """Write some tensors over others, those of a type at once."""
+    """Copy `theirs` into `ours`, all tensors of one dtype at once."""
     for dtype in {tensor.dtype for tensor in ours}:
         mine, new = ([tensor for tensor in several if tensor.dtype is dtype] for several in (ours, theirs))
         torch._foreach_copy_(mine, new)

@@ -1,8 +1,8 @@
-"""A training step as one launch: captured in a CUDA graph, and replayed on every batch of its shape.
+"""Training steps as CUDA graphs: captured once per batch shape, then replayed with one launch.
 
-Some twenty small operations take a GPU less time than it takes Python to launch them. A graph launches all at once, and
-computes with the same kernels (A. Gray, Getting Started with CUDA Graphs, NVIDIA 2019). That it has the same bits is
-tried where it is captured; where it has others, or cannot be captured, steps go on one operation at a time.
+Some twenty small operations take a GPU less time than it takes Python to launch them. A graph launches all of them at
+once, with the same kernels (A. Gray, Getting Started with CUDA Graphs, NVIDIA 2019). On capture, its results are
+compared bit for bit with the plain step; if they differ, or capturing fails, steps stay plain.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 _AFTER = 32
-"""Steps of a shape that are made before it is captured: some that are few take less time than to capture one."""
+"""Plain steps of a shape before it is captured: for fewer steps, capturing would take longer."""
 
 
 @dataclass(frozen=True)
 class _Captured:
-    """A step of one shape: what it reads, what it leaves, and the graph that makes it."""
+    """A captured step of one shape: its input and output tensors, and its graph."""
 
     inputs: Tensor
     targets: Tensor
@@ -29,7 +29,7 @@ class _Captured:
 
 
 class CapturedStep:
-    """Makes steps on a GPU, those of a shape in one launch after the first ones."""
+    """Executes steps on a GPU; after the first ones of a shape, with one launch per step."""
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class CapturedStep:
         changed: Callable[[], Sequence[Tensor]],
         note: Callable[[str], None],
     ) -> None:
-        """Make the steps that `step(inputs, targets)` makes, which returns their logits.
+        """Wrap `step(inputs, targets)`, which returns logits.
 
-        For a shape it launches the same operations each time, in memory that stays, draws no random numbers, waits for
-        nothing, and what it changes and reads again are the tensors that `changed` returns. `note` is told, once, why
-        steps cannot be captured.
+        For a given shape, `step` must launch the same operations on the same memory each time, draw no random numbers
+        and not wait for the device; `changed` returns all tensors that it changes and reads again. `note` is called
+        once, with the reason, if steps cannot be captured.
         """
         self._step, self._changed, self._note = step, changed, note
         self._made: dict[torch.Size, int] = {}
@@ -49,7 +49,7 @@ class CapturedStep:
         self._possible = True
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Make the step on a batch and return its logits, in memory of their own."""
+        """Execute the step on a batch and return its logits, in their own memory."""
         captured = self._captured.get(inputs.shape)
         if captured is not None:
             captured.inputs.copy_(inputs)
@@ -62,13 +62,13 @@ class CapturedStep:
         return self._both_ways(inputs.clone(), targets.clone())
 
     def _both_ways(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Make a step as before and as a graph, and keep the graph if that comes to the same."""
+        """Execute a step plainly and as a graph, and keep the graph if all bits agree."""
         changed = self._changed()
         before = _copies(changed)
         logits = self._step(inputs, targets)
         after = _copies(changed)
         _put(changed, before)
-        why = "it has other bits"
+        why = "results would differ in their last bits"
         try:
             captured = self._capture(inputs, targets)
             captured.graph.replay()
@@ -80,13 +80,13 @@ class CapturedStep:
             why = str(error).partition("\n")[0]
         _put(changed, after)
         self._possible = False
-        self._note(f"  note: steps are launched one operation at a time, since they cannot be captured here ({why})")
+        self._note(f"  note: steps are launched one operation at a time, without a CUDA graph ({why})")
         return logits
 
     def _capture(self, inputs: Tensor, targets: Tensor) -> _Captured:
         graph, device = torch.cuda.CUDAGraph(), inputs.device
         with (
-            torch.cuda.stream(torch.cuda.current_stream(device)),  # which is in use again even if the capture fails
+            torch.cuda.stream(torch.cuda.current_stream(device)),  # restored even if the capture fails
             torch.cuda.graph(graph, stream=_aside(device), capture_error_mode="thread_local"),  # others may use the GPU
         ):
             logits = self._step(inputs, targets)
@@ -95,7 +95,7 @@ class CapturedStep:
 
 @functools.cache
 def _aside(device: torch.device) -> torch.cuda.Stream:
-    """Return where all steps of a device are captured: for each such stream cuBLAS keeps 32 MB."""
+    """Return the one stream on which all steps of a device are captured: cuBLAS keeps 32 MB per stream."""
     return torch.cuda.Stream(device)
 
 

@@ -1,7 +1,7 @@
-"""The state from which a run can go on, on disk: whole or not at all, checked before it is used, never a pickle.
+"""Checkpoints on disk: written atomically, verified before use, never a pickle.
 
-A checkpoint is one safetensors file with its facts in the header, numbered upward, and its sha256 beside it. The one
-before the newest stays, so that a damaged file costs the work since then and no more.
+A checkpoint is one safetensors file, numbered upward, with its facts in the header and its sha256 in a file beside it.
+The last two are kept, so that a damaged file costs only the work since the one before.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from torch import Tensor
 from frostline.store import hashing, tensorfile
 
 _KEPT = 2
-_FACTS = "facts"  # the one entry of the header, for the reason of `tensorfile.METADATA`
+_FACTS = "facts"  # the only entry of the header, for the same reason as `tensorfile.METADATA`
 _ORDERS = "orders"
 _PIECE = 1 << 20  # bytes
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint is not what was written."""
+    """A checkpoint does not hold what was written."""
 
 
 def save(home: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write `tensors` and the JSON-able `facts` into the folder `home` and return the new file.
+    """Write `tensors` and the JSON-serialisable `facts` into the folder `home` and return the new file.
 
-    It is on disk, read back and found equal before any older one goes. Raises `DamagedCheckpoint` where it is not
-    equal, and OSError where it cannot be written; the older ones then stay.
+    The file is synced to disk, read back and compared before any older one is removed. Raises `DamagedCheckpoint` if it
+    differs, and OSError if it cannot be written; older ones are then kept.
     """
     home.mkdir(exist_ok=True)
     number = max((_number(path) for path in home.glob("*.safetensors")), default=0) + 1
@@ -50,12 +50,12 @@ def save(home: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     except SafetensorError as problem:
         partial.unlink(missing_ok=True)
         raise OSError(f"{partial}: {problem}") from problem
-    with ThreadPoolExecutor(1) as aside:  # a disk works while the processor hashes
+    with ThreadPoolExecutor(1) as aside:  # sync while the CPU hashes
         synced = aside.submit(_sync, partial)
         digest = _verified(partial, dense, header)
         synced.result()
     if digest is None:
-        raise DamagedCheckpoint(f"{partial}: not what was written into it")
+        raise DamagedCheckpoint(f"{partial}: its content differs from what was written")
     partial.replace(path)
     note = beside.with_suffix(".partial")
     note.write_text(_line(digest, path))
@@ -67,27 +67,27 @@ def save(home: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
 
 
 def intact(home: Path, say: Callable[[str], None]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """Yield the tensors and facts of each checkpoint in the folder `home`, the newest first.
+    """Yield the tensors and facts of each checkpoint in the folder `home`, newest first.
 
-    Damaged and incomplete ones are passed over, each with one line to `say`.
+    Damaged and incomplete ones are skipped, each with one line to `say`.
     """
     for path in _newest_first(home):
         try:
             yield read(path)
         except DamagedCheckpoint as problem:
-            say(f"  passed over: {problem}")
+            say(f"  skipped: {problem}")
 
 
 def newest(home: Path) -> list[Path]:
-    """Return the files of the newest checkpoint that is complete: it and the sha256 beside it; empty without one."""
+    """Return the files of the newest complete checkpoint, tensors and sha256; empty if there is none."""
     return next(([path, _beside(path)] for path in _newest_first(home) if _beside(path).exists()), [])
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and facts of a checkpoint; `DamagedCheckpoint` unless its bytes have the sha256 beside it."""
+    """Return the tensors and facts of a checkpoint; raises `DamagedCheckpoint` unless its sha256 file agrees."""
     try:
         if _beside(path).read_bytes() != _line(hashing.of_file(path), path).encode():
-            raise DamagedCheckpoint(f"{path}: its sha256 is not the one beside it")
+            raise DamagedCheckpoint(f"{path}: its sha256 differs from the one in its .sha256 file")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             facts: dict[str, Any] = json.loads(file.metadata()[_FACTS])
@@ -96,7 +96,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except DamagedCheckpoint:
         raise
     except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path}: incomplete, its sha256 is missing") from None
+        raise DamagedCheckpoint(f"{path}: incomplete, its .sha256 file is missing") from None
     except Exception as problem:  # hostile bytes can make a parser raise anything
         raise DamagedCheckpoint(f"{path}: not a checkpoint ({type(problem).__name__})") from problem
 
@@ -114,11 +114,11 @@ def _beside(path: Path) -> Path:
 
 
 def _line(digest: str, path: Path) -> str:
-    return f"{digest}  {path.name}\n"  # what `sha256sum --check` reads
+    return f"{digest}  {path.name}\n"  # the format of `sha256sum --check`
 
 
 def _sync(path: Path) -> None:
-    """Have the system write a file or folder to the disk."""
+    """Sync a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -127,7 +127,7 @@ def _sync(path: Path) -> None:
 
 
 def _forget(home: Path, *, before: int) -> None:
-    """Remove what is older than `before`, and what a killed process left half-written."""
+    """Remove checkpoints numbered below `before`, and partial files of killed processes."""
     for path in home.iterdir():
         if path.suffix == ".partial" or _number(path) < before:
             with suppress(OSError):
@@ -135,9 +135,9 @@ def _forget(home: Path, *, before: int) -> None:
 
 
 def _dense(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """Return the tensors on the CPU in the order of their memory, and the dimensions' order where it is not theirs.
+    """Return the tensors on the CPU, dimensions permuted to memory order, and the permutations by name.
 
-    Copying channels_last weights into plain order would take longer than writing them.
+    Copying channels_last weights into contiguous order would take longer than writing them.
     """
     dense, orders = {}, {}
     for name, tensor in tensors.items():
@@ -154,9 +154,9 @@ def _undo(tensor: Tensor, order: list[int] | None) -> Tensor:
 
 
 def _verified(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str | None:
-    """Return the sha256 of the file, read once; None unless it says `header` and holds `tensors`, bit for bit."""
+    """Return the sha256 of the file, read once; None unless it has `header` and holds `tensors`, bit for bit."""
     try:
-        with safe_open(path, framework="pt") as file:  # of the tensors themselves nothing is read here
+        with safe_open(path, framework="pt") as file:  # reads no tensor data
             types = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 (not a dict)
             if file.metadata() != header or types != {name: tensor.dtype for name, tensor in tensors.items()}:
                 return None
@@ -172,7 +172,7 @@ def _verified(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, st
             end += tensor.nbytes
             if facts["shape"] != [*tensor.shape] or facts["data_offsets"] != [begin, end]:
                 return None
-            for piece in tensor.flatten().view(torch.uint8).split(_PIECE):  # as bytes nan is equal to itself
+            for piece in tensor.flatten().view(torch.uint8).split(_PIECE):  # as bytes, nan equals itself
                 found = buffer[: len(piece)]
                 if raw.readinto(found.data) != len(piece) or not np.array_equal(found, piece.numpy()):
                     return None

@@ -1,4 +1,4 @@
-"""When checkpoints are written, so that they cost little of a run, and that training does not wait for the disk."""
+"""Decide when to write checkpoints, so that they cost little time, and write them without blocking training."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor
 from frostline.core import interrupts
 from frostline.training import checkpoint
 
-_WORTH = 50  # an epoch shorter than so many saves goes without its own: checkpoints take less than 2% of a run
-_GUESS = 0.02  # seconds that the first save may take at least: what is shorter than `_WORTH` is as well done again
-_RATE = 3e8  # bytes per second at which the first save may be written, read back and hashed beside the training
+_WORTH = 50  # least time between saves, in durations of a save: checkpoints take less than 2% of a run
+_GUESS = 0.02  # least estimate in seconds of the first save: work shorter than `_WORTH` times this is simply repeated
+_RATE = 3e8  # estimated bytes per second of the first save: write, read back and hash beside the training
 
 
 class Keeper:
-    """Owns the checkpoints of one run: decides when one is worth its time, and has it written while the run goes on.
+    """Writes the checkpoints of one run in a background thread, when they are worth their time.
 
-    Training waits for a copy of the tensors alone. Leaving the block waits for the disk, however the block ends.
+    Training waits only for a copy of the tensors. Leaving the block waits for the disk, however the block ends.
     """
 
     def __init__(self, home: Path, *, size: int, every: float | None, say: Callable[[str], None]) -> None:
-        """Keep them in the folder `home`, each of some `size` bytes; `every` so many seconds also within an epoch."""
+        """Write to the folder `home`, about `size` bytes each; also within an epoch, `every` so many seconds."""
         self._home, self._every, self._say = home, every, say
         self._last, self._cost = time.perf_counter(), max(_GUESS, size / _RATE)
-        self._aside = ThreadPoolExecutor(1)  # one at a time: a next one waits for the one before
+        self._aside = ThreadPoolExecutor(1)  # one thread: saves are written in order
         self._writing: Future[Path] | None = None
 
     def __enter__(self) -> Self:
@@ -42,7 +42,7 @@ class Keeper:
             self.settle()
 
     def due(self) -> bool:
-        """Return whether one must be written within an epoch: the time has come, or somebody wants the run to end."""
+        """Return whether one must be written within an epoch: `every` seconds are over, or an interrupt is pending."""
         late = self._every is not None and time.perf_counter() - self._last >= self._every
         return late or interrupts.requested()
 
@@ -53,7 +53,7 @@ class Keeper:
         return self.due() or since >= _WORTH * (since if writing else self._cost)
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Have one written of what is there now; where the disk does not take it, that is said and the run goes on."""
+        """Copy the state and write it in the background; if that fails, `say` reports it and the run continues."""
         self.settle()
         self._last = time.perf_counter()
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

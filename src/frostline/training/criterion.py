@@ -1,10 +1,10 @@
-"""What a training step minimises: cross-entropy, focal loss or binary cross-entropy, each class weighted or not.
+"""Training losses: cross-entropy, focal loss and binary cross-entropy, with optional class and image weights.
 
-Losses are means over the images of a batch; with weights of classes or images, weighted means, as torch and
-scikit-learn have it. An image weighs what its class does, whatever its label is smoothed to, and a mixed one what its
-parts do.
-Multi-label images have a binary loss for each class, of which the mean is taken; what a class weighs there is what its
-images weigh against the others (`pos_weight` in torch's BCEWithLogitsLoss).
+Losses are means over the images of a batch; with weights of classes or images, weighted means, as in torch and
+scikit-learn. An image has the weight of its class, regardless of label smoothing, and a mixed one the weighted sum of
+its parts.
+Multi-label images have the mean of a binary loss per class; a class weight is the weight of images of that class
+against all others (`pos_weight` in torch's BCEWithLogitsLoss).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch.nn import functional as F
 
 from frostline.core.labels import multi_label
 
-_LEAST = 1e-6  # of 1 - p in focal loss, whose slope is not finite at 0 for a gamma below 1
+_LEAST = 1e-6  # lower bound of 1 - p in focal loss, whose slope at 0 is infinite for gamma below 1
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the outputs for a batch should be."""
+    """The targets of a batch."""
 
     labels: Tensor
     """`(B,)` int64, or multi-label `(B, classes)` bool."""
     partners: Tensor
-    """The same of what the inputs were mixed with."""
+    """Labels of the images that were mixed into the inputs."""
     share: float
-    """Of the loss that belongs to `labels`, in 0..1; the rest belongs to `partners`."""
+    """Share of `labels` in the loss, in 0..1; the rest belongs to `partners`."""
     smoothing: float
-    """Of the labels, in 0..1."""
+    """Label smoothing, in 0..1."""
     weights: Tensor | None = None
-    """`(B,)` float32: what each image counts; None for all alike."""
+    """`(B,)` float32: weight of each image; None for equal weights."""
 
     def wanted(self, classes: int) -> Tensor:
-        """Return `(B, classes)`, the probabilities that are wanted of each image."""
+        """Return the target probabilities `(B, classes)`."""
         of_labels = wanted(self.labels, self.smoothing, classes)
         if self.share == 1.0:
             return of_labels
@@ -46,42 +46,42 @@ class Targets:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A loss, and what its classes weigh."""
+    """A loss function with class weights."""
 
     name: str = "cross_entropy"
-    """`cross_entropy`, which multi-label is the same as `bce`; `focal` (T. Lin et al. 2017, arXiv:1708.02002, eq. 4,
+    """`cross_entropy`, the same as `bce` for multi-label data; `focal` (T. Lin et al. 2017, arXiv:1708.02002, eq. 4,
     over softmax or, multi-label, over each sigmoid); or `bce`, each class against the others (R. Wightman et al. 2021,
     arXiv:2110.00476, mean over classes)."""
     gamma: float = 2.0
-    """Of `focal`: an image that is right with probability p counts (1 - p)**gamma times."""
+    """For `focal`: the loss of an image whose label has probability p is multiplied by (1 - p)**gamma."""
     class_weights: tuple[float, ...] | None = None
-    """One per class; None weighs all alike."""
+    """One per class; None for equal weights."""
 
     @property
     def plain(self) -> bool:
-        """Whether it is the cross-entropy, all classes weighing alike."""
+        """Whether it is the cross-entropy with equal class weights."""
         return self.name == "cross_entropy" and self.class_weights is None
 
     def weights_on(self, device: torch.device) -> Tensor | None:
-        """Return what the classes weigh, `(classes,)` float32; None where all weigh alike."""
+        """Return the class weights `(classes,)` float32 on `device`; None for equal weights."""
         return _weights(self.class_weights, device) if self.class_weights is not None else None
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
-        """Return the loss of logits `(B, classes)`, differentiable."""
+        """Return the differentiable scalar loss of logits `(B, classes)`."""
         if self.plain and targets.weights is None and not multi_label(targets.labels):
             return _cross_entropy(logits, targets)
         total, count = self.sums(logits, targets)
         return total / count
 
     def sums(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Return the loss summed over the images, each as often as it counts, and what they count together."""
+        """Return the weighted sum of the images' losses, and the sum of the weights."""
         losses, counts = self._of_each(logits, targets)
         if targets.weights is not None:
             losses, counts = losses * targets.weights, counts * targets.weights
         return losses.sum(), counts.sum()
 
     def _of_each(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Return the loss `(B,)` of each image, weighted by its classes, and the weights `(B,)`."""
+        """Return the loss `(B,)` of each image, weighted by class, and these weights `(B,)`."""
         weights = self.weights_on(logits.device)
         wanted = targets.wanted(logits.shape[1])
         if multi_label(targets.labels):
@@ -109,7 +109,7 @@ class Criterion:
 
 
 CROSS_ENTROPY = Criterion()
-"""Of all classes alike."""
+"""With equal class weights."""
 
 
 def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
@@ -121,7 +121,7 @@ def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def wanted(labels: Tensor, smoothing: float, classes: int) -> Tensor:
-    """Return the probabilities that are wanted, `(..., classes)`, for labels `(...)` or `(..., classes)` bool."""
+    """Return target probabilities `(..., classes)` for labels `(...)`, or multi-label `(..., classes)` bool."""
     if multi_label(labels):
         return labels * (1 - smoothing) + smoothing / 2
     return _table(classes, smoothing, labels.device)[labels]
@@ -129,11 +129,11 @@ def wanted(labels: Tensor, smoothing: float, classes: int) -> Tensor:
 
 @functools.lru_cache(4)
 def _table(classes: int, smoothing: float, device: torch.device) -> Tensor:
-    """Return `(classes, classes)`: row i is the smoothed distribution that is wanted of class i."""
+    """Return `(classes, classes)`: row i is the smoothed target distribution of class i."""
     return torch.eye(classes, device=device) * (1 - smoothing) + smoothing / classes
 
 
 @functools.lru_cache(4)
 def _weights(weights: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return the weights on a device, where they are copied to once."""
+    """Return the weights on a device, copied once and cached."""
     return torch.tensor(weights, device=device)

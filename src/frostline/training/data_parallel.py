@@ -1,9 +1,9 @@
-"""Training steps that several processes make together, each with its share of every batch, on a device of its own.
+"""Data-parallel training steps: each process computes a share of every batch on its own device.
 
-Losses and gradients are summed over the shares and divided by what all samples count: they are those of the batch, to
-rounding, however uneven the shares. Each process then takes the same step, so that all have the same weights. Nothing
-is summed while gradients are still computed: the order of the sums, and with it the last bits, depends on nothing but
-the number of processes.
+Losses and gradients are summed over the shares and divided by the total weight of the samples: up to rounding they are
+those of the whole batch, however uneven the shares. Each process then takes the same step, so all have the same
+weights. Gradients are reduced after the backward pass, not during it: the order of the sums, and so the last bits,
+depend only on the number of processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from frostline.training.dataset import Dataset, announced
 from frostline.training.steps import Recipe, Step, TrainedPart, batched, mix, seed_dropout
 from frostline.training.sync_batch_norm import Share, WholeBatch
 
-_AT_ONCE = 2**26  # numbers that are summed at once: 256 MB
+_AT_ONCE = 2**26  # numbers per all-reduce: 256 MB
 
 
 def steps(
@@ -35,9 +35,9 @@ def steps(
     epoch: int,
     first: int,
 ) -> Iterator[Step]:
-    """Yield what `steps.steps` yields, each step on a whole batch; every process of the group calls it with the same.
+    """Yield the same steps as `steps.steps`, on whole batches; all processes call this with the same arguments.
 
-    A batch of fewer samples than there are processes is seen by each of them as a whole.
+    A batch with fewer samples than processes is computed as a whole by each of them.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     shares = [Share.of(len(index), rank, ranks) for index in indices]
@@ -61,19 +61,19 @@ def steps(
 
 
 def _rows(share: Share, *, partner: bool) -> Tensor:
-    """Return the places of a share in its batch; before them that of the first one's `partner` in mixing."""
+    """Return the positions of a share in its batch; with `partner`, also of the sample that its first is mixed with."""
     start = share.start - 1 if partner and not share.whole else share.start
     return torch.arange(start, share.stop) % share.size
 
 
 def _without_first(inputs: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
-    """Return what is mixed but for the first, which was there for the second to be mixed with."""
+    """Return mixed inputs and targets without the first sample, which was only the second one's mixing partner."""
     weights = None if targets.weights is None else targets.weights[1:]
     return inputs[1:], replace(targets, labels=targets.labels[1:], partners=targets.partners[1:], weights=weights)
 
 
 def _summed(part: TrainedPart, inputs: Tensor, targets: Targets, share: Share, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Return loss and logits `(B, classes)` of the whole batch, and leave its gradient with the parameters."""
+    """Return loss and logits `(B, classes)` of the whole batch, and set its gradient on the parameters."""
     with mixed(inputs.device, part.autocast), WholeBatch(share):
         logits = part.network(inputs).float()
     total, count = recipe.criterion.sums(logits, targets)
@@ -90,7 +90,7 @@ def _summed(part: TrainedPart, inputs: Tensor, targets: Targets, share: Share, r
 
 @torch.no_grad()
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each of some tensors by its sum over all processes, which have tensors of the same shapes."""
+    """Replace each tensor by its sum over all processes, whose tensors have the same shapes."""
     waiting: list[Tensor] = []
     for number, tensor in enumerate(tensors, 1):
         waiting.append(tensor)
@@ -105,7 +105,7 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
 def gathered(
     data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
 ) -> Iterator[Tensor]:
-    """Yield what `dataset.outputs` yields, while the other processes `send` theirs: each computes its turn."""
+    """Yield the outputs of all batches in the first process: batches are computed by the processes in turn (`send`)."""
     ranks = dist.get_world_size()
     for first, index in zip(range(0, len(batches), ranks), announced(data, batches[::ranks], epoch), strict=True):
         output = compute(data.inputs(index, epoch))
@@ -120,9 +120,10 @@ def gathered(
 def send(
     data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int, *, level: bool = False
 ) -> None:
-    """Send the first process what this one has to compute of `batches`.
+    """Compute this process's part of `batches` and send the outputs to the first process.
 
-    Where processes need each other for it each computes as often as the first one, `level`, a batch in vain if need be.
+    With `level`, each process computes as many batches as the first one, the last perhaps in vain: for computations in
+    which the processes need each other.
     """
     mine = batches[dist.get_rank() :: dist.get_world_size()]
     for index in announced(data, mine, epoch):
@@ -132,5 +133,5 @@ def send(
 
 
 def _dense(output: Tensor) -> Tensor:
-    """Return the same memory as a contiguous tensor, with channels last where they lie so."""
+    """Return a contiguous view of the same memory, permuted to `(B, H, W, C)` if it is channels_last."""
     return output if output.is_contiguous() else output.permute(0, 2, 3, 1)

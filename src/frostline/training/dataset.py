@@ -1,4 +1,4 @@
-"""What a network is trained and scored on: pictures or what was made of them, handed out batch by batch."""
+"""Datasets of images or features, with batching, shuffling, balanced sampling and prefetching."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
-    """Return the numbers of `count` samples in the order of an epoch."""
+    """Return the indices of `count` samples in the random order of an epoch."""
     return torch.randperm(count, generator=generator(seed, "order", epoch))
 
 
 def sampled(labels: Tensor, sampling: str, seed: int, epoch: int) -> Tensor:
-    """Return the numbers of the samples of an epoch in their order, as many as there are `labels` on the CPU.
+    """Return the indices of an epoch's samples in order, as many as there are `labels` (on the CPU).
 
-    `shuffled`: each comes once. `balanced`: every class comes equally often, but for one; a class's samples come in
-    turn, anew in another order when all have come. What comes twice in an epoch is seen alike both times. A multi-label
-    sample takes part for each of its classes, and those of none are together as a class.
+    `shuffled`: each sample once. `balanced`: every class equally often, up to one sample; samples of a class are drawn
+    without repetition until all were drawn, then in a new order. A sample drawn twice has the same view both times. A
+    multi-label sample counts for each of its classes; samples without a class form a class of their own.
     """
     if sampling == "shuffled":
         return shuffled(len(labels), seed, epoch)
@@ -57,32 +57,32 @@ def sampled(labels: Tensor, sampling: str, seed: int, epoch: int) -> Tensor:
 
 
 class Dataset(Protocol):
-    """What can be trained on: images seen through views, or features; tensors live on the training device."""
+    """A dataset for training: images seen through views, or features; tensors are on the training device."""
 
     labels: Tensor
     """`(N,)` int64, or multi-label `(N, classes)` bool."""
     known: bool
-    """Whether inputs are looked up rather than computed, so that those of many batches can be had at once."""
+    """Whether inputs are looked up, not computed, so that many batches can be fetched at once."""
     at_once: int
-    """Of so many samples, or some less, inputs are best asked for at once where they are computed."""
+    """Number of samples to request at once, or slightly less, if inputs are computed."""
 
     def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch what `inputs` is asked for soon with the same `index`, where anything has to be fetched."""
+        """Prefetch the samples of a coming call of `inputs` with the same `index`, if anything has to be fetched."""
         ...
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the network's input for the samples at `index` (on the CPU) as they are seen in `epoch`."""
+        """Return the network's inputs `(B, ...)` for the samples at `index` (on the CPU) in `epoch`."""
         ...
 
 
 class InMemory:
-    """Inputs that lie on the device, the same in every epoch."""
+    """Inputs in device memory, the same in every epoch."""
 
     known = True
     at_once = 1
 
     def __init__(self, tensor: Tensor, labels: Tensor) -> None:
-        """Hand out the rows of `tensor` `(N, ...)`."""
+        """Serve the rows of `tensor` `(N, ...)`."""
         self.tensor, self.labels = tensor, labels
 
     def expect(self, index: Tensor, epoch: int) -> None:
@@ -94,7 +94,7 @@ class InMemory:
 
 
 def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-    """Yield `indices` one by one, while `data` already fetches the samples at the next one."""
+    """Yield `indices` one by one, and have `data` prefetch the samples of the next one."""
     for index, coming in zip_longest(indices, indices[1:]):
         if coming is not None:
             data.expect(coming, epoch)
@@ -102,7 +102,7 @@ def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[
 
 
 def ordered(data: Dataset, batch_size: int) -> list[Tensor]:
-    """Return the indices of all samples batch by batch."""
+    """Return the indices of all samples in order, batch by batch."""
     return [torch.arange(part.start, part.stop) for part in batches(len(data.labels), batch_size)]
 
 
@@ -112,12 +112,12 @@ def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
 
 
 Outputs = Callable[[Dataset, Callable[[Tensor], Tensor], Sequence[Tensor], int], Iterator[Tensor]]
-"""Yields what a function of inputs makes of each batch of samples, as they are seen in an epoch."""
+"""Yields the outputs of a function for each batch of a dataset in an epoch: `(data, compute, batches, epoch)`."""
 
 
 def outputs(
     data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
 ) -> Iterator[Tensor]:
-    """Yield what `compute` makes of each of the `batches`, one after the other, while the next one is fetched."""
+    """Yield the output of `compute` for each of the `batches` in order, while the next one is prefetched."""
     for index in announced(data, batches, epoch):
         yield compute(data.inputs(index, epoch))

@@ -1,4 +1,4 @@
-"""How a network does on a split: loss, accuracy and logits."""
+"""Evaluate a network on a split: loss, accuracy and logits."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from frostline.core import machine
 from frostline.core.labels import cross_entropy_sum, right
 from frostline.training.dataset import Dataset, Outputs, ordered, outputs
 
-_AT_ONCE = 2**22  # logits whose loss is computed at once: 16 MB
-NO_EPOCH = 0  # what is evaluated is seen alike in every epoch
+_AT_ONCE = 2**22  # logits per loss computation: 16 MB
+NO_EPOCH = 0  # views for evaluation are the same in every epoch
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a network does on a split."""
+    """The result of evaluating a network on a split."""
 
     loss: float
-    """Mean cross-entropy in nats; of multi-label samples that of each class, the mean over classes."""
+    """Mean cross-entropy in nats; multi-label, the binary cross-entropy, averaged over classes, too."""
     accuracy: float
-    """Top-1 accuracy, a fraction in 0..1; of multi-label samples of how many every class is right."""
+    """Top-1 accuracy, a fraction in 0..1; multi-label, the fraction of samples with every class right."""
     logits: Tensor
     """`(N, classes)` float32 on the CPU."""
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode for a block; the modes of all its layers are as before afterwards."""
+    """Put a network into eval mode for a block; restore the modes of all layers afterwards."""
     training = [layer for layer in module.modules() if layer.training]
     module.eval()
     try:
@@ -45,21 +45,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def evaluate(
     module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None, by: Outputs = outputs
 ) -> Evaluation:
-    """Return how `module` does on `data`; the modes of its layers are as before afterwards.
+    """Evaluate `module` on `data` in eval mode; restore the modes of its layers afterwards.
 
-    `by` says who computes: others may have the network, too, and each batch goes to one of them as a whole.
+    `by` computes the outputs of all batches: it may distribute whole batches among processes that have the network.
     """
     every, done = torch.empty(0), 0
     with evaluating(module):
         for logits in by(data, answering(module, autocast), ordered(data, batch_size), NO_EPOCH):
             every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
-            every[done : done + len(logits)] = logits  # in place: with many classes it does not fit twice
+            every[done : done + len(logits)] = logits  # in place: with many classes memory does not hold it twice
             done += len(logits)
     return of_logits(every, data.labels)
 
 
 def answering(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
-    """Return what gives the logits `(B, classes)` float32 of inputs."""
+    """Return a function from inputs to float32 logits `(B, classes)`."""
 
     def answer(inputs: Tensor) -> Tensor:
         with machine.mixed(inputs.device, autocast):
@@ -70,9 +70,9 @@ def answering(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tens
 
 
 def of_logits(every: Tensor, labels: Tensor) -> Evaluation:
-    """Return how a network does that has said `every` `(N, classes)` float32 of samples with `labels`."""
+    """Return the evaluation of logits `every` `(N, classes)` float32 for samples with `labels`."""
     rows = max(1, _AT_ONCE // every.shape[1])
-    losses = every.new_empty(len(every.split(rows)))  # each is put there, not between two blocks of 16 MB
+    losses = every.new_empty(len(every.split(rows)))  # preallocated, to avoid fragments between blocks of 16 MB
     for loss, part, those in zip(losses, every.split(rows), labels.split(rows), strict=True):
         loss.copy_(cross_entropy_sum(part, those))
     total, hits = torch.stack([losses.double().sum(), right(every, labels).sum().double()]).tolist()

@@ -1,11 +1,10 @@
-"""What the frozen stages make of a split, computed once and read by every run that asks: just another dataset.
+"""Cached features: the outputs of the frozen stages for a split, computed once and read by every run as a dataset.
 
 Below the frost line the network is a pure function of the view, and the view of (seed, epoch, image) alone. So the
-output at the cut is kept in the store under what it depends on: images, weights, cut, views and precision.
+output at the cut is stored under a key of all that it depends on: images, weights, cut, views and precision.
 
-Kernels are chosen by the size of a batch, and with them the last bits. So the frozen stages always see batches of one
-size, filled up where images are few: then it makes no difference to a bit in which batches features are asked for, and
-whether they are kept.
+The batch size decides which kernels run, and so the last bits. Therefore the frozen stages always compute batches of
+one size, padded if images are few: features have the same bits in whatever batches they are requested, cached or not.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from frostline.store.writer import NoRoom, Writer
 from frostline.training.dataset import Outputs, outputs
 
 _BATCH = {"cpu": 32}
-_BATCH_ELSEWHERE = 256  # images per forward pass: what fills a GPU; a CPU's caches hold less
-_FILLED = 4  # such batches of which the last may be filled up to little loss, and whose features a device has room for
+_BATCH_ELSEWHERE = 256  # images per forward pass: enough to fill a GPU; a CPU's caches hold less
+_FILLED = 4  # batches per request: padding the last one costs little, and the device has room for their features
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """The network below the frost line, for inference alone."""
+    """The network below the frost line, for inference."""
 
     module: nn.Module
     device: torch.device
     dtype: torch.dtype
-    """In which it computes and its output is kept."""
+    """Type of its computation and of the cached output."""
 
     @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
@@ -49,12 +48,12 @@ class Backbone:
 
 
 class Passing:
-    """The features of a split where none are kept: computed whenever they are asked for, they are the same."""
+    """The features of a split without a cache: computed on every request, with the same bits."""
 
     known = False
 
     def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
-        """Put views through what `backbone` returns."""
+        """Compute features of `views` with the backbone that `backbone()` returns."""
         self.labels = views.labels
         self.at_once = _FILLED * batch_size(self.labels.device)
         self._views = views
@@ -62,13 +61,13 @@ class Passing:
         self._coming = Prefetch[list[Tensor]]()
 
     def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch the samples at `index`, which are asked for soon."""
+        """Prefetch the samples at `index`."""
         batches = filled(index, self.labels.device)
         self._coming.put(index, lambda: batches)
         self._views.expect(batches[0], epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+        """Return the features `(B, ...)` of the samples at `index` in `epoch`, on their device."""
         batches = self._coming.take(index) or filled(index, self.labels.device)
 
         def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -76,12 +75,12 @@ class Passing:
 
         made = outputs(self._views, self._backbone(), batches, epoch)
         found, channels_last = _collect(made, len(index), allocate)
-        self._views.seen -= sum(map(len, batches)) - len(index)  # what fills the last batch up was not asked for
+        self._views.seen -= sum(map(len, batches)) - len(index)  # padding was not requested
         return found.permute(0, 3, 1, 2) if channels_last else found
 
 
 class Features:
-    """Owns the features of one split for one epoch at a time, and fetches those of another when they are asked for."""
+    """The cached features of one split: holds those of one epoch, and fetches those of another on request."""
 
     known = True
     at_once = 1
@@ -97,11 +96,11 @@ class Features:
         about: str,
         outputs: Outputs | None = outputs,
     ) -> None:
-        """Take features from `store`, where `backbone` puts them if they are missing.
+        """Read features from `store`; compute them with `backbone` and store them if they are missing.
 
-        `identity` says what they depend on beside the number of the view, `about` says it to people.
-        Those of a view lie on the device if there is room, and the pixels make it for them. Where there is none at all,
-        they are computed whenever they are asked for. Without `outputs` another process puts them into the store.
+        `identity` is all that they depend on besides the number of the view; `about` says it to people.
+        Features of a view are kept on the device if they fit, and pixels make room for them. If neither store nor
+        memory has room, they are computed on every request. Without `outputs`, another process writes the store.
         """
         self.labels = views.labels
         self._views = views
@@ -112,13 +111,13 @@ class Features:
         self._about = about
         self._outputs = outputs
         self._held: tuple[int, Tensor | Rows | None] | None = None
-        """The number of a view and its features, None where there is no room for them."""
+        """The number of a view and its features; the latter None if there is no room for them."""
         self._channels_last = False
         self._passing = Passing(views, backbone)
         self._full = False
 
     def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch the features of the samples at `index`, which are asked for soon."""
+        """Prefetch the features of the samples at `index`."""
         if self._held is not None and self._held[0] == self._views.view_of(epoch):
             if self._held[1] is None:
                 self._passing.expect(index, epoch)
@@ -126,15 +125,15 @@ class Features:
                 expect(self._held[1], index)
 
     def prepare(self, epoch: int) -> Tensor | Rows | None:
-        """Return the features of all samples as they are seen in `epoch`; None where there is no room for them."""
+        """Fetch and return the features of all samples in `epoch`; None if there is no room for them."""
         view = self._views.view_of(epoch)
         if self._held is None or self._held[0] != view:
-            self._held = None  # before the next ones: two epochs at once may not fit
+            self._held = None  # free first: two epochs at once may not fit
             self._held = (view, self._fetch(epoch))
         return self._held[1]
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
-        """Return the features `(B, ...)` of the samples at `index` as they are seen in `epoch`, on their device."""
+        """Return the features `(B, ...)` of the samples at `index` in `epoch`, on their device."""
         held = self.prepare(epoch)
         if held is None:
             return self._passing.inputs(index, epoch)
@@ -142,10 +141,10 @@ class Features:
         return found.permute(0, 3, 1, 2) if self._channels_last else found
 
     def _fetch(self, epoch: int) -> Tensor | Rows | None:
-        """Return the features of a view; None where neither the store nor the memory has room for them.
+        """Return the features of an epoch's view; None if neither the store nor the memory has room for them.
 
-        Those of other views are asked for in turn by every run: they stay, and what does not fit beside them is
-        computed by each.
+        Every run reads the views in turn, so stored views are not evicted for new ones: each run computes those that
+        do not fit.
         """
         family = hashing.of_facts(self._identity)
         key = hashing.of_facts({**self._identity, "view": self._views.view_of(epoch)})
@@ -163,7 +162,7 @@ class Features:
                 return None
         features = entry.tensors["features"]
         self._channels_last = bool(entry.meta["channels_last"])
-        once = self._room.device.type == "cpu"  # to make float32 of each batch costs a GPU nothing, and half the memory
+        once = self._room.device.type == "cpu"  # a GPU converts batches to float32 for free, in half the memory
         size = features.numel() * (torch.float32 if once else features.dtype).itemsize
         if size > self._room.free:
             self._views.release()
@@ -183,23 +182,23 @@ class Features:
 
 
 class Part:
-    """Some samples of the features of a larger split."""
+    """Features of some samples of a larger split."""
 
     known = True
     at_once = 1
 
     def __init__(self, features: Features, rows: Tensor, labels: Tensor) -> None:
-        """Take the samples at `rows` `(N,)` of `features`, which have `labels` `(N,)`."""
+        """Serve the samples at `rows` `(N,)` of `features`, whose labels are `labels` `(N,)`."""
         self.labels = labels
         self._features, self._rows = features, rows
         self._coming = Prefetch[Tensor]()
 
     def prepare(self, epoch: int) -> None:
-        """Have those of the larger split fetched as they are seen in `epoch`."""
+        """Fetch the features of the larger split for `epoch`."""
         self._features.prepare(epoch)
 
     def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch the features of the samples at `index`, which are asked for soon."""
+        """Prefetch the features of the samples at `index`."""
         found = self._rows[index]
         self._coming.put(index, lambda: found)
         self._features.expect(found, epoch)
@@ -211,12 +210,12 @@ class Part:
 
 
 def batch_size(device: torch.device) -> int:
-    """Return how many images pass through frozen stages at once."""
+    """Return the batch size of the frozen stages on a device."""
     return _BATCH.get(device.type, _BATCH_ELSEWHERE)
 
 
 def filled(index: Tensor, device: torch.device) -> list[Tensor]:
-    """Return the samples at `index` in batches of the one size, the last filled up with the last sample."""
+    """Return the samples at `index` in batches of `batch_size`, the last one padded with the last sample."""
     size = batch_size(device)
     return list(torch.cat([index, index[-1:].expand(-len(index) % size)]).split(size))
 
@@ -224,9 +223,9 @@ def filled(index: Tensor, device: torch.device) -> list[Tensor]:
 def _collect(
     outputs: Iterator[Tensor], count: int, allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Return the first `count` rows of `outputs` as one tensor, and whether they lie there with channels last.
+    """Return the first `count` rows of `outputs` as one tensor, and whether it is permuted to channels last.
 
-    `allocate` returns the tensor that they are written into, given its shape and their type.
+    `allocate` returns the tensor to write to, given its shape and type.
     """
     found: Tensor | None = None
     start, channels_last = 0, False
@@ -244,9 +243,9 @@ def _collect(
 
 
 def _are_channels_last(features: Tensor) -> bool:
-    """Return whether `(B, C, H, W)` features lie in memory as `(B, H, W, C)`.
+    """Return whether `(B, C, H, W)` features are stored in memory as `(B, H, W, C)`.
 
-    They are kept as they lie: a dropout's mask and the last bits of what follows depend on it.
+    The cache preserves the memory format: dropout masks and the last bits of later results depend on it.
     """
     last = torch.channels_last
     return features.dim() == 4 and not features.is_contiguous() and features.is_contiguous(memory_format=last)

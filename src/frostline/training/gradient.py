@@ -1,7 +1,7 @@
-"""Loss and gradient of one batch: by autograd, or in closed form where all that learns is one linear layer.
+"""Loss and gradient of one batch: by autograd, or in closed form if only one linear layer learns.
 
-The step of a head on features is so small that launching its operations is what takes the time: the closed form needs
-half of them, and no graph.
+A step of a head on features is so small that launching its operations dominates its time: the closed form needs half
+of them, and no autograd graph.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from frostline.core.labels import multi_label
 from frostline.core.machine import mixed
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets, wanted
 
-_FEW = 2_000  # classes whose table of targets takes 16 MB; for more it is no longer to launch that takes the time
-_SMALL = 2_000_000  # products of a matrix multiplication that one core makes in some 50 microseconds
+_FEW = 2_000  # classes whose table of targets takes 16 MB; with more, launching no longer dominates the time
+_SMALL = 2_000_000  # products of a matrix multiplication that one core computes in some 50 microseconds
 
 
 def by_autograd(
@@ -29,7 +29,7 @@ def by_autograd(
     autocast: torch.dtype | None,
     criterion: Criterion = CROSS_ENTROPY,
 ) -> tuple[Tensor, Tensor]:
-    """Return loss and logits `(B, classes)` of a batch, and add its gradient to those of the network's parameters."""
+    """Return loss and logits `(B, classes)` of a batch, and add its gradient to the parameters' gradients."""
     with mixed(inputs.device, autocast):
         logits = network(inputs)
     loss = criterion(logits.float(), targets)
@@ -39,7 +39,7 @@ def by_autograd(
 
 @dataclass(frozen=True)
 class Head:
-    """A linear layer, all of which learns, behind layers that have nothing to learn or to keep, such as a dropout."""
+    """A linear layer that learns, after layers without parameters or buffers, such as a dropout."""
 
     before: tuple[nn.Module, ...]
     linear: nn.Linear
@@ -47,9 +47,9 @@ class Head:
 
 @torch.no_grad()
 def of_head(head: Head, inputs: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Return the logits `(B, classes)` of a batch, and set the gradient of its mean cross-entropy as the layer's own.
+    """Return the logits `(B, classes)` of a batch, and set the layer's gradient to that of the mean cross-entropy.
 
-    The targets are the labels, smoothed by `smoothing` in 0..1.
+    Labels are smoothed by `smoothing` in 0..1.
     """
     for layer in head.before:
         inputs = layer(inputs)
@@ -64,10 +64,9 @@ def of_head(head: Head, inputs: Tensor, labels: Tensor, smoothing: float) -> Ten
 
 
 def products(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    """Return the logits `(classes, B)` of a layer `(classes, D)` for inputs `(B, D)`; of several, `(G, ...)` of each.
+    """Return the logits `(classes, B)` of a layer `(classes, D)` for inputs `(B, D)`; all may be batched, `(G, ...)`.
 
-    With samples last, what is done class by class is done for many numbers at once, of however few classes; and layers
-    below each other are one layer.
+    With samples last, operations over classes are vectorised even for few classes, and stacked layers act as one layer.
     """
     columns = inputs.transpose(-1, -2)
     if bias is None:
@@ -76,10 +75,10 @@ def products(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
 
 
 def of_logits(logits: Tensor, targets: Tensor, *, several: bool) -> Tensor:
-    """Return the gradient of the mean cross-entropy to logits `(..., classes, B)`, `targets` being what is wanted.
+    """Return the gradient of the mean cross-entropy with respect to logits `(..., classes, B)`, for `targets` alike.
 
-    It is `(softmax(logits) - targets) / B` (C. Bishop, Pattern Recognition and Machine Learning, eq. 4.109); where
-    samples may be of `several` classes, the mean is over classes, too, and sigmoids are in its place.
+    It is `(softmax(logits) - targets) / B` (C. Bishop, Pattern Recognition and Machine Learning, eq. 4.109). With
+    `several` (multi-label), sigmoid replaces softmax and the mean is over classes, too.
     """
     classes, samples = logits.shape[-2:]
     if several:
@@ -88,9 +87,9 @@ def of_logits(logits: Tensor, targets: Tensor, *, several: bool) -> Tensor:
 
 
 def _sigmoid(logits: Tensor) -> Tensor:
-    """Return the sigmoid of logits `(..., classes, B)`, those of each batch as they are alone.
+    """Return the sigmoid of logits `(..., classes, B)`, with the bits of each batch computed alone.
 
-    A CPU computes vectors of numbers, and rounds those that are left at the end of a tensor otherwise.
+    CPU kernels process vectors, and round the remaining numbers at the end of a tensor differently.
     """
     if logits.dim() == 2 or logits.device.type != "cpu":
         return logits.sigmoid()
@@ -98,23 +97,23 @@ def _sigmoid(logits: Tensor) -> Tensor:
 
 
 def losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Return the cross-entropy `(S, B)` of every sample of several batches `(S, B, classes)` of one size."""
+    """Return the cross-entropy `(S, B)` of each sample in a stack of batches `(S, B, classes)`."""
     if multi_label(labels):
         targets = wanted(labels, smoothing, logits.shape[2])
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(2)
-    chances = logits.transpose(1, 2).contiguous().log_softmax(1)  # of few classes that is done in a tenth of the time
+    chances = logits.transpose(1, 2).contiguous().log_softmax(1)  # with few classes, this takes a tenth of the time
     loss = -chances.gather(1, labels[:, None])[:, 0]
     return loss * (1 - smoothing) - chances.mean(1) * smoothing if smoothing else loss
 
 
 def is_small(head: Head, samples: int) -> bool:
-    """Return whether one core makes a step on so many samples in less time than it takes to wake the others."""
+    """Return whether one core computes a step on `samples` faster than it takes to wake the others."""
     return samples * head.linear.weight.numel() < _SMALL
 
 
 @contextmanager
 def threads_for(head: Head, samples: int) -> Iterator[None]:
-    """Make the step of a small head on one core: to wake the others takes longer, and they have other work."""
+    """Use one core in the block if the head is small: waking the others takes longer, and they have other work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if is_small(head, samples) else threads)
     try:
@@ -124,14 +123,14 @@ def threads_for(head: Head, samples: int) -> Iterator[None]:
 
 
 def head_of(network: nn.Module) -> Head | None:
-    """Return what a network consists of if it is such a head, of not too many classes; None for any other network."""
+    """Return the network as a head if it is one with at most `_FEW` classes; None for any other network."""
     head = linear_of(network)
     return head if head is not None and head.linear.out_features <= _FEW else None
 
 
 def linear_of(network: nn.Module) -> Head | None:
-    """Return what a network consists of if it is a head, of any number of classes; None for any other network."""
-    layers = [layer for layer in _chain(network) if type(layer) is not nn.Identity]  # as timm's Swin ends with
+    """Return the network as a head if it is one, with any number of classes; None for any other network."""
+    layers = [layer for layer in _chain(network) if type(layer) is not nn.Identity]  # timm's Swin ends with one
     *before, last = layers or [network]
     if type(last) is not nn.Linear:
         return None
@@ -142,7 +141,7 @@ def linear_of(network: nn.Module) -> Head | None:
 
 
 def _chain(network: nn.Module) -> list[nn.Module]:
-    """Return the layers that a network puts its input through one after the other; itself where it does more."""
+    """Return the layers of a sequential network; the network itself if it is not sequential."""
     if type(network) is nn.Sequential:
         return [layer for child in network for layer in _chain(child)]
     if not isinstance(network, fx.GraphModule):

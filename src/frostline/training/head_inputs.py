@@ -1,4 +1,4 @@
-"""What a head is given of a split, in the same way in every pass: what the solvers of heads read."""
+"""The inputs of a head's linear layer for a split, the same in every pass: the dataset of the head solvers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from frostline.training.dataset import Dataset, in_order
 from frostline.training.evaluation import evaluating
 from frostline.training.gradient import Head
 
-ROWS = 1024  # whose features are computed or read at once
+ROWS = 1024  # samples whose features are computed or read at once
 
 
 class HeadInputs:
-    """The inputs of a head's linear layer: just another dataset, with nothing to compute but once."""
+    """A dataset of the inputs of a head's linear layer, computed at most once."""
 
     known = True
     at_once = 1
 
     def __init__(self, data: Dataset, head: Head) -> None:
-        """Read `data` as what lies before the linear layer passes it on in an evaluation.
+        """Serve `data` after the layers before the linear layer, in eval mode.
 
-        What has to be computed is computed here, once, and kept in memory: `(N, D)` float32.
+        If features of `data` are not cached, they are computed here, once, and kept in memory: `(N, D)` float32.
         """
         self.labels = data.labels
         self._data, self._head = data, head
         self._kept = None if data.known else torch.cat([self._passed(index, 1) for index in in_order(data, ROWS, 1)])
 
     def expect(self, index: Tensor, epoch: int) -> None:
-        """Begin to fetch the samples at `index`, which are asked for soon."""
+        """Prefetch the samples at `index`."""
         if self._kept is None:
             self._data.expect(index, epoch)
 
@@ -47,6 +47,6 @@ class HeadInputs:
 
 
 def chunks(data: Dataset, rows: int = ROWS) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features `(B, D)` and labels `(B,)` of a split in its order, about `rows` at once."""
+    """Yield features `(B, D)` and labels `(B, ...)` of a split in order, about `rows` samples at once."""
     for index in in_order(data, rows, 1):
         yield data.inputs(index, 1), data.labels[index.to(data.labels.device)]

@@ -1,7 +1,7 @@
-"""The steps of several optimizers of one class at once, as heads that learn in lockstep take them.
+"""Join several optimizers of one class into one step, for heads that train in lockstep.
 
-torch's own step looks at every parameter anew, group by group, which for a head takes several times what its kernels
-take. Here that is done once, and from then on the kernels are called with what was found.
+torch's own step collects all parameters anew, group by group, which for a head takes several times as long as its
+kernels. Here this is done once; from then on the kernels are called with the collected arguments.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.autograd.graph import increment_version
 from frostline.training.schedule import Rates
 
 _Kernel = Callable[..., object]
-"""Takes a step of the parameters of a group with the learning rate `lr`."""
+"""Takes a step on the parameters of a group with the learning rate `lr`."""
 
 
 class JoinedOptimizer:
-    """The step of each of several optimizers, whose state it shares from now on."""
+    """Takes the steps of several optimizers at once; they share its state from now on."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[Rates]) -> None:
-        """Join `optimizers` of one class. Gradients are written in place, into tensors that stay.
+        """Join `optimizers` of one class. The gradients must always be written into the same tensors.
 
-        Those of equal `rates` have the same learning rates at every step, so that their groups with equal options are
-        one here, for which a kernel is launched once; each parameter keeps a state of its own.
+        Optimizers with equal `rates` have equal learning rates at every step. Their groups with equal options are
+        merged into one, with one kernel launch; each parameter keeps its own state.
         """
         alike: dict[str, tuple[Rates, list[dict[str, Any]]]] = {}
         for one, its in zip(optimizers, rates, strict=True):
@@ -49,26 +49,26 @@ class JoinedOptimizer:
         self._counts: list[Tensor] = []
         device = self._params[0].device
         self._lr = torch.zeros(len(self._rates), device=device) if device.type == "cuda" else None
-        """What the kernels of the groups read on a GPU, so that a captured step takes what is there when it is made."""
+        """Learning rates that the groups' kernels read on a GPU, so that a captured step uses the current ones."""
         self._lr_there: list[float] = []
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups, as those of an optimizer."""
+        """The param groups, as of a torch optimizer."""
         return self._optimizer.param_groups
 
     @property
     def can_be_captured(self) -> bool:
-        """Whether a step is nothing but kernels that read all they need from the device: none is before the first."""
+        """Whether a step consists only of kernels that read everything from the device; False before the first step."""
         return bool(self._kernels) and self._lr is not None
 
     def changed(self) -> list[Tensor]:
-        """Return all that a step changes."""
+        """Return all tensors that a step changes."""
         states = (self._optimizer.state[one] for one in self._params)
         return [*self._params, *(kept for state in states for kept in state.values() if isinstance(kept, Tensor))]
 
     def set_rates(self, number: int) -> None:
-        """Set the learning rates of the step `number`, counted from 0, which comes next."""
+        """Set the learning rates of the next step, whose 0-based number is `number`."""
         for group, rates in zip(self.param_groups, self._rates, strict=True):
             rates.set([group], number)
         if self._lr is not None:
@@ -81,9 +81,9 @@ class JoinedOptimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take the step of every optimizer; `count_write` is left to who makes it."""
+        """Take the step of every optimizer; the caller must call `count_write`."""
         if not self._kernels:
-            self._optimizer.step()  # which makes the state
+            self._optimizer.step()  # creates the state
             self._find_kernels()
             return
         if self._counts:
@@ -93,11 +93,11 @@ class JoinedOptimizer:
             kernel(lr=lr)
 
     def count_write(self) -> None:
-        """Have torch count a step as a write to the parameters, which neither kernels nor captured steps do."""
+        """Count a step as a write to the parameters in torch, which neither kernels nor captured steps do."""
         increment_version(self._params)
 
     def _find_kernels(self) -> None:
-        """Find what a step of torch's comes to, if that is a kernel for each group."""
+        """Collect the kernel call of each group, if torch's step is one fused kernel per group."""
         find = _FOUND.get(type(self._optimizer))
         if find is None or not all(group["fused"] for group in self.param_groups):
             return
@@ -144,4 +144,4 @@ def _sgd(group: dict[str, Any], states: Sequence[dict[str, Any]]) -> _Kernel:
 
 
 _FOUND = {torch.optim.Adam: _adam, torch.optim.AdamW: _adam, torch.optim.SGD: _sgd}
-"""For each class the function that finds the kernel of a group, given its parameters' states."""
+"""For each optimizer class, the function that returns the kernel call of a group, given its parameters' states."""

@@ -1,9 +1,9 @@
 """L-BFGS (J. Nocedal and S. Wright, Numerical Optimization, algorithm 7.4) for several problems side by side.
 
-torch.optim.LBFGS has one history for all of its parameters. Here each problem has its own history and steps, one
-product serves all, and what has converged leaves. Problems are strongly convex, so every step has the curvature that
-the method needs, and is halved only until it lessens the loss enough, which the first try mostly does (R. Byrd and J.
-Nocedal 1989, SIAM J. Numer. Anal. 26, 727).
+torch.optim.LBFGS has one history for all of its parameters. Here each problem has its own history and steps, products
+are batched over problems, and converged problems are removed. Problems are strongly convex, so every step has the
+curvature that the method needs. Steps are halved until the loss decreases enough; mostly the first try does (R. Byrd
+and J. Nocedal 1989, SIAM J. Numer. Anal. 26, 727).
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ import torch
 from torch import Tensor
 
 NEAR_ENOUGH = 1e-6
-"""By how much a loss may be above its minimum."""
+"""Tolerance: largest distance of a loss from its minimum."""
 MEMORY = 10  # pairs of steps and gradients, as in scipy's L-BFGS
-_MOST = 1_000  # iterations; on features of networks some 10 to 100 are needed
+_MOST = 1_000  # iterations; features of networks need some 10 to 100
 _HALVINGS = 20
-_ENOUGH = 1e-4  # of the decrease that the slope promises (Nocedal and Wright, page 33)
-_ROUNDING = 1e-7  # relative: what a loss that is computed in float32 may go up by itself
+_ENOUGH = 1e-4  # required share of the decrease that the slope predicts (Nocedal and Wright, page 33)
+_ROUNDING = 1e-7  # relative rounding error of a loss computed in float32
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Of points `(S, ...)` and the strengths `(S,)` of their problems: losses `(S,)` float64, gradients `(S, ...)`, and by
-how much the losses may be above their minima, `(S,)`."""
+"""Maps points `(S, ...)` and the problems' strengths `(S,)` to losses `(S,)` float64, gradients `(S, ...)` and upper
+bounds `(S,)` of the losses' distance from their minima."""
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a problem ended."""
+    """The solution of a problem."""
 
     at: Tensor
     loss: float
     above: float
-    """By how much that may be above the minimum."""
+    """Upper bound of the loss's distance from the minimum."""
     iterations: int
 
 
 class _Points(NamedTuple):
-    """Where problems are, and what their objective says there."""
+    """Current points of the problems, with the objective's values there."""
 
     at: Tensor
     loss: Tensor
@@ -52,7 +52,7 @@ class _Points(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """A step of problems, and how their gradients changed with it."""
+    """A step of the problems, and the change of their gradients."""
 
     step: Tensor
     change: Tensor
@@ -61,7 +61,7 @@ class _Move(NamedTuple):
 
 
 def minimise(objective: Objective, strengths: Tensor, start: Tensor) -> list[Minimum]:
-    """Return where `objective` is least with each of the `strengths` `(S,)`, from `start` `(S, ...)` on."""
+    """Minimise `objective` for each of the `strengths` `(S,)` from `start` `(S, ...)`; return solutions in order."""
     found: dict[int, Minimum] = {}
     numbers = torch.arange(len(strengths), device=strengths.device)
     here = _Points(start, *objective(start, strengths))
@@ -85,7 +85,7 @@ def minimise(objective: Objective, strengths: Tensor, start: Tensor) -> list[Min
 
 
 def _direction(gradient: Tensor, history: Sequence[_Move]) -> Tensor:
-    """Return minus the inverse Hessian times the gradient, as the `history` tells it."""
+    """Return minus the inverse Hessian, approximated from the `history`, times the gradient."""
     towards, shares = -gradient, []
     for step, change, curve in reversed(history):
         shares.append(_dot(step, towards) / curve)
@@ -99,7 +99,7 @@ def _direction(gradient: Tensor, history: Sequence[_Move]) -> Tensor:
 
 
 def _step(objective: Objective, strengths: Tensor, here: _Points, direction: Tensor) -> tuple[_Points, Tensor]:
-    """Return the points after a step, and which of them came to one that lessens the loss."""
+    """Return the points after a step, and which of them found one that decreases the loss."""
     slope = _dot(direction, here.gradient)
     there = _Points(*(each.clone() for each in here))
     waiting = torch.arange(len(strengths), device=strengths.device)

@@ -1,9 +1,9 @@
-"""Heads that learn from the same features, trained in lockstep: one batched product for all of them.
+"""Train several heads on the same features in lockstep, with one batched matrix product for all of them.
 
-The step of a head is so small that launching its operations is what takes the time. Runs that differ in learning rate,
-weight decay, schedule, smoothing or seed launch the same ones, so here the first of them makes the steps of all, and
-the others take theirs over, epoch by epoch. Every head gets the bits that it gets alone: this is tried on the first
-batches, and where it does not hold nothing is done together.
+A step of a head is so small that launching its operations dominates its time. Runs that differ in learning rate, weight
+decay, schedule, smoothing or seed launch the same operations. So the first of them executes the steps of all, and the
+others take over the results, epoch by epoch. Every head gets the same bits as alone: this is verified on the first
+batches, and if it does not hold, each head is trained alone.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from frostline.training.steps import TOGETHER, Recipe, Step, batched, seed_dropo
 from frostline.training.sums import Sums, SumsOfSeveral
 
 _TRIED = 4_000
-"""Logits of all heads that are to agree before a batched product counts as having the bits of single ones."""
+"""Logits of all heads that must agree before a batched product is accepted as having the bits of single ones."""
 
 
 @dataclass(frozen=True)
 class EpochMade:
-    """What the steps of one epoch made of one head."""
+    """The result of one epoch's steps for one head."""
 
     sums: Sums
     together: int
-    """How many heads the steps were made of."""
+    """Number of heads that were trained together."""
     seconds: float
-    """The head's share of the time that they took."""
+    """The head's share of the training time."""
     parameters: tuple[Tensor, ...]
     state: tuple[Mapping[str, Any], ...]
-    """The optimizer's, of each parameter."""
+    """The optimizer's state of each parameter."""
 
     def put(self, linear: nn.Linear, optimizer: torch.optim.Optimizer) -> None:
-        """Make the layer and its `optimizer` what they were at the end of the epoch."""
+        """Restore the layer and its `optimizer` to the end of the epoch."""
         with torch.no_grad():
             for parameter, value, state in zip(linear.parameters(), self.parameters, self.state, strict=True):
                 parameter.copy_(value)
@@ -57,34 +57,34 @@ class EpochMade:
 
 @dataclass
 class Member:
-    """One of the heads, and how it learns."""
+    """One of the heads, with its optimizer and hyperparameters."""
 
     head: Head
     optimizer: torch.optim.Optimizer
     rates: Rates
     recipe: Recipe
     made: dict[int, EpochMade] = field(default_factory=dict)
-    """By epoch, as far as they are not taken over."""
+    """Results by epoch that its run has not taken over yet."""
 
 
 class Stack:
-    """Owner of the parameters of all members, which become views of two tensors, as do their gradients."""
+    """The stacked parameters of all members: weights and biases become views of two tensors, as do their gradients."""
 
     def __init__(
         self, members: Sequence[Member], data: Dataset, note: Callable[[str], None] = lambda text: None
     ) -> None:
-        """Have `members`, whose optimizers are of one class, learn together from `data`; the first is who asks.
+        """Stack `members`, whose optimizers are of one class, to learn together from `data`; the first one leads.
 
-        On a GPU a step is one launch in the end; `note` is told where it cannot be.
+        On a GPU a step becomes one launch after the first ones; `note` is called if that is impossible.
         """
         self._data, self._several = data, multi_label(data.labels)
         self._seeds = list(dict.fromkeys(member.recipe.seed for member in members))
-        """Members of one, which follow each other, see the same samples in the same order, behind the same dropout."""
+        """Members with equal seeds are adjacent; they see the same samples in the same order, with the same dropout."""
         self.members = sorted(members, key=lambda member: self._seeds.index(member.recipe.seed))
         numbers = [self._seeds.index(member.recipe.seed) for member in self.members]
         self._seed_of = torch.tensor(numbers, device=members[0].head.linear.weight.device)
         self._evenly = len({*Counter(numbers).values()}) == 1
-        """Whether of every seed there are as many."""
+        """Whether every seed has the same number of members."""
         linears = [member.head.linear for member in self.members]
         self._weight, self._weight_grad = _stacked([linear.weight for linear in linears])
         biases = [linear.bias for linear in linears if linear.bias is not None]
@@ -93,19 +93,19 @@ class Stack:
         if biases:
             self._bias, self._bias_grad = _stacked(biases)
         self._products = len(members)
-        """Of how many matrices the logits are products: of those of every member, or of every seed."""
+        """Number of matrix products that compute the logits: one per member, or one per seed."""
         self._optimizer = JoinedOptimizer([one.optimizer for one in self.members], [one.rates for one in self.members])
         self._captured = CapturedStep(self._learn, self._optimizer.changed, note)
         self.reached: int | None = None
-        """The epoch at whose end all members are; None before the first, and within one."""
+        """The epoch that all members have finished; None before the first, and within one."""
         self.ahead = 0.0
-        """Seconds that the next epoch took before its steps, to try whether bits agree and to get features for that."""
+        """Seconds spent on `agrees` before the next epoch's steps, fetching features included."""
 
     @torch.no_grad()
     def steps(self, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        """Yield the first member's step on each of the batches at `indices`, the whole epoch's; the others' are kept.
+        """Execute an epoch's steps on the batches of `indices`; yield the first member's and keep the others' results.
 
-        `first` is the number of the first one in the run.
+        `first` is the number of the first step in the run.
         """
         self.reached = None
         others = self.members[1:]
@@ -131,10 +131,10 @@ class Stack:
 
     @torch.no_grad()
     def agrees(self, indices: Sequence[Tensor], epoch: int, first: int) -> bool:
-        """Return whether a step on batches of the sizes at `indices` gives every member the bits it gets alone.
+        """Return whether steps on batches of the sizes in `indices` give every member the same bits as alone.
 
-        Tried first is one product for all of a seed. No weight is changed. Kernels are chosen by shapes, which batches
-        of one size share; of a small size several are tried, since few numbers may agree by chance.
+        One product per seed is tried first, then one per member. No weight changes. Shapes decide which kernels run, so
+        one batch per size suffices; of small batches several are compared, since few numbers may agree by chance.
         """
         began = time.perf_counter()
         samples, batches = torch.cat(list(indices)), []
@@ -155,7 +155,7 @@ class Stack:
             logits = self._gradients(inputs, self._wanted(labels))
             every = zip(self.members, self._of_each(inputs), self._of_each(labels), strict=True)
             for number, (member, x, y) in enumerate(every):
-                linear = copy.deepcopy(member.head.linear)  # in memory of its own: kernels are chosen by alignment, too
+                linear = copy.deepcopy(member.head.linear)  # own memory: alignment decides on kernels, too
                 alone = gradient.of_head(Head((), linear), x.clone(), y, member.recipe.label_smoothing)
                 found = [one[number] for one in (logits, self._weight_grad, self._bias_grad) if one is not None]
                 apart = [alone.t(), *(parameter.grad for parameter in linear.parameters())]
@@ -164,7 +164,7 @@ class Stack:
         return True
 
     def _take_gradients(self) -> None:
-        """Let the members' gradients be views of the stack's."""
+        """Make the members' gradients views of the stack's."""
         for number, member in enumerate(self.members):
             member.head.linear.weight.grad = self._weight_grad[number]
             if self._bias_grad is not None:
@@ -183,7 +183,7 @@ class Stack:
             yield inputs.unflatten(0, (count, -1)), labels.unflatten(0, (count, -1))
 
     def _before(self, inputs: Tensor, step: int) -> Tensor:
-        """Return what inputs `(seeds, B, ...)` are behind the layers below the heads, `(seeds, B, D)`."""
+        """Apply the layers before the heads to inputs `(seeds, B, ...)` and return `(seeds, B, D)`."""
         layers = self.members[0].head.before
         if not layers:
             return inputs
@@ -196,25 +196,25 @@ class Stack:
         return torch.stack(found)
 
     def _of_each(self, by_seed: Tensor) -> Tensor:
-        """Return `(members, ...)` of what is there for every seed."""
+        """Expand a tensor `(seeds, ...)` to `(members, ...)`."""
         if len(self._seeds) == 1:
             return by_seed.expand(len(self.members), *by_seed.shape[1:])
         return by_seed if len(self._seeds) == len(self.members) else by_seed[self._seed_of]
 
     def _learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Take a step of all heads on inputs `(seeds, B, D)`, and return their logits `(members, classes, B)`."""
+        """Take a step with all heads on inputs `(seeds, B, D)`, and return their logits `(members, classes, B)`."""
         logits = self._gradients(inputs, targets)
         self._optimizer.step()
         return logits
 
     def _gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the logits `(members, classes, B)` for inputs `(seeds, B, D)`, and compute the heads' gradients.
+        """Return the logits `(members, classes, B)` for inputs `(seeds, B, D)`, and set the heads' gradients.
 
-        As `gradient.of_head` does for one, to what is wanted of the logits.
+        `gradient.of_head` does the same for one head.
         """
         layers: tuple[int, ...] = (self._products, -1)
         if self._products == 1:
-            layers, inputs = (-1,), inputs[0]  # a product of matrices, as that of a head alone is
+            layers, inputs = (-1,), inputs[0]  # a plain product, as for a head alone
         elif self._products > len(self._seeds):
             inputs = self._of_each(inputs)
         weight, weight_grad = (one.view(*layers, one.shape[2]) for one in (self._weight, self._weight_grad))
@@ -228,7 +228,7 @@ class Stack:
         return logits
 
     def _wanted(self, labels: Tensor) -> Tensor:
-        """Return what is wanted of labels `(seeds, B, ...)`: `(members, classes, B)`, or one for all where it is."""
+        """Return the targets `(members, classes, B)` for labels `(seeds, B, ...)`; `(1, ...)` if all are the same."""
         classes = self._weight.shape[1]
         smoothings = [member.recipe.label_smoothing for member in self.members]
         if len(set(smoothings)) == 1:
@@ -239,12 +239,12 @@ class Stack:
 
 
 def bytes_kept(member: Member, epochs: int) -> int:
-    """Return what the epochs of a member that others make take until it takes them over, with Adam's two moments."""
+    """Return the bytes of `epochs` results that wait for a member's run, with Adam's two moments."""
     return 3 * epochs * sum(parameter.nbytes for parameter in member.head.linear.parameters())
 
 
 def _stacked(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the parameters in one tensor, of which they become views, and one for their gradients."""
+    """Return one tensor with all parameters, which become views of it, and one for their gradients."""
     together = torch.stack([parameter.detach() for parameter in parameters])
     for parameter, view in zip(parameters, together.unbind(), strict=True):
         parameter.data = view

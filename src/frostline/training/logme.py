@@ -1,12 +1,12 @@
-"""LogME: how well Bayesian linear regression explains the labels by features, with nothing trained.
+"""LogME: the evidence of Bayesian linear regression from features to labels, a score without training.
 
 K. You, Y. Liu, J. Wang and M. Long, LogME: Practical Assessment of Pre-trained Models for Transfer Learning, ICML 2021
 (arXiv:2102.11005): for each class the labels, 1 or 0, are `F w` with noise of precision `b`, the weights `w` have
-precision `a`, and both precisions are those of the highest evidence (D. MacKay 1992, Neural Computation 4, 415).
+precision `a`, and both precisions maximise the evidence (D. MacKay 1992, Neural Computation 4, 415).
 
-The paper goes back and forth between the two until they settle. Here the ratio `t = a / b` is looked for alone: given
-it, the best `b` is a formula, and the singular values of the features make of the evidence a sum that is cheap for
-many ratios at once. So no start is chosen, and there is no way to end beside the maximum of a smooth curve.
+The paper alternates between the two until they converge. Here only the ratio `t = a / b` is searched: given `t`, the
+best `b` has a closed form, and with the singular values of the features the evidence is a sum that is cheap for many
+ratios at once. So there is no starting point to choose, and a search over a smooth curve finds its maximum.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from torch import Tensor
 
 from frostline.core.labels import multi_label
 
-_DECADES = (-14, 10)  # of `t`, relative to the largest squared singular value: beyond, nothing changes any more
-_GRID = 193  # ratios that are tried first, eight to a decade
-_HALVINGS = 50  # of the bracket around the best of them, each by the golden ratio
+_DECADES = (-14, 10)  # range of `t`, relative to the largest squared singular value: beyond, nothing changes
+_GRID = 193  # ratios of the initial grid, eight per decade
+_HALVINGS = 50  # golden-section steps in the bracket around the best one
 
 
 def logme(features: Tensor, labels: Tensor) -> float:
-    """Return the highest log evidence in nats, per image, as a mean over the classes that `labels` has.
+    """Return the highest log evidence in nats per image, averaged over the classes in `labels`.
 
-    `features` is `(N, D)`, `labels` `(N,)` int64, or multi-label `(N, classes)` bool. It is computed in float64 on the
-    CPU.
+    `features` is `(N, D)`, `labels` `(N,)` int64, or multi-label `(N, classes)` bool. Computed in float64 on the CPU.
     """
     values = features.double().cpu()
     left, singular, _ = torch.linalg.svd(values, full_matrices=False)
@@ -41,8 +40,8 @@ def logme(features: Tensor, labels: Tensor) -> float:
 def _highest(squares: Tensor, explained: Tensor, beside: Tensor, images: int) -> Tensor:
     """Return the highest log evidence `(K,)` of each class over all ratios.
 
-    `squares` `(R,)` are those of the singular values, `explained` `(R, K)` those of the labels along each of the
-    singular vectors, `beside` `(K,)` what of the labels lies along none.
+    `squares` `(R,)` are the squared singular values, `explained` `(R, K)` the squared projections of the labels onto
+    the singular vectors, `beside` `(K,)` the squared norms of the labels' remainder.
     """
     scale = math.log(max(float(squares.max()), torch.finfo(torch.float64).tiny))
     first, last = (scale + decade * math.log(10) for decade in _DECADES)
@@ -62,7 +61,7 @@ def _highest(squares: Tensor, explained: Tensor, beside: Tensor, images: int) ->
 
 
 def _evidence(ratio: Tensor, squares: Tensor, explained: Tensor, beside: Tensor, images: int) -> Tensor:
-    """Return the log evidence `(K,)` at a `ratio` `(K,)` for each class, the noise being the best one for it."""
+    """Return the log evidence `(K,)` at a `ratio` `(K,)` for each class, with the best noise precision for it."""
     shrunk = ratio / (ratio + squares[:, None])
     misfit = (shrunk * explained).sum(0) + beside
     noise = (images / misfit.clamp(min=torch.finfo(torch.float64).tiny)).log()

@@ -1,4 +1,4 @@
-"""Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899): a batch mixed with itself, moved on by one sample."""
+"""Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899): mix a batch with itself, shifted by one sample."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from frostline.core.randomness import address
 def mix(
     inputs: Tensor, labels: Tensor, *, mixup: float, cutmix: float, seed: int, step: int
 ) -> tuple[Tensor, Tensor, float]:
-    """Return the mixed inputs, the partners' labels, and the share in 0..1 that the own labels keep.
+    """Return the mixed inputs, the partners' labels, and the share in 0..1 of the inputs' own labels.
 
-    `mixup` and `cutmix` are the alphas of the two methods, 0 for none; with both, each step takes one of them. The
-    batch is in random order already, so the next sample is as good a partner as any.
+    `mixup` and `cutmix` are the alphas of the two methods, 0 to disable; with both, each step draws one of them. The
+    batch is in random order already, so the neighbouring sample is as good a partner as any.
     """
     methods = [(_mixup, mixup)] * (mixup > 0) + [(_cutmix, cutmix)] * (cutmix > 0)
     if not methods:
@@ -32,7 +32,7 @@ def _mixup(inputs: Tensor, share: float, _: np.random.Generator) -> tuple[Tensor
 
 
 def _cutmix(inputs: Tensor, share: float, draws: np.random.Generator) -> tuple[Tensor, float]:
-    """Return `(N, C, H, W)` inputs with a box of about `1 - share` of the area from the partner, and the true share."""
+    """Return inputs `(N, C, H, W)` with a box of about `1 - share` of the area from the partner, and the true share."""
     height, width = inputs.shape[-2:]
     side = math.sqrt(1 - share) / 2
     y, x = draws.random(2)

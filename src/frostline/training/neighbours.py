@@ -1,4 +1,4 @@
-"""Classes by cosine similarity, with no training: the nearest training images vote, or the nearest class mean wins."""
+"""Classifiers by cosine similarity, without training: k nearest neighbours and nearest class mean."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from frostline.training.evaluation import Evaluation, of_logits
 from frostline.training.head_inputs import ROWS, chunks
 
 _LEAST = 1e-6
-"""Added to the share of votes of each class, so that one without a vote has a finite loss: 13.8 nats."""
-_UNSEEN = -1e4  # bias of a class without a training image, which is never the answer
+"""Added to each class's share of votes, so that a class without votes has a finite loss: 13.8 nats."""
+_UNSEEN = -1e4  # bias of a class without training images, so that it is never predicted
 
 
 class Neighbours(nn.Module):
     """The `k` training images nearest by cosine vote with the weight `exp(similarity / temperature)`.
 
-    As in DINO's evaluation (M. Caron et al. 2021, arXiv:2104.14294, section 4.1 and its `eval_knn.py`). Of fewer
-    training images all vote. It keeps the features of all of them, normalised, in float32.
+    As in DINO's evaluation (M. Caron et al. 2021, arXiv:2104.14294, section 4.1 and its `eval_knn.py`). With fewer than
+    `k` training images all vote. The features of all training images are kept, normalised, in float32.
     """
 
     def __init__(self, train: Dataset, classes: int, *, k: int, temperature: float) -> None:
-        """Keep the features of `train`."""
+        """Store the normalised features of `train`."""
         super().__init__()
         self.k = k
         self._classes, self._temperature = classes, temperature
@@ -35,20 +35,20 @@ class Neighbours(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what it keeps."""
+        """Bytes of the stored features and labels."""
         return self._bank.nbytes + self._labels.nbytes
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logarithm `(B, classes)` of each class's share of the votes, for features `(B, D)`.
 
-        Where each neighbour votes for any number of classes, that share's log-odds.
+        Multi-label, the log-odds of that share.
         """
         return self.vote(*self.nearest(features, self.k), self.k)
 
     def nearest(self, features: Tensor, k: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return similarity `(B, k)` and labels `(B, k, ...)` of the nearest training images, the nearest first.
+        """Return similarity `(B, k)` and labels `(B, k, ...)` of the nearest training images, nearest first.
 
-        `own` is the number `(B,)` of a training image for each row, which is left out: itself.
+        `own` `(B,)` is the index of a training image to leave out for each row: the image itself.
         """
         similarity = F.normalize(features) @ self._bank.T
         if own is not None:
@@ -57,14 +57,14 @@ class Neighbours(nn.Module):
         return near.values, self._labels[near.indices]
 
     def vote(self, similarity: Tensor, labels: Tensor, k: int) -> Tensor:
-        """Return what `forward` does if the first `k` of what `nearest` returned vote."""
+        """Return the output of `forward` if the first `k` neighbours from `nearest` vote."""
         weight = ((similarity[:, :k] - similarity[:, :1]) / self._temperature).exp()
         if multi_label(labels):
             share = (weight[:, :, None] * labels[:, :k]).sum(1) / weight.sum(1, keepdim=True)
             return (share + _LEAST).log() - (1 - share + _LEAST).log()
         rows = torch.arange(len(labels), device=labels.device)[:, None] * self._classes
         votes = weight.new_zeros(len(labels) * self._classes)
-        votes.index_add_(0, (rows + labels[:, :k]).flatten(), weight.flatten())  # which is deterministic on a GPU, too
+        votes.index_add_(0, (rows + labels[:, :k]).flatten(), weight.flatten())  # deterministic on a GPU, too
         shares = votes.view(-1, self._classes) / weight.sum(1, keepdim=True)
         return (shares + _LEAST).log()
 
@@ -73,7 +73,7 @@ class Neighbours(nn.Module):
 def best_k(
     voters: Neighbours, val: Dataset, options: Sequence[int], rank: Callable[[Evaluation], tuple[float, ...]]
 ) -> int:
-    """Return which of the numbers of neighbours does best on a split: of the smallest `rank`, of equals the first."""
+    """Return the number of neighbours among `options` with the smallest `rank` on a split; the first one of equals."""
     parts = [voters.nearest(features, max(options)) for features, _ in chunks(val)]
     found = {k: of_logits(torch.cat([voters.vote(*part, k) for part in parts]), val.labels) for k in options}
     return min(found, key=lambda k: rank(found[k]))
@@ -81,7 +81,7 @@ def best_k(
 
 @torch.no_grad()
 def leave_one_out(voters: Neighbours, train: Dataset, most: int) -> Evaluation:
-    """Return how the others vote on training images, of which at most `most` are asked for, evenly spaced."""
+    """Evaluate leave-one-out voting on at most `most` training images, evenly spaced."""
     count = len(train.labels)
     chosen = torch.arange(0, count, -(-count // most))
     logits = []
@@ -94,10 +94,9 @@ def leave_one_out(voters: Neighbours, train: Dataset, most: int) -> Evaluation:
 def centroids(train: Dataset, classes: int, *, temperature: float) -> tuple[Tensor, Tensor]:
     """Return weights `(classes, D)` and biases `(classes,)` of the linear head for which the nearest class mean wins.
 
-    The mean is that of normalised features, normalised again, and the nearest one that of the largest cosine
-    (S. Rebuffi et al. 2017, arXiv:1611.07725, eq. 2). A linear layer says so as well: the length of an input scales all
-    its logits alike, and changes none of their order. For inputs of the mean length they are cosines divided by
-    `temperature`.
+    Means are of normalised features, normalised again; the nearest one has the largest cosine (S. Rebuffi et al. 2017,
+    arXiv:1611.07725, eq. 2). A linear layer is equivalent: the length of an input scales all its logits and does not
+    change their order. For inputs of mean length, logits are cosines divided by `temperature`.
     """
     sums, length = torch.zeros(0), 0.0
     for features, labels in chunks(train):

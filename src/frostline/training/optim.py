@@ -1,4 +1,4 @@
-"""Optimizers by name, and param groups that exist from step 0."""
+"""Build optimizers by name, with param groups for all phases from the first step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
 from frostline.training.sharding import optimized
 
-# The base class; one that evaluates the loss several times a step; for matrices alone; for sparse gradients alone.
+# The base class; one that evaluates the loss several times per step; one for matrices only; one for sparse gradients.
 _UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """Return the class of `torch.optim` called `name`, in any case; raises `UserError` for anything else there."""
+    """Return the optimizer class of `torch.optim` called `name`, case-insensitive; UserError for any other name."""
     found = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
@@ -35,14 +35,14 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 def check_options(
     name: str, options: Mapping[str, Any], *, weight_decay: float = 0.0, device: torch.device | None = None
 ) -> None:
-    """Raise `UserError` for what the optimizer called `name` does not take, or does not take so.
+    """Raise `UserError` for options that the optimizer called `name` does not have, or values that it refuses.
 
-    A step is tried where the `device` of the parameters is given as a CPU, on which some options do not work.
+    If the parameters' `device` is a CPU, a step is tried, since some options do not work there.
     """
     taken = set(inspect.signature(optimizer_class(name)).parameters)
-    if weight_decay and "weight_decay" not in taken:  # a group may hold anything, and torch would say nothing
+    if weight_decay and "weight_decay" not in taken:  # torch would ignore it in a param group
         raise user_error("optimizer.weight_decay", weight_decay, f"0, since {name} has no weight decay")
-    known = sorted(taken - {"params", "lr", "weight_decay", "differentiable"})  # nobody differentiates a step here
+    known = sorted(taken - {"params", "lr", "weight_decay", "differentiable"})  # steps are never differentiated here
     for key, value in options.items():
         if key not in known:
             raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(known)})", known)
@@ -53,15 +53,15 @@ def check_options(
             parameter.grad = torch.zeros(1)
             optimizer.step()
     except (TypeError, ValueError, RuntimeError, AssertionError) as problem:
-        raise user_error("optimizer.options", dict(options), f"what {name} takes ({problem})") from problem
+        raise user_error("optimizer.options", dict(options), f"values that {name} accepts ({problem})") from problem
 
 
 def param_groups(
     module: nn.Module, structure: Structure, phases: Sequence[Phase], *, weight_decay: float, decay_norm_and_bias: bool
 ) -> list[dict[str, Any]]:
-    """Return one named param group per stage, decay and scale, over the parameters that learn in at least one phase.
+    """Return named param groups, one per stage, decay and scales, of the parameters that learn in at least one phase.
 
-    Each group holds `name`, `params`, `weight_decay` and `scales`: its learning rate scale in each phase.
+    Each group has `name`, `params`, `weight_decay` and `scales`: its learning rate scale in each phase.
     """
     groups: dict[tuple[str, bool, tuple[float, ...]], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -84,12 +84,12 @@ def param_groups(
 def _is_norm_or_bias(module: nn.Module, name: str) -> bool:
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
-    scale = isinstance(owner, Adapter) and owner.get_parameter(leaf).dim() == 1  # which is nothing where it is 0
+    scale = isinstance(owner, Adapter) and owner.get_parameter(leaf).dim() == 1  # 0 would mute the layer
     return leaf.endswith("bias") or is_norm(owner) or scale
 
 
 def _unused(name: str, names: set[str]) -> str:
-    """Return `name`, with a number if it is among `names` already, and add it there."""
+    """Return `name`, with a number appended if it is in `names` already, and add it to `names`."""
     count = 1
     unused = name
     while unused in names:
@@ -100,7 +100,7 @@ def _unused(name: str, names: set[str]) -> str:
 
 
 def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Return the optimizer over `groups`, fused where it can be."""
+    """Return the optimizer over `groups`, fused if torch supports it."""
     check_options(name, options, weight_decay=max((group.get("weight_decay", 0.0) for group in groups), default=0.0))
     optimizer = _new(name, groups, lr=lr, options=options)
     optimizer.register_step_post_hook(_count_writes)
@@ -108,7 +108,7 @@ def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mappin
 
 
 def _count_writes(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Have torch count a step as a write to the parameters, which fused kernels do not; hashes trust the count."""
+    """Count a step as a write to the parameters in torch, which fused kernels do not; hashes rely on the count."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     increment_version([parameter for parameter in parameters if parameter.grad is not None])
 

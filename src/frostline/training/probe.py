@@ -1,16 +1,16 @@
-"""The linear probe as the convex problem that it is: logistic regression, solved for a path of L2 penalties.
+"""The linear probe as a convex problem: logistic regression, solved for a path of L2 penalties.
 
-With features z, each dimension standardised over the training split (mean 0, variance 1), a strength `l2` asks for
+With features z, each dimension standardised over the training split (mean 0, variance 1), a strength `l2` solves
 
     min over W, b of  mean of cross-entropy(W z + b, label)  +  l2 / 2 * |W|^2
 
-which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z; b is free there, too. Multi-label samples
-have a logistic regression for each class, as in its `OneVsRestClassifier`, and the objective is the sum of theirs. The
-penalty makes it strongly convex. `lbfgs` minimises it from zero, with no learning rate, several strengths side by side.
+which is scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on the same z, with an unpenalised b, too. Multi-label data
+have a logistic regression per class, as in its `OneVsRestClassifier`, and the objective is their sum. The penalty makes
+the problem strongly convex. `lbfgs` minimises it from zero, without a learning rate, several strengths side by side.
 
-Features are read in chunks, pass by pass: beside them the memory holds the histories, at most `_STATE` bytes of them at
-once or those of one strength, and `_AT_ONCE` logits a few times. Few samples span few directions, in which the best
-weights lie: they are turned into those and solved there.
+Features are read in chunks on every pass. Besides them, memory holds the L-BFGS histories, at most `_STATE` bytes or
+those of one strength, and a few times `_AT_ONCE` logits. Few samples span few directions, which contain the best
+weights: then the features are rotated into these directions and the problem is solved there.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from frostline.training.head_inputs import chunks
 from frostline.training.lbfgs import MEMORY, minimise
 
 _STATE = 2**30  # bytes of the histories of all strengths that are solved side by side
-_AT_ONCE = 2**22  # logits that are computed at once: 16 MB
-_ROWS = 4096  # features that are read at once at most: 32 MB of those of ResNet-50
-_FEW = 2  # times as many dimensions as samples, from which on those are turned
-_FLAT = 1e-6  # deviation, relative to the largest one, below which a dimension counts as constant
+_AT_ONCE = 2**22  # logits per computation: 16 MB
+_ROWS = 4096  # samples per chunk at most: 32 MB of features of ResNet-50
+_FEW = 2  # ratio of dimensions to samples from which on features are rotated
+_FLAT = 1e-6  # standard deviation, relative to the largest one, below which a dimension counts as constant
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The best head for one strength, for features as they are."""
+    """The best head for one strength, for features that are not standardised."""
 
     l2: float
     weight: Tensor
@@ -44,10 +44,9 @@ class Solution:
     bias: Tensor
     """`(classes,)` float32."""
     objective: float
-    """Mean cross-entropy over the training split in nats, of multi-label samples added up over classes, and the
-    penalty."""
+    """Mean cross-entropy over the training split in nats, summed over classes if multi-label, plus the penalty."""
     above: float
-    """By how much that may be above its minimum, in nats."""
+    """Upper bound of its distance from the minimum, in nats."""
     iterations: int
 
 
@@ -61,10 +60,9 @@ def solve(
 ) -> list[Solution]:
     """Return the best head for each of the `strengths`, the strongest first.
 
-    `train` hands out features `(B, D)` of the first epoch; they are read once per iteration. With `class_weights`
-    `(classes,)` the mean of the cross-entropy is weighted by those of the labels, as scikit-learn's `class_weight`;
-    multi-label those weigh the samples of each class against all others. `image_weights` `(N,)` are what each sample
-    counts, as its `sample_weight`.
+    Features `(B, D)` of the first epoch are read from `train` once per iteration. `class_weights` `(classes,)` weight
+    the mean cross-entropy, like scikit-learn's `class_weight`; multi-label, they weight the samples of each class
+    against all others. `image_weights` `(N,)` weight samples, like its `sample_weight`.
     """
     objective = _Objective(train, classes, class_weights, image_weights)
     ordered = sorted(set(strengths), reverse=True)
@@ -74,7 +72,7 @@ def solve(
     for first in range(0, len(ordered), size):
         group = ordered[first : first + size]
         minima = minimise(objective, torch.tensor(group, device=start.device), start.repeat(len(group), 1, 1))
-        start = minima[-1].at  # near to where weaker ones end
+        start = minima[-1].at  # near the minima of weaker penalties
         for l2, minimum in zip(group, minima, strict=True):
             weight, bias = objective.unscaled(minimum.at)
             found.append(Solution(l2, weight, bias, minimum.loss, minimum.above, minimum.iterations))
@@ -82,7 +80,7 @@ def solve(
 
 
 class _Objective:
-    """The regularised loss of several heads and its gradient, each head for a strength of its own."""
+    """The regularised loss of several heads, each with its own strength, and its gradient."""
 
     def __init__(
         self, train: Dataset, classes: int, class_weights: Tensor | None, image_weights: Tensor | None
@@ -97,12 +95,12 @@ class _Objective:
         self._rarest = _rarest(train.labels, classes, self._weights)
 
     def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the objective `(S,)` float64 of `heads`, its gradient, and by how much it may be above its minimum.
+        """Return the objective `(S,)` float64 of `heads`, its gradient, and a bound of its distance from the minimum.
 
-        `heads` is `(S, classes, dimensions + 1)`, weights for standard features, turned ones if they are, and in the
-        last column the bias; `l2` `(S,)`. A loss that is curved by `c` everywhere is above its minimum by |gradient|^2
-        / (2 c) at most: that of the weights is `l2` at least, and for the free biases the smaller of that and the share
-        of the rarest class stands in.
+        `heads` is `(S, classes, dimensions + 1)`: weights for standardised (perhaps rotated) features, and the bias in
+        the last column; `l2` is `(S,)`. A loss with curvature of at least `c` is at most |gradient|^2 / (2 c) above its
+        minimum. The curvature is at least `l2` for weights; for the unpenalised biases, the smaller of `l2` and the
+        share of the rarest class is used.
         """
         weight, bias = heads[..., :-1], heads[..., -1]
         flat, count = weight.flatten(0, 1), len(self._labels)
@@ -126,9 +124,9 @@ class _Objective:
         return loss.div_(count).add_(penalty), gradient, above
 
     def _of_one(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the losses `(B, S)` of logits `(B, S, classes)` and their gradient, which takes the logits' place.
+        """Return the losses `(B, S)` of logits `(B, S, classes)` and their gradient, which overwrites the logits.
 
-        Samples count their `weights` `(B,)`.
+        Both are multiplied by the samples' `weights` `(B,)`.
         """
         every = logits.logsumexp(2, keepdim=True)
         losses = (every - logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1)))[..., 0]
@@ -139,31 +137,31 @@ class _Objective:
         return losses, error
 
     def unscaled(self, head: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights `(classes, D)` and biases `(classes,)` for features as they are."""
+        """Return the weights `(classes, D)` and biases `(classes,)` for features that are not standardised."""
         weight = self._features.straight(head[:, :-1].double()) / self._deviation
         bias = head[:, -1] - weight @ self._mean.double()
         return weight.float(), bias.float()
 
 
 class _Standard:
-    """Features of which each dimension has mean 0 and variance 1."""
+    """Standardised features: each dimension has mean 0 and variance 1."""
 
     def __init__(self, train: Dataset, mean: Tensor, deviation: Tensor) -> None:
         self._train, self._mean, self._deviation = train, mean, deviation
         self.dimensions = len(mean)
 
     def chunks(self, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features `(B, D)` and labels, few enough that so many outputs of each fit."""
+        """Yield features `(B, D)` and labels in chunks, small enough for `outputs` logits per sample."""
         for features, labels in chunks(self._train, _rows(outputs)):
             yield features.sub(self._mean).div_(self._deviation), labels
 
     def straight(self, weight: Tensor) -> Tensor:
-        """Return the weights as they are."""
+        """Return the weights unchanged."""
         return weight
 
 
 class _Turned:
-    """Standard features `(N, D)` turned into the `N` directions that they span, which changes no length."""
+    """Standardised features `(N, D)`, rotated into the `N` directions that they span, which preserves lengths."""
 
     def __init__(self, standard: _Standard) -> None:
         features, labels = zip(*standard.chunks(1), strict=True)
@@ -173,17 +171,17 @@ class _Turned:
         self.dimensions = len(self._labels)
 
     def chunks(self, outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features `(B, N)` and labels, few enough that so many outputs of each fit."""
+        """Yield features `(B, N)` and labels in chunks, small enough for `outputs` logits per sample."""
         rows = _rows(outputs)
         yield from zip(self._turned.split(rows), self._labels.split(rows), strict=True)
 
     def straight(self, weight: Tensor) -> Tensor:
-        """Return weights `(classes, N)` float64 as those `(classes, D)` of the features as they were."""
+        """Return weights `(classes, N)` float64 rotated back to `(classes, D)`."""
         return weight @ self._directions.T
 
 
 def _of_several(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return what `_Objective._of_one` does for multi-label samples, whose weights are `(B, classes)`, too."""
+    """Return losses and gradient as `_Objective._of_one` does, for multi-label samples with weights `(B, classes)`."""
     wanted = labels[:, None].float()
     losses = F.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
     error = logits.sigmoid_().sub_(wanted)
@@ -194,7 +192,7 @@ def _of_several(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple
 
 
 def _weights(labels: Tensor, class_weights: Tensor | None, image_weights: Tensor | None) -> Tensor | None:
-    """Return what each sample counts, 1 in the mean, `(N,)`, or multi-label in each class, `(N, classes)`."""
+    """Return the weight of each sample, with mean 1: `(N,)`, or multi-label, per class, `(N, classes)`."""
     if class_weights is None and image_weights is None:
         return None
     several = multi_label(labels)
@@ -207,7 +205,7 @@ def _weights(labels: Tensor, class_weights: Tensor | None, image_weights: Tensor
 
 
 def _rarest(labels: Tensor, classes: int, weights: Tensor | None) -> Tensor:
-    """Return the share of the class of which there is least, or of the samples that are, or are not, of a class."""
+    """Return the weighted share of the rarest class; multi-label, also of samples that are not of a class."""
     every = torch.ones(labels.shape, device=labels.device) if weights is None else weights
     if multi_label(labels):
         counts = torch.stack([(every * labels).sum(0), (every * ~labels).sum(0)])
@@ -217,7 +215,7 @@ def _rarest(labels: Tensor, classes: int, weights: Tensor | None) -> Tensor:
 
 
 def _moments(data: Dataset) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation `(D,)` of the features of a split; of a dimension that is constant the latter is 1."""
+    """Return mean and standard deviation `(D,)` of a split's features; the latter is 1 for constant dimensions."""
     mean = torch.stack([each.double().sum(0) for each, _ in chunks(data, _ROWS)]).sum(0) / len(data.labels)
     squares = torch.stack([(each - mean).square().sum(0) for each, _ in chunks(data, _ROWS)]).sum(0) / len(data.labels)
     deviation = squares.sqrt()
@@ -226,5 +224,5 @@ def _moments(data: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def _rows(outputs: int) -> int:
-    """Return how many samples are few enough that so many outputs of each fit."""
+    """Return the number of samples per chunk, given the number of logits per sample."""
     return max(1, min(_ROWS, _AT_ONCE // outputs))

@@ -1,4 +1,4 @@
-"""The group of torch.distributed in which the processes of a run send each other tensors, while it lasts."""
+"""The torch.distributed process group of a run: join and leave it, and send tensors to all ranks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 _PATIENCE = timedelta(minutes=10)
-"""For the others in the middle of what all do: an epoch's first step may have to decode, say."""
+"""Timeout of collective operations: before an epoch's first step, a process may have to decode images, for example."""
 
 Described = Mapping[str, tuple[torch.Size, torch.dtype, str]]
-"""Shape, type and kind of device of tensors by name, in the order in which they come."""
+"""Shape, dtype and device type of tensors by name, in the order in which they are sent."""
 
 
 def meet(meeting: str, *, rank: int, ranks: int, device: torch.device) -> None:
-    """Make this process part of the group of `ranks` that meets in a file: NCCL on cards, gloo elsewhere."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this machine, whose name may lead nowhere
+    """Join the group of `ranks` processes that meet through the file `meeting`: NCCL on GPUs, gloo elsewhere."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this host, whose name may not resolve
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=FileStore(meeting, ranks), rank=rank, world_size=ranks, timeout=_PATIENCE)
 
 
 def leave() -> None:
-    """Leave the group, whose others are gone."""
+    """Leave the group, after the other processes have ended."""
     if dist.is_initialized():
         if dist.get_backend(dist.group.WORLD) != "gloo":
             abort()
@@ -34,28 +34,28 @@ def leave() -> None:
 
 
 def abort() -> None:
-    """End what waits for another process, which NCCL would do in ten minutes."""
+    """Abort operations that wait for another process, which NCCL would do after ten minutes."""
     dist.group.WORLD.abort()  # type: ignore[union-attr]
 
 
 def lost_connection(error: BaseException) -> bool:
-    """Return whether an error says no more than that a connection to another process is gone."""
+    """Return whether an error only reports a lost connection to another process."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def described(tensors: Mapping[str, Tensor]) -> Described:
-    """Return what `received` has to know of the tensors that are sent."""
+    """Return the description of tensors that `received` needs."""
     return {name: (tensor.shape, tensor.dtype, tensor.device.type) for name, tensor in tensors.items()}
 
 
 def send(tensors: Iterable[Tensor]) -> None:
-    """Send tensors of the first process to all others."""
+    """Broadcast tensors from the first process to all others."""
     for tensor in tensors:
         dist.broadcast(tensor.detach().contiguous(), 0)
 
 
 def received(tensors: Described, device: torch.device) -> dict[str, Tensor]:
-    """Return the tensors that the first process sends."""
+    """Receive and return the tensors that the first process broadcasts."""
     found = {}
     for name, (shape, dtype, kind) in tensors.items():
         found[name] = torch.empty(shape, dtype=dtype, device=device if kind == device.type else kind)

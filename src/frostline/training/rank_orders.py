@@ -1,4 +1,4 @@
-"""What the first process of a run tells the others to do, through a pipe; see `ranks`."""
+"""Orders that the first process of a run sends to the other ranks through a pipe; see `ranks`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from frostline.training.process_group import Described
 
 @dataclass(frozen=True)
 class Join:
-    """Become part of the group that meets in a file."""
+    """Join the process group that meets through a file."""
 
     meeting: str
     ranks: int
@@ -19,7 +19,7 @@ class Join:
 
 @dataclass(frozen=True)
 class TakeOver:
-    """Receive a state, of which this is said beforehand."""
+    """Receive a training state: tensors of this description, and these facts."""
 
     tensors: Described
     facts: Mapping[str, Any]
@@ -27,7 +27,7 @@ class TakeOver:
 
 @dataclass(frozen=True)
 class MakeSteps:
-    """Make so many steps of an epoch, the first of which has this number in the run."""
+    """Execute `count` steps of an epoch; `first` is the number of the first one in the run."""
 
     epoch: int
     first: int
@@ -36,7 +36,7 @@ class MakeSteps:
 
 @dataclass(frozen=True)
 class Compute:
-    """Compute a share of the features of a split, as it is seen in an epoch, below the line of a phase."""
+    """Compute a share of a split's features in an epoch, below the frost line of a phase."""
 
     phase: int
     split: str
@@ -45,9 +45,9 @@ class Compute:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a share of a split with the network as it is, above the line of a phase.
+    """Compute the logits of a share of a split, above the frost line of a phase.
 
-    Validation is scored with its average, where it has one.
+    For validation, averaged weights are used if there are any.
     """
 
     phase: int
@@ -58,7 +58,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class TakeBest:
-    """Receive the tensors of the best epoch, with adapters merged into the network before where it `merges`."""
+    """Receive the tensors of the best epoch; if it `merges`, merge adapters into the network first."""
 
     tensors: Described
     """See `TakeOver`."""
@@ -67,7 +67,7 @@ class TakeBest:
 
 @dataclass(frozen=True)
 class PutTogether:
-    """Help to put together what lies in shares: the network's tensors, perhaps with their `optimizer`'s."""
+    """Take part in gathering sharded tensors: the network's, and with `optimizer` its state's, too."""
 
     optimizer: bool
 

@@ -1,9 +1,8 @@
-"""The processes that make the steps of one run together, seen from the first of them, which decides and records.
+"""Control of the other processes of a multi-device run by the first one, which makes all decisions and records.
 
-The others hold the same network, one on each device, and do what they are told through a pipe: to take over a state, to
-make some steps, to compute some features, to score some pictures. So what decides how a run goes is there once, and
-none of them ever waits for anything but the next order or the work that all do at that moment. They end when the first
-one does.
+The others hold the same network, one per device, and follow orders from a pipe: take over a state, execute steps,
+compute features, evaluate images. So all decisions about a run are made in one process, and the others only ever wait
+for the next order or for collective work. They end when the first process ends.
 """
 
 from __future__ import annotations
@@ -30,30 +29,31 @@ from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, O
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Alone, Recipe, Step, TrainedPart
 
-_PARTING = 5.0  # seconds within which a process that is gone is noticed
+_PARTING = 5.0  # seconds to wait for an ended process to be noticed
 
 
 class RankDied(RuntimeError):
-    """One of the processes of a run is gone, and why."""
+    """A process of the run has died or does not match; the message says why."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What all processes of a run have to begin with alike."""
+    """The starting point that all processes of a run must share."""
 
     data: str
     """The fingerprint of the data."""
     weights: str
-    """The sha256 of the network's tensors, before anything is learned."""
+    """The sha256 of the network's initial tensors."""
 
 
 class Ranks:
-    """Owner of the other processes of a run."""
+    """Starts, instructs and ends the other processes of a run."""
 
     def __init__(self, follow: Callable[[Connection, int], None], count: int, *, load: str) -> None:
-        """Start `count - 1` processes that call `follow` with the pipe to this one and their rank, from 1.
+        """Start `count - 1` processes that call `follow` with a pipe to this process and their rank, from 1.
 
-        Each is forked from a process that has loaded the module `load` and nothing else, as CUDA survives no fork.
+        Each is forked from a server process that has only imported the module `load`, since CUDA does not survive a
+        fork.
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([load])
@@ -70,22 +70,22 @@ class Ranks:
         self._learner: Learner | None = None
         self._stale = True
         self._shared = False
-        """Whether parameters lie in shares: then this process learns nothing by itself."""
+        """Whether parameters are sharded: then this process trains nothing alone."""
 
     def lead(self, learner: Learner) -> None:
-        """Have the others learn what `learner` does, from where it is."""
+        """Make the others train together with `learner`, from its current state."""
         self._learner, self._shared = learner, sharding.any_shared(learner.module)
         self._stale = not self._shared
 
     def put_together(self, optimizer: bool) -> None:
-        """Have the others help to read what lies in shares, if anything does, from now on."""
+        """Make the others take part in gathering sharded tensors, which this process then reads; else do nothing."""
         if self._shared:
             self._send(PutTogether(optimizer))
 
     def join(self, device: torch.device, origin: Origin) -> None:
-        """Have all be a group; raises what keeps one of them from it.
+        """Form a process group with all others; re-raises the error of one that fails.
 
-        RankDied where one has come to another `origin`.
+        RankDied if the `origin` of one differs.
         """
         for rank in range(1, len(self)):
             theirs = self._heard(rank)
@@ -105,7 +105,7 @@ class Ranks:
         return len(self._pipes) + 1
 
     def order(self, order: Order) -> None:
-        """Tell the others what to do next; they are brought to where this one is first, if it went on without them."""
+        """Send an order to the others, and before it the current state if this process has trained without them."""
         if self._stale:
             assert self._learner is not None
             self._stale = False
@@ -113,15 +113,15 @@ class Ranks:
         self._send(order)
 
     def went_on(self) -> None:
-        """Note that this process has learned something by itself."""
+        """Note that this process has trained without the others."""
         self._stale = True
 
     def computing(self, phase: int, views: Views) -> Outputs:
-        """Return who computes the features of a split below the line of a phase: all, each some batches."""
+        """Return a function that computes a split's features below the line of a phase, distributed over all ranks."""
         return self._sharing(lambda epoch: Compute(phase, views.identity["split"], epoch), views)
 
     def scoring(self, phase: int, keep: bool, views: Views) -> Outputs:
-        """Return who scores a split above the line of a phase, drawn so: all, each some batches."""
+        """Return a function that evaluates a split above the line of a phase, distributed over all ranks."""
         return self._sharing(lambda epoch: Evaluate(phase, views.identity["split"], keep), views)
 
     def _sharing(self, order: Callable[[int], Order], views: Views) -> Outputs:
@@ -130,7 +130,7 @@ class Ranks:
             data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
         ) -> Iterator[Tensor]:
             if isinstance(data, Features | Part):
-                data.prepare(epoch)  # while the others are free for it
+                data.prepare(epoch)  # while the others are free to help
             told = order(epoch)
             self.order(told)
             if self._shared and isinstance(told, Evaluate):
@@ -144,16 +144,16 @@ class Ranks:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Raise, where the block fails since another process did, what became of that one."""
+        """If the block fails because another process failed, raise that process's error."""
         try:
             yield
-        except RuntimeError as error:  # as gloo and NCCL raise where a connection is gone
+        except RuntimeError as error:  # gloo and NCCL raise it for lost connections
             if (failure := self._failure()) is not None:
                 raise failure from error
             raise
 
     def close(self) -> None:
-        """Let the others go, which have nothing to lose."""
+        """Kill the others, which hold no state of their own, and leave the process group."""
         self._closed = True
         for process in self._processes:
             process.kill()
@@ -164,7 +164,7 @@ class Ranks:
         self._folder.cleanup()
 
     def restored(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Have the others take over a checkpoint that this process has taken over."""
+        """Send a checkpoint that this process has restored to the others, if parameters are sharded."""
         if self._shared:
             self._hand_over({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
 
@@ -173,7 +173,7 @@ class Ranks:
         self._broadcast(tensors)
 
     def take_best(self, tensors: Mapping[str, Tensor], *, merges: bool) -> None:
-        """Have the others hold the tensors of the best epoch, which this process holds; nobody learns after that."""
+        """Send the tensors of the best epoch, which this process holds, to the others; training is over then."""
         self._stale = False
         self._send(TakeBest(process_group.described(tensors), merges))
         self._broadcast(tensors)
@@ -187,19 +187,19 @@ class Ranks:
             try:
                 pipe.send(order)
             except OSError as error:
-                raise self._failure() or RankDied("a process of the run does not listen") from error
+                raise self._failure() or RankDied("a process of the run does not respond") from error
 
     def _heard(self, rank: int) -> Any:
-        """Return what a process says, which is there to be read or gone."""
+        """Return the message of a process that has sent one, or `RankDied` if it has ended."""
         try:
             return self._pipes[rank - 1].recv()
         except (EOFError, OSError):
             return RankDied(self._epitaph(rank))
 
     def _failure(self) -> BaseException | None:
-        """Return what became of the process that failed first, None where all are as they should be.
+        """Return the error of the process that failed first; None if none failed.
 
-        One that fails takes the others with it, which then tell of a lost connection alone.
+        A failing process makes the others fail, too; those report only a lost connection.
         """
         failures: list[BaseException] = []
         waiting = dict(zip(self._pipes, range(1, len(self)), strict=True))
@@ -215,32 +215,32 @@ class Ranks:
         return f"{who} hung up" if code is None else f"{who} {interrupts.how_ended(code)}"
 
     def _watch(self) -> None:
-        """End what waits for a process that is gone."""
+        """Abort collective operations when a process ends."""
         wait([process.sentinel for process in self._processes])
         if not self._closed:
             process_group.abort()
 
 
 class Shared:
-    """Makes the steps of a run together with the other processes; a head on features that are kept is trained here.
+    """The stepper of a run on several devices: steps are data-parallel, except for a head on cached features.
 
-    The step of such a head takes less time than to speak of it.
+    Such a head is trained in this process: its step takes less time than communication.
     """
 
     together = 1
 
     def __init__(self, ranks: Ranks, optimizer: torch.optim.Optimizer, recipe: Recipe, views: Views) -> None:
-        """Have `optimizer` learn what it holds; `views` counts the training images, whoever sees them."""
+        """Train the parameters of `optimizer`; `views` counts the training images of all processes."""
         self._ranks, self._optimizer, self._recipe, self._views = ranks, optimizer, recipe, views
         self._alone = Alone(optimizer, recipe)
 
     def made(self, epoch: int) -> None:
-        """Return nothing: no epoch was made before."""
+        """Return None: no epoch was executed before."""
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        """Yield a step on each of the batches at `indices`."""
+        """Execute a step on each batch of `indices` lazily, and yield it."""
         if isinstance(part.train, Features | Part):
-            part.train.prepare(epoch)  # while the others are free for it
+            part.train.prepare(epoch)  # while the others are free to help
         if part.train.known and gradient.linear_of(part.network) is not None:
             self._ranks.went_on()
             return self._alone.steps(part, indices, epoch, first)

@@ -1,7 +1,7 @@
-"""Which stages the data pull at: the norm of the gradient of each, relative to that of its weights.
+"""Relative gradient norm (RGN) of each stage: the norm of its gradient divided by the norm of its weights.
 
-RGN of Y. Lee et al., Surgical Fine-Tuning Improves Adaptation to Distribution Shifts, ICLR 2023 (arXiv:2210.11466,
-section 5), for a stage at once instead of a layer.
+Y. Lee et al., Surgical Fine-Tuning Improves Adaptation to Distribution Shifts, ICLR 2023 (arXiv:2210.11466, section 5);
+here per stage instead of per layer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def relative_gradient_norms(
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: torch.dtype | None,
 ) -> dict[str, float]:
-    """Return the norm of the mean loss's gradient by the weights of each stage, divided by the norm of these.
+    """Return, by stage, the norm of the mean loss's gradient divided by the norm of the weights.
 
-    `batches` are inputs and labels `(B,)`, `stage_of` returns the stage of a parameter by its name. The network is in
-    eval mode meanwhile; what learns in it, and its gradients, are none afterwards.
+    `batches` are inputs and labels `(B,)`, `stage_of` returns the stage of a parameter by its name. The network runs in
+    eval mode. Afterwards modes and `requires_grad` are restored, and gradients are None.
     """
     parameters = dict(module.named_parameters())
     learning = {name for name, parameter in parameters.items() if parameter.requires_grad}
@@ -37,7 +37,7 @@ def relative_gradient_norms(
             count += 1
     squares: dict[str, tuple[Tensor, Tensor]] = {}
     for name, parameter in parameters.items():
-        if parameter.grad is not None:  # a second head, which an evaluation passes by, has none
+        if parameter.grad is not None:  # a second head that eval mode does not use has none
             pull, weight = squares.get(stage_of(name), (0.0, 0.0))
             new = (parameter.grad.double().square().sum(), parameter.detach().double().square().sum())
             squares[stage_of(name)] = (pull + new[0], weight + new[1])

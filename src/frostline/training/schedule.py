@@ -1,4 +1,4 @@
-"""When a phase begins and ends, and what the learning rate is at each step."""
+"""Schedules: the first and last step of each phase, and the learning rate at each step."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Span:
 
 
 def spans(shares: Sequence[float], *, epochs: int, steps_per_epoch: int) -> tuple[Span, ...]:
-    """Return where the phases lie: whole epochs, at least one each, in proportion to `shares`.
+    """Return the span of each phase: whole epochs, at least one each, in proportion to `shares`.
 
-    With fewer epochs than phases they are cut by steps instead; a phase too short for a step is left out.
+    With fewer epochs than phases, spans are whole steps instead; a phase too short for a step is left out.
     """
     unit, length = (steps_per_epoch, epochs) if epochs >= len(shares) else (1, epochs * steps_per_epoch)
     bounds = [round(length * sum(shares[:i]) / sum(shares)) for i in range(len(shares) + 1)]
     if length >= len(shares):
-        for i in range(1, len(shares)):  # at least one for each of those before and after
+        for i in range(1, len(shares)):  # at least one unit for each phase before and after
             bounds[i] = min(max(bounds[i], bounds[i - 1] + 1), length - (len(shares) - i))
     parts = [Span(i, unit * a, unit * b) for i, (a, b) in enumerate(pairwise(bounds))]
     return tuple(part for part in parts if part.end > part.start)
@@ -43,20 +43,20 @@ def span_of(timeline: Sequence[Span], step: int) -> Span:
 
 
 def pieces(timeline: Sequence[Span], start: int, end: int) -> Iterator[tuple[Span, range]]:
-    """Yield the spans that the steps `start` to `end` (exclusive) lie in, and which of the steps lie there."""
+    """Yield each span that contains some of the steps `start` to `end` (exclusive), with the range of these steps."""
     for span in timeline:
         here = range(max(span.start, start), min(span.end, end))
         if here:
             yield span, here
 
 
-ONECYCLE_START = 1 / 25  # where onecycle begins, as a fraction of lr (torch.optim.lr_scheduler.OneCycleLR: div_factor)
+ONECYCLE_START = 1 / 25  # first factor of onecycle, a fraction of lr (torch.optim.lr_scheduler.OneCycleLR: div_factor)
 
 
 def set_lr(groups: Iterable[dict[str, Any]], *, lr: float, phase: int, factor: float) -> None:
     """Set the learning rate of every param group to `lr` times its scale in `phase` times the schedule's `factor`.
 
-    On a GPU it is a float32, as the weights are: a captured step reads it from there.
+    On a GPU it is rounded to float32, like the weights, since captured steps read it from device memory.
     """
     for group in groups:
         rate = lr * group["scales"][phase] * factor
@@ -70,27 +70,27 @@ def _float32(number: float) -> float:
 def set_lr_of_step(
     optimizer: torch.optim.Optimizer, schedule: ScheduleConfig, lr: float, step: int, span: Span, steps: int
 ) -> None:
-    """Set the learning rate of every group for a step of `span`, in a run of so many `steps`."""
+    """Set the learning rate of every group for a step of `span`, in a run of `steps` steps."""
     at, of = (step, steps) if schedule.span == "run" else (step - span.start, span.end - span.start)
     set_lr(optimizer.param_groups, lr=lr, phase=span.phase, factor=factor(schedule, at, of))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Where the learning rates of a run of one phase come from; equal ones give the same at every step."""
+    """The learning rates of a run with one phase; equal instances give equal rates at every step."""
 
     schedule: ScheduleConfig
     lr: float
     steps: int
-    """Of the run."""
+    """Number of steps of the run."""
 
     def set(self, groups: Iterable[dict[str, Any]], step: int) -> None:
-        """Set the learning rate of param groups for a step, counted from 0."""
+        """Set the learning rate of param groups for a 0-based step."""
         set_lr(groups, lr=self.lr, phase=0, factor=factor(self.schedule, step, self.steps))
 
 
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """Return what the learning rate is multiplied with in `step` (0-based) of a span of `steps`."""
+    """Return the factor of the learning rate in `step` (0-based) of a span of `steps`."""
     warm = round(schedule.warmup * steps)
     if step < warm:
         rise = (step + 1) / warm

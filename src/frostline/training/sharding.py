@@ -1,8 +1,8 @@
-"""Parameters that lie in shares on the devices of a run, with their gradients and optimizer state: torch's FSDP2.
+"""Shard parameters, gradients and optimizer state over the devices of a run, with torch's FSDP2.
 
-Of a unit of the network that learns each process holds a share; the whole is there while the unit computes. What never
-learns, the head, and what is no layer's own lie whole on every device. Whatever reads a parameter as a whole is done by
-all processes at that moment.
+Each process holds a share of every learning unit; the unit's parameters are gathered while it computes. Frozen
+parameters, the head, and parameters outside units are replicated on every device. Reading a whole parameter is a
+collective operation: all processes must do it together.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-if TYPE_CHECKING:  # which takes half a second, of every run
+if TYPE_CHECKING:  # importing it takes half a second
     from torch.distributed.tensor import DTensor
 
 
 def shard(module: nn.Module, units: Sequence[str], learning: Collection[str], device: torch.device) -> None:
-    """Keep of the parameters called `learning` in the units at these dotted paths a share alone; all processes do it.
+    """Shard the parameters named in `learning` in the units at these dotted paths; a collective operation.
 
     Gradients are summed over the processes.
     """
@@ -30,7 +30,7 @@ def shard(module: nn.Module, units: Sequence[str], learning: Collection[str], de
     still = {one for name, one in module.named_parameters() if name not in learning or not one.dim()}
     for name in learning:
         parameter = module.get_parameter(name)
-        parameter.data = parameter.data.contiguous()  # channels last cannot be cut
+        parameter.data = parameter.data.contiguous()  # channels_last tensors cannot be sharded
     for path in units:
         module.get_submodule(path).register_forward_hook(_no_view)
         unit = fully_shard(module.get_submodule(path), mesh=mesh, reshard_after_forward=True, ignored_params=still)
@@ -39,38 +39,38 @@ def shard(module: nn.Module, units: Sequence[str], learning: Collection[str], de
 
 
 def _no_view(unit: nn.Module, inputs: object, output: Any) -> Any:
-    """Return the output of a unit, which torch loses sight of where it is a view that is written to later."""
+    """Clone a unit's output if it is a view: FSDP's hook on it would be lost if it is written to later."""
     return output.clone() if isinstance(output, Tensor) and output._is_view() else output
 
 
 def is_shared(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Return whether a process holds a share of a tensor alone."""
+    """Return whether a tensor is sharded, i.e. each process holds only a share."""
     return hasattr(tensor, "full_tensor")
 
 
 def any_shared(module: nn.Module) -> bool:
-    """Return whether a network has parameters of which a process holds a share alone."""
+    """Return whether a network has sharded parameters."""
     return any(map(is_shared, module.parameters()))
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor, in the same memory."""
+    """Return this process's share of a tensor, in the same memory; the tensor itself if it is not sharded."""
     with torch.no_grad():
         return tensor.to_local() if is_shared(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor as a whole, on the CPU if it lies in shares; all processes do it."""
+    """Return the whole tensor, gathered on the CPU if it is sharded; a collective operation."""
     return tensor.full_tensor().detach().cpu() if is_shared(tensor) else tensor
 
 
 def placeholder(tensor: Tensor) -> Tensor:
-    """Return something of a tensor's shape and type on the CPU if it lies in shares, else the tensor."""
+    """Return zeros of a sharded tensor's whole shape and type on the CPU, without memory; other tensors unchanged."""
     return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) if is_shared(tensor) else tensor
 
 
 def share_of(own: Tensor, tensor: Tensor) -> Tensor:
-    """Return what this process holds of a whole `tensor` that lies as its `own` does."""
+    """Return this process's share of a whole `tensor`, sharded like `own`."""
     if not is_shared(own):
         return tensor
     parts, number = tensor.chunk(own.device_mesh.size()), own.device_mesh.get_local_rank()
@@ -78,7 +78,7 @@ def share_of(own: Tensor, tensor: Tensor) -> Tensor:
 
 
 def whole_state(parameter: Tensor, value: Tensor) -> Tensor:
-    """Return what an optimizer keeps of its share of a parameter as a whole; all processes do it."""
+    """Return the whole of an optimizer's state tensor `value` of a sharded parameter; a collective operation."""
     if not is_shared(parameter) or value.shape != local(parameter).shape:
         return value
     from torch.distributed.tensor import DTensor
@@ -88,9 +88,9 @@ def whole_state(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def optimized(parameter: nn.Parameter) -> nn.Parameter:
-    """Return what an optimizer is given of a parameter: the share of this process, as a plain one.
+    """Return the parameter for an optimizer: this process's share as a plain parameter.
 
-    torch's fused optimizers know no other, and what they keep of each number depends on that alone.
+    torch's fused optimizers accept no others, and their state is elementwise, so shares are independent.
     """
     if not is_shared(parameter):
         return parameter
@@ -101,7 +101,7 @@ def optimized(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def hand_gradients(module: nn.Module) -> None:
-    """Give the gradients of shares to what an optimizer has of them."""
+    """Move the gradients of sharded parameters to the optimizer's plain parameters."""
     for parameter in filter(is_shared, module.parameters()):
         mine = optimized(parameter)  # type: ignore[arg-type]
         mine.data = local(parameter)
@@ -110,7 +110,7 @@ def hand_gradients(module: nn.Module) -> None:
 
 
 def outside_inference(compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return what computes the same without gradients: a unit that is put together in inference mode cannot learn."""
+    """Return `compute` under no_grad instead of inference mode: a unit gathered in inference mode could not learn."""
 
     def computed(inputs: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
@@ -121,7 +121,7 @@ def outside_inference(compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
 
 @torch.no_grad()
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
-    """Do what `clip_grad_norm_` does, with the norm of all shares."""
+    """Clip gradients like `clip_grad_norm_`, by the norm over all shares; a collective operation."""
     every = [parameter.grad for parameter in parameters if parameter.grad is not None]
     shares = [local(gradient) for gradient in every if is_shared(gradient)]
     others = [gradient for gradient in every if not is_shared(gradient)]

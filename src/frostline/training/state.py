@@ -1,7 +1,7 @@
-"""What continues a run: taken from its network, optimizer and moving average, and put back bit for bit.
+"""The training state of a run (network, optimizer, moving average): capture and restore it bit for bit.
 
-Only tensors that can change are kept; the others come again from the weights, and their hash says whether they did.
-Randomness is addressed by epoch, step and sample, so there is no generator to keep.
+Only tensors that can change are captured; the others are loaded from the weights again and verified by their hash.
+Randomness is addressed by epoch, step and sample, so there is no generator state.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from frostline.training.loop import EpochResult, TrainingPosition
 
 
 class Unfit(ValueError):
-    """A checkpoint is intact, but another run's."""
+    """A checkpoint is intact but belongs to another run."""
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What changes while a run trains."""
+    """The network, optimizer and moving average that a run trains."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -34,16 +34,16 @@ class Learner:
     moving: frozenset[str]
     """The names of the network's tensors that can change."""
     together: Callable[[bool], None] = lambda optimizer: None
-    """Is called before tensors that lie in shares are put together, perhaps with their `optimizer`'s."""
+    """Called before sharded tensors are gathered; its argument says whether the optimizer's are gathered, too."""
 
     @property
     def scored(self) -> nn.Module:
-        """The network that is evaluated."""
+        """The network that is evaluated: the moving average if there is one."""
         return self.module if self.ema is None else self.ema.module
 
     @property
     def size(self) -> int:
-        """Bytes of a checkpoint: of what can change, of its best state and of the two moments that Adam keeps."""
+        """Estimated bytes of a checkpoint: tensors that can change, their best state, and Adam's two moments."""
         return 4 * sum(tensor.nbytes for name, tensor in self.module.state_dict().items() if name in self.moving)
 
     @property
@@ -55,25 +55,25 @@ class Learner:
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """The progress of a run: position, best epoch, and metrics so far."""
 
     position: TrainingPosition = field(default_factory=TrainingPosition)
     best_epoch: int = 0
     best_value: float | None = None
-    """Of what epochs are chosen by; None before the first epoch."""
+    """Value of the selection metric in the best epoch; None before the first epoch."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """The moving tensors of the best epoch, on the CPU."""
     seconds: float = 0.0
-    """Of training, over the epochs that are done, as are `images`."""
+    """Training time of the finished epochs; `images` is the number of training images in them."""
     images: int = 0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """The metrics of every epoch so far."""
     pruned: bool = False
-    """Whether it was stopped after these, as a trial that does worse than others did."""
+    """Whether the run was stopped after these epochs as a trial that is worse than others."""
 
     @property
     def best_phase(self) -> int:
-        """The phase (0-based) of the best epoch."""
+        """The 0-based phase of the best epoch."""
         phase: int = self.best_epoch_line["phase"]
         return phase - 1
 
@@ -83,7 +83,7 @@ class Progress:
         return self.epochs[self.best_epoch - 1]
 
     def add(self, epoch: EpochResult, learner: Learner, by: Metric, scores: Mapping[str, float]) -> None:
-        """Count an epoch that is done with its `scores`, and keep its weights if that of `by` is the best so far."""
+        """Add a finished epoch with its `scores`, and keep its weights if its value of `by` is the best so far."""
         self.position = TrainingPosition(epoch.epoch + 1)
         self.seconds, self.images = self.seconds + epoch.seconds, self.images + epoch.images
         self.epochs.append({**_line(epoch), **scores})
@@ -110,7 +110,7 @@ def _line(epoch: EpochResult) -> dict[str, Any]:
 
 
 def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[object]) -> frozenset[str]:
-    """Return the names of the tensors of `module` that can change in any of its phases; `enter(phase)` goes there."""
+    """Return the names of the tensors of `module` that can change in any phase; calls `enter(phase)` for each."""
     found: set[str] = set()
     for phase in range(len(phases)):
         enter(phase)
@@ -132,7 +132,7 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and facts that `restore` needs."""
+    """Return the tensors and JSON-serialisable facts that `restore` needs."""
     learner.together(True)
     every = learner.module.state_dict().items()
     tensors = {f"model/{name}": sharding.whole(t) for name, t in every if name in learner.moving}
@@ -151,7 +151,7 @@ def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], di
 
 
 def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Progress:
-    """Put back what `capture` took and return the progress; raises `Unfit` if it is another's."""
+    """Restore the result of `capture` and return the progress; raises `Unfit` if it belongs to another run."""
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "best": {}}
     try:
         for name, tensor in tensors.items():
@@ -165,8 +165,8 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str,
         if kinds["best"]:
             _require(learner.scored.state_dict(), kinds["best"], learner.moving)
         _restore_optimizer(learner, kinds["optimizer"], facts["optimizer"])
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:  # well-formed, but not by `capture`
-        raise Unfit(f"it does not say what this run needs ({type(problem).__name__}: {problem})") from problem
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:  # readable, but not written by `capture`
+        raise Unfit(f"it lacks values that this run needs ({type(problem).__name__}: {problem})") from problem
     put(learner.module, kinds["model"])
     if learner.ema is not None:
         put(learner.ema, kinds["ema"])
@@ -176,13 +176,13 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str,
 def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
     position = TrainingPosition(**facts["position"])
     if [line["epoch"] for line in facts["epochs"]] != [*range(1, position.epoch)]:
-        raise Unfit("its epochs do not fit its position")
+        raise Unfit("its epochs contradict its position")
     numbers = {key: facts[key] for key in ("best_epoch", "best_value", "seconds", "images", "epochs")}
     return Progress(position, best=best, **numbers)
 
 
 def _restore_optimizer(learner: Learner, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]) -> None:
-    """Put back its state; what its groups say comes from the config, and the learning rates with every step."""
+    """Restore the optimizer's state; options of its groups come from the config, learning rates from every step."""
     own, state = learner.optimizer.state_dict(), {}
     numbers = [number for group in own["param_groups"] for number in group["params"]]
     for number, (name, parameter) in zip(numbers, _optimized(learner).items(), strict=True):
@@ -194,7 +194,7 @@ def _restore_optimizer(learner: Learner, tensors: Mapping[str, Tensor], scalars:
 
 
 def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Return what is kept of a parameter's numbers as these lie in memory: fused optimizers go through both alike."""
+    """Return an optimizer's tensor in the parameter's memory format, which fused optimizers need to match elements."""
     if tensor.shape != parameter.shape or not tensor.dim():
         return tensor
     own = torch.empty_like(sharding.optimized(parameter), dtype=tensor.dtype, requires_grad=False)
@@ -202,16 +202,16 @@ def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def _optimized(learner: Learner) -> dict[str, nn.Parameter]:
-    """Return the network's parameters that the optimizer has by name, in the optimizer's order."""
+    """Return by name the network's parameters that the optimizer has, in the optimizer's order."""
     of = {sharding.optimized(parameter): (name, parameter) for name, parameter in learner.module.named_parameters()}
     return dict(of[p] for group in learner.optimizer.param_groups for p in group["params"])
 
 
 def _averaged(name: str, names: frozenset[str]) -> bool:
-    """Return whether `name` of an average is one of the moving `names`, or its count of updates."""
+    """Return whether the moving average's tensor `name` is one of `names`, or its count of updates."""
     return name == "n_averaged" or name.removeprefix("module.") in names
 
 
 def _require(own: Mapping[str, Tensor], given: Mapping[str, Tensor], names: Set[str]) -> None:
     if set(given) != names or any(own[name].shape != given[name].shape for name in names):
-        raise Unfit("it holds other tensors than this run has")
+        raise Unfit("its tensors differ from those of this run")

@@ -1,6 +1,6 @@
-"""What the steps of an epoch add up to: loss and right answers, of one network or of several heads.
+"""Sums over the steps of an epoch: loss and number of correct predictions, of one network or of several heads.
 
-They are not read before somebody asks, so that no step waits for the device, and those of a head are computed for many
+They stay on the device until they are read, so that no step waits for the device; those of a head are computed for many
 steps at once.
 """
 
@@ -17,36 +17,36 @@ from frostline.core.labels import right
 from frostline.training import gradient
 from frostline.training.steps import Step
 
-_WAITING = 1_000_000  # outputs of steps that wait for their losses, at most
+_WAITING = 1_000_000  # logits of pending steps, at most
 
 
 class Sums:
-    """What the steps of an epoch add up to."""
+    """Loss and number of correct predictions, summed over the steps of an epoch."""
 
     def __init__(self, loss: float, right: float, smoothing: float) -> None:
-        """Begin with a loss, summed over images, and a number of right answers; labels are smoothed by `smoothing`."""
+        """Begin with a loss summed over images and a number of correct predictions; `smoothing` is of labels."""
         self._loss, self._right, self._smoothing = loss, right, smoothing
         self._waiting: list[Step] = []
         self._done: list[tuple[Tensor, int, Tensor]] = []
 
     def add(self, step: Step) -> None:
-        """Add a step, which waits for others of its kind."""
+        """Add a step; its loss is computed later, together with those of steps of the same shape."""
         if self._waiting and not self._joins(step):
             self._compute()
         self._waiting.append(step)
 
     def add_computed(self, losses: Tensor, right: Tensor) -> None:
-        """Add steps of a head whose losses `(steps, B)` are known, and how many of their answers are `right`."""
+        """Add steps with known losses `(steps, B)`, and the total number of correct predictions, `right`."""
         self._done.append((losses, 1, right))
 
     def read(self) -> tuple[float, float]:
-        """Return the loss, summed over images, and the number of right answers so far.
+        """Return the loss summed over images, and the number of correct predictions so far; waits for the device.
 
-        Steps are added one after the other, in float64, and those of a head image by image: then it makes no difference
-        to a bit where an epoch is resumed.
+        Steps are added in order, in float64, and those of a head image by image: so a resumed epoch has the same bits,
+        wherever it was interrupted.
         """
         self._compute()
-        if self._done:  # in float64, which holds both as they are, the device is waited for once
+        if self._done:  # one transfer, in float64, which holds losses and counts exactly
             parts = [part.flatten().double() for losses, _, right in self._done for part in (losses, right)]
             told = iter(torch.cat(parts).tolist())
             for losses, weight, _ in self._done:
@@ -62,7 +62,7 @@ class Sums:
         return room and step.logits.shape == last.logits.shape and (step.loss is None) == (last.loss is None)
 
     def _compute(self) -> None:
-        """Compute, on the device, what is still unknown of the steps that wait."""
+        """Compute losses and correct predictions of the pending steps, on the device."""
         if not self._waiting:
             return
         logits = torch.stack([step.logits for step in self._waiting])
@@ -77,16 +77,16 @@ class Sums:
 
 
 class SumsOfSeveral:
-    """The sums of several heads that learn together, computed for many steps and all heads at once."""
+    """The sums of several heads that train together, computed for many steps and all heads at once."""
 
     def __init__(self, smoothings: Sequence[float]) -> None:
-        """Begin with nothing; each head's labels are smoothed by its part of `smoothings`."""
+        """Begin at zero; `smoothings` has the label smoothing of each head."""
         self._smoothings = smoothings
         self._sums = [Sums(0.0, 0.0, smoothing) for smoothing in smoothings]
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a step: logits `(heads, classes, B)`, and labels `(heads, B, ...)`."""
+        """Add a step with logits `(heads, classes, B)` and labels `(heads, B, ...)`."""
         if self._waiting:
             last = self._waiting[-1][0]
             if last.shape != logits.shape or len(self._waiting) * last.numel() >= _WAITING:
@@ -94,7 +94,7 @@ class SumsOfSeveral:
         self._waiting.append((logits, labels))
 
     def each(self) -> Sequence[Sums]:
-        """Return what the steps so far add up to for each head."""
+        """Return the sums of each head over the steps so far."""
         self._compute()
         return self._sums
 

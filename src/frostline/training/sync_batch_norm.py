@@ -1,6 +1,6 @@
-"""A share of a batch seen as part of the whole: batch norm over all shares, and masks drawn for the whole batch.
+"""Compute a share of a batch as part of the whole: synchronised batch norm, and dropout masks of the whole batch.
 
-What a network computes of each sample by itself needs nothing of this.
+All other layers compute each sample independently and need no synchronisation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 @dataclass(frozen=True)
 class Share:
-    """The samples `start` to `stop` (exclusive) of a batch of `size`, which one of several processes is given."""
+    """One process's share of a batch of `size` samples: `start` to `stop` (exclusive)."""
 
     start: int
     stop: int
@@ -29,26 +29,26 @@ class Share:
 
     @classmethod
     def of(cls, size: int, rank: int, ranks: int) -> Share:
-        """Return the share of a process, `rank` (from 0) of `ranks`; of a batch of fewer samples each has all."""
+        """Return the share of the process `rank` (from 0) of `ranks`; the whole batch if it has fewer samples."""
         if size < ranks:
             return cls(0, size, size)
         return cls(size * rank // ranks, size * (rank + 1) // ranks, size)
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of the batch."""
+        """Whether it is the whole batch."""
         return self.stop - self.start == self.size
 
 
 class WholeBatch(TorchFunctionMode):
-    """Within the block a network is given a share and treats it as a part of its batch.
+    """In the block, a network computes its share of a batch as it would within the whole batch.
 
-    Batch norm in train mode has the mean and variance of the batch, as in torch's SyncBatchNorm, and what dropout and
-    stochastic depth draw is what they would draw for the batch. A dropout in torch's fused attention is not reached.
+    Batch norm in train mode uses mean and variance of the whole batch, as in torch's SyncBatchNorm; dropout and
+    stochastic depth draw the masks of the whole batch. Dropout inside torch's fused attention is not covered.
     """
 
     def __init__(self, share: Share) -> None:
-        """Be given the share that the inputs of the network are."""
+        """Treat the network's inputs as `share`."""
         super().__init__()
         self._share = share
 
@@ -59,7 +59,7 @@ class WholeBatch(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Do what `func` does, to the share of a batch."""
+        """Call `func`, or its equivalent for a share of a batch."""
         kwargs = kwargs or {}
         if not self._share.whole:
             if func is F.batch_norm:
@@ -75,7 +75,7 @@ class WholeBatch(TorchFunctionMode):
         return slice(self._share.start, self._share.stop)
 
     def _of_batch(self, share: Tensor) -> Tensor:
-        """Return a tensor of ones for the whole batch that lies in memory as the one for the share does."""
+        """Return a tensor of ones for the whole batch, with the memory format of `share`."""
         shape = (self._share.size, *share.shape[1:])
         last = share.dim() == 4 and not share.is_contiguous()  # images and their maps
         layout = torch.channels_last if last else torch.contiguous_format
@@ -90,7 +90,7 @@ class WholeBatch(TorchFunctionMode):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, in each of which a loss may depend on it."""
+    """Differentiable sum of a tensor over all processes; the loss of each may depend on it."""
 
     @staticmethod
     def forward(context: object, tensor: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Do what `F.batch_norm` does, in train mode with the statistics of all processes' inputs `(B, C, ...)`."""
+    """Compute `F.batch_norm`, in train mode with the statistics of all processes' inputs `(B, C, ...)`."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if input.is_cuda:

@@ -1,4 +1,4 @@
-"""How well frozen activations tell the classes apart: by nearest neighbours, a linear probe, and LogME."""
+"""Transferability scores of frozen features: nearest neighbours, linear probe, and LogME."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from frostline.training.probe import Solution
 
 @dataclass(frozen=True)
 class Scores:
-    """What features of the training split say of those of the validation split."""
+    """Scores of features: classifiers fitted on the training split, evaluated on the validation split."""
 
     knn: float
-    """Accuracy of the nearest neighbours, a fraction in 0..1, with the number of them that is best for it."""
+    """Accuracy of the nearest neighbours, a fraction in 0..1, with the best number of neighbours."""
     probe: float
-    """Accuracy of the linear probe, with the L2 strength that is best for it."""
+    """Accuracy of the linear probe, with the best L2 strength."""
     logme: float
     """Log evidence of the training split in nats per image and class."""
     right: Tensor
-    """`(N,)` bool, on the CPU: which validation images the probe gets right."""
+    """`(N,)` bool, on the CPU: which validation images the probe classifies correctly."""
     head: Solution
     """The probe."""
 
@@ -37,9 +37,9 @@ class Scores:
 def scores(
     train: InMemory, val: InMemory, classes: int, *, strengths: Sequence[float], k: Sequence[int], temperature: float
 ) -> Scores:
-    """Return how well features `(N, D)` float32 of one split classify the other.
+    """Return the scores of features `(N, D)` float32, given those of both splits.
 
-    `strengths` are those of the L2 penalty, `k` numbers of neighbours; of each the best on `val` is taken.
+    `strengths` are L2 penalties, `k` numbers of neighbours; the best of each on `val` is used.
     """
     voters = Neighbours(train, classes, k=max(k), temperature=temperature)
     voters.k = neighbours.best_k(voters, val, k, _rank)
@@ -52,5 +52,5 @@ def scores(
 
 
 def _rank(found: Evaluation) -> tuple[float, float]:
-    """Return what is smaller for the better of two: of the same accuracy the one with less loss."""
+    """Return a sort key that is smaller for better results: by accuracy, then by loss."""
     return -found.accuracy, found.loss

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_said_of_the_nearest(tmp_path):
     short = state("module.")
     del short["module.conv1.0.weight"]
     message = refusal(tmp_path / "w.pth", {"state_dict": short})
-    assert "(under `state_dict`, names after `module.`): do not fit" in message
+    assert "(under `state_dict`, names after `module.`): weights do not fit" in message
     assert "1 missing: conv1.0.weight" in message and "unexpected" not in message
     assert "a state dict" in refusal(tmp_path / "w.pth", {"epoch": 3, "state_dict": {}})
 
@@ -146,4 +146,4 @@ def test_torchscript_is_refused_with_the_way_to_export_it(tmp_path):
 
 def test_objects_are_refused_by_their_name(tmp_path):
     message = refusal(tmp_path / "w.pth", {"state_dict": state(), "args": argparse.Namespace(lr=1)})
-    assert "holds other objects too (argparse.Namespace)" in message
+    assert "holds other objects (argparse.Namespace)" in message

@@ -401,7 +401,7 @@ def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said
     table.write_text(f"path\n{readable(pictures)[0]}\n")
     for own, given in ((file, pictures), (table, table)):
         before = own.read_text()
-        with pytest.raises(UserError, match=r"^output=.*csv: expected a new file; this one was written, or changed"):
+        with pytest.raises(UserError, match=r"^output=.*csv: expected a new file; this one was written or changed"):
             write(network, own, given)
         assert own.read_text() == before
     assert {path.name for path in tmp_path.iterdir()} == {"said.csv", ".said.csv.json", "labels.csv"}

@@ -238,8 +238,8 @@ def probabilities_of(predictor: Predictor, logits: Tensor) -> Tensor:
 def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int | None = None) -> Tensor:
     """Return probabilities `(N, classes)` of files, PIL images, uint8 arrays `(H, W, 3)` or tensors `(3, H, W)`.
 
-    They are preprocessed as in the command `predict`, `batch` at once, by default the run's `eval_batch_size`.
-    UserError for anything that is not an image.
+    The result is float32. Images are preprocessed as in the command `predict`, `batch` at once, by default the run's
+    `eval_batch_size`. UserError for anything that is not an image.
     """
     size, rows = batch or predictor.config.eval_batch_size, [torch.empty(0, len(predictor.classes))]
     with at_most(predictor.config.data.max_pixels):

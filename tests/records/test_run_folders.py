@@ -147,7 +147,7 @@ def test_what_would_pass_a_sweep_by_is_refused(typed):
 @pytest.mark.parametrize(
     ("override", "own", "said"),
     [
-        ("hydra.job.chdir=true", True, "relative paths are from where the command is typed"),
+        ("hydra.job.chdir=true", True, "relative paths start at the working directory of the command"),
         ("hydra.output_subdir=..", True, "begins with a dot"),
         ("hydra.output_subdir=checkpoint", False, "begins with a dot"),
         ("hydra.sweeper.max_batch_size=2", True, "hydra.launcher.workers"),

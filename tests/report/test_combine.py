@@ -352,5 +352,5 @@ def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(t
 
 def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(UserError, match="sweep=abc: expected a folder, or what is in a store that answers"):
+    with pytest.raises(UserError, match="sweep=abc: expected a folder, or a tracking store that answers"):
         catalog.sweeps(["abc"], tmp_path)

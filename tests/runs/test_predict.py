@@ -189,7 +189,7 @@ def test_a_sweep_without_a_winner_says_why():
 def test_runs_on_other_data_have_no_best_among_them(other, told):
     same = {"data.fraction": 1, "data.limit": "null"}
     results = [result(0, "head", 0.9, **same), result(1, "head", 0.95, **{**same, **other})]
-    with pytest.raises(UserError, match=f"in which these are not compared: {told}$"):
+    with pytest.raises(UserError, match=f"since these are not compared: {told}$"):
         best(Name("sweep"), results)
 
 

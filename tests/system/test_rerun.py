@@ -232,7 +232,7 @@ def test_only_where_it_runs_may_be_said_and_it_must_have_finished(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")  # not where `make sweep` records
     with pytest.raises(UserError, match=r"lr=0\.5: expected nothing but"):
         command.main([str(whole.folder / "0"), "lr=0.5"])
-    with pytest.raises(UserError, match="expected a folder, or what is in a store"):
+    with pytest.raises(UserError, match="expected a folder, or a tracking store"):
         command.main(["nothing"])
     folder = tmp_path / "failed"
     shutil.copytree(whole.folder / "0", folder)

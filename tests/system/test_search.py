@@ -301,7 +301,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("search=tpo", "lr=interval(0.1,1)"), "search=tpo: expected one of cmaes, gp, grid, qmc, random, tpe"),
     (("search=tpe", "lr=interval(1e-3,1)", "trials=0"), "trials=0: expected a whole number of at least 1"),
     (("search=tpe", "freeze=interval(0,1)", "lr=auto"), "freeze=interval(0,1): expected options with commas"),
-    (("lr=interval(1e-3,1)",), "lr=interval(1e-3,1): expected values with commas between, as a grid has no ranges"),
+    (("lr=interval(1e-3,1)",), "lr=interval(1e-3,1): expected values with commas between, since a grid has no ranges"),
     (("lr=auto",), "lr=auto: expected numbers with commas between in a grid; search=tpe searches a range"),
     (("search=tpe", "lr=1e-3"), "search=tpe: expected at least one range"),
     (

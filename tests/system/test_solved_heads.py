@@ -90,7 +90,7 @@ def test_a_probe_is_an_ordinary_head_and_no_worse_on_validation_than_one_that_is
 def test_neighbours_leave_no_weights_and_whoever_asks_for_them_is_told_what_to_take(solved):
     own = folder(solved, "knn seed=0")
     assert not (own / "best.safetensors").exists() and (own / "test_predictions.safetensors").exists()
-    told = "expected a run whose head classifies, and knn seed=0 has none: take freeze=probe or freeze=centroid"
+    told = "expected a run whose head has weights, and knn seed=0 has none: take freeze=probe or freeze=centroid"
     with pytest.raises(UserError, match=told):
         predict.main([str(own), str(own / "mistakes.jpg")])
 

@@ -1,4 +1,4 @@
-"""What is known of backbones before a sweep: each is looked at once, and a few steps of each freeze mode are timed."""
+"""Compare backbones before a sweep: pass images through each once, and time a few steps of each freeze mode."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ if TYPE_CHECKING:
 
 _MODES = "freeze=head,last_stage,lora,full"
 _OWN = ("head", "probe", "knn")
-"""What a backbone is looked at with, whatever modes are asked for."""
+"""Freeze modes for the appraisal of a backbone, whatever modes the sweep has."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One of those that are compared."""
+    """One of the compared backbones."""
 
     name: str
-    """What tells it from the others."""
+    """A name that distinguishes it from the others."""
     typed: Mapping[str, str]
-    """What was typed of it where that varies, by key."""
+    """Its typed values of the keys under `model` that vary."""
     appraisal: Appraisal
     costs: tuple[Cost, ...]
-    """Of each mode that trains in steps, in the order typed."""
+    """Cost of each freeze mode that trains in steps, in the order typed."""
     too_large: tuple[str, ...]
-    """The modes of which a step does not fit into the GPU."""
+    """Freeze modes whose step does not fit into the GPU's memory."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What is known of all of them, and of how much it was found out."""
+    """The comparison of all backbones, and the data that it is based on."""
 
     backbones: tuple[Backbone, ...]
     """In the order typed."""
     typed: Mapping[str, str]
-    """What was typed, or is the default here, by key."""
+    """The typed overrides by key, with the default freeze modes if none were typed."""
     solved: tuple[str, ...]
-    """The freeze modes among these that make no steps, which take one extraction."""
+    """Freeze modes that solve the head without steps, at the cost of one extraction of features."""
     points: int
-    """Runs that were asked for of each mode of each backbone."""
+    """Number of runs of each freeze mode of each backbone."""
     data: str
     images: Mapping[str, int]
-    """Number of all images of each split."""
+    """Number of images of each split."""
     sample: Mapping[str, int]
-    """Number of those that were looked at; of these `classes` is that of classes."""
+    """Number of images in the sample by split, and of classes as `classes`."""
     notes: tuple[str, ...]
-    """What a sweep would have said of data, weights and keys."""
+    """What a sweep would report about data, weights and keys."""
 
 
 def advise(overrides: Overrides, *, pictures: int, screen: Screen) -> Advice:
-    """Return what is known of the backbones of the sweep that `overrides` ask for; nothing is trained.
+    """Compare the backbones of the sweep of these `overrides`; no network is fine-tuned.
 
-    At most so many `pictures` are looked at. UserError for whatever a sweep refuses, before the first is looked at.
+    Uses at most `pictures` images. UserError for whatever a sweep refuses, before the first backbone runs.
     """
     from frostline.runs import appraisal  # imports torch
 
@@ -95,15 +95,15 @@ def _key(override: str) -> str:
 
 
 def _require_one_data_set(planned: Sequence[PlannedRun], values: Mapping[str, str]) -> None:
-    for run in planned:  # of several folds the first is looked at
+    for run in planned:  # several folds count as one data set; the first one is used
         if replace(run.config.data, fold=0) != replace(planned[0].config.data, fold=0):
             several = (key for key, value in values.items() if key.split(".")[0] == "data" and "," in value)
             key = next(several, "data")
-            raise user_error(key, values.get(key), "one value, since backbones are compared on the same pictures")
+            raise user_error(key, values.get(key), "one value, since backbones are compared on the same images")
 
 
 def _check(planned: Sequence[PlannedRun]) -> list[str]:
-    """Return what is to be told of data and weights; UserError for a run that could not be one."""
+    """Return the findings about data and weights; UserError for a run that cannot work."""
     from frostline.runs import checks  # imports torch
 
     told: dict[str, None] = {}
@@ -113,7 +113,7 @@ def _check(planned: Sequence[PlannedRun]) -> list[str]:
 
 
 def _by_backbone(planned: Sequence[PlannedRun]) -> Iterator[tuple[Mapping[str, str], list[PlannedRun]]]:
-    """Yield the runs of each backbone, and what was typed of it where that varies, by key."""
+    """Yield for each backbone its typed values that vary, by key, and its runs."""
     groups: dict[str, list[PlannedRun]] = {}
     for run in planned:
         groups.setdefault(repr(run.config.model), []).append(run)
@@ -124,7 +124,7 @@ def _by_backbone(planned: Sequence[PlannedRun]) -> Iterator[tuple[Mapping[str, s
 
 
 def _modes_of(overrides: Overrides) -> dict[str, FreezeModeConfig]:
-    """Return the freeze modes that a backbone is looked at with, whatever was typed of others."""
+    """Return the configs of the freeze modes for the appraisal, with the other overrides."""
     rest = [one for one in overrides if _key(one).split(".")[0] not in ("freeze", "freeze_mode")]
     return {name: compose_one([*rest, f"freeze={name}"]).freeze_mode for name in _OWN}
 
@@ -136,15 +136,15 @@ def _looked_at(
     modes: Mapping[str, FreezeModeConfig],
     screen: Screen,
 ) -> Backbone:
-    """Return what is known of the backbone of `runs`, which is told from the others by what was `typed`."""
+    """Appraise the backbone of `runs` and measure its costs; `typed` distinguishes it from the others."""
     from frostline.runs import appraisal
 
     name = " ".join(value if key == "model" else f"{key}={value}" for key, value in typed.items())
     name = name or runs[0].config.model.name
-    screen.say(f"{name}: {len(sample.train) + len(sample.val):,} pictures")
+    screen.say(f"{name}: {len(sample.train) + len(sample.val):,} images")
     setup = _assembled(replace(runs[0].config, freeze_mode=modes["head"]), screen)
     found = appraisal.appraise(setup, sample, probe=modes["probe"], knn=modes["knn"])
-    del setup  # before the next network: two may not fit
+    del setup  # two networks may not fit into memory
     first = {run.config.freeze_mode.name: run.config for run in reversed(runs)}
     costs: dict[str, Cost | None] = {}
     for mode in dict.fromkeys(run.config.freeze_mode.name for run in runs):
@@ -156,7 +156,7 @@ def _looked_at(
 
 
 def _cost(config: Config, seconds: float, screen: Screen) -> Cost | None:
-    """Return what a run costs; None where a step of it does not fit into the GPU. Its dropout is not to be seen."""
+    """Return the cost of a run; None if a step does not fit into the GPU. Restores torch's random state."""
     import torch
 
     from frostline.runs import costs
@@ -170,7 +170,7 @@ def _cost(config: Config, seconds: float, screen: Screen) -> Cost | None:
 
 
 def _assembled(config: Config, screen: Screen, *, meta: bool = False) -> Setup:
-    """Return what a run works with, once what the one before left is gone: memory is measured."""
+    """Assemble the setup of a run, after collecting garbage of the last one, since peak memory is measured."""
     from frostline.runs import setup
 
     gc.collect()

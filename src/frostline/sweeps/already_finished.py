@@ -1,7 +1,7 @@
-"""A sweep of many runs that is typed again when all of them are finished: it is answered from the folder where it was.
+"""Answer a repeated sweep of many runs, all finished, from the folder of the earlier sweep.
 
-Neither torch nor MLflow is loaded, and nothing is recorded a second time. That is for a sweep whose record is complete
-here, whose runs nobody deleted, and whose data are the same by their files; any other is looked into as ever.
+Loads neither torch nor MLflow, and records nothing a second time. The earlier sweep must have a complete record on this
+machine, all its runs, and unchanged data files; otherwise the sweep takes the usual path.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from frostline.sweeps.past_runs import Past
 from frostline.sweeps.skip_or_resume import NAMED
 from frostline.tracking import pending_sweeps, query, tracking_uri
 
-_NEWEST = 50  # sweeps that are looked into
+_NEWEST = 50  # number of latest sweeps that are read
 
 
 @dataclass(frozen=True)
 class Answered:
-    """An earlier sweep that did all that is asked for."""
+    """An earlier sweep that has finished all runs of a new one."""
 
     folder: Path
     tracker: Tracker
     results: tuple[Result, ...]
-    """In the order of the new one, with its names."""
+    """In the order of the new sweep, with its names."""
     pasts: tuple[Past, ...]
 
 
 class Earlier:
-    """Knows which earlier sweeps may have done all of a new one, by its first run."""
+    """Finds earlier sweeps that may have finished all runs of a new one, by its first run."""
 
     def __init__(self, jobs: int, folder: Path | None) -> None:
-        """Look for a sweep of so many `jobs`, in the `folder` that a person named, else among the project's."""
+        """Look for a sweep of so many `jobs` in the `folder` that the user named, else in the project."""
         self._jobs, self._folder = jobs, folder
         self.found: list[Path] = []
-        """Which may be, newest first."""
+        """The candidates, newest first."""
 
     def may_be(self, first: Config) -> bool:
-        """Return whether there is one that begins with this run, which is told before the others are composed."""
+        """Return whether an earlier sweep begins with this run; called before the other runs are composed."""
         if self._jobs > NAMED and first.resume and not first.dry_run and first.search.name == "grid":
             self.found = [folder for folder in self._places() if self._begins(folder, first)]
         return bool(self.found)
@@ -57,7 +57,7 @@ class Earlier:
         return sorted((file.parent for file in project.multirun().glob(f"*/*/{layout.DATA}")), reverse=True)[:_NEWEST]
 
     def _begins(self, folder: Path, first: Config) -> bool:
-        """Return whether the sweep in `folder` began with this run, on this machine, and came to its end."""
+        """Return whether the recorded sweep in `folder`, a grid of this machine, begins with this run."""
         if not (folder / layout.DATA).is_file() or not sweep_record.Shared.there(folder):
             return False
         owner, told = liveness.read(folder / layout.OWNER), sweep_record.Shared.read(folder)
@@ -65,7 +65,7 @@ class Earlier:
         return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
     def answer(self, planned: Sequence[PlannedRun]) -> Answered | None:
-        """Return what the newest of them came to that has all that is `planned`; None where none has."""
+        """Return the newest earlier sweep that has finished all `planned` runs; None if there is none."""
         if not self.found:
             return None
         index = data_index.index([run.config for run in planned])
@@ -97,23 +97,23 @@ class Earlier:
 
 
 def _recorded(tracker: Tracker, config: Config) -> bool:
-    """Return whether it was recorded where the new one would be, and no sweep waits there to be passed on."""
+    """Return whether `tracker` is where the new sweep would be recorded, and no sweep there is still pending."""
     root = project.project_root()
     place = (tracking_uri.resolved(config.tracking.uri, root), config.experiment_name)
     return (tracker.uri, tracker.experiment) == place and not pending_sweeps.remembered(tracker.uri, root)
 
 
 def settled_digest(config: Config, facts: RunFacts) -> str:
-    """Return the digest of a run with what `auto` meant to an earlier one in its place.
+    """Return the digest of a run with the values that `auto` took in an earlier run.
 
-    Which weights lie in a file nothing tells but the file: where that was settled it is another run, to be looked into.
+    The hash of a weights file is not filled in: such a run gets another digest, and takes the usual path.
     """
     meant = {key: value for key, value in facts.settled.items() if value_of(config, key) == "auto"}
     return digest(with_values(config, meant))
 
 
 def _finished(folder: Path, pairs: Sequence[tuple[PlannedRun, RunFacts]]) -> Iterator[tuple[Result, Past]]:
-    """Yield what each run came to, up to the first that is not finished with today's source."""
+    """Yield the result of each run, up to the first that is not finished with today's source."""
     source = project.source_sha256()
     for number, (run, facts) in enumerate(pairs):
         own = Path(facts.finished["folder"]) if facts.finished else folder / facts.folder

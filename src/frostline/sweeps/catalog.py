@@ -1,7 +1,7 @@
-"""Which run or sweep is meant: one answer for every command, for `rerun=` and for `model.weights=`.
+"""Find the run or sweep that a name stands for, the same way for every command, `rerun=` and `model.weights=`.
 
-What a person types is the folder of a run or sweep; MLflow's id of one, alone, as `runs:/<id>`, or its first digits
-where no other begins so; the name of a sweep; or that of an experiment, which stands for all its sweeps.
+A name is the folder of a run or sweep; the MLflow id of one, alone, as `runs:/<id>`, or a unique beginning of it; the
+name of a sweep; or the name of an experiment, which stands for all its sweeps.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ _EXPECTED = "a folder, an MLflow run id or its beginning, or the name of a sweep
 
 @dataclass(frozen=True)
 class Name:
-    """What a person typed for a run or sweep."""
+    """A name that the user typed for a run or sweep."""
 
     text: str
     key: str = "run"
-    """What it was typed for, to say so where it is wrong."""
+    """The argument that it was typed for, for error messages."""
 
     def wrong(self, expected: str, near: Sequence[str] = ()) -> UserError:
-        """Return the mistake, in one line."""
+        """Return the error for this name, in one line."""
         return user_error(self.key, self.text, expected, list(near))
 
 
 @dataclass(frozen=True)
 class Meant:
-    """What a name stands for: a folder that is here, or else runs and sweeps on record in a store."""
+    """What a name stands for: a local folder, or else runs and sweeps in a tracking store."""
 
     uri: str
     folder: Path | None
     ids: tuple[str, ...] = ()
-    """MLflow's; several of an experiment alone."""
+    """MLflow ids; only an experiment has several."""
 
 
 def meant(name: Name, uri: str | None = None) -> Meant:
-    """Return what a name stands for; what is not here is looked for in MLflow's store at `uri`, by default our own.
+    """Return what a name stands for: a local folder, else ids in the tracking store at `uri`, by default the project's.
 
-    UserError where it stands for nothing, or for several things.
+    UserError if it stands for nothing, or for several runs or sweeps.
     """
     uri = uri or tracking_uri.resolved(None, project.project_root())
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
@@ -70,26 +70,26 @@ def _on_record(name: Name, called: str, uri: str) -> list[str]:
         found = query.called(uri, called) if sweeps is None else sweeps
         near = [] if found else query.experiments(uri)
     except UserError as problem:
-        raise name.wrong(f"a folder, or what is in a store that answers ({problem})", _beside(Path(called))) from None
+        raise name.wrong(f"a folder, or a tracking store that answers ({problem})", _beside(Path(called))) from None
     if not found and sweeps is not None:
         raise name.wrong("an experiment with sweeps in it")
     if not found:
         raise name.wrong(_EXPECTED, [*_beside(Path(called)), *near])
     if len(found) > 1 and sweeps is None:
-        raise name.wrong(f"one run or sweep, and {len(found)} are called so: {', '.join(found[:3])}")
+        raise name.wrong(f"one run or sweep, and {len(found)} have this name: {', '.join(found[:3])}")
     return found
 
 
 def _beside(folder: Path) -> list[str]:
-    """Return the runs and sweeps beside where one was looked for."""
+    """Return the runs and sweeps beside `folder`, as suggestions."""
     found = [layout.BEST, layout.SWEEP] if os.path.isdir(folder.parent) else []
     return [str(path.parent) for file in found for path in folder.parent.glob(f"*/{file}")]
 
 
 def sweeps(names: Sequence[str], scratch: Path) -> list[Sweep]:
-    """Return the sweeps that are called so, or have runs that are, each once.
+    """Return the sweeps of these names, or of runs with these names, each once.
 
-    Of one whose folder is not here that is made below `scratch`, as far as MLflow has it.
+    The files of a sweep that is not on this machine are fetched from MLflow into `scratch`.
     """
     found = [sweep for name in names for sweep in _sweeps(meant(Name(name, "sweep")), scratch)]
     return list({sweep.folder: sweep for sweep in found}.values())
@@ -102,13 +102,13 @@ def _sweeps(found: Meant, scratch: Path) -> list[Sweep]:
 
 
 def _named_alike(told: str) -> Path:
-    """Return the last two names of where a sweep lay, after which it is called; what is no name is left out."""
+    """Return the last two parts of a sweep's recorded folder, without parts that are no safe file name."""
     names = [name for name in PurePath(told).parts[-2:] if name not in (os.sep, "..") and len(os.fsencode(name)) < 256]
     return Path(*names)
 
 
 def _folder(uri: str, run_id: str, scratch: Path) -> Path:
-    """Return the folder of the sweep that a run belongs to, fetched unless it lies here."""
+    """Return the folder of the sweep of a run, fetched from MLflow unless it is on this machine."""
     sweep, told = query.parent_sweep(uri, run_id)
     here, fetched = project.project_root() / told, scratch / sweep / _named_alike(told)
     if readable(here / layout.SWEEP):

@@ -1,4 +1,4 @@
-"""The trained network that a name stands for: a run's own, or of a sweep that of its best cell by validation."""
+"""Find the trained network that a name stands for: that of a run, or of the best cell of a sweep by validation."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from frostline.tracking import download, query, tracking_uri
 
 @dataclass(frozen=True)
 class Trained:
-    """A run whose weights can be used."""
+    """A run with weights."""
 
     folder: Path
-    """Holds `config.yaml` and `best.safetensors`; of a run that lies in MLflow alone only until the search is left."""
+    """Contains `config.yaml` and `best.safetensors`; a temporary folder for a run that only MLflow has."""
     result: Result
     note: str
-    """What the person should know of the choice, in one line; empty where there was none."""
+    """How the run was chosen, in one line for the user; empty if it was named directly."""
     uri: str | None
-    """The store in which the run was found; None where it was found in a folder."""
+    """The tracking store of the run; None if it was found in a folder."""
     chosen: bool = False
-    """Whether it is the best of several."""
+    """Whether it was chosen as the best of several."""
 
 
 @contextmanager
 def found(name: str) -> Iterator[Trained]:
-    """Yield the run that `name` stands for (see `catalog`); of a sweep its best cell's first seed.
+    """Yield the run that `name` stands for (see `catalog`); for a sweep the first seed of its best cell.
 
-    The best cell is the best on validation, in the mean over its seeds, among what is finished. UserError where there
-    is no such run, none that kept weights, or none that is better than another, as what is not compared is among them.
+    The best cell has the best mean over its seeds on validation, among finished runs. UserError if there is no such
+    run, if it kept no weights, or if the runs of a sweep cannot be compared.
     """
     with tempfile.TemporaryDirectory() as fetched:
         yield find(Name(name), Path(fetched))
 
 
 def weights(config: Config, folder: Path) -> Path:
-    """Return where in `folder` the weights of the run were put that `model.weights` names.
+    """Put the weights of the run that `model.weights` names into `folder`, and return their file.
 
-    UserError for a sweep: which of its runs is the best may change with every run of it.
+    UserError for a sweep of several runs, since further runs may change which one is the best.
     """
     name = Name(str(config.model.weights), "model.weights")
     with tempfile.TemporaryDirectory() as fetched:
@@ -61,8 +61,8 @@ def weights(config: Config, folder: Path) -> Path:
             one = f"{RUN_PREFIX}{run.result.run_id}" if run.result.run_id else run.folder
             raise name.wrong(f"one run: the best of these by validation is {one}")
         if (kind := _setting(run.folder / CONFIG, "adapter", "kind")) in KEPT:
-            told = f"a run that left a plain network, and {run.result.name} kept what it put into it ({kind})"
-            raise name.wrong(f"{told}: predict, export and register take that as it is")
+            told = f"a run with a plain network, and that of {run.result.name} has kept its adapters ({kind})"
+            raise name.wrong(f"{told}: predict, export and register take such a run")
         from frostline.models.weights import whole  # imports torch
 
         file = whole(run.folder / BEST, folder)
@@ -70,7 +70,7 @@ def weights(config: Config, folder: Path) -> Path:
 
 
 def find(name: Name, fetched: Path, uri: str | None = None) -> Trained:
-    """Return the run that a name stands for; what MLflow alone has of it is put into `fetched`."""
+    """Return the run that a name stands for; files that only MLflow has are put into `fetched`."""
     meant = catalog.meant(name, uri)
     if meant.folder is not None:
         return _in_folder(name, meant.folder, fetched)
@@ -100,7 +100,7 @@ def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
 
 
 def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
-    """Return the first seed of the best cell by validation, and a line that says so; of a search one that confirms."""
+    """Return the first seed of the best cell by validation, and a line about it; for a search a confirming run."""
     ranked = [cell for cell in finalists(cells(results)) if cell.finished and cell.by.val in cell.finished[0].metrics]
     if not ranked:
         reasons = [result.reason for result in results if result.reason]
@@ -108,7 +108,7 @@ def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
         raise name.wrong(f"a sweep with finished runs, and none of its {len(results)} is{why}")
     if len(found := contests([result for cell in ranked for result in cell.results])) > 1:
         where = ", ".join(sorted(contest.where for contest in found))
-        raise name.wrong(f"one run of this sweep, in which these are not compared: {where}")
+        raise name.wrong(f"one run of this sweep, since these are not compared: {where}")
     first, by = ranked[0].finished[0], ranked[0].by
     of = f"the best of {len(ranked)} cells by validation ({by.text(ranked[0].mean(by.val))})"
     unfinished = sum(result.status != "FINISHED" for result in results)
@@ -124,7 +124,7 @@ def _in_mlflow(name: Name, uri: str, run_id: str, folder: Path) -> Trained:
 
 
 def _elsewhere(name: Name, result: Result, note: str, sweep: Path, fetched: Path) -> Trained:
-    """Return a run that the `sweep` left out, since it had been finished where its record alone tells of it."""
+    """Fetch a run from MLflow that the `sweep` skipped, because another sweep, not on this machine, had finished it."""
     try:
         tracker = sweep_record.read(sweep).tracker or {}
     except UserError:
@@ -135,7 +135,7 @@ def _elsewhere(name: Name, result: Result, note: str, sweep: Path, fetched: Path
 
 
 def _fetched(name: Name, result: Result, note: str, uri: str, folder: Path) -> Trained:
-    """Return the run with what its record in the store `uri` has of it, put into `folder`."""
+    """Fetch a run's config and weights from the tracking store at `uri` into `folder`."""
     try:
         for file in (CONFIG, BEST):
             download.fetch_artifact(uri, result.run_id or "", file, folder)
@@ -146,7 +146,7 @@ def _fetched(name: Name, result: Result, note: str, uri: str, folder: Path) -> T
 
 
 def _fetch_base(uri: str, run_id: str, folder: Path) -> None:
-    """Put beside a run's weights, in `folder`, what its sweep has of them, if they are not whole."""
+    """If a run's weights in `folder` are only what it learned, fetch its sweep's base weights beside them."""
     from frostline.models import base_weights  # imports torch
 
     if (digest := base_weights.named(folder / BEST)) is not None:
@@ -155,24 +155,24 @@ def _fetch_base(uri: str, run_id: str, folder: Path) -> None:
 
 
 def _read(folder: Path) -> Result | None:
-    """Return the result of the run in `folder`, None where there is none or only a part of one."""
+    """Return the result of the run in `folder`, with this folder if its weights are here; None without a result."""
     result = read_result(folder)
     here = result is not None and ((folder / BEST).exists() or not files.readable(Path(result.folder)))
     return replace(result, folder=str(folder)) if result is not None and here else result
 
 
 def _weightless(name: Name, result: Result, folder: Path | None = None) -> UserError:
-    """Return the refusal of a run that has none, whose config may be in `folder`."""
-    if _setting((folder or Path(result.folder)) / CONFIG, "solver") == "knn":  # which leaves no weights
+    """Return the error for a run without weights, whose config may be in `folder`."""
+    if _setting((folder or Path(result.folder)) / CONFIG, "solver") == "knn":  # has no weights
         return name.wrong(
-            f"a run whose head classifies, and {result.name} has none: take freeze=probe or freeze=centroid"
+            f"a run whose head has weights, and {result.name} has none: take freeze=probe or freeze=centroid"
         )
     why = f" ({result.reason})" if result.reason else ""
     return name.wrong(f"a run that kept its weights, and {result.name} is {result.status}{why}")
 
 
 def _setting(config: Path, *keys: str) -> object:
-    """Return what a run's config says of its freeze mode at `keys`, None where it says nothing."""
+    """Return a value of the freeze mode in a run's config, at nested `keys`; None if it is not there."""
     try:
         return functools.reduce(lambda section, key: section[key], keys, untrusted.plain(config)["freeze_mode"])
     except (UserError, OSError, KeyError, TypeError):

@@ -1,6 +1,7 @@
-"""Hydra's own keys that a sweep cannot follow: refused before anything starts, since Hydra itself takes any of them.
+"""Checks of Hydra's own keys, and the expansion of overrides into jobs.
 
-What is not named here works as Hydra's documentation has it. This module needs nothing but Hydra's config.
+Hydra accepts every key of its own; the few that a sweep cannot honour are refused here, before anything starts. All
+others work as Hydra's documentation says. This module needs nothing but Hydra's config.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ from frostline.core.hydra_errors import unreadable
 from frostline.core.project import config_folder
 
 _ONE = "since a single run is a sweep of one"
-_TYPED = {  # what must be seen before Hydra does it, and what else may be said there
+_TYPED = {  # keys to check before Hydra acts on them: the only value allowed, and what the error expects
     "hydra.mode": ("MULTIRUN", f"MULTIRUN, {_ONE}"),
     "hydra/sweeper": ("frostline", "frostline, which checks every run before the first starts"),
-    "hydra.run.dir": (None, f"nothing, {_ONE}; hydra.sweep.dir=<folder> says where it lies"),
+    "hydra.run.dir": (None, f"nothing, {_ONE}; hydra.sweep.dir=<folder> sets its folder"),
 }
-_WITH_VALUES = (  # flags of Hydra
+_WITH_VALUES = (  # flags of Hydra that take a value
     *("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"),
     *("--info", "-i", "--experimental-rerun"),
 )
-_SUBDIR = "${hydra:job.num}"  # what stands there where nobody says otherwise
+_SUBDIR = "${hydra:job.num}"  # the default
 _FOLD = "data.fold"
-_MOST_FOLDS = 1000  # more is a mistake, of which the data's own check tells
-_LONGEST = 250  # bytes of an option's name, which is a file's: of a longer one the system speaks before Hydra does
+_MOST_FOLDS = 1000  # more is a mistake, which the check of the data reports
+_LONGEST = 250  # bytes of an option's name, which is a file name: a longer one raises OSError inside Hydra
 _OUTPUT = re.compile(r"\.\w[\w.-]*")
 
 
 def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] = tuple) -> None:
-    """Raise `UserError` for what would have Hydra pass our sweeper by, or has no effect, in the command line.
+    """Raise `UserError` for arguments that would bypass our sweeper or have no effect.
 
-    One of the `commands` may have been meant by what is no key.
+    The `commands` are suggested for a word that is no key.
     """
     for before, argument in itertools.pairwise(["", *arguments]):
         key, equals, value = argument.lstrip("+").partition("=")
         if not value and ((key in _WITH_VALUES and equals) or (before in _WITH_VALUES and not key)):
             raise user_error(key or before, "", NOTHING)
         if equals and not key:
-            raise unreadable(argument, commands())  # Hydra takes the missing key for a group
+            raise unreadable(argument, commands())  # Hydra would take the missing key for a group
         is_group = "/" in key or key == "freeze" or (key.isidentifier() and (config_folder() / key).is_dir())
         if is_group and any(len(os.fsencode(option)) > _LONGEST for option in value.split(",")):
             raise user_error(key, value, "the name of an option, see --help")
@@ -57,31 +58,31 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with flags before overrides: Hydra takes no override behind a flag that is behind one."""
+    """Return the arguments with flags before overrides: Hydra cannot parse overrides on both sides of a flag."""
     places = itertools.pairwise(["", *arguments])
     flags = [one.startswith("-") or before in _WITH_VALUES for before, one in places]
     return [*itertools.compress(arguments, flags), *itertools.compress(arguments, (not flag for flag in flags))]
 
 
 def typed_values(overrides: Iterable[str]) -> dict[str, str]:
-    """Return what is typed for each key, by its name alone; of a key that is given twice the last counts."""
+    """Return the typed values by key, without leading plus signs; the last value of a repeated key counts."""
     return {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in overrides)}
 
 
 def settings_of(jobs: Iterable[Sequence[str]]) -> list[dict[str, str]]:
-    """Return what is typed for each job, by key as it is typed."""
+    """Return the typed values of each job, by key as typed."""
     return [dict(override.split("=", 1) for override in overrides) for overrides in jobs]
 
 
 def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the keys of jobs, all of which have the same, whose values are not the same in all of them."""
+    """Return the keys whose values differ between jobs; all jobs have the same keys."""
     return [key for key in settings[0] if len({setting[key] for setting in settings}) > 1]
 
 
 def as_read(argument: str) -> str:
-    """Return an argument of the command line as Hydra is to read it.
+    """Return an argument of the command line in the form that Hydra needs.
 
-    `lr=auto` is a range, and not a number; several objectives are one value, and not one for each of several sweeps.
+    `lr=auto` stands for a range; several objectives are one list value, and not several jobs.
     """
     key, _, value = argument.partition("=")
     if key.lstrip("+") == "lr" and value == "auto":
@@ -91,49 +92,49 @@ def as_read(argument: str) -> str:
 
 
 def of_launcher(typed: Iterable[str]) -> list[str]:
-    """Return what is `typed` of who carries runs out, a cluster perhaps."""
+    """Return the `typed` overrides of Hydra's launcher."""
     return [one for one in typed if one.lstrip("+").startswith(("hydra/launcher", "hydra.launcher."))]
 
 
 def check(config: DictConfig, *, own_launcher: bool) -> None:
-    """Raise `UserError` for a value in the config of a sweep that its runs cannot follow."""
+    """Raise `UserError` for a value of Hydra's own config that a sweep cannot honour."""
     hydra = config.hydra
     if hydra.job.chdir:
         expected = (
-            "false: what a run writes goes into its folder, and relative paths are from where the command is typed"
+            "false: a run writes into its own folder, and relative paths start at the working directory of the command"
         )
         raise user_error("hydra.job.chdir", "true", expected)
     if hydra.output_subdir is not None and not _OUTPUT.fullmatch(str(hydra.output_subdir)):
-        expected = "null, or a name that begins with a dot, as .hydra does, for a folder among a run's own files"
+        expected = "null, or a name that begins with a dot, as .hydra, for a folder beside a run's own files"
         raise user_error("hydra.output_subdir", hydra.output_subdir, expected)
     batch = hydra.sweeper.max_batch_size
     if batch is not None and own_launcher:
-        expected = "null with hydra/launcher=frostline, of which hydra.launcher.workers runs go on at the same time"
+        expected = "null with hydra/launcher=frostline, which runs hydra.launcher.workers jobs at the same time"
         raise user_error("hydra.sweeper.max_batch_size", batch, expected)
     if batch is not None and batch < 1:
         raise user_error("hydra.sweeper.max_batch_size", batch, "a whole number of at least 1, or null")
 
 
 def subdir(config: DictConfig) -> str | None:
-    """Return what somebody wants the folders of runs to be called, as it stands there; None where nobody does."""
+    """Return the pattern for the folders of runs, unresolved, if the user set one; else None."""
     told = str(OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index, call-overload]
     return None if told == _SUBDIR else told
 
 
 def points(overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the overrides of every job: all combinations of the values given, the last key's changing first.
+    """Return the overrides of every job: all combinations of the values, the last key varying fastest.
 
-    Of a key that is given twice the last counts. UserError for one that stands for no value at all, or for a range.
+    The last value of a repeated key counts. UserError for a key without any value, and for a range.
     """
     values: dict[str, list[str]] = {}
     for one in overrides:
         typed = str(one.input_line).partition("=")[2]
         if one.is_sweep_override() and not one.is_discrete_sweep():
-            expected = "values with commas between, as a grid has no ranges; search=tpe searches them"
+            expected = "values with commas between, since a grid has no ranges; search=tpe searches them"
             raise user_error(str(one.key_or_group), typed, expected)
         found = [*one.sweep_string_iterator()] if one.is_sweep_override() else [one.get_value_element_as_str()]
         if not found:
-            raise user_error(str(one.key_or_group), typed, "at least one value, and this stands for none")
+            raise user_error(str(one.key_or_group), typed, "at least one value, not an empty range")
         key = one.get_key_element()
         if key.lstrip("+") == "lr" and "auto" in found:
             raise user_error("lr", "auto", "numbers with commas between in a grid; search=tpe searches a range")
@@ -142,9 +143,9 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 def in_folds(jobs: Sequence[Sequence[str]], config_of: Callable[[Sequence[str]], Config]) -> Sequence[Sequence[str]]:
-    """Return the jobs, each that has `data.folds`, typed or from a file, once for each of its folds.
+    """Return the jobs, with those that have `data.folds`, typed or from a file, once for each fold.
 
-    Where the folds are named they are those.
+    Jobs that name `data.fold` themselves stay as they are.
     """
     if any(one.partition("=")[0].lstrip("+") == _FOLD for one in jobs[0]):
         return jobs
@@ -155,10 +156,10 @@ def in_folds(jobs: Sequence[Sequence[str]], config_of: Callable[[Sequence[str]],
 
 
 def _folds(data: DataConfig) -> int:
-    """Return the number of folds that a job is to be there for; 0 where it has none, or one of them."""
+    """Return the number of folds to expand a job into; 0 without folds, or if it names one of them."""
     return 0 if data.fold or data.folds is None or data.folds > _MOST_FOLDS else data.folds
 
 
 def not_ours() -> UserError:
-    """Return the error for a job that no sweep of ours began."""
+    """Return the error for a job that was not started by our sweeper."""
     return UserError(f"hydra.mode, hydra/sweeper: expected MULTIRUN and frostline, {_ONE}")

@@ -1,6 +1,6 @@
-"""A job of Hydra's as a task for a worker, which gets to know once what all jobs of a sweep have in common.
+"""Run a job of Hydra in a worker, which loads the parts that all jobs of a sweep share only once.
 
-This is no part of the plugin, whose module Hydra runs anew whenever it looks for plugins.
+This is outside of the plugin, whose module Hydra executes again whenever it scans for plugins.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.records.result import Result
 
 _HELP = ("help.header", "help.footer", "help.template", "hydra_help.template")
-"""What Hydra prints for `--help`, and writes into the `hydra.yaml` of every run, of which it is half."""
+"""Hydra's texts for `--help`, left out of the `hydra.yaml` of every run, of which they would be half."""
 
 
 def in_common(context: HydraContext, function: TaskFunction) -> bytes:
-    """Return what `call` has to know of all jobs of a sweep: how Hydra is here, and what carries a job out."""
+    """Return what `call` needs for all jobs of a sweep: Hydra's context and state, and the function that runs a job."""
     return packed((context, function, Singleton.get_state()))
 
 
 def packed(value: object) -> bytes:
-    """Return a value for `call` to read once Hydra there is as it is here.
+    """Pickle a value for `call`, which reads it after restoring Hydra's state.
 
-    Hydra runs the modules of plugins anew. What was made of the classes of before comes back with their whole code.
+    Hydra executes the modules of plugins again, so cloudpickle stores instances of the earlier classes with their code.
     """
     import cloudpickle
 
@@ -37,9 +37,9 @@ def packed(value: object) -> bytes:
 
 @functools.lru_cache(1)
 def _known(common: bytes) -> tuple[HydraContext, TaskFunction]:
-    """Return what carries a job out, and have Hydra here be as it is where the job comes from.
+    """Restore Hydra's state of the sending process, and return its context and the function that runs a job.
 
-    It looks for all plugins then, which takes a third of a short run.
+    Cached, because Hydra then scans for all plugins, which takes a third of the time of a short run.
     """
     context, function, state = pickle.loads(common)
     Singleton.set_state(state)
@@ -47,10 +47,10 @@ def _known(common: bytes) -> tuple[HydraContext, TaskFunction]:
 
 
 def call(common: bytes, own: bytes, whole: bool) -> JobReturn:
-    """Run one job, as Hydra's own launchers do in their processes, and return what came of it.
+    """Run one job, as Hydra's own launchers do in their processes, and return its outcome.
 
-    Its configs, and of a result what lies in its folder too, come along only if it is wanted `whole`: a thousand would
-    fill the memory of who asked.
+    Without `whole`, the configs and the parts of the result that are in the run's folder are left out: those of a
+    thousand jobs would fill the memory of the sweep's process.
     """
     setup_globals()
     context, function = _known(common)

@@ -1,4 +1,4 @@
-"""Which runs of a sweep one worker shall carry out, one after the other, since it trains their heads in lockstep."""
+"""Group the runs of a sweep whose heads one worker trains in lockstep, and pack runs into cluster jobs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ OF_STEPS = (
     *(f"schedule.{key}" for key in ScheduleConfig.__dataclass_fields__),
     *("train.label_smoothing", "train.patience", "select"),
 )
-"""What steps of a head read and what judges them, and nothing below it: runs that differ in it may share the rest."""
+"""Keys of the training steps and their selection, not of the features: runs that differ only here share features."""
 _FEW = 4
-"""Runs below which a second worker gains less than what it costs to make their steps apart."""
+"""Smallest part of a group: splitting fewer runs between workers costs more than a second worker gains."""
 
 
 def shared_by(config: Config) -> str | None:
-    """Return what is the same for all runs whose heads may be trained in lockstep; None for a run that is alone."""
+    """Return a key that is equal for runs whose heads can be trained in lockstep; None for a run that trains alone."""
     if not takes_plain_head_steps(config):
         return None
     return digest(with_values(config, dict.fromkeys(OF_STEPS))) + config.data.root + config.device
 
 
 def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int, first: int = 0) -> tuple[RunFacts, ...]:
-    """Return what is known of the runs with their stack, from `first` on, in as many parts as there are `workers`.
+    """Return the facts of the runs with the number of their stack, from `first` on, each group split among `workers`.
 
-    What is gone on with, or done already, is in none; without `workers` that carry out several, nothing is.
+    Runs that are resumed or done are in no stack; with 0 `workers` no run is.
     """
     groups: dict[str, list[int]] = {}
     for number, (config, facts) in enumerate(zip(configs, runs, strict=True)):
@@ -49,9 +49,9 @@ def stacked(configs: Sequence[Config], runs: Sequence[RunFacts], workers: int, f
 
 
 def batches(configs: Mapping[int, Config], pack: int | str) -> list[list[int]]:
-    """Return the runs, by number in the order in which they run, that each job of a cluster carries out.
+    """Return the numbers of the runs of each cluster job, in the order in which they run.
 
-    `pack` is how many, or `auto`: all runs of a head that read the same features, and any other run alone.
+    `pack` is the number of runs per job, or `auto`: runs of a head that share features in one job, any other run alone.
     """
     if pack != "auto":
         numbers = [*configs]
@@ -65,7 +65,7 @@ def batches(configs: Mapping[int, Config], pack: int | str) -> list[list[int]]:
 
 
 def siblings(config: Config, number: int, runs: Sequence[RunFacts]) -> list[Config]:
-    """Return the configs of the runs that come after `number`, the run of `config`, in its stack."""
+    """Return the configs of the runs after `number`, which has `config`, in its stack."""
     mine = runs[number].stack
     others = [facts for facts in runs[number + 1 :] if mine is not None and facts.stack == mine]
     return [with_values(config, facts.of_steps) for facts in others]

@@ -146,7 +146,7 @@ def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gi
     assert running() == set(runs)
     assert mend.main(["mended", "--uri", uri, "--host", "lost"]) == 0
     assert running() == {"here", "other", "new"}
-    assert "new: left, as it gave a sign of life in the last 150 seconds" in capsys.readouterr().out
+    assert "new: left alone, since it gave a sign of life in the last 150 seconds" in capsys.readouterr().out
     long_ago = time.time() - 1.5 * liveness.SILENT_WHEN_TOLD
     os.utime(beat, (long_ago, long_ago))
     assert mend.main(["mended", "--uri", uri, "--host", "lost"]) == 0
@@ -223,7 +223,7 @@ def test_a_sweep_that_was_killed_before_its_first_run_or_after_its_last_one_goes
 
 
 def test_what_a_sweep_did_is_overwritten_neither_by_one_that_starts_over_nor_by_a_dry_run(tmp_path, process):
-    with pytest.raises(UserError, match="a new folder; in this one is what the sweep of"):
+    with pytest.raises(UserError, match="a new folder; this one contains the sweep of"):
         claim(ended(tmp_path, process), ["d"], again=False, named=True)
 
 

@@ -120,7 +120,7 @@ def test_a_mistake_is_raised_as_it_is_and_a_task_that_dies_is_a_worker_that_died
     with pytest.raises(UserError, match=r"^lr=x: expected a number$"):
         tasks().ask(refuse)
     ray.killed = True
-    with pytest.raises(WorkerDied, match=r"^the task that checks came to nothing: RayError: The worker died: out of"):
+    with pytest.raises(WorkerDied, match=r"^the task that checks failed: RayError: The worker died: out of"):
         tasks().ask(os.getpid)
 
 

@@ -114,7 +114,7 @@ def test_a_sweep_that_is_moved_while_it_runs_says_so_and_goes_on_where_it_lies(t
     assert process.returncode == 1 and "Traceback" not in out
     assert f"frostline: {folder}: moved or removed while the sweep ran; " in out
     done = again(tmp_path / "after", store, *EPOCHS)
-    assert f"goes on, interrupted in {tmp_path / 'after'}/0" in done.out
+    assert f"resumed, interrupted in {tmp_path / 'after'}/0" in done.out
     same(done, undisturbed, [folder, done.folder])
 
 
@@ -131,7 +131,7 @@ def test_a_killed_sweep_leaves_no_process_and_the_next_one_finishes_it_bit_for_b
         process.kill()
         until(lambda: not psutil.pid_exists(worker), 10)
     done = again(tmp_path / "next", store, *EPOCHS)
-    assert f"goes on, interrupted in {folder}/0" in done.out
+    assert f"resumed, interrupted in {folder}/0" in done.out
     same(done, undisturbed, [folder, done.folder])
     assert not [*folder.glob("*/checkpoint"), *done.folder.glob("*/checkpoint")]
 

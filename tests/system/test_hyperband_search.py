@@ -103,7 +103,7 @@ def test_what_is_killed_goes_on_with_the_same_trials_and_those_that_waited_wait(
     statuses = {path.parent.name: json.loads(path.read_text())["status"] for path in folder.glob("*/result.json")}
     assert set(statuses.values()) == {"PAUSED"}
     done = sweep(folder, store, *TYPED, "search.confirm=0", "resume=true")
-    assert "goes on, having waited in " in done.out and "interrupted" not in done.out
+    assert "resumed, having waited in " in done.out and "interrupted" not in done.out
     assert trained(before) + trained(done.out) == trained(searched.out) - 9
     assert told(study_of(folder, "head")) == told(study_of(searched.folder, "head"))
     assert measured(folder) == of_trials(searched)
@@ -123,7 +123,7 @@ def test_of_two_that_share_a_study_one_carries_on_what_waited_in_the_folder_of_t
     assert told(found) == told(study_of(searched.folder, "head"))
     assert measured(ours) == of_trials(searched)
     assert trained(before) + trained(done.out) == trained(searched.out) - 9
-    assert f"goes on, having waited in {theirs}" in done.out
+    assert f"resumed, having waited in {theirs}" in done.out
 
 
 def test_values_that_are_drawn_twice_are_run_once(store: Path, tmp_path: Path) -> None:

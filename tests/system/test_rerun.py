@@ -80,7 +80,7 @@ def test_where_the_environment_differs_the_spread_over_seeds_is_the_tolerance() 
     assert compare(old, new, {**seeds, "test/accuracy": [0.9, 0.89]}).verdict is Verdict.OUTSIDE
     outside = compare(old, new, {"test/accuracy": [0.9]})
     assert outside.verdict is Verdict.OUTSIDE
-    assert "test/accuracy 2.00% apart, tolerance 1.00%: default, as there are no other seeds" in outside.lines()[-1]
+    assert "test/accuracy 2.00% apart, tolerance 1.00%: default without other seeds" in outside.lines()[-1]
     assert compare(old, comparable(accuracy=0.89, cpu="other"), {}).verdict is Verdict.WITHIN
 
 

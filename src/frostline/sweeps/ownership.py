@@ -1,4 +1,4 @@
-"""The folder of a sweep belongs to one process: made by it, or taken over from one that is gone."""
+"""Ownership of a sweep's folder: one process creates it, or takes it over from a process that is gone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 def claim(folder: Path, digests: Sequence[str], *, again: bool, named: bool, search: str | None = None) -> Path:
-    """Return the folder, or a new one beside it unless it was `named`, which is this process's from now on.
+    """Claim the folder for this process and return it, or a new one beside it if it exists and was not `named`.
 
-    One that is there is another sweep's, unless that is gone, was to do the same (`digests`, or where runs are not
-    known yet what is `search`ed), and may be gone on with `again`. Plans of a dry run make way for any sweep. Raises
-    `UserError`.
+    A named folder that exists is taken over only if its process is gone, its sweep has the same runs (`digests`, or
+    the identity of a `search`, whose runs are not known yet), and `again` allows to resume it. A folder of a dry run
+    is reused by any sweep. Raises `UserError`.
     """
     for number in range(_TRIES):
         own = folder if number == 0 else folder.with_name(f"{folder.name}-{number}")
@@ -39,9 +39,9 @@ def claim(folder: Path, digests: Sequence[str], *, again: bool, named: bool, sea
 
 
 def _make(folder: Path) -> bool:
-    """Return whether the folder is there from now on, with its owner; False if there is one with something in it.
+    """Create the folder with its owner file and return True; False if a file or a folder with files is there.
 
-    It appears with its owner at once: a process that is killed here, or another one that wants it, finds no half of it.
+    A rename makes it appear complete, even if this process is killed or another one wants the same folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
@@ -58,7 +58,7 @@ def _make(folder: Path) -> bool:
 
 
 def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, again: bool) -> None:
-    """Become the owner of a sweep that ended or was interrupted; raises `UserError` if it is not one, or another."""
+    """Become the owner of a sweep that ended or was interrupted; `UserError` for any other folder."""
     if not os.path.isdir(folder):
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
     with locks.held(folder / OWNER_LOCK):
@@ -75,12 +75,12 @@ def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, agai
                 shutil.rmtree(run, ignore_errors=True)
             (folder / SWEEP).unlink()
         elif not again:
-            raise user_error("hydra.sweep.dir", folder, f"a new folder; in this one is what the sweep of {whose} did")
+            raise user_error("hydra.sweep.dir", folder, f"a new folder; this one contains the sweep of {whose}")
         liveness.write(folder / layout.OWNER)
 
 
 def _does(folder: Path, digests: Sequence[str], search: str | None) -> bool:
-    """Return whether the sweep in `folder` is to record the same runs, as far as it says what it records."""
+    """Return whether the sweep in `folder` has the same runs, as far as its files say which runs it has."""
     try:
         told = files.read_json(folder / SWEEP)
         return told.get("search") == search and bool(search or [run["digest"] for run in told["runs"]] == list(digests))

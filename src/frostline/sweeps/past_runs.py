@@ -1,4 +1,4 @@
-"""A run that was there before: where it lies, how it stands, and who works on it."""
+"""A run of an earlier sweep: its folder, its status, and the process that holds it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from frostline.records.layout import FOLDER_TAG, UID_TAG
 from frostline.records.result import Result
 
 WAITS = "SCHEDULED"
-"""How MLflow calls a run that waits at a rung."""
+"""MLflow's status of a run that waits at a rung."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """A run that was there before."""
+    """A run of an earlier sweep."""
 
     run_id: str | None
     status: str
@@ -27,19 +27,19 @@ class Past:
     metrics: dict[str, float] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
-    """What decided its metrics, as text by key."""
+    """The settings that determine its metrics, as text by key."""
 
     @property
     def folder(self) -> Path | None:
-        """Its folder, None where that is not on this machine or not open to us, or another run's by now."""
+        """Its folder; None if it is not on this machine, not readable, or another run's by now."""
         place = self.place
         return place if place is not None and files.readable(place / layout.CONFIG) else None
 
     @property
     def place(self) -> Path | None:
-        """Where its journal is or will be on this machine, None where that is not readable, or another run's by now."""
+        """The folder of its journal, present or future; None if it is not readable, or another run's by now."""
         told, uid = self.tags.get(FOLDER_TAG), self.tags.get(UID_TAG)
-        with suppress(OSError, ValueError):  # the home of somebody else, or what a person made of the tag
+        with suppress(OSError, ValueError):  # another user's home, or a tag that was edited
             return Path(told) if told and uid in (None, journal.uid(Path(told))) else None
         return None
 
@@ -50,37 +50,37 @@ class Past:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of its data; None where it did not come to reading them."""
+        """The fingerprint of its data; None if it had not read the data yet."""
         return self.tags.get(layout.FINGERPRINT_TAG)
 
     @property
     def holder(self) -> liveness.Holder | None:
-        """Who works on it, None where nobody does any more."""
+        """The process that works on it; None if there is none any more."""
         return self._holder(liveness.SILENT)
 
     def _holder(self, silent: float) -> liveness.Holder | None:
-        """Return who works on it: its signs of life are in its folder, and passed on in its tags."""
+        """Return the process that works on it, by its signs of life in the folder or in the tags."""
         if self.place is not None and (there := liveness.holder(self.place, silent=silent)) is not None:
             return there
-        if self.status == "PAUSED" and self.place is not None:  # whether it goes on its search decides
+        if self.status == "PAUSED" and self.place is not None:  # its search decides whether it continues
             search = liveness.living((run_folders.sweep_of(self.place) or self.place) / layout.OWNER, silent=silent)
             return None if search == liveness.me() else search
         return liveness.of_run(self.status, self.tags, silent=silent)
 
     @property
     def waited(self) -> bool:
-        """Whether it is a trial that came to a rung, which is no interruption."""
+        """Whether it is a trial that waits at a rung, and was not interrupted."""
         return self.status in ("PAUSED", WAITS)
 
     @property
     def diverged(self) -> bool:
-        """Whether it failed by its own values, and would so again."""
+        """Whether it failed because of its own settings, and would fail again."""
         return self.status == "FAILED" and trial_tags.DIVERGED in self.tags.get(layout.REASON_TAG, "")
 
     def left_by(self, host: str) -> bool:
-        """Return whether its process was on a machine that is gone, as a person says; if so nobody holds it any more.
+        """Return whether its process was on `host`, which the user declares gone; if so, release the run.
 
-        What gave a sign of life since lives even so.
+        A run with a recent sign of life is not released.
         """
         owner = liveness.of_tags(self.tags)
         if owner is None or owner.host != host or self._holder(liveness.SILENT_WHEN_TOLD) is not None:
@@ -90,13 +90,13 @@ class Past:
         return True
 
     def __str__(self) -> str:
-        """Name it for people."""
+        """Return its folder and MLflow id for messages."""
         where = self.tags.get(FOLDER_TAG) or "another place"
         return f"{where} as run {self.run_id}" if self.run_id else where
 
 
 def of_folder(folder: Path) -> Past | None:
-    """Return the run that the journal in `folder` is about."""
+    """Return the run of the journal in `folder`; None if it finished but its result is damaged."""
     tags: dict[str, str] = {}
     params: dict[str, str] = {}
     status = "RUNNING"
@@ -112,7 +112,7 @@ def of_folder(folder: Path) -> Past | None:
                 status = "RUNNING"
             case {"op": "end", "status": str(last)}:
                 status = last
-    tags[FOLDER_TAG] = str(folder)  # wherever it was when it began
+    tags[FOLDER_TAG] = str(folder)  # the folder may have been moved since the run began
     numbers = _numbers(folder, status) if status in ("FINISHED", "FAILED") else {}
     if numbers is None and status == "FINISHED":
         return None
@@ -120,7 +120,7 @@ def of_folder(folder: Path) -> Past | None:
 
 
 def _numbers(folder: Path, status: str) -> dict[str, dict[str, Any]] | None:
-    """Return the metrics and images of the run that ended so in `folder`; None where they are damaged."""
+    """Return the metrics and images of the run in `folder` that ended with `status`; None if they are damaged."""
     try:
         found = Result.of(files.read_json(folder / layout.RESULT))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Runs of earlier sweeps as observations of a study: those that differ from its cell in what is searched, alone."""
+"""Observations for a study from earlier runs, those that differ from its cell only in the searched keys."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Observation = tuple[dict[str, Any], list[float], str]
-"""The values of what is searched, what they came to by each objective, and the name of the run."""
+"""The searched values, the result for each objective, and the name of the run."""
 _HOW = ("search.prune",)
-"""Keys that do not change what a run comes to that was not stopped early."""
+"""Keys that do not change the result of a run that was not stopped early."""
 
 
 def observations(past: Iterable[Past], config: Config, space: Mapping[str, BaseDistribution]) -> Iterator[Observation]:
-    """Yield the runs of `past` that the cell of `config` may learn from, in an order that is theirs; each point once.
+    """Yield the runs of `past` that are observations for the cell of `config`, sorted, each point once.
 
-    A run that was stopped early, or lies outside of the `space`, teaches nothing here.
+    Skips runs that were stopped early and runs outside of the `space`.
     """
     from frostline.sweeps.study import objectives_of
 

@@ -1,4 +1,4 @@
-"""What is asked about a sweep's runs before one of them trains, where torch is loaded."""
+"""Checks of a sweep's runs before one of them trains, for a process with torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from frostline.sweeps import find_weights, job
 
 
 def check(configs: Mapping[str, Config], unkept: list[str] | None = None) -> dict[str, dict[str, str]]:
-    """Say once what all their runs should know of their data; raises the `UserError` of the first that cannot run.
+    """Check data and weights of the configs, print each finding once, and return the values of `auto`.
 
-    Returns what `auto` means to each, by its key and the key of the config; `unkept` gets what of their data the store
-    could not keep.
+    The values are by kind of run, then by key of the config. `unkept` gets the data that the store could not keep.
+    Raises the `UserError` of the first config that cannot run.
     """
     from frostline.runs import checks  # imports torch
 
@@ -31,7 +31,7 @@ def check(configs: Mapping[str, Config], unkept: list[str] | None = None) -> dic
 
 
 def fingerprints(configs: Sequence[Config]) -> list[str | None]:
-    """Return the fingerprint of each config's data, None where they cannot be read."""
+    """Return the fingerprint of each config's data, None for unreadable data."""
     from frostline.runs import checks
 
     found: dict[str, str | None] = {}

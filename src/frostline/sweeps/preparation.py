@@ -1,4 +1,4 @@
-"""All that a sweep would look for before it trains, put where its runs find it: here and now, and nothing is run."""
+"""Prepare a sweep without running it: fetch its weights, and check and decode its data into the store."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, to_che
 
 @dataclass(frozen=True)
 class Found:
-    """Something that runs read, where it lies now."""
+    """A file or store entry that runs read."""
 
     what: str
-    """For people."""
+    """A description for the user."""
     made: bool
-    """Whether it was made or fetched now, and not there before."""
+    """Whether it was made or fetched now."""
     size: int
     """Bytes."""
     place: Path
 
 
 def planned(overrides: Overrides) -> list[PlannedRun]:
-    """Return the runs that `overrides` ask for, of a search one for each cell; says which keys none reads.
+    """Return the runs of `overrides`, for a search one per cell, and print which keys no run reads.
 
-    UserError for what none can be.
+    UserError for settings that no run can have.
     """
     runs = compose_grid(overrides, searched=True)
     for line in unused_keys.check(hydra_keys.typed_values(overrides), [run.config for run in runs]):
@@ -37,11 +37,11 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
 
 
 def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Found]:
-    """Yield what the runs will read: weights, then what the store keeps of their data.
+    """Yield the files that the runs will read: weights, then entries of the store with their data.
 
-    Weights are fetched, and every picture is looked at and decoded, as a sweep does it before its first run, but for
-    what depends on the device: this need not be the machine that trains. UserError for whatever a sweep refuses;
-    `unkept` gets what of the data the store could not keep.
+    Downloads weights, and checks and decodes every image, as a sweep does before its first run, except for what
+    depends on the device, since another machine may train. UserError for whatever a sweep refuses. `unkept` gets the
+    data that the store could not keep.
     """
     configs = {kind: replace(config, device="cpu", devices=1) for kind, config in to_check(runs).items()}
     yield from _weights({repr(config.model): config.model for config in configs.values()})
@@ -49,7 +49,7 @@ def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Found]:
 
 
 def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
-    """Yield the files of weights; those of runs, or in files of the person's own, are looked into with the data."""
+    """Yield files of downloaded weights; weights from runs or from the user's files are checked with the data."""
     from frostline.models import lookup
     from frostline.runs import initial_weights
 
@@ -66,7 +66,7 @@ def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
 
 
 def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Found]:
-    """Yield what the store has of the data of these configs, once all are looked at."""
+    """Check the data of these configs, and yield the store's entries that were made or used for it."""
     from frostline.runs import run_data  # imports torch
 
     stores = {repr(config.store): run_data.store_of(config, job.screen().say) for config in configs.values()}

@@ -1,4 +1,4 @@
-"""A sweep whose runs are tasks of Ray: what needs torch before them is a task, too, on a node like theirs."""
+"""Runs as tasks of Ray: the checks that need torch are a task, too, on a node like theirs."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from frostline.sweeps.executor import Foreign, Further
 from frostline.sweeps.pool import WorkerDied
 
 T = TypeVar("T")
-_MEMORY, _LITTLE = "object_store_memory", 78_643_200  # bytes, the least that Ray takes: tasks share files, not objects
+_MEMORY, _LITTLE = "object_store_memory", 78_643_200  # bytes, Ray's minimum: tasks share files, not objects
 
 
 def carries_out(launcher: object) -> bool:
-    """Return whether a launcher of Hydra's is Ray's."""
+    """Return whether a launcher of Hydra is Ray's."""
     return hasattr(launcher, "ray_cfg")
 
 
 class Tasks(Foreign):
-    """Ray's launcher, and a task for what is asked before it."""
+    """Ray's launcher, with a task for the checks before the runs."""
 
     def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
-        """Give `launcher` batches of `size` jobs, None for one of all."""
+        """Give `launcher` batches of `size` jobs, or all jobs in one batch for None."""
         super().__init__(launcher, size, config)
         self._how: DictConfig = launcher.ray_cfg
         self._here = True
 
     def start(self, config: Config) -> None:
-        """Be told what jobs are like."""
+        """Take `cluster.check` from the first config."""
         self._here = config.cluster.check == "here"
 
     def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Have a task call the function, which asks of Ray what a run does; raises `WorkerDied` where Ray lost it."""
+        """Call `function` in a task with the resources of a run; raises `WorkerDied` if Ray lost the task."""
         if self._here:
             return super().ask(function, meanwhile)
         import ray
@@ -51,11 +51,11 @@ class Tasks(Foreign):
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise WorkerDied(f"the task that checks came to nothing: {reason_of(error)}") from None
+            raise WorkerDied(f"the task that checks failed: {reason_of(error)}") from None
         return answer
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
-        """Launch every batch that holds one of the jobs."""
+        """Connect to Ray, then launch every batch that contains one of the jobs."""
         try:
             if jobs:
                 self._connect()
@@ -64,9 +64,10 @@ class Tasks(Foreign):
         return super().run(jobs, further)
 
     def _connect(self) -> None:
-        """Connect to the cluster, or start one here: the launcher would ask a cluster that is there for memory.
+        """Connect to the cluster, or start one on this machine with a small object store.
 
-        Raises `UserError` where that fails, and where one of this machine alone would wait for more than there is.
+        The launcher would request an object store also from an existing cluster, which refuses. Raises `UserError` if
+        the connection fails, or if a cluster on this machine lacks the requested GPUs or CPUs.
         """
         import ray
 
@@ -92,5 +93,5 @@ def _options(config: Any) -> dict[str, Any]:
 
 
 def _call(function: Callable[[], T]) -> T:
-    """Call the function: a remote function has to be one that has a name."""
+    """Call the function: Ray needs a remote function with a name, which a partial lacks."""
     return function()

@@ -1,4 +1,4 @@
-"""A run on record, in a folder or in MLflow: its config, what it came to, and what it stood on."""
+"""Read recorded runs, from a folder or from MLflow: their configs, results and environments."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from frostline.sweeps.rerun import Comparable
 from frostline.tracking import download, query
 
 _FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run", "save_weights"))
-"""A rerun is a whole one, and writes the file that the run wrote: its bytes are proof."""
+"""Keys that a rerun may override. It starts from scratch and saves the same weights file, whose bytes are compared."""
 _FROM_RECORD = ("device", "devices", "fsdp", "data.root", "data.download", "save_weights")
 _PLACES = ("data.root", "data.options.splits", "model.weights")
-"""What may be a path as seen from where the command is typed."""
-_LARGEST = 20_000_000_000  # bytes of a file that is fetched: weights of ours have at most 2.5e9
+"""Keys whose value may be a path relative to the working directory."""
+_LARGEST = 20_000_000_000  # bytes of a file to fetch: our weights have at most 2.5e9
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A finished run on record."""
+    """A finished recorded run."""
 
     name: str
     identity: str
@@ -55,8 +55,8 @@ class Recorded:
 def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
     """Return the finished runs that `target` stands for (see `catalog`): a run, or all of a sweep or an experiment.
 
-    What is fetched from MLflow at `uri` goes into `folder`. UserError where there is no such run, none that finished,
-    or a record that is not plain data.
+    Files from MLflow at `uri` are fetched into `folder`. UserError if there is no such run, if none finished, or if a
+    record is not plain data.
     """
     meant = catalog.meant(Name(target, "rerun"), uri)
     if meant.folder is not None:
@@ -69,35 +69,35 @@ def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
 
 
 def configs_of(records: Iterable[Mapping[str, Any]], overrides: Sequence[str]) -> list[Config]:
-    """Return the checked configs of records, given their values, to be run here and now with `overrides`.
+    """Return the checked configs of recorded values, to be run on this machine with `overrides`.
 
-    What decides its metrics comes from the record, as do the devices and `data.root`; where it is written and kept does
-    not. UserError for what is no plain value or the schema does not allow, and for an override of something that
-    decides the metrics. What was taken from the environment must be said again.
+    Settings that determine the metrics come from the record, as do the devices and `data.root`; paths for output and
+    storage do not. UserError for values that are not plain or not in the schema, and for an override that would change
+    the metrics. Values from the environment must be given again.
     """
     given = dict(override.partition("=")[::2] for override in overrides)
     for key, value in given.items():
         if not any(key == name or key.startswith(f"{name}.") for name in _FREE):
-            raise user_error(key, value, f"nothing but {', '.join(_FREE)}: a rerun is what is on record")
+            raise user_error(key, value, f"nothing but {', '.join(_FREE)}: a rerun repeats the record")
     with composing():
         composed = hydra.compose("config", overrides=["resume=false", *overrides])
     return [_on_record(values, deepcopy(composed), given) for values in records]
 
 
 def _on_record(values: Mapping[str, Any], config: DictConfig, given: Collection[str]) -> Config:
-    """Return the checked `config` with what is on record in it, but for the keys that are `given`."""
+    """Return the checked `config` with the recorded values in it, except for the keys that are `given`."""
     told: dict[str, Any] = {}
     try:
         for key, value in _settings(values):
             if key not in given and (key in _FROM_RECORD or is_semantic(key)):
                 untrusted.require_plain(value, "the recorded config", f".{key}")
                 if isinstance(value, Mapping) and OmegaConf.get_type(OmegaConf.select(config, key)) is dict:
-                    # what the defaults have is not added to what is on record
+                    # a recorded mapping replaces the default, and is not merged with it
                     OmegaConf.update(config, key, {}, merge=False)
                     OmegaConf.set_struct(OmegaConf.select(config, key), False)
                 section, _, name = key.rpartition(".")
                 (told.setdefault(section, {}) if section else told)[name] = value
-        config.merge_with(told)  # at once: each merge takes milliseconds
+        config.merge_with(told)  # in one call, since each merge takes milliseconds
         return parse(OmegaConf.to_container(config, throw_on_missing=True))  # type: ignore[arg-type]
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:
         if isinstance(problem, UserError):
@@ -106,7 +106,7 @@ def _on_record(values: Mapping[str, Any], config: DictConfig, given: Collection[
 
 
 def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of the schema, with a dot inside a section, and their values; UserError for any other key."""
+    """Yield recorded keys, dotted inside a section, and their values; UserError for a key that cannot be one."""
     sections = [key for key, kind in get_type_hints(Config).items() if is_dataclass(kind)]
     for key, value in values.items():
         inside = value if key in sections and isinstance(value, Mapping) else {"": value}
@@ -127,7 +127,7 @@ def _in_folder(here: Path, uri: str, fetched: Path) -> list[Recorded]:
 
 
 def _result(path: Path) -> Result | None:
-    """Return the result of the run in a folder, None unless it finished."""
+    """Return the result of the run in a folder; None unless it finished."""
     if not (path / RESULT).is_file():
         return None
     told = untrusted.mapping(path / RESULT)
@@ -139,7 +139,7 @@ def _result(path: Path) -> Result | None:
 
 
 def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Path) -> Recorded:
-    """Return the run whose result is in `path`; a sweep that left a run out has only that of it, and says whose."""
+    """Return the run whose result is in `path`; for a run that its sweep skipped, its files are in another folder."""
     own = results[path]
     told = Path(own.folder)
     where = next((folder for folder in (path, told) if readable(folder / CONFIG)), None)
@@ -156,9 +156,9 @@ def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Pa
 
 
 def _in_place(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the values of a record, each path that was typed relative as it is seen from anywhere.
+    """Return the values of a record with relative paths made absolute, by the directory where they were typed.
 
-    What is not there any more, or no path but a name of weights, stays as it stands. `folder` has the record's files.
+    Paths that no longer exist, and values that are no path, such as names of weights, stay. `folder` has the record.
     """
     typed_in = untrusted.mapping(folder / PROVENANCE).get("directory") if (folder / PROVENANCE).exists() else None
     if isinstance(typed_in, str):
@@ -168,7 +168,7 @@ def _in_place(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _placed(value: Any, names: Sequence[str], typed_in: str) -> Any:
-    """Return `value`, in which the path that the `names` lead to, one within the other, begins with `typed_in`."""
+    """Return `value` with the path at the nested keys `names` made absolute by the directory `typed_in`."""
     if names:
         there = isinstance(value, Mapping) and names[0] in value
         return {**value, names[0]: _placed(value[names[0]], names[1:], typed_in)} if there else value
@@ -194,7 +194,7 @@ def _finished(uri: str, run_id: str) -> list[Result]:
 
 
 def _of_sweep(uri: str, run_id: str, folder: Path) -> list[Result]:
-    """Return the finished runs that a sweep names at its end, those of earlier sweeps that it left out among them."""
+    """Return the finished runs in a sweep's results, including skipped ones that belong to earlier sweeps."""
     if download.files(uri, run_id).get(RESULTS, _LARGEST) >= _LARGEST:
         return []
     told: Iterable[object] = untrusted.value(download.fetch_artifact(uri, run_id, RESULTS, folder / run_id)) or ()
@@ -209,7 +209,7 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
     for name in (CONFIG, METRICS, PROVENANCE, PACKAGES, BEST):
         if name in sizes:
             if sizes[name] > _LARGEST:
-                raise user_error("rerun", own.run_id, f"files of at most {_LARGEST:,} bytes, and {name} is larger")
+                raise user_error("rerun", own.run_id, f"files of at most {_LARGEST:,} bytes, but {name} is larger")
             download.fetch_artifact(uri, own.run_id, name, place)
     if CONFIG not in sizes:
         raise user_error("rerun", own.run_id, f"a run with the artifact {CONFIG}")
@@ -227,7 +227,7 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
 
 
 def _seeds(own: Result, family: Iterable[Result]) -> dict[str, list[float]]:
-    """Return the accuracies of the runs of a family that have the choices of `own` but for the seed, by metric."""
+    """Return the accuracies, by metric, of the runs of a family that differ from `own` at most in the seed."""
     mates = [one for one in family if {**one.choices, "seed": None} == {**own.choices, "seed": None}]
     return {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)}
 
@@ -237,7 +237,7 @@ def _weights(folder: Path) -> str | None:
 
 
 def environment(folder: Path) -> dict[str, Any]:
-    """Return what a run in `folder` stood on, flat; that it is not known where that was not written down."""
+    """Return the environment of the run in `folder`, as flat keys; without a record of it, a single key says so."""
     if not (path := folder / PROVENANCE).exists():
         return {"environment": "not on record"}
     packages = {"packages": untrusted.mapping(folder / PACKAGES)} if (folder / PACKAGES).exists() else {}
@@ -245,12 +245,12 @@ def environment(folder: Path) -> dict[str, Any]:
 
 
 def comparable(folder: Path, metrics: Mapping[str, float]) -> Comparable:
-    """Return what is compared of the run in `folder`, given its `metrics` once per run."""
+    """Return the comparable parts of the run in `folder`, given its final `metrics`."""
     return Comparable({METRICS: _epochs(folder / METRICS)}, metrics, _weights(folder), environment(folder))
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:
-    """Return the metrics of every epoch; UserError where a line does not say of which epoch it is."""
+    """Return the metrics of every epoch; UserError for a line without the number of its epoch."""
     lines = untrusted.lines(path)
     if not all(type(line.get("epoch")) is int for line in lines):
         raise UserError(f"{path}: expected the number of its epoch in every line")

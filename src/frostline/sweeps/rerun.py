@@ -1,4 +1,4 @@
-"""Whether a run did the same when it ran again: what differs in its results and around it, and the verdict.
+"""Compare a rerun with its original: differences of results and environments, and the verdict.
 
 Pure Python: neither torch nor MLflow is imported.
 """
@@ -13,16 +13,16 @@ from typing import Any
 from frostline.records.result import TEST, VAL, percent
 
 TOLERANCE = 0.01
-"""How far accuracies may be apart, as a fraction, where no seeds say more: one point, as 3 images of 359 digits."""
+"""Tolerance for accuracies, as a fraction, without other seeds: one point, e.g. 3 images of 359 digits."""
 
-_OWN = ("command", "directory", "weights.final")  # said of every run, and no part of what it stands on
-_SHOWN = ("source.commit", "source.dirty", "source.untracked")  # beside the hash of the code that ran
+_OWN = ("command", "directory", "weights.final")  # recorded for every run, but no part of the environment
+_SHOWN = ("source.commit", "source.dirty", "source.untracked")  # shown, but only the hash of the code is compared
 Line = Mapping[str, Any]
 """The metrics of one epoch, with its number as `epoch`."""
 
 
 class Verdict(Enum):
-    """What a rerun shows; the value is the exit status."""
+    """The verdict of a rerun; the value is the exit status."""
 
     IDENTICAL = 0
     WITHIN = 3
@@ -42,32 +42,32 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Comparable:
-    """What of a run is compared with what it does when it runs again."""
+    """The parts of a run that are compared with its rerun."""
 
     epochs: Mapping[str, Sequence[Line]]
-    """The metrics of every epoch, by where they are written: `metrics.jsonl`, `MLflow`."""
+    """The metrics of every epoch, by their source: `metrics.jsonl`, `MLflow`."""
     metrics: Mapping[str, float]
-    """The metrics once per run."""
+    """The final metrics."""
     weights: str | None
-    """sha256 of the best weights, None where they were not kept."""
+    """sha256 of the best weights; None if they were not kept."""
     environment: Mapping[str, Any] = field(default_factory=dict)
-    """What it stood on, flat."""
+    """Software and hardware, as flat keys."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a rerun found."""
+    """The result of comparing a rerun with its original."""
 
     verdict: Verdict
     environment: tuple[str, ...]
-    """What differs around the run, a line each."""
+    """Differences of the environment, a line each."""
     results: tuple[str, ...]
-    """What differs in its results, the first epoch and metric first."""
+    """Differences of the results, a line each, the first epoch and metric first."""
     tolerance: str
-    """What is within tolerance, and why; empty where that did not matter."""
+    """The tolerance and its source; empty if it was not needed."""
 
     def lines(self, shown: Sequence[str] = ()) -> list[str]:
-        """Return the report for people, without what was `shown` before; the verdict is the last line."""
+        """Return the report as lines, without those that were `shown` before; the verdict is the last line."""
         found = [f"  differs now: {line}" for line in self.environment if line not in shown]
         found += [f"  other result: {line}" for line in self.results[:10]]
         found += [f"  other result: and {len(self.results) - 10} more"] if len(self.results) > 10 else []
@@ -77,7 +77,7 @@ class Report:
 
 
 def compare(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float]]) -> Report:
-    """Return how `new` compares with `old`, which it was to repeat.
+    """Compare the rerun `new` with the original `old`.
 
     `seeds` has the accuracies of all seeds of the same cell, by metric: with two or more of them, accuracies within
     their spread are within tolerance.
@@ -93,9 +93,9 @@ def compare(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], *, shown: bool = False) -> list[str]:
-    """Return what differs between two environments, e.g. `packages.torch: 2.14.0, now 2.15.0`.
+    """Return the differences between two environments, e.g. `packages.torch: 2.14.0, now 2.15.0`.
 
-    With `shown` also what can have no part in a result, since the hash of the code says more.
+    With `shown` also those of the git commit, which cannot change a result if the hash of the code is the same.
     """
     hidden = _OWN if shown else (*_OWN, *_SHOWN)
     keys = [key for key in {**then, **now} if not any(key == name or key.startswith(f"{name}.") for name in hidden)]
@@ -110,7 +110,7 @@ def _short(value: object) -> str:
 
 
 def _results(old: Comparable, new: Comparable) -> Iterable[str]:
-    """Yield what differs in the results, in the order of the epochs."""
+    """Yield the differences of the results, in the order of the epochs."""
     again = next(iter(new.epochs.values()))
     for where, lines in old.epochs.items():
         yield from _epochs(where, lines, again)
@@ -136,17 +136,17 @@ def _epochs(where: str, then: Sequence[Line], now: Sequence[Line]) -> Iterable[s
 
 
 def _shown(values: Mapping[str, Any]) -> set[str]:
-    """Return the metrics that a rerun must have again: what it cost may differ every time."""
+    """Return the names of metrics that a rerun must reproduce: all but costs and system metrics."""
     return {key for key in values if "/" in key and not key.startswith(("cost/", "system/"))}
 
 
 def _tolerated(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float]]) -> tuple[bool, str]:
-    """Return whether the accuracies are near enough, and what that means in words."""
+    """Return whether the accuracies are within tolerance, and a text with the differences and tolerances."""
     near, words = True, []
     for key in (VAL, TEST):
         values = seeds.get(key, ())
         limit = max(values) - min(values) if len(values) > 1 else TOLERANCE
-        source = f"spread of {len(values)} seeds" if len(values) > 1 else "default, as there are no other seeds"
+        source = f"spread of {len(values)} seeds" if len(values) > 1 else "default without other seeds"
         then, now = old.metrics.get(key), new.metrics.get(key)
         gap = abs(then - now) if then is not None and now is not None else float("inf")
         near = near and gap <= limit + 1e-12

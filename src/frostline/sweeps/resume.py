@@ -1,7 +1,7 @@
-"""What earlier sweeps did of a new one: runs that need not run again, and runs that can go on.
+"""Find runs of a new sweep that earlier sweeps have finished, or interrupted so that they can be resumed.
 
-A run is the same if its config, its source and its data are. MLflow knows of most; what it does not have yet stands in
-the journals of sweeps that never ended.
+Two runs are the same if their config, source and data are the same. Most are in MLflow; those that it lacks are in the
+journals of pending sweeps.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from frostline.sweeps.past_runs import Past, of_folder
 from frostline.tracking import pending_sweeps, query, server, sync
 from frostline.tracking.sync import SweepMirror
 
-_PATIENCE = 30.0  # seconds for MLflow to hear of a run that is to go on
+_PATIENCE = 30.0  # seconds to complete the record of a run that is to be resumed
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What to do about one run of the new sweep; all None: run it."""
+    """The decision about one run of the new sweep; all None: run it from the start."""
 
     finished: Past | None = None
     interrupted: Past | None = None
     busy: Past | None = None
-    """Somebody works on it."""
+    """Another process works on it."""
     note: str | None = None
-    """What the person should know."""
+    """A note for the user."""
 
 
 def look(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[str, list[Past]]:
-    """Return what there was before of these `digests`, or of all, by digest, whatever its source and data."""
+    """Return earlier runs with these `digests`, None for all, by digest, with any source and data."""
     by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in digests or ()}
     for past in _all(tracker, root, digests):
         runs = by_digest.setdefault(past.tags[layout.DIGEST_TAG], {})
@@ -50,13 +50,13 @@ def look(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[
 
 
 def _found(past: Past, lying: Mapping[str, Path]) -> Past:
-    """Return the run with its folder, if that was moved to where it is known to be `lying`."""
+    """Return the run with its present folder, if that was moved to one in `lying` (folders by uid)."""
     where = lying.get(past.tags.get(UID_TAG, "")) if past.folder is None else None
     return replace(past, tags={**past.tags, FOLDER_TAG: str(where)}) if where else past
 
 
 def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[Past]:
-    """Yield earlier runs: from journals that MLflow may not have in full, then from MLflow, newest first."""
+    """Yield earlier runs: from journals of pending sweeps, then from MLflow, newest first."""
     for sweep in pending_sweeps.remembered(tracker.uri, root):
         if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
             continue
@@ -84,7 +84,7 @@ def _whole(past: Past) -> Past:
 
 
 def _queued(sweep: Path) -> Iterator[Past]:
-    """Yield the runs of a `sweep` that wait in a cluster's queue, and have no journal yet; their code is today's."""
+    """Yield runs of a `sweep` in a cluster's queue, without a journal so far; they will run today's code."""
     jobs = cluster_jobs.by_run(sweep)
     if not jobs or not sweep_record.Shared.there(sweep):
         return
@@ -98,9 +98,9 @@ def _queued(sweep: Path) -> Iterator[Past]:
 
 
 def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
-    """Yield the runs that other sweeps, whose processes live, have before them, and where the data of each lie.
+    """Yield runs that other live sweeps have yet to start, and the location of the data of each.
 
-    They have no journal yet. What others do is seen where the folders and what is beside the store are shared.
+    They have no journal yet. Sweeps of other machines are seen if folders and the list of pending sweeps are shared.
     """
     for sweep in pending_sweeps.remembered(tracker.uri, root):
         owner = liveness.living(sweep / layout.OWNER)
@@ -115,10 +115,10 @@ def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
 
 
 def judge(runs: Sequence[Past], source: str, fingerprint: str | None, *, trial: bool = False) -> Judgement:
-    """Return what to do about a run of this `source`, given earlier `runs` of its config.
+    """Decide about a run with this `source`, given earlier `runs` of its config.
 
-    `fingerprint` is that of its data, None where they cannot be read. A `trial` that diverged is finished: a search
-    knows then what it wanted to know.
+    `fingerprint` is that of its data, None for unreadable data. A `trial` that diverged counts as finished, since a
+    search learns from it.
     """
     same = [run for run in runs if run.source == source]
     own = [run for run in same if run.fingerprint == fingerprint or (not run.fingerprint and run.status != "FINISHED")]
@@ -140,22 +140,22 @@ def _can_go_on(run: Past) -> bool:
 
 
 def with_run_id(past: Past, root: Path, uri: str) -> Past:
-    """Return `past` with its run id, for which the record of its sweep is completed if MLflow never heard of it.
+    """Return `past` with its MLflow run id; if MLflow lacks the run, first complete the record of its sweep.
 
-    Else it would go on under another name, and later be recorded a second time from its own journal. Where MLflow
-    cannot be reached it stays without.
+    Otherwise the run would continue under a new id, and its journal would later be recorded a second time. Without
+    a connection to MLflow the id stays None.
     """
     folder, deadline = past.folder, time.monotonic() + _PATIENCE
     with suppress(server.Unreachable, UserError, OSError):
         while folder and not journal.run_id(folder) and time.monotonic() < deadline:
             sweep = run_folders.sweep_of(folder) or folder.parent
             if not sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, root, uri))):
-                time.sleep(0.1)  # somebody else is at it
+                time.sleep(0.1)  # another process is completing it
     return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
 
 
 def mend(uri: str, experiment: str, say: Callable[[str], object], *, lost: str | None = None) -> int:
-    """End every run as KILLED that MLflow believes to be running and whose process is gone; returns their number.
+    """Mark runs as KILLED that MLflow shows as RUNNING and whose process is gone, and return their number.
 
     `lost` is the name of a machine that is gone. Raises `server.Unreachable`.
     """
@@ -166,9 +166,9 @@ def mend(uri: str, experiment: str, say: Callable[[str], object], *, lost: str |
         if owner is not None and (past.holder is None or (lost and past.left_by(lost))):
             why = f"process {owner.pid} on {owner.host} is gone"
             query.end(uri, run_id, "KILLED", why)
-            say(f"{tags.get(layout.NAME_TAG, run_id)}: {why}; it is KILLED now")
+            say(f"{tags.get(layout.NAME_TAG, run_id)}: {why}; marked as KILLED")
             mended += 1
         elif owner is not None and owner.host == lost:
             when = f"in the last {liveness.SILENT_WHEN_TOLD:.0f} seconds"
-            say(f"{tags.get(layout.NAME_TAG, run_id)}: left, as it gave a sign of life {when}")
+            say(f"{tags.get(layout.NAME_TAG, run_id)}: left alone, since it gave a sign of life {when}")
     return mended

@@ -1,4 +1,4 @@
-"""What a sweep takes over from earlier ones: runs that are finished, that go on, or that others have now."""
+"""Decide for each run of a sweep whether to skip it (finished), resume it (interrupted), or leave it to its holder."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from frostline.sweeps.preflight import fingerprints
 from frostline.sweeps.resume import Judgement
 from frostline.tracking import claims, download, pending_sweeps, server
 
-# large, or what only the process that runs it writes
+# large files, and files that only the run's own process writes
 _NOT_FETCHED = (layout.BEST, *layout.OF_RECORD, *layout.OF_OWNER)
 NAMED = 20
-"""Runs up to which each has a line of its own that says why it is skipped, or is not."""
+"""Up to so many runs, each gets its own line about why it is skipped or not; more are summed up."""
 
 
 def facts_of(run: PlannedRun) -> RunFacts:
-    """Return what every job has to know, whatever was there before."""
+    """Return the facts that the job of a run needs, without those from earlier sweeps."""
     settled = {key: value_of(run.config, key) for key in ("precision", "compile", "data.pixels", "model.sha256")}
     root = run.config.data.root
     data = root if "://" in root else str(files.expanded(root).absolute())
@@ -40,7 +40,7 @@ def facts_of(run: PlannedRun) -> RunFacts:
 
 
 class Takeover:
-    """Knows what was there when the sweep began, and what of it each run of the sweep is or goes on with."""
+    """Knows the earlier runs at the beginning of a sweep, and matches each run of the sweep with them."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class Takeover:
         ask: Callable[[Callable[[], Any]], Any],
         digests: Collection[str] | None,
     ) -> None:
-        """Look for the runs with these `digests`, None for all, on behalf of the sweep in `folder`.
+        """Look for earlier runs with these `digests`, None for all, on behalf of the sweep in `folder`.
 
-        What goes on is taken by `heart`, so that no other sweep goes on with it; `ask` has a function called where
-        torch is loaded.
+        `heart` claims the runs to resume, so that no other sweep resumes them; `ask` calls a function in a process
+        with torch.
         """
         self._tracker, self._folder, self._heart, self._ask = tracker, folder, heart, ask
         self._root, self._looks = root, bool(digests)
@@ -68,7 +68,7 @@ class Takeover:
         self._before = resume.look(tracker, root, digests)
 
     def facts(self, planned: Sequence[PlannedRun], first: int) -> tuple[RunFacts, ...]:
-        """Return what each job, numbered from `first`, has to know; says what is left out or goes on."""
+        """Return the facts of the runs, numbered from `first`, and print which runs are skipped or resumed."""
         keys = [digest(run.config) for run in planned]
         for run in planned:
             if run.elsewhere is not None and (past := past_runs.of_folder(run.elsewhere)) is not None:
@@ -80,7 +80,7 @@ class Takeover:
             runs = self._before.get(key, [])
             fingerprint, trial = prints.get(repr(run.config.data)), trial_tags.is_trial(run.choices)
             one = resume.judge(runs, self._source, fingerprint, trial=trial)
-            # Runs whose data alone differ share a digest; a run from before it knew its data is gone on with once.
+            # Runs that differ only in their data share a digest: an interrupted one is resumed only once.
             self._before[key] = [past for past in runs if past is not one.interrupted]
             judged.append(one)
         theirs = self._claimed([one.interrupted for one in judged if one.interrupted is not None])
@@ -92,7 +92,7 @@ class Takeover:
         return tuple(found)
 
     def _add_given(self, past: Past) -> None:
-        """Have a run be known that a study gave to this sweep: what waited in the sweep of another one is free now."""
+        """Add a run that a shared study assigned to this sweep; if it waited in another sweep, it is free now."""
         key = past.tags.get(layout.DIGEST_TAG, "")
         others = [
             one for one in self._before.get(key, ()) if one.tags.get(layout.FOLDER_TAG) != past.tags[layout.FOLDER_TAG]
@@ -101,9 +101,9 @@ class Takeover:
 
     @contextmanager
     def left_to_others(self, facts: Sequence[RunFacts], first: int) -> Iterator[tuple[RunFacts, ...]]:
-        """Yield the facts of runs, numbered from `first`, without what a sweep that lives has before it by now.
+        """Yield the facts of runs, numbered from `first`, in which runs planned by other live sweeps are left to them.
 
-        Within the block no other sweep of the same store decides that: what is to be done is to be written there.
+        The block holds a lock, and must write the planned runs: no other sweep of the same store plans meanwhile.
         """
         with pending_sweeps.planning(self._tracker.uri, self._root):
             others = resume.planned(self._tracker, self._root) if self._looks else ()
@@ -118,22 +118,22 @@ class Takeover:
         return one if past is None or who is None else _left(number, one, past.place, who)
 
     def finished(self, config: Config) -> list[Past]:
-        """Return the runs that finished and had the source, and the data of the config."""
+        """Return the finished runs with today's source and the data of the config."""
         prints = self._fingerprints([config])
         same = (past for runs in self._before.values() for past in runs if past.source == self._source)
         return [past for past in same if past.status == "FINISHED" and past.fingerprint == prints[repr(config.data)]]
 
     def _fingerprints(self, configs: Sequence[Config]) -> dict[str, str | None]:
-        """Return the fingerprints of the data of runs that were there, by what the data are; each is computed once."""
+        """Return the fingerprints of the configs' data, by data section; each is computed once."""
         new = {data: config for config in configs if (data := repr(config.data)) not in self._prints}
         if new:
             self._prints |= dict.fromkeys(new)
-            with suppress(WorkerDied):  # as the runs will see themselves
+            with suppress(WorkerDied):  # the runs will report it
                 self._prints |= zip(new, self._ask(partial(fingerprints, [*new.values()])), strict=True)
         return self._prints
 
     def _claimed(self, interrupted: Sequence[Past]) -> dict[str, liveness.Owner]:
-        """Claim interrupted runs in MLflow's store, and return who has those that others claimed, by their ids."""
+        """Claim interrupted runs in MLflow, and return the owners of those that others have claimed, by run id."""
         ids = [past.run_id for past in interrupted if past.run_id is not None]
         with suppress(server.Unreachable):
             if self._tracker.sweep_run_id is not None:
@@ -141,7 +141,7 @@ class Takeover:
         return {}
 
     def _facts(self, number: int, run: PlannedRun, found: Judgement, theirs: Mapping[str, liveness.Owner]) -> RunFacts:
-        """Return what one job has to know, given what was there before, and which interrupted runs others have."""
+        """Return the facts of a run, given the decision about it and the owners of claimed runs, by run id."""
         facts, own = facts_of(run), self._folder / run.folder
         here = liveness.holder(own)
         if found.note:
@@ -150,7 +150,7 @@ class Takeover:
             return replace(facts, finished=asdict(self._finished(number, run, found.finished, vacant=here is None)))
         if found.busy is not None and (who := found.busy.holder) is not None:
             return _left(number, facts, found.busy.place, who)
-        if here is not None:  # what it does there is another run: of other code, say
+        if here is not None:  # a process works in this folder on another run, e.g. with other code
             return _left(number, facts, own, here)
         if found.interrupted is None:
             return facts
@@ -159,7 +159,7 @@ class Takeover:
         return self._going_on(number, facts, found.interrupted)
 
     def _finished(self, number: int, run: PlannedRun, past: Past, *, vacant: bool) -> Result:
-        """Return the result of a run that need not run again, which is also in its folder here, if that is vacant."""
+        """Return the result of a skipped run, and write it into its folder in this sweep if no process works there."""
         own = self._folder / run.folder
         self._skipped.append((run.name, past))
         where, reason = str(past.folder or own), past.tags.get(layout.REASON_TAG) or None
@@ -168,26 +168,26 @@ class Takeover:
         )
         if vacant:
             own.mkdir(parents=True, exist_ok=True)
-            if past.folder is None and past.run_id:  # the answer and the report need more than numbers
+            if past.folder is None and past.run_id:  # the verdict and the report read these files
                 download.fetch_files(self._tracker.uri, past.run_id, own, but=_NOT_FETCHED)
             write_result(own, result)
         return result
 
     def _going_on(self, number: int, facts: RunFacts, interrupted: Past) -> RunFacts:
-        """Return what a job has to know that goes on with an interrupted run, if nobody else does so."""
+        """Return the facts of a run that resumes an interrupted one, unless another process resumes it already."""
         past = resume.with_run_id(interrupted, project.project_root(), self._tracker.uri)
         at, kept = past.folder, self._folder / facts.folder / layout.PREVIOUS
         if at is not None and (who := self._heart.take(at)) is not None:
             return _left(number, facts, at, who)
         if at is None and past.run_id and download.fetch_checkpoint(self._tracker.uri, past.run_id, kept):
             at = kept
-        how, why = "goes on" if at else "again", "having waited" if past.waited else "interrupted"
+        how, why = "resumed" if at else "restarted", "having waited" if past.waited else "interrupted"
         job.screen().say(f"{facts.name}: {how}, {why} in {past}")
         return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
 
 
 def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder) -> RunFacts:
-    """Return what is known of a run that `who` has, in the folder `where` if that is here, and say how to see it."""
+    """Return the facts of a run that `who` holds, in `where` if that is here, and print how to follow it."""
     how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
     job.screen().say(
         f"{facts.name}: left to {who}, who has it at this moment: {how} this command takes it in when done"
@@ -196,7 +196,7 @@ def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder
 
 
 def noted(notes: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what there is to know of runs, by name; of many how many it is of, and of the first where that was."""
+    """Return a line per note on a run; for many runs a line per kind of note, with the place of the first run."""
     if len(notes) <= NAMED:
         return [f"{name}: {note}" for name, note in notes]
     first: dict[str, str] = {}
@@ -209,7 +209,7 @@ def noted(notes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def said_of(skipped: Sequence[tuple[str, Past]]) -> list[str]:
-    """Return which runs, by name, are left out since they were there before; of many how many in which sweeps."""
+    """Return a line per skipped run, given by name; for many runs a line per earlier sweep, with their number."""
     if len(skipped) <= NAMED:
         return [f"{name}: skipped, {_ended(past)} in {past}" for name, past in skipped]
     places = Counter((_ended(past), past.folder and past.folder.parent) for _, past in skipped)

@@ -36,6 +36,8 @@ from frostline.report.studies import standard_error
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer
 
+MORE_SEEDS = "More seeds may decide it, or show that it takes more test images"
+
 
 def result(
     job: int, mode: str, val: float, test: float, *, seconds: float = 1.0, status: str = "FINISHED", **choices: Any
@@ -425,13 +427,21 @@ def test_a_winner_that_is_behind_on_test_is_said_to_be():
         "No clear winner: fine-tuning (full) is best on validation, yet behind feature extraction (head) on the test "
         "split, 80.0% against 95.0% (-15.0 points"
     )
-    assert "wins" not in text and "To decide it: `python train.py -m freeze=full,head seed=0,1,2,3,4`" in text
+    assert "wins" not in text and f"{MORE_SEEDS}: `python train.py -m freeze=full,head seed=0,1,2,3,4`" in text
+
+
+@pytest.mark.parametrize(("val", "sure"), [(1000, True), (20, False)])
+def test_more_seeds_are_not_asked_for_where_each_split_is_sure_of_another(val, sure):
+    runs = [result(0, "head", 0.80, 0.95), result(1, "full", 0.95, 0.80)]
+    text = answer([replace(run, images=run.images | {"val": val}) for run in runs])
+    assert text.startswith("No clear winner: ") and ("seed=" in text) != sure
+    assert ("Each split is sure of it, so they differ by more than chance: see how they were divided." in text) == sure
 
 
 def test_a_gap_that_the_test_split_cannot_resolve_is_not_called_a_win_and_more_seeds_are_asked_for():
     text = answer([result(0, "head", 0.90, 0.95), result(1, "full", 0.91, 0.96)])
     assert text.startswith("Undecided: fine-tuning (full) 96.0%, feature extraction (head) 95.0%")
-    assert text.endswith("To decide it: `python train.py -m freeze=full,head seed=0,1,2,3,4`.")
+    assert text.endswith(f"{MORE_SEEDS}: `python train.py -m freeze=full,head seed=0,1,2,3,4`.")
     assert "wins" not in text
 
 
@@ -508,7 +518,7 @@ def test_who_is_ahead_of_the_second_alone_is_not_said_to_win():
     text, against = answer(runs), statistics.unpaired((950, 1000), (955, 1000))
     assert text.startswith("Fine-tuning (full) is ahead of feature extraction (head), not surely of all: 95.0% against")
     within = f"95% interval {100 * against.low:.1f} to {100 * against.high:.1f}"
-    assert f". It is -0.5 points ({within}) against lora. To decide it: `python train.py -m freeze=full,lora " in text
+    assert f". It is -0.5 points ({within}) against lora. {MORE_SEEDS}: `python train.py -m freeze=full,lora " in text
     assert compare.facts(runs)["contests"][0]["unbeaten"][0]["value"] == "lora"
     won = answer([runs[0], runs[1], runs[3]])
     assert won.startswith("Fine-tuning (full) wins: 95.0% against 90.0% for feature extraction (head)")
@@ -716,7 +726,7 @@ def test_commands_repeat_what_was_typed(tmp_path):
         typed += ["hydra/launcher=joblib", "+hydra.launcher.n_jobs=2"]
         (folder / "provenance.json").write_text(json.dumps({"command": typed}))
     runs = [replace(run, folder=str(tmp_path / str(run.job))) for run in runs]
-    command = re.search(r"To decide it: `(.*?)`", answer(runs))[1]
+    command = re.search(r"More seeds may decide it, [^`]*: `(.*?)`", answer(runs))[1]
     typed = [*typed[1:], "freeze=full,head", "seed=0,1,2,3,4"]
     assert shlex.split(command) == ["python", "train.py", "-m", *typed]
 
@@ -902,7 +912,7 @@ def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_take
 @pytest.mark.parametrize(
     ("runs", "begins", "told"),
     [
-        ([result(0, "head", 0.9, 0.95), result(1, "full", 0.91, 0.96)], "Undecided", "To decide it"),
+        ([result(0, "head", 0.9, 0.95), result(1, "full", 0.91, 0.96)], "Undecided", "More seeds may decide it"),
         ([result(n, "head", 0.9 - n / 10, 0.9, lr=0.01 - n / 200) for n in range(2)], "A tie", "To try more"),
         ([result(0, "head", 0.9, 0.9), result(1, "full", 0, 0, status="FAILED")], "No comparison", "To try them again"),
     ],

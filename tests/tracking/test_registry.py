@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import socket
@@ -11,7 +12,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -100,6 +103,30 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
         assert answer["class"] == next(iter(expected)) and answer["probability"] == max(
             answer["probabilities"].values()
         )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_what_predict_refuses_is_refused_and_base64_may_be_in_lines(trained, kind):
+    with warnings.catch_warnings(action="ignore"):  # MLflow warns of type hints that it does not use
+        from frostline.runs.serve import Classifier
+
+    pixels = torch.rand(30, 40, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte().numpy()
+    Image.fromarray(pixels).save(file := io.BytesIO(), kind)
+    whole, served = file.getvalue(), Classifier()
+    served._network = predict.load(trained.folder / "0", device="cpu")
+    expected = predict.ranked(
+        served._network.classes, predict.probabilities(served._network, [Image.open(file)])[0], 10
+    )
+
+    def ask(content):
+        return served.predict(None, pd.DataFrame({"image": [base64.encodebytes(content).decode()]}), {"top": 10})
+
+    (answer,) = ask(whole)
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-6)
+    damaged = whole[:-2] if kind == "JPEG" else whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
+    for content, why in ((damaged, "truncated" if kind == "JPEG" else "PNG"), (b"", "empty")):
+        with pytest.raises(MlflowException, match=f"^row 0: expected a picture as base64 text .*{why}"):
+            ask(content)
 
 
 def wait(address, process):

@@ -21,8 +21,8 @@ _ALIKE, _INSTANT = 1.1, 0.25  # times within this factor, or this many seconds, 
 def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     """Return sentences on what to do if two contenders cannot be told apart: take the cheaper in a tie, else add seeds.
 
-    Of one seed the spread between seeds is unknown: of 83 comparisons on digits that one seed left undecided, five seeds
-    ended 14 with a win and 13 with a tie, and showed for 36 that it takes more test images.
+    With one seed the spread between seeds is unknown: of 83 comparisons on digits that one seed left undecided, five
+    seeds ended 14 with a win and 13 with a tie, and showed for 36 that it takes more test images.
 
     The two are the first two, or if the first surely beats the second, the first and the next that it does not beat.
     """

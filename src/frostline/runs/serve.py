@@ -7,7 +7,6 @@ nothing is pickled. The server needs torch, torchvision, safetensors, Pillow, Nu
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,11 @@ import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from PIL import Image
 from torch import Tensor
 
 from frostline.core.labels import class_names
 from frostline.data.decode_image import tensor_of
-from frostline.data.image_formats import candidates
-from frostline.data.open_image import at_most, why
+from frostline.data.open_image import at_most, open_bytes, why
 from frostline.runs import predict
 
 
@@ -57,9 +54,9 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _view(self, row: int, text: str) -> Tensor:
         try:
-            # browsers write data:image/png;base64,...
-            data = base64.b64decode(text.rpartition(",")[2], validate=True)
-            with Image.open(io.BytesIO(data), formats=candidates()) as picture:
+            # browsers write data:image/png;base64,... and other programs several lines
+            encoded = "".join(text.rpartition(",")[2].split())
+            with open_bytes(base64.b64decode(encoded, validate=True), "") as picture:
                 return predict.view(self._network, tensor_of(picture, self._network.levels)[0])
         except Exception as error:  # broken images make Pillow raise anything
             refused = f"row {row}: expected an image as base64 text ({why(error)})"

@@ -54,11 +54,11 @@ def closed(tracker: Any, **more: Any) -> str:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("", "a folder, or s3"),
-        ("s3:/bucket", "a folder, or s3"),
-        ("s3://", "a folder, or a place"),
-        ("S4://bucket", "a folder, or a place"),
-        ("http://server/x", "a folder, or a place"),
+        ("", "a folder, or a URI such as s3"),
+        ("s3:/bucket", "a folder, or a URI such as s3"),
+        ("s3://", "a folder, or a URI with one of s3"),
+        ("S4://bucket", "a folder, or a URI with one of s3"),
+        ("http://server/x", "a folder, or a URI with one of s3"),
         ("s3://me:hunter2@bucket/x", "no credentials"),
         ("s3://bucket/x?token=hunter2", "no credentials"),
         ("s3://[bucket", "an address"),
@@ -116,7 +116,9 @@ def test_artifacts_at_s3_are_written_and_come_back(tmp_path: Path, bucket: Any) 
 
 
 def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_recorded(tmp_path: Path, bucket: Any) -> None:
-    with pytest.raises(UserError, match=r"^tracking\.artifacts=s3://nobodys/x: expected a place.*does not exist"):
+    with pytest.raises(
+        UserError, match=r"^tracking\.artifacts=s3://nobodys/x: expected a reachable place.*does not exist"
+    ):
         opened(tmp_path, artifacts="s3://nobodys/x")
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert database.execute("select count(*) from runs").fetchone() == (0,)

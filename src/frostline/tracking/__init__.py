@@ -1,5 +1,5 @@
-"""The mirror of the records in MLflow.
+"""MLflow tracking: mirrors the journals of sweeps and runs to MLflow, and queries MLflow for them.
 
-The only room that knows MLflow, but for `runs.serve`, which MLflow loads. Imports `core` and `records`.
-Start with `session`; `mirror` sends what a journal says.
+The only room that knows MLflow, besides `runs.serve`, which MLflow loads. Imports `core` and `records`.
+Start with `session`; `mirror` sends the entries of a journal.
 """

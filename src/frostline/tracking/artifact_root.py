@@ -1,6 +1,6 @@
-"""Where the artifacts of an experiment lie: beside its store, or under the root that `tracking.artifacts` names.
+"""Artifact root of an experiment: beside its store, or at the URI in `tracking.artifacts`.
 
-MLflow settles it when an experiment is created, for all of its runs.
+MLflow fixes the root when an experiment is created, for all of its runs.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from frostline.core.errors import UserError, user_error
 
 KEY = "tracking.artifacts"
 CHOSEN_TAG = "frostline.artifacts"
-"""Tag of an experiment whose root somebody chose: it stays where it is when the store is moved."""
+"""Tag of an experiment whose root was configured: its artifacts stay in place when the store is moved."""
 _SCHEMES = ("s3", "gs", "wasbs", "abfss", "r2", "b2", "hdfs", "viewfs", "ftp", "sftp")
-"""Places that MLflow has a way to write to: `mlflow.store.artifact.artifact_repository_registry`."""
+"""Schemes to which MLflow can write: `mlflow.store.artifact.artifact_repository_registry`."""
 _NEEDS = {"s3": "boto3", "r2": "boto3", "b2": "boto3"}
 
 
 def chosen(configured: str | None) -> str | None:
-    """Return the root that `tracking.artifacts` names as a URI, None where it names none.
+    """Return the configured `tracking.artifacts` as a URI; None for None.
 
-    A folder is from where the command is typed. Raises UserError for what MLflow cannot write to, or not with what is
-    installed here, and for credentials.
+    A folder is relative to the working directory. Raises UserError for a URI to which MLflow cannot write, or not with
+    the installed packages, and for one with credentials.
     """
     if configured is None:
         return None
     if "://" not in configured:
         folder = files.expanded(configured).absolute()
         if not configured.strip() or re.match(r"[a-z0-9+-]+:", configured) or os.path.isfile(folder):
-            raise user_error(KEY, configured, "a folder, or s3://<bucket>/<prefix> or the like")
+            raise user_error(KEY, configured, "a folder, or a URI such as s3://<bucket>/<prefix>")
         return folder.as_uri()
     try:
         parts = urlsplit(configured)
@@ -43,11 +43,11 @@ def chosen(configured: str | None) -> str | None:
         raise user_error(KEY, credentials.removed(configured), "an address such as s3://<bucket>/<prefix>") from None
     if secret:
         safe = credentials.removed(configured)
-        raise user_error(KEY, safe, "no credentials in a config; they belong into the environment")
+        raise user_error(KEY, safe, "no credentials in a config; set them in the environment")
     if parts.scheme not in _SCHEMES or not parts.netloc:
         near = [configured.replace(parts.scheme, scheme, 1) for scheme in _SCHEMES] if parts.netloc else ()
         known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise user_error(KEY, configured, f"a folder, or a place at one of {known}", near)
+        raise user_error(KEY, configured, f"a folder, or a URI with one of {known}", near)
     library = _NEEDS.get(parts.scheme)
     if library and importlib.util.find_spec(library) is None:
         expected = f"{library} to be installed, which writes there (pip install 'frostline[s3]')"
@@ -56,27 +56,27 @@ def chosen(configured: str | None) -> str | None:
 
 
 def location(root: str, experiment: str) -> str:
-    """Return where under `root`, a URI, the artifacts of an experiment go."""
+    """Return the URI under `root`, a URI, for the artifacts of an experiment."""
     folder = re.sub(r"[^\w.-]", "_", experiment, flags=re.ASCII).lstrip(".")
-    if folder != experiment:  # MLflow decodes what an address has to encode, a second time in places
+    if folder != experiment:  # no percent-encoding, which MLflow decodes twice in places
         folder += f"-{hashlib.sha256(experiment.encode()).hexdigest()[:8]}"
     return f"{root}/{folder}"
 
 
 def require_usable(root: str, place: str, tracking_uri: str) -> None:
-    """Raise UserError unless artifacts can be kept at `place`, which is under the `root` that somebody chose."""
+    """Raise UserError unless artifacts can be kept at `place`, a URI under the configured `root`."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     try:
         if (parts := urlsplit(root)).scheme == "file":
             Path(parts.path).mkdir(parents=True, exist_ok=True)
         get_artifact_repository(place, tracking_uri=tracking_uri).list_artifacts()
-    except Exception as error:  # of whatever library the place leads to
-        raise user_error(KEY, root, f"a place that can be reached ({credentials.one_line(error)})") from error
+    except Exception as error:  # of any storage library
+        raise user_error(KEY, root, f"a reachable place ({credentials.one_line(error)})") from error
 
 
 def differs(root: str, place: str, experiment: str) -> UserError:
-    """Return the error for an experiment that is there, with its artifacts at another `place`."""
+    """Return the error for an existing experiment whose artifacts are at another `place`."""
     own = location(place.rpartition("/")[0], experiment) == place
-    there = f"the root of the experiment that is there, {place.rpartition('/')[0] if own else place}"
-    return user_error(KEY, root, f"{there}; another experiment_name may have another")
+    there = f"the root of the existing experiment, {place.rpartition('/')[0] if own else place}"
+    return user_error(KEY, root, f"{there}; for another root, set another experiment_name")

@@ -1,9 +1,9 @@
-"""Of several sweeps that would go on with one run, and share MLflow's store but no folder, one has it.
+"""Mutual exclusion between sweeps that would resume the same run, and share an MLflow store but no folder.
 
-MLflow has no compare-and-set, so each sweep writes a tag of its own to the run: it looks whether another one's is
-there, writes, waits and looks again; of those that wrote meanwhile the smallest name has it. That is Fischer's
-algorithm (Lamport, A fast mutual exclusion algorithm, 1987), and what that assumes, that to look and to write takes
-less than the wait, is checked: who took longer takes its tag back. A store that is a file is locked instead.
+MLflow has no compare-and-set, so each sweep writes a tag of its own to the run: it checks for tags of others, writes,
+waits and checks again; of those that wrote meanwhile, the smallest name wins. This is Fischer's algorithm (Lamport, A
+fast mutual exclusion algorithm, 1987). Its assumption, that checking and writing take less than the wait, is verified:
+a sweep that took longer removes its tag. A store in a file is locked instead.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from frostline.tracking import pending_sweeps, query, server, tracking_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_WAIT = 3.0  # seconds; a look and a tag take hundredths on most servers
+_WAIT = 3.0  # seconds; on most servers, checking and writing take hundredths of a second
 _TRIES = 5
 _UNKNOWN = Owner("?", "another machine", "", 0, 0.0)
 
 
 def claim(uri: str, root: Path, run_ids: Collection[str], sweep: str) -> dict[str, Owner]:
-    """Claim runs for the `sweep`, by MLflow's ids, and return who has those that are another's, or are finished by now.
+    """Claim runs, by MLflow's ids, for the `sweep`; return the owners of those that others have, or finished meanwhile.
 
-    A claim holds while its sweep gives signs of life. Raises `server.Unreachable` where the store decides nothing.
+    A claim holds while its sweep gives signs of life. Raises `server.Unreachable` where the store is away or too slow.
     """
     if not run_ids:
         return {}
@@ -44,7 +44,7 @@ def claim(uri: str, root: Path, run_ids: Collection[str], sweep: str) -> dict[st
 
 @contextmanager
 def _alone(uri: str, root: Path) -> Iterator[float | None]:
-    """Yield how long to wait for others; None where these wait for the end of the block."""
+    """Yield the seconds to wait for others; None if a lock keeps them out until the end of the block."""
     if tracking_uri.file_of(uri) is None:
         yield _WAIT
         return
@@ -60,7 +60,7 @@ class _Claims:
         self._sweeps: dict[str, Owner | None] = {}
 
     def write(self, run_id: str, *, within: float | None) -> Owner | None:
-        """Claim a run and return None, or who has it; `within` so many seconds of the look that shows it free."""
+        """Claim a run and return None, or return its owner; write `within` so many seconds after checking."""
         for _ in range(_TRIES):
             began = time.monotonic()
             run = self._client.get_run(run_id)
@@ -73,10 +73,10 @@ class _Claims:
             if within is None or time.monotonic() - began <= within:
                 return None
             self._remove(run_id, self._own)
-        raise server.Unreachable(f"it takes more than {within:g} s to look at a run and write a tag")
+        raise server.Unreachable(f"reading a run and writing a tag takes more than {within:g} s")
 
     def settle(self, run_id: str) -> Owner | None:
-        """Return None where the claim holds, else who has the run; the claim is taken back then."""
+        """Return None if the claim holds; else remove it and return the owner of the run."""
         others = self._others(run_id, self._client.get_run(run_id).data.tags)
         if not others or self._sweep < min(others):
             return None
@@ -84,7 +84,7 @@ class _Claims:
         return others[min(others)]
 
     def _others(self, run_id: str, tags: Mapping[str, str]) -> dict[str, Owner]:
-        """Return whose claims a run has, by sweep; those of sweeps that are over or gone are removed."""
+        """Return the owners of other sweeps' claims on a run, by sweep; remove claims of sweeps that are over."""
         found: dict[str, Owner] = {}
         for key in tags:
             name = key.removeprefix(layout.CLAIM_TAG)
@@ -97,7 +97,7 @@ class _Claims:
         return found
 
     def _remove(self, run_id: str, key: str) -> None:
-        """Remove a tag, which another sweep may have done."""
+        """Remove a tag, unless another sweep has removed it."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -107,7 +107,7 @@ class _Claims:
                 raise
 
     def _living(self, sweep: str) -> Owner | None:
-        """Return who carries out a sweep, None where nobody does any more."""
+        """Return the owner of a sweep; None if it is over or its process is gone."""
         if sweep not in self._sweeps:
             run = query.known(self._client, sweep)
             self._sweeps[sweep] = None if run is None else liveness.of_run(run.info.status, run.data.tags)
@@ -115,5 +115,5 @@ class _Claims:
 
 
 def _at_it(status: str, tags: Mapping[str, str]) -> Owner | None:
-    """Return who carries out a run, or has finished it."""
+    """Return the owner of a run that is being carried out or is finished; None otherwise."""
     return liveness.of_tags(tags) or _UNKNOWN if status == "FINISHED" else liveness.of_run(status, tags)

@@ -1,4 +1,4 @@
-"""A database that a server keeps, tried for seconds: MLflow itself tries for a hundred before it says anything."""
+"""Connection check of a database server within seconds; MLflow itself retries for a hundred seconds in silence."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from urllib.parse import urlsplit
 
 _WAIT = 5  # seconds for a connection
-_LIMITED = ("postgresql", "mysql")  # whose drivers take `connect_timeout`
+_LIMITED = ("postgresql", "mysql")  # their drivers accept `connect_timeout`
 _REFUSED = re.compile(
     "(password|peer|ident) authentication failed|no pg_hba.conf entry|no password supplied"
     r"|(database|role) .* does not exist|Access denied for user|Unknown database",
     re.IGNORECASE,
 )
-"""What PostgreSQL and MySQL say, in English, to somebody who will never come in as he is."""
+"""English messages of PostgreSQL and MySQL on errors that waiting does not cure, such as a wrong password."""
 
 
 def probe(uri: str) -> None:
-    """Raise what its driver raises where the database at `uri`, credentials included, takes no connection now."""
+    """Connect once to the database at `uri`, credentials included; raise the driver's error if it is not reachable."""
     import sqlalchemy
 
     limit = {"connect_timeout": _WAIT} if urlsplit(uri).scheme.split("+")[0] in _LIMITED else {}
@@ -25,7 +25,7 @@ def probe(uri: str) -> None:
 
 
 def refused(error: BaseException) -> bool:
-    """Return whether to wait would not help: a database that has no place for whoever asks, a driver nobody knows."""
+    """Return whether waiting would not help: access denied, no such database, or an unknown driver."""
     from sqlalchemy import exc
 
     told = isinstance(error, exc.DBAPIError) and bool(_REFUSED.search(str(error)))

@@ -1,4 +1,4 @@
-"""Files that MLflow has of runs, put into folders here: one of them, a checkpoint, or a whole sweep."""
+"""Downloads from MLflow into local folders: one artifact, a checkpoint, or a whole sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from frostline.tracking.server import Unreachable, client_of, first_line, proble
 
 
 def sweep(uri: str, run_id: str, folder: Path) -> Path:
-    """Return `folder`, made like that of the sweep `run_id` and filled with what MLflow has of it."""
+    """Create `folder`, fill it with the records and artifacts that MLflow has of the sweep `run_id`, and return it."""
     folder.mkdir(parents=True)
     with problems(uri):
         client = client_of(uri)
@@ -67,9 +67,9 @@ def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:
 
 
 def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
-    """Return where in `folder` the run's artifact `name` (a relative path with `/`) was put.
+    """Download the run's artifact `name` (a relative path with `/`) into `folder`, and return its local path.
 
-    Raises UserError for an unknown run or artifact, and for a name that would leave the folder.
+    Raises UserError for an unknown run or artifact, and for a name that leads out of the folder.
     """
     path, wanted = PurePosixPath(name), f"runs:/{run_id}/{name}"
     if not RUN_ID.fullmatch(run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
@@ -86,14 +86,14 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
 
 
 def fetch_base(uri: str, sweep: str, name: str, folder: Path) -> None:
-    """Put into `folder` what a `sweep` has once for its runs in the file `name`, where these look for it."""
-    fetched = fetch_artifact(uri, sweep, f"{layout.BASES}/{name}", folder)  # MLflow keeps the folder, or does not
+    """Download the base weights `name`, which the runs of a `sweep` share, to their place in `folder`."""
+    fetched = fetch_artifact(uri, sweep, f"{layout.BASES}/{name}", folder)  # MLflow may or may not create the subfolder
     (folder / layout.BASES).mkdir(exist_ok=True)
     fetched.replace(folder / layout.BASES / name)
 
 
 def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) -> None:
-    """Put the files at the top of a run's artifacts into `folder`, `but` those of these names, as far as they come."""
+    """Download the top-level artifacts of a run into `folder`, except the names `but`, up to the first error."""
     with suppress(Unreachable, UserError, OSError):
         for name in files(uri, run_id):
             if name not in but:
@@ -101,7 +101,7 @@ def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) ->
 
 
 def fetch_checkpoint(uri: str, run_id: str, into: Path) -> bool:
-    """Return whether the run's artifacts had a checkpoint, which was then put `into` a folder."""
+    """Download the run's checkpoint `into` a folder; return whether there was one and it arrived."""
     try:
         with problems(uri):
             client = client_of(uri)

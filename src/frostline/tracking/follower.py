@@ -1,7 +1,6 @@
-"""What keeps MLflow up to date while a sweep runs: a thread of the sweep's process that follows the runs' journals.
+"""Background thread that keeps MLflow up to date while a sweep runs, by following the journals of its runs.
 
-Training waits for nothing here: runs write to their journals, in whatever process they are, and the follower passes on
-what it finds there.
+Training never waits for it: runs write to their journals, in any process, and the thread sends new entries to MLflow.
 """
 
 from __future__ import annotations
@@ -20,34 +19,34 @@ from frostline.tracking.sync import SweepMirror
 
 log = logging.getLogger(__name__)
 
-_INTERVAL = 0.25  # seconds between two looks at the journals
-_BACKOFF = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds to wait after the first, second ... problem in a row
+_INTERVAL = 0.25  # seconds between two passes over the journals
+_BACKOFF = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds to wait after the first, second ... failure in a row
 
 
 class Follower:
-    """The thread that mirrors one sweep, and beside it what earlier sweeps left pending."""
+    """The thread that mirrors one sweep, and in idle time earlier sweeps that are still pending."""
 
     def __init__(self, sweep: SweepMirror) -> None:
         self.sweep = sweep
         self.problem: Exception | None = None
-        """What the last look at all journals met; None if it went well."""
+        """The error of the last pass over all journals; None if it succeeded."""
         self.dead = False
-        """Whether the thread ended before it was told to, by the `problem`."""
+        """Whether the thread died of the `problem`."""
         self._wake, self._stop = threading.Event(), threading.Event()
         self._looks = threading.Condition()
-        self._begun = self._done = 0  # looks at all journals
-        self._waited_for = False  # whether somebody waits for the next one
+        self._begun = self._done = 0  # numbers of passes over all journals
+        self._waited_for = False  # whether a caller waits for the next pass
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to follow. MLflow is imported first, as two threads that import at once get in each other's way."""
+        """Start the thread. MLflow is imported before, since concurrent imports in two threads can conflict."""
         server.load(models=False)
         self._thread = background.start(self._run, name="mirror", died=self._died)
 
     def complete(self, patience: float, limit: float) -> bool:
-        """Return whether MLflow has all that was written before this call, as soon as that is known.
+        """Wait for one pass over all journals; return whether MLflow has all that was written before this call.
 
-        Waits for one look at all journals: `limit` seconds at most, and `patience` while nothing moves.
+        Waits at most `limit` seconds, and at most `patience` seconds without progress.
         """
         with self._looks:
             wanted, started = self._begun + 1, time.monotonic()
@@ -61,7 +60,7 @@ class Follower:
             return self._done >= wanted and self.problem is None
 
     def stop(self, patience: float) -> None:
-        """End the thread; after `patience` seconds one that hangs in a call is left to end with the process."""
+        """Stop the thread; if it hangs in a call for more than `patience` seconds, it ends with the process."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -75,7 +74,7 @@ class Follower:
                     self._follow()
             except Timeout:
                 continue
-            except OSError as error:  # the folder may be away for a while
+            except OSError as error:  # the folder may be unavailable for a while, as on a network disk
                 self._begin()
                 self._met(error)
                 failures += 1
@@ -90,7 +89,7 @@ class Follower:
             self._rest(_BACKOFF[min(failures, len(_BACKOFF)) - 1] if failures else _INTERVAL)
 
     def _step(self, others: Iterator[bool]) -> bool:
-        """Complete one more sweep of those left pending, and return whether there may be more."""
+        """Complete one earlier sweep that is pending, and return whether there may be more."""
         try:
             return next(others, False)
         except Exception:  # their folders may be in any state, and this sweep's record must go on
@@ -98,7 +97,7 @@ class Follower:
             return False
 
     def _look(self) -> bool:
-        """Bring everything up to date and return whether that went well."""
+        """Make one pass: send all that is new, and return whether that succeeded."""
         at_once = self._begin()
         try:
             self.sweep.bring(at_once=at_once)
@@ -110,14 +109,14 @@ class Follower:
         return True
 
     def _begin(self) -> bool:
-        """Begin a look, and return whether somebody waits for it."""
+        """Begin a pass, and return whether a caller waits for it."""
         with self._looks:
             self._begun += 1
             waited_for, self._waited_for = self._waited_for, False
             return waited_for
 
     def _met(self, problem: Exception | None, *, dead: bool = False) -> None:
-        """Have those that wait for a look hear what it came to."""
+        """Record the result of a pass, and wake the callers that wait for it."""
         with self._looks:
             self.problem, self._done, self.dead = problem, self._begun, dead
             self._looks.notify_all()
@@ -129,6 +128,6 @@ class Follower:
     def _died(self, error: Exception) -> None:
         what = f"{type(error).__name__}: {server.first_line(error)}"
         notices.tell(
-            f"Nothing more is passed on to MLflow, by a fault in frostline ({what}): the record waits in files"
+            f"Nothing more is sent to MLflow, because of a fault in frostline ({what}): the record is kept in files"
         )
         self._met(error, dead=True)

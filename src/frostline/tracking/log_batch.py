@@ -1,7 +1,7 @@
-"""What a run has to say, written in as few calls as MLflow takes, within its limits.
+"""Batched writes of params, metrics, tags and data sets to MLflow, within its limits and in as few calls as possible.
 
-A call costs a database several commits, whatever it says. So what can be said at once is: of a short run, which is over
-when it is first looked at, that takes four calls and its files.
+Every call costs a database several commits, whatever its size. A short run, which is over when the mirror first sees
+it, takes four calls and its files.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
 
 def do_all(steps: Iterable[Callable[[], object]]) -> None:
-    """Carry out every step. One that MLflow refuses, a file that is too large say, is raised when the others are done.
+    """Carry out every step; raise the first refusal by MLflow, of a too large file for example, after all steps.
 
-    So a run that ended has ended in MLflow too, whatever of its record was not taken.
+    So a run that ended has also ended in MLflow, even if a part of its record was refused. Other errors are raised at
+    once.
     """
     refused = None
     for step in steps:
@@ -58,7 +59,7 @@ def missing(client: MlflowClient, run_id: str, metrics: Sequence[Any]) -> list[A
 def write_values(
     client: MlflowClient, run_id: str, params: dict[str, Any], metrics: Sequence[Any], tags: Sequence[Any]
 ) -> None:
-    """Write all in one call; where MLflow refuses that, each kind apart, so that what it takes is there."""
+    """Write all in one call; if MLflow refuses that, write each kind separately, so that it gets all it accepts."""
     from mlflow.entities import Param
 
     rows = [Param(key, str(value)[:_PARAM]) for key, value in params.items()]
@@ -81,7 +82,7 @@ def write_values(
 
 
 def _write_params(client: MlflowClient, run_id: str, params: Sequence[Any]) -> None:
-    """Write the params; one that is there with another value, or that MLflow has no name for, stays as it is."""
+    """Write the params; skip one that exists with another value, or whose name MLflow does not allow."""
     from mlflow.exceptions import MlflowException
 
     for rows in _parts(params, _BATCH):
@@ -96,7 +97,7 @@ def _write_params(client: MlflowClient, run_id: str, params: Sequence[Any]) -> N
 
 
 def write_dataset(client: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:
-    """Write which data the run saw: one input per split."""
+    """Write the data set of the run, as one dataset input per split."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     name, digest, source = entry["name"], entry["digest"], json.dumps({"source": entry["source"]})
@@ -109,7 +110,7 @@ def write_dataset(client: MlflowClient, run_id: str, entry: dict[str, Any]) -> N
 
 
 def limited(tags: dict[str, str]) -> dict[str, str]:
-    """Return tags as long as MLflow takes them."""
+    """Return the tags with values cut to MLflow's length limit."""
     return {key: str(value)[:_TAG] for key, value in tags.items()}
 
 

@@ -1,8 +1,8 @@
-"""The mirror of a run's journal in MLflow: what the journal says and MLflow does not have yet is sent, once.
+"""Mirror of one run's journal in MLflow: sends every entry that MLflow does not have yet, once.
 
-Sending can break off anywhere, and an answer can be lost after the server did its work. So nothing is assumed after a
-problem: the run is searched by an id of our own before it is created, and metrics are compared with those that are
-there. Everything else may be sent twice without harm.
+Sending can fail anywhere, and an answer can be lost after the server did its work. So nothing is assumed after an
+error: the run is searched by an id of our own before it is created, and metrics are compared with those that MLflow
+has. Everything else can be sent twice without harm.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-_GROWING = (".log",)  # all others are replaced, `metrics.jsonl` before a run goes on
+_GROWING = (".log",)  # appended to in place; all other files are replaced, `metrics.jsonl` when a run resumes
 
 
 class Mirror:
-    """The mirror of one folder's record. Not for several threads or processes at once."""
+    """The mirror of the record in one folder. Not for several threads or processes at once."""
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
-        """Mirror the record in `folder`; a `fresh` one began in this process, and nobody else ever passed it on."""
+        """Mirror the record in `folder`; a `fresh` one began in this process, and no other process mirrored it."""
         self.folder = folder
         self._fresh = fresh
         self._doubt = True
+        """Whether the state of MLflow must be checked before anything is sent."""
         self._elsewhere = False
-        """Whether the run went on in another folder, whose journal now says how it stands."""
+        """Whether the run was resumed in another folder, whose journal now decides its status and tags."""
         self._artifacts: str | None = None
-        """Where MLflow keeps the run's files, once that is known."""
+        """URI of the run's artifacts in MLflow, once it is known."""
         self._journal, self._mirrored = str(folder / layout.RECORD), str(folder / layout.MIRRORED)
         self._complete: tuple[object, object] | None = None
-        """What the system said of the two files when MLflow had all."""
+        """State of both files on disk when MLflow had everything."""
 
     def pending(self) -> bool:
-        """Return whether the journal holds what MLflow does not have; it costs little to ask that often."""
+        """Return whether the journal has entries that MLflow does not have; cheap enough to call often."""
         state = (facts := files.facts(self._journal)), files.facts(self._mirrored)
         if not facts or state == self._complete:
             return False
@@ -55,9 +56,9 @@ class Mirror:
         return False
 
     def bring(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
-        """Send what MLflow does not have of this run, in `experiment` under the run `parent`; raises what it raises.
+        """Send what MLflow lacks of this run, in `experiment` under the run `parent`; errors of MLflow propagate.
 
-        What was sent is noted, so that the next call goes on from there, whichever process makes it.
+        The position in the journal is saved, so that the next call continues from there, in any process.
         """
         try:
             at = self._trusted_position(client)
@@ -65,7 +66,7 @@ class Mirror:
             run_id = at.run_id or self._open(client, experiment, parent, news)
             if run_id is not None:
                 if news.guessed and (run := query.known(client, run_id)) and run.info.status == "FINISHED":
-                    news.without_end()  # MLflow has what was lost of a damaged journal
+                    news.without_end()  # MLflow has the true end, which a damaged journal lost
                 self._send(client, run_id, news)
                 sure = journal.position(self.folder).sure
                 if news.ended is not None and not sure:
@@ -77,11 +78,11 @@ class Mirror:
         self._doubt = False
 
     def unheard_of(self) -> bool:
-        """Return whether MLflow was never told of a run that began under this sweep."""
+        """Return whether nothing of a run that began under this sweep was ever sent to MLflow."""
         return self._fresh and not journal.begun(self.folder)
 
     def begin(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
-        """Have MLflow know of a run that is `unheard_of`, so that its files can name it; the rest waits for `bring`."""
+        """Create a run that is `unheard_of` in MLflow, so that its files can state its id; `bring` sends the rest."""
         try:
             news, _ = unsent_of(self.folder, 0)
             if news.start is not None and not news.start.get("run_id"):
@@ -91,7 +92,7 @@ class Mirror:
             raise
 
     def _trusted_position(self, client: MlflowClient) -> journal.MirrorPosition:
-        """Return how far the record got; to the beginning if MLflow lost the run, to the end if it was deleted."""
+        """Return how far the journal was sent; the beginning if MLflow lost the run, the end if the run was deleted."""
         at = journal.position(self.folder)
         size = (self.folder / layout.RECORD).stat().st_size
         run = query.known(client, at.run_id) if at.run_id is not None and self._doubt else None
@@ -104,7 +105,7 @@ class Mirror:
         return replace(at, offset=min(at.offset, size))
 
     def _open(self, client: MlflowClient, experiment: str, parent: str | None, news: Unsent) -> str | None:
-        """Return the id of the run, created unless it is there; None where the journal names none."""
+        """Return the id of the run, created unless it exists; None where the journal has no readable beginning."""
         start = news.start
         if start is None:
             return None
@@ -148,7 +149,7 @@ class Mirror:
     def _copies(
         self, client: MlflowClient, run_id: str, artifacts: Iterable[tuple[str, str | None]]
     ) -> Iterator[Callable[[], object]]:
-        """Yield what copies a file of the run's folder; a journal from elsewhere gets no other file of this machine."""
+        """Yield functions that copy the run's files to MLflow; files outside its folder are skipped, for security."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         top = self.folder.resolve()
@@ -156,22 +157,22 @@ class Mirror:
         there = [(file, inside) for file, inside in there if file.is_relative_to(top) and file.is_file()]
         if not there:
             return
-        # Not client.log_artifact, which for as long as the process lives keeps what a broken answer once told it.
+        # Not client.log_artifact, which caches a broken answer for the life of the process.
         self._artifacts = self._artifacts or query.named(client.get_run(run_id)).info.artifact_uri
         kept = get_artifact_repository(self._artifacts, tracking_uri=client.tracking_uri)
         yield from (partial(_hand_on, kept, file, inside) for file, inside in there)
 
 
 def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
-    """Make a file an artifact, in the folder `inside`: on the disk that it lies on already, it takes no more room.
+    """Make a file an artifact in the folder `inside`; on the same local disk as a hard link, which takes no space.
 
-    That is for files that are replaced, and never written to again, so that two names can be of one.
+    A hard link is safe for files that are replaced but never modified in place.
     """
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
     if file.suffix not in _GROWING and isinstance(kept, LocalArtifactRepository):
         place = Path(kept.artifact_dir, inside or "", file.name)
-        with suppress(OSError):  # another disk, one without links, or an older one is there: it is copied
+        with suppress(OSError):  # another disk, no hard links, or an older artifact: copy it
             place.parent.mkdir(parents=True, exist_ok=True)
             place.hardlink_to(file)
             return
@@ -179,13 +180,13 @@ def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
 
 
 def _search(client: MlflowClient, experiment: str, uid: str | None) -> list[str]:
-    """Return the runs that were created for `uid`, oldest first, whether or not anybody heard of it."""
+    """Return the ids of the runs that were created for `uid`, oldest first, even if the answers were lost."""
     runs = client.search_runs([experiment], f"tags.`{UID_TAG}` = '{uid}'", order_by=["start_time ASC"])
     return [run.info.run_id for run in runs]
 
 
 def _delete_twins(client: MlflowClient, experiment: str, run_id: str, uid: str | None) -> None:
-    """Delete what a slow server created for a call that was given up, beside the run that became the record."""
+    """Delete duplicates that a slow server created for calls that timed out, and keep the run `run_id`."""
     for twin in _search(client, experiment, uid):
         if twin != run_id:
             client.delete_run(twin)

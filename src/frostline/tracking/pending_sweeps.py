@@ -1,4 +1,4 @@
-"""Which sweeps MLflow may not have in full: remembered beside its store, until their record is complete."""
+"""Register of pending sweeps, those that MLflow may not have in full: kept beside its store until they are complete."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from frostline.tracking import tracking_uri
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sweep's record belongs."""
+    """The MLflow store and experiment of a sweep's record."""
 
     uri: str
     """Tracking URI without credentials."""
     root: Path
-    """The project: a missing experiment gets its artifacts beside its store."""
+    """The project's folder; a new experiment gets its artifacts beside the store."""
     experiment: str
     """Name of the experiment."""
     artifacts: str | None = None
-    """The root that a missing experiment gets instead, a URI."""
+    """URI of the artifact root that a new experiment gets instead."""
 
 
 def remember(folder: Path, place: Place) -> None:
-    """Let later sweeps in the same store know that this one may be pending."""
+    """Register the sweep in `folder` as pending, so that later sweeps in the same store complete it."""
     file = _register(place.uri, place.root) / f"{journal.uid(folder)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     where = folder.resolve()
     if any(where.is_relative_to(top.resolve()) for top in (place.root, tracking_uri.beside(place.uri, place.root))):
-        where = Path(os.path.relpath(where, file.parent))  # if they are moved, then both
+        where = Path(os.path.relpath(where, file.parent))  # valid if both are moved together
     files.write(file, json.dumps({"store": tracking_uri.name(place.uri), "folder": str(where)}))
 
 
 def forget(folder: Path, place: Place) -> None:
-    """Take back `remember`."""
+    """Remove the sweep in `folder` from the register."""
     (_register(place.uri, place.root) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
 
 
 @contextmanager
 def planning(uri: str, root: Path) -> Iterator[None]:
-    """Hold, in a `with`, what one sweep at a time of those that share a register has: it says there what it will do."""
+    """Hold the planning lock of a register within the block; sweeps that share the store plan one at a time."""
     with ExitStack() as held:
-        with suppress(OSError):  # where nobody may write: then nothing can be remembered there either
+        with suppress(OSError):  # a read-only folder, in which nothing can be registered either
             (register := _register(uri, root)).mkdir(parents=True, exist_ok=True)
             held.enter_context(locks.held(register / "planning.lock"))
         yield
 
 
 def remembered(uri: str, root: Path) -> list[Path]:
-    """Return the folders of sweeps that may be pending in the store `uri`, as far as they are there or are found.
+    """Return the folders of sweeps that may be pending in the store `uri`; moved ones are searched for by their uid.
 
-    Who shares a store shares this, and may have a home that is closed to us.
+    Sweeps whose folders cannot be found or read are left out: users who share a store share its register.
     """
     register, name = _register(uri, root), tracking_uri.name(uri)
     found = {file.stem: entry for file in sorted(register.glob("*.json")) if (entry := _entry(file))}
@@ -71,7 +71,7 @@ def remembered(uri: str, root: Path) -> list[Path]:
 
 
 def _entry(file: Path) -> dict[str, str] | None:
-    """Return what `remember` wrote; None while another process is writing or has just removed it."""
+    """Return an entry of the register; None while another process writes or has just removed it."""
     entry = files.json_or_none(file)
     return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None
 
@@ -81,9 +81,12 @@ def _register(uri: str, root: Path) -> Path:
 
 
 def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
-    """Return where the record of the sweep in `folder` belongs: to `uri`, else as its journal says; or `UserError`."""
+    """Return the place of the record of the sweep in `folder`: `uri`, else the one in its journal.
+
+    Raises UserError where neither the journal nor the sweep's file states a place.
+    """
     runs = [entry for entry, _ in journal.notes(folder) if entry["op"] == "run"]
-    for told in (*runs, _tracker(folder)):  # the latter where the journal is damaged
+    for told in (*runs, _tracker(folder)):  # the sweep's file helps if the journal is damaged
         match told:
             case {"uri": str(recorded), "experiment": str(experiment), **more}:
                 own = tracking_uri.resolved(uri, root) if uri else tracking_uri.resolved(recorded, root, start=root)
@@ -92,7 +95,7 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
 
 
 def _tracker(folder: Path) -> object:
-    """Return what the jobs of the sweep in `folder` were told of its record; None where that cannot be read."""
+    """Return the tracker in the file of the sweep in `folder`; None where that cannot be read."""
     try:
         return files.read_json(folder / SWEEP)["tracker"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -100,5 +103,5 @@ def _tracker(folder: Path) -> object:
 
 
 def experiment(folder: Path) -> str | None:
-    """Return the name of the experiment to which the sweep in `folder` belongs, None where its journal names none."""
+    """Return the name of the experiment of the sweep in `folder`; None where its journal does not state one."""
     return next((entry.get("experiment") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)

@@ -1,4 +1,4 @@
-"""What MLflow is asked of runs: which there are, by whatever name, of which sweep, and their metrics; and their end."""
+"""Queries to MLflow: runs and sweeps by id or name, their results and metrics per epoch; also ends a run."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _FEW = 10  # digests that are asked for one by one
 
 
 def parent_sweep(uri: str, run_id: str) -> tuple[str, str]:
-    """Return MLflow's id of the sweep that a run belongs to, or is, and where its folder lies, seen from the project.
+    """Return MLflow's id of the sweep that a run belongs to, or is, and the sweep's folder relative to the project.
 
-    UserError where the store has no such run or does not answer.
+    Raises UserError where the store has no such run or does not answer.
     """
     with open_client(uri) as client:
         run = run_of(client, uri, run_id)
         parent = run.data.tags.get(layout.PARENT_TAG, "")
-        run = run_of(client, uri, parent) if layout.RUN_ID.fullmatch(parent) else run  # anybody can change tags
+        run = run_of(client, uri, parent) if layout.RUN_ID.fullmatch(parent) else run  # tags may have been edited
     return run.info.run_id, run.data.tags.get(layout.SWEEP_TAG, ".")
 
 
 def sweeps_of(uri: str, experiment_name: str) -> list[str] | None:
-    """Return MLflow's ids of the sweeps of an experiment, oldest first; None where there is no such experiment."""
+    """Return MLflow's ids of the sweeps of an experiment, oldest first; None if there is no such experiment."""
     with open_client(uri) as client:
         experiment = client.get_experiment_by_name(experiment_name)
         found = [] if experiment is None else _search(uri, [experiment.experiment_id], "")
@@ -48,7 +48,7 @@ def sweeps_of(uri: str, experiment_name: str) -> list[str] | None:
 
 
 def called(uri: str, name: str) -> list[str]:
-    """Return MLflow's ids of the sweeps with the name `name`, or else of the runs and sweeps whose ids begin so."""
+    """Return MLflow's ids of the sweeps named `name`, or if there are none, of runs and sweeps whose id begins so."""
     with open_client(uri) as client:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         quoted = name.replace("'", "''")
@@ -71,7 +71,7 @@ def _is_sweep(run: Run) -> bool:
 
 
 def history(uri: str, run_id: str) -> list[dict[str, float]]:
-    """Return the metrics that a run has per epoch, a dict with its number as `epoch` for each; a point twice, twice."""
+    """Return the metrics of a run per epoch, a dict with `epoch` for each; points that were logged twice come twice."""
     found: list[dict[str, float]] = []
     with problems(uri):
         client = client_of(uri)
@@ -86,7 +86,7 @@ def history(uri: str, run_id: str) -> list[dict[str, float]]:
 
 
 def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the id and tags of every run that MLflow believes to be running; raises `server.Unreachable`."""
+    """Return the id and tags of every run that is RUNNING in MLflow; raises `server.Unreachable`."""
     with problems(uri):
         experiment = client_of(uri).get_experiment_by_name(experiment_name)
         if experiment is None:
@@ -96,17 +96,17 @@ def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def is_wanted(tags: Mapping[str, str], digests: Collection[str] | None) -> bool:
-    """Return whether a run with these `tags` has one of the `digests`, or any at all where these are None."""
+    """Return whether a run with these `tags` has one of the `digests`; if `digests` is None, whether it has any."""
     digest = tags.get(layout.DIGEST_TAG)
     return digest is not None and (digests is None or digest in digests)
 
 
 def runs(uri: str, experiment_id: str, digests: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    """Yield the facts of the runs with one of the `digests`, or without these of all that have any, newest first.
+    """Yield the facts of runs with one of the `digests`, or with any digest if `digests` is None, newest first.
 
-    They are `run_id`, `status`, `tags`, `metrics`, `images` and `params`. Raises `server.Unreachable`.
+    The facts are `run_id`, `status`, `tags`, `metrics`, `images` and `params`. Raises `server.Unreachable`.
     """
-    few = digests is not None and len(digests) <= _FEW  # of many all runs are fetched at once
+    few = digests is not None and len(digests) <= _FEW  # for more digests, all runs are fetched in one search
     wanted = [f"tags.`{layout.DIGEST_TAG}` = '{digest}'" for digest in digests or ()] if few else [""]
     with problems(uri):
         for chosen in wanted:
@@ -115,9 +115,9 @@ def runs(uri: str, experiment_id: str, digests: Collection[str] | None) -> Itera
 
 
 def has_finished(uri: str, run_ids: Collection[str]) -> bool:
-    """Return whether a store that is a file here has all these runs, finished and not deleted, without loading MLflow.
+    """Return whether a local SQLite store has all these runs, finished and not deleted, without loading MLflow.
 
-    False where that cannot be told so.
+    False for other stores, and where the file cannot be read.
     """
     file = tracking_uri.file_of(uri)
     if file is None or not file.is_file():
@@ -131,7 +131,7 @@ def has_finished(uri: str, run_ids: Collection[str]) -> bool:
 
 
 def end(uri: str, run_id: str, status: str, why: str) -> None:
-    """End a run in MLflow whose folder is not at hand: elsewhere its journal says so; raises `server.Unreachable`."""
+    """End a run in MLflow whose folder, and so its journal, is not available; raises `server.Unreachable`."""
     with problems(uri):
         for key, value in reason_tags(status, why, None).items():
             client_of(uri).set_tag(run_id, key, value)
@@ -139,7 +139,7 @@ def end(uri: str, run_id: str, status: str, why: str) -> None:
 
 
 def _search(uri: str, experiments: Sequence[str], chosen: str) -> Iterator[Any]:
-    """Yield the runs of `experiments` that MLflow's filter `chosen` lets pass, newest first, a thousand at a time."""
+    """Yield the runs of `experiments` that match MLflow's filter `chosen`, newest first, from pages of a thousand."""
     token = None
     while True:
         page = client_of(uri).search_runs(
@@ -163,9 +163,9 @@ def _facts(run: Any) -> dict[str, Any]:
 
 
 def results(uri: str, run_id: str) -> list[Result]:
-    """Return the run `run_id` of the store at `uri`, or where that is a sweep all runs of it, in their order.
+    """Return the result of the run `run_id` of the store at `uri`, or if it is a sweep those of all its runs, in order.
 
-    Their choices are all their params. UserError where the store has no such run or does not answer.
+    All params of a run are its choices. Raises UserError where the store has no such run or does not answer.
     """
     with open_client(uri) as client:
         run = run_of(client, uri, run_id)
@@ -177,9 +177,9 @@ def results(uri: str, run_id: str) -> list[Result]:
 
 @contextmanager
 def open_client(uri: str) -> Iterator[MlflowClient]:
-    """Yield the client of a store that is there already; UserError where it is not, or does not answer."""
+    """Yield the client of an existing store; raises UserError where there is none, or it does not answer."""
     if (file := tracking_uri.file_of(uri)) is not None and not file.is_file():
-        raise UserError(f"{uri}: expected a store of MLflow, and there is none (another one: set MLFLOW_TRACKING_URI)")
+        raise UserError(f"{uri}: expected a store of MLflow, and there is none (for another, set MLFLOW_TRACKING_URI)")
     try:
         with problems(uri):
             yield client_of(uri)
@@ -188,14 +188,14 @@ def open_client(uri: str) -> Iterator[MlflowClient]:
 
 
 def run_of(client: MlflowClient, uri: str, run_id: str) -> Run:
-    """Return a run of the store at `uri`; UserError where there is none."""
+    """Return a run of the store at `uri`; raises UserError where there is none."""
     if (run := known(client, run_id)) is None:
-        raise user_error("run", run_id, f"a run of {uri} (another store: set MLFLOW_TRACKING_URI)")
+        raise user_error("run", run_id, f"a run of {uri} (for another store, set MLFLOW_TRACKING_URI)")
     return run
 
 
 def known(client: MlflowClient, run_id: str) -> Run | None:
-    """Return a run, deleted or not; None where MLflow knows nothing of it."""
+    """Return a run, even a deleted one; None where MLflow has no such run."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -207,7 +207,7 @@ def known(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def named(run: Run) -> Run:
-    """Return the run; raises ValueError where an answer without content, of a broken proxy say, was taken for one."""
+    """Return the run; raises ValueError if it has no id, as in the empty answer of a broken proxy."""
     if not run.info.run_id:
         raise ValueError("MLflow's answer names no run")
     return run

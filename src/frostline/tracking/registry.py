@@ -1,4 +1,4 @@
-"""A run's network in the model registry of MLflow, ready to be served."""
+"""Registration of a run's network in MLflow's model registry, ready to be served."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 _MODEL = "model"  # folder of the model among the run's artifacts
 _WHITE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGP8zwABTAwUMQBJQQEPeWDz+AAAAABJRU5ErkJggg=="
-"""A white picture of 8x8 pixels, PNG as base64: the example of a request."""
+"""A white image of 8x8 pixels, PNG as base64: the example of a request."""
 _REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "numpy", "pyyaml")
-"""What `runs.serve` imports, itself and through the modules of ours that it uses."""
+"""Packages that `runs.serve` imports, directly or through modules of this package."""
 
 
 def register(
     uri: str, run_id: str, files: Sequence[Path], *, name: str, description: str, tags: Mapping[str, str], library: str
 ) -> str:
-    """Put the network whose config and weights are `files` into the registry as `name`; return its new version.
+    """Register the network whose config and weights are `files` as `name`; return its new version.
 
     It becomes an artifact of its run, a pyfunc model without any pickle: this package's source, `runs.serve` as the
-    model, and `files`; `library` is the package that has the network. UserError for an unknown run and for a name that
-    MLflow does not take.
+    model, and `files`; `library` is the package that defines the network. Raises UserError for an unknown run and for a
+    name that MLflow does not allow.
     """
-    with open_client(uri) as client:  # which sets MLflow up before it is imported
+    with open_client(uri) as client:  # configures MLflow before it is imported
         from mlflow.exceptions import MlflowException
 
         run = run_of(client, uri, run_id)
@@ -60,11 +60,11 @@ def _save(folder: Path, files: Sequence[Path], run_id: str, library: str) -> Non
     import pandas as pd
     from mlflow.models import Model
 
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it would say that it looks at the example
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # silence its line on checking the example
     (own := folder / "run").mkdir()
     for file in files:
         shutil.copyfile(file, own / file.name)
-    with warnings.catch_warnings(action="ignore"):  # it warns of type hints that it does not use, given a signature
+    with warnings.catch_warnings(action="ignore"):  # given a signature, it ignores type hints and warns
         mlflow.pyfunc.save_model(
             folder / _MODEL,
             mlflow_model=Model(artifact_path=_MODEL, run_id=run_id),
@@ -80,7 +80,7 @@ def _save(folder: Path, files: Sequence[Path], run_id: str, library: str) -> Non
 
 
 def _signature() -> Any:
-    """Return what the model takes and gives. Stated, since MLflow needs seconds to infer it, and guesses."""
+    """Return the signature of the model; stated, since MLflow takes seconds to infer one, and guesses."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Map
@@ -89,14 +89,14 @@ def _signature() -> Any:
         ColSpec(DataType.string, "class"),
         ColSpec(DataType.double, "probability"),
         ColSpec(Map(DataType.double), "probabilities"),
-        ColSpec(Array(DataType.string), "classes", required=False),  # where a picture may be of several
+        ColSpec(Array(DataType.string), "classes", required=False),  # multi-label
     ]
     top = ParamSchema([ParamSpec("top", DataType.long, 5)])
     return ModelSignature(Schema([ColSpec(DataType.string, "image")]), Schema(output), top)
 
 
 def _ensure(client: MlflowClient, name: str) -> None:
-    """Create the registered model `name` unless it is there; MlflowException for a name that is not allowed."""
+    """Create the registered model `name` unless it exists; raises MlflowException for a name that is not allowed."""
     from mlflow.exceptions import MlflowException
 
     try:

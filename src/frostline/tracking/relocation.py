@@ -1,4 +1,4 @@
-"""An MLflow store that was moved with its artifacts: it finds them where they are now."""
+"""Relocation of an MLflow store that was moved together with its artifacts: updates the paths in its database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from frostline.tracking.artifact_root import CHOSEN_TAG
 
-_PLACES = (  # columns of MLflow's tables that say where files lie, or that the run whose files they are says it
+_PLACES = (  # columns of MLflow's tables with the URIs of files
     ("runs", "artifact_uri"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
@@ -20,14 +20,14 @@ _CHOSEN = "select experiment_id from experiment_tags where key = ?"
 
 
 def follow(file: Path) -> None:
-    """Have the SQLite store in `file` look for its artifacts beside it, where they came along when it was moved.
+    """Point the SQLite store in `file` to the artifacts beside it, if they were moved together.
 
-    MLflow writes absolute paths down: it would go on to write into the folder that was left, and find nothing. A store
-    that was copied looks into the copy, if that has all that the original has of its runs.
+    MLflow stores absolute paths, so a moved store would keep writing to the old folder, and find nothing. A copied
+    store is pointed to the copied artifacts if these include all that the original has.
     """
     with closing(sqlite3.connect(file, timeout=5.0)) as database, database:
         if "artifact_location" not in _columns(database, "experiments"):
-            return  # no store, or one of an MLflow that says this elsewhere: then it looks where it wrote
+            return  # no store, or another schema of MLflow: leave it alone
         stay = {row[0] for row in database.execute(_CHOSEN, (CHOSEN_TAG,))}
         for name, old in database.execute("select experiment_id, artifact_location from experiments").fetchall():
             new = _beside(file, old or "") if name not in stay else None
@@ -36,7 +36,7 @@ def follow(file: Path) -> None:
 
 
 def _beside(file: Path, old: str) -> Path | None:
-    """Return where artifacts at `old`, in a folder beside their store, lie now; None unless that is elsewhere."""
+    """Return the folder beside the store that replaces `old`; None if `old` is right or was not beside the store."""
     path = Path(unquote(urlsplit(old).path))
     if urlsplit(old).scheme != "file" or path.parent.name != "artifacts":
         return None
@@ -45,7 +45,7 @@ def _beside(file: Path, old: str) -> Path | None:
 
 
 def _came_along(old: Path, new: Path) -> bool:
-    """Return whether `new` has all that `old` has."""
+    """Return whether `new` has every entry of `old`, or `old` is gone."""
     return not old.is_dir() or (new.is_dir() and _names(old) <= _names(new))
 
 
@@ -54,7 +54,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _move(database: sqlite3.Connection, experiment: int, old: str, new: str) -> None:
-    """Write `new` for `old` wherever the store says where files of the experiment lie."""
+    """Replace the URI `old` by `new` in all rows of the store that locate files of the experiment."""
     database.execute("update experiments set artifact_location = ? where experiment_id = ?", (new, experiment))
     for table, column in _PLACES:
         if column in _columns(database, table):
@@ -65,5 +65,5 @@ def _move(database: sqlite3.Connection, experiment: int, old: str, new: str) -> 
 
 
 def _columns(database: sqlite3.Connection, table: str) -> set[str]:
-    """Return the names of a table's columns; none where it is not there."""
+    """Return the names of a table's columns; empty if there is no such table."""
     return {str(name) for _, name, *_ in database.execute(f"pragma table_info({table})")}

@@ -1,6 +1,6 @@
-"""Where MLflow keeps its records: a database or a server, opened with short time limits, and its experiments.
+"""Connection to an MLflow store, a database or a server, with short timeouts; creates stores and experiments.
 
-MLflow is imported when a store is opened, not when this module is.
+MLflow is imported when a store is opened, not with this module.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; 120 by default
-    # A request that is sent again may be carried out twice; the mirror looks first at what the server has.
+    # A retried request may be carried out twice; the mirror first checks what the server has.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it prints tracebacks of what is raised anyway
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs tracebacks of errors that it raises anyway
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _LOGGERS = {"alembic": logging.WARNING, "urllib3": logging.ERROR}
 _BUSY = 5.0  # seconds to wait for a lock on an SQLite file when it is opened
 _HOPELESS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
-_LATER = (404, 408, 425, 429)  # said of all requests, by what stands before a server that is away or has too much to do
+_LATER = (404, 408, 425, 429)  # statuses of a proxy whose server is away or overloaded, the same for all requests
 
 
 class Unreachable(Exception):
-    """MLflow does not answer now, and may later."""
+    """MLflow does not answer now, but may later."""
 
 
 def load(*, models: bool = True) -> None:
-    """Import MLflow, set up as it is used here: 1.3 to 2.3 s the first time in a process.
+    """Configure and import MLflow: 1.3 to 2.3 s the first time in a process.
 
-    A process that has no use for its `models` is spared NumPy, pandas and Arrow, as with `mlflow-skinny`: 89 MB of 225,
-    and a quarter of the time. It is spared 5 MB of Pygments, too, which Alembic's templates would colour errors with.
+    Without `models`, NumPy, pandas and Arrow are not imported, as with `mlflow-skinny`, which saves 89 MB of 225 and a
+    quarter of the time; nor is Pygments (5 MB), with which Alembic's templates would colour errors.
     """
     _set_up()
-    if not models:  # an MLflow that insists on what is absent gets it below
+    if not models:  # if MLflow requires one of them, the second import below succeeds
         with suppress(ImportError), _absent("numpy", "pandas", "pyarrow", "pygments"):
             _import()
     _import()
@@ -66,7 +66,7 @@ def _set_up() -> None:
 @shared
 @contextmanager
 def as_it_was() -> Iterator[None]:
-    """Have MLflow set up as it is used here in the block, and afterwards as it was: a notebook has calls of its own."""
+    """Configure MLflow for our calls within the block, and restore its settings afterwards, for a notebook's calls."""
     variables = {name: os.environ.get(name) for name in _SETTINGS}
     loggers = {name: logging.getLogger(name).level for name in ("mlflow", *_LOGGERS)}
     if "mlflow" not in sys.modules:
@@ -92,7 +92,7 @@ def _import() -> None:
 
 @contextmanager
 def _absent(*packages: str) -> Iterator[None]:
-    """Have those of the `packages` that nobody imported yet be missing for a while."""
+    """Hide those of the `packages` that are not imported yet, so that imports of them fail within the block."""
     hidden = dict.fromkeys(name for name in packages if name not in sys.modules)
     sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
@@ -104,9 +104,9 @@ def _absent(*packages: str) -> Iterator[None]:
 
 @functools.cache
 def client_of(uri: str) -> MlflowClient:
-    """Return this process's client of the store, opened: 0.7 s the first time, nothing afterwards.
+    """Return this process's client of the store, connected: 0.7 s the first time, cached afterwards.
 
-    Only `experiment` creates a store; one that is not there yet is `Unreachable`.
+    Raises `Unreachable` for a store that does not exist yet; only `experiment` creates one.
     """
     load()
     from mlflow import MlflowClient
@@ -114,7 +114,7 @@ def client_of(uri: str) -> MlflowClient:
     with problems(uri):
         if (file := file_of(uri)) is not None:
             _probe(file)
-            if file.stat().st_size == 0:  # MLflow would create it in place, where half of it may stay for ever
+            if file.stat().st_size == 0:  # MLflow would create it in place: a crash would leave half of it
                 raise Unreachable(f"{uri}: nothing has been recorded there")
             relocation.follow(file)
         elif not is_server(uri):
@@ -127,10 +127,10 @@ def client_of(uri: str) -> MlflowClient:
 def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *, insist: bool = False) -> str:
     """Return the id of the experiment `name`, created if missing.
 
-    Its artifacts then go under `artifacts`, by default beside the project's own store. A fresh store is created under a
-    file lock, so that any number of processes may come at once. Raises UserError where the store or the experiment can
-    never be used, with `insist` also where it has other `artifacts` or these are out of reach; Unreachable where it can
-    perhaps be later.
+    A new experiment gets its artifacts under `artifacts`, by default beside the project's own store. A new store is
+    created under a file lock, so that any number of processes can call this at once. Raises UserError if the store or
+    the experiment can never be used, with `insist` also if it has another artifact root or the root is not reachable;
+    raises Unreachable if they may be usable later.
     """
     with problems(uri), _creation_lock(uri, root):
         if (file := file_of(uri)) is not None:
@@ -147,7 +147,7 @@ def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *,
             return opened.create_experiment(name, artifact_location=place, tags=tags)
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore -x {found.experiment_id}"
-        expected = f"an experiment that is not deleted (`{restore}` brings it back)"
+        expected = f"an experiment that is not deleted (`{restore}` restores it)"
         raise user_error("experiment_name", name, expected)
     if insist and artifacts and found.artifact_location.rstrip("/") != artifact_root.location(artifacts, name):
         raise artifact_root.differs(artifacts, found.artifact_location, name)
@@ -156,7 +156,7 @@ def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *,
 
 @contextmanager
 def problems(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into one line that names the store: UserError if it can never work, else Unreachable."""
+    """Turn MLflow's errors into one line that names the store: UserError if it can never work, else Unreachable."""
     try:
         yield
     except (UserError, Unreachable):
@@ -169,8 +169,8 @@ def problems(uri: str) -> Iterator[None]:
 
 
 def refused(error: BaseException | None) -> bool:
-    """Return whether this one thing is not taken, by a server or disk that is there and may take another."""
-    asked = getattr(error, "get_http_status_code", None)  # of MLflow; the other is of `requests`
+    """Return whether this one request was refused, by a server or disk that works and may accept others."""
+    asked = getattr(error, "get_http_status_code", None)  # MLflow's errors; `requests` has `response.status_code`
     status = asked() if asked else getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return 400 <= status < 500 and status not in (401, 403, *_LATER)
@@ -179,19 +179,19 @@ def refused(error: BaseException | None) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says in one line of at most 200 characters, without passwords."""
+    """Return the first line of an error's message, at most 200 characters, without passwords."""
     return credentials.scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what came first, e.g. that a connection was refused, of which the others say that it happened."""
+    """Return the root cause of an error, e.g. a refused connection, which the later errors wrap."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     return error
 
 
 def _hopeless(error: Exception) -> bool:
-    """Return whether to wait would not help: a driver that is missing, a file that is no database, a wrong password."""
+    """Return whether waiting would not help: a missing driver, a file that is no database, a wrong password."""
     if isinstance(error, sqlite3.Error):
         return "not a database" in str(error) or "malformed" in str(error)
     if getattr(error, "error_code", None) in _HOPELESS or "out-of-date database schema" in str(error):
@@ -200,7 +200,7 @@ def _hopeless(error: Exception) -> bool:
 
 
 def _probe(file: Path) -> None:
-    """Raise sqlite3.Error at once where the file cannot be written; MLflow would try for minutes."""
+    """Raise sqlite3.Error within seconds if the file cannot be written; MLflow would retry for minutes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file, timeout=_BUSY, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
@@ -208,7 +208,7 @@ def _probe(file: Path) -> None:
 
 
 def _create(file: Path) -> None:
-    """Have MLflow make a database that is not there yet, and put it there whole: half of one it never opens again."""
+    """Have MLflow create a missing database, and rename it into place; a half-created one could never be opened."""
     _probe(file)
     if file.stat().st_size > 0:
         return
@@ -216,17 +216,17 @@ def _create(file: Path) -> None:
     from mlflow import MlflowClient
 
     partial = file.with_name(f"{file.name}.new")
-    for old in (partial, partial.with_name(f"{partial.name}-journal")):  # of a process that was killed here
+    for old in (partial, partial.with_name(f"{partial.name}-journal")):  # left by a process that was killed here
         old.unlink(missing_ok=True)
     opened = MlflowClient(f"sqlite:///{partial}")
     opened.search_experiments(max_results=1)
-    with suppress(AttributeError):  # private: without it the file stays open under its old name, which does no harm
+    with suppress(AttributeError):  # private API: without it the file stays open under its old name, which is harmless
         opened._tracking_client.store.engine.dispose()
     partial.replace(file)
 
 
 def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
-    """Return the lock under which a store is created; a server looks after itself."""
+    """Return the lock under which a store is created; a server needs none."""
     if is_server(uri):
         return nullcontext()
     file = file_of(uri) or root / "mlruns" / "store"
@@ -235,7 +235,7 @@ def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
 
 
 def _artifact_location(uri: str, root: Path, experiment: str, chosen: str | None) -> str | None:
-    """Return where the experiment's artifacts go, as a URI; None leaves the choice to a tracking server."""
+    """Return the URI for the experiment's artifacts; None leaves the choice to a tracking server."""
     if chosen is None and is_server(uri):
         return None
     return artifact_root.location(chosen or (beside(uri, root) / "artifacts").as_uri(), experiment)

@@ -1,4 +1,4 @@
-"""A sweep's record while the sweep runs: opened, mirrored to MLflow by a thread meanwhile, and closed."""
+"""Lifecycle of a sweep's record: opens it, mirrors it to MLflow in a thread while the sweep runs, and closes it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from frostline.tracking.pending_sweeps import Place
 from frostline.tracking.sync import SweepMirror
 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
-_CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes create it in turn
-_MOMENT = 2.0  # seconds to wait where interrupts leave no time
-_CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: while nothing moves, and in all
+_CREATE = 120.0  # the same for a database: creating one takes 7 s, and many processes may queue for it
+_MOMENT = 2.0  # seconds to wait after an interrupt
+_CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: without progress, and in all
 
 _followers: dict[str, Follower] = {}
-"""By sweep folder: those that this process opened."""
+"""The followers of this process, by sweep folder."""
 
 
 def open_sweep(
@@ -40,10 +40,10 @@ def open_sweep(
     tags: Mapping[str, str],
     say: Callable[[str], object] = lambda line: None,
 ) -> Tracker:
-    """Return the tracker of a sweep, whose record is from now on mirrored to its `place` by a thread of this process.
+    """Open the record of a sweep, start a thread that mirrors it to its `place`, and return the sweep's tracker.
 
-    A `folder` that has a record goes on with that. Where MLflow does not answer, that is said in one line and the
-    record waits. Raises UserError where the store or the experiment can never be used, or has another root.
+    A record that `folder` has already is continued. If MLflow does not answer, `say` gets one line, and the record
+    waits on disk. Raises UserError if the store or the experiment can never be used, or has another artifact root.
     """
     facts = {
         "uri": tracking_uri.portable(place.uri, place.root),
@@ -54,8 +54,8 @@ def open_sweep(
     }
     fresh = journal.uid(folder) is None
     begin(folder, name, tags, **facts)
-    with suppress(OSError):  # then `sync` must be told the folder
-        pending_sweeps.remember(folder, place)  # first: of a folder that was moved the old one is forgotten with this
+    with suppress(OSError):  # without the register, `sync` needs the folder as its argument
+        pending_sweeps.remember(folder, place)  # before mirroring; it also replaces the entry of a moved folder
     follower = Follower(SweepMirror(folder, place, fresh=fresh))
     follower.start()
     _followers[str(folder)] = follower
@@ -67,12 +67,12 @@ def open_sweep(
         raise follower.problem
     if not reached:
         why = follower.problem or f"no answer from {place.uri} in {limit:g} s"
-        say(f"MLflow is away ({why}): the record is kept in {folder}, and passed on when it is back")
+        say(f"MLflow is not available ({why}): the record is kept in {folder}, and sent when MLflow is back")
     return Tracker(place.uri, place.experiment, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
 
 
 def take_up(tracker: Tracker, root: Path) -> None:
-    """Have a thread of this process mirror a sweep that another one opened, while nobody else does."""
+    """Start a thread that mirrors a sweep which another process opened, whenever no other process does."""
     if tracker.folder not in _followers:
         place = pending_sweeps.place_of(Path(tracker.folder), root, tracker.uri)
         _followers[tracker.folder] = Follower(SweepMirror(Path(tracker.folder), place))
@@ -80,14 +80,14 @@ def take_up(tracker: Tracker, root: Path) -> None:
 
 
 def leave(tracker: Tracker) -> None:
-    """Mirror no longer what was taken up, once what is written by now has reached MLflow, if that answers."""
+    """Stop mirroring a sweep that was taken up, after sending what is written by now, if MLflow answers in time."""
     if (follower := _followers.pop(tracker.folder, None)) is not None:
         follower.complete(*_CLOSE)
         follower.stop(patience=1.0)
 
 
 def bring(tracker: Tracker) -> None:
-    """Have MLflow hear of all that is written by now, if it answers in time: then every run has its id there."""
+    """Send all that is written by now to MLflow, if it answers in time; then every run has its id there."""
     if (follower := _followers.get(tracker.folder)) is not None:
         patience, limit = _CLOSE
         follower.complete(patience=patience / 2, limit=limit)
@@ -103,11 +103,11 @@ def close_sweep(
     tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], object] = lambda line: None,
 ) -> bool:
-    """Write the sweep's `description` (Markdown), `metrics`, `tags` and results, and end it and all its open runs.
+    """Write the sweep's `description` (Markdown), `metrics`, `tags` and results, and end the sweep and its dead runs.
 
-    A run that is still open and gives no sign of life belongs to a process that was killed without a chance to say so.
-    Waits until MLflow has it all, or for a bounded time; then one line says how the record is completed later. Returns
-    False where a fault of ours, not of MLflow's, kept it back.
+    An open run without signs of life belongs to a process that was killed, and ends KILLED. Waits until MLflow has the
+    whole record, for a bounded time; then `say` gets one line on how to complete the record later. Returns False if the
+    mirror died of a fault in frostline.
     """
     folder = Path(tracker.folder)
     sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
@@ -123,11 +123,11 @@ def close_sweep(
     follower = _followers.pop(tracker.folder)
     complete = follower.complete(*_CLOSE)
     follower.stop(patience=1.0)
-    later = f"the next sweep passes it on, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
+    later = f"the next sweep sends the rest, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
     if not complete:
-        say(f"MLflow does not have all of it yet ({follower.problem or 'it is too slow'}): {later}")
+        say(f"MLflow does not have the whole record yet ({follower.problem or 'it is too slow'}): {later}")
     elif going_on := len(sweep_record.going_on(folder)):
-        say(f"MLflow will not hear of the rest of {going_on} run(s) that go on by itself: {later}")
+        say(f"MLflow does not have the whole record yet ({going_on} run(s) go on): {later}")
     else:
         pending_sweeps.forget(folder, follower.sweep.place)
     return not follower.dead
@@ -135,16 +135,16 @@ def close_sweep(
 
 @contextmanager
 def ended_in_any_case(folder: Path) -> Iterator[None]:
-    """End the sweep's record in `folder`, without an answer, where the block ends before that.
+    """End the sweep's record in `folder`, without a verdict, if the block raises before the record is closed.
 
-    KILLED by an interrupt, it is in the journal at once, with runs of which nobody gives signs of life, and in MLflow
-    if that answers in a moment; else the next sweep passes it on. One more interrupt does not wait for that. By any
-    other error it is FAILED, unless runs go on or wait in the queue of a cluster.
+    After an interrupt, the sweep and its runs without signs of life end KILLED: in the journal at once, in MLflow if it
+    answers within seconds, else by the next sweep. A second interrupt skips that wait. After any other error the sweep
+    ends FAILED, unless runs go on or wait in the queue of a cluster.
     """
     try:
         yield
     except KeyboardInterrupt:
-        with suppress(OSError):  # a folder that is gone, or a disk that is full
+        with suppress(OSError):  # the folder is gone, or the disk is full
             _break_off(folder, "KILLED")
         raise
     except Exception:
@@ -169,8 +169,8 @@ def _break_off(folder: Path, status: str) -> None:
 
 
 def ui_command(uri: str, root: Path) -> str:
-    """Return the shell command that shows the record at `uri`; for a tracking server its address."""
+    """Return the shell command that opens MLflow on the store at `uri`; for a tracking server, its address."""
     if tracking_uri.is_server(uri):
         return uri
-    own = tracking_uri.resolved(None, root) == uri  # what the command opens by itself
+    own = tracking_uri.resolved(None, root) == uri  # the command's default
     return "python -m frostline ui" + ("" if own else f" --uri {shlex.quote(uri)}")

@@ -1,4 +1,4 @@
-"""The record of a sweep brought to MLflow: of one that runs, or later of those that it does not have in full."""
+"""Synchronisation of whole sweeps to MLflow: of a running sweep, and later of sweeps that MLflow lacks in part."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from frostline.tracking.pending_sweeps import Place, forget, place_of, remembere
 
 log = logging.getLogger(__name__)
 
-_BRIEF = 2.0  # seconds that a run may go on before MLflow hears more of it than its name
+_BRIEF = 2.0  # seconds for which only the name of a new run is sent
 
 
 class SweepMirror:
-    """The mirror of a sweep's record and of those of its runs. Not for several threads or processes at once."""
+    """The mirror of a sweep's record and of its runs' records. Not for several threads or processes at once."""
 
     def __init__(self, folder: Path, place: Place, *, fresh: bool = False) -> None:
         """Mirror the sweep in `folder`; a `fresh` one began in this process."""
         self.folder, self.place, self._fresh = folder, place, fresh
         self.experiment_id: str | None = None
         self.moved = time.monotonic()
-        """When something last reached MLflow."""
+        """Monotonic time in seconds at which something last reached MLflow."""
         self._mirrors: dict[Path, Mirror] = {}
         self._seen: dict[Path, float] = {}
-        """When runs were first seen to go on."""
+        """Monotonic time at which each running run was first seen."""
         self._over: set[Path] = set()
-        """Runs that finished, and of which MLflow has all."""
+        """Finished runs that MLflow has in full."""
         self._listed: tuple[int, ...] = ()
         self._runs: list[tuple[Path, str]] = []
-        """Their folders and records."""
+        """Folders and journals of the sweep and its runs."""
         self._bases = set[str]()
 
     def bring(self, *, at_once: bool = True) -> None:
-        """Send what MLflow does not have, the sweep first, since runs are recorded under it.
+        """Send what MLflow does not have, the sweep first, since it is the parent of its runs.
 
-        Unless all is wanted `at_once`, of a run that has just begun no more than its name is sent for a moment: most
-        are over soon, and cost a third then; and none is looked at again that is over: of a thousand that takes 15 ms.
-        Raises UserError where that can never work, `server.Unreachable` where it may later. A run of which MLflow
-        refuses something does not keep it from the others.
+        Without `at_once`, only the name of a run that has just begun is sent for a moment: most runs are over soon, and
+        then cost a third of the calls. Runs that are over are not checked again, which for a thousand would take 15 ms.
+        Raises UserError if this can never work, `server.Unreachable` if it may work later. If MLflow refuses a part of
+        one run, the other runs are still sent.
         """
         uri, refused = self.place.uri, None
         if self.experiment_id is None:
@@ -81,7 +81,7 @@ class SweepMirror:
             raise refused
 
     def _hand_in_bases(self) -> None:
-        """Make the weights with which runs began artifacts of the sweep's record: runs do not write into that."""
+        """Make the initial weights that runs share artifacts of the sweep; runs do not write to the sweep's journal."""
         there = {str(file.relative_to(self.folder)) for file in (self.folder / BASES).glob("*.safetensors")}
         if not there <= self._bases:
             self._bases = {entry["path"] for entry, _ in journal.notes(self.folder) if entry["op"] == "artifact"}
@@ -90,9 +90,9 @@ class SweepMirror:
         self._bases |= there
 
     def _folders(self, *, at_once: bool) -> list[Path]:
-        """Return the folders with a record, `at_once` also of what is over.
+        """Return the folders with a record, with `at_once` also those of runs that are over.
 
-        Which runs there are is read again when the sweep's file was replaced.
+        The list of runs is read again only when the sweep's file was replaced.
         """
         if (state := files.facts(str(self.folder / SWEEP))) != self._listed or not state:
             folders = (self.folder, *run_folders.of(self.folder))
@@ -101,19 +101,19 @@ class SweepMirror:
         return [folder for folder, record in due if files.facts(record)]
 
     def _is_due(self, folder: Path) -> bool:
-        """Return whether a run is over, or goes on for longer than most."""
+        """Return whether a run is over, or has been running for longer than `_BRIEF`."""
         seen = self._seen.setdefault(folder, time.monotonic())
         return time.monotonic() - seen > _BRIEF or journal.ended(folder)
 
     def pending(self) -> int:
-        """Return how many of its records MLflow does not have in full."""
+        """Return the number of records that MLflow does not have in full."""
         return sum(Mirror(folder).pending() for folder in with_record(self.folder))
 
 
 def complete(sweep: SweepMirror) -> bool:
-    """Complete the record of a sweep whose process is gone; False, and nothing done, while somebody mirrors it.
+    """Complete the record of a sweep whose process is gone; return False, with nothing done, if it is being mirrored.
 
-    What has no end in its journal ends KILLED, unless it goes on: then the sweep stays pending. Raises as
+    Runs without an end in their journal end KILLED, unless they still go on: then the sweep stays pending. Raises as
     `SweepMirror.bring` does.
     """
     try:
@@ -130,7 +130,7 @@ def complete(sweep: SweepMirror) -> bool:
 
 
 def others(sweep: SweepMirror) -> Iterator[bool]:
-    """Complete the sweeps that are pending in the same store, one per step; ends at the first that cannot be."""
+    """Complete the other sweeps that are pending in the same store, one per step; one that fails stays pending."""
     uri, root = sweep.place.uri, sweep.place.root
     for folder in remembered(uri, root):
         if folder != sweep.folder.resolve():

@@ -1,4 +1,4 @@
-"""MLflow's tracking URI: which one is meant, checked, without credentials; and what follows from it."""
+"""MLflow's tracking URI: resolved from config or environment, validated, without credentials; and paths beside it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SQLITE = "sqlite:///"
 def resolved(configured: str | None, root: Path, *, start: Path | None = None) -> str:
     """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else `root`'s own.
 
-    The project's own is an SQLite file, `root/mlruns/mlflow.db`; a relative file is from `start`, by default where the
-    command was typed. A password in `configured` is refused (it would be copied into every run's config), as is what
-    MLflow cannot track to or would take for another file than it looks like; all raise UserError.
+    The project's own is an SQLite file, `root/mlruns/mlflow.db`; a relative file is from `start`, by default the
+    working directory. Raises UserError for a password in `configured` (it would be copied into every run's config), and
+    for a URI that MLflow cannot use or would take for another file than it looks like.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -32,7 +32,7 @@ def resolved(configured: str | None, root: Path, *, start: Path | None = None) -
     if kind not in (*_DATABASES, *_SERVERS) or (is_server(safe) and not parts.hostname):
         raise user_error(key, safe, "sqlite:///<file>, http(s)://<server> or another database that MLflow knows")
     if is_server(safe):
-        return safe.rstrip("/")  # one server, and one name of it, whose path may be a prefix
+        return safe.rstrip("/")  # one name per server; its path may be a prefix
     if kind != "sqlite":
         return safe
     file = (start or Path.cwd()) / safe.removeprefix(_SQLITE)
@@ -43,36 +43,36 @@ def resolved(configured: str | None, root: Path, *, start: Path | None = None) -
 
 
 def _after(uri: str) -> str:
-    """Return the file that somebody may have meant by an SQLite address with other slashes, or with options."""
+    """Return the file probably meant by an SQLite URI with a wrong number of slashes, or with options."""
     rest = uri.partition(":")[2].partition("?")[0]
     return rest.removeprefix("//") if rest.startswith("//") and not rest.startswith("///") else rest.removeprefix("///")
 
 
 def is_server(uri: str) -> bool:
-    """Return whether the record is kept by a tracking server, not in a database that is opened here."""
+    """Return whether the URI is a tracking server, rather than a database that this process opens."""
     return urlsplit(uri).scheme in _SERVERS
 
 
 def name(uri: str) -> str:
-    """Return what the store is called among those that are kept beside each other, wherever they are moved."""
+    """Return the name of the store among those in one folder: the file's name, which survives a move; else the URI."""
     file = file_of(uri)
     return uri if file is None else file.name
 
 
 def portable(uri: str, root: Path) -> str:
-    """Return the URI as `resolved` understands it wherever `root` is moved: of a file in it relative to it."""
+    """Return the URI in a form that stays valid when `root` is moved: a file below `root` becomes relative to it."""
     file, top = file_of(uri), root.resolve()
     return f"{_SQLITE}{file.relative_to(top)}" if file is not None and file.is_relative_to(top) else uri
 
 
 def beside(uri: str, root: Path) -> Path:
-    """Return the folder for what belongs to the store: that of an SQLite file, else the project's `mlruns`."""
+    """Return the folder for files that belong to the store: that of an SQLite file, else the project's `mlruns`."""
     file = file_of(uri)
     return (root / "mlruns" if file is None else file.parent).resolve()
 
 
 def file_of(uri: str) -> Path | None:
-    """Return the file in which the store at `uri` lies, None for one that is no file."""
+    """Return the SQLite file of the store at `uri`; None for other stores."""
     return Path(uri.removeprefix(_SQLITE)) if _kind(uri) == "sqlite" else None
 
 

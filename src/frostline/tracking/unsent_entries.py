@@ -1,4 +1,4 @@
-"""What a run's journal says that MLflow does not have yet, folded together."""
+"""Unsent entries of a run's journal, merged into the state that MLflow still has to receive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frostline.records.recording import GONE
 
 @dataclass
 class Unsent:
-    """Of a tag or status that changed only the last one counts."""
+    """Merged unsent entries; of a tag or status that changed, only the last value is kept."""
 
     start: dict[str, Any] | None = None
     params: dict[str, Any] = field(default_factory=dict)
@@ -28,18 +28,18 @@ class Unsent:
 
     @property
     def guessed(self) -> bool:
-        """Whether nothing but the absence of its process tells that the run ended."""
+        """Whether the end was only inferred from the absence of the run's process."""
         return self.status == "KILLED" and self.tags.get(REASON_TAG) == GONE
 
     def without_end(self) -> None:
-        """Take the end back."""
+        """Remove the end of the run, and its reason."""
         self.status = self.ended = None
         for key in (REASON_TAG, NOTE_TAG):
             self.tags.pop(key, None)
 
 
 def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
-    """Return what the journal says after `offset`, and the offset behind it."""
+    """Return the merged journal entries after byte `offset`, and the offset after the last one."""
     news = Unsent()
     for entry, behind in journal.notes(folder, offset):
         offset = behind
@@ -61,10 +61,10 @@ def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
             case {"op": "end", "status": "FINISHED" | "FAILED" | "KILLED" as status, "time": int(time)}:
                 news.status, news.ended = status, time
             case {"op": "end", "status": "PAUSED"}:
-                news.status, news.ended = "SCHEDULED", None  # MLflow's word for what runs later
+                news.status, news.ended = "SCHEDULED", None  # MLflow's status for runs that continue later
     return news, offset
 
 
 def resumed(folder: Path) -> bool:
-    """Return whether the run went on after an end: what it then did again is there already."""
+    """Return whether the run was ever resumed, so that MLflow may have some of its metrics already."""
     return any(entry["op"] == "resume" or entry.get("run_id") for entry, _ in journal.notes(folder))

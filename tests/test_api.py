@@ -169,7 +169,7 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
     (alone,) = network.predict(levels, top=3)
     assert list(alone.values()) == sorted(alone.values(), reverse=True) and set(alone) <= set(network.classes)
     assert max(alone.values()) == pytest.approx(float(together[0].max()), abs=1e-6)
-    with pytest.raises(frostline.UserError, match=r"none\.png: not there"):
+    with pytest.raises(frostline.UserError, match=r"none\.png: missing"):
         network.predict(tmp_path / "none.png")
     for wrong in ({"top": 0}, {"batch": 0}, {"batch": -3}):
         with pytest.raises(frostline.UserError, match=r"^(top|batch)=.*: expected a whole number of at least 1"):

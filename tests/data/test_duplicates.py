@@ -84,8 +84,8 @@ def test_the_same_picture_in_two_splits_is_told_before_training(tmp_path: Path):
     shutil.copy(tmp_path / "train" / "b" / "1.png", tmp_path / "val" / "b" / "again.png")
     found = load(tmp_path)
     about = {finding.about.partition(":")[0]: finding for finding in found.findings}
-    assert about["1 of 9 pictures in test is in train, too (test/a/again.bmp = train/a/0.png)"].alarming
-    assert "1 of 9 pictures in val is in train, too (val/b/again.png = train/b/1.png)" in about
+    assert about["1 of 9 images in test is in train, too (test/a/again.bmp = train/a/0.png)"].alarming
+    assert "1 of 9 images in val is in train, too (val/b/again.png = train/b/1.png)" in about
 
 
 def test_the_verdict_gives_the_accuracy_without_shared_pictures():

@@ -180,11 +180,9 @@ def test_columns_have_names_of_their_own(tmp_path: Path) -> None:
         "data.options.label=kid: expected a column of the data set: scan, label, kind, patient; did you mean kind?"
     )
     assert "data.options.group=nobody: expected a column of the data set" in refused(folder, group="nobody")
-    assert "data.options.image=label: expected a column of pictures, not of int64: scan" in refused(
-        folder, image="label"
-    )
+    assert "data.options.image=label: expected a column of images, not of int64: scan" in refused(folder, image="label")
     assert refused(folder, label="scan").endswith(
-        "label=scan: expected a column with one text or number, or a list of them, in a row, not of pictures"
+        "label=scan: expected a column with one text or number, or a list of them, in a row, not images"
     )
 
 
@@ -193,7 +191,7 @@ def test_rows_without_a_picture_or_a_label_are_left_out_and_told(tmp_path: Path)
     opened = load(saved(tmp_path / "set", rows(20, odd=odd)))
     assert pairs(opened) == in_turn(20)
     assert told(opened) == [
-        "1 row without a picture is left out: train[20]",
+        "1 row without an image is left out: train[20]",
         "2 rows without a label are left out: train[21], train[22]",
     ]
 
@@ -216,9 +214,7 @@ def test_splits_are_found_by_name_or_said(tmp_path: Path) -> None:
     opened = load(folder, train="train", val="dev")
     assert numbers(opened.val) == [*range(60, 64)]
     odd = saved(tmp_path / "odd", datasets.DatasetDict({"fold_a": rows(12), "fold_b": rows(12, 30)}))
-    assert "data.options.train=null: expected what the data set calls its training split: fold_a, fold_b" in refused(
-        odd
-    )
+    assert "data.options.train=null: expected the data set's name of its training split: fold_a, fold_b" in refused(odd)
     alone = saved(tmp_path / "alone", datasets.DatasetDict({"everything": rows(12)}))
     assert pairs(load(alone)) == in_turn(12)
 
@@ -235,7 +231,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
         saved(tmp_path / "one", rows(20, labels=[0] * 20))
     )
     several = rows(6).add_column("fine", [0, 1] * 3, feature=datasets.ClassLabel(names=["a", "b"]))
-    assert "data.options.label=null: expected the column of the data set that it is: label, fine" in refused(
+    assert "data.options.label=null: expected one of the data set's columns: label, fine" in refused(
         saved(tmp_path / "several", several)
     )
     nested = rows(6, label=datasets.List(datasets.List(datasets.Value("int64"))), labels=[[[0]], [[0, 1]]] * 3)
@@ -243,7 +239,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
         saved(tmp_path / "nested", nested), label="label"
     )
     (tmp_path / "empty").mkdir()
-    assert "a folder with a data set, and this is empty" in refused(tmp_path / "empty")
+    assert "a folder with a data set; this one is empty" in refused(tmp_path / "empty")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "train.parquet").write_bytes(b"PAR1")
     assert "expected a data set that can be read" in refused(tmp_path / "torn")
@@ -259,7 +255,7 @@ def test_a_label_beyond_the_names_is_refused(tmp_path: Path) -> None:
     info.write_text(
         text[:value] + '"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}' + text[text.index("}", value) + 1 :]
     )
-    assert "expected labels below 2, the number of names of classes, and train[2] has 2" in refused(folder)
+    assert "expected labels below 2, the number of class names, but train[2] has 2" in refused(folder)
 
 
 def test_broken_pictures_are_reported_by_split_row_and_name(tmp_path: Path) -> None:
@@ -312,7 +308,7 @@ def test_pictures_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(png(number))
     [line] = [line for line in told(load(tmp_path / "set")) if "library" in line]
-    assert line.startswith(f"12 of 20 pictures below {tmp_path / 'set'} are left out by the library of the hub")
+    assert line.startswith(f"12 of 20 images below {tmp_path / 'set'} are left out by the library of the hub")
 
 
 def pictures(root: Path, *folders: str) -> Path:
@@ -335,7 +331,7 @@ def pictures(root: Path, *folders: str) -> Path:
 )
 def test_a_class_that_the_library_takes_for_a_split_is_refused(tmp_path: Path, folders: Any, named: str) -> None:
     line = refused(pictures(tmp_path / "set", *folders))
-    assert f"set: expected folders of classes in {named}, which the library of the hub takes for a split" in line
+    assert f"set: expected class folders in {named}, which the library of the hub reads as a split" in line
 
 
 def test_folders_of_classes_in_splits_are_read(tmp_path: Path) -> None:
@@ -358,7 +354,7 @@ def test_no_code_of_a_data_set_runs(tmp_path: Path) -> None:
     (folder / "train.h5").write_bytes(b"?")
     assert refused(folder)
     (folder / "script.py").unlink()
-    assert "expected tables or pictures (parquet, arrow, imagefolder" in refused(folder)
+    assert "expected tables or images (parquet, arrow, imagefolder" in refused(folder)
     assert not (tmp_path / "ran").exists()
 
 
@@ -381,7 +377,7 @@ def test_a_hub_out_of_reach_is_one_line_soon(silent: bool, nobody: int, monkeypa
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: huggingface_hub.hf_api.HfApi(endpoint=address))
     began = time.monotonic()
     line = refused("owner/name")
-    assert line.startswith("data.root=owner/name: expected a folder, or a data set of the hub, which is out of reach (")
+    assert line.startswith("data.root=owner/name: expected a folder, or a data set of the hub, which is unreachable (")
     assert time.monotonic() - began < 5
 
 
@@ -394,8 +390,8 @@ def test_a_name_of_the_hub_is_read_and_again_when_the_hub_is_gone(tmp_path: Path
     asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     first, pinned, config, name, *gone = map(json.loads, asked.stdout.splitlines())
     assert first == {"train": ["cat", "dog"] * 6, "val": ["cat", "dog"] * 2, "test": ["cat", "dog"] * 3} == pinned
-    assert config == "data.options.config=deflaut: expected a part of the data set: default; did you mean default?"
+    assert config == "data.options.config=deflaut: expected a config of the data set: default; did you mean default?"
     assert name.startswith("data.root=owner/nobody: expected a folder, or a data set that the hub has (")
     assert gone[:2] == [first, first]
-    assert all("which is out of reach" in line for line in gone[2:])
+    assert all("which is unreachable" in line for line in gone[2:])
     assert asked.stderr == ""

@@ -31,7 +31,7 @@ def test_noise_is_no_tga_unless_it_is_called_so(tmp_path: Path):
     for name in ("a.tga", "a.jpg"):
         (tmp_path / name).write_bytes(data.getvalue())
     assert (np.asarray(image_in(tmp_path / "a.tga")) == NOISE).all()
-    with pytest.raises(OSError, match="not a picture"):
+    with pytest.raises(OSError, match="not an image"):
         image_in(tmp_path / "a.jpg")
 
 

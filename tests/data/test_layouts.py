@@ -88,22 +88,22 @@ def test_folders_without_labels_are_left_out_and_named(tmp_path: Path):
     found = load(tmp_path)
     assert found.classes == ("a", "b", "c") and len(found.test) == 9
     told = [finding.about for finding in found.findings]
-    assert any("seg_pred with 3 pictures is left out" in line for line in told)
-    assert any("extra with 3 pictures is left out" in line for line in told)
+    assert any("seg_pred with 3 images is left out" in line for line in told)
+    assert any("extra with 3 images is left out" in line for line in told)
 
 
 def test_a_test_folder_without_classes_is_left_out_and_another_one_made(tmp_path: Path):
     pictures(tmp_path, *within(["train"]), "test", each=5)
     found = load(tmp_path)
     assert len(found.train) + len(found.val) + len(found.test) == 15
-    assert any("test with 5 pictures is left out" in finding.about for finding in found.findings)
+    assert any("test with 5 images is left out" in finding.about for finding in found.findings)
 
 
 @pytest.mark.parametrize(
     "folders, expected",
     [
-        (["train", "test"], r"train, which are called like splits.*data\.layout=classes"),
-        (within(["images", "annotations"]), r"say data\.root=\S+/images; data\.layout=classes"),
+        (["train", "test"], r"train, which are named like splits.*data\.layout=classes"),
+        (within(["images", "annotations"]), r"set data\.root=\S+/images; data\.layout=classes"),
         (within(["day_one", "day_two"]), r"day_one, day_two \(data\.layout=classes\), or classes a, b, c in"),
         (within(["a", "b", "c"], ["train", "test"]), r"data\.layout=classes\), .*test, train \(data\.layout=splits"),
         (["plane", "train/steam", "train/electric"], r"plane, train \(data\.layout=classes\), .*data\.layout=splits"),
@@ -210,7 +210,7 @@ def test_pictures_beside_the_folders_of_classes_or_splits_are_told(tmp_path: Pat
     for root, place in (("one", "one"), ("two", "test")):
         told = [finding.about for finding in load(tmp_path / root).findings if "left out" in finding.about]
         assert told == [
-            f"6 pictures in {place} are left out, since they lie in no folder of a class: 0.png, 1.png, 2.png, ..."
+            f"6 images in {place} are left out, since they are in no class folder: 0.png, 1.png, 2.png, ..."
         ]
 
 
@@ -225,14 +225,13 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_folders_within_those_of_classes_are_told_where_a_class_is_made_of_several(tmp_path: Path) -> None:
     pictures(tmp_path / "apart", "cat/siamese", "cat/wild/lynx", "cat", "dog", "fish/images")
-    (found,) = (finding for finding in load(tmp_path / "apart").findings if "within" in finding.about)
+    (found,) = (finding for finding in load(tmp_path / "apart").findings if "subfolders" in finding.about)
     assert found.about == (
-        "6 pictures lie in folders within those of classes, and are of the class that these are in: "
-        "cat/siamese, cat/wild/lynx"
+        "6 images are in subfolders of class folders, and belong to these classes: cat/siamese, cat/wild/lynx"
     )
     assert found.alarming and found.pictures == ("cat/siamese", "cat/wild/lynx")
     pictures(tmp_path / "split", "train/cat/1", "train/cat/2", "train/dog", "test/cat", "test/dog/3", "test/dog/4")
-    (told,) = (finding.about for finding in load(tmp_path / "split").findings if "within" in finding.about)
-    assert told.startswith("12 pictures") and told.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
+    (told,) = (finding.about for finding in load(tmp_path / "split").findings if "subfolders" in finding.about)
+    assert told.startswith("12 images") and told.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
     pictures(tmp_path / "one", "cat/images", "dog/images/more")  # each in the one folder within its own
-    assert not [finding for finding in load(tmp_path / "one").findings if "within" in finding.about]
+    assert not [finding for finding in load(tmp_path / "one").findings if "subfolders" in finding.about]

@@ -181,7 +181,7 @@ def test_what_cannot_be_meant_in_shards_and_on_the_hub_is_refused_alike(
         assert len(lines) == 1
         return lines.pop()
 
-    assert "columns of 1 and 0 where each class has its own, but fox has ?" in refused(label=[*CLASSES])
+    assert "columns of 1 and 0, one per class, but fox has ?" in refused(label=[*CLASSES])
     assert "data.options.separator=|: expected null" in refused(label=["cat", "dog"], separator="|")
     assert "a column of 1 and 0 for each class, not a list of 1 and 0" in refused(label="vector")
     for source in where:
@@ -215,15 +215,15 @@ def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[s
     assert "two or more of them" in refused(label=["cat"]) and "two or more of them" in refused(label=["cat", "cat"])
     assert "data.options.separator=|: expected null" in refused(label=["cat", "dog"], separator="|")
     frame["fox"] = ["?", *frame["fox"][1:]]
-    assert "expected columns of 1 and 0 where each class has its own, but fox has ?" in refused(label=[*CLASSES])
+    assert "expected columns of 1 and 0, one per class, but fox has ?" in refused(label=[*CLASSES])
     frame.loc[3, "label"] = "cat|dog|cat"
     assert "expected each label once in a cell, not cat, dog" in refused(separator="|")
     frame.loc[3, "label"] = "Cat|dog"
     assert "expected one spelling for each class" in refused(separator="|")
     frame.loc[3, "file"] = "4.png"
-    assert "expected one label for each picture, but 4.png is" in refused(separator="|")
-    assert "; data.options.rows=labels takes them for" in refused(separator="|")
-    assert "data.options.rows=lable: expected labels, where each row is one label" in refused(rows="lable")
+    assert "expected one label for each image, but 4.png is" in refused(separator="|")
+    assert "; data.options.rows=labels reads them as" in refused(separator="|")
+    assert "data.options.rows=lable: expected labels, if each row is one label" in refused(rows="lable")
 
 
 def test_a_column_that_is_0_throughout_is_left_out_and_told(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_same_picture_with_other_labels_is_told_of(said: tuple[Path, list[li
     other = [name for name in CLASSES if name not in labels[0]]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"file": "copy.png", "label": other}])))
     told = [finding.about for finding in load(tmp_path / "t.jsonl").findings if "different labels" in finding.about]
-    assert len(told) == 1 and " + ".join(other) in told[0] and "1 picture is there" in told[0]
+    assert len(told) == 1 and " + ".join(other) in told[0] and "1 image has copies" in told[0]
 
 
 def drawn(count: int, shares: Sequence[float], seed: int = 0) -> Selection:

@@ -143,7 +143,7 @@ def test_a_training_picture_saved_anew_for_the_test_is_told_before_training(tmp_
     cut(pieces[1], 0.01).save(tmp_path / "val" / "b" / "cut.png")
     told = {found.about.partition(":")[0]: found for found in load(tmp_path).findings if "nearly" in found.about}
     assert set(told) == {
-        "1 of 10 pictures in test looks nearly like one in train (test/a/again.jpg ~ train/a/0.png)",
-        "1 of 9 pictures in val looks nearly like one in train (val/b/cut.png ~ train/b/1.png)",
+        "1 of 10 images in test looks nearly like one in train (test/a/again.jpg ~ train/a/0.png)",
+        "1 of 9 images in val looks nearly like one in train (val/b/cut.png ~ train/b/1.png)",
     }
     assert not any(found.alarming for found in told.values())

@@ -177,15 +177,15 @@ def test_numbers_are_named_by_a_file_beside_them_by_options_or_not_at_all(tmp_pa
     assert told(load(file, classes=names)) == [
         "8 of 11 class names are left out, as train has no image of 100, 101, 102, 103, 104 and 3 more"
     ]
-    assert "expected labels below 2, the number of names, and s.tar/00002.png has 10" in refused(
+    assert "expected labels below 2, the number of class names, but s.tar/00002.png has 10" in refused(
         file, classes=["zebra", "ant"]
     )
     (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
     assert load(tmp_path).classes == ("zebra", "ant", "yak")
     (tmp_path / "mine.txt").write_text("".join(f"my {name}\n" for name in range(11)))
     assert load(tmp_path, classes="mine.txt").classes == ("my 0", "my 1", "my 10")
-    assert "data.options.classes=nowhere.txt: expected a file that is there" in refused(tmp_path, classes="nowhere.txt")
-    assert "expected a name for each class alone, not crane, maillot twice" in refused(  # as in a list of ImageNet's
+    assert "data.options.classes=nowhere.txt: expected a file that exists" in refused(tmp_path, classes="nowhere.txt")
+    assert "expected different names of classes, not crane, maillot twice" in refused(  # as in a list of ImageNet's
         tmp_path, classes=["crane", "crane", "maillot", "maillot"]
     )
 
@@ -201,8 +201,8 @@ def test_pictures_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
     found = load(write(tmp_path / "s.tar", files))
     assert pairs(found) == in_turn(20, ("0", "1"))
     assert told(found) == [
-        "1 sample without a picture is left out",
-        "2 pictures without a label are left out: s.tar/x.png, s.tar/y.png",
+        "1 sample without an image is left out",
+        "2 images without a label are left out: s.tar/x.png, s.tar/y.png",
     ]
 
 
@@ -224,7 +224,7 @@ def test_a_picture_of_several_is_chosen(tmp_path: Path) -> None:
     files = samples()
     files += [(f"{n:05d}.mask.png", png(200 + n)) for n in range(20)]
     file = write(tmp_path / "s.tar", files)
-    assert "expected one picture in each sample, or data.options.image=<which>: png, mask.png" in refused(file)
+    assert "expected one image in each sample, or data.options.image=<which>: png, mask.png" in refused(file)
     assert pairs(load(file, image="png")) == in_turn(20)
     assert pairs(load(file, image="mask.png")) == in_turn(20, first=200)
     assert "data.options.image=jpg: expected a field of samples: " in refused(file, image="jpg")
@@ -248,14 +248,14 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "expected one spelling for each class" in refused(
         write(tmp_path / "spelled.tar", samples(classes=["cat", "Cat"]))
     )
-    assert "expected samples with a picture, as 0001.jpg, and here fields are npy" in refused(
+    assert "expected samples with an image, as 0001.jpg, but the fields are npy" in refused(
         write(tmp_path / "none.tar", [("a.npy", b"?")])
     )
-    assert "expected samples with a picture" in refused(write(tmp_path / "empty.tar", []))
+    assert "expected samples with an image" in refused(write(tmp_path / "empty.tar", []))
     for mode, end in (("w:gz", "gunzip"), ("w:bz2", "bunzip2"), ("w:xz", "unxz")):
         with tarfile.open(tmp_path / "packed.tar", mode) as archive:  # type: ignore[call-overload]
             archive.add(file, "s.tar")
-        assert f"expected plain tar files: nothing in a packed one can be read by its place ({end} it)" in refused(
+        assert f"expected plain tar files: a compressed one has no random access ({end} it)" in refused(
             tmp_path / "packed.tar"
         )
     assert "nowhere.tar is not there" in refused(tmp_path / "nowhere.tar")
@@ -313,26 +313,26 @@ def test_a_broken_header_ends_its_shard_and_is_told(tmp_path: Path) -> None:
 def test_where_too_little_is_left_of_a_broken_shard_that_is_told_first(tmp_path: Path) -> None:
     whole = tar(samples(20))
     at, file = whole.index(b"00002.cls"), tmp_path / "a.tar"
-    reason = f"expected pictures and labels that can all be read, but a.tar/from byte {at:,} on: no header of a tar"
+    reason = f"expected readable images and labels, but a.tar/from byte {at:,} on: no header of a tar"
     file.write_bytes(whole[:at] + b"\xff" * 512 + whole[at + 512 :])
     for skip_bad in (False, True):
         line = refused(file, skip_bad=skip_bad)
-        assert reason in line and "; and with what is left: data.val_fraction=" in line
+        assert reason in line and "; and with the rest: data.val_fraction=" in line
     assert reason in refused(file, label="lable") and "did you mean" not in refused(file, label="lable")
     file.write_bytes(whole[: whole.index(b"00001.cls")] + b"\xff" * 512)
-    assert "on: no header of a tar" in refused(file) and "with what is left: data.root=" in refused(file)
+    assert "on: no header of a tar" in refused(file) and "with the rest: data.root=" in refused(file)
     file.write_bytes(whole[: whole.index(b"00002.cls")])
     assert "a.tar breaks off without the mark of its end: there may have been more; and with" in refused(file)
     (tmp_path / "b.tar").write_bytes(tar([("odd.cls", b"newt"), ("odd.png", b"no picture"), *samples(20)]))
     line = refused(tmp_path / "b.tar", skip_bad=True)
-    assert "pictures that can be read in train of newt, but all are broken (b.tar/odd.png: " in line
+    assert "readable images in train of newt, but all are broken (b.tar/odd.png: " in line
 
 
 def test_a_split_of_which_nothing_can_be_read_is_no_split_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path / "train.tar", samples(20))
     for content, start in ((b"\xff" * 2048, 0), (tar([("x.png", png(90))])[:1024] + b"\xff" * 512, 1024)):
         (tmp_path / "test.tar").write_bytes(content)
-        expected = "expected shards of test of which something with a label can be read, and not only test.tar"
+        expected = "expected shards of test with readable, labelled images, but there is only test.tar"
         assert f"{expected}/from byte {start:,} on: " in refused(tmp_path)
 
 
@@ -343,11 +343,11 @@ def test_damaged_labels_and_groups_are_told(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tar", [*files.items()])
     json_told = "a.tar/00003.json (no JSON: Expecting value: line 1 column 1 (char 0))"
     both = f"{json_told}, a.tar/00005.json (no text in UTF-8)"
-    assert told(load(file, label="label")) == [f"2 pictures are left out, as their labels cannot be read: {both}"]
+    assert told(load(file, label="label")) == [f"2 images are left out, as their labels cannot be read: {both}"]
     assert told(load(file, group="patient")) == [
-        "1 picture is left out, as its label cannot be read: a.tar/00006.cls (no text in UTF-8)",
-        "1 picture without a label is left out: a.tar/00007.png",
-        f"2 pictures stand alone each, as their groups cannot be read: {both}",
+        "1 image is left out, as its label cannot be read: a.tar/00006.cls (no text in UTF-8)",
+        "1 image without a label is left out: a.tar/00007.png",
+        f"2 images are each their own group, as their groups cannot be read: {both}",
     ]
     write(file, [(name, b"{half" if name.endswith("json") else content) for name, content in samples(24, field="json")])
     line = refused(file)

@@ -74,7 +74,7 @@ def test_a_folder_has_its_splits_again_from_a_table_within_it_or_elsewhere(tmp_p
     assert above.options["data.options.root"] == str(root)
     same(again(above), first)
     (tmp_path / "far" / "link").symlink_to(root)
-    with pytest.raises(UserError, match=r"names of files and classes that a table gives back|cannot be read back"):
+    with pytest.raises(UserError, match=r"names of files and classes that can be read back|cannot be read back"):
         written(tmp_path / "odd.csv", source="folder", root=str(tmp_path / "far" / "link" / ".." / "birds"))
     with (tmp_path / "splits.csv").open(newline="") as stream:
         line = next(csv.DictReader(stream))
@@ -127,7 +127,7 @@ def test_a_class_that_a_split_lacks_is_allowed_to_lack(tmp_path: Path) -> None:
 def test_what_a_table_cannot_say_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         written(tmp_path / "splits.csv", source="digits")
-    assert str(caught.value).startswith(f"--write-splits={tmp_path}/splits.csv: expected a data set of picture files")
+    assert str(caught.value).startswith(f"--write-splits={tmp_path}/splits.csv: expected a data set of image files")
     for odd in ("back\\slash.png", os.fsdecode(b"na\xefve.png")):
         root = folder(tmp_path / odd.encode("ascii", "replace").hex(), "a", "b")
         picture(root / "a" / odd, 99)
@@ -143,7 +143,7 @@ def test_splits_are_not_written_over_somebodys_labels_nor_over_other_splits(tmp_
     written(tmp_path / "splits.csv", **given)
     written(tmp_path / "splits.csv", **given)
     for file, seed in ((table, 0), (tmp_path / "splits.csv", 1)):
-        with pytest.raises(UserError, match=r"^--write-splits=.*: expected a new file, as this one says"):
+        with pytest.raises(UserError, match=r"^--write-splits=.*: expected a new file, as this one has"):
             written(file, **given, split_seed=seed)
     assert table.read_bytes() == before
 
@@ -216,7 +216,7 @@ def test_rows_of_the_hub_have_their_splits_again_by_name(tmp_path: Path) -> None
     assert lines[:2] == ["picture,label,split", f"train[0] 0.png,cat,{lines[1].rpartition(',')[2]}"]
     hub_set(tmp_path / "set2", tmp_path, first=1)
     found.options["data.root"] = str(tmp_path / "set2")
-    with pytest.raises(UserError, match=r"data.options.splits=.*expected pictures that the data set has, not train"):
+    with pytest.raises(UserError, match=r"data.options.splits=.*expected images that the data set has, not train"):
         named(found, "hub")
 
 
@@ -238,12 +238,12 @@ def test_samples_in_shards_have_their_splits_again_by_name(tmp_path: Path) -> No
             named(found, "shards")
         return str(caught.value)
 
-    assert "a row for every picture of the data set, and there is none for test-0.tar/068.png" in refused(*lines[:-1])
-    assert "expected one row for each picture, not several" in refused(*lines, lines[-1])
-    assert "labels as the data set has them, not others for test-0.tar/068.png" in refused(
+    assert "a row for every image of the data set, but there is none for test-0.tar/068.png" in refused(*lines[:-1])
+    assert "expected one row for each image, not several" in refused(*lines, lines[-1])
+    assert "the labels of the data set, not others for test-0.tar/068.png" in refused(
         *lines[:-1], "test-0.tar/068.png,cat,test"
     )
-    assert "expected test as the data set has them, not others for test-0.tar/068.png" in refused(
+    assert "expected test as in the data set, not others for test-0.tar/068.png" in refused(
         *lines[:-1], lines[-1].replace(",test", ",train")
     )
     assert "column split of train, val and test, not of tset" in refused(
@@ -256,6 +256,6 @@ def test_names_that_do_not_tell_pictures_apart_are_refused(tmp_path: Path) -> No
     for part in ("a", "b"):
         (root / part).mkdir(parents=True)
         shards(root / part, tmp_path, "some.tar")
-    with pytest.raises(UserError, match=r"--write-splits=.*told apart by their names, but some.tar/000.png"):
+    with pytest.raises(UserError, match=r"--write-splits=.*images with unique names, but some.tar/000.png"):
         written(tmp_path / "splits.csv", source="shards", root=str(root), options={})
     assert not (tmp_path / "splits.csv").exists()

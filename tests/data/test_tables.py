@@ -131,9 +131,9 @@ def test_pictures_without_a_row_are_looked_for_as_long_as_that_takes_no_time(
         picture(tmp_path / f"more {number:03}" / "1.png", number)
     monkeypatch.setattr(tables, "_LOOKED_AT", 230)
     [told] = [finding.about for finding in load(tmp_path / "t.csv").findings if "in no row" in finding.about]
-    assert told.startswith("49 pictures below") and told.endswith("(of the first 251 files and folders there)")
+    assert told.startswith("49 images below") and told.endswith("(of the first 251 files and folders there)")
     monkeypatch.setattr(tables, "_LOOKED_AT", 1000)
-    assert tables.read(tmp_path / "t.csv", {}).findings[0].about.startswith("200 pictures below")
+    assert tables.read(tmp_path / "t.csv", {}).findings[0].about.startswith("200 images below")
 
 
 def test_columns_splits_and_the_root_have_names_of_their_own(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_column_of_splits_that_is_called_otherwise_is_told(tmp_path: Path) -> 
     table = [row | {"subset": "Test" if n < 6 else "Training", "n": n % 2} for n, row in enumerate(found)]
     as_csv(tmp_path / "t.csv", table)
     told = [finding for finding in load(tmp_path / "t.csv").findings if "not used" in finding.about]
-    assert [one.about for one in told] == ["column subset is not used: data.options.split=subset takes its splits"]
+    assert [one.about for one in told] == ["column subset is not used: data.options.split=subset uses its splits"]
     assert told[0].alarming
     assert not [one for one in load(tmp_path / "t.csv", split="subset").findings if "not used" in one.about]
     for values in (("Test", "other"), ("Training", "Training")):
@@ -219,9 +219,9 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     with_rows({"file": "/etc/passwd", "label": "cat"})
     assert "not /etc/passwd" in refused(table)
     with_rows({"file": "pics/0.png", "label": "dog"})
-    assert "expected one label for each picture, but pics/0.png is cat and dog" in refused(table)
+    assert "expected one label for each image, but pics/0.png is cat and dog" in refused(table)
     as_csv(table, [row | {"who": str(number)} for number, row in enumerate([*found, found[0]])])
-    assert "expected one group for each picture, but pics/0.png is 0 and 20" in refused(table, group="who")
+    assert "expected one group for each image, but pics/0.png is 0 and 20" in refused(table, group="who")
     with_rows({"file": "pics/x.png", "label": "Cat"})
     assert "expected one spelling for each class, not 'Cat' and 'cat'" in refused(table)
     with_rows({"file": "", "label": "cat"})
@@ -239,7 +239,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     )
     assert "data.options.root=nowhere: expected a folder that exists" in refused(table, root="nowhere")
     as_csv(table, [{"a": row["file"], "b": row["label"]} for row in found])
-    assert "data.options.path=null: expected the column of the table that it is: a, b" in refused(table)
+    assert "data.options.path=null: expected one of the table's columns: a, b" in refused(table)
     as_csv(table, [row | {"split": "fold 3"} for row in found])
     assert "data.options.split=split: expected a column of train, val and test, not of fold 3" in refused(table)
     as_csv(table, [{"file": row["file"], "label": "cat"} for row in found])
@@ -270,8 +270,8 @@ def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_tol
     data = load(tmp_path / "t.csv", skip_bad=True)
     assert data.counts["skipped"] == 1
     said = [finding.about for finding in data.findings]
-    assert f"1 picture below {tmp_path} is in no row of the table: a link/more.png" in said
-    assert "1 row names a picture again and counts once" in said
+    assert f"1 image below {tmp_path} is in no row of the table: a link/more.png" in said
+    assert "1 row repeats an image and is ignored" in said
 
 
 def test_windows_paths_are_found(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_group_is_on_one_side_of_every_split(tmp_path: Path) -> None:
     found = [row | {"patient": f"p{number // 5}"} for number, row in enumerate(rows(tmp_path, 200))]
     as_csv(tmp_path / "t.csv", found)
     hints = [finding.about for finding in load(tmp_path / "t.csv").findings]
-    assert any("data.options.group=patient keeps its pictures on one side" in hint for hint in hints)
+    assert any("data.options.group=patient keeps its images in the same split" in hint for hint in hints)
     data = load(tmp_path / "t.csv", group="patient")
     seen = [{number // 5 for number in numbers(split)} for split in (data.train, data.val, data.test)]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
@@ -410,5 +410,5 @@ def test_what_a_picture_counts_stands_in_a_column_and_is_part_of_the_data(tmp_pa
         with pytest.raises(UserError, match=r"data.options.weight=.*: expected a column of finite numbers above 0"):
             tables.read(table, {"weight": "weight"})
     as_csv(table, [*found, found[0] | {"weight": 3}])
-    with pytest.raises(UserError, match=r"expected one weight for each picture, but pics/0.png is 1 and 3"):
+    with pytest.raises(UserError, match=r"expected one weight for each image, but pics/0.png is 1 and 3"):
         tables.read(table, {"weight": "weight"})

@@ -147,7 +147,7 @@ def test_a_table_is_split_by_its_column_of_dates(tmp_path: Path) -> None:
     random.Random(0).shuffle(table)
     as_csv(tmp_path / "t.csv", table)
     hints = [finding.about for finding in load(tmp_path / "t.csv").findings]
-    assert "column taken_at is not used: data.options.time=taken_at tests on the latest pictures" in hints
+    assert "column taken_at is not used: data.options.time=taken_at tests on the latest images" in hints
     data = load(tmp_path / "t.csv", time="taken_at")
     assert sorted(numbers(data.test)) == list(range(160, 200))
     assert sorted(numbers(data.val)) == list(range(128, 160))
@@ -172,6 +172,6 @@ def test_a_tables_own_test_split_stays_and_val_is_the_latest_of_train(tmp_path: 
     assert sorted(numbers(data.test)) == list(range(10)) and sorted(numbers(data.val)) == list(range(50, 60))
     as_csv(tmp_path / "all.csv", [row | {"split": ("train", "val", "test")[n % 3]} for n, row in enumerate(table)])
     with pytest.raises(
-        UserError, match=r"^data.options.time=year: expected null, since the table says in column split"
+        UserError, match=r"^data.options.time=year: expected null, since the table defines val and test in column split"
     ):
         load_data(source="table", root=str(tmp_path / "all.csv"), options={**NONE, "time": "year"})

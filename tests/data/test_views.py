@@ -177,7 +177,7 @@ def test_a_picture_that_can_no_longer_be_read_is_named() -> None:
         *(DeviceBudget(CPU, 0), torch.contiguous_format),
         **{"view_of": same, "identity": {}},
     )
-    with pytest.raises(OSError, match=r"cat/3\.png: not there.*could be read before"):
+    with pytest.raises(OSError, match=r"cat/3\.png: missing.*could be read before"):
         views.inputs(torch.tensor([3]), 1)
 
 

@@ -186,7 +186,7 @@ def test_findings_show_the_pictures_that_they_are_about(folder: Path) -> None:
     assert {one.label, two.label} == {"china", "flower"} and one.name == "train/china/0.jpg"
     ((near, like),) = beside(facts, gallery, "looks nearly like one in train")
     assert (near.name, like.name) == ("test/flower/near.png", "train/flower/7.jpg")
-    assert beside(facts, gallery, "are left out, not called like a picture") == []
+    assert beside(facts, gallery, "are left out, without the suffix") == []
 
 
 def test_of_many_classes_some_are_shown_from_the_largest_to_the_smallest(
@@ -279,7 +279,7 @@ def test_options_of_ones_own_are_found_as_for_a_sweep_and_stand_in_what_is_to_be
     [
         (
             ["data.skip_bad=false"],
-            r"data\.root=.*expected pictures that can all be read, but 2 of .*/empty\.png: empty",
+            r"data\.root=.*expected images that can all be read, but 2 of .*/empty\.png: empty",
         ),
         (["modle=resnet18"], r"modle=resnet18: expected a key of the config, see --help; did you mean model\?"),
         (["lr=1e-3,1e-4"], r"lr=1e-3,1e-4: expected one value, for one run"),

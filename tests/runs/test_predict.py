@@ -258,7 +258,7 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
         ((".", "."), "run=.: expected a run with best.safetensors, or a sweep with finished runs"),
         (("nowhere",), "the following arguments are required: pictures"),
         (("nowhere", ".", "--top", "0"), "argument --top: expected a whole number of at least 1, not 0"),
-        (("nowhere", "empty"), "pictures=empty: expected a folder with pictures"),
+        (("nowhere", "empty"), "pictures=empty: expected a folder with images"),
         (("nowhere", ".", "--features", "head"), "--features=head: expected to be given with --output"),
         (
             ("nowhere", ".", "--output", "o.csv", "--format", "csv"),

@@ -71,10 +71,10 @@ def readable(folder):
 def test_a_row_per_picture_with_the_probabilities_of_the_network_bit_for_bit(network, pictures, tmp_path):
     written = write(network, tmp_path / "said.parquet", pictures, top=10)
     assert (written.rows, written.unread) == (COUNT, 2)
-    assert written.examples == (f"{pictures}/03 ü.png: not a picture", f"{pictures}/48 ü.png: empty")
+    assert written.examples == (f"{pictures}/03 ü.png: not an image", f"{pictures}/48 ü.png: empty")
     frame = pd.read_parquet(tmp_path / "said.parquet")
     assert list(frame["file"]) == list(map(str, sorted(pictures.iterdir())))
-    assert list(frame["error"].dropna()) == ["not a picture", "empty"]
+    assert list(frame["error"].dropna()) == ["not an image", "empty"]
     good = frame[frame["error"].isna()]
     batches = [sorted(pictures.iterdir())[at : at + 4] for at in range(0, COUNT, 4)]
     kept = set(readable(pictures))
@@ -214,7 +214,7 @@ def test_a_table_keeps_its_columns_beside_what_is_said(network, pictures, tmp_pa
     table = tmp_path / "there" / name
     TABLES[name](frame, table)
     written = write(network, tmp_path / "said.parquet", table)
-    assert written.examples[0] == "pics/03 ü.png: not a picture"
+    assert written.examples[0] == "pics/03 ü.png: not an image"
     found = pd.read_parquet(tmp_path / "said.parquet")
     plain = (
         pd.read_csv(table, dtype=str, na_filter=False, sep="\t" if name == "t.tsv" else ",")
@@ -239,7 +239,7 @@ def test_a_table_keeps_its_columns_beside_what_is_said(network, pictures, tmp_pa
     write(network, tmp_path / "said.jsonl", table)
     lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert (
-        lines[3] == {**lines[3], "image": "pics/03 ü.png", "error": "not a picture"} and "probabilities" not in lines[3]
+        lines[3] == {**lines[3], "image": "pics/03 ü.png", "error": "not an image"} and "probabilities" not in lines[3]
     )
     assert next(iter(lines[0]["probabilities"])) == lines[0]["predicted_class"] == alone["class"][0]
 
@@ -308,7 +308,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
         return str(caught.value)
 
     table.write_text("a,b\nx.png,1\n")
-    assert "path=null: expected the column of the table that it is: a, b" in refused("o.csv", table)
+    assert "path=null: expected one of the table's columns: a, b" in refused("o.csv", table)
     assert "path=c: expected a column of the table: a, b" in refused("o.csv", table, path="c")
     assert "root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
     assert "expected one table alone, shards alone, or files and folders" in refused("o.csv", [table, pictures])
@@ -337,7 +337,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
 def test_pictures_that_are_not_there_are_rows(network, pictures, tmp_path):
     (tmp_path / "t.csv").write_text(f"path\n{readable(pictures)[0]}\nnone.png\n")
     written = frostline.Classifier(network).predict_table(tmp_path / "t.csv", tmp_path / "said.csv", batch=2)
-    assert (written.rows, written.unread, written.examples) == (2, 1, ("none.png: not there, or a link to nothing",))
+    assert (written.rows, written.unread, written.examples) == (2, 1, ("none.png: missing, or a broken link",))
 
 
 SMALL_PARTS = """
@@ -376,7 +376,7 @@ def test_pictures_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(netwo
     memory.pipe("/there/a.png", file.read_bytes())
     places = ["memory://there/a.png", "memory://there/none.png", file]
     assert network_says(network, places[:1]).equal(network_says(network, [file]))
-    with pytest.raises(UserError, match=r"^memory://there/none\.png: not there"):
+    with pytest.raises(UserError, match=r"^memory://there/none\.png: missing"):
         predict.probabilities(network, places[1:2])
     (tmp_path / "list.csv").write_text("path\n" + "\n".join(map(str, places)) + "\n")
     for name, given in (("alone", places), ("table", tmp_path / "list.csv")):

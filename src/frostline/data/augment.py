@@ -1,6 +1,6 @@
-"""Random views: which box of a picture is shown in an epoch, whether it is mirrored, and how it is recoloured.
+"""Random augmentation in batches: crops, mirroring, colour jitter, TrivialAugment.
 
-All in batches, without waiting for the device. Every draw is addressed by (seed, purpose, epoch, image).
+Nothing here waits for the device. Every draw is addressed by (seed, purpose, epoch, image).
 """
 
 from __future__ import annotations
@@ -16,64 +16,64 @@ from frostline.core.randomness import address, uniform
 from frostline.data.resize import CenterCrop, center_boxes
 from frostline.data.trivial_augment import blend, gray, trivial_augment
 
-_SURPLUS = 1.25  # what it is worth is measured in benchmarks/fidelity.py
-_TRIES = 10  # as many boxes as torchvision's RandomResizedCrop tries before it falls back to the middle
+_SURPLUS = 1.25  # see `stored_side`; its effect is measured in benchmarks/fidelity.py
+_TRIES = 10  # boxes that torchvision's RandomResizedCrop tries before it falls back to a centre crop
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How training views differ from the centre view: the fields of `AugmentConfig`, as checked there."""
+    """The augmentation of training views: the checked fields of `AugmentConfig`."""
 
     crop: str
     scale: tuple[float, float]
     ratio: tuple[float, float]
     padding: float
     flip: bool
-    """Wished for, and the data's classes bear it."""
+    """Whether both `augment.flip` and `data.flip` are set."""
     color: float
     trivial: bool
 
     @property
     def random(self) -> bool:
-        """Whether views differ at all; if not, training images are seen as all others are."""
+        """Whether any augmentation is on; if not, training images get the centre view."""
         return self.crop != "none" or self.flip or self.color > 0 or self.trivial
 
 
 @dataclass(frozen=True)
 class Crop:
-    """What is shown of each picture of a batch."""
+    """The crops of a batch of images."""
 
     boxes: Tensor
-    """`(B, 4)` float32: x0, y0, x1, y1 as fractions of the picture."""
+    """`(B, 4)` float32: x0, y0, x1, y1 as fractions of the image."""
     flip: Tensor | None
-    """`(B,)` bool: which are mirrored, if any."""
+    """`(B,)` bool: which images are mirrored; None for none."""
 
 
 def stored_side(policy: Policy, how: CenterCrop) -> int:
-    """Return the shorter side in pixels that a stored picture must have for what `policy` cuts out of it.
+    """Return the shorter side in pixels to which stored images may be reduced for the crops of `policy`.
 
-    The median crop of a square picture then has `_SURPLUS` times the pixels, per side, that the network sees of it. A
-    picture that is reduced to that by Pillow's Lanczos filter keeps 95% or more of the detail that the crop of the
-    original shows (root mean square of the Laplacian: the rows of benchmarks/fidelity.py in benchmarks/RESULTS.md).
+    The median crop of a square image then has, per side, `_SURPLUS` times the pixels of the network's input. After
+    reduction to this side by Pillow's Lanczos filter, crops keep 95% or more of the detail of crops of the original
+    (root mean square of the Laplacian: the rows of benchmarks/fidelity.py in benchmarks/RESULTS.md).
     """
     return math.ceil(_SURPLUS * how.size / median_extent(policy, how))
 
 
 def surplus(policy: Policy, how: CenterCrop, side: int) -> float:
-    """Return how many pixels per side the median crop of a square of `side` has for each that the network sees."""
+    """Return the pixels per side of the median crop of a square of `side` pixels, relative to the network's input."""
     return side * median_extent(policy, how) / how.size
 
 
 def median_extent(policy: Policy, how: CenterCrop) -> float:
-    """Return the side of the median crop, as a fraction of the picture's shorter side."""
+    """Return the side of the median crop, as a fraction of the image's shorter side."""
     return _median_extent(policy.scale, policy.ratio) if policy.crop == "random_resized" else how.size / how.resize
 
 
 @functools.cache
 def _median_extent(scale: tuple[float, float], ratio: tuple[float, float]) -> float:
-    """Return the root of the median area of random boxes in a square, as a fraction of its side.
+    """Return the square root of the median area of random boxes in a square, as a fraction of its side.
 
-    Boxes that do not fit are drawn again, so that it is less than the middle of `scale`.
+    Boxes that do not fit are drawn again, so the median area is below the middle of `scale`.
     """
     ids = torch.arange(1001)
     squares = torch.full((len(ids), 2), 4096)
@@ -82,9 +82,9 @@ def _median_extent(scale: tuple[float, float], ratio: tuple[float, float]) -> fl
 
 
 def random_crop(sizes: Tensor, ids: Tensor, *, policy: Policy, how: CenterCrop, seed: int, epoch: int) -> Crop:
-    """Return what is shown of pictures of `sizes` `(B, 2)`, width and height, under a `policy` that crops at random.
+    """Return random crops of images of `sizes` `(B, 2)`, width and height, under a `policy` that crops at random.
 
-    `ids` is `(B,)` int64. The crop of a picture depends on `seed`, `epoch` and its id, not on the rest of the batch.
+    `ids` is `(B,)` int64. The crop of an image depends on `seed`, `epoch` and its id, not on the rest of the batch.
     """
     if policy.crop == "random_resized":
         draws = _draws(seed, "crop", epoch, ids, 2 * _TRIES + 2)
@@ -96,12 +96,12 @@ def random_crop(sizes: Tensor, ids: Tensor, *, policy: Policy, how: CenterCrop, 
 
 
 def mirrored(ids: Tensor, *, policy: Policy, seed: int, epoch: int) -> Tensor | None:
-    """Return `(B,)` bool: which pictures `policy` shows mirrored; None where it mirrors none."""
+    """Return `(B,)` bool: which images are mirrored; None if `policy` mirrors none."""
     return _draws(seed, "flip", epoch, ids, 1)[:, 0] < 0.5 if policy.flip else None
 
 
 def recolor(views: Tensor, ids: Tensor, *, policy: Policy, seed: int, epoch: int) -> Tensor:
-    """Return `views`, `(B, 3, S, S)` float32 in 0..255, after what `policy` does to them beside cropping."""
+    """Return `views`, `(B, 3, S, S)` float32 in 0..255, after the colour jitter and TrivialAugment of `policy`."""
     if policy.color:
         views = jitter(views, _draws(seed, "color", epoch, ids, 3), policy.color)
     if policy.trivial:
@@ -114,11 +114,11 @@ def _draws(seed: int, purpose: str, epoch: int, ids: Tensor, count: int) -> Tens
 
 
 def random_boxes(sizes: Tensor, draws: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
-    """Return `(B, 4)` float32 boxes of the Inception crop (arXiv:1409.4842), distributed as torchvision draws them.
+    """Return `(B, 4)` float32 boxes of the Inception crop (arXiv:1409.4842), with the same distribution as torchvision.
 
-    `draws` is `(B, 22)` in [0, 1). Areas are uniform in `scale`, aspect ratios log-uniform in `ratio`, in whole pixels
-    of the original picture. torchvision draws up to ten boxes until one fits; here all ten are drawn at once and the
-    first that fits is taken, or where none does the largest in the middle that has an allowed aspect ratio.
+    `draws` is `(B, 22)` in [0, 1). Areas are uniform in `scale`, aspect ratios log-uniform in `ratio`, sides are
+    integers in pixels of the original. torchvision draws up to ten boxes until one fits. Here all ten are drawn at
+    once and the first that fits is taken; if none fits, the largest centred box with an allowed aspect ratio.
     """
     whole = sizes.float()
     area = _between(*scale, draws[:, :_TRIES]) * whole.prod(1, keepdim=True)
@@ -134,9 +134,9 @@ def random_boxes(sizes: Tensor, draws: Tensor, *, scale: tuple[float, float], ra
 
 
 def shift_boxes(boxes: Tensor, draws: Tensor, *, padding: float, sizes: Tensor) -> Tensor:
-    """Return `(B, 4)` boxes moved by whole pixels, uniformly up to `padding` of the picture in each direction.
+    """Return `(B, 4)` boxes shifted by whole pixels, uniformly up to `padding` of the image in each direction.
 
-    `draws` is `(B, 2)` in [0, 1), `sizes` `(B, 2)`, width and height in pixels. Boxes may then reach outside it.
+    `draws` is `(B, 2)` in [0, 1), `sizes` `(B, 2)`, width and height in pixels. Boxes may reach outside the image.
     """
     furthest = (padding * sizes).round()
     shift = ((draws * (2 * furthest + 1)).floor() - furthest) / sizes
@@ -148,10 +148,10 @@ def _between(low: float, high: float, draws: Tensor) -> Tensor:
 
 
 def jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Return `images` with brightness, contrast and saturation each scaled by a factor of the image's own.
+    """Return `images` with brightness, contrast and saturation scaled, by random factors for each image.
 
     `draws` is `(B, 3)` in [0, 1); factors are uniform in 1 - `strength` (at least 0) to 1 + `strength`, as in
-    torchvision's `ColorJitter`, but always in this order.
+    torchvision's `ColorJitter`, but applied in this fixed order.
     """
     lowest = max(0.0, 1 - strength)
     brightness, contrast, saturation = (lowest + (1 + strength - lowest) * draws)[:, :, None, None, None].unbind(1)

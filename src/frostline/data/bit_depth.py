@@ -1,4 +1,4 @@
-"""Values of more than 8 bits become 256 levels: which value is black, and which is white."""
+"""Map pixel values of more than 8 bits to 0..255: the choice of black and white."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 Values = NDArray[np.unsignedinteger | np.signedinteger | np.floating]
 
 TOP = 65535
-"""White of a picture of 16 bits where nothing else is said."""
+"""Default white of 16-bit images."""
 PERCENTILES = {"minmax": (0.0, 100.0), "percentile": (0.5, 99.5)}
-"""Where black and white lie among the values. 0.5 and 99.5 are what nnU-Net clips intensities at
-(doi:10.1038/s41592-020-01008-z): a few hot pixels then do not darken all others."""
+"""Percentiles of the values that become black and white. nnU-Net clips intensities at 0.5 and 99.5
+(doi:10.1038/s41592-020-01008-z), so that a few hot pixels do not darken all others."""
 
 _GRID = np.linspace(0, 100, 201)  # percentiles; 0.5 and 99.5 are among them
-_REMEDY = "of which nothing says how bright they are, but data.range=minmax, percentile or [low,high] can"
+_REMEDY = "whose range of brightness is unknown: set data.range=minmax, percentile or [low,high]"
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Which values of a picture become black and white: linear in between, clipped beyond."""
+    """The values of an image that become black and white: linear in between, clipped beyond."""
 
     low: float | None = None
     high: float | None = None
-    """Both None for what the type holds, 0 to 65535, which floating point numbers do not say."""
+    """Both None for the range of the type, 0 to 65535, which floating point numbers lack."""
     of_picture: bool = False
-    """Whether `low` and `high` are percentiles (0 to 100) of each picture's own values, and not values."""
+    """Whether `low` and `high` are percentiles (0 to 100) of each image's own values, instead of values."""
 
     def __call__(self, values: Values) -> NDArray[np.uint8]:
-        """Return `values` as 0..255, NaN as 0; `ValueError` where nothing says what is white."""
+        """Return `values` mapped to 0..255, NaN to 0; `ValueError` if white is unknown."""
         low, high = self._ends(values)
-        if high <= low:  # one value throughout
+        if high <= low:  # a constant image
             return np.zeros(values.shape, np.uint8)
         exact = np.float64 if values.dtype.itemsize > 2 else np.float32
         clipped = np.clip(values.astype(exact), low, high)
@@ -54,14 +54,14 @@ class Levels:
             return self.low, self.high
         known = finite(values)
         low, high = np.percentile(known, (self.low, self.high)).tolist()
-        return (low, high) if low < high else (float(known.min()), float(known.max()))  # nearly all are one value
+        return (low, high) if low < high else (float(known.min()), float(known.max()))  # nearly constant
 
 
 FULL = Levels()
 
 
 def of_record(said: object) -> Levels:
-    """Return the levels that a run has recorded as a mapping of their fields; `ValueError` for anything else."""
+    """Return the levels in the record of a run, a mapping of their fields; `ValueError` for anything else."""
     match said:
         case {"low": None, "high": None, "of_picture": False}:
             return FULL
@@ -72,7 +72,7 @@ def of_record(said: object) -> Levels:
 
 
 def of_range(chosen: str | list[float], of: str) -> Levels | None:
-    """Return the levels that `data.range` and `data.range_of` say, None where the values of the set do (`of_set`)."""
+    """Return the levels for `data.range` and `data.range_of`; None if they depend on the set's values (`of_set`)."""
     if isinstance(chosen, list):
         low, high = chosen
         return Levels(float(low), float(high))
@@ -82,7 +82,7 @@ def of_range(chosen: str | list[float], of: str) -> Levels | None:
 
 
 def finite(values: Values) -> Values:
-    """Return the values `(N,)` that are numbers; `ValueError` where there are none."""
+    """Return the finite values `(N,)`; `ValueError` if there are none."""
     known = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
     if not known.size:
         raise ValueError("no finite number in it")
@@ -90,15 +90,15 @@ def finite(values: Values) -> Values:
 
 
 def summary(values: Values) -> NDArray[np.float64]:
-    """Return `(201,)`: the percentiles 0, 0.5, ..., 100 of a picture's values, from which `of_set` goes on."""
-    ordered = np.sort(finite(values), kind="stable")  # by radix for 16 bits
+    """Return `(201,)`: the percentiles 0, 0.5, ..., 100 of an image's values, the input of `of_set`."""
+    ordered = np.sort(finite(values), kind="stable")  # radix sort for 16 bits
     return ordered[np.round(_GRID / 100 * (ordered.size - 1)).astype(np.int64)].astype(np.float64)
 
 
 def of_set(summaries: Iterable[NDArray[np.float64]], chosen: str) -> Levels:
-    """Return the levels of a set of pictures by their summaries, each picture counted alike; `FULL` if there are none.
+    """Return the levels of a set of images from their summaries, with equal weights; `FULL` if there are none.
 
-    `minmax` is exact; percentiles are those of 201 values per picture.
+    `minmax` is exact; percentiles are computed from 201 values per image.
     """
     if not (together := list(summaries)):
         return FULL

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: refused by name, or left out where that costs no class and no split."""
+"""Unreadable images: an error that names them, or leaving them out if no class and no split is lost."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from frostline.data.splitting import Selection, lost_classes
 
 @contextmanager
 def blamed(root: str, damage: Sequence[str]) -> Iterator[None]:
-    """Have a mistake that is found in what is left of the data in `root` say first what of it cannot be read."""
+    """Prepend the known `damage` of the data in `root` to a `UserError` that the block raises about the rest."""
     try:
         yield
     except UserError as error:
         if not damage or damage[0] in str(error):
             raise
         several = "; ".join(damage[:3]) + ("; ..." if len(damage) > 3 else "")
-        expected = f"pictures and labels that can all be read, but {several}; and with what is left: {error}"
+        expected = f"readable images and labels, but {several}; and with the rest: {error}"
         raise user_error("data.root", root, expected) from None
 
 
 class BadPictures(UserError):
-    """Some pictures cannot be read."""
+    """Some images cannot be read."""
 
     reasons: tuple[tuple[str, str], ...] = ()
-    """Every one of them by name, and what is wrong with it."""
+    """Name and reason of each."""
 
 
 def leave_out(part: Selection, bad: Mapping[int, str]) -> Selection:
-    """Return the pictures of a split without those that are `bad`."""
+    """Return the images of a split without those that are `bad`."""
     if not bad:
         return part
     keep = torch.tensor([index not in bad for index in part.ids.tolist()])
@@ -44,7 +44,7 @@ def leave_out(part: Selection, bad: Mapping[int, str]) -> Selection:
 
 
 def broken_of(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) -> tuple[tuple[str, str], ...]:
-    """Return the pictures of `parts` that are broken, by name, and what is wrong with each."""
+    """Return name and reason of each broken image of `parts`, sorted."""
     found = []
     for name, part in parts.items():
         bad = decoded[name].bad
@@ -64,9 +64,9 @@ def require_readable(
     root: str,
     skip: bool,
 ) -> None:
-    """Raise `BadPictures` for what is broken in `parts` of the data in `root`.
+    """Raise `BadPictures` for broken images in `parts` of the data in `root`.
 
-    With `skip` it is left out, as it is in `good`: then `UserError` where a class of train or a split is lost with it.
+    With `skip` they are left out, as in `good`; then raise `UserError` if a class of train, or a split, is lost.
     """
     for name, part in parts.items():
         lost = lost_classes(part, good[name])
@@ -74,12 +74,12 @@ def require_readable(
             gone = [of_class(part.labels, part.source.classes.index(one)) for one in lost] or [part.ids >= 0]
             those = replace(part, ids=part.ids[torch.stack(gone).any(0)])
             each = _first_few(broken_of({name: those}, decoded))
-            expected = f"pictures that can be read in {name} of {some(lost)}, but all are broken ({each})"
+            expected = f"readable images in {name} of {some(lost)}, but all are broken ({each})"
             raise user_error("data.skip_bad", "true", expected)
     reasons = broken_of(parts, decoded)
     if reasons and not skip:
         count = sum(len(part.ids) for part in parts.values())
-        expected = f"pictures that can all be read, but {len(reasons):,} of {count:,} cannot ({_first_few(reasons)})"
+        expected = f"images that can all be read, but {len(reasons):,} of {count:,} cannot ({_first_few(reasons)})"
         error = BadPictures(f"{user_error('data.root', root, expected)}; data.skip_bad=true leaves them out")
         error.reasons = reasons
         raise error

@@ -1,9 +1,9 @@
-"""Common corruptions of pictures in five severities: noise, blur, contrast, pixelate and JPEG (arXiv:1903.12261).
+"""Common image corruptions in five severities: noise, blur, contrast, pixelate and JPEG (arXiv:1903.12261).
 
-They are applied to the picture that the network is shown, after resize and centre crop, as in ImageNet-C. Blur, blocks
-and JPEG are measured in its pixels, so that Hendrycks and Dietterich published other strengths for smaller pictures:
-those for the side that is nearest in ratio are taken. Noise is addressed by the picture's id alone and grows with the
-severity: every run is shown the same pictures.
+They are applied to the network's view, after resize and centre crop, as in ImageNet-C. The effect of blur, pixelate and
+JPEG depends on the size in pixels, so Hendrycks and Dietterich published other strengths for smaller images; those for
+the side nearest in ratio are used. Noise depends only on the image's id and the severity, so that every run sees the
+same corrupted images.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ _PUBLISHED: dict[int, dict[str, Strengths]] = {
         "jpeg": (25, 18, 15, 10, 7),
     },
 }
-_CHUNK = 16  # pictures whose noise is drawn at once: 64-bit integers by the million
+_CHUNK = 16  # images whose noise is drawn at once, which takes millions of 64-bit integers
 
 
 def strengths(side: int) -> dict[str, Strengths]:
-    """Return the corruptions by name, with their strengths for pictures of `side` x `side` pixels."""
+    """Return the strengths of each corruption, by name, for images of `side` x `side` pixels."""
     return _PUBLISHED[min(_PUBLISHED, key=lambda published: abs(math.log(published / side)))]
 
 
 def corrupt(name: str, strength: float, pictures: Tensor, ids: Tensor) -> Tensor:
-    """Return `pictures`, `(B, 3, S, S)` float32 in 0..255, corrupted, as whole numbers; `ids` is `(B,)` int64."""
+    """Return `pictures`, `(B, 3, S, S)` float32 in 0..255, corrupted and rounded to integers; `ids` is `(B,)` int64."""
     return _CORRUPTIONS[name](pictures.round(), strength, ids).round().clamp(0, 255)
 
 
 def _noise(pictures: Tensor, scale: float, ids: Tensor) -> Tensor:
-    """Add Gaussian noise whose standard deviation is a part `scale` of the range."""
+    """Add Gaussian noise with a standard deviation of `scale` times the range."""
     count = pictures[0].numel()
     drawn = torch.cat([_normal(part, count) for part in ids.split(_CHUNK)])
     return pictures + 255 * scale * drawn.view_as(pictures)
 
 
 def _normal(ids: Tensor, count: int) -> Tensor:
-    """Return `(len(ids), count)` standard normal numbers, each row by its id (Box and Muller 1958)."""
+    """Return `(len(ids), count)` standard normal draws; each row depends only on its id (Box and Muller 1958)."""
     even = uniform(address("shift", "noise"), ids, count + count % 2)
     first, second = even.chunk(2, 1)
     radius, angle = (-2 * (1 - first).log()).sqrt(), 2 * math.pi * second
@@ -79,7 +79,7 @@ def _normal(ids: Tensor, count: int) -> Tensor:
 
 
 def _blur(pictures: Tensor, sigma: float, ids: Tensor) -> Tensor:
-    """Blur with a Gaussian of `sigma` pixels, cut off at four of them; the picture's edge goes on outside."""
+    """Blur with a Gaussian of `sigma` pixels, truncated at four sigma; edge pixels are repeated outside."""
     side = pictures.shape[-1]
     reach = int(4 * sigma + 0.5)
     offsets = torch.arange(-reach, reach + 1)
@@ -91,13 +91,13 @@ def _blur(pictures: Tensor, sigma: float, ids: Tensor) -> Tensor:
 
 
 def _contrast(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
-    """Draw each channel towards its mean over the picture."""
+    """Move each channel towards its mean over the image."""
     mean = pictures.mean((2, 3), keepdim=True)
     return mean + factor * (pictures - mean)
 
 
 def _pixelate(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
-    """Make blocks of the mean colour, as many per side as a part `factor` of the pixels: Pillow's box filter."""
+    """Reduce each side to `factor` of its pixels by Pillow's box filter, and enlarge the blocks again."""
     side = pictures.shape[-1]
     blocks = max(1, int(side * factor))
     centres = (torch.arange(blocks) + 0.5) * (side / blocks)
@@ -108,7 +108,7 @@ def _pixelate(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
 
 
 def _jpeg(pictures: Tensor, quality: float, ids: Tensor) -> Tensor:
-    """Compress and decode, with Pillow's other settings as they are."""
+    """Compress as JPEG and decode, with Pillow's default settings beside `quality`."""
     arrays = pictures.byte().permute(0, 2, 3, 1).cpu().numpy()
     with ThreadPoolExecutor(machine.cores()) as pool:
         decoded = np.stack(list(pool.map(partial(_compressed, quality=int(quality)), arrays)))

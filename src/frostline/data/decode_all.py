@@ -1,4 +1,4 @@
-"""Many pictures become one tensor: decoded side by side, each looked at once, and what is wrong with them told."""
+"""Decode many images into one store entry, in parallel, reading each once, and collect the broken ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from frostline.data.resize import CenterCrop, center_crop
 from frostline.store.writer import Writer
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-"""Shows for as long as its block lasts how much of so many is done; the callable is told how many more."""
+"""Shows progress of a named task with a total within its block; call the yielded function with each increment."""
 
 
 @contextmanager
@@ -36,34 +36,34 @@ def unseen(what: str, total: int) -> Iterator[Callable[[int], object]]:
     yield lambda count: None
 
 
-_CHUNK = 16  # pictures per task: few enough for an even end, many enough to cost nothing
+_CHUNK = 16  # images per task: few enough for an even end, many enough for little overhead
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What is kept of each picture."""
+    """The form in which images are kept."""
 
     kind: str
-    """`view`: what is seen of it where nothing is random. `original`: all of it, where all are of one size. `stored`:
-    all of it, of any size, perhaps reduced. `nothing`: that it can be read."""
+    """`view`: the centre view; `original`: whole images, all of one size; `stored`: whole images of any sizes, perhaps
+    reduced; `nothing`: no pixels, only facts about each image."""
     view: CenterCrop | None = None
     side: int | None = None
-    """Of what is stored, the shorter side in pixels; what is no larger stays as it is. None: all does."""
+    """`stored`: shorter side in pixels to which larger images are reduced; None for no reduction."""
     levels: Levels = FULL
-    """How values of more than 8 bits are shown."""
+    """Mapping of values of more than 8 bits."""
 
 
 class Differing(Exception):
-    """Pictures of one size were expected."""
+    """Images of one size were expected, but sizes differ."""
 
 
 _Keeper = Callable[[int, Tensor], tuple[int, Tensor] | None]
-"""Returns from which number on in `pixels` what is kept of a picture is written, and that."""
+"""Returns, for a row and its decoded image, the start element in `pixels` and the values to write; None for nothing."""
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where decoded pictures go, a row each."""
+    """Facts about decoded images, a row each."""
 
     sizes: NDArray[np.int32]
     digests: NDArray[np.uint8]
@@ -74,7 +74,7 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Job:
-    """How pictures are decoded."""
+    """How images are read, decoded and written."""
 
     read: Callable[[int], Image.Image]
     keep: _Keeper
@@ -92,15 +92,14 @@ def decode_all(
     max_pixels: int,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
-    """Fill the tensors of an entry with the pictures `ids`, and return `bad`: the id and reason of each that is broken.
+    """Fill the tensors of an entry with the images `ids`, and return `bad`: id and reason of each broken image.
 
-    The tensors are `sizes` `(N, 2)` int32 (width, height of the picture), `digests` `(N, 32)` uint8 (sha256 of its
-    pixels, all of them), `hashes` `(N, 2)` int64 (see `perceptual_hash.of`), `done` `(N,)` int16 and `spans` `(N, 2)`
-    float64 (see `PictureFacts`; NaN for 8 bits); for views and originals `pixels` `(N, 3, H, W)` uint8; for what is
-    stored `pixels` `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and
-    width. Those of a broken picture stay zero. An entry without pictures that may be readable another time is not kept.
-    `read(id)` opens a picture. Raises `Differing` for originals of several sizes. What a process that was killed had
-    decoded stays.
+    The tensors are `sizes` `(N, 2)` int32 (width, height of the image), `digests` `(N, 32)` uint8 (sha256 of all its
+    pixels), `hashes` `(N, 2)` int64 (see `perceptual_hash.of`), `done` `(N,)` int16 and `spans` `(N, 2)` float64 (see
+    `PictureFacts`; NaN for 8 bits). Views and originals have `pixels` `(N, 3, H, W)` uint8. Stored images have `pixels`
+    `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and width. Rows of
+    broken images are zeros. The entry is not kept if an image failed for a reason that may pass. `read(id)` opens an
+    image. Raises `Differing` for originals of several sizes. Chunks decoded by a killed process are not decoded again.
     """
     with at_most(max_pixels):
         columns = _Columns(
@@ -123,7 +122,7 @@ def decode_all(
 
 
 def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Image], keep: Keep) -> _Keeper:
-    """Make room in an entry for what is kept of its pictures, and return what says what that is."""
+    """Allocate the pixels of an entry, and return the function that says what to write there for an image."""
     if keep.kind == "view":
         assert keep.view is not None
         writer.tensor("pixels", (len(ids), 3, keep.view.size, keep.view.size), torch.uint8, piecemeal=True)
@@ -166,7 +165,7 @@ def _stored(
 def header_sizes(
     ids: Sequence[int], read: Callable[[int], Image.Image], progress: Callable[[int], object] = lambda count: None
 ) -> list[tuple[int, int]]:
-    """Return width and height of the pictures as their headers say, before they are turned; (0, 0) for broken ones."""
+    """Return width and height of images from their headers, before EXIF orientation; (0, 0) for broken ones."""
 
     def look(chunk: range) -> list[tuple[int, int]]:
         return [_header_size(read, ids[row]) for row in chunk]
@@ -183,17 +182,17 @@ def _header_size(read: Callable[[int], Image.Image], index: int) -> tuple[int, i
     try:
         with read(index) as image:
             return image.size
-    except Exception:  # told when it is decoded
+    except Exception:  # reported when it is decoded
         return (0, 0)
 
 
 def first_size(ids: Sequence[int], read: Callable[[int], Image.Image], levels: Levels) -> tuple[int, int] | None:
-    """Return width and height, upright, of the first picture that can be read; None where there is none."""
+    """Return width and height, upright, of the first readable image; None if there is none."""
     for index in ids:
         try:
             with read(index) as image:
                 return convert(image, levels)[0].size
-        except Exception:  # told when its turn comes
+        except Exception:  # reported when it is decoded
             continue
     return None
 
@@ -204,7 +203,7 @@ def _chunks(count: int) -> list[range]:
 
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Give threads, which decode as fast as processes since Pillow lets go of Python's lock; an interrupt ends them."""
+    """Yield a thread pool, which decodes as fast as processes, since Pillow releases the GIL; an interrupt ends it."""
     pool = ThreadPoolExecutor(machine.cores())
     try:
         yield pool
@@ -214,8 +213,8 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def _keeping_blocks(count: int) -> Iterator[None]:
-    """Let Pillow use the memory of one picture for the next: to get it anew costs a quarter of the time to decode."""
-    core = cast(Any, Image).core  # the documented place of Pillow's block allocator
+    """Let Pillow reuse the memory of decoded images; allocating it anew costs a quarter of the decoding time."""
+    core = cast(Any, Image).core  # documented home of Pillow's block allocator
     before = core.get_blocks_max()
     core.set_blocks_max(count)
     try:
@@ -225,7 +224,7 @@ def _keeping_blocks(count: int) -> Iterator[None]:
 
 
 def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int, str]]:
-    """Decode the pictures in some rows, and return the id and reason of each that is broken."""
+    """Decode the images of a chunk of rows, and return id and reason of each broken one."""
     bad: list[tuple[int, str]] = []
     small: dict[int, Tensor] = {}
     passing = False
@@ -236,11 +235,11 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int
             kept = job.keep(row, picture)
         except Differing:
             raise
-        except Exception as error:  # a broken file makes Pillow raise anything
+        except Exception as error:  # Pillow may raise anything for a broken file
             bad.append((ids[row], why(error)))
             if is_passing(error):
                 passing = True
-                job.writer.reject("some could not be read this time")
+                job.writer.reject("some images could not be read this time")
         else:
             if kept is not None:
                 job.writer.put("pixels", *kept)

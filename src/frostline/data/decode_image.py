@@ -1,4 +1,4 @@
-"""A picture becomes pixels: any file and mode that Pillow knows to upright 8-bit RGB, and what was done to it."""
+"""Decode an image of any format and mode that Pillow reads to upright 8-bit sRGB, and record the conversions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CONVERSIONS = (
     *("upright", "first_frame", "sixteen_bits", "palette", "cmyk", "grayscale", "alpha"),
     *("deep_colours", "profile", "bad_profile"),
 )
-"""What may have been done to a picture: turned as its EXIF says; of an animation the first frame taken; more than 8
-bits made 8; colours of a palette, ink (CMYK) or shades of grey made RGB; laid on white where it is transparent; of 16
-bits per colour the upper 8 taken, which is all that Pillow gives; colours brought to sRGB by its ICC profile, or left
-as they are since that is broken."""
+"""Possible conversions of an image: rotated or mirrored by its EXIF orientation; first frame of an animation taken;
+more than 8 bits mapped to 8; palette, CMYK or grey converted to RGB; transparency composited on white; only the upper 8
+of 16 bits per colour read, which is all that Pillow gives; converted to sRGB by its ICC profile, or not, since the
+profile is broken."""
 
 _ORIENTATION = 0x0112
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLES = 258, 262, 339
@@ -35,27 +35,27 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture of that orientation upright. Pillow's own function rewrites the EXIF too, if that is intact."""
+"""The transpose for each EXIF orientation. Pillow's own function also rewrites the EXIF, if that is intact."""
 
-_COLOURS = ("L", "RGB", "CMYK", "LAB")  # modes whose profile can be followed
+_COLOURS = ("L", "RGB", "CMYK", "LAB")  # modes whose ICC profile can be applied
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What a picture was, beside its pixels."""
+    """Facts about an original image beside its pixels."""
 
     done: int = 0
-    """What was done to it: bit i stands for `CONVERSIONS[i]`."""
+    """Conversions, as bits: bit i stands for `CONVERSIONS[i]`."""
     lowest: float = nan
     highest: float = nan
-    """What its values span where they have more than 8 bits each, NaN where not; those that are no numbers left out."""
+    """Range of its finite values if they have more than 8 bits, else NaN."""
 
 
 def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, PictureFacts]:
-    """Return the picture as sRGB, upright by its EXIF orientation, on white where transparent, and what it was.
+    """Return the image as sRGB, upright by its EXIF orientation, on white if transparent, and facts about the original.
 
-    Values of more than 8 bits become 8 by `levels`, those of 8 are not touched by them. `ValueError` where nothing
-    says how bright a value is.
+    `levels` maps values of more than 8 bits to 8; values of 8 bits are not changed. `ValueError` if the range of
+    brightness is unknown.
     """
     deep, profile = _Deep.of(image), image.info.get("icc_profile")
     rawmodes = str(getattr(image, "tile", ""))
@@ -70,7 +70,7 @@ def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Pic
         "alpha": image.has_transparency_data,
     }
     if done["upright"]:
-        image.load()  # after which a TIFF is upright, and says so
+        image.load()  # makes a TIFF upright, and updates its EXIF
         if (turn := _turn(image)) is not None:
             image = image.transpose(turn)
     span = (nan, nan)
@@ -81,7 +81,7 @@ def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Pic
         image = _eight_bits(values, image.info.get("transparency"), levels, inverted=deep.inverted)
     if done["alpha"] or image.mode not in _COLOURS:
         image = image.convert("RGBA" if done["alpha"] else "L" if done["grayscale"] else "RGB")
-    if image.mode == "LAB" or (profile and (deep is None or levels == FULL)):  # else grey by what the person says
+    if image.mode == "LAB" or (profile and (deep is None or levels == FULL)):  # else data.range defines the grey levels
         image, told = _in_srgb(image, profile, grey=done["grayscale"])
         done |= told
     if done["alpha"]:
@@ -92,14 +92,14 @@ def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Pic
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes the picture upright. Of JPEG XL it is, whatever its EXIF says, unless it was a JPEG."""
+    """Return the transpose that makes the image upright, None if it is. JPEG XL is, except a transcoded JPEG."""
     if image.format == "JXL" and not getattr(image, "jpeg", False):
         return None
     return _TURNS.get(cast(int, image.getexif().get(_ORIENTATION)))
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None, *, grey: bool) -> tuple[Image.Image, dict[str, bool]]:
-    """Return the picture in the colours of sRGB, transparent as before, and which of `CONVERSIONS` that was."""
+    """Return the image in sRGB with the same transparency, and the `CONVERSIONS` that were done."""
     flat = image
     if image.mode == "RGBA":
         flat = image.getchannel("R") if grey else image.convert("RGB")
@@ -117,18 +117,18 @@ def _in_srgb(image: Image.Image, profile: bytes | None, *, grey: bool) -> tuple[
 
 @dataclass(frozen=True)
 class _Deep:
-    """How the values of a grey picture of more than 8 bits are to be read."""
+    """The encoding of a grey image of more than 8 bits."""
 
     twelve: bool
-    """12 bits, spread on 16 here, as Pillow does with those of PGM and JPEG 2000."""
+    """12 bits, scaled here to 16, as Pillow does for PGM and JPEG 2000."""
     unsigned: bool
-    """32 bits without a sign, which Pillow takes for ones with a sign."""
+    """Unsigned 32 bits, which Pillow reads as signed."""
     inverted: bool
-    """White is the lowest, which Pillow heeds in 8 bits only."""
+    """White is the lowest value, which Pillow respects only for 8 bits."""
 
     @classmethod
     def of(cls, image: Image.Image) -> _Deep | None:
-        """Return it by what the header says; None for a picture of 8 bits or of colours."""
+        """Return the encoding from the header of `image`; None for images of 8 bits or in colour."""
         if not (image.mode.startswith("I") or image.mode == "F"):
             return None
         tags = getattr(image, "tag_v2", {})
@@ -139,7 +139,7 @@ class _Deep:
         )
 
     def values(self, image: Image.Image) -> Values:
-        """Return `(H, W)` numbers."""
+        """Return the values `(H, W)`."""
         values = np.asarray(image)
         if self.twelve:
             return (values * (TOP / 4095)).round().astype(np.uint16)
@@ -147,13 +147,13 @@ class _Deep:
 
 
 def values_of(image: Image.Image) -> Values | None:
-    """Return the values `(H, W)` of a grey picture of more than 8 bits; None, and nothing decoded, for any other."""
+    """Return the values `(H, W)` of a grey image of more than 8 bits; None for any other, which is not decoded."""
     deep = _Deep.of(image)
     return None if deep is None else deep.values(image)
 
 
 def _eight_bits(values: Values, clear: object, levels: Levels, *, inverted: bool) -> Image.Image:
-    """Return values as a picture of 8 bits, grey or, where one value stands for transparent, grey and alpha."""
+    """Return values as an 8-bit grey image; with alpha if `clear` is the value that stands for transparent."""
     shown = levels(values)
     grey = Image.fromarray(255 - shown if inverted else shown)
     if clear is not None:
@@ -162,7 +162,7 @@ def _eight_bits(values: Values, clear: object, levels: Levels, *, inverted: bool
 
 
 def tensor_of(opened: Image.Image, levels: Levels = FULL) -> tuple[Tensor, PictureFacts]:
-    """Return `(3, H, W)` uint8 of a picture that was opened, as `convert` makes it, and what it was."""
+    """Return an opened image as `(3, H, W)` uint8, converted as by `convert`, and facts about the original."""
     if (plain := _plain_jpeg(opened)) is not None:
         return plain, PictureFacts()
     picture, facts = convert(opened, levels)
@@ -170,10 +170,9 @@ def tensor_of(opened: Image.Image, levels: Levels = FULL) -> tuple[Tensor, Pictu
 
 
 def _plain_jpeg(image: Image.Image) -> Tensor | None:
-    """Return the pixels of a sound JPEG that needs no conversion, straight from libjpeg; None for any other picture.
+    """Return the pixels of an intact JPEG that needs no conversion, decoded by libjpeg; None for any other image.
 
-    They are Pillow's, bit for bit, in three quarters of its time. What libjpeg so much as warns of is left for Pillow
-    to judge.
+    They equal Pillow's bit for bit, in three quarters of its time. On any warning of libjpeg, Pillow decodes the image.
     """
     source = getattr(image, "fp", None)
     if image.format != "JPEG" or image.mode != "RGB" or source is None or image.getexif().get(_ORIENTATION, 1) != 1:

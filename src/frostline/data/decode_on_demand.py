@@ -1,7 +1,7 @@
-"""Pictures that are decoded whenever they are asked for, by threads that keep ahead of the training.
+"""Images that are decoded at each use, by threads that prefetch for the training.
 
-For what is too much to keep, or where random crops are to be cut from the very pixels of the originals. Files are
-decoded whole: libjpeg at half the size is faster, but no more exact to 1/255 (a row of benchmarks/fidelity.py).
+For images that do not fit into the store, and for random crops of the exact originals. Files are decoded at full size:
+libjpeg at half the size is faster, but not exact to 1/255 (a row of benchmarks/fidelity.py).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from frostline.data.open_image import lift_limits, why
 from frostline.data.reduction import reduce
 
 See = Callable[[int, Tensor], Tensor]
-"""Returns `(3, h, w)`: what is shown of a picture `(3, H, W)` uint8, given its place in the batch."""
+"""Returns the view `(3, h, w)` of an image `(3, H, W)` uint8, given its position in the batch and the image."""
 
 
 class Undecoded:
-    """Some pictures of a source, as it has them or reduced."""
+    """Images of a source, original or reduced, that are decoded at each use."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Undecoded:
         side: int | None = None,
         instead: bool = False,
     ) -> None:
-        """Picture i is `read(ids[i])`, called `name(ids[i])`, shown by `levels`, its shorter side at most `side`.
+        """Image i is `read(ids[i])`, called `name(ids[i])`, with `levels` applied and its shorter side at most `side`.
 
-        All of them were decoded before. They are there `instead` of pictures that would be kept if there were room.
+        All images were decoded without error before. `instead` says that the store would keep them if it had room.
         """
         self._read, self._name, self._ids, self._levels, self._side = read, name, ids.tolist(), levels, side
         self.instead = instead
@@ -48,9 +48,9 @@ class Undecoded:
         return len(self._ids)
 
     def begin(self, index: Tensor, see: See) -> Callable[[], list[Tensor]]:
-        """Begin to decode the pictures at `index`; what is returned waits for what `see` shows of each.
+        """Start to decode the images at `index`; return a function that waits for the result of `see` for each.
 
-        It raises OSError for a picture that cannot be read any more.
+        The function raises OSError for an image that cannot be read any more.
         """
         parts = [_threads().submit(self._seen, row, see, place) for place, row in enumerate(index.tolist())]
         return lambda: [part.result() for part in parts]
@@ -60,7 +60,7 @@ class Undecoded:
         try:
             with self._read(number) as opened:
                 picture = tensor_of(opened, self._levels)[0]
-        except Exception as error:  # a broken file makes Pillow raise anything
+        except Exception as error:  # Pillow may raise anything for a broken file
             raise OSError(f"{self._name(number)}: {why(error)}, though it could be read before") from error
         return see(place, reduce(picture, self._side))
 

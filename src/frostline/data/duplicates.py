@@ -1,6 +1,6 @@
-"""Pictures that are there more than once: alike byte for byte before anything is decoded, or by content afterwards.
+"""Find duplicate images: identical files before decoding, identical pixels afterwards.
 
-A copy of a training picture among those that a network is judged by makes memory look like understanding.
+A copy of a training image in val or test rewards memorisation and inflates accuracy.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from frostline.core.labels import label_text
 from frostline.data.findings import PAIRS, Finding, Place, first_few
 
 TAIL = 4096
-"""Bytes at the end of a file, which differ where headers are alike."""
+"""Bytes at the end of a file that are compared: they differ even if headers are equal."""
 
 
 def of_files(files: Sequence[Path]) -> Tensor:
-    """Return `(N,)` int64: for each file the first one of the same bytes.
+    """Return `(N,)` int64: for each file the index of the first one with the same bytes.
 
-    Only files of equal size are opened, and only those whose ends are alike too are read as a whole. One that cannot be
-    read is like no other.
+    Only files of equal size are opened, and only those with equal ends are read whole. A file that cannot be read
+    equals no other.
     """
     return first_alike(len(files), *(lambda row, fact=fact: fact(files[row]) for fact in (_size, _tail, _content)))
 
 
 def first_alike(count: int, *facts: Callable[[int], Hashable]) -> Tensor:
-    """Return `(count,)` int64: for each row the first one that has all facts in common with it.
+    """Return `(count,)` int64: for each row the first one with which it has all facts in common.
 
-    Each fact is asked for where those before it are alike alone. A row of which one raises OSError is like no other.
+    A fact is computed only for rows that agree in all facts before it. A row for which it raises OSError equals no
+    other.
     """
     first = torch.arange(count)
     groups: Iterable[list[int]] = [list(range(count))]
@@ -50,7 +51,7 @@ def first_alike(count: int, *facts: Callable[[int], Hashable]) -> Tensor:
 
 
 def of_rows(array: NDArray[Any]) -> Tensor:
-    """Return `(N,)` int64: for each row of an array the first one that is equal."""
+    """Return `(N,)` int64: for each row of an array the index of the first equal one."""
     rows = np.ascontiguousarray(array).reshape(len(array), -1)
     seen: dict[bytes, int] = {}
     return torch.tensor(
@@ -59,14 +60,14 @@ def of_rows(array: NDArray[Any]) -> Tensor:
 
 
 def shared(digests: Tensor, others: Tensor) -> Tensor:
-    """Return `(N,)` int64: for each of `(N, 32)` uint8 digests the last row of `others` that is equal, or -1."""
+    """Return `(N,)` int64: for each of `(N, 32)` uint8 digests the last equal row of `others`, or -1."""
     place = {row.tobytes(): index for index, row in enumerate(others.numpy())}
     return torch.tensor([place.get(row.tobytes(), -1) for row in digests.numpy()], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a split's pictures are told apart by."""
+    """Digests, perceptual hashes and labels of a split's images, for comparison."""
 
     split: str
     ids: Tensor
@@ -78,19 +79,19 @@ class Shown:
     labels: Tensor
     """`(N,)` int64, or multi-label `(N, classes)` bool."""
     name: Callable[[int], str]
-    """Says which picture is in the i-th row."""
+    """Returns the name of the image in the i-th row."""
 
     def names(self, rows: Iterable[int]) -> tuple[str, ...]:
-        """Return the names of some rows."""
+        """Return the names of the images in `rows`."""
         return tuple(map(self.name, rows))
 
     def place(self, row: int) -> Place:
-        """Return where the picture in a row is."""
+        """Return split and id of the image in a row."""
         return Place(self.split, int(self.ids[row]))
 
 
 def find(splits: Mapping[str, Shown], classes: Sequence[str]) -> list[Finding]:
-    """Return what is to be told of equal pictures in the splits `train`, `val` and `test`."""
+    """Return findings about identical images in the splits `train`, `val` and `test`."""
     return [
         *_across(splits, "test", "train"),
         *_across(splits, "val", "train"),
@@ -109,8 +110,8 @@ def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding
     names = tuple(f"{splits[one].name(row)} = {splits[two].name(place)}" for row, place in pairs)
     count = len(rows)
     yield Finding(
-        f"{count:,} of {len(places):,} pictures in {one} {'is' if count == 1 else 'are'} in {two}, too "
-        f"({first_few(names)}): accuracy there says less than it seems to",
+        f"{count:,} of {len(places):,} images in {one} {'is' if count == 1 else 'are'} in {two}, too "
+        f"({first_few(names)}): accuracy there may be too high",
         True,
         names,
         tuple((splits[one].place(row), splits[two].place(place)) for row, place in pairs[:PAIRS]),
@@ -118,7 +119,7 @@ def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding
 
 
 def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iterator[Finding]:
-    """Yield what is to be said of copies whose labels differ."""
+    """Yield a finding about identical images with different labels."""
     where: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, found in splits.items():
         for row, digest in enumerate(found.digests.numpy()):
@@ -135,14 +136,14 @@ def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iter
         return " = ".join(f"{splits[s].name(row)} ({label_text(splits[s].labels[row], classes)})" for s, row in group)
 
     count = len(groups)
-    each = "picture is there with different labels" if count == 1 else "pictures are there with different labels each"
+    each = "image has copies with different labels" if count == 1 else "images have copies with different labels"
     two = [_two_labels(group, splits) for group in groups]
     places = tuple(tuple(splits[s].place(row) for s, row in group) for group in two[:PAIRS])
     yield Finding(f"{count:,} {each} ({first_few([*map(shown, two)])})", True, tuple(map(shown, groups)), places)
 
 
 def _two_labels(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:
-    """Return the first picture of a group of copies, and the first that has other labels."""
+    """Return the first image of a group of copies, and the first one with other labels."""
     first, *others = group
     label = splits[first[0]].labels[first[1]]
     return [first, next((s, row) for s, row in others if not splits[s].labels[row].equal(label))]
@@ -155,12 +156,12 @@ def _copies(train: Shown) -> Iterator[Finding]:
     names = tuple(f"{train.name(row)} = {train.name(twin)}" for row, twin in copies)
     if names:
         verb = "is a copy of another" if len(names) == 1 else "are copies of others"
-        told = f"{len(names):,} of {len(rows):,} pictures in train {verb} ({first_few(names)})"
+        told = f"{len(names):,} of {len(rows):,} images in train {verb} ({first_few(names)})"
         yield Finding(told, False, names, tuple((train.place(row), train.place(twin)) for row, twin in copies[:PAIRS]))
 
 
 def _alike(group: Sequence[int], fact: Callable[[int], Hashable]) -> Iterator[list[int]]:
-    """Yield the parts of a group that have a fact in common, those of one row left out."""
+    """Yield the subsets of at least two rows that have a fact in common."""
     found: defaultdict[Hashable, list[int]] = defaultdict(list)
     for index in group:
         with suppress(OSError):
@@ -171,7 +172,7 @@ def _alike(group: Sequence[int], fact: Callable[[int], Hashable]) -> Iterator[li
 def _size(file: Path) -> int:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError("not a regular file")  # to open a pipe would wait for ever
+        raise OSError("not a regular file")  # opening a pipe would wait for ever
     return status.st_size
 
 

@@ -1,8 +1,8 @@
-"""Letters that look like the embedded handwritten digits: something to pretrain on where nothing can be downloaded.
+"""Synthetic letters in the style of the embedded handwritten digits, for pretraining without downloads.
 
-The digits of scikit-learn are 32x32 bitmaps of handwriting in which every 4x4 block of cells was counted into one grey
+The digits of scikit-learn are 32x32 bitmaps of handwriting, in which every 4x4 block of cells was counted into one grey
 pixel (Alpaydin and Kaynak 1998, doi:10.24432/C50P49). A glyph is made the same way: the outline of a letter in one of
-the fonts that Matplotlib carries is bent and drawn with a pen of random width onto cells, and its cells are counted.
+Matplotlib's fonts is bent and drawn with a pen of random width onto cells, and the cells of each block are counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from frostline.core.randomness import address, uniform
 
-# Upper and lower case where they are told apart by more than their size (EMNIST's merged classes, arXiv:1702.05373).
+# Lower case only where it differs from upper case by more than size (EMNIST's merged classes, arXiv:1702.05373).
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghijmnqrty")
 # Text faces only: the symbol and size-variant faces lack letters.
 FACES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmb10", "cmmi10", "cmr10", "cmss10", "cmti10", "cmtt10")
@@ -36,8 +36,8 @@ _CHUNK = 256  # images drawn at once: bounds the memory, changes no bit
 def render(*, images_per_class: int, seed: int, size: int) -> Tensor:
     """Return `(N, 3, size, size)` uint8: bright ink on black.
 
-    Image i shows letter `i % len(classes)` and depends on `seed` and `i` alone, so that fewer images per class are the
-    beginning of more.
+    Image i shows letter `i % len(classes)` and depends only on `seed` and `i`, so a smaller set is the beginning of a
+    larger one.
     """
     outlines = _outlines()
     ids = torch.arange(images_per_class * len(LETTERS))
@@ -46,7 +46,7 @@ def render(*, images_per_class: int, seed: int, size: int) -> Tensor:
 
 
 def labels(images_per_class: int) -> Tensor:
-    """Return `(N,)` int64: which of `LETTERS` each image shows."""
+    """Return `(N,)` int64: the index in `LETTERS` of each image's letter."""
     return torch.arange(images_per_class * len(LETTERS)) % len(LETTERS)
 
 
@@ -71,7 +71,7 @@ def _outline(font: ImageFont.FreeTypeFont, letter: str) -> Tensor:
 
 
 def _draw(outlines: Tensor, ids: Tensor, seed: int, size: int) -> Tensor:
-    """Return `(B, 1, size, size)` uint8, image by image from its own draws."""
+    """Return `(B, 1, size, size)` uint8; each image depends only on its own draws."""
     faces, letters = outlines.shape[:2]
     draws = uniform(seed, ids, 10 + 2 * _KNOTS**2)
     face, bend, pen, grain = draws[:, 0], draws[:, 7], draws[:, 8], draws[:, 9]
@@ -85,10 +85,10 @@ def _draw(outlines: Tensor, ids: Tensor, seed: int, size: int) -> Tensor:
 
 
 def _places(shape: Tensor, cells: int) -> Tensor:
-    """Return `(B, cells, cells, 2)`: where on the outline each cell looks, turned, slanted, stretched and shifted.
+    """Return `(B, cells, cells, 2)`: sampling positions on the outline, rotated, slanted, stretched and shifted.
 
-    The ranges (radians, and fractions of half a side) were set by eye against a sheet of digits, which fill the height
-    of their picture and about two thirds of its width.
+    The ranges (radians, and fractions of half a side) were set by eye to match the digits, which fill the height of
+    their image and about two thirds of its width.
     """
     angle, slant = _between(shape[:, 0], -0.25, 0.25), _between(shape[:, 1], -0.35, 0.35)
     tall, wide = _between(shape[:, 2], 0.9, 1.1), _between(shape[:, 3], 0.55, 1.0)

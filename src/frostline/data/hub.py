@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face hub, by its library `datasets`: by name, or as it saves them in a folder.
+"""Data sets of the Hugging Face hub, read by its library `datasets`, by name or from a folder that it saved.
 
-The library finds the files, fetches them and lays them out as Arrow tables, from which pictures are read
+The library finds and downloads the files and converts them to Arrow tables, from which images are read
 (`hub_pictures`).
 """
 
@@ -27,24 +27,24 @@ _OPTIONS = ("image", "label", "separator", "group", "splits", "config", "revisio
 
 @dataclass(frozen=True)
 class HubData:
-    """What a data set holds."""
+    """The content of a data set."""
 
     splits: Mapping[str, Pictures]
-    """`train` at least."""
+    """At least `train`."""
     classes: tuple[str, ...]
-    """The names of all classes in the order that the data set has; empty where labels speak for themselves."""
+    """All class names in the data set's order; empty if the labels themselves are the names."""
     multi_label: bool
-    """Whether pictures may be of several classes, or of none."""
+    """Whether images may have several classes, or none."""
     findings: tuple[Finding, ...]
 
 
 def read(root: str, options: Mapping[str, Any]) -> HubData:
-    """Return what the data set at `root` holds, a folder or a name of the hub as `owner/name`.
+    """Return the content of the data set at `root`, a folder or a name on the hub, `owner/name`.
 
     `options`: the columns `image`, `label` and `group`, null for the only one of its kind; several columns for `label`
-    are a class each, `separator` is what stands between the labels of a text; `config` and `revision` of what the hub
-    has; and what it calls its `train`, `val` and `test` splits where that does not tell. Raises `UserError` for what
-    cannot be read so, or reached.
+    are a class each; `separator`, the text between labels; `config` and `revision` on the hub; and the data set's names
+    of the `train`, `val` and `test` splits, if they are not obvious. Raises `UserError` if it is unreachable, or cannot
+    be read this way.
     """
     _check_options(options)
     opened = hub_library.open_data_set(root, options)
@@ -63,7 +63,7 @@ def read(root: str, options: Mapping[str, Any]) -> HubData:
             splits[role] = own
     if "train" not in splits:
         labels = some(columns.labels)
-        expected = f"rows of train, with a picture ({columns.image}) and a label ({labels}) each"
+        expected = f"rows of train, with an image ({columns.image}) and a label ({labels}) each"
         raise user_error("data.root", root, expected)
     classes = columns.labels if len(columns.labels) > 1 else class_names(train, columns.labels[0])
     return HubData(splits, classes, several, tuple(findings))
@@ -77,20 +77,21 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _not_taken(folder: Path, rows: int) -> list[Finding]:
-    """Return what is told where a folder holds more pictures than the library has made `rows` of.
+    """Return a finding if a folder has more images than the `rows` that the library made.
 
-    It takes `train` and `test` in any name for a split and leaves the others out, as it does suffixes in odd spelling.
+    The library treats any name with `train` or `test` in it as a split and ignores all others, and also ignores
+    suffixes in odd spelling.
     """
     there = len(survey(folder).files) if os.path.isdir(folder) else 0
     if there <= rows:
         return []
     left = "is" if there - rows == 1 else "are"
-    told = f"{there - rows:,} of {there:,} pictures below {folder} {left} left out by the library of the hub"
-    return [Finding(f"{told}, by names or places; data=image_folder or data=table reads all", True)]
+    told = f"{there - rows:,} of {there:,} images below {folder} {left} left out by the library of the hub"
+    return [Finding(f"{told}, because of names or places; data=image_folder or data=table reads all", True)]
 
 
 def _roles(opened: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[str, str], list[Finding]]:
-    """Return what the data set calls its train, val and test, and what is told of its other splits."""
+    """Return the data set's names of train, val and test, and findings about its other splits."""
     names = list(opened)
     given = {role: options[role] for role in SPLITS if options.get(role) is not None}
     for role, called in given.items():
@@ -98,7 +99,7 @@ def _roles(opened: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[dict[
             raise user_error(f"data.options.{role}", called, f"a split of the data set: {some(names)}", names)
     found = given or ({"train": names[0]} if len(names) == 1 else _named_roles(names))
     if "train" not in found:
-        expected = f"what the data set calls its training split: {some(names)}"
+        expected = f"the data set's name of its training split: {some(names)}"
         raise user_error("data.options.train", "null", expected)
     left = [name for name in names if name not in found.values()]
     rows = {name: counted(len(opened[name]), "row", "rows") for name in left}

@@ -1,4 +1,4 @@
-"""Which columns of a data set of the hub are read, for pictures, labels and groups; what they are by their types."""
+"""Choose the columns of a Hugging Face data set to read for images, labels and groups, by name and type."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from frostline.data.names import some
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are read."""
+    """The columns to read."""
 
     image: str
     labels: tuple[str, ...]
-    """One, or one for each class."""
+    """One column, or one per class."""
     separator: str | None
     group: str | None
 
     @property
     def names(self) -> set[str]:
-        """All of them."""
+        """All columns to read."""
         return {self.image, *self.labels, *((self.group,) if self.group is not None else ())}
 
 
 def columns_of(rows: Any, options: Mapping[str, Any]) -> Columns:
-    """Return which columns are read: as they were given, or the only ones of their kind."""
+    """Return the columns to read: those named in `options`, or the only ones of their kind; else `UserError`."""
     image, group = _image_column(rows, options.get("image")), options.get("group")
     given = options.get("label")
     labels = tuple(given) if isinstance(given, list) else (_only_labels(rows) if given is None else given,)
@@ -36,25 +36,25 @@ def columns_of(rows: Any, options: Mapping[str, Any]) -> Columns:
         kind = rows.data.schema.field(_column(rows, "label", name)).type
         if name == image or not _is_simple(kind, lists=len(labels) == 1):
             among = "one text or number" if len(labels) > 1 else "one text or number, or a list of them,"
-            said = "of pictures" if name == image else str(kind)
+            said = "images" if name == image else str(kind)
             raise user_error("data.options.label", name, f"a column with {among} in a row, not {said}")
     named = _column(rows, "group", group) if group is not None else None
     return Columns(image, labels, options.get("separator"), named)
 
 
 def class_names(rows: Any, label: str) -> tuple[str, ...]:
-    """Return what classes are called, where a column, or the lists in it, hold such; else nothing."""
+    """Return the class names of a column of class labels, or of lists of them; empty for any other column."""
     feature = rows.features[label]
     return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
 
 
 def holds_lists(rows: Any, label: str) -> bool:
-    """Return whether there is a list in each row of a column."""
+    """Return whether the values of a column are lists."""
     return hasattr(rows.data.schema.field(label).type, "value_field")
 
 
 def _column(rows: Any, what: str, given: str) -> str:
-    """Return the name of a column as it was given."""
+    """Return the given column name; `UserError` if there is no such column."""
     columns = list(rows.features)
     if given not in columns:
         raise user_error(f"data.options.{what}", given, f"a column of the data set: {some(columns)}", columns)
@@ -62,15 +62,15 @@ def _column(rows: Any, what: str, given: str) -> str:
 
 
 def _only(rows: Any, what: str, found: Sequence[str]) -> str:
-    """Return the only column that was found."""
+    """Return the only column in `found`; `UserError` if there is none, or several."""
     if len(found) == 1:
         return found[0]
-    expected = f"the column of the data set that it is: {some(found or rows.features)}"
+    expected = f"one of the data set's columns: {some(found or rows.features)}"
     raise user_error(f"data.options.{what}", "null", expected)
 
 
 def _image_column(rows: Any, given: str | None) -> str:
-    """Return the column with the pictures: as it was given, or the only one of their kind."""
+    """Return the column of images: the given one, or the only one of its type."""
     features, schema = rows.features, rows.data.schema
     holding = [name for name in features if _holds_pictures(schema.field(name).type)]
     if given is None:
@@ -78,12 +78,12 @@ def _image_column(rows: Any, given: str | None) -> str:
         return _only(rows, "image", kinds or [name for name in holding if "string" not in str(schema.field(name).type)])
     if _column(rows, "image", given) not in holding:
         kind = schema.field(given).type
-        raise user_error("data.options.image", given, f"a column of pictures, not of {kind}: {some(holding)}", holding)
+        raise user_error("data.options.image", given, f"a column of images, not of {kind}: {some(holding)}", holding)
     return given
 
 
 def _holds_pictures(kind: Any) -> bool:
-    """Return whether values of an Arrow type may be pictures: bytes, a path, or a struct of both."""
+    """Return whether values of an Arrow type may be images: bytes, a path, or a struct of both."""
     named = str(kind)
     return named in ("binary", "large_binary", "string", "large_string") or (
         named.startswith("struct<") and {"bytes", "path"} <= {kind.field(at).name for at in range(kind.num_fields)}
@@ -91,13 +91,13 @@ def _holds_pictures(kind: Any) -> bool:
 
 
 def _only_labels(rows: Any) -> str:
-    """Return the only column of classes, of one or of lists of them, or else the one that is called as is common."""
+    """Return the only column of class labels or lists of them, else the only one with a common name (`LABELS`)."""
     of_classes = [name for name in rows.features if class_names(rows, name)]
     return _only(rows, "label", of_classes or [name for name in rows.features if name.casefold() in LABELS])
 
 
 def _is_simple(kind: Any, *, lists: bool = False) -> bool:
-    """Return whether values of an Arrow type may be classes as they stand there, or `lists` of them."""
+    """Return whether values of an Arrow type may be class labels, or with `lists` lists of them."""
     from pyarrow import types
 
     if lists and hasattr(kind, "value_field"):

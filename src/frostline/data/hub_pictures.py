@@ -1,6 +1,6 @@
-"""Pictures of a data set of the hub, with their labels and groups: the rows of its Arrow tables.
+"""Images of a Hugging Face data set, with labels and groups, from the rows of its Arrow tables.
 
-The bytes of a picture are read as they stand there, so that one decoder sees what every other source gives.
+The encoded bytes of an image are read unchanged, so that images of all sources go through the same decoder.
 """
 
 from __future__ import annotations
@@ -32,46 +32,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The rows of one split that have a picture and a label."""
+    """The rows of a split that have an image and a label."""
 
     split: str
-    """As the data set calls it."""
+    """Name of the split in the data set."""
     content: pa.ChunkedArray | None
-    """The bytes of each row's picture, null where they are in a file; None where all are."""
+    """Bytes of each row's image, null if it is in a file; None if all are in files."""
     paths: pa.ChunkedArray | None
-    """The path of each row's picture, which is what it is called where the bytes are there; None without paths."""
+    """Path of each row's image, only a name if the bytes are in the table; None without paths."""
     folder: Path
-    """What paths are relative to."""
+    """Folder to which paths are relative."""
     files: tuple[tuple[object, ...], ...]
-    """Name, size and times of each file that the rows lie in."""
+    """Name, size and times of each file of the table."""
     rows: tuple[int, ...]
     labels: tuple[Labels, ...]
-    """Of each of the rows."""
+    """Labels of each of `rows`."""
     groups: tuple[str, ...] | None
-    """Of each of the rows, empty where it belongs to nobody; None where none are asked for."""
+    """Group of each of `rows`, empty for none; None if groups are not read."""
 
     def read(self, index: int) -> Image.Image:
-        """Open the i-th picture, not decoded yet; raises anything where it is missing or broken."""
+        """Open the i-th image without decoding it; may raise any exception if it is missing or broken."""
         content, path = self._content(index), self._path(index)
         return open_image(Path(path)) if content is None else open_bytes(content, path)
 
     def name(self, index: int) -> str:
-        """Return where the i-th picture is: split and row, and what its file is called."""
+        """Return a name of the i-th image: split and row, and the name of its file."""
         called = Path(self._path(index)).name
         return printable(f"{self.split}[{self.rows[index]}]" + (f" {called}" if called else ""))
 
     def identity(self) -> str:
-        """Return the sha256 (hex) that stands for all pictures.
+        """Return the sha256 (hex) that identifies all images.
 
-        The fingerprint that the library gives is another one whenever the same data is saved, and the same where a
-        saved file is overwritten.
+        The library's own fingerprint does not serve: it changes whenever the same data is saved, and does not change
+        when a saved file is overwritten.
         """
         outside = set(self.rows) if self.content is None else set(self.rows) & set(_nulls(self.content))
         known = [self.files, self.rows, [(path, *facts(path)) for path in map(self._path_in, sorted(outside))]]
         return hashing.of_facts(known)
 
     def twins(self) -> Tensor:
-        """Return `(N,)` int64: for each picture the first one of the same bytes."""
+        """Return `(N,)` int64: for each image the index of the first one with the same bytes."""
         from pyarrow import compute
 
         sizes = None if self.content is None else compute.binary_length(self.content).to_pylist()
@@ -100,8 +100,8 @@ class Pictures:
 def pictures_of(
     root: str, split: str, rows: Any, columns: Columns, findings: list[Finding], *, several: bool
 ) -> Pictures:
-    """Return the rows of a split with a picture and a label; `findings` gets what is told of the others."""
-    table = rows.with_format("arrow")[:]  # a view of the files, in the order that the rows have
+    """Return the rows of a split with an image and a label; findings about the others are added to `findings`."""
+    table = rows.with_format("arrow")[:]  # a view of the files, in the order of the rows
     content, paths = _content_and_paths(table.column(columns.image))
     cells = {
         name: _cells(root, split, table.column(name).to_pylist(), class_names(rows, name)) for name in columns.labels
@@ -110,7 +110,7 @@ def pictures_of(
     nowhere = set(range(len(labels))).intersection(*(_nulls(one) for one in (content, paths) if one is not None))
     known = [row not in nowhere for row in range(len(labels))]
     for what, lost in (
-        ("a picture", [row for row, there in enumerate(known) if not there]),
+        ("an image", [row for row, there in enumerate(known) if not there]),
         ("a label", [row for row, own in enumerate(labels) if own is None and known[row]]),
     ):
         if lost:
@@ -129,13 +129,13 @@ def pictures_of(
 
 
 def _cells(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -> list[Cell]:
-    """Return what stands in each row of a column as text; nothing where it is none, which -1 says of named classes."""
+    """Return the values of a column as text; empty or None for no label, which is -1 in a column of class labels."""
 
     def text(row: int, value: Any) -> str:
         if not names or value is None or value == -1:
             return "" if names else _text(value)
         if not 0 <= value < len(names):
-            expected = f"labels below {len(names)}, the number of names of classes, and {split}[{row}] has {value}"
+            expected = f"labels below {len(names)}, the number of class names, but {split}[{row}] has {value}"
             raise user_error("data.root", root, expected)
         return names[value]
 
@@ -146,7 +146,7 @@ def _cells(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -
 
 
 def _content_and_paths(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:
-    """Return the bytes and the paths that a column of pictures holds, as far as it does."""
+    """Return the bytes and the paths in a column of images, None for the one that it lacks."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -156,7 +156,7 @@ def _content_and_paths(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None,
 
 
 def _text(value: object) -> str:
-    """Return a value as text, a whole number without decimals, nothing as nothing."""
+    """Return a value as text: integers without decimals, null and NaN as an empty text."""
     if isinstance(value, float):
         if isnan(value):
             return ""
@@ -165,7 +165,7 @@ def _text(value: object) -> str:
 
 
 def _nulls(column: pa.ChunkedArray) -> list[int]:
-    """Return the rows in which there is nothing."""
+    """Return the indices of null rows."""
     from pyarrow import compute
 
     return compute.indices_nonzero(compute.is_null(column)).to_pylist()

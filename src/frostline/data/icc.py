@@ -1,4 +1,4 @@
-"""Colours become those of sRGB, from which networks have learned, where a picture's ICC profile says otherwise."""
+"""Convert images with an ICC profile to sRGB, the colour space that networks were trained on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from PIL import Image, ImageCms
 
 _SAME = 2  # levels: sRGB profiles of different makers differ by one or two from each other
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
-"""The mode of a picture that a profile speaks of, by the profile's colour space."""
+"""Pillow's mode for the colour space of a profile."""
 
 
 class BadProfile(ValueError):
-    """An ICC profile that cannot be read, or speaks of another kind of colours than the picture has."""
+    """An ICC profile that cannot be read, or is for another kind of colours than the image has."""
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Return whether colours of that profile are those of sRGB, by what it does to them; False for a broken one."""
+    """Return whether a profile equals sRGB, judged by its effect on colours; False for a broken one."""
     try:
         mode, transform = _transform(profile)
     except BadProfile:
@@ -27,7 +27,7 @@ def is_srgb(profile: bytes) -> bool:
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return an `L`, `RGB`, `CMYK` or `LAB` picture in sRGB: the same where it is so already, grey ones as grey.
+    """Return an `L`, `RGB`, `CMYK` or `LAB` image in sRGB; the same object if it is sRGB already; grey stays grey.
 
     Raises `BadProfile`.
     """
@@ -39,20 +39,20 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if transform is None:
         return image
     converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # only a picture changed in place gives none
+    assert converted is not None  # None is only returned for a conversion in place
     return converted.getchannel("G") if mode == "L" else converted
 
 
 def lab_profile() -> bytes:
-    """Return the profile of pictures in CIELAB, which need none of their own."""
+    """Return the profile of images in CIELAB, which need none of their own."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
 @lru_cache(maxsize=64)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """Return the mode of the pictures that a profile is for, and what makes them sRGB, None if nothing need be done.
+    """Return the image mode of a profile, and the transform to sRGB, None if it changes nothing; raises `BadProfile`.
 
-    Threads share it: Little CMS allows that where its cache of one pixel is off.
+    Threads share the transform: Little CMS allows that if its one-pixel cache is off.
     """
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))

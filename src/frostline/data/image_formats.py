@@ -1,4 +1,4 @@
-"""Which files are pictures, by their names, and what reads them: Pillow, and its plugins where they are installed."""
+"""Image formats by file suffix, and their readers: Pillow, and its plugins if installed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PILLOW = {
     "QOI": (".qoi",),
     "SGI": (".sgi",),
 }
-"""Formats that hold one raster picture, whose decoder is Pillow's own and runs no program, and whose suffix means
-nothing else: no PostScript, PDF or WMF; no stubs (HDF5, GRIB); no `.rgb`, `.raw`, `.fit`, `.im`, `.ras`, `.vst`."""
-_NO_SIGNATURE = ("TGA",)  # anything may look like one, so only a file that is called so is taken for one
+"""Formats of a single raster image, with Pillow's own decoder, which runs no program, and an unambiguous suffix: no
+PostScript, PDF or WMF; no stubs (HDF5, GRIB); no `.rgb`, `.raw`, `.fit`, `.im`, `.ras`, `.vst`."""
+_NO_SIGNATURE = ("TGA",)  # any content may look like it, so only files with its suffix are read as TGA
 _PLUGINS: dict[str, tuple[str, str | None, dict[str, tuple[str, ...]]]] = {
     "pillow-heif": ("pillow_heif", "register_heif_opener", {"HEIF": (".heic", ".heif", ".hif")}),
     "pillow-jxl-plugin": ("pillow_jxl", None, {"JXL": (".jxl",)}),
 }
-"""By the name of the package: its module, what registers it if the import does not, and what it reads."""
+"""By package name: its module, the function that registers it if the import does not, and the formats that it reads."""
 _CONVERTED = "a conversion to PNG or TIFF"
 _UNREAD = {
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"), _CONVERTED),
@@ -42,11 +42,11 @@ _UNREAD = {
     **dict.fromkeys((".exr", ".hdr", ".dcm", ".dicom", ".fits", ".nii", ".czi", ".lif", ".nd2", ".svs"), _CONVERTED),
     **dict.fromkeys((".ras", ".dds", ".xbm", ".xpm", ".icns", ".cur", ".pcd", ".heics", ".avifs"), _CONVERTED),
 }
-"""Pictures by their names that nothing here reads: raw data of cameras, drawings, layers, and what labs write."""
+"""Suffixes of images that cannot be read here: camera raw data, vector graphics, layered and scientific formats."""
 
 
 def _register() -> dict[str, tuple[str, ...]]:
-    """Return the suffixes of every format that can be read, plugins that are installed among them."""
+    """Register installed plugins, and return the suffixes of every readable format."""
     found = dict(_PILLOW)
     for module, register, formats in _PLUGINS.values():
         if find_spec(module):
@@ -58,12 +58,12 @@ def _register() -> dict[str, tuple[str, ...]]:
 
 
 FORMATS = _register()
-"""The suffixes of every format that can be read, by Pillow's name of it."""
+"""Suffixes of every readable format, by Pillow's name of the format."""
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 
 def readable_with(suffix: str) -> str | None:
-    """Return what would read a picture with that suffix, in any case; None if all is there, or if it is no picture."""
+    """Return what is needed to read an image with this suffix; None if it is readable already, or not an image."""
     suffix = suffix.lower()
     if suffix in SUFFIXES:
         return None
@@ -74,12 +74,12 @@ def readable_with(suffix: str) -> str | None:
 
 
 def libraries() -> list[str]:
-    """Return what decodes pictures beside Pillow itself, with versions."""
+    """Return name and version of each installed Pillow plugin."""
     return [f"{name} {version(name)}" for name, (module, _, _) in _PLUGINS.items() if find_spec(module)]
 
 
 def candidates(file: Path | None = None) -> list[str]:
-    """Return the formats that a file may have whatever it is called, and PostScript, which is then refused by name."""
+    """Return the formats to try for a file, whatever its suffix, and PostScript, which is then refused by name."""
     Image.init()
     suffix = file.suffix.lower() if file else ""
     known = [name for name, suffixes in FORMATS.items() if name not in _NO_SIGNATURE or suffix in suffixes]

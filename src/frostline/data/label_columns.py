@@ -1,7 +1,7 @@
-"""What columns say of labels, be they of a table, of a data set or of the samples in shards.
+"""Parse labels from columns of a table, of a Hugging Face data set, or of samples in shards.
 
-A picture is of one class; or it is multi-label, of any number of them, where a cell holds a list, or text that is
-parted by a separator, or where each class is a column of its own.
+An image has one class. It is multi-label, with any number of classes, if a cell holds a list, or text with a separator,
+or if each class has its own column.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from frostline.core.errors import user_error
 from frostline.data.names import printable, some
 
 LABELS = ("label", "labels", "class", "category", "species", "target", "class_name", "classname")
-"""By which a column of labels is found that is not named."""
+"""Common names of label columns, used if none is given."""
 _SAID = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
-"""What a column of a class says, numbers as pandas writes them beside empty rows among them."""
+"""Values in the column of a class, including the floats that pandas makes of integers beside missing values."""
 
 Labels = tuple[str, ...]
-"""The classes of a picture: one, or any number where it is multi-label."""
+"""The class names of an image: one, or any number if it is multi-label."""
 Cell = str | Sequence[str] | None
-"""What stands in a row of a column: text, empty where there is nothing, or a list."""
+"""A value of a column: a text, empty if it is missing, or a list."""
 
 
 def check_options(options: Mapping[str, object], known: Collection[str], one: str = "the name of a column") -> None:
-    """Raise `UserError` for what is not `known`, or cannot say where labels stand; `one` is what `label` may be."""
+    """Raise `UserError` for options not in `known`, or bad `label` and `separator`; `one` says what `label` may be."""
     for key, value in options.items():
         if key not in known:
             raise user_error(f"data.options.{key}", value, f"one of {', '.join(known)}", known)
@@ -32,21 +32,21 @@ def check_options(options: Mapping[str, object], known: Collection[str], one: st
     if isinstance(label, list) and not (names and len(set(label)) == len(label) > 1):
         raise user_error("data.options.label", label, f"{one}, two or more of them, or null")
     if separator is not None and (separator == "" or not isinstance(separator, str)):
-        raise user_error("data.options.separator", separator, "what stands between the labels of a cell, or null")
+        raise user_error("data.options.separator", separator, "the text between the labels of a cell, or null")
     if isinstance(label, list) and separator is not None:
         raise user_error("data.options.separator", separator, "null, since each class has its own column")
 
 
 def holds_several(cells: Iterable[Cell], separator: str | None) -> bool:
-    """Return whether pictures may be of several classes, or of none, by what stands in a column."""
+    """Return whether a column is multi-label: it has lists, or there is a `separator`."""
     return separator is not None or any(isinstance(cell, Sequence) and not isinstance(cell, str) for cell in cells)
 
 
 def of_cells(cells: Iterable[Cell], name: str, *, separator: str | None, several: bool) -> list[Labels | None]:
-    """Return the labels of each row of the column `name`, None where none is told.
+    """Return the labels of each row of the column `name`, None for a row without one.
 
-    A text is one label; where there may be `several`, a list is any number of them, and so is a text with `separator`,
-    of which an empty one is none of them. Raises `UserError` for a cell with a label twice.
+    A text is one label. If there may be `several`, a list or a text with `separator` has any number of them, an empty
+    one none. Raises `UserError` for a cell with a label twice.
     """
 
     def labels(cell: Cell) -> Labels | None:
@@ -60,7 +60,7 @@ def of_cells(cells: Iterable[Cell], name: str, *, separator: str | None, several
 
 
 def of_columns(cells: Mapping[str, Sequence[Cell]], *, separator: str | None, several: bool) -> list[Labels | None]:
-    """Return the labels of each row, None where none is told, by one column, or by one for each class."""
+    """Return the labels of each row, None for a row without any, from one column, or from one column per class."""
     if len(cells) > 1:
         return of_classes({name: [*map(one_text, own)] for name, own in cells.items()})
     [(name, own)] = cells.items()
@@ -68,17 +68,17 @@ def of_columns(cells: Mapping[str, Sequence[Cell]], *, separator: str | None, se
 
 
 def one_text(cell: Cell) -> str:
-    """Return what stands in a cell as one text."""
+    """Return a cell as one text, lists joined by commas."""
     return cell if isinstance(cell, str) else ", ".join(cell or ())
 
 
 def of_classes(columns: Mapping[str, Sequence[str]]) -> list[Labels | None]:
-    """Return the labels of each row where classes have `columns` of their own, of 1 and 0; None where all are empty."""
+    """Return the labels of each row from one column of 1 and 0 per class; None for rows in which all are empty."""
     rows = [*zip(*columns.values(), strict=True)]
     for name, cells in zip(columns, zip(*rows, strict=True), strict=True):
         said = {cell for row, cell in zip(rows, cells, strict=True) if any(row)}
         if odd := sorted(cell or "(nothing)" for cell in said if cell.casefold() not in _SAID):
-            expected = f"columns of 1 and 0 where each class has its own, but {printable(name)} has {some(odd)}"
+            expected = f"columns of 1 and 0, one per class, but {printable(name)} has {some(odd)}"
             raise user_error("data.options.label", name, expected)
     return [
         tuple(name for name, cell in zip(columns, row, strict=True) if _SAID[cell.casefold()]) if any(row) else None
@@ -91,6 +91,6 @@ def _once(texts: Iterable[str], name: str) -> Labels:
     if len(set(found)) < len(found):
         expected = f"each label once in a cell, not {some(found)}"
         if {*found} <= {"0", "1"}:
-            expected = "names of classes in a list, or a column of 1 and 0 for each class, not a list of 1 and 0"
+            expected = "class names in a list, or a column of 1 and 0 for each class, not a list of 1 and 0"
         raise user_error("data.options.label", name, expected)
     return tuple(found)

@@ -1,7 +1,7 @@
-"""How a folder of pictures is laid out: which of its folders are splits, which are classes, and which are neither.
+"""Detect the layout of an image folder: which subfolders are splits, which are classes, and which are neither.
 
-Folders of strangers are read by their names and by where the pictures lie. What can be read in two ways is asked
-about, since a guess trains on the wrong classes without a word.
+Layouts are recognised by the names of folders and the places of images. An ambiguous layout is an error, since a wrong
+guess would silently train on the wrong classes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AFFIXES = (
     "crop crops cropped resize resized orig original clean cleaned aug augmented processed preprocessed sample samples "
     "image images img imgs pic pics picture pictures photo photos jpg jpeg png"
 )
-"""What people write around the name of a split, as in `training_set` or `imgs_test`."""
+"""Words that people add to the name of a split, as in `training_set` or `imgs_test`."""
 _GLUED = ("set", "data", "images", "imgs", "folder")
 _WORD = re.compile(r"[^\W\d_]+")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -42,18 +42,18 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pictures of every class of every split lie."""
+    """The class folders of every split."""
 
     classes: Mapping[str, Mapping[str, Path]]
-    """For each split, `train` at least, the folder of each class by its name."""
+    """For each split, at least `train`, the folder of each class by class name."""
     findings: tuple[Finding, ...] = ()
-    """What was left out."""
+    """Findings about folders and images left out."""
 
 
 def lay_out(root: Path, layout: str) -> Layout:
-    """Return how `root` is laid out: read as `layout` says, `classes` or `splits`, or as it speaks for itself, `auto`.
+    """Return the layout of `root`, read as `classes` or `splits`, or detected for `auto`.
 
-    Raises `UserError` where nothing or more than one thing can be read.
+    Raises `UserError` if no reading is possible, or more than one.
     """
     found = _read(root, layout)
     tops = {root, *(folder.parent for folders in found.classes.values() for folder in folders.values())}
@@ -62,19 +62,19 @@ def lay_out(root: Path, layout: str) -> Layout:
 
 
 def _strays(top: Path) -> list[Finding]:
-    """Return what is told of pictures that lie beside the folders of classes or splits in `top`."""
+    """Return a finding about images in `top` beside the folders of classes or splits."""
     with os.scandir(top) as entries:
         files = sorted(entry.name for entry in entries if not is_hidden(entry.name) and not is_folder(entry))
     if not (lying := [printable(name) for name in files if name.lower().endswith(SUFFIXES)]):
         return []
     place = printable(top.name)
-    one = f"picture in {place} is left out, since it lies in no folder of a class"
-    told = counted(len(lying), one, f"pictures in {place} are left out, since they lie in no folder of a class")
+    one = f"image in {place} is left out, since it is in no class folder"
+    told = counted(len(lying), one, f"images in {place} are left out, since they are in no class folder")
     return [Finding(f"{told}: {first_few(lying)}", True)]
 
 
 def merged(root: Path, found: Iterable[tuple[Path, Iterable[Path]]]) -> list[Finding]:
-    """Return what is told of classes whose pictures lie in several folders, given each class's own and its pictures."""
+    """Return a finding about images in subfolders of class folders, given each class folder and its images."""
     inner, count = [], 0
     for own, files in found:
         places = Counter(os.path.dirname(file) for file in files)  # noqa: PTH120 - a Path for each of many takes seconds
@@ -84,14 +84,14 @@ def merged(root: Path, found: Iterable[tuple[Path, Iterable[Path]]]) -> list[Fin
             count += sum(below.values())
     if not inner:
         return []
-    one = "picture lies in a folder within that of a class, and is of the class that this is in"
-    many = "pictures lie in folders within those of classes, and are of the class that these are in"
+    one = "image is in a subfolder of a class folder, and belongs to that class"
+    many = "images are in subfolders of class folders, and belong to these classes"
     told = counted(count, one, many)
     return [Finding(f"{told}: {first_few(inner)}", True, tuple(inner))]
 
 
 def _read(root: Path, layout: str) -> Layout:
-    """Return what `lay_out` does, but for pictures that lie beside folders."""
+    """Return the same as `lay_out`, without findings about images beside folders."""
     below = subfolders(root)
     roles = dict(zip(below, roles_of([folder.name for folder in below]), strict=True))
     tops = {split: [top for top in below if roles[top] == split] for split in SPLITS}
@@ -108,9 +108,9 @@ def _read(root: Path, layout: str) -> Layout:
 
 
 def roles_of(names: Sequence[str]) -> list[str | None]:
-    """Return what each of the names of neighbouring folders stands for: a key of the table above, or None.
+    """Return the role of each of the names of sibling folders: a key of `_ROLES`, or None.
 
-    Letter case, numbers, usual words around it and what all the names have in common do not matter.
+    Letter case, numbers, common affixes and words shared by all names are ignored.
     """
     words = [list(map(_unglued, _WORD.findall(_HUMP.sub(" ", name).casefold()))) for name in names]
     common = set.intersection(*map(set, words)) - set(_ROLE_OF) if len(words) > 1 else set()
@@ -129,7 +129,7 @@ def _unglued(word: str) -> str:
 
 
 def _check_tops(root: Path, tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None], layout: str) -> None:
-    """Raise `UserError` where a split has two folders, or a train folder with folders stands among other classes."""
+    """Raise `UserError` if a split has two folders, or a train folder with subfolders is among other class folders."""
     for split, several in tops.items():
         if len(several) > 1:
             raise user_error("data.root", root, f"one folder for {split}, not {some(top.name for top in several)}")
@@ -144,16 +144,16 @@ def _check_tops(root: Path, tops: Mapping[str, Sequence[Path]], roles: Mapping[P
 
 
 def _splits(tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None]) -> Layout:
-    """Return the classes within each split, and what beside the splits is left out."""
+    """Return the classes within each split, with findings about folders beside the splits, which are left out."""
     reasons = {
         "unlabelled": "its name says that it has no labels",
         "annotations": "its name says that it holds annotations",
-        "pictures": "it is no split",
-        None: "it is no split",
+        "pictures": "it is not a split",
+        None: "it is not a split",
     }
     left = [(folder, reasons[role]) for folder, role in roles.items() if role not in SPLITS]
     flat = [top for split in ("val", "test") for top in tops[split] if not subfolders(top)]
-    left += [(top, "its pictures lie in no folders of classes") for top in flat]
+    left += [(top, "its images are in no class folders") for top in flat]
     found = {split: _classes(top) for split in SPLITS for top in tops[split] if top not in flat}
     surveyed = [(folder, reason, survey(folder).files) for folder, reason in left]
     return Layout(
@@ -161,13 +161,13 @@ def _splits(tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None]
         tuple(
             Finding(f"folder {printable(folder.name)} with {pictures} is left out, since {reason}", True)
             for folder, reason, files in surveyed
-            if files and (pictures := counted(len(files), "picture", "pictures"))
+            if files and (pictures := counted(len(files), "image", "images"))
         ),
     )
 
 
 def _inside_out(root: Path, below: Sequence[Path]) -> Layout:
-    """Return the splits that lie within each class."""
+    """Return the splits inside the class folders."""
     found: dict[str, dict[str, Path]] = {split: {} for split in SPLITS}
     for folder in below:
         inner = subfolders(folder)
@@ -183,7 +183,7 @@ def _inside_out(root: Path, below: Sequence[Path]) -> Layout:
 
 
 def _check_nothing_else(root: Path, below: Sequence[Path], roles: Mapping[Path, str | None]) -> None:
-    """Raise `UserError` where all folders are called like parts of a data set, so that they are hardly classes."""
+    """Raise `UserError` if all folders have names of parts of a data set, so that they are hardly classes."""
     known = set(roles.values())
     named = some(folder.name for folder in below)
     if known and known <= {*SPLITS, "unlabelled"}:
@@ -191,19 +191,19 @@ def _check_nothing_else(root: Path, below: Sequence[Path], roles: Mapping[Path, 
             raise user_error("data.root", root, f"a folder train beside {named}")
         if len(below) > 1:
             raise UserError(
-                f"data.root={root}: expected one folder per class, found {named}, which are called like splits and "
-                "hold pictures without folders of classes; data.layout=classes takes them for classes"
+                f"data.root={root}: expected one folder per class, found {named}, which are named like splits and "
+                "hold images without class folders; data.layout=classes reads them as classes"
             )
     if known == {"pictures", "annotations"}:
         inner = next(folder for folder in below if roles[folder] == "pictures")
         raise UserError(
-            f"data.root={root}: expected one folder per class, found {named}; if the classes lie within "
-            f"{printable(inner.name)}, say data.root={inner}; data.layout=classes takes them for classes"
+            f"data.root={root}: expected one folder per class, found {named}; if the classes are in "
+            f"{printable(inner.name)}, set data.root={inner}; data.layout=classes reads them as classes"
         )
 
 
 def _check_nested(root: Path, below: Sequence[Path]) -> None:
-    """Raise `UserError` where every folder holds its pictures in folders of equal names: both can be classes."""
+    """Raise `UserError` if every folder has its images in subfolders of the same names: either level may be classes."""
     inner = {frozenset(top.name for top in subfolders(folder)) for folder in below}
     if len(below) < 2 or len(inner) != 1 or len(next(iter(inner))) < 2:
         return
@@ -233,5 +233,5 @@ def _classes(top: Path) -> dict[str, Path]:
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in `folder` that are not hidden, sorted."""
-    with os.scandir(folder) as entries:  # which know what they are: to ask for each file takes a second per 100,000
+    with os.scandir(folder) as entries:  # entries know their type; a stat for each takes a second per 100,000
         return sorted(Path(entry) for entry in entries if not is_hidden(entry.name) and is_folder(entry))

@@ -1,4 +1,4 @@
-"""Files that lie among pictures and are left out by their names: how many of which kind, and what would read them."""
+"""Report files among images that are left out because of their names: counts by kind, and how to make them readable."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from frostline.data.names import counted
 _ADVICE = {
     ".jfi .pjpeg": "JPEGs: rename them to .jpg",
     ".jxr .raw .npy .npz .mat .mha .nrrd": "save what they hold as PNG or TIFF",
-    ".mp4 .mov .avi .mkv .mpg .mpeg .wmv .m4v .3gp .webm": "save their frames as pictures",
+    ".mp4 .mov .avi .mkv .mpg .mpeg .wmv .m4v .3gp .webm": "save their frames as images",
     ".zip .tar .gz .tgz .bz2 .xz .rar .7z": "unpack them",
-    ".tfrecord .tfrecords .parquet .h5 .hdf5 .lmdb .mdb .pkl .pickle .pt .pth .arrow": "save their pictures as files",
+    ".tfrecord .tfrecords .parquet .h5 .hdf5 .lmdb .mdb .pkl .pickle .pt .pth .arrow": "save their images as files",
 }
 _READER = {suffix: advice for suffixes, advice in _ADVICE.items() for suffix in suffixes.split()}
 _HARMLESS = (
     ".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .rst .html .htm .css .js .log .ini .cfg .toml .db .py .ipynb .sh "
     ".bat .url .lnk .doc .docx .xls .xlsx .odt .bib .sha256 .md5 .license .cat"
 )
-"""What is no picture for anybody; names without a suffix that say so themselves are below."""
+"""Suffixes of files that are never images; known names without a suffix are below."""
 _HARMLESS_NAMES = {"license", "licence", "readme", "makefile", "authors", "citation", "copying", "notice"}
 NO_SUFFIX = "(no suffix)"
 
 
 def kind(name: str) -> str:
-    """Return under what a file is counted: its suffix in small letters, or that it has none."""
+    """Return the kind under which a file is counted: its suffix in lower case, or `NO_SUFFIX`."""
     stem, dot, suffix = name.rpartition(".")
     if dot and stem and suffix and len(suffix) <= 12 and not any(sign.isspace() for sign in suffix):
         return f".{suffix.lower()}"
@@ -33,7 +33,7 @@ def kind(name: str) -> str:
 
 
 def told(counts: Mapping[str, int]) -> str | None:
-    """Return which files are left out by their names and what to do about it; None where all are harmless."""
+    """Return a line about files left out because of their names, with advice; None if all are harmless."""
     odd = {
         name: count for name, count in counts.items() if name not in _HARMLESS.split() and name not in _HARMLESS_NAMES
     }
@@ -42,12 +42,12 @@ def told(counts: Mapping[str, int]) -> str | None:
     each = [f"{count:,} {name}{_advice(name)}" for name, count in sorted(odd.items(), key=lambda item: -item[1])]
     first = ", ".join(each[:6]) + (f" and {len(each) - 6} other kinds" if len(each) > 6 else "")
     files = counted(sum(odd.values()), "file is", "files are")
-    return f"{files} left out, not called like a picture that can be read: {first}"
+    return f"{files} left out, without the suffix of a readable image: {first}"
 
 
 def _advice(suffix: str) -> str:
     if suffix == NO_SUFFIX:
-        return " (pictures? give them their suffix)"
+        return " (images? add their suffix)"
     reader = image_formats.readable_with(suffix)
     if reader is not None:
         return f" (needs {reader})"

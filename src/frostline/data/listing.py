@@ -1,4 +1,4 @@
-"""Which files below a folder are pictures, by their names, and which are left out: hidden ones, and other kinds."""
+"""List the image files below a folder, by their names, and count files left out: hidden ones, and other kinds."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from frostline.data.image_formats import SUFFIXES
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies below a folder."""
+    """The files below a folder."""
 
     files: list[Path] = field(default_factory=list)
-    """Everything that is called like a picture, sorted, and folders that cannot be listed."""
+    """Files with the suffix of an image, sorted, and folders that cannot be listed."""
     hidden: int = 0
-    """Files and folders left out since their names begin with a dot, macOS `._*` among them."""
+    """Number of files and folders left out as hidden: dot files, macOS's `._*` among them."""
     other: Counter[str] = field(default_factory=Counter)
-    """Files left out since they are not called like a picture, by `leftovers.kind`."""
+    """Number of files left out because of their names, by `leftovers.kind`."""
 
 
 @dataclass
 class LeftOut:
-    """What of a folder is left out, counted as it is come upon (see `Listing`)."""
+    """Counts of files left out so far, while a folder is walked (see `Listing`)."""
 
     hidden: int = 0
     other: Counter[str] = field(default_factory=Counter)
     seen: int = 0
-    """How many files and folders were come upon."""
+    """Number of files and folders found so far."""
     most: float = inf
-    """How many of them may be before no further folder is looked into."""
+    """Number of files and folders after which no further folder is entered."""
 
     @property
     def cut(self) -> bool:
-        """Whether there may be more below than was looked at."""
+        """Whether the walk stopped early because of `most`."""
         return self.seen > self.most
 
 
 def survey(folder: Path) -> Listing:
-    """Return what lies below `folder`, links to folders followed once, and never back to a folder that it lies in."""
+    """Return the files below `folder`; links to folders are followed once, and never to a parent of `folder`."""
     left = LeftOut()
     files = list(walk(folder, left))
     return Listing(files, left.hidden, left.other)
 
 
 def walk(folder: Path, left: LeftOut) -> Iterator[Path]:
-    """Yield the files of `survey` in its order, with no more in memory than the names in one folder at each depth."""
+    """Yield the files of `survey` in the same order, with only the names of one folder per depth in memory."""
     yield from _below(folder, left, {_identity(above) for above in folder.resolve().parents})
 
 
@@ -81,19 +81,19 @@ def _below(folder: Path, left: LeftOut, seen: set[tuple[int, int]]) -> Iterator[
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder, or a link that leads to one."""
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, say
+    except OSError:  # e.g. a link to itself
         return False
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of that name is no picture: a dot file, or what macOS puts into archives."""
+    """Return whether the name is that of a dot file, or of the folder that macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Return what tells a folder from others, by whatever links it was reached."""
+    """Return device and inode of a folder, which are the same by whatever links it is reached."""
     status = folder.stat()
     return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Pictures of val and test that look nearly like one of train: saved, resized, lit or cut a little otherwise."""
+"""Find near duplicates: val and test images that are recompressed, resized, brightened or cropped training images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from frostline.data.findings import PAIRS, Finding, first_few
 from frostline.data.perceptual_hash import NONE
 
 PHASH, DHASH = 4, 8
-"""How many of 64 bits may differ. Of photographs and parts of them, 64 pixels wide and more, that finds 83% to 99%
-saved as JPEG, 95% resized by a half to one and a half, 87% lit by a fifth, 76% cut by 1% on each side;
-of 8 million pairs of other parts, 32 pixels wide, it takes 1 for alike."""
+"""Largest number of differing bits, of 64. For photographs and crops of them, at least 64 pixels wide, this finds 83%
+to 99% saved as JPEG, 95% resized by a factor of 0.5 to 1.5, 87% brightened or darkened by a fifth, 76% cropped by 1% on
+each side. Of 8 million pairs of different crops, 32 pixels wide, it reports 1."""
 _EDGES = tuple(round(64 * part / (PHASH + 1)) for part in range(PHASH + 2))
-"""Where `phash` is cut into bands, one more than bits may differ, so that one at least is alike."""
-_AT_ONCE = 1 << 21  # pairs that are compared at once: bounds the memory
+"""Bounds of the bands of `phash`: one more band than bits may differ, so that near duplicates agree in at least one."""
+_AT_ONCE = 1 << 21  # pairs compared at once: bounds the memory
 _FAR = np.iinfo(np.int64).max
 
 
 def find(splits: Mapping[str, Shown]) -> Iterator[Finding]:
-    """Yield what is to be told of `test` and `val` beside `train`, but for pictures that are there as they are."""
+    """Yield findings about near duplicates of `train` in `test` and `val`, without exact duplicates."""
     train = splits["train"]
     for split in ("test", "val"):
         own = splits[split]
@@ -37,8 +37,8 @@ def find(splits: Mapping[str, Shown]) -> Iterator[Finding]:
         names = tuple(f"{own.name(row)} ~ {train.name(int(places[row]))}" for row in rows)
         look = "looks" if len(rows) == 1 else "look"
         yield Finding(
-            f"{len(rows):,} of {len(places):,} pictures in {split} {look} nearly like one in train "
-            f"({first_few(names)}): if they show the same, accuracy there says less than it seems to",
+            f"{len(rows):,} of {len(places):,} images in {split} {look} nearly like one in train "
+            f"({first_few(names)}): if they show the same, accuracy there may be too high",
             False,
             names,
             tuple((own.place(row), train.place(int(places[row]))) for row in rows[:PAIRS]),
@@ -46,7 +46,7 @@ def find(splits: Mapping[str, Shown]) -> Iterator[Finding]:
 
 
 def closest(hashes: Tensor, others: Tensor) -> Tensor:
-    """Return `(N,)` int64: for each of `(N, 2)` int64 hashes the row of `others` that is nearest, -1 if none is."""
+    """Return `(N,)` int64: for each of `(N, 2)` int64 hashes the nearest row of `others`, -1 if none is near enough."""
     mine, row = np.unique(hashes.numpy().view(np.uint64), axis=0, return_inverse=True)
     theirs, first = np.unique(others.numpy().view(np.uint64), axis=0, return_index=True)
     (my_phash, my_dhash), (their_phash, their_dhash) = (np.ascontiguousarray(bits.T) for bits in (mine, theirs))
@@ -65,7 +65,7 @@ def closest(hashes: Tensor, others: Tensor) -> Tensor:
 
 
 def _candidates(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], ...]]:
-    """Yield rows of both, `(C,)` each, of all pairs that agree in a band, once for each band; some millions at once."""
+    """Yield row indices in both, `(C,)` each, of all pairs that agree in a band, once per band, in large batches."""
     for low, high in pairwise(_EDGES):
         mine, theirs = ((bits >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1) for bits in (hashes, others))
         order = theirs.argsort(kind="stable")

@@ -1,4 +1,4 @@
-"""Pictures in their order, however many: what is known of each lies in a file, so that no memory grows with them."""
+"""An ordered list of images of any length, for prediction, kept in an Arrow file so that memory stays constant."""
 
 from __future__ import annotations
 
@@ -26,52 +26,52 @@ from frostline.store import hashing
 from frostline.store.store import Store
 
 FILE = pa.field("file", pa.binary())
-"""What is carried along of pictures of no table: their names as the system has them."""
+"""The column for images that are not from a table: their file names, as bytes of the file system."""
 _PLACE = pa.field("\0place", pa.binary())
-"""Where a picture lies; no column of a table is called so."""
-_ROWS = 16_384  # that are written at once
-_SHARDS = 4  # whose headers are known at once: each core is in one, or already in the next
+"""Path or URL of an image; no column of a table has this name."""
+_ROWS = 16_384  # rows written at once
+_SHARDS = 4  # shards whose index is in memory at once: each core reads one, or already the next
 
 
 @dataclass(frozen=True)
 class PictureList:
-    """Pictures to look at one after the other."""
+    """A list of images, with the columns of the table that they come from, if any."""
 
     file: Path
-    """Arrow's format: a row per picture."""
+    """File in Arrow's format, a row per image."""
     read: Callable[[int, str], Image.Image]
-    """Opens a picture, given its number and its place; raises anything where that is missing or broken."""
+    """Opens an image, given its row and its place; may raise any exception if it is missing or broken."""
     named: str = FILE.name
-    """The column that says which picture a row is of."""
+    """The column that names the image of a row."""
 
     def __len__(self) -> int:
         return int(self._rows.num_rows)
 
     @cached_property
     def _rows(self) -> pa.Table:
-        """All rows, mapped from the file: what is read of them the system may forget again."""
+        """All rows, memory-mapped, so that the system can drop their pages again."""
         return pa.ipc.open_file(pa.memory_map(str(self.file))).read_all()
 
     @cached_property
     def identity(self) -> str:
-        """sha256 (hex) over all that is known of the pictures but what they show."""
+        """sha256 (hex) over the list: places and table columns, not the content of images."""
         return hashing.of_file(self.file)
 
     @property
     def columns(self) -> list[str]:
-        """The names of what is carried along: the columns of a table, else `file`."""
+        """Names of the carried columns: those of the table, else `file`."""
         return [name for name in self._rows.column_names if name != _PLACE.name] or [FILE.name]
 
     def place(self, row: int) -> str:
-        """Return where the i-th picture lies."""
+        """Return path or URL of the image in a row."""
         return os.fsdecode(self._rows.column(_PLACE.name)[row].as_py())
 
     def open(self, row: int) -> Image.Image:
-        """Open the i-th picture; raises what `read` raises."""
+        """Open the image in a row; raises what `read` raises."""
         return self.read(row, self.place(row))
 
     def carried(self, rows: range) -> pa.Table:
-        """Return what is carried along of some pictures that follow each other; `FILE` where there is no table."""
+        """Return the carried columns of consecutive rows; `FILE` if there is no table."""
         part = self._rows.slice(rows.start, len(rows))
         return part.rename_columns([FILE.name]) if part.num_columns == 1 else part.drop_columns([_PLACE.name])
 
@@ -85,13 +85,12 @@ def gather(
     path: str | None = None,
     root: str | None = None,
 ) -> PictureList:
-    """Write into `file` which pictures are meant, and return them: of one table, of shards, or of files and folders.
+    """Write the list of all images of `pictures`, a table, shards, or files and folders, into `file` and return it.
 
-    Of a table `path` names the column where it is not called as is common, and `root` the folder that it is relative
-    to, else the table's own. `-` stands for `more`, a path per line. A picture may lie elsewhere, as `https://...`.
-    What of a folder is left out is told to `say`. UserError for a table or shards beside others, a path of `pictures`
-    that is not there, and a folder without pictures; other files that are not there are found out when their turn
-    comes.
+    For a table, `path` names its column of paths, None for a common name, and `root` the folder to which paths are
+    relative, None for the table's own. `-` stands for `more`, a path per line. Images may be URLs, e.g. `https://...`.
+    Files of a folder that are left out are reported by `say`. UserError for a table or shards beside others, a path in
+    `pictures` that does not exist, and a folder without images; other missing files are noticed when they are opened.
     """
     if "" in pictures:
         raise user_error("pictures", "", "a file or folder, and there is none")
@@ -105,7 +104,7 @@ def gather(
         return _of_table(file, Path(pictures[0]), path, root)
     for key, value in (("path", path), ("root", root)):
         if value is not None:
-            raise user_error(key, value, "to be given with a table of pictures")
+            raise user_error(key, value, "to be given with a table of images")
     if shards_given:
         return _of_shards(file, [str(pattern) for pattern in pictures], say)
     places = chain.from_iterable(_below(name, more, say) for name in pictures)
@@ -113,7 +112,7 @@ def gather(
 
 
 def _somewhere(name: str) -> Path | str:
-    """Return where a name leads: a URL, or a path of this machine."""
+    """Return a URL as text, or a local path."""
     return name if remote_files.is_elsewhere(name) else expanded(name)
 
 
@@ -127,7 +126,7 @@ def _is_shards(name: Path | str) -> bool:
 
 
 def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) -> Iterator[Path | str]:
-    """Yield the pictures that a name stands for, of `-` those that `more` names, of a folder all below it."""
+    """Yield the images of a name: for `-` those that `more` names, for a folder all below it."""
     if str(name) == "-":
         named: Iterable[Path | str] = (_somewhere(path) for line in more if (path := line.rstrip("\r\n")))
     elif isinstance(name, str) or os.path.exists(name):
@@ -146,7 +145,7 @@ def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
     if told := leftovers.told(left.other):
         say(f"{folder}: {told}")
     if none:
-        raise user_error("pictures", folder, f"a folder with pictures ({', '.join(SUFFIXES)})")
+        raise user_error("pictures", folder, f"a folder with images ({', '.join(SUFFIXES)})")
 
 
 def _of_files(file: Path, places: Iterable[Path | str]) -> PictureList:
@@ -186,7 +185,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
 
 
 def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> PictureList:
-    """Return the pictures in WebDataset's shards, of which no more than a few are known at once."""
+    """Return the images in WebDataset shards, with the index of only a few shards in memory at once."""
     found = [shard for pattern in patterns for shard in remote_files.find("pictures", pattern, shards.SUFFIX)]
     starts = [0]
 

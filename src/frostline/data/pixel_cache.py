@@ -1,10 +1,9 @@
-"""Which pixels of a source are kept in the store, and where what is asked for is found.
+"""Cache of decoded pixels: decide in which form the images of a source are stored, and find or decode them.
 
-What is seen of pictures without anything random is kept as it is seen, by all networks of the same preprocessing; where
-whole pictures take less, they are kept as they are. What random crops are cut from is kept whole, reduced as far as the
-crops allow. By the sizes in their headers it is known before anything is decoded how much that will be. What is too
-much for the store is decoded whenever it is asked for, to the same bits: what pictures are shown from depends on them
-alone, and only where that lies on the room there is.
+Images that get the centre view are stored as that view, shared by all networks with the same preprocessing; or whole,
+if that takes less room. Images from which random crops are cut are stored whole, reduced as far as the crops allow. The
+sizes in image headers tell how much room this takes before anything is decoded. Images that do not fit are decoded at
+each use, with the same bits: the form depends only on the images, and only the place on the available room.
 """
 
 from __future__ import annotations
@@ -37,36 +36,36 @@ from frostline.store.store import Store
 from frostline.store.writer import NoRoom, Writer
 
 _CODE = ("data.decode_all", "data.sources", "data.value_range")
-"""What reads pictures, what turns them into pixels, and what finds black and white in a set."""
+"""Modules that read images, decode them, and measure black and white in a set."""
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What a network is shown of pictures."""
+    """The views of images that a network takes."""
 
     center: CenterCrop
-    """Where nothing is random."""
+    """The view without augmentation."""
     side: int | None
-    """The shorter side in pixels of what random crops of training images may be cut from; None without such crops."""
+    """Shorter side in pixels to which training images may be reduced for random crops; None without random crops."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pictures of one source as the store has them."""
+    """Decoded images of a source."""
 
     source: Source
     entry: Entry
     ids: Tensor
     keep: Keep
-    """What they are shown from, kept or not."""
+    """Form of the images, stored or not."""
     kept: bool
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return in which rows of the entry the pictures `ids` are."""
+        """Return the rows of the images `ids` in the entry."""
         return torch.searchsorted(self.ids, ids)
 
     def pixels(self, ids: Tensor) -> Rows | Ragged | Undecoded:
-        """Return what there is of the pictures `ids`."""
+        """Return the pixels of the images `ids`, or their files to decode if the pixels are not stored."""
         tensors, rows, keep = self.entry.tensors, self.rows(ids), self.keep
         if not self.kept:
             instead = keep.kind != "nothing"
@@ -77,57 +76,57 @@ class Decoded:
 
     @property
     def bad(self) -> dict[int, str]:
-        """The pictures that cannot be read, and why."""
+        """Ids of unreadable images, with the reason."""
         return dict(self.entry.meta["bad"])
 
     @property
     def reduced_to(self) -> int | None:
-        """The shorter side in pixels of the larger ones, if they are stored and had more."""
+        """Shorter side in pixels to which images were reduced; None if none was."""
         side = self.keep.side
         return side if side is not None and bool((self.entry.tensors["sizes"].amin(1) > side).any()) else None
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large pictures are, as their headers say."""
+    """Sizes of images from their headers."""
 
     ids: Tensor
-    """`(N,)` int64, rising."""
+    """`(N,)` int64, ascending."""
     sizes: Tensor
-    """`(N, 2)`: width and height in pixels, 0 where a picture is broken."""
+    """`(N, 2)`: width and height in pixels, 0 for broken images."""
 
     @property
     def alike(self) -> bool:
-        """Whether all that can be read are of one size."""
+        """Whether all readable images have the same size."""
         known = self.sizes[self.sizes[:, 0] > 0]
         return bool((known == known[:1]).all())
 
     @property
     def shortest(self) -> int:
-        """The largest shorter side, in pixels."""
+        """Largest shorter side of all images, in pixels."""
         return int(self.sizes.amin(1).max())
 
     def bytes_of(self, keep: Keep, ids: Tensor | None = None) -> int:
-        """Return what the pixels of all pictures, or of those `ids`, take where they are kept so."""
+        """Return the bytes that the pixels of all images, or of the images `ids`, take in the form `keep`."""
         sizes = self.sizes if ids is None else self.sizes[torch.searchsorted(self.ids, ids)]
         if keep.view is not None:
             return 3 * keep.view.size**2 * len(sizes)
-        if keep.kind == "original":  # a row for broken ones, too
+        if keep.kind == "original":  # broken images have a row, too
             return 3 * len(sizes) * int(self.sizes.long().prod(1).max())
         each = reduced([(width, height) for width, height in sizes.tolist()], keep.side)
         return 3 * sum(width * height for width, height in each)
 
 
 class PixelCache:
-    """Decodes what is asked for into a store, and decides what of each picture is kept there."""
+    """Decodes images into a store, and decides in which form they are kept there."""
 
     def __init__(self, store: Store, progress: Progress, *, pixels: str, max_pixels: int, about: str) -> None:
-        """Keep pixels in `store`, which calls their source `about`; the others are keys of `DataConfig`."""
+        """Keep pixels in `store`; `about` describes the source; `pixels` and `max_pixels` are keys of `DataConfig`."""
         self._store, self._progress, self._about = store, progress, about
         self._pixels, self._max_pixels = pixels, max_pixels
 
     def measure_levels(self, source: Source, ids: Tensor, chosen: str) -> Levels:
-        """Return what is black and white by the values of the pictures `ids`; `chosen` is `minmax` or `percentile`."""
+        """Return black and white from the values of the images `ids`; `chosen` is `minmax` or `percentile`."""
 
         def make(writer: Writer) -> dict[str, Any]:
             with self._progress("looking for black and white", len(ids)) as advance:
@@ -141,11 +140,11 @@ class PixelCache:
         return Levels(said["low"], said["high"])
 
     def decode(self, source: Source, ids: Mapping[str, Tensor], sight: Sight, levels: Levels) -> dict[str, Decoded]:
-        """Return the pictures `ids` of each split of a source, of which some are called `train`.
+        """Return the decoded images `ids` of each split of a source; only the split `train` is cropped at random.
 
-        Small pictures are kept as they are, which takes less than their views and serves all networks.
+        Small images are kept whole, which takes less room than their views and serves all networks.
         """
-        with at_most(self._max_pixels):  # headers are looked at before anything is decoded
+        with at_most(self._max_pixels):  # headers are read before anything is decoded
             sizes = Sizes(_union(ids.values()), self._header_sizes(source, _union(ids.values())))
             chosen = self._choose(ids, sizes, sight, levels)
             splits = {keep: _union(ids[name] for name in ids if chosen[name] == keep) for keep in chosen.values()}
@@ -155,7 +154,7 @@ class PixelCache:
             for keep, part in kept.items():
                 try:
                     decoded[keep] = self._decode(source, part, keep)
-                except (NoRoom, Differing):  # the disk has less room than it had, or a header has lied
+                except (NoRoom, Differing):  # the disk has less room than before, or a header was wrong
                     others.append(part)
             if others:
                 checked = self._decode(source, _union(others), Keep("nothing", levels=levels))
@@ -163,7 +162,7 @@ class PixelCache:
             return {name: decoded[chosen[name]] for name in ids}
 
     def _choose(self, ids: Mapping[str, Tensor], sizes: Sizes, sight: Sight, levels: Levels) -> dict[str, Keep]:
-        """Return what the pictures of each split are shown from, by the sizes of all alone."""
+        """Return the form of the images of each split, which depends only on the sizes of all."""
         view = Keep("view", view=sight.center, levels=levels)
         whole = Keep("original" if sizes.alike else "stored", levels=levels)
         if 0 < sizes.bytes_of(whole) <= sizes.bytes_of(view) and (sight.side is None or sizes.shortest <= sight.side):
@@ -176,16 +175,16 @@ class PixelCache:
         return {name: cut if name == "train" and sight.side is not None else view for name in ids}
 
     def _is_kept(self, source: Source, ids: Tensor, keep: Keep, sizes: Sizes) -> bool:
-        """Return whether what pictures are shown from is in the store already, or would fit into it."""
+        """Return whether the images are in the store in this form already, or would fit into it."""
         if keep.kind == "nothing":
             return False
         return self._is_there(source, ids, keep) or sizes.bytes_of(keep, ids) <= self._store_of(source).half
 
     def _header_sizes(self, source: Source, ids: Tensor) -> Tensor:
-        """Return `(N, 2)`, width and height as the headers of the pictures `ids` say; 0 for broken ones."""
+        """Return `(N, 2)`, width and height of the images `ids` from their headers; 0 for broken ones."""
 
         def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
-            with self._progress("looking at sizes", len(ids)) as advance:
+            with self._progress("reading sizes", len(ids)) as advance:
                 found = header_sizes(ids.tolist(), source.header or source.read, advance)
             writer.tensor("sizes", (len(ids), 2), torch.int32).copy_(torch.tensor(found).view(-1, 2))
             return {}
@@ -194,12 +193,12 @@ class PixelCache:
         return entry.tensors["sizes"][torch.searchsorted(ids_there, ids)]
 
     def _is_there(self, source: Source, ids: Tensor, keep: Keep) -> bool:
-        """Return whether the pictures were decoded before."""
+        """Return whether the images were decoded into the store before."""
         keys = (self._key(source, chosen, keep) for chosen in (None, ids))
         return source.identity is not None and any(self._store.has("pixels", key) for key in keys)
 
     def _decode(self, source: Source, ids: Tensor, keep: Keep) -> Decoded:
-        """Return some pictures of a source, which are found or kept as `keep` says."""
+        """Return images of a source in the form `keep`, from the store or decoded into it."""
 
         def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
             with self._progress("decoding", len(ids)) as advance:
@@ -218,10 +217,10 @@ class PixelCache:
         make: Callable[[Writer, Tensor], dict[str, Any]],
         about: str,
     ) -> tuple[Entry, Tensor]:
-        """Return what `make` finds out of some pictures of a source, and of which ones the entry is.
+        """Return the entry that `make` fills for images of a source, and the ids of all images in it.
 
-        It is kept under what stands for the source and the way of decoding. Where it is known of all pictures of the
-        source, a part of them is found there; else it is made for those asked for, and kept under their ids too.
+        Its key has the identity of the source and the way of decoding. If there is an entry of all images of the
+        source, it is used. Otherwise an entry of the images `ids` is used or made, whose key also has these ids.
         """
         every = torch.arange(len(source.labels))
         store = self._store_of(source)
@@ -234,7 +233,7 @@ class PixelCache:
         return store.get("pixels", key, lambda writer: make(writer, ids), about=told), ids
 
     def _store_of(self, source: Source) -> Store:
-        """Return where what is made of a source is kept: nowhere if decoding it takes no time."""
+        """Return the store for a source: one that keeps nothing if decoding takes no time."""
         return Store(None, budget=0, say=print) if source.identity is None else self._store
 
     def _key(self, source: Source, ids: Tensor | None, keep: Keep | str) -> str:
@@ -253,15 +252,15 @@ class PixelCache:
 
 
 def _union(parts: Iterable[Tensor]) -> Tensor:
-    """Return all ids, in rising order."""
+    """Return all ids in ascending order."""
     return torch.cat([*parts]).unique()
 
 
 def _about(keep: Keep) -> str:
-    """Return for people what is kept of pictures."""
+    """Return a description of the form `keep` for people."""
     if keep.view is not None:
         view = keep.view
-        return f"seen at {view.size} pixels of {view.resized}, {view.interpolation}"
+        return f"views of {view.size} pixels from {view.resized}, {view.interpolation}"
     if keep.kind == "stored" and keep.side is not None:
         return f"shorter side {keep.side} pixels"
     return "checked" if keep.kind == "nothing" else "whole"

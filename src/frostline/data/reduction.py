@@ -1,4 +1,4 @@
-"""Pictures are made no larger than random crops need them, once for the store or whenever they are decoded."""
+"""Reduce images to the size that random crops need, for the store or at each decoding."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def reduce(picture: Tensor, side: int | None) -> Tensor:
-    """Return `(3, h, w)` uint8: a picture `(3, H, W)` uint8 with a shorter side of at most `side`, by Pillow's Lanczos.
+    """Return an image `(3, H, W)` uint8 reduced to a shorter side of at most `side` pixels, by Pillow's Lanczos filter.
 
-    What is no larger stays as it is; all does where `side` is None.
+    An image that is not larger is returned unchanged, as is any image if `side` is None.
     """
     ((width, height),) = reduced([(picture.shape[2], picture.shape[1])], side)
     if height == picture.shape[1]:
@@ -23,7 +23,7 @@ def reduce(picture: Tensor, side: int | None) -> Tensor:
 
 
 def reduced(sizes: Sequence[tuple[int, int]], side: int | None) -> list[tuple[int, int]]:
-    """Return the widths and heights of pictures with a shorter side of at most `side`; (0, 0) stays."""
+    """Return widths and heights after the reduction to a shorter side of at most `side` pixels; (0, 0) stays."""
     if side is None:
         return [*sizes]
     found = []

@@ -1,7 +1,6 @@
-"""Files wherever they are, by fsspec: on this machine, or at `s3://`, `gs://`, `http://` and whatever else it knows.
+"""Find local and remote files (`s3://`, `gs://`, `http://`, ...) by a pattern, and read parts of them, by fsspec.
 
-Found by a pattern, and read in parts. fsspec has an object of its own for every thread and process, so that what is
-here may be asked by all of them, also after a fork.
+fsspec has separate objects for every thread and process, so that these functions are safe in threads and after a fork.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from frostline.core.files import expanded
 from frostline.data.names import printable, some
 
 AT_ONCE = 16
-"""Requests to a server under way at the same time: what a browser does."""
+"""Concurrent requests to a server, about as many as a browser makes."""
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z0-9]+::")
 _TOLD = ("etag", "lastmodified", "last_modified", "mtime", "updated", "created", "md5hash", "content_md5", "ino")
-"""What stores call that by which a file is seen to have changed, in small letters."""
+"""Names, in lower case, of the metadata by which storage systems show that a file has changed."""
 _PAUSES = (1.0, 4.0)  # seconds before a server is asked for the same part again
-_MOST = 1_000_000  # names that braces may stand for
+_MOST = 1_000_000  # largest number of names from braces
 
 
 @dataclass(frozen=True)
@@ -41,33 +40,34 @@ class RemoteFile:
 
     url: str
     size: int
-    """In bytes."""
+    """Bytes."""
     facts: tuple[str, ...]
-    """What else its keeper tells of it that changes when it is written again: times, an ETag."""
+    """Metadata that changes when the file is written again: times, an ETag."""
 
     @property
     def name(self) -> str:
-        """What it is called within its folder."""
+        """File name without its folder."""
         return PurePosixPath(self.url).name
 
 
 def is_elsewhere(text: str) -> bool:
-    """Return whether a path says by which protocol the file is reached."""
+    """Return whether a path has a protocol, e.g. `s3://`."""
     return bool(_ELSEWHERE.match(text))
 
 
 def joined(root: str, path: str) -> str:
-    """Return `path` as seen from the folder `root`."""
+    """Return `path` relative to the folder `root`; absolute paths and URLs are unchanged."""
     if is_elsewhere(path) or Path(path).is_absolute() or not root:
         return path
     return f"{root.rstrip('/')}/{path}"
 
 
 def find(key: str, pattern: str, suffix: str) -> list[RemoteFile]:
-    """Return the files that a pattern stands for, each once, in order: `a-{00..12}.tar`, `a-*.tar`, or a whole folder.
+    """Return the files of a pattern, each once, in order: `a-{00..12}.tar`, `a-*.tar`, or a whole folder.
 
-    Of a folder those that end with `suffix`, at any depth, hidden ones left out. `key` is what the pattern was given
-    as. Raises `UserError` where there are none, or not all that braces name, or where they cannot be reached.
+    Of a folder, these are the files that end with `suffix`, at any depth, without hidden ones. `key` is the config key
+    of the pattern, for errors. Raises `UserError` if there are none, if a name from braces is missing, or if they are
+    unreachable.
     """
     protocol, mark, _ = pattern.partition("://")
     if mark and "::" not in protocol and protocol not in (known := fsspec.available_protocols()):
@@ -83,7 +83,7 @@ def find(key: str, pattern: str, suffix: str) -> list[RemoteFile]:
     except ImportError as error:  # fsspec says what to install
         expected = f"what reads {pattern.partition(':')[0]}:// to be installed ({error})"
         raise user_error(key, pattern, expected) from error
-    except Exception as error:  # of the network, of whoever keeps the files, of a protocol that nobody knows
+    except Exception as error:  # of the network, the server, or an unknown protocol
         raise unreachable(key, pattern, error) from error
     lost = [url for url, file in zip(dict.fromkeys(urls), found, strict=True) if file is None]
     if lost or not found:
@@ -98,22 +98,22 @@ def unreachable(key: str, given: str, error: Exception) -> UserError:
 
 
 def opened(file: RemoteFile) -> AbstractContextManager[IO[bytes]]:
-    """Return the file, to be read from its beginning on and, in larger steps, forward."""
+    """Return the opened file, for sequential reads and forward seeks."""
     system, path = fsspec.core.url_to_fs(file.url)
     return system.open(path, "rb")
 
 
 def part(file: RemoteFile, start: int, size: int) -> bytes:
-    """Return `size` bytes from byte `start` on, fewer only where the file ends before.
+    """Return `size` bytes from byte `start` on, fewer only at the end of the file.
 
-    `OSError` where they cannot be had, of which `FileNotFoundError` is final; a server is asked three times.
+    `OSError` if they cannot be read. A server is asked three times, except after `FileNotFoundError`.
     """
     for pause in (*_PAUSES, None):
         try:
             return _part(file, start, size)
         except FileNotFoundError:
             raise
-        except Exception as error:  # of the network, or of whoever keeps the files
+        except Exception as error:  # of the network or the server
             if pause is None or not is_elsewhere(file.url):
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
@@ -125,20 +125,20 @@ def part(file: RemoteFile, start: int, size: int) -> bytes:
 def _part(file: RemoteFile, start: int, size: int) -> bytes:
     system, path = fsspec.core.url_to_fs(file.url)
     content: bytes = system.cat_file(path, start=start, end=start + size) if size else b""
-    if len(content) > size:  # a plain server sends the whole file, whatever it is asked for
-        raise OSError(errno.EIO, f"{file.name} comes as a whole only: its server knows no ranges")
+    if len(content) > size:  # a simple server ignores ranges and sends the whole file
+        raise OSError(errno.EIO, f"{file.name} cannot be read in parts: its server knows no ranges")
     return content
 
 
 def content(url: str) -> bytes:
-    """Return a small file; raises what its keeper or the network says where it cannot be had."""
+    """Return the bytes of a small file; raises the error of the server or the network."""
     system, path = fsspec.core.url_to_fs(url)
     found: bytes = system.cat_file(path)
     return found
 
 
 def read_text(url: str) -> str | None:
-    """Return what a small file says, None where there is none; UnicodeDecodeError where that is no UTF-8."""
+    """Return the text of a small file, None if it does not exist; UnicodeDecodeError if it is not UTF-8."""
     try:
         return content(url).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -146,7 +146,7 @@ def read_text(url: str) -> str | None:
 
 
 def _names(key: str, pattern: str) -> list[str]:
-    """Return what the braces of a pattern stand for, as in a shell: `{00..12}`, `{one,two}`; the last the fastest."""
+    """Return the brace expansion of a pattern, as in a shell: `{00..12}`, `{one,two}`; the last varies fastest."""
     text = pattern if is_elsewhere(pattern) else os.path.normpath(expanded(pattern).absolute())
     pieces = [_choices(piece) for piece in re.split(r"(\{[^{}]*\})", text)]
     if prod(map(len, pieces)) > _MOST:
@@ -165,7 +165,7 @@ def _choices(piece: str) -> Sequence[str]:
 
 
 def _matching(name: str, suffix: str) -> list[str]:
-    """Return the URLs of what a name stands for: itself, what fits its `*` and `?`, or the files of its folder."""
+    """Return the URLs of a name: itself, the matches of its `*` and `?`, or the files of its folder."""
     system, path = fsspec.core.url_to_fs(name)
     if any(sign in path for sign in "*?[") and not system.exists(path):
         return [_url(system, one, name) for one in sorted(system.glob(path))]
@@ -177,22 +177,22 @@ def _matching(name: str, suffix: str) -> list[str]:
 
 
 def _url(system: Any, path: str, like: str) -> str:
-    """Return how a path of a file system is written where it was reached by a name `like` that."""
+    """Return a path of a file system as a URL, if the name `like` is one."""
     return str(system.unstrip_protocol(path)) if is_elsewhere(like) else path
 
 
 def _look(url: str) -> RemoteFile | None:
-    """Return what is known of a file, None where it is not there."""
+    """Return size and metadata of a file, None if it does not exist."""
     system, path = fsspec.core.url_to_fs(url)
     try:
         told = system.info(path)
     except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec says so of a server that cannot be reached, too
+        cause = error.__cause__  # fsspec also raises this for an unreachable server
         if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
             raise cause from None
         return None
     if told.get("size") is None or told.get("type") == "directory":
-        raise OSError(f"{printable(PurePosixPath(url).name)} is a folder, or its server does not tell its size")
+        raise OSError(f"{printable(PurePosixPath(url).name)} is a folder, or its server does not report its size")
     facts = {key.lower(): value for key, value in told.items() if key.lower() in _TOLD}
     return RemoteFile(url, int(told["size"]), tuple(f"{key}={_plain(facts[key])}" for key in sorted(facts)))
 

@@ -1,6 +1,6 @@
-"""What a network is shown of a picture: its centre or a box of it, resized as torchvision resizes, in whole levels.
+"""Centre crops and resized random crops, equal to torchvision's up to rounding, as integer pixel values.
 
-On a CPU torch does it picture by picture; a GPU is spared that loop (`resize_by_matrices`).
+On a CPU torch resizes image by image; a GPU resizes whole batches (`resize_by_matrices`).
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from frostline.core.input_spec import InputSpec
 from frostline.data.resize_by_matrices import BLACK, Fill, by_matrices, padded
 
 Pictures = Tensor | Sequence[Tensor]
-"""A batch `(B, 3, H, W)` uint8, or pictures `(3, H, W)` uint8 of any sizes."""
-_LONG = 16  # views that fit into the longer side of a picture that is resized whole; beyond, only its centre is
+"""A batch `(B, 3, H, W)` uint8, or images `(3, H, W)` uint8 of different sizes."""
+_LONG = 16  # longest resized side, in views, for which the whole image is resized; beyond, only its centre is
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """What is seen of a picture where nothing is random: `Resize` and `CenterCrop` as in torchvision and in timm."""
+    """The view of an image without augmentation: `Resize` and `CenterCrop` as in torchvision and in timm."""
 
     size: int
-    """Side in pixels of the square that is seen."""
+    """Side in pixels of the square view."""
     resize: int
-    """What the shorter side becomes before, in pixels; the longer one keeps the aspect ratio."""
+    """Length in pixels to which the shorter side is resized first; the longer one keeps the aspect ratio."""
     interpolation: str
     """`bilinear` or `bicubic`, both antialiased."""
     squash: bool = False
-    """Whether the longer side becomes `resize` too."""
+    """Whether the longer side is resized to `resize`, too."""
     border: Fill | None = None
-    """Where it is the longer side that becomes `resize`: what is shown beside the picture."""
+    """If set, the longer side is resized to `resize`, and this colour fills the rest of the square."""
 
     @classmethod
     def of(cls, spec: InputSpec) -> CenterCrop:
-        """Return what the network of that input sees."""
+        """Return the centre crop for a network with this input spec."""
         red, green, blue = (round(255 * level) for level in spec.mean)
         border = (red, green, blue) if spec.crop == "border" else None
         return cls(spec.size, spec.resize, spec.interpolation, spec.crop == "squash", border)
 
     @property
     def fill(self) -> Fill:
-        """What is shown where there is no picture."""
+        """Colour outside the image."""
         return self.border or BLACK
 
     @property
     def resized(self) -> str:
-        """What a picture becomes before its centre is cut out, in words, in pixels."""
+        """The resizing before the centre crop, in words, in pixels."""
         if self.border is not None:
             return f"a longer side of {self.resize}, within a border"
         return f"both sides squashed to {self.resize}" if self.squash else f"a shorter side of {self.resize}"
 
 
 def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
-    """Return `(B, 3, S, S)` uint8: the centre of each picture, to a level what torchvision shows of a Pillow image."""
+    """Return the centre crops `(B, 3, S, S)` uint8, within one level of torchvision's of a Pillow image."""
     if not isinstance(pictures, Tensor):
         return torch.cat([center_crop(picture[None], how) for picture in pictures])
     height, width = pictures.shape[2:]
@@ -71,8 +71,8 @@ def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
 
 
 def _resized(height: int, width: int, how: CenterCrop) -> tuple[int, int]:
-    """Return the height and width that a picture becomes before its centre is cut out."""
-    if how.border is not None:  # as timm's ResizeKeepRatio rounds
+    """Return the height and width of an image after resizing, before the centre crop."""
+    if how.border is not None:  # rounded as in timm's ResizeKeepRatio
         ratio = max(height, width) / how.resize
         return max(round(height / ratio), 1), max(round(width / ratio), 1)
     shorter = min(height, width)
@@ -81,12 +81,12 @@ def _resized(height: int, width: int, how: CenterCrop) -> tuple[int, int]:
 
 
 def _start(surplus: int) -> int:
-    """Return where the centre begins, as torchvision and timm round halves: of what is too small outside of it."""
+    """Return where the centre crop begins, rounded as in torchvision and timm; negative if the image is too small."""
     return round(surplus / 2) if surplus >= 0 else -(-surplus // 2)
 
 
 def _cut(pictures: Tensor, top: int, left: int, size: tuple[int, int], fill: Fill) -> Tensor:
-    """Return `(B, 3, *size)` from a place on that may lie outside, with `fill` where there is no picture."""
+    """Return the crop `(B, 3, *size)` at a position that may be outside the image, with `fill` there."""
     rows, columns = size
     inside = pictures[:, :, max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
     if inside.shape[2:] == size:
@@ -100,12 +100,12 @@ def _cut(pictures: Tensor, top: int, left: int, size: tuple[int, int], fill: Fil
 def resized_crop(
     pictures: Pictures, boxes: Tensor, size: int, flip: Tensor | None = None, *, interpolation: str, fill: Fill = BLACK
 ) -> Tensor:
-    """Return `(B, 3, size, size)` float32 in levels 0..255: the box of each picture, as torchvision's `resized_crop`.
+    """Return `(B, 3, size, size)` float32, integers 0..255: the box of each image, as torchvision's `resized_crop`.
 
-    `boxes` is `(B, 4)` float32: x0, y0, x1, y1 as fractions of the picture, rounded to its pixels here; where a box
-    reaches outside the picture, `fill` is shown. `flip` is `(B,)` bool and mirrors left and right.
+    `boxes` is `(B, 4)` float32: x0, y0, x1, y1 as fractions of the image, rounded here to its pixels. Parts of a box
+    outside the image get `fill`. `flip` is `(B,)` bool and mirrors left and right.
     """
-    if _as_pillow(boxes.device):  # one by one: no bit depends on the other pictures of the batch
+    if _as_pillow(boxes.device):  # one by one: no bit depends on the other images of the batch
         mirrored = [False] * len(boxes) if flip is None else flip.tolist()
         cut = zip(pictures, boxes.tolist(), mirrored, strict=True)
         return torch.stack([_resized_crop(*one, size, interpolation, fill) for one in cut]).float()
@@ -115,9 +115,9 @@ def resized_crop(
 
 
 def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
-    """Return `(B, 4)` float32 boxes, x0, y0, x1, y1 as fractions of the picture: what `how` leaves of each.
+    """Return the centre crops of images as `(B, 4)` float32 boxes, x0, y0, x1, y1 as fractions of the image.
 
-    `sizes` is `(B, 2)`, width and height in pixels. A square picture with `resize == size` is seen whole.
+    `sizes` is `(B, 2)`, width and height in pixels. The box of a square image with `resize == size` is all of it.
     """
     shorter, longer = sizes.amin(1, keepdim=True), sizes.amax(1, keepdim=True)
     if how.border is None:
@@ -130,19 +130,19 @@ def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
 
 
 def _sizes(pictures: Pictures) -> Tensor:
-    """Return `(B, 2)` int32, width and height of each picture, or `(1, 2)` of those of one size, where they lie."""
+    """Return width and height of each image, `(B, 2)` int32, or `(1, 2)` for a batch of one size, on their device."""
     each = pictures[:1] if isinstance(pictures, Tensor) else pictures
     sizes = torch.tensor([(picture.shape[2], picture.shape[1]) for picture in each], dtype=torch.int32)
-    return sizes.to(each[0].device, non_blocking=True)  # so few bytes are sent without a wait
+    return sizes.to(each[0].device, non_blocking=True)  # so few bytes are copied without a wait
 
 
 def _as_pillow(device: torch.device) -> bool:
-    """Return whether torch resizes whole numbers there, to the same ones as Pillow; elsewhere matrices do it."""
+    """Return whether torch resizes uint8 like Pillow on `device`; elsewhere `by_matrices` resizes."""
     return device.type == "cpu"
 
 
 def _interpolate(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """Return `(B, 3, *size)` uint8, resized by torch as Pillow does, which is fastest where channels come last."""
+    """Return `(B, 3, *size)` uint8, resized by torch like Pillow; channels last is the fastest format for it."""
     dense = pictures.contiguous(memory_format=torch.channels_last)
     return F.interpolate(dense, size=size, mode=interpolation, antialias=True)
 
@@ -150,7 +150,7 @@ def _interpolate(pictures: Tensor, size: tuple[int, int], interpolation: str) ->
 def _resized_crop(
     picture: Tensor, box: Sequence[float], mirrored: bool, size: int, interpolation: str, fill: Fill
 ) -> Tensor:
-    """Return `(3, size, size)` uint8 of one picture on the CPU."""
+    """Return the resized crop `(3, size, size)` uint8 of an image on the CPU."""
     height, width = picture.shape[1:]
     left, top, right, bottom = (round(edge * length) for edge, length in zip(box, (width, height) * 2, strict=True))
     right, bottom = max(right, left + 1), max(bottom, top + 1)

@@ -1,6 +1,6 @@
-"""Boxes of many pictures resized at once, on a GPU: a resize is linear and separable, hence a product of matrices.
+"""Crop and resize a batch of images on a GPU by matrix products: a resize is linear and separable.
 
-With one pair of matrices per picture, `rows @ picture @ columns.T`, every picture of a batch has a box of its own.
+With a pair of matrices per image, `rows @ image @ columns.T`, every image of a batch can have its own box.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 Fill = tuple[int, int, int]
-"""Levels of red, green and blue that are shown where there is no picture."""
+"""Levels of red, green and blue outside the image."""
 
 BLACK = (0, 0, 0)
 
 
 def padded(pictures: Sequence[Tensor]) -> Tensor:
-    """Return `(B, 3, H, W)` uint8: the pictures in the corner of zeros, which have no weight."""
+    """Return `(B, 3, H, W)` uint8: images padded with zeros at the right and bottom, which get no weight."""
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
     batch = torch.zeros(len(pictures), 3, height, width, dtype=torch.uint8, device=pictures[0].device)
     for place, picture in zip(batch, pictures, strict=True):
@@ -28,12 +28,12 @@ def padded(pictures: Sequence[Tensor]) -> Tensor:
 
 
 class _Filter(NamedTuple):
-    """What a pixel gives to a place, by their distance."""
+    """An interpolation kernel."""
 
     weigh: Callable[[Tensor], Tensor]
-    """Weights of distances in steps, which may be overwritten."""
+    """Returns the weights at distances in steps; it may overwrite them."""
     radius: int
-    """Distance from which on it gives nothing."""
+    """Distance from which on the weight is zero."""
 
 
 def _triangle(distance: Tensor) -> Tensor:
@@ -61,10 +61,10 @@ def by_matrices(
     fill: Fill = BLACK,
     bleed: bool = False,
 ) -> Tensor:
-    """Return `(B, 3, size, size)` float32 in whole levels: the boxes `(B or 1, 4)`, in pixels, of a batch of pictures.
+    """Return the boxes `(B or 1, 4)`, in pixels, of a batch resized to `(B, 3, size, size)` float32, integers 0..255.
 
-    `sizes` is `(B or 1, 2)`: width and height of what is a picture in `(B, 3, H, W)`, from the top left corner. With
-    `bleed` the filter also sees what lies beside the box, as when the whole picture is resized and then cropped.
+    `sizes` is `(B or 1, 2)`: width and height of each image within `(B, 3, H, W)`, from the top left corner. With
+    `bleed` the filter also reads pixels beside the box, as if the whole image were resized and then cropped.
     """
     left, top, right, bottom = boxes.unbind(1)
     across, down = sizes.unbind(1)
@@ -78,7 +78,7 @@ def by_matrices(
 
 
 def _filled(shown: Tensor, rows: Tensor, columns: Tensor, fill: Fill) -> Tensor:
-    """Return `shown`, `(B, 3, S, S)`, overwritten, with `fill` as far as its weights leave it without a picture."""
+    """Return `shown`, `(B, 3, S, S)`, overwritten, with `fill` added where the image's weights sum to less than 1."""
     bare = 1 - rows.sum(2)[:, :, None] * columns.sum(2)[:, None, :]
     for channel, level in zip(shown.unbind(1), fill, strict=True):
         channel += level * bare
@@ -88,11 +88,11 @@ def _filled(shown: Tensor, rows: Tensor, columns: Tensor, fill: Fill) -> Tensor:
 def _weights(
     start: Tensor, end: Tensor, lengths: Tensor, longest: int, size: int, filter_: _Filter, bleed: bool
 ) -> Tensor:
-    """Return `(B, size, longest)` float32: what each pixel of an axis gives to `size` places from start to end.
+    """Return `(B, size, longest)` float32: the weight of each pixel of an axis in `size` outputs from start to end.
 
-    The filter reaches `radius` steps between two places to either side, a step being at least one pixel. A pixel counts
-    by how much of it lies in the box. The sum of the weights is taken over `margin` more pixels at both ends of the
-    picture, which are zeros and then left out: exact for boxes that are no longer than the picture.
+    The filter reaches `radius` steps to either side, where a step is the distance of two outputs, at least one pixel. A
+    pixel counts by the part of it inside the box. Weights are normalised over `margin` more pixels at both ends of the
+    image, which are zeros and then left out: exact for boxes that are not longer than the image.
     """
     margin = math.ceil(2 * filter_.radius * max(longest / size, 1.0)) - 1
     pixel = torch.arange(-margin, longest + margin, device=start.device) + 0.5
@@ -104,11 +104,11 @@ def _weights(
     total = weights.sum(2, keepdim=True)
     within = ((place > 0) & (place < lengths[:, None]))[:, :, None] if bleed else inside
     shown = weights.mul_(within)[:, :, margin : margin + longest]
-    return shown / torch.where(total.abs() < 1e-12, 1e-12, total)  # a place far outside the picture sees nothing at all
+    return shown / torch.where(total.abs() < 1e-12, 1e-12, total)  # outputs far outside the image have no weights
 
 
 def _covered(pixel: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Return `(B, 1, P)`: the part, 0 to 1, of each pixel (given by its centre) that lies between start and end."""
+    """Return `(B, 1, P)`: the fraction of each pixel, given by its centre, between start and end."""
     low = torch.maximum(pixel - 0.5, start[:, None])
     high = torch.minimum(pixel + 0.5, end[:, None])
     return (high - low).clamp_(0, 1)[:, None]
@@ -117,7 +117,7 @@ def _covered(pixel: Tensor, start: Tensor, end: Tensor) -> Tensor:
 def _product(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
     """Return `rows @ images @ columns.T` for `(B or 1, S, H)`, `(B, 3, H, W)` and `(B or 1, S, W)`.
 
-    Both products are rounded to levels, as in torch and in Pillow, which resize along lines first and then across.
+    Both products are rounded to integers, as in torch and Pillow, which resize horizontally first, then vertically.
     """
     batch, channels, height, width = images.shape
     size = columns.shape[1]

@@ -1,8 +1,7 @@
-"""What is in a tar file, by its headers: samples as WebDataset writes them, damage, and what small fields say.
+"""Scan the headers of WebDataset tar files for samples, damage, and the text of small fields.
 
-The files of one sample have one name up to its first dot (`n01/00.cat.jpg`, `n01/00.cls`), and what follows is the
-field (`cat.jpg`, `cls`) in small letters. Samples may be torn apart within a shard, which a stream could not put
-together.
+The files of a sample have the same name up to the first dot (`n01/00.cat.jpg`, `n01/00.cls`); the rest, in lower case,
+is the field (`cat.jpg`, `cls`). The files of a sample need not be adjacent in a shard, which a stream would require.
 """
 
 from __future__ import annotations
@@ -24,28 +23,28 @@ from frostline.data.remote_files import RemoteFile
 
 JSON = "json"
 _TEXTS = ("cls", "txt", JSON)
-"""Fields that are read together with the headers, beside those asked for."""
-_LONGEST = 1 << 20  # bytes of such a field that are read
+"""Fields that are always read together with the headers."""
+_LONGEST = 1 << 20  # largest size of such a field in bytes
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
-_ABOUT_SHARD = re.compile(r"__[^/]*__($|/)")  # what webdataset writes of the shard itself
+_ABOUT_SHARD = re.compile(r"__[^/]*__($|/)")  # webdataset's files about the shard itself
 _PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7z": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
-_BEHIND = 1 << 16  # bytes that are looked at behind the end; tar fills up to 10 KiB, or more if told so, with zeros
+_BEHIND = 1 << 16  # bytes checked after the end; tar pads to 10 KiB, or more if configured, with zeros
 SHOWN_KEYS = 50
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for in every sample."""
+    """The fields to read in every sample."""
 
     image: str | None = None
-    """The field with the picture; None for the only one that is called like a picture."""
+    """Field of the image; None for the only field with the suffix of an image."""
     texts: tuple[str, ...] = ()
-    """Fields, or keys of the sample's JSON, whose text is kept, beside `cls` and `txt`."""
+    """Fields, or keys of the sample's JSON, whose text is kept, in addition to `cls` and `txt`."""
 
 
 @dataclass
 class _Row:
-    """A picture, or the rest of a damaged shard."""
+    """An image, or the rest of a damaged shard."""
 
     name: str
     start: int
@@ -57,19 +56,19 @@ class _Row:
 
 @dataclass
 class _Sample:
-    """What has one name up to its first dot."""
+    """Files with the same name up to the first dot."""
 
     pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     """Name, first byte and size, by field."""
     texts: dict[str, Cell] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
-    """By field, the file with its text that cannot be read, and why."""
+    """By field, the name of the file whose text is unreadable, and the reason."""
     fields: set[str] = field(default_factory=set)
 
 
 @dataclass
 class Scanned:
-    """What was found in a shard."""
+    """The content of a shard."""
 
     samples: dict[str, _Sample] = field(default_factory=dict)
     rows: list[_Row] = field(default_factory=list)
@@ -80,13 +79,13 @@ class Scanned:
 
     @property
     def pictureless(self) -> int:
-        """How many samples have no picture."""
+        """Number of samples without an image."""
         return sum(not sample.pictures for sample in self.samples.values())
 
 
 @dataclass(frozen=True)
 class _Damage:
-    """Why nothing of a shard can be read from a byte on."""
+    """Damage of a shard: it is unreadable from byte `start` on."""
 
     start: int
     reason: str
@@ -95,9 +94,9 @@ class _Damage:
 
 
 def scan_all(key: str, shards: Sequence[RemoteFile], wanted: Wanted, advance: Callable[[int], object]) -> list[Scanned]:
-    """Return what is in each of `shards`, which were given as `key`; `advance` is told of each one that is done.
+    """Return the content of each of `shards`; `advance` is called after each; `key` is their config key, for errors.
 
-    Raises `UserError` for what is no plain tar file or cannot be reached, and for samples that no picture can be of.
+    Raises `UserError` for files that are unreachable or not uncompressed tar files, and for impossible samples.
     """
 
     def scan(shard: RemoteFile) -> Scanned:
@@ -106,22 +105,22 @@ def scan_all(key: str, shards: Sequence[RemoteFile], wanted: Wanted, advance: Ca
                 found = _scan(key, shard, wanted, stream)
         except UserError:
             raise
-        except Exception as error:  # of the network, or of whoever keeps the files
+        except Exception as error:  # of the network or the server
             raise remote_files.unreachable(key, shard.url, error) from error
         advance(1)
         return found
 
     elsewhere = any(remote_files.is_elsewhere(shard.url) for shard in shards)
-    with ThreadPoolExecutor(remote_files.AT_ONCE if elsewhere else 1) as pool:  # here threads only wait for each other
+    with ThreadPoolExecutor(remote_files.AT_ONCE if elsewhere else 1) as pool:  # local threads only wait
         return list(pool.map(scan, shards))
 
 
 def _scan(key: str, shard: RemoteFile, wanted: Wanted, stream: IO[bytes]) -> Scanned:
-    """Return what is in a shard, by its headers, and what its small fields say."""
+    """Return the content of a shard from its headers and small fields."""
     begin = stream.read(4)
     packed = next((program for sign, program in _PACKED.items() if begin.startswith(sign)), None)
     if packed is not None:
-        expected = f"plain tar files: nothing in a packed one can be read by its place ({packed} it)"
+        expected = f"plain tar files: a compressed one has no random access ({packed} it)"
         raise user_error(key, shard.url, expected)
     stream.seek(0)
     found, last = Scanned(), ""
@@ -141,15 +140,15 @@ def _scan(key: str, shard: RemoteFile, wanted: Wanted, stream: IO[bytes]) -> Sca
 
 
 def _members(stream: IO[bytes], size: int) -> Iterator[tarfile.TarInfo | _Damage | str]:
-    """Yield what is in a tar file of `size` bytes; then where and why it breaks off, or what is odd about its end."""
+    """Yield the members of a tar file of `size` bytes; then its damage, or a text about an odd end, if there is one."""
     at, end_of_last = 0, 0
     try:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all
+                archive.members.clear()  # type: ignore[attr-defined]  # else all members stay in memory
                 at, end_of_last = member.offset, member.offset_data + member.size
                 yield member
-            at = archive.offset  # tarfile takes whatever it cannot read for the end
+            at = archive.offset  # tarfile treats unreadable data as the end
     except tarfile.TarError as error:
         cut = end_of_last > size
         yield _Damage(at, "truncated" if cut else str(error) if end_of_last else f"no tar file ({error})", cut)
@@ -167,7 +166,7 @@ def _members(stream: IO[bytes], size: int) -> Iterator[tarfile.TarInfo | _Damage
 def _sort_in(
     key: str, shard: RemoteFile, wanted: Wanted, found: Scanned, member: tarfile.TarInfo, stream: IO[bytes]
 ) -> str | None:
-    """Put a member where it belongs, and return the name of its sample, None if it has none."""
+    """Add a member to its sample in `found`, and return the name of the sample, None if it belongs to none."""
     name = member.name.removeprefix("./")
     if any(is_hidden(piece) for piece in name.split("/")):
         found.hidden += member.isfile()
@@ -189,13 +188,13 @@ def _sort_in(
     elif what in (*_TEXTS, *wanted.texts):
         stream.seek(member.offset_data)
         content = stream.read(member.size)
-        if len(content) == member.size:  # half a label may be the name of another class
+        if len(content) == member.size:  # a truncated label may be the name of another class
             _keep_text(found, sample, what, name, content, wanted.texts)
     return split[1]
 
 
 def _keep_text(found: Scanned, sample: _Sample, what: str, name: str, content: bytes, wanted: Sequence[str]) -> None:
-    """Keep what a field says, in a file called `name`; or that it cannot be read: no text in UTF-8, or no JSON."""
+    """Keep the text of a field, in the file `name`, or record that it is unreadable: not UTF-8, or not JSON."""
     try:
         said = parsed(content) if what == JSON else content.decode().strip()
     except ValueError as error:
@@ -214,7 +213,7 @@ def _keep_text(found: Scanned, sample: _Sample, what: str, name: str, content: b
 
 
 def _cell(value: object) -> Cell:
-    """Return what a value of JSON says, a list of texts for a list; None where there is anything else in it."""
+    """Return a JSON value as text, a list as a list of texts; None if it has values of other types."""
     if not isinstance(value, list):
         return _text(value)
     texts = [text for one in value if (text := _text(one)) is not None]
@@ -222,7 +221,7 @@ def _cell(value: object) -> Cell:
 
 
 def _text(value: object) -> str | None:
-    """Return a number or text of JSON as text, a whole number without decimals; None for anything else."""
+    """Return a JSON number or string as text, integers without decimals; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool):
@@ -232,7 +231,7 @@ def _text(value: object) -> str | None:
 
 def _row(key: str, shard: RemoteFile, wanted: Wanted, sample: _Sample) -> _Row:
     if len(sample.pictures) > 1:
-        expected = f"one picture in each sample, or data.options.image=<which>: {some(sample.pictures)}"
+        expected = f"one image in each sample, or data.options.image=<which>: {some(sample.pictures)}"
         name = next(iter(sample.pictures.values()))[0]
         raise user_error(key, shard.url, f"{expected} (in {printable(name)}; a name ends at its first dot)")
     name, start, size = next(iter(sample.pictures.values()))
@@ -240,7 +239,7 @@ def _row(key: str, shard: RemoteFile, wanted: Wanted, sample: _Sample) -> _Row:
 
 
 def _rest(found: Scanned, last: str, damage: _Damage) -> _Row:
-    """Return what stands for all that cannot be read of a damaged shard, its last sample in it where that is cut."""
+    """Return the row for the unreadable rest of a damaged shard; a truncated last sample becomes part of it."""
     name, start = f"from byte {damage.start:,} on", damage.start
     cut = found.samples.get(last)
     if cut is not None and damage.cut:

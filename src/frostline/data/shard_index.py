@@ -1,8 +1,8 @@
-"""Where every picture of some tar files is, and what lies beside it: read once from their headers, kept in the store.
+"""Index of WebDataset shards: position of every image, and texts beside it, read once from tar headers into the store.
 
-The library `webdataset` streams shards from front to end, which is right for training from far away in the order that
-they have; here pictures are asked for one by one (a part of them, folds, a fresh random order), so that they are read
-by their place, and no library does that.
+The library `webdataset` streams shards from start to end, which suits training from remote storage in a fixed order.
+frostline needs random access (subsets, folds, a new random order in every epoch), so it reads images by position, for
+which there is no library.
 """
 
 from __future__ import annotations
@@ -35,44 +35,44 @@ from frostline.store.writer import Writer
 
 @dataclass(frozen=True)
 class Index:
-    """The pictures of some shards, in the order in which they lie there."""
+    """The images of a list of shards, in their order in the shards."""
 
     shards: tuple[RemoteFile, ...]
     places: NDArray[Any]
     """`(N, 3)` int64: number of the shard, first byte in it, size in bytes."""
     names: tuple[str, ...]
-    """Of each picture within its shard."""
+    """File name of each image in its shard."""
     texts: Mapping[str, tuple[Cell, ...]]
-    """By field (`cls`) or key of the JSON (`json:label`), what it says of each picture, None where it says nothing;
-    under `json` what the JSON itself says where that is a list."""
+    """By field (`cls`) or key of the JSON (`json:label`), the value of each image, None for none; under `json` the JSON
+    itself, if it is a list."""
     unread: Mapping[str, Mapping[int, str]]
-    """By field, for each picture whose text there cannot be read the file with that, and why."""
+    """By field, for each image whose text is unreadable, the file of the text and the reason."""
     reasons: Mapping[int, str]
-    """Why what stands for the rest of a damaged shard cannot be read."""
+    """For each row that stands for the rest of a damaged shard, the reason why it is unreadable."""
     fields: Mapping[str, int]
-    """How many samples have a field."""
+    """Number of samples with each field."""
     keys: tuple[str, ...]
-    """Some of the keys that their JSON has."""
+    """The first keys found in the samples' JSON."""
     told: tuple[str, ...]
-    """What is odd about shards, a line each."""
+    """Oddities of shards, a line each."""
     hidden: int
-    """Files left out since their names begin with a dot."""
+    """Number of files left out because their names begin with a dot."""
     pictureless: int
-    """Samples left out since there is no picture in them."""
+    """Number of samples left out because they have no image."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """Return what the i-th picture is called, its shard's name first."""
+        """Return the name of the i-th image: its shard and its file there."""
         return self._beside(index, self.names[index])
 
     def unread_in(self, field: str) -> dict[int, str]:
-        """Return for each picture whose text in `field` cannot be read the file with that, its shard's name first."""
+        """Return, by image whose text in `field` is unreadable, the text's file with its shard, and the reason."""
         return {row: self._beside(row, file) for row, file in self.unread.get(field, {}).items()}
 
     def damage(self) -> list[str]:
-        """Return what cannot be read, a line each."""
+        """Return the unreadable parts and oddities, a line each."""
         unread = [file for what in self.unread for file in self.unread_in(what).values()]
         more = [f"{counted(len(unread), 'text', 'texts')} cannot be read: {first_few(unread)}"] if unread else []
         return [*(f"{self.name(row)}: {reason}" for row, reason in self.reasons.items()), *self.told, *more]
@@ -81,11 +81,11 @@ class Index:
         return printable(f"{self.shards[int(self.places[index, 0])].name}/{name}")
 
     def open(self, index: int) -> Image.Image:
-        """Open the i-th picture, not decoded yet; raises anything where it cannot be read or is none."""
+        """Open the i-th image without decoding it; may raise any exception if it is unreadable."""
         return open_bytes(self.content(index), self.names[index])
 
     def content(self, index: int) -> bytes:
-        """Return the bytes of the i-th picture; OSError where they are not all there."""
+        """Return the bytes of the i-th image; OSError if they are incomplete."""
         if index in self.reasons:
             raise OSError(self.reasons[index])
         shard, start, size = self.places[index].tolist()
@@ -98,7 +98,7 @@ class Index:
         return found
 
     def identity(self, rows: Tensor) -> str:
-        """Return the sha256 (hex) that stands for the pictures in `rows` `(N,)` int64."""
+        """Return the sha256 (hex) that identifies the images in `rows` `(N,)` int64."""
         files = [(shard.url, shard.size, shard.facts) for shard in self.shards]
         facts = hashlib.sha256(json.dumps(files).encode())
         facts.update(self.places[rows.numpy()].tobytes())
@@ -106,7 +106,7 @@ class Index:
         return facts.hexdigest()
 
     def twins(self, rows: Tensor) -> Tensor:
-        """Return `(N,)` int64: for each picture of `rows` the first one of the same bytes, by its number in `rows`."""
+        """Return `(N,)` int64: for each image of `rows` the position in `rows` of the first one with the same bytes."""
         known = rows.tolist()
 
         def size(number: int) -> Hashable:
@@ -126,10 +126,10 @@ class Index:
 
 
 def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, progress: Progress) -> Index:
-    """Return where the pictures of `shards` are, from `store` if they were looked through before.
+    """Return the index of `shards`, from `store` if they were scanned before.
 
-    `key` is what they were given as. Raises `UserError` for what is no plain tar file, or is laid out as no sample can
-    be; what is damaged ends its shard, and the rest stands in the index as one picture that cannot be read.
+    `key` is the config key of the shards, for errors. Raises `UserError` for files that are not uncompressed tar files,
+    and for impossible samples. At damage, the scan of a shard ends, and the rest is in the index as one broken image.
     """
     facts = {
         "shards": [(shard.url, shard.size, shard.facts) for shard in shards],
@@ -139,13 +139,13 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
     }
 
     def make(writer: Writer) -> dict[str, Any]:
-        with progress("reading what is in shards", len(shards)) as advance:
+        with progress("scanning shards", len(shards)) as advance:
             found = scan_all(key, shards, wanted, advance)
         return _written(found, writer)
 
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     entry = store.get(
-        "shards", name, make, about=f"where pictures are in {len(shards):,} shards, {shards[0].name} the first"
+        "shards", name, make, about=f"index of the images in {len(shards):,} shards, {shards[0].name} the first"
     )
     names, *texts = json.loads(entry.tensors["columns"].numpy().tobytes())
     said = entry.meta
@@ -165,7 +165,7 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
 
 
 def _written(found: Sequence[Scanned], writer: Writer) -> dict[str, Any]:
-    """Write where pictures are and what lies beside them, and return what else there is to say of the shards."""
+    """Write positions and texts of images, and return the other facts about the shards."""
     rows = [row for one in found for row in one.rows]
     places = [(number, row.start, row.size) for number, one in enumerate(found) for row in one.rows]
     writer.tensor("places", (len(rows), 3), torch.int64).copy_(torch.tensor(places).reshape(-1, 3))

@@ -1,6 +1,6 @@
-"""Labelled pictures in shards as WebDataset writes them: which are of which split, and what each sample's label is.
+"""Labelled images in WebDataset shards: their splits and labels.
 
-Labels are text, as those of a table are; a number may stand for the name of a class, and below zero for no label.
+Labels are text, as in a table. A number may stand for a class name; a negative number stands for no label.
 """
 
 from __future__ import annotations
@@ -34,55 +34,55 @@ SUFFIX = ".tar"
 
 @dataclass(frozen=True)
 class Sharded:
-    """The pictures of one split that have a label."""
+    """The labelled images of a split."""
 
     index: Index
     rows: Tensor
-    """`(N,)` int64: which of the index they are."""
+    """`(N,)` int64: rows of the images in `index`."""
     labels: tuple[Labels, ...]
-    """Of each picture."""
+    """Labels of each image."""
     groups: tuple[str, ...] | None
-    """Of each picture, empty where it belongs to nobody; None where none are asked for."""
+    """Group of each image, empty for none; None if groups are not read."""
 
     def read(self, number: int) -> Image.Image:
-        """Open the i-th of these pictures, not decoded yet; raises anything where it cannot be read or is none."""
+        """Open the i-th of these images without decoding it; may raise any exception if it is unreadable."""
         return self.index.open(int(self.rows[number]))
 
     def name(self, number: int) -> str:
-        """Return what the i-th of these pictures is called, its shard's name first."""
+        """Return the name of the i-th of these images: its shard and its file there."""
         return self.index.name(int(self.rows[number]))
 
     def identity(self) -> str:
-        """Return the sha256 (hex) that stands for all of them."""
+        """Return the sha256 (hex) that identifies all of them."""
         return self.index.identity(self.rows)
 
     def twins(self) -> Tensor:
-        """Return `(N,)` int64: for each picture the first one of the same bytes."""
+        """Return `(N,)` int64: for each image the index of the first one with the same bytes."""
         return self.index.twins(self.rows)
 
 
 @dataclass(frozen=True)
 class Shards:
-    """What some shards say."""
+    """The content of shards."""
 
     splits: Mapping[str, Sharded]
-    """`train` at least."""
+    """At least `train`."""
     classes: tuple[str, ...]
-    """The names of all classes in the order that a file or an option gives; empty where labels speak for themselves."""
+    """All class names in the order of a file or an option; empty if the labels themselves are the names."""
     multi_label: bool
-    """Whether pictures may be of several classes, or of none."""
+    """Whether images may have several classes, or none."""
     findings: tuple[Finding, ...]
     damage: tuple[str, ...]
-    """What cannot be read, a line each."""
+    """Unreadable parts, a line each."""
 
 
 def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress) -> Shards:
-    """Return what the shards at `root` hold: a folder, or a pattern such as `train-{000..099}.tar`, here or elsewhere.
+    """Return the content of the shards at `root`, a local or remote folder or pattern such as `train-{000..099}.tar`.
 
-    `options`: shards of `train`, `val` and `test`, seen from `root`, where names do not tell; the field of the `image`
-    and of the `label`, which may be a key of the JSON, as `group` may, null for what is called as is common; several
-    for `label` are a class each, `separator` is what stands between the labels of a text; and `classes`, names or a
-    file with one a line, by which numbers become names. Raises `UserError` for what cannot be read so.
+    `options`: the shards of `train`, `val` and `test`, relative to `root`, if their names do not tell; the field of the
+    `image`; the fields, or keys of the JSON, of `label` and `group`, null for common names; several for `label` are a
+    class each; `separator`, the text between labels; and `classes`, the class names for numbers, as a list or a file
+    with one per line. Raises `UserError` if the shards cannot be read this way.
     """
     _check_options(options)
     files = split_files(root, options)
@@ -105,14 +105,14 @@ def _labels_of(
     given: tuple[Any, ...],
     damage: tuple[str, ...],
 ) -> Shards:
-    """Return what is in shards with the labels in the fields that are `given`, or are called as is common."""
+    """Return the content of shards with labels from the fields `given`, or from those with common names."""
     group, separator = options.get("group"), options.get("separator")
     label_in = [_text_of("label", name, list(found.values())) for name in given]
     group_in = _text_of("group", group, list(found.values())) if group is not None else None
     names = shard_class_names.find(root, options.get("classes"), files["train"]) if len(label_in) == 1 else ()
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         chosen = options.get("classes") or "null"
-        raise user_error("data.options.classes", chosen, f"a name for each class alone, not {some(twice)} twice")
+        raise user_error("data.options.classes", chosen, f"different names of classes, not {some(twice)} twice")
     several = len(label_in) > 1 or any(
         label_columns.holds_several(own.texts.get(label_in[0], ()), separator) for own in found.values()
     )
@@ -129,15 +129,15 @@ def _labels_of(
             raise _unreadable(root, split, own)
         splits[split] = _labelled(own, labels, label_in, group_in, findings)
     if not len(splits["train"].rows):
-        raise user_error("data.root", root, f"samples of train, with a picture and a label ({some(label_in)}) each")
+        raise user_error("data.root", root, f"samples of train, with an image and a label ({some(label_in)}) each")
     there = {split: own for split, own in splits.items() if len(own.rows)}
     return Shards(there, names or (given if len(given) > 1 else ()), several, tuple(findings), damage)
 
 
 def split_files(root: str, options: Mapping[str, Any]) -> dict[str, list[RemoteFile]]:
-    """Return the shards of every split, `train` at least: as options say, or as their names do; else all are `train`.
+    """Return the shards of every split, at least `train`: from options, or from their names; else all are `train`.
 
-    Raises `UserError` where some names tell a split and others none.
+    Raises `UserError` if some names tell a split and others do not.
     """
     if given := {split: options[split] for split in SPLITS if options.get(split) is not None}:
         if "train" not in given:
@@ -181,7 +181,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _check_fields(root: str, options: Mapping[str, Any], found: Mapping[str, Index]) -> None:
-    """Raise `UserError` where no sample of train has a picture, or none of a split for its shards are broken."""
+    """Raise `UserError` if no sample of train has an image, or all images of a split are lost in broken shards."""
     for split, own in found.items():
         if len(own) == len(own.reasons) > 0:
             raise _unreadable(root, split, own)
@@ -190,18 +190,18 @@ def _check_fields(root: str, options: Mapping[str, Any], found: Mapping[str, Ind
         return
     if (image := options.get("image")) is not None:
         raise user_error("data.options.image", image, f"a field of samples: {some(train.fields)}", train.fields)
-    among = f", and here fields are {some(train.fields)}" if train.fields else ", and here is none"
-    raise user_error("data.root", root, f"samples with a picture, as 0001.jpg{among}")
+    among = f", but the fields are {some(train.fields)}" if train.fields else ", but there are none"
+    raise user_error("data.root", root, f"samples with an image, as 0001.jpg{among}")
 
 
 def _unreadable(root: str, split: str, own: Index) -> UserError:
     said = "; ".join(f"{own.name(row)}: {reason}" for row, reason in list(own.reasons.items())[:3])
-    expected = f"shards of {split} of which something with a label can be read, and not only {said}"
+    expected = f"shards of {split} with readable, labelled images, but there is only {said}"
     return user_error("data.root", root, expected)
 
 
 def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
-    """Return under what in `Index.texts` a label or group is: as it was given, or as is common."""
+    """Return the key of a label or group in `Index.texts`: the `given` one, or a common one; else `UserError`."""
     there = {text for own in found for text, said in own.texts.items() if any(one is not None for one in said)}
     common = ("cls", *(f"{JSON}:{key}" for key in LABELS), JSON, "txt")
     for text in common if given is None else (given, f"{JSON}:{given}"):
@@ -216,7 +216,7 @@ def _text_of(what: str, given: str | None, found: Sequence[Index]) -> str:
 
 
 def _field(text: str) -> str:
-    """Return in which field of a sample something of `Index.texts` stands."""
+    """Return the field of a sample that holds a key of `Index.texts`."""
     return JSON if text.startswith(f"{JSON}:") else text
 
 
@@ -227,7 +227,7 @@ def _labelled(
     group_in: str | None,
     findings: list[Finding],
 ) -> Sharded:
-    """Return the pictures with a label; `findings` gets what is told of the others."""
+    """Return the images with a label; findings about the others are added to `findings`."""
     some_labels = next((said for said in labels if said), None)
     labels = [
         some_labels if said is None and row in own.reasons else said  # broken anyway
@@ -236,18 +236,18 @@ def _labelled(
     kept = {row: said for row, said in enumerate(labels) if said is not None}
     damaged = {row: file for text in label_in for row, file in own.unread_in(_field(text)).items() if row not in kept}
     if damaged:
-        left_out = ("picture is left out, as its label", "pictures are left out, as their labels")
+        left_out = ("image is left out, as its label", "images are left out, as their labels")
         told = f"{counted(len(damaged), *left_out)} cannot be read: {first_few([*damaged.values()])}"
         findings.append(Finding(told, True, tuple(damaged.values())))
     if without := [own.name(row) for row in range(len(own)) if row not in kept and row not in damaged]:
-        left_out = ("picture without a label is left out", "pictures without a label are left out")
+        left_out = ("image without a label is left out", "images without a label are left out")
         told = f"{counted(len(without), *left_out)}: {first_few(without)}"
         findings.append(Finding(told, True, tuple(without)))
     groups = None
     if group_in is not None:
         every = own.texts.get(group_in, ("",) * len(own))
         if alone := [file for row, file in own.unread_in(_field(group_in)).items() if row in kept]:
-            stands_alone = ("picture stands alone, as its group", "pictures stand alone each, as their groups")
+            stands_alone = ("image is its own group, as its group", "images are each their own group, as their groups")
             told = f"{counted(len(alone), *stands_alone)} cannot be read: {first_few(alone)}"
             findings.append(Finding(told, True, tuple(alone)))
         groups = tuple(label_columns.one_text(every[row]) for row in kept)
@@ -257,6 +257,6 @@ def _labelled(
 def _told(own: Index) -> list[Finding]:
     found = [Finding(line, True) for line in own.told]
     if own.pictureless:
-        left_out = ("sample without a picture is left out", "samples without a picture are left out")
+        left_out = ("sample without an image is left out", "samples without an image are left out")
         found.append(Finding(counted(own.pictureless, *left_out), True))
     return found

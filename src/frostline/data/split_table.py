@@ -1,7 +1,7 @@
-"""Splits written into a file, a row per picture, of which a run has the same ones again.
+"""Write splits to a file, a row per image, with which later runs use the same splits.
 
-Pictures that have files of their own become a table that `data=table` reads; those of the hub and in shards are told by
-their names (see `split_names`).
+Images in files become a table that `data=table` reads; images of the hub and in shards are listed by their names (see
+`split_names`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from frostline.data.splitting import Selection
 
 @dataclass(frozen=True)
 class SplitTable:
-    """A table of splits that was written."""
+    """A written table of splits."""
 
     file: Path
     counts: Mapping[str, int]
-    """Pictures by split."""
+    """Number of images, by split."""
     options: dict[str, object]
-    """Which keys a run needs for these splits, and their values."""
+    """Config keys, with values, by which a run uses these splits."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Row:
 
 
 def write(file: Path, parts: Mapping[str, Selection], config: DataConfig) -> SplitTable:
-    """Write which picture of the data that `config` asks for is in which split; UserError where that cannot be said."""
+    """Write the split of each image of the data of `config` to `file`; UserError if names cannot represent it."""
     if config.source in ("hub", "shards"):
         split_names.write(file, parts)
         given = {key: value for key, value in config.options.items() if value is not None} | {"splits": str(file)}
@@ -54,15 +54,14 @@ def write(file: Path, parts: Mapping[str, Selection], config: DataConfig) -> Spl
 
 
 def _write_table(file: Path, parts: Mapping[str, Selection], source: str) -> dict[str, object]:
-    """Write path, label and split of every picture, its weight if it has one, and the number of its group.
+    """Write path, label and split of every image, and its weight and group number if it has them.
 
-    Pictures come in the order of their source, that of train first, so that each keeps its number. Paths are relative
-    to the folder of the table if all pictures are below it, else to the lowest one that holds them all. Returns which
-    keys a run needs. UserError for a `source` whose pictures have no files, and for names that the table would not
-    give back.
+    Images are in the order of their source, that of train first, so that each keeps its index. Paths are relative to
+    the folder of the table if all images are below it, else to their lowest common folder. Returns the config keys that
+    a run needs. UserError for a `source` whose images have no files, and for names that do not survive a round trip.
     """
     if odd := [part for part in parts.values() if part.source.files is None]:
-        expected = f"a data set of picture files; {source} has none, and data.split_seed alone says its splits"
+        expected = f"a data set of image files; {source} has none, and data.split_seed alone decides its splits"
         raise user_error("--write-splits", file, expected if len(odd) == len(parts) else f"{expected} of some")
     rows = list(_rows(parts))
     root = _root(file, [row.file for row in rows])
@@ -88,14 +87,14 @@ def _rows(parts: Mapping[str, Selection]) -> Iterator[_Row]:
 
 
 def _root(file: Path, pictures: Sequence[Path]) -> Path:
-    """Return the folder that paths are relative to."""
+    """Return the folder to which paths are relative."""
     top = os.path.commonpath({os.path.abspath(picture.parent) for picture in pictures})  # noqa: PTH100
     own = os.path.abspath(file.parent)  # noqa: PTH100
     return Path(own if os.path.commonpath([top, own]) == own else top)
 
 
 def _options(parts: Mapping[str, Selection]) -> dict[str, str]:
-    """Return what of `data.options` says how the table is to be read."""
+    """Return the `data.options` with which the table is read."""
     source = parts["train"].source
     several = {"separator": split_names.SEPARATOR} if multi_label(source.labels) else {}
     grouped = {"group": "group"} if any(part.source.groups is not None for part in parts.values()) else {}
@@ -103,19 +102,19 @@ def _options(parts: Mapping[str, Selection]) -> dict[str, str]:
 
 
 def _missing(parts: Mapping[str, Selection]) -> dict[str, object]:
-    """Return what allows splits to lack classes, where some do."""
+    """Return the key that allows splits to lack classes, if some do."""
     first, *others = [(part.counts > 0).tolist() for part in parts.values()]
     return {"data.missing_classes": "ok"} if any(other != first for other in others) else {}
 
 
 def _plain(folder: Path) -> Path:
-    """Return a folder without `..` in its path, as a table names it, where that is the same one in spite of links."""
+    """Return a folder's path without `..`, as in a table, if that is the same folder despite links; else unchanged."""
     plain = os.path.abspath(folder)  # noqa: PTH100 - resolve() would follow links
     return Path(plain) if os.path.realpath(plain) == os.path.realpath(folder) else folder
 
 
 def _check(file: Path, rows: Sequence[_Row], options: Mapping[str, object]) -> None:
-    """Raise `UserError`, and leave no file, where the table does not say what was written into it."""
+    """Raise `UserError`, and remove the file, if reading the table does not give what was written."""
     try:
         found = tables.read(file.absolute(), options).splits
     except UserError as error:
@@ -128,5 +127,5 @@ def _check(file: Path, rows: Sequence[_Row], options: Mapping[str, object]) -> N
         if mine != back:
             file.unlink()
             odd = [f"{path} ({' + '.join(labels)})" for path, labels in mine if (path, labels) not in set(back)]
-            expected = f"names of files and classes that a table gives back, not {some(odd)}"
+            expected = f"names of files and classes that can be read back from a table, not {some(odd)}"
             raise user_error("--write-splits", file, expected)

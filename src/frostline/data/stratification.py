@@ -1,8 +1,8 @@
-"""Which of many pictures are chosen so that classes come alike often: some of them, or shares for several parts.
+"""Stratified sampling: choose some images, or divide all into parts, with the class proportions preserved.
 
-Their order hangs on a seed and on each picture's id alone. Groups stay whole. Where pictures may be of several
-classes, each class is spread alike, and so are the pictures that are of none; those of rare classes are placed first
-(K. Sechidis et al. 2011, doi:10.1007/978-3-642-23808-6_10).
+The order depends only on a seed and each image's id. Groups stay whole. For multi-label images, each class and the
+images without a class are spread proportionally; images of rare classes are placed first (K. Sechidis et al. 2011,
+doi:10.1007/978-3-642-23808-6_10).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from frostline.core.randomness import address, uniform
 
 
 def stratified(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
-    """Return `(N,)` bool: `count` of the images, of each class its share, but one at least.
+    """Return `(N,)` bool: a choice of `count` images, proportional to the classes, at least one of each.
 
-    There must be as many classes at most. Fewer of the images with the same `ids` are a part of more, which is why of
-    multi-label images only the one of each class is looked for, and all others are drawn.
+    There must be at most `count` classes. A smaller choice is a subset of a larger one with the same `ids`. For that,
+    multi-label images are not stratified: one image of each class is chosen, and all others are drawn at random.
     """
     draw = address(seed, "subset")
     if multi_label(labels):
@@ -32,7 +32,7 @@ def stratified(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _cover(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
-    """Return `(N,)` bool: the first `count` images in an order that hangs on `seed` and ids, one of each class before.
+    """Return `(N,)` bool: one image of each class, then others, `count` in all, in an order that `seed` and ids decide.
 
     `labels` is `(N, classes)` bool.
     """
@@ -51,7 +51,7 @@ def _cover(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
 
 
 def choose(labels: Tensor, ids: Tensor, quotas: Tensor, seed: int) -> Tensor:
-    """Return `(N,)` bool: the first images of each class in an order that hangs on `seed` and each image's id alone."""
+    """Return `(N,)` bool: the first `quotas` images of each class, in an order that only `seed` and ids decide."""
     order = uniform(seed, ids, 1)[:, 0].argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
     counts = labels.bincount()
@@ -62,9 +62,9 @@ def choose(labels: Tensor, ids: Tensor, quotas: Tensor, seed: int) -> Tensor:
 
 
 def largest_remainder(counts: Tensor, total: int, most: Tensor) -> Tensor:
-    """Return how many of each class to take so that `total` are shared as `counts` are, rounded by largest remainder.
+    """Return how many of each class to take, `total` in proportion to `counts`, rounded by largest remainder.
 
-    No class gives more than `most`; what it cannot give is not taken elsewhere.
+    No class gives more than `most`; the difference is not taken from other classes.
     """
     share = counts * (total / max(1, int(counts.sum())))
     quotas = share.floor()
@@ -74,10 +74,10 @@ def largest_remainder(counts: Tensor, total: int, most: Tensor) -> Tensor:
 
 
 def choose_groups(labels: Tensor, ids: Tensor, quotas: Tensor, seed: int, group: Tensor) -> Tensor:
-    """Return `(N,)` bool like `choose`, but whole groups: those that bring the classes nearer to their quotas.
+    """Return `(N,)` bool like `choose`, but of whole groups: those that bring the classes nearer to their quotas.
 
-    They come in an order that hangs on `seed` and on each group's first picture. A class that has a quota, and of
-    which every group is too large, gives its smallest one. Of every class something is left.
+    Groups are tried in an order that `seed` and the id of each group's first image decide. A class with a quota whose
+    groups are all too large gives its smallest one. At least one image of every class is left.
     """
     order = _in_order(labels, ids, group, seed).tolist()
     members = _counts_by_class(group, labels)
@@ -106,11 +106,12 @@ def choose_groups(labels: Tensor, ids: Tensor, quotas: Tensor, seed: int, group:
 
 
 def share_out(labels: Tensor, ids: Tensor, group: Tensor, shares: Sequence[float], seed: int) -> Tensor:
-    """Return `(N,)` int64: in which of several parts each picture is, its `group` `(N,)` with it, classes spread alike.
+    """Return `(N,)` int64: the part of each image, stratified, with whole groups, `group` `(N,)`, in the same part.
 
-    `shares` say how large the parts are to be, to each other. Groups come by their size, the largest first, in an order
-    that hangs on `seed` and on each one's first picture, and of multi-label pictures on the rarest stratum; each goes
-    where its classes have least so far, of equals where there is least of anything, and all of a class to the first.
+    `shares` are the relative sizes of the parts. Groups are placed by size, the largest first; equal sizes in an order
+    that `seed` and the id of the first image decide, multi-label ones by rarest stratum first. Each goes to the part
+    with the fewest images of its classes, on a tie to the smallest part. A group with all images of a class goes to the
+    first part.
     """
     strata = strata_of(labels)
     sizes, order = group.bincount(), _in_order(strata, ids, group, seed)
@@ -132,9 +133,9 @@ def share_out(labels: Tensor, ids: Tensor, group: Tensor, shares: Sequence[float
 
 
 def _in_order(strata: Tensor, ids: Tensor, group: Tensor, seed: int) -> Tensor:
-    """Return the numbers of the groups in an order that hangs on `seed` and on each one's first picture.
+    """Return the numbers of the groups in an order that `seed` and the id of each group's first image decide.
 
-    Of multi-label pictures those come first whose rarest stratum is rarer.
+    Multi-label groups with a rarer rarest stratum come first.
     """
     first = torch.full_like(group.bincount(), len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
     order = uniform(seed, ids[first], 1)[:, 0].argsort(stable=True)
@@ -146,7 +147,7 @@ def _in_order(strata: Tensor, ids: Tensor, group: Tensor, seed: int) -> Tensor:
 
 
 def _counts_by_class(group: Tensor, strata: Tensor) -> list[list[tuple[int, int]]]:
-    """Return for each group `(stratum, pictures of it)`."""
+    """Return for each group pairs `(stratum, number of images)`."""
     if multi_label(strata):
         (rows, of), classes = strata.nonzero().unbind(1), strata.shape[1]
     else:

@@ -1,4 +1,4 @@
-"""Columns of a table: found by the name that was given, or by one that is common, and read as text."""
+"""Columns of a table: found by a given or a common name, and read as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def find(
     columns: Sequence[str], key: str, given: str | None, common: Sequence[str], *, optional: bool = False
 ) -> str | None:
-    """Return the name of a column: as it was given, or the only one that is called as is common."""
+    """Return the name of a column: the `given` one, or the only one with a `common` name; `UserError` if ambiguous."""
     if given is not None:
         if given not in columns:
             raise user_error(key, given, f"a column of the table: {some(columns)}", columns)
@@ -27,12 +27,12 @@ def find(
         return found[0]
     if optional and not found:
         return None
-    expected = "the column of the table that it is"
+    expected = "one of the table's columns"
     raise user_error(key, "null", f"{expected}: {some(found or columns)}")
 
 
 def texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:
-    """Return the values as text, blanks around them left out; a whole number has no decimals, nothing is empty."""
+    """Return the values as stripped text: integers without decimals, missing values as an empty text."""
     import pandas as pd
 
     if (
@@ -55,16 +55,16 @@ def holds_lists(cells: pd.Series[Any]) -> bool:
 
 
 def is_list(cell: object) -> bool:
-    """Return whether a cell is a list, of whatever kind."""
+    """Return whether a cell is list-like."""
     import pandas as pd
 
     return bool(pd.api.types.is_list_like(cell))
 
 
 def cells(column: pd.Series[Any], name: str, file: Path) -> list[list[str] | str | None]:
-    """Return what stands in a column of lists, each a list of texts; a value that is no list is a text, or nothing.
+    """Return the values of a column of lists, each a list of texts; other values as text, missing ones as None.
 
-    UserError where a value has keys, or is a list of such or of lists.
+    UserError for a mapping, or a list of lists or mappings.
     """
     import pandas as pd
 

@@ -1,6 +1,6 @@
-"""Files that hold tables, CSV, TSV, Parquet or JSON lines: read whole for who trains, in parts for who goes through.
+"""Read table files, CSV, TSV, Parquet or JSON lines: whole for training, or in parts for streaming.
 
-What pandas and pyarrow complain about is one line here.
+Errors of pandas and pyarrow become a `UserError` of one line.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _PARQUET, _LINES = (".parquet", ".pq"), (".jsonl", ".ndjson")
 _TEXT = (".csv", ".tsv", ".tab", ".txt")
 SUFFIXES = (*_TEXT, *_PARQUET, *_LINES)
 _SEPARATORS = {".tsv": "\t", ".tab": "\t"}
-_TOLD = re.compile("sep=(.)\\s*", re.IGNORECASE)  # a first line by which spreadsheets tell each other
+_TOLD = re.compile("sep=(.)\\s*", re.IGNORECASE)  # first line in which spreadsheets declare the separator
 _QUOTED = re.compile('"[^"]*"')
 AS_JSON = b"json"
-"""Metadata of a column of JSON lines whose values have keys, or are of several kinds: here each is JSON, as text."""
-_EXACT = 2**53  # below which a float, which a null makes of a column of numbers, holds each whole number
-_ROWS = 16_384  # of a part: few enough for any memory, enough for their overhead to be nothing
+"""Metadata of a column from JSON lines whose values are objects or of several types: each value is JSON text."""
+_EXACT = 2**53  # below this, floats, to which a null turns a column of integers, are exact
+_ROWS = 16_384  # rows of a part: few enough for any memory, enough for little overhead
 
 
 def whole(file: Path, key: str) -> pd.DataFrame:
-    """Return the table as it stands there; UserError, which says it of `key`, where it cannot be read."""
-    import pandas as pd  # half a second, for tables alone
+    """Return the whole table; UserError for `key` if it cannot be read or has no rows."""
+    import pandas as pd  # half a second, needed for tables only
 
     suffix = file.suffix.lower()
     with _reading(file, key):
@@ -54,14 +54,14 @@ def whole(file: Path, key: str) -> pd.DataFrame:
 
 
 def _whole_lines(file: Path) -> pd.DataFrame:
-    """Return what pandas makes of JSON lines, but where it refuses or rounds whole numbers, as it does beside nulls."""
+    """Read JSON lines by pandas, or by Python where pandas refuses or rounds integers, as it does beside nulls."""
     import pandas as pd
 
     with suppress(ValueError, TypeError):
         frame = pd.read_json(file, lines=True, dtype=False)
         if not (frame.select_dtypes("float").abs() >= _EXACT).any(axis=None):
             return frame
-    rows = [row for part in _parsed(file) for row in part]  # half as fast; names the line that is none
+    rows = [row for part in _parsed(file) for row in part]  # half as fast; errors name the line
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
     long = {name for name, cells in columns.items() if any(type(one) is int and abs(one) >= _EXACT for one in cells)}
     return pd.DataFrame(
@@ -70,7 +70,7 @@ def _whole_lines(file: Path) -> pd.DataFrame:
 
 
 def _whole_parquet(file: Path) -> pd.DataFrame:
-    """Return what pandas makes of Parquet, but for whole numbers and lists, which a null turns into floats."""
+    """Read Parquet by pandas, but keep lists, and integers beside nulls, which pandas would make floats."""
     import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
@@ -86,10 +86,10 @@ def _whole_parquet(file: Path) -> pd.DataFrame:
 
 
 def parts(file: Path, key: str) -> Iterator[pa.Table]:
-    """Yield the table in parts of some thousand rows, all of one schema: text as text, other values as they are.
+    """Yield the table in parts of several thousand rows with the same schema; CSV values are text.
 
-    What no type holds is `AS_JSON`. UserError, which says it of `key`, where it cannot be read, if need be after some
-    parts.
+    Values that no Arrow type holds are `AS_JSON`. UserError for `key` if the table cannot be read, perhaps only after
+    some parts.
     """
     suffix = file.suffix.lower()
     with _reading(file, key):
@@ -99,7 +99,7 @@ def parts(file: Path, key: str) -> Iterator[pa.Table]:
 
 
 def _names(names: Sequence[str], file: Path, key: str) -> list[str]:
-    """Return the names of columns without blanks around them, none of them twice."""
+    """Return the stripped column names; UserError for `key` if one occurs twice."""
     bare = [name.strip() for name in names]
     if twice := [name for name, count in Counter(bare).items() if count > 1]:
         raise user_error(key, file, f"one column of each name, not several called {some(twice)}")
@@ -108,13 +108,13 @@ def _names(names: Sequence[str], file: Path, key: str) -> list[str]:
 
 @contextmanager
 def _reading(file: Path, key: str) -> Iterator[None]:
-    """Turn what goes wrong in the block into a `UserError`."""
+    """Turn errors of the block into a `UserError` for `key`."""
     import pandas as pd
 
     if file.suffix.lower() not in SUFFIXES:
         raise user_error(key, file, "a table: .csv, .tsv, .parquet or .jsonl")
     try:
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # it drops what is too much
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # pandas drops extra fields
             yield
     except UserError:
         raise
@@ -127,25 +127,25 @@ def _reading(file: Path, key: str) -> Iterator[None]:
 
 
 def _format(file: Path) -> dict[str, Any]:
-    """Return how a text is read: every cell as it stands there."""
+    """Return the arguments of `read_csv`: separator, encoding, and every cell as unchanged text."""
     encoding = _encoding(file)
     with file.open(encoding=encoding) as stream:
         head = stream.readline()
     told = _TOLD.fullmatch(head)
-    often = max(",;\t|", key=_QUOTED.sub("", head).count)  # what stands most often between the names of columns
+    often = max(",;\t|", key=_QUOTED.sub("", head).count)  # the most frequent separator in the header
     separator = told[1] if told else _SEPARATORS.get(file.suffix.lower(), often)
     how = {"sep": separator, "encoding": encoding, "skiprows": 1 if told else 0}
     return {**how, "dtype": str, "na_filter": False, "index_col": False}
 
 
 def _encoding(file: Path) -> str:
-    """Return UTF-8, with the mark that spreadsheets put before it or not, or UTF-16 where its mark says so."""
+    """Return the encoding: UTF-16 if there is its byte order mark, else UTF-8, with or without one."""
     with file.open("rb") as stream:
         return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def _without_empty(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows in which anything stands: spreadsheets write those below, too, that were in use once."""
+    """Return the rows that are not empty: spreadsheets also write rows that were once in use."""
     return rows[(rows != "").any(axis=1)].reset_index(drop=True)
 
 
@@ -169,7 +169,7 @@ def _of_parquet(file: Path) -> Iterator[pa.Table]:
 
 
 def _of_lines(file: Path) -> Iterator[pa.Table]:
-    """Yield the rows of JSON lines, gone through twice: what type a column has, its last row may say."""
+    """Yield the rows of JSON lines in two passes, since the last row may still change the type of a column."""
     import pyarrow as pa
 
     types: dict[str, pa.DataType | None] = {}
@@ -187,7 +187,7 @@ def _of_lines(file: Path) -> Iterator[pa.Table]:
 
 
 def _wider(known: pa.DataType | None, values: Sequence[Any]) -> pa.DataType | None:
-    """Return the type of a column that has `values`, too; None where no one type holds them, or they have keys."""
+    """Return the type of a column that also holds `values`; None if no single type does, or they are objects."""
     import pyarrow as pa
 
     if known is None:
@@ -208,7 +208,7 @@ def _parsed(file: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def _object(number: int, line: str) -> dict[str, Any]:
-    """Return what a line says; ValueError, with its number, for one that is no object of JSON."""
+    """Return the JSON object of a line; ValueError, with the line number, if it is not one."""
     try:
         row = parsed(line)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The rows of a table of labels: one for each picture and split, checked to say the same of each picture."""
+"""Rows of a label table: one per image and split, checked for contradictions about an image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from frostline.data.names import counted, some
 
 @dataclass(frozen=True)
 class Row:
-    """What a row says of a picture."""
+    """Path, labels and further values of an image in a row."""
 
     file: str
-    """Its path, absolute and normal."""
+    """Absolute, normalised path."""
     labels: Labels | None
-    """None where none is told."""
+    """None if the row has no label."""
     split: str
     group: str | None
     time: str | None
@@ -40,9 +40,9 @@ def rows_of(
     *,
     long: bool,
 ) -> tuple[list[Row], list[Finding]]:
-    """Return the rows that say something, each once, and what is to be told of the others.
+    """Return the rows with labels, each once, and findings about the others.
 
-    Those of one picture become one with all of their labels where the table is `long`.
+    If the table is `long`, the rows of an image are joined into one with all of their labels.
     """
     every = _read(file, root, texts, labels, split_column)
     rows = [row for row in every if row.labels is not None]
@@ -52,7 +52,7 @@ def rows_of(
     _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
     _check_each(file, root, "weight", [(row.file, f"{row.weight:g}") for row in rows if row.weight])
     once = _together(rows) if long else list({(row.file, row.split): row for row in rows}.values())
-    for what in ("group", "time"):  # which may stand in one of a picture's rows alone
+    for what in ("group", "time"):  # may be given in only one of an image's rows
         known = {row.file: said for row in rows if (said := getattr(row, what))}
         once = [
             replace(row, **{what: known[row.file]}) if row.file in known and not getattr(row, what) else row
@@ -64,7 +64,7 @@ def rows_of(
         told = f"{counted(len(unlabelled), *left_out)}: {first_few(unlabelled)}"
         findings.append(Finding(told, True, tuple(unlabelled)))
     if (again := len(rows) - len(once)) and not long:
-        once_more = ("row names a picture again and counts once", "rows name a picture again and count once")
+        once_more = ("row repeats an image and is ignored", "rows repeat an image and are ignored")
         findings.append(Finding(counted(again, *once_more)))
     return once, findings
 
@@ -72,7 +72,7 @@ def rows_of(
 def _read(
     file: Path, root: Path, texts: Mapping[str, list[str] | None], labels: Sequence[Labels | None], split_column: str
 ) -> list[Row]:
-    """Return all rows; UserError where one has no path, or one that leads out of `root`."""
+    """Return all rows; UserError if a row has no path, or one that leads out of `root`."""
     paths = texts["path"] or []
     if nowhere := [number for number, path in enumerate(paths, 1) if not path or "\0" in path]:
         raise user_error("data.root", file, f"a path in every row, but there is none in row {nowhere[0]}")
@@ -80,7 +80,7 @@ def _read(
         expected = f"paths of files, not {some(elsewhere)}: fetch these, or put them into tar files (data=shards)"
         raise user_error("data.root", file, expected)
     files = [normal(root, path) for path in paths]
-    below = os.path.join(root, "")  # noqa: PTH118 - with the sign behind it, which `/` has already
+    below = os.path.join(root, "")  # noqa: PTH118 - with one separator at the end, also for `/`
     if outside := [path for path, found in zip(paths, files, strict=True) if not found.startswith(below)]:
         expected = f"paths below {root} (data.options.root), not {some(outside)}"
         raise user_error("data.root", file, expected)
@@ -93,7 +93,7 @@ def _read(
 
 
 def _together(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of each picture as one, with the labels of all of them, each once."""
+    """Return one row per image and split, with the labels of all its rows, each once."""
     of: dict[tuple[str, str], Row] = {}
     labels: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
@@ -104,7 +104,7 @@ def _together(rows: Sequence[Row]) -> list[Row]:
 
 
 def _weights(texts: Sequence[str]) -> list[float]:
-    """Return what pictures count; UserError for what is no finite number above 0."""
+    """Return the weights of images; UserError unless each is a finite number above 0."""
     import pandas as pd
 
     found = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").astype(float)
@@ -114,12 +114,12 @@ def _weights(texts: Sequence[str]) -> list[float]:
 
 
 def normal(root: Path, path: str) -> str:
-    """Return where a path leads, without a look at the disk; those of Windows are turned."""
+    """Return the normalised path below `root`, without access to the disk; backslashes become slashes."""
     return os.path.normpath(os.path.join(root, path.replace("\\", "/")))  # noqa: PTH118 - a Path for each takes seconds
 
 
 def _split_of(texts: Sequence[str] | None, column: str) -> dict[str, str]:
-    """Return which split each value of a column means."""
+    """Return the split for each value of a column; `UserError` for other values."""
     values = list(dict.fromkeys(texts or ()))
     roles = dict(zip(values, roles_of(values), strict=True))
     if odd := [value or "(nothing)" for value, role in roles.items() if role not in SPLITS]:
@@ -129,10 +129,10 @@ def _split_of(texts: Sequence[str] | None, column: str) -> dict[str, str]:
 
 
 def _check_each(file: Path, root: Path, what: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Raise `UserError` where a picture has two of `what`, labels say; a row is its file and that."""
+    """Raise `UserError` if an image has two different values of `what`; `rows` are pairs of file and value."""
     known: dict[str, str] = {}
     odd = {path: text for path, text in rows if known.setdefault(path, text) != text}
     if odd:
         each = some(f"{os.path.relpath(path, root)} is {known[path]} and {text}" for path, text in odd.items())
-        hint = "; data.options.rows=labels takes them for pictures of several classes" if what == "label" else ""
-        raise UserError(f"data.root={file}: expected one {what} for each picture, but {each}{hint}")
+        hint = "; data.options.rows=labels reads them as images of several classes" if what == "label" else ""
+        raise UserError(f"data.root={file}: expected one {what} for each image, but {each}{hint}")

@@ -1,7 +1,7 @@
-"""Labels that stand in a table, a row per picture: CSV, TSV, Parquet or JSON lines, read by pandas.
+"""Label tables, a row per image: CSV, TSV, Parquet or JSON lines, read by pandas.
 
-Everything is text as it stands there: `007`, `NA` and `1e3` are labels like any other. A picture is of several classes
-where a cell holds a list, or text that is parted by `separator`, or where each class is a column of its own.
+All values are plain text: `007`, `NA` and `1e3` are labels like any other. An image has several classes if a cell holds
+a list, or text with `separator`, or if each class has its own column.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _SPLITS = ("split",)
 _HINTS = {
     "group": (
         ("group", "patient", "patient_id", "subject", "subject_id", "camera", "camera_id", "site", "location"),
-        "keeps its pictures on one side of every split",
+        "keeps its images in the same split",
     ),
     "time": (
         ("time", "date", "datetime", "timestamp", "taken_at", "captured_at", "date_captured", "date_taken"),
-        "tests on the latest pictures",
+        "tests on the latest images",
     ),
 }
-"""By which names a column is taken for one of groups or times, and what that would do."""
-_LOOKED_AT = 100_000  # files that are looked at for one without a row, a second's work: `root` may be a whole disk
-_OURS = ("mlruns/", "multirun/")  # folders of what runs leave, where commands are typed beside the table
+"""Names by which a column is recognised as groups or times, and the effect of using it."""
+_LOOKED_AT = 100_000  # files searched for images without a row, in a second: `root` may be a whole disk
+_OURS = ("mlruns/", "multirun/")  # output folders of runs, if commands are typed beside the table
 _COLUMN = "the name of a column, or null"
 _OPTIONS = {
     "path": _COLUMN,
@@ -51,52 +51,52 @@ _OPTIONS = {
     "time": _COLUMN,
     "weight": _COLUMN,
     "root": "a folder, or null",
-    "separator": "what stands between the labels of a cell, or null",
-    "rows": "labels, where each row is one label of a picture, or null",
+    "separator": "the text between the labels of a cell, or null",
+    "rows": "labels, if each row is one label of an image, or null",
 }
-"""What may stand in `data.options`, and as what."""
+"""Keys of `data.options`, and their expected values."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """The pictures of one split."""
+    """The images of a split."""
 
     files: tuple[Path, ...]
     labels: tuple[Labels, ...]
-    """Of each file."""
+    """Labels of each file."""
     groups: tuple[str, ...] | None
-    """Of each file, empty where it belongs to nobody; None where the table has no groups."""
+    """Group of each file, empty for none; None if the table has no groups."""
     weights: tuple[float, ...] | None
-    """What each file counts in the loss, above 0; None where the table has no weights."""
+    """Weight of each file in the loss, above 0; None if the table has no weights."""
     rows: tuple[int, ...]
-    """Where each file is among all that the table names."""
+    """Index of each file among all files of the table."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a table says."""
+    """The content of a label table."""
 
     root: Path
-    """Below which all pictures lie."""
+    """Folder that contains all images."""
     splits: Mapping[str, Labelled]
-    """`train` at least."""
+    """At least `train`."""
     times: Times | None
-    """Of all files that the table names; None where it has no times."""
+    """Times of all files of the table; None if it has no times."""
     findings: tuple[Finding, ...]
     multi_label: bool
-    """Whether pictures may be of several classes, or of none."""
+    """Whether images may have several classes, or none."""
     classes: tuple[str, ...]
-    """Those that have columns of their own, in their order; empty where they are what cells say."""
+    """Classes with their own columns, in column order; empty if cells hold class names."""
 
 
 def read(file: Path, options: Mapping[str, Any]) -> Table:
-    """Return what the table in `file` says of which pictures.
+    """Return the images, labels and splits of the table in `file`.
 
-    `options` name its columns: `path`, `label` and `split`, null for those that are called as is common, `group`,
-    `time` and `weight`, null for none; several columns for `label` are a class each. `root` is the folder that paths
-    are relative to, null for that of the table, `separator` what stands between the labels of a cell, and `rows` is
-    `labels` where those of a picture stand in several rows. Raises `UserError` for a table that cannot be read so, a
-    path that leads out of `root`, and a picture with two labels, groups, times or weights.
+    `options` name its columns: `path`, `label` and `split`, null for columns with common names; `group`, `time` and
+    `weight`, null for none. Several columns for `label` are a class each. `root` is the folder to which paths are
+    relative, null for that of the table; `separator` is the text between the labels of a cell; `rows` is `labels` if
+    each row has one label of an image. Raises `UserError` for a table that cannot be read this way, a path that leads
+    out of `root`, and an image with two labels, groups, times or weights.
     """
     _check_options(options)
     if not os.path.isfile(file):
@@ -128,7 +128,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     if not splits["train"]:
         raise user_error("data.root", file, "rows of train, with a path and a label each")
     if columns["time"] is not None and splits["val"] and splits["test"]:
-        expected = f"null, since the table says in column {columns['split']} what is val and test"
+        expected = f"null, since the table defines val and test in column {columns['split']}"
         raise user_error("data.options.time", columns["time"], expected)
     findings += _without_row(root, {row.file for row in rows})
     moments = times.read(columns["time"], [row.time or "" for row in rows]) if columns["time"] is not None else None
@@ -138,7 +138,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
 
 
 def _labels(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> tuple[list[Labels | None], bool]:
-    """Return the labels of each row, None where none is told, and whether there may be several."""
+    """Return the labels of each row, None for a row without any, and whether there may be several."""
     columns, key = list(frame.columns), "data.options.label"
     if isinstance(options.get("label"), list):
         names = [str(table_columns.find(columns, key, name, ())) for name in options["label"]]
@@ -171,7 +171,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def root_of(file: Path, key: str, given: str | None) -> Path:
-    """Return the folder that the paths in a table are relative to; UserError, which says it of `key`, if none is."""
+    """Return the folder to which the paths in a table are relative; UserError for `key` if it does not exist."""
     root = Path(os.path.normpath(file.parent / expanded(given or "")))
     if not os.path.isdir(root):
         raise user_error(key, given, f"a folder that exists; {root} does not")
@@ -179,12 +179,12 @@ def root_of(file: Path, key: str, given: str | None) -> Path:
 
 
 def path_column(columns: Sequence[str], given: str | None) -> str:
-    """Return which of the `columns` holds the paths of pictures, perhaps the `given` one; UserError for none."""
+    """Return the column of image paths: the `given` one, or the one with a common name; UserError if there is none."""
     return str(table_columns.find(columns, "path", given, _PATHS))
 
 
 def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -> list[Finding]:
-    """Return the hint that a column looks like one of `what`, groups or times, by which splits can be made."""
+    """Return a hint if an unused column looks like `what`, groups or times, by which splits can be made."""
     if columns[what] is not None or columns["split"] is not None:
         return []
     names, does = _HINTS[what]
@@ -196,7 +196,7 @@ def _unused(frame: pd.DataFrame, columns: Mapping[str, str | None], what: str) -
 
 
 def _unused_splits(frame: pd.DataFrame) -> list[Finding]:
-    """Return the hint that a column has splits in it, of which train, val and test are made anew without it."""
+    """Return a hint if an unused column has splits in it: without it, new splits are made."""
 
     def says(cells: pd.Series[Any]) -> list[str]:
         found = [*dict.fromkeys(cells)] if cells.map(lambda cell: isinstance(cell, str)).all() else []
@@ -204,15 +204,15 @@ def _unused_splits(frame: pd.DataFrame) -> list[Finding]:
 
     for name in frame.columns:
         if says(frame[name].head(2)) and len(says(frame[name])) > 1:
-            told = f"column {printable(name)} is not used: data.options.split={name} takes its splits"
+            told = f"column {printable(name)} is not used: data.options.split={name} uses its splits"
             return [Finding(told, True)]
     return []
 
 
 def _without_row(root: Path, named: set[str]) -> list[Finding]:
-    """Return what is told of pictures below `root` that the table does not name, as far as it is soon found out."""
+    """Return a finding about images below `root` that are not in the table, found in a limited search."""
     left = LeftOut(most=_LOOKED_AT + 2 * len(named))
-    real = functools.cache(os.path.realpath)  # of folders, which others may have linked to
+    real = functools.cache(os.path.realpath)  # of folders, since there may be links to them
     rows = {(real(os.path.dirname(file)), os.path.basename(file)) for file in named}  # noqa: PTH119, PTH120
     found = (path for path in walk(root, left) if (real(path.parent), path.name) not in rows)
     listed = [printable(os.path.relpath(path, root)) for path in found]
@@ -220,6 +220,6 @@ def _without_row(root: Path, named: set[str]) -> list[Finding]:
     if not listed:
         return []
     more = f" (of the first {left.seen:,} files and folders there)" if left.cut else ""
-    told = counted(len(listed), f"picture below {root} is", f"pictures below {root} are")
+    told = counted(len(listed), f"image below {root} is", f"images below {root} are")
     told = f"{told} in no row of the table: {first_few(listed)}{more}"
     return [Finding(told, pictures=tuple(listed))]

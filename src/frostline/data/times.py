@@ -1,4 +1,4 @@
-"""When pictures were taken, or whatever else orders them: read from a column of dates or numbers."""
+"""The order of images in time, from a column of dates or numbers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from frostline.data.layouts import SPLITS
 from frostline.data.names import some
 
 _EXIF = re.compile(r"^(\d{4}):(\d\d):(\d\d)")
-"""How cameras write a date."""
+"""The date format of EXIF."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """In which order pictures come."""
+    """The order of images in time."""
 
     column: str
     ranks: Tensor
-    """`(N,)` int64: the later the higher, the same for the same time."""
+    """`(N,)` int64: rank in time, ascending; equal for equal times."""
     texts: tuple[str, ...]
-    """What stands in the column, by rank."""
+    """Text in the column, by rank."""
 
 
 def read(column: str, texts: Sequence[str]) -> Times:
-    """Return the order of what stands in a column: numbers, or dates as ISO 8601 and cameras have them.
+    """Return the order of the values in a column: numbers, or dates in ISO 8601 or EXIF format.
 
-    A date without a zone is taken for UTC. UserError for a text that is neither.
+    A date without a time zone is read as UTC. UserError for a text that is neither.
     """
     import pandas as pd
 
@@ -41,7 +41,7 @@ def read(column: str, texts: Sequence[str]) -> Times:
     numbers = pd.to_numeric(given, errors="coerce")
     iso = given.str.replace(_EXIF, r"\1-\2-\3", regex=True)
     dates = pd.to_datetime(iso, format="ISO8601", utc=True, errors="coerce")
-    values = numbers if numbers.count() >= dates.count() else dates  # of years both, and in the same order
+    values = numbers if numbers.count() >= dates.count() else dates  # years are both, with the same order
     if (odd := given[values.isna()]).size:
         expected = "a column of dates such as 2021-03-04 or 2021-03-04 10:30, or of numbers"
         raise user_error(
@@ -52,7 +52,7 @@ def read(column: str, texts: Sequence[str]) -> Times:
 
 
 def told(times: Times, splits: Mapping[str, Tensor]) -> Finding:
-    """Return what is to be told of splits by time, each the indices of its pictures, `(M,)` int64."""
+    """Return the finding about the time span of each split; `splits` has indices of images, `(M,)` int64."""
     ranks = {name: times.ranks[splits[name]] for name in SPLITS}
     each = (f"{name} {times.texts[own.min()]} to {times.texts[own.max()]}" for name, own in ranks.items())
     return Finding(f"split by {times.column}: {', '.join(each)}")

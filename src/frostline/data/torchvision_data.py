@@ -1,4 +1,4 @@
-"""Data sets of torchvision: a class by its name, its labels, and what stands for its pictures."""
+"""Data sets of torchvision as sources: look up the class, and read its labels, files and identity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from frostline.store import hashing
 
 
 def data_set_class(name: str) -> type[Any]:
-    """Return the dataset class; the name is looked up among torchvision's own, so that no config can run other code."""
+    """Return a dataset class of torchvision by name; no other code can be named by a config. Else `UserError`."""
     found = {key: getattr(datasets, key) for key in datasets.__all__}
     kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
     if name not in kinds:
@@ -37,7 +37,7 @@ def data_set_class(name: str) -> type[Any]:
 
 
 def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
-    """Return one split of a data set of torchvision, which is made with `arguments`, and fetched if `download`."""
+    """Return one split of a data set, constructed with `arguments`, and downloaded if `download`; else `UserError`."""
     name = kind.__name__
     downloads = "download" in inspect.signature(kind).parameters
     if download and not downloads:
@@ -57,7 +57,7 @@ def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, 
         labels=labels,
         classes=tuple(map(str, names)),
         read=lambda index: dataset[index][0],
-        name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} picture {index}",
+        name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} image {index}",
         files=files or None,
         header=(lambda index: open_image(files[index])) if files else None,
         identity=hashing.of_facts([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
@@ -66,7 +66,7 @@ def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, 
 
 
 def _files(dataset: Any) -> list[Path]:
-    """Return the file of every picture, as far as the dataset keeps a list of them, or nothing."""
+    """Return the file of every image, from a list that the dataset keeps; empty if it keeps none."""
     for kept in vars(dataset).values():
         if isinstance(kept, list) and len(kept) == len(dataset):
             first = [item[0] if isinstance(item, tuple) else item for item in kept]
@@ -82,14 +82,14 @@ def _twins(rows: NDArray[Any] | None, files: Sequence[Path]) -> Callable[[], Ten
 
 
 def _rows(dataset: Any) -> NDArray[Any] | None:
-    """Return the pictures as the dataset has them in memory, a row each, if it has."""
+    """Return the images that the dataset holds in memory, a row each; None if it does not."""
     data = getattr(dataset, "data", None)
     whole = isinstance(data, np.ndarray | Tensor) and len(data) == len(dataset)
     return np.ascontiguousarray(data) if whole else None
 
 
 def _content(dataset: Any, files: Sequence[Path], root: Path) -> Any:
-    """Return what stands for the pictures: their numbers if they are in memory, else their files, else all below."""
+    """Return facts that identify the images: a hash of the array in memory, else their files, else all below `root`."""
     data = getattr(dataset, "data", None)
     if isinstance(data, np.ndarray | Tensor):
         array = np.ascontiguousarray(data)
@@ -98,14 +98,14 @@ def _content(dataset: Any, files: Sequence[Path], root: Path) -> Any:
 
 
 def _labels(name: str, dataset: Any) -> Tensor:
-    """Return `(N,)` int64: the list that the dataset keeps, or else the labels of its pictures read one by one."""
+    """Return `(N,)` int64: the labels in the list that the dataset keeps, else read image by image."""
     kept = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), None)
     try:
         labels = torch.tensor([int(label) for label in (kept if kept is not None else (x[1] for x in dataset))])
     except (TypeError, ValueError) as error:
-        raise user_error("data.source", name, "a dataset with one class per picture") from error
+        raise user_error("data.source", name, "a dataset with one class per image") from error
     except OSError as error:
-        raise user_error("data.source", name, f"pictures that can all be read, but {error}") from error
+        raise user_error("data.source", name, f"images that can all be read, but {error}") from error
     if len(labels) == 0 or labels.min() < 0:
-        raise user_error("data.source", name, "pictures that all have a class")
+        raise user_error("data.source", name, "images that all have a class")
     return labels

@@ -1,7 +1,7 @@
 """TrivialAugment "wide" (Müller and Hutter 2021, arXiv:2103.10158) on batches: one operation and strength per image.
 
 Operations and strengths are those of torchvision's `TrivialAugmentWide`. There is no loop over images: each of three
-kernels knows a family of operations and leaves alone the images whose operation is of another family.
+kernels applies a family of operations, and leaves images with an operation of another family unchanged.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
-    """Return `(B, 3, S, S)` float32 in whole levels 0..255: each image after one operation, all equally likely.
+    """Return `(B, 3, S, S)` float32, integers 0..255: each image after one operation, all equally likely.
 
-    `images` is `(B, 3, S, S)` float32 in 0..255 and is rounded to whole levels first. `draws` is `(B, 3)` in [0, 1) and
+    `images` is `(B, 3, S, S)` float32 in 0..255 and is rounded to integers first. `draws` is `(B, 3)` in [0, 1) and
     chooses operation, strength and sign.
     """
     draws = draws[:, :, None, None, None]
@@ -42,8 +42,8 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
 def _apply(kernel: Kernel, family: tuple[str, ...], images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     """Return the images after `kernel`; `operation` and `strength`, like all parameters below, are `(B, 1, 1, 1)`.
 
-    On a CPU only the images that the family is about pass through it, and are replaced in place. Elsewhere, picking
-    them would be a host sync, which costs more than passing all.
+    On a CPU only images with an operation of the family pass through the kernel, and are replaced in place. On a GPU
+    selecting them would synchronise with the host, which costs more than passing all images.
     """
     if images.device.type != "cpu":
         return kernel(images, operation, strength)
@@ -73,7 +73,7 @@ def _move(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Return the images in whole levels, moved toward or away from black, gray, mean gray or a smooth version."""
+    """Return the images as integers, moved toward or away from black, gray, mean gray or a smoothed version."""
     luma = gray(images).floor()
     toward = torch.where(_is(operation, "sharpness"), _smooth(images), images)
     toward = torch.where(_is(operation, "contrast"), luma.mean((2, 3), keepdim=True), toward)
@@ -83,7 +83,7 @@ def _blend(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """Return the images under a 3x3 filter of ones with 5 in the middle (Pillow's SMOOTH); the border stays."""
+    """Return the images after a 3x3 filter of ones with 5 in the middle (Pillow's SMOOTH); the border is unchanged."""
     smooth = images.clone()
     lines = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
     blocks = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:]
@@ -105,15 +105,15 @@ def _look_up(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _stretched(old: Tensor, index: Tensor) -> Tensor:
-    """Return `(B, 3, 1, 256)`: the tables that spread the levels of each channel over 0..255, where they differ."""
+    """Return `(B, 3, 1, 256)`: tables that stretch the levels of each channel to 0..255, if they are not all equal."""
     lowest, highest = index.amin(3, keepdim=True), index.amax(3, keepdim=True)
     stretched = (old - lowest) / ((highest - lowest) / 255)
     return torch.where(highest > lowest, stretched.clamp(0, 255).floor(), old)
 
 
 def _equalized(old: Tensor, index: Tensor) -> Tensor:
-    """Return `(B, 3, 1, 256)`: the tables that make all levels about equally frequent, by Pillow's integer rule."""
-    with in_any_order():  # whole numbers add up to the same in each
+    """Return `(B, 3, 1, 256)`: tables that equalise the histogram of each channel, by Pillow's integer rule."""
+    with in_any_order():  # sums of integers do not depend on the order
         counts = index.new_zeros(*index.shape[:3], 256).scatter_add_(3, index, torch.ones_like(index))
     highest = counts.gather(3, index.amax(3, keepdim=True))
     step = (index.shape[3] - highest) // 255
@@ -122,7 +122,7 @@ def _equalized(old: Tensor, index: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, toward: Tensor, factors: Tensor) -> Tensor:
-    """Return `toward + factors * (images - toward)` within 0..255: 0 gives `toward`, 1 the images, 2 as far beyond.
+    """Return `toward + factors * (images - toward)` clipped to 0..255: factor 0 gives `toward`, 1 the images.
 
     `factors` is `(B, 1, 1, 1)`, and `toward` has any shape that broadcasts against the images.
     """

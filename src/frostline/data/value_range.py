@@ -1,4 +1,4 @@
-"""What is black and white in a set of pictures with more than 8 bits, by the values of the training pictures."""
+"""Measure black and white of a set of images with more than 8 bits, from the values of the training images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def measure(
     max_pixels: int,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
-    """Return `low` and `high` of the pictures `ids` by `bit_depth.of_set`; of those of 8 bits only headers are read.
+    """Return `low` and `high` of the images `ids` by `bit_depth.of_set`; of 8-bit images only headers are read.
 
-    Broken ones do not count, and where some may be readable another time the entry of `writer` is not kept.
+    Broken images are left out. The entry of `writer` is not kept if an image failed for a reason that may pass.
     """
 
     def look(index: int) -> NDArray[np.float64] | None:
@@ -35,9 +35,9 @@ def measure(
             with read(index) as image:
                 values = values_of(image)
                 return None if values is None else summary(values)
-        except Exception as error:  # told when it is decoded
+        except Exception as error:  # reported when it is decoded
             if is_passing(error):
-                writer.reject("some could not be read this time")
+                writer.reject("some images could not be read this time")
             return None
         finally:
             progress(1)

@@ -384,7 +384,7 @@ def test_pictures_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(netwo
         assert (written.rows, written.unread) == (3, 1)
         frame = pd.read_parquet(tmp_path / f"{name}.parquet")
         assert list(frame.iloc[:, 0]) == list(map(str, places))
-        assert frame["probability"][0] == frame["probability"][2] and frame["error"][1].startswith("not there")
+        assert frame["probability"][0] == frame["probability"][2] and frame["error"][1].startswith("missing")
 
 
 def test_a_tilde_is_the_home_folder(network, pictures, tmp_path, monkeypatch):

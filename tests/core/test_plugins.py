@@ -207,7 +207,7 @@ def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
         UserError, match=r"^data\.source=none: expected a plugin that returns a Source .*, not nothing$"
     ):
         load_data(**request("none"))
-    with pytest.raises(UserError, match=r"^model\.name=five: expected a plugin that is an Architecture, not of int$"):
+    with pytest.raises(UserError, match=r"^model\.name=five: expected .* an Architecture, not of type int$"):
         build.build("five", weights=None, num_classes=2, seed=0)
     with pytest.raises(UserError, match=r"^none: expected a plugin of frostline\.commands that is a module with main"):
         commands.run("none", [])

@@ -109,10 +109,10 @@ def test_a_classifier_in_the_place_of_a_whole_block_is_its_head(tmp_path):
 
 def test_two_networks_in_a_file_are_refused_with_their_places(tmp_path):
     message = refusal(tmp_path / "w.pth", {"model": state("module."), "ema": state(seed=1)})
-    assert "2 differ in it: under `model`, names after `module.`; under `ema`" in message
+    assert "2 different ones fit: under `model`, names after `module.`; under `ema`" in message
     message = refusal(tmp_path / "w.pth", {**state("encoder_q."), **state("encoder_k.", seed=1)})
     assert "names after `encoder_q.`; names after `encoder_k.`" in message
-    assert "2 differ in it" in refusal(tmp_path / "w.pth", {**state(), **state("momentum.", seed=1)})
+    assert "2 different ones fit" in refusal(tmp_path / "w.pth", {**state(), **state("momentum.", seed=1)})
 
 
 def test_what_does_not_fit_is_said_of_the_nearest(tmp_path):

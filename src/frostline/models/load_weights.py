@@ -62,7 +62,7 @@ def load_into(
         for name, tensor in own.items():
             tensor.copy_(given[name])
     if wrong := [name for name in own if not _is_finite(given[name])]:
-        raise user_error("model.weights", source, f"finite numbers, and nan or infinity is in {_some(wrong)}")
+        raise user_error("model.weights", source, f"finite numbers; nan or infinity is in {_some(wrong)}")
     return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken, plain=plain))
 
 

@@ -39,7 +39,7 @@ def architecture_of(name: str, library: str) -> Architecture:
         expected = f"one of torchvision's {len(theirs)} classification models, or a plugin"
         raise user_error("model.name", name, expected, (*theirs, *plugins.names(plugins.MODELS)))
     if not isinstance(plugin, Architecture):
-        raise user_error("model.name", name, f"a plugin that is an Architecture, not of {type(plugin).__name__}")
+        raise user_error("model.name", name, f"a plugin that is an Architecture, not of type {type(plugin).__name__}")
     return plugin
 
 

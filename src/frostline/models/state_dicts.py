@@ -88,7 +88,7 @@ def find(
     if all(torch.equal(first.tensors[name], other.tensors[name]) for other in fitting[1:] for name in below):
         return first
     ways = "; ".join(map(str, fitting))
-    expected = f"one state dict of this network, and {len(fitting)} differ in it: {ways}"
+    expected = f"one state dict of this network, but {len(fitting)} different ones fit: {ways}"
     raise user_error("model.weights", source, expected)
 
 

@@ -49,7 +49,7 @@ def _fetch(name: str, config: PretrainedCfg) -> tuple[Path, str]:
 
 def _fetch_url(name: str, url: str) -> tuple[Path, str]:
     if not re.search(r"-[0-9a-f]{8,64}\.pth$", url):
-        expected = f"a file that was checked: timm knows no sha256 of {url}; model.weights=<file> takes what you have"
+        expected = f"weights with a known sha256: timm has none for {url}; download them and set model.weights=<file>"
         raise user_error("model.weights", name.partition(".")[2], expected)
     return weights.fetch(url)
 
@@ -98,7 +98,7 @@ def in_folder(base: str, folder: Path) -> Pretrained:
         theirs, told = said["architecture"], said.get("pretrained_cfg", said)
         spec = input_of(PretrainedCfg(**{key: told[key] for key in _SEEN if key in told}))
     except (TypeError, KeyError, ValueError, AttributeError) as problem:
-        raise user_error("model.weights", folder, f"a config.json as timm's hub has it ({problem})") from None
+        raise user_error("model.weights", folder, f"a config.json in the format of timm's hub ({problem})") from None
     if theirs != base:
         raise user_error("model.weights", folder, f"weights of {base}, not of {theirs}")
     return Pretrained(lambda: (file, hashing.of_source(file)), spec)

@@ -63,7 +63,7 @@ def content(path: Path) -> Any:
     """
     if path.suffix != ".safetensors" and _is_torchscript(path):
         way = f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
-        raise user_error("model.weights", path, f"a state dict, not a TorchScript archive; convert it with {way}")
+        raise user_error("model.weights", path, f"a state dict, not a TorchScript archive; convert it by {way}")
     try:
         if path.suffix == ".safetensors":
             own = tensorfile.tensors_of(path)

@@ -135,7 +135,7 @@ def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]
     """Return the activations of `rows` above each stage at which the network can be cut, bottom to top."""
     parts = cut.segments(setup.model.module, setup.model.structure)
     if not parts:
-        expected = f"a model that can be cut between its stages, which {setup.model.name} cannot"
+        expected = f"a model that can be cut between its stages, which {setup.model.name} cannot be"
         raise user_error("model.name", setup.model.name, expected)
     frozen = {stage: frost_line.for_inference(setup, part) for stage, part in parts.items()}
     found: dict[str, list[Tensor]] = {stage: [] for stage in frozen}

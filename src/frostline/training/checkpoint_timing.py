@@ -26,7 +26,7 @@ class Keeper:
     """
 
     def __init__(self, home: Path, *, size: int, every: float | None, say: Callable[[str], None]) -> None:
-        """Write to the folder `home`, about `size` bytes each; also within an epoch, `every` so many seconds."""
+        """Write to the folder `home`, about `size` bytes each; also within epochs, every `every` seconds, if set."""
         self._home, self._every, self._say = home, every, say
         self._last, self._cost = time.perf_counter(), max(_GUESS, size / _RATE)
         self._aside = ThreadPoolExecutor(1)  # one thread: saves are written in order

@@ -61,7 +61,7 @@ def test_a_run_lies_where_hydra_says(subdir, folders):
 @pytest.mark.parametrize(
     ("subdir", "said"),
     [
-        ("same", "this one is that of runs 0 and 1"),
+        ("same", "runs 0 and 1 share this one"),
         ("${now:%Y}", f"hydra.sweep.subdir={datetime.now():%Y}: expected a folder for each run"),
         (".", "a folder within the sweep's"),
         ("../${lr}", "a folder within the sweep's"),
@@ -77,7 +77,7 @@ def test_folders_that_runs_would_share_or_that_are_none_are_refused(subdir, said
 
 
 def test_a_run_does_not_lie_in_another_ones_folder():
-    with pytest.raises(UserError, match="lies in that of run 0"):
+    with pytest.raises(UserError, match="lies inside that of run 0"):
         run_folders.require_distinct(["a", "a/b"])
 
 

@@ -1,5 +1,5 @@
-"""What runs and sweeps leave in their folders, written and read as data.
+"""Records of runs and sweeps: the files in their folders, written and read as plain data.
 
-A record runs no code and needs no MLflow. Imports `core` alone.
+Reading a record runs no code and needs no MLflow. Imports `core` alone.
 Start with `journal`.
 """

@@ -1,6 +1,6 @@
-"""Jobs of a cluster that carry out a sweep's runs: which there are, and what their engine says of them.
+"""Cluster jobs that carry out a sweep's runs: a file that lists them, and their states as their engine reports them.
 
-A job that waits in a queue gives no sign of life, and one that was killed says nothing of why. The engine knows both.
+A queued job has no heartbeat, and a killed one leaves no reason. The engine knows both.
 """
 
 from __future__ import annotations
@@ -18,60 +18,60 @@ from frostline.records import layout, slurm
 from frostline.records.slurm import NO_REASON, State
 
 _NO_WORD = ("COMPLETED", "ended", "")
-"""What an engine says of a job that is no more, and ended itself before its runs were done."""
+"""States of jobs that are gone, for which the reason that the job itself recorded says more."""
 _PICKLE = "_submitted.pkl"
-"""Behind the name of a job: the file in which submitit keeps what that is to do, from when it is handed over."""
+"""Suffix, after the job's id, of the file in which submitit keeps the job's task from submission on."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it was handed to the engine."""
+    """A job as it was submitted to the engine."""
 
     engine: str
-    """`slurm`, or `local` for processes of this machine that submitit looks after."""
+    """`slurm`, or `local` for processes of this machine that submitit manages."""
     id: str
-    """The engine's own name of it, e.g. `12_3`."""
+    """The engine's id of the job, e.g. `12_3`."""
     runs: tuple[str, ...]
-    """Folders of its runs, relative to the sweep's; none for the one that checks."""
+    """Folders of its runs, relative to the sweep's; empty for the job that checks the sweep first."""
     log: str
-    """File of what it prints."""
+    """File of its output."""
     asked: str = ""
-    """Hash of what was typed, so that the same again is known."""
+    """Hash of the command line, by which a repeated command is recognised."""
     ended: bool = False
-    """Whether it said itself that it came to its end."""
+    """Whether the job itself recorded its end."""
     stopped: str | None = None
     """What ended it before its runs were done, e.g. `SIGTERM`."""
     refused: str | None = None
-    """What it found wrong before any run started, as one line."""
+    """The error that it found before any run started, as one line."""
 
     def __str__(self) -> str:
-        """Name it for people."""
+        """Return a name for messages."""
         return f"{'Slurm' if self.engine == 'slurm' else self.engine} job {self.id}"
 
 
 def note(sweep: Path, jobs: Iterable[Job]) -> None:
-    """Write down that these jobs carry out runs of the `sweep`."""
-    _write(sweep, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))  # of an id, what is said last counts
+    """Append these jobs to the list of the `sweep`, a folder."""
+    _write(sweep, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))  # of an id, the last line counts
 
 
 def _write(sweep: Path, lines: str) -> None:
-    with (sweep / layout.JOBS).open("a") as file:  # several processes may, one after the other
+    with (sweep / layout.JOBS).open("a") as file:  # several processes append
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())
 
 
 def announce(sweep: Path, engine: str, runs: Sequence[tuple[str, ...]], folder: Path, asked: str) -> None:
-    """Write down, before jobs of the `sweep` are handed over, the runs of each, and where submitit keeps its files.
+    """Record, before jobs of the `sweep` are submitted, the runs of each, and the `folder` of submitit's files.
 
-    Whoever dies before it could `note` them leaves jobs that only those files name.
+    If this process dies between submission and `note`, the jobs are found by those files.
     """
     told = {"announced": runs, "engine": engine, "folder": str(folder), "asked": asked, "there": [*_kept(folder)]}
     _write(sweep, json.dumps(told) + "\n")
 
 
 def of(sweep: Path) -> list[Job]:
-    """Return the jobs of a `sweep` in the order in which they were handed over; none where it needed none."""
+    """Return the jobs of a `sweep` in order of submission; empty for a sweep without a cluster."""
     found: dict[str, Job] = {}
     announced: dict[str, Any] = {}
     open_: set[tuple[str, ...]] = set()
@@ -91,7 +91,7 @@ def of(sweep: Path) -> list[Job]:
 
 
 def _unsaid(told: Mapping[str, Any]) -> list[Job]:
-    """Return the jobs that were handed over after they were announced, as submitit's files name them."""
+    """Return the jobs that were announced and submitted but not noted, found by submitit's files."""
     engine, folder = str(told["engine"]), Path(told["folder"])
     kept = {id: when for id, when in _kept(folder).items() if id not in told["there"]}
     order = sorted(kept, key=lambda id: (0.0 if engine == "slurm" else kept[id], *map(int, id.split("_"))))
@@ -102,7 +102,7 @@ def _unsaid(told: Mapping[str, Any]) -> list[Job]:
 
 
 def _kept(folder: Path) -> dict[str, float]:
-    """Return the jobs of which submitit keeps a file in its `folder`, by name with the time of that."""
+    """Return the ids of the jobs with a file of submitit in `folder`, with the modification time of the file."""
     found = {file.name.removesuffix(_PICKLE): file for file in folder.glob(f"*{_PICKLE}")}
     return {id: file.stat().st_mtime for id, file in found.items() if id.replace("_", "").isdigit()}
 
@@ -113,9 +113,9 @@ def by_run(sweep: Path) -> dict[str, Job]:
 
 
 def in_charge(sweep: Path, runs: Iterable[str]) -> dict[str, tuple[Job, State]]:
-    """Return the latest job of each of these `runs`, given by folder, and what its engine says of it.
+    """Return the latest job of each of these `runs`, given by folder, with its state by the engine.
 
-    That is the one which checks and queues where it came to nothing before it had queued the run.
+    If the job that checks and queues failed before it had queued a run, it is the job of that run.
     """
     wanted, found = [*runs], dict[str, tuple[Job, State]]()
     for job, state in states(of(sweep)):
@@ -125,24 +125,24 @@ def in_charge(sweep: Path, runs: Iterable[str]) -> dict[str, tuple[Job, State]]:
 
 
 def why(job: Job, state: State) -> str:
-    """Return in one line what became of a job, and so of its runs."""
+    """Return one line on the state of a job, the reason for the state of its runs."""
     if job.refused:
         return f"not queued: {job.refused}"
     return f"{job if job.runs else f'not queued: {job}, which checks first'}: {state}; its log is {job.log}"
 
 
 def end(sweep: Path, id: str, *, stopped: str | None = None, refused: str | None = None) -> None:
-    """Write down, in the job itself, that it came to its end, whatever the engine says of it for a while."""
+    """Record, from within a job, that it has ended; the engine may report it as running for a while."""
     note(sweep, [replace(job, ended=True, stopped=stopped, refused=refused) for job in of(sweep) if job.id == id])
 
 
 def alive(sweep: Path) -> list[Job]:
-    """Return the jobs of a `sweep` that run or will."""
+    """Return the jobs of a `sweep` that are running or queued."""
     return [job for job, state in states(of(sweep)) if state.alive]
 
 
 def holding(folder: Path) -> Job | None:
-    """Return the job that has the run in `folder`, or the sweep there, now or later; None where there is none."""
+    """Return the running or queued job of the run, or of the sweep, in `folder`; None where there is none."""
     for sweep in (folder, folder.parent, folder.parent.parent):
         if (sweep / layout.JOBS).is_file():
             name = folder.relative_to(sweep).as_posix()
@@ -152,7 +152,7 @@ def holding(folder: Path) -> Job | None:
 
 
 def here(sweep: Path) -> Job | None:
-    """Return the job of the `sweep` that this process is in, as submitit's environment names it; None in none."""
+    """Return the job of the `sweep` in which this process runs, by submitit's environment variables; else None."""
     if (engine := os.environ.get("SUBMITIT_EXECUTOR")) is None:
         return None
     array, task = (os.environ.get(f"SLURM_ARRAY_{what}_ID") for what in ("JOB", "TASK"))
@@ -162,12 +162,12 @@ def here(sweep: Path) -> Job | None:
 
 
 def write(folder: Path, job: Job) -> None:
-    """Write into the `folder` of a run which job carries it out."""
+    """Write the job that carries out a run into the run's `folder`."""
     files.write_json(folder / layout.JOB, {"engine": job.engine, "id": job.id, "log": job.log})
 
 
 def read(folder: Path) -> Job | None:
-    """Return the job that carried out the run in `folder`; None where none did."""
+    """Return the job that carried out the run in `folder`; None for a run without one."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = files.read_json(folder / layout.JOB)
         return Job(str(told["engine"]), str(told["id"]), (), str(told["log"]))
@@ -175,7 +175,7 @@ def read(folder: Path) -> Job | None:
 
 
 def states(jobs: Sequence[Job]) -> Iterator[tuple[Job, State]]:
-    """Yield each job with what its engine says of it; where that does not answer, a job counts as alive."""
+    """Yield each job with its state by the engine; if the engine does not answer, a job counts as alive."""
     of_slurm = [job for job in jobs if job.engine == "slurm" and (not job.ended or job.stopped)]
     told = slurm.told(sorted({job.id.partition("_")[0] for job in of_slurm}))
     for job in jobs:
@@ -189,13 +189,13 @@ def states(jobs: Sequence[Job]) -> Iterator[tuple[Job, State]]:
             state = slurm.of(job.id, told)
         if state.word == "FAILED" and state.reason in NO_REASON:
             state = replace(state, reason=slurm.last_words(job.log) or job.stopped or "")
-        if job.ended and (state.alive or state.word in _NO_WORD):  # it closes up in good order
+        if job.ended and (state.alive or state.word in _NO_WORD):  # it is shutting down regularly
             state = State(f"ended by {job.stopped}", alive=False)
         yield job, state
 
 
 def _local(pid: str) -> State:
-    """Return whether the process is there that submitit's executor of this machine has look after a job."""
+    """Return the state of a local job, by the process of submitit's local executor that supervises it."""
     import psutil
 
     with suppress(psutil.Error, ValueError):

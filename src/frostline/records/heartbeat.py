@@ -1,6 +1,6 @@
-"""A run's folder has one writer: who wants to write takes it, gives signs of life while it has it, and lets it go.
+"""Ownership of run folders by heartbeat: one process writes to a folder, touches a file meanwhile, and releases it.
 
-Whoever comes meanwhile, by whatever launcher, finds it taken. What a process had that is gone goes to the next.
+Other processes, of any launcher, find the folder taken. The folder of a dead process goes to the next one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from frostline.records import liveness
 from frostline.records.layout import BEAT, RUN_LOCK
 from frostline.records.liveness import Owner
 
-_EVERY = 5.0  # seconds between two touches of a file
-_TOLD = 60.0  # seconds between two updates of the tag
-_LOOK = 1.0  # seconds between two looks at the sign of somebody of whom it is not known whether he lives
+_EVERY = 5.0  # seconds between touches of a heartbeat file
+_TOLD = 60.0  # seconds between updates of the tag
+_LOOK = 1.0  # seconds between checks of the heartbeat of an owner on another machine
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 
 
 class Busy(Exception):
-    """A run that is to be carried out has somebody who lives; the text says who, for people."""
+    """The run has a living owner, whom the message names."""
 
     def __init__(self, folder: Path, owner: Owner) -> None:
         super().__init__(f"{owner} has it at this moment")
@@ -33,10 +33,10 @@ class Busy(Exception):
 
 
 class Heart:
-    """Gives signs of life in the files that name this process, in a thread of its own; owns the runs it took."""
+    """The heartbeat of this process: a thread that touches the files which name it; owns the runs that it took."""
 
     def __init__(self, *signs: Path) -> None:
-        """Touch the files `signs`, as long as they name this process."""
+        """Start touching the files `signs`, as long as they name this process."""
         self._signs, self._taken = [*signs], list[Path]()
         self._tell: Callable[[str], object] | None = None
         self._telling = threading.Lock()
@@ -44,9 +44,9 @@ class Heart:
         self._thread = background.start(self._run, name="heartbeat", died=_stopped)
 
     def take(self, folder: Path, *, heir_of: Owner | None = None) -> Owner | None:
-        """Have the run in `folder` from now on; or return who has it, this process and `heir_of` aside.
+        """Take the run in `folder` and return None, or return its living owner if that is another process.
 
-        One in a folder that cannot be written to, or is not there, is nobody's, and is not taken.
+        An owner `heir_of` gives way to this process. A folder that is missing or read-only is not taken.
         """
         try:
             with locks.held(folder / RUN_LOCK):
@@ -63,10 +63,10 @@ class Heart:
         return None
 
     def claim(self, folder: Path, *, heir_of: Owner | None = None) -> None:
-        """Have the run in `folder`, or raise `Busy`.
+        """Take the run in `folder`, or raise `Busy`.
 
-        Of a process elsewhere it is not known whether it lives or was killed a moment ago: its next sign says so, or
-        that there is none for `liveness.SILENT` seconds.
+        An owner on another machine may be alive or just killed: wait for its next heartbeat, or until it has been
+        silent for `liveness.SILENT` seconds.
         """
         before: float | None = None
         while (owner := self.take(folder, heir_of=heir_of)) is not None:
@@ -78,21 +78,21 @@ class Heart:
 
     @contextmanager
     def telling(self, tell: Callable[[str], object]) -> Iterator[None]:
-        """Call `tell(seconds since 1970)` now and then within the block."""
+        """Call `tell` about once a minute within the block, with the time in seconds since 1970 as text."""
         self._tell = tell
         try:
             yield
         finally:
-            with self._telling:  # not in the middle of a word
+            with self._telling:  # wait for a call in progress
                 self._tell = None
 
     def stop(self) -> None:
-        """Let go of what was taken."""
+        """Stop the thread, and release the runs that were taken."""
         self._done.set()
         self._thread.join()
         for folder in self._taken:
             with suppress(OSError), locks.held(folder / RUN_LOCK):
-                if liveness.read(folder / BEAT) == liveness.me():  # else it was passed on
+                if liveness.read(folder / BEAT) == liveness.me():  # else another process has taken it
                     (folder / BEAT).unlink()
 
     def _run(self) -> None:
@@ -111,7 +111,7 @@ class Heart:
 
 @contextmanager
 def beating(*signs: Path) -> Iterator[Heart]:
-    """Give signs of life within the block, in the files `signs` and in the runs that are taken; then let those go."""
+    """Keep the heartbeat of the files `signs` and of all runs taken within the block; release the runs at its end."""
     heart = Heart(*signs)
     try:
         yield heart
@@ -120,7 +120,7 @@ def beating(*signs: Path) -> Iterator[Heart]:
 
 
 def _sign(path: Path) -> float:
-    """Return when a sign was last given, in seconds since 1970; 0 where there is none any more."""
+    """Return the time of the last heartbeat in seconds since 1970; 0 where the file is gone."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -129,6 +129,6 @@ def _sign(path: Path) -> float:
 
 def _stopped(error: Exception) -> None:
     notices.tell(
-        f"No more signs of life are given ({type(error).__name__}: {error}): after {liveness.SILENT:.0f} s of silence"
-        " processes on other machines may take what this one has"
+        f"The heartbeat of this process stopped ({type(error).__name__}: {error}): after {liveness.SILENT:.0f} s"
+        " processes on other machines may take over its runs"
     )

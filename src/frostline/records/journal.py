@@ -1,9 +1,9 @@
-"""A run's own journal: what is to be recorded stands here first, on disk, before any server hears of it.
+"""Journal of a run or sweep on disk: everything that is recorded is written here before it is sent to any server.
 
-`metrics.jsonl` has a line per epoch, for people and for a run that goes on; it holds results only, so that equal runs
-have equal files. `record.jsonl` has a line per thing that MLflow is to know, in order; `mirrored.json` says how far
-that was passed on. Lines are only added, but that a torn last one, which a crash leaves, goes with the next, and that
-`metrics.jsonl` goes back to its checkpoint where a run goes on.
+`metrics.jsonl` has a line per epoch, for people and for resuming; it contains results only, so that equal runs have
+equal files. `record.jsonl` has a line per entry for MLflow, in order; `mirrored.json` states how far these were sent.
+Both journals are append-only, with two exceptions: a torn last line, which a crash leaves, is removed by the next
+write, and `metrics.jsonl` is cut back to the checkpoint from which a run resumes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _LOCK = threading.Lock()  # training and sampling write to one journal
 
 @dataclass(frozen=True)
 class MirrorPosition:
-    """How far a record was passed on to MLflow."""
+    """How far a record was sent to MLflow."""
 
     run_id: str | None = None
-    """MLflow's id of the run, None until it has been created there."""
+    """MLflow's id of the run; None until it has been created there."""
     offset: int = 0
     """Bytes of `record.jsonl` that MLflow is known to have."""
     sure: bool = True
-    """Whether the first try to create the run succeeded; otherwise MLflow may have created more than one."""
+    """Whether the first attempt to create the run succeeded; otherwise MLflow may have created more than one."""
 
 
 def append_epoch(folder: Path, values: Mapping[str, Any]) -> None:
@@ -42,63 +42,63 @@ def append_epoch(folder: Path, values: Mapping[str, Any]) -> None:
 def epochs(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of `metrics.jsonl`, one dict per epoch (key `epoch`, 1-based); empty where there are none.
 
-    What is no number there, or of no epoch, was damaged, and is left out.
+    Damaged lines, and values that are no numbers, are left out.
     """
     found = (entry for entry, _ in _lines(folder / METRICS, 0) if isinstance(entry.get("epoch"), int))
     return [{key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in found]
 
 
 def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Have `metrics.jsonl` say `entries` and nothing else: what the checkpoint knows from which a run goes on."""
+    """Replace `metrics.jsonl` by `entries`, the epochs in the checkpoint from which a run resumes."""
     text = "".join(_line(entry) for entry in entries)
-    if text or (folder / METRICS).exists():  # a disk takes as long to write nothing as to train a head
+    if text or (folder / METRICS).exists():  # syncing an empty file takes as long as training a head
         files.write(folder / METRICS, text, sync=True)
 
 
 def note(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:
-    """Write what MLflow is to know to `record.jsonl`; with `sync` it and all before it are on disk on return."""
+    """Append an entry for MLflow to `record.jsonl`; with `sync`, it and all before it are on disk on return."""
     _append(folder / RECORD, {"op": op, **values}, sync=sync)
 
 
 def notes(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield each note of `record.jsonl` after byte `offset`, and the offset behind it; a torn last line is not one."""
+    """Yield each entry of `record.jsonl` after byte `offset`, and the offset after it; skip a torn last line."""
     yield from ((entry, behind) for entry, behind in _lines(folder / RECORD, offset) if "op" in entry)
 
 
 def uid(folder: Path) -> str | None:
-    """Return the name that the record in `folder` has had since before MLflow gave it one; None without a record."""
+    """Return our own id of the record in `folder`, which precedes MLflow's run id; None without a record."""
     return next((str(entry.get("uid")) for entry, _ in notes(folder) if entry["op"] == "run"), None)
 
 
 def digest(folder: Path) -> str | None:
-    """Return the digest of the config of the run whose record is in `folder`, None where none says so."""
+    """Return the config digest of the run whose record is in `folder`; None where it is not recorded."""
     tags = [entry.get("tags") for entry, _ in notes(folder) if entry["op"] == "run"]
     return next((each.get(DIGEST_TAG) for each in tags if isinstance(each, dict)), None)
 
 
 def ended(folder: Path) -> bool:
-    """Return whether the last word of `record.jsonl` on its run is that it ended."""
+    """Return whether the run has ended, by its last status in `record.jsonl`."""
     return _end(folder) is not None
 
 
 def finished(folder: Path) -> bool:
-    """Return whether it is that it finished, so that it does not go on."""
+    """Return whether the run has finished, so that it will not be resumed."""
     return _end(folder) == "FINISHED"
 
 
 def _end(folder: Path) -> str | None:
-    """Return the status with which the run ended, by the last word on it; None where it goes on."""
+    """Return the status with which the run ended; None while it goes on."""
     words = [entry for entry, _ in notes(folder) if entry["op"] in ("run", "resume", "end")]
     return str(words[-1].get("status")) if words and words[-1]["op"] == "end" else None
 
 
 def begun(folder: Path) -> bool:
-    """Return whether anybody tried to pass the record in `folder` on."""
+    """Return whether any process has tried to send the record in `folder`."""
     return (folder / MIRRORED).exists()
 
 
 def position(folder: Path) -> MirrorPosition:
-    """Return how far the record in `folder` was passed on; the beginning where nothing readable says so."""
+    """Return how far the record in `folder` was sent; the beginning where the position cannot be read."""
     try:
         values = files.read_json(folder / MIRRORED)
         run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
@@ -108,17 +108,17 @@ def position(folder: Path) -> MirrorPosition:
 
 
 def set_position(folder: Path, value: MirrorPosition) -> None:
-    """Write down how far the record in `folder` was passed on."""
+    """Save how far the record in `folder` was sent."""
     files.write(folder / MIRRORED, json.dumps(asdict(value)) + "\n", sync=True)
 
 
 def forget_position(folder: Path) -> None:
-    """Take back `set_position`."""
+    """Delete the position of the record in `folder`."""
     (folder / MIRRORED).unlink(missing_ok=True)
 
 
 def run_id(folder: Path) -> str | None:
-    """Return MLflow's id of the run whose record is in `folder`, None until it has one."""
+    """Return MLflow's id of the run whose record is in `folder`; None until it has one."""
     return position(folder).run_id
 
 
@@ -140,7 +140,7 @@ def _append(path: Path, entry: Mapping[str, Any], *, sync: bool) -> None:
 
 
 def _remove_torn_line(descriptor: int) -> None:
-    """Cut what stands behind the last line's end: half a line, written when the process or the power went."""
+    """Remove an incomplete last line, left by a crash of the process or the machine."""
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return
@@ -149,7 +149,7 @@ def _remove_torn_line(descriptor: int) -> None:
 
 
 def _lines(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the whole lines after `offset` that are JSON objects, each with the offset behind it."""
+    """Yield the complete lines after `offset` that are JSON objects, each with the offset after it."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -160,7 +160,7 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
                 return
             try:
                 entry = files.parsed(line)
-            except ValueError:  # damaged: what stands around it is still true
+            except ValueError:  # a damaged line; the others are still valid
                 continue
             if isinstance(entry, dict):
                 yield entry, offset

@@ -1,4 +1,4 @@
-"""Process identity: who has a folder or a run, and whether that process is still alive (host, id, start, heartbeat)."""
+"""Owner processes of folders and runs, and whether they are alive: by host, process id, start time and heartbeat."""
 
 from __future__ import annotations
 
@@ -19,48 +19,49 @@ from frostline.records import cluster_jobs
 from frostline.records.layout import BEAT, OWNER, OWNER_TAGS, SIGN_TAG
 
 SILENT = 600.0
-"""Seconds without a sign of life after which a process on another machine counts as gone."""
+"""Seconds without a heartbeat after which a process on another machine counts as gone."""
 SILENT_WHEN_TOLD = 150.0
-"""The same where a person says that this machine is gone: two of the signs that runs pass on to MLflow are missing."""
+"""The same if the user says that the other machine is gone: at least two heartbeats in MLflow are then missing."""
 
-_PARTS = 3  # of what tells a machine, where it can be told from one that was started anew
-_UNKNOWN = "?"  # a user, whom tags do not name
+_PARTS = 3  # parts of `Owner.machine` where all are known: installation, boot, namespace
+_UNKNOWN = "?"  # the user of an owner from tags, which do not name him
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, so that it is found again or known to be gone."""
+    """The identity of a process, by which it can be found again or known to be gone."""
 
     user: str
     host: str
     machine: str
-    """What else tells whether process ids can be compared: the installation, its boot, the namespace of process ids."""
+    """Installation, boot and namespace of process ids; process ids are comparable only if it is equal."""
     pid: int
     started: float
-    """Seconds since 1970."""
+    """Start of the process in seconds since 1970."""
 
     def __str__(self) -> str:
-        """Name the owner for people."""
-        when = "at no time"  # of tags that a person has changed
+        """Return a name for messages."""
+        when = "at no time"  # for tags that were edited
         with suppress(ValueError, OverflowError, OSError):
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
         who = self.host if self.user == _UNKNOWN else f"{self.user}@{self.host}"
         return f"{who} (process {self.pid}, started {when})"
 
     def tags(self) -> dict[str, str]:
-        """Return the owner as tags of a run, a first sign of life among them."""
+        """Return the owner as tags of a run, with a first heartbeat."""
         own = dict(zip(OWNER_TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
         return {**own, SIGN_TAG: f"{time.time():.0f}"}
 
     @property
     def here(self) -> bool:
-        """Whether its process id can be looked up in this process's surroundings."""
+        """Whether its process id can be looked up by this process: same machine, boot and namespace."""
         return (self.host, self.machine) == (me().host, me().machine)
 
     def gone(self, sign: float | None = None, *, silent: float = SILENT) -> bool:
-        """Return whether the process is no more.
+        """Return whether the process is gone.
 
-        Of one elsewhere that is known by its last `sign` of life only, if that is more than `silent` seconds old.
+        A process on another machine counts as gone if its last heartbeat, at `sign` seconds since 1970, is more than
+        `silent` seconds old.
         """
         import psutil
 
@@ -69,18 +70,18 @@ class Owner:
         try:
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
-        except (psutil.NoSuchProcess, ValueError):  # below 0
+        except (psutil.NoSuchProcess, ValueError):  # a negative process id
             return True
 
     def _before_this_boot(self) -> bool:
-        """Return whether it ran on this machine before it was started anew, as after a loss of power."""
+        """Return whether it ran on this machine before its last reboot."""
         then, now = self.machine.split(), me().machine.split()
         same = self.host == me().host and len(then) == len(now) == _PARTS and then[0] == now[0]
         return same and then[1] != now[1]
 
 
 Holder = Owner | cluster_jobs.Job
-"""Who has a run: its text names it for people."""
+"""The owner of a run; its `str` is a name for messages."""
 
 
 @functools.cache
@@ -96,8 +97,8 @@ def me() -> Owner:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-        installed = Path("/etc/machine-id").read_bytes()  # not to be told to others as it is, see machine-id(5)
-        if len(installed) > 30:  # 32 hex digits; an image of a container has none, or a word
+        installed = Path("/etc/machine-id").read_bytes()  # confidential, so it is hashed; see machine-id(5)
+        if len(installed) > 30:  # 32 hex digits; in a container it may be empty or a word
             machine = f"{hashlib.sha256(b'frostline' + installed).hexdigest()[:16]} {machine}"
     return Owner(user, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time())
 
@@ -106,7 +107,7 @@ os.register_at_fork(after_in_child=me.cache_clear)  # some launchers fork
 
 
 def of_tags(tags: Mapping[str, str]) -> Owner | None:
-    """Return the owner that a run's tags name, None where they name none."""
+    """Return the owner in a run's tags; None where they state none."""
     try:
         host, machine, pid, started = (tags[key] for key in OWNER_TAGS)
         return Owner(_UNKNOWN, host, machine, int(pid), float(started))
@@ -115,9 +116,9 @@ def of_tags(tags: Mapping[str, str]) -> Owner | None:
 
 
 def of_run(status: str, tags: Mapping[str, str], *, silent: float = SILENT) -> Owner | None:
-    """Return who carries out a run that has this status and these tags; None where nobody does any more.
+    """Return the living owner of a run with this status and these tags; None if it is not running or its owner is gone.
 
-    Anybody can change tags: a sign of life that is no number is none.
+    Tags may have been edited: a heartbeat that is not a number is ignored.
     """
     owner, sign = of_tags(tags), None
     with suppress(KeyError, ValueError):
@@ -132,7 +133,7 @@ def write(path: Path) -> None:
 
 
 def read(path: Path) -> Owner | None:
-    """Return the owner that the file at `path` names, None where it names none."""
+    """Return the owner in the file at `path`; None where there is none."""
     try:
         match files.read_json(path):
             case {"user": str(user), "host": str(host), "machine": str(machine), "pid": int(pid), "started": started}:
@@ -143,7 +144,7 @@ def read(path: Path) -> Owner | None:
 
 
 def living(path: Path, *, silent: float = SILENT) -> Owner | None:
-    """Return the owner that the file at `path` names, if that gives signs of life (see `gone`); None otherwise."""
+    """Return the owner in the file at `path` if it is alive (see `Owner.gone`); None otherwise."""
     owner = read(path)
     try:
         return None if owner is None or owner.gone(path.stat().st_mtime, silent=silent) else owner
@@ -152,16 +153,16 @@ def living(path: Path, *, silent: float = SILENT) -> Owner | None:
 
 
 def holder(folder: Path, *, silent: float = SILENT) -> Holder | None:
-    """Return who has the run or sweep in `folder`; None where nobody does.
+    """Return the owner of the run or sweep in `folder`; None where it has none.
 
-    That is who gives signs of life there, or the job of a cluster that its engine says runs or will.
+    That is the living process named there, or a cluster job that is running or queued.
     """
     alive = living(folder / BEAT, silent=silent) or living(folder / OWNER, silent=silent)
     return alive or cluster_jobs.holding(folder)
 
 
 def let_go(folder: Path) -> None:
-    """Have nobody hold the run or sweep in `folder` any more, whose process is known to be gone."""
+    """Remove the ownership of the run or sweep in `folder`, whose process is known to be gone."""
     for name in (BEAT, OWNER):
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)

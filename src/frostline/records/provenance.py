@@ -1,8 +1,8 @@
-"""What a rerun must know of a run beside its config: code, packages, machine, settings, weights before and after.
+"""Provenance of a run, which a rerun compares: code, packages, machine, settings, weights before and after.
 
-All of it stands in `provenance.json` of the run's folder, but for what is the same in all runs of a sweep and long: the
-packages, and what the source has that no commit has, are files beside it, which lie once on a disk. torch is imported
-inside the functions that need it.
+Facts are in `provenance.json` of the run's folder. The packages and the uncommitted source, which are long and the same
+in all runs of a sweep, are files beside it, hard-linked between runs. torch is imported inside the functions that need
+it.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     import torch
 
 
-_LARGEST = 100_000  # bytes of an untracked file that are kept; what is larger has only its sha256
+_LARGEST = 100_000  # bytes; of a larger untracked file only the sha256 is kept
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Add `facts`, by topic, to those that `provenance.json` in `folder` already holds."""
+    """Add `facts`, by topic, to those in `provenance.json` in `folder`."""
     files.write_json(folder / PROVENANCE, {**read(folder), **facts})
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the facts of `provenance.json` in `folder` by topic; empty where nothing readable is."""
+    """Return the facts of `provenance.json` in `folder` by topic; empty where it cannot be read."""
     facts = files.json_or_none(folder / PROVENANCE)
     return facts if isinstance(facts, dict) else {}
 
 
 def write_software(folder: Path, command: Sequence[str]) -> None:
-    """Write down what `software` says, the packages, and what the source has that no commit has."""
+    """Write the facts of `software`, the list of packages, and the uncommitted source into `folder`."""
     write(folder, software(command))
     files.write_alike(folder / layout.PACKAGES, files.json_text(packages()))
     if patch := source().patch:
@@ -55,13 +55,13 @@ def write_software(folder: Path, command: Sequence[str]) -> None:
 
 @functools.cache
 def source() -> project.SourceCode:
-    """Return the code that this process runs: asked once, since what changes later on disk is not what runs."""
+    """Return the code that this process runs; read once, since later changes on disk do not run."""
     return project.source()
 
 
 @functools.cache
 def untracked() -> dict[str, dict[str, str | None]]:
-    """Return the source files that no commit has, by path: `sha256`, and `text` where it is text of at most 100 kB."""
+    """Return the untracked source files by path: `sha256`, and `text` if it is text of at most 100 kB."""
     return {name: _kept(path) for name, path in project.untracked_files() if path.is_file()}
 
 
@@ -84,7 +84,7 @@ def software(command: Sequence[str]) -> dict[str, Any]:
 
 @functools.cache
 def packages() -> dict[str, str]:
-    """Return the version of every installed package by name: 0.03 s the first time, nothing afterwards."""
+    """Return the version of every installed package by name: 0.03 s the first time, cached afterwards."""
     heads = map(_head, importlib.metadata.distributions())
     found = {str(head["Name"]): str(head["Version"]) for head in heads}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
@@ -99,7 +99,7 @@ def _head(package: importlib.metadata.Distribution) -> Message:
 def hardware(device: torch.device, devices: int = 1) -> dict[str, Any]:
     """Return topic `hardware`: the device with its driver and libraries, the CPU with its instructions and threads.
 
-    Of several `devices` it is said how many there were.
+    With several `devices`, their number precedes the name.
     """
     import torch
 
@@ -120,7 +120,7 @@ def hardware(device: torch.device, devices: int = 1) -> dict[str, Any]:
 
 
 def settings(autocast: torch.dtype | None) -> dict[str, Any]:
-    """Return topic `settings`: all that decides which kernels run; `autocast` is the type of the mixed precision."""
+    """Return topic `settings`: all that decides which kernels run; `autocast` is the dtype of mixed precision."""
     import torch
 
     backends: Any = torch.backends
@@ -142,7 +142,7 @@ def settings(autocast: torch.dtype | None) -> dict[str, Any]:
 
 
 def tags(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return what people filter runs by, of the facts in `provenance.json` of a run of this process."""
+    """Return the tags for filtering runs, from the `facts` in `provenance.json` of a run of this process."""
     machine = facts["hardware"]
     listing = json.dumps(packages(), sort_keys=True)
     return {

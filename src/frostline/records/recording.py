@@ -1,7 +1,7 @@
-"""The record of a sweep or run while it is written: into the journal of its folder, and nowhere else.
+"""Writing the record of a sweep or run: metrics, tags, params, artifacts and the end, into the journal of its folder.
 
-A run needs no MLflow: it writes, and the process that opened the sweep passes on. So a server that is slow or away
-delays nothing, and a killed process loses nothing that it has written.
+A run needs no MLflow: it writes to the journal, and the process that opened the sweep sends that to MLflow. So a slow
+or unavailable server delays nothing, and a killed process loses nothing that it has written.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from frostline.core.errors import UserError
 from frostline.records import journal, layout
 from frostline.records.layout import NOTE_TAG, REASON_TAG
 
-GONE = "the process of this run ended without a word"
-"""Reason of an end that others wrote, since the process was gone."""
+GONE = "the process of this run ended without recording a reason"
+"""Reason of an end that another process wrote, since the run's process was gone."""
 
-_LONGEST = 500  # characters of a failure's reason that are kept: enough for one line that a person reads
+_LONGEST = 500  # characters of a reason that are kept
 _latest = 0
 
 
 class Paused(BaseException):
-    """A run that ends for now, and goes on from its checkpoint if that is wanted later, which is no failure."""
+    """A run pauses after an epoch, and may resume from its checkpoint later; this is no failure."""
 
     def __init__(self, epochs: int, seconds: float) -> None:
-        """Say after how many epochs, and seconds of training."""
+        """Pause after so many epochs, and seconds of training."""
         super().__init__(f"waits after epoch {epochs}")
         self.epochs, self.seconds = epochs, seconds
 
 
 class Record:
-    """The record of one run while it is being written, in the journal of its folder."""
+    """The record of one run while it is written, in the journal of its folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Write `values` at `step` (an epoch, 1-based). Infinity is written as nan: SQL stores would clip it."""
+        """Write `values` at `step` (an epoch, 1-based). Infinity is written as nan, since SQL stores would clip it."""
         finite = {key: float(value) if math.isfinite(value) else math.nan for key, value in values.items()}
         journal.note(self._folder, "metrics", sync=True, step=step, time=now(), values=finite)
 
     def dataset(self, *, name: str, source: str, digest: str, images: Mapping[str, int]) -> None:
-        """Write which data the run saw: one input per split of `images` (counts by `train`, `val`, `test`)."""
+        """Write the data set of the run; `images` are counts by split (`train`, `val`, `test`)."""
         journal.note(self._folder, "dataset", name=name, source=source, digest=digest, images=dict(images))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of the file at `path`, in the run's folder, under its own name in `folder` of the artifacts."""
+        """Make the file at `path`, in the run's folder, an artifact in the subfolder `folder` of the artifacts."""
         inside = path.resolve().relative_to(self._folder.resolve())
         journal.note(self._folder, "artifact", path=str(inside), inside=folder)
 
@@ -64,19 +64,19 @@ class Record:
 def recording(
     folder: Path, *, name: str, tags: Mapping[str, str], params: Mapping[str, Any], resume_run_id: str | None = None
 ) -> Iterator[Record]:
-    """Yield the record of a run of the sweep, in `folder` below the sweep's; when the block ends, so does the run.
+    """Yield the record of a run of the sweep, in `folder` below the sweep's; the run ends with the block.
 
-    A `folder` that has a record, and `resume_run_id`, go on with that run: metrics that it has are not doubled. It
-    ends FINISHED, FAILED on an exception or SystemExit, or KILLED on KeyboardInterrupt, with the reason in the tag
-    `frostline.reason`, or for now where it is `Paused`; whatever was raised is raised again.
+    A `folder` with a record, or `resume_run_id`, resumes that run, without duplicate metrics. The run ends FINISHED,
+    FAILED on an exception or SystemExit, KILLED on KeyboardInterrupt, or PAUSED on `Paused`; the reason of a failure is
+    in the tag `frostline.reason`. Exceptions are raised again.
     """
     begin(folder, name, tags, run_id=resume_run_id)
-    rated = isinstance(params.get("lr"), float)  # what follows it at once takes it to the disk
+    rated = isinstance(params.get("lr"), float)  # the metric that then follows syncs the params, too
     journal.note(folder, "params", sync=not rated, values={key: str(value) for key, value in params.items()})
     running = Record(folder)
     try:
         if rated:
-            running.metrics({"lr": params["lr"]})  # params are text, which cannot be filtered by number
+            running.metrics({"lr": params["lr"]})  # params are text, by which MLflow cannot compare numbers
         yield running
     except Paused:
         end(folder, "PAUSED", None)
@@ -88,14 +88,14 @@ def recording(
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why a run ended in one line: a person's mistake as it stands, anything else with its type in front."""
+    """Return the reason for an end as one line: the message of a UserError, else the type and message."""
     kind = "" if isinstance(error, UserError) else type(error).__name__
     text = credentials.scrubbed(" ".join(str(error).split()))
     return ": ".join(part for part in (kind, text) if part)[:_LONGEST]
 
 
 def begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> None:
-    """Write the first line of a journal, or that its run goes on.
+    """Write the first entry of a journal, or an entry that its run resumes.
 
     The uid finds the run in MLflow if the answer to its creation is lost.
     """
@@ -103,15 +103,15 @@ def begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> Non
         journal.note(folder, "resume", time=now())
         journal.note(folder, "tags", sync=True, values=dict(tags))
     else:
-        journal.forget_position(folder)  # of a journal that is gone: it says nothing of the new one
+        journal.forget_position(folder)  # a leftover of a deleted journal
         uid = uuid.uuid4().hex
         journal.note(folder, "run", sync=True, uid=uid, name=name, tags=dict(tags), time=now(), **facts)
 
 
 def end(folder: Path, status: str, reason: str | None) -> None:
-    """Write into the journal in `folder` that its run ended as `status`, and why.
+    """Write into the journal in `folder` that its run ended with `status`, and the `reason`.
 
-    One that finished after all has no longer the reason of an interruption, after which it went on.
+    For a run that finished after an interruption, the reason of that interruption is cleared.
     """
     if reason:
         journal.note(folder, "tags", values=reason_tags(status, reason, folder))
@@ -121,9 +121,9 @@ def end(folder: Path, status: str, reason: str | None) -> None:
 
 
 def reason_tags(status: str, reason: str, folder: Path | str | None) -> dict[str, str]:
-    """Return the tags of a run that ended as `status`: its `reason`, and a description with that and what to do."""
-    where = f"Its traceback is in `train.log` of its folder, `{folder}`. With that mended, type" if folder else "Type"
-    goes_on = "it goes on from its last checkpoint, or from the start where there is none"
+    """Return the tags of a run that ended with `status`: the `reason`, and a description that adds what to do."""
+    where = f"Its traceback is in `train.log` of its folder, `{folder}`. Fix the cause, and type" if folder else "Type"
+    goes_on = "the run resumes from its last checkpoint, or starts again if there is none"
     todo = (
         f"Type the sweep's command again: {goes_on}." if status == "KILLED" else f"{where} the sweep's command again."
     )
@@ -131,7 +131,7 @@ def reason_tags(status: str, reason: str, folder: Path | str | None) -> dict[str
 
 
 def _was_interrupted(folder: Path) -> bool:
-    """Return whether the run in `folder` has a reason already, of its own or of the run in MLflow that goes on."""
+    """Return whether the run in `folder` may have a reason already, its own or from the run that it resumes."""
     for entry, _ in journal.notes(folder):
         match entry:
             case {"op": "run", "run_id": str()} | {"op": "tags", "values": {layout.REASON_TAG: str()}}:
@@ -140,7 +140,7 @@ def _was_interrupted(folder: Path) -> bool:
 
 
 def now() -> int:
-    """Return the time in milliseconds, as MLflow counts it and orders by it; it stands still while a clock lags."""
+    """Return the time in milliseconds since 1970, as in MLflow; it never decreases, even if the clock is set back."""
     global _latest
     _latest = max(_latest, int(time.time() * 1000))
     return _latest

@@ -1,4 +1,4 @@
-"""What a run came to, as it stands in its folder, and how its numbers are shown."""
+"""The result of a run, as written in its folder, and the formatting of its numbers."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from frostline.records.layout import RESULT
 
 VAL, TEST = ACCURACY.val, ACCURACY.test
 SHARED, WITHOUT = "test/shared_images", "test/accuracy_without_shared"
-"""How many test images are in train, too, and the accuracy on the others."""
+"""Number of test images that are also in train, and the accuracy on the others."""
 GROUPS, EFFECTIVE, VAL_EFFECTIVE = "test/groups", "test/effective_images", "best/val_effective_images"
-"""Where images come in groups (patients, plates, videos): of how many groups those of test are, and how many
-independent images they, and those of validation in the best epoch, are worth for an interval of accuracy.
+"""Only if images come in groups (patients, plates, videos): the number of groups of the test images, and the number of
+independent images that they, and the validation images in the best epoch, are worth for an interval of accuracy.
 
-See `report.statistics.effective_images`. There are no such metrics where each image is its own.
+See `report.statistics.effective_images`.
 """
 PRUNED = "search/pruned_after"
-"""Of a trial that was stopped early: the epoch after which."""
+"""Of a trial that was stopped early: its last epoch."""
 SECONDS = "cost/train_seconds"
 EPOCHS = "cost/epochs"
-"""Epochs that were trained, one that was not finished among them."""
+"""Trained epochs, including an unfinished one."""
 PARAMETERS = "cost/trainable_parameters"
 IMAGES = "cost/backbone_images"
 BYTES = "cost/bytes_per_task"
-"""What a task adds to a backbone that many tasks share."""
+"""Bytes that a task adds to a backbone shared by many tasks."""
 SPEED = "cost/inference_images_per_second"
 ADAPTER_PARAMETERS, ADAPTER_BYTES = "cost/adapter_parameters", "cost/adapter_bytes"
-"""Of what was put beside frozen layers, without the head; of the file that has it alone, with the head."""
+"""Parameters of adapters without the head, and size of the adapter file, which includes the head."""
 MERGE_ERROR = "test/merge_error"
-"""By how much of 1 the network's answers changed as that was merged into its weights."""
+"""Largest change of a logit by merging the adapters, as a fraction of the largest logit."""
 _SHARES = {name for one in METRICS.values() if one.share for name in (one.val, one.test)}
 _COUNTS = ("best/epoch", SHARED, GROUPS, EFFECTIVE, VAL_EFFECTIVE, PRUNED)
-_ROUNDED = 1e-9  # by which a mean of shares may be beyond 0 to 1
-_TYPED = 10  # digits that somebody may have typed; what a search draws has more
+_ROUNDED = 1e-9  # rounding by which a mean of shares may lie outside 0..1
+_TYPED = 10  # most digits of a typed number; values drawn by a search have more
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run ends with."""
+    """The result of a run."""
 
     job: int
     name: str
     folder: str
     run_id: str | None
     status: str
-    """`FINISHED`, `FAILED`, `KILLED`; `PLANNED` for a dry run; `RUNNING` while somebody has it; `WAITING` before.
+    """`FINISHED`, `FAILED`, `KILLED`; `PLANNED` for a dry run; `WAITING` before and `RUNNING` while it is carried out.
 
-    `PAUSED` is a trial that waits for whether it is good enough to go on.
+    `PAUSED` is a trial that waits for the decision whether it is good enough to continue.
     """
     reason: str | None
     """Why it failed or was killed, in one line."""
     choices: dict[str, Any]
-    """What was chosen, by short name: model, freeze_mode, optimizer, data, lr, seed and what else the sweep varies."""
+    """Choices by short name: model, freeze_mode, optimizer, data, lr, seed, and other keys that the sweep varies."""
     metrics: dict[str, float]
     """The metrics logged once per run: `best/...`, `test/...`, `cost/...`."""
     images: dict[str, int] = field(default_factory=dict)
@@ -67,12 +67,12 @@ class Result:
 
     @property
     def selected_by(self) -> Metric:
-        """What its best epoch was chosen by, and it is compared by."""
+        """The metric that chose its best epoch, and in which it is compared."""
         return METRICS.get(str(self.choices.get("select")), ACCURACY)
 
     @classmethod
     def of(cls, values: Any) -> Result:
-        """Return the result that plain values from a file say; raises ValueError where they say none."""
+        """Return the result in plain values from a file; raises ValueError if they are not a valid result."""
         try:
             found = cls(**values)
         except TypeError as problem:
@@ -89,15 +89,15 @@ class Result:
         for name, value in odd.items():
             raise ValueError(f"not the result of a run: its {name} is {value!r:.50}")
         if any(isinstance(found.choices.get(repeat), float | list | dict) for repeat in ("seed", "data.fold")):
-            raise ValueError("not the result of a run: its seed or fold is none")
+            raise ValueError("not the result of a run: its seed or fold is not valid")
         json.dumps(found.choices, allow_nan=False)  # which raises ValueError
         return found
 
 
 def is_possible(metric: str, value: object) -> bool:
-    """Return whether a run can have this value of a metric; else a file was damaged, or somebody else wrote it.
+    """Return whether a run can have this value of a metric; if not, the file is damaged or from another program.
 
-    Nan is what a test split does not define; a loss of a run that diverged may be anything.
+    nan stands for a score that the test split does not define; the loss of a diverged run may be any number.
     """
     if metric.startswith("cost/") or metric in _COUNTS:
         return _is_count(value)
@@ -109,22 +109,22 @@ def is_possible(metric: str, value: object) -> bool:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    """Return whether a value is a number that fits into a float; JSON's whole numbers may be larger."""
+    """Return whether a value is a number that fits into a float; integers in JSON may be larger."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
 
 
 def _is_count(value: object) -> bool:
-    """Return whether a value is a number of things, or of seconds or bytes."""
+    """Return whether a value can be a count, or a number of seconds or bytes: finite and not negative."""
     return _is_number(value) and 0 <= value < math.inf
 
 
 def percent(fraction: float) -> str:
-    """Return an accuracy for people, e.g. `97.50%`."""
+    """Return an accuracy as text, e.g. `97.50%`."""
     return f"{100 * fraction:.2f}%"
 
 
 def size(count: int) -> str:
-    """Return a number of bytes for people, in powers of 1,000 as `store.budget_gb` is."""
+    """Return a number of bytes as text, in powers of 1,000 like `store.budget_gb`."""
     value, unit = float(count), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -134,12 +134,12 @@ def size(count: int) -> str:
 
 
 def number_of(count: int, what: str) -> str:
-    """Return how many there are of something, for people: `1 run`, `12 runs`."""
+    """Return a count with its noun, e.g. `1 run`, `12 runs`."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def value_text(value: object) -> str:
-    """Return a choice for people: a float as somebody types it, one that was drawn to six digits, else as it prints."""
+    """Return a choice as text: a float as it was typed, a float drawn by a search to six digits, others by `str`."""
     if not isinstance(value, float):
         return str(value)
     short, typed = f"{value:g}", f"{value:.{_TYPED}g}"
@@ -147,19 +147,19 @@ def value_text(value: object) -> str:
 
 
 def choices_text(choices: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return those of the choices that are there as they are given on a command line, e.g. `lr=0.001 augment=none`."""
+    """Return the present ones of the choices `names` as on a command line, e.g. `lr=0.001 augment=none`."""
     return " ".join(f"{name}={value_text(choices[name])}" for name in names if name in choices)
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write the result of the job in `folder`, whole or not at all."""
+    """Write the result of the run in `folder` atomically."""
     files.write(folder / RESULT, json.dumps(asdict(result), indent=1), sync=True)
 
 
 def read_result(folder: Path) -> Result | None:
-    """Return the result that the job in `folder` wrote, None if it never came to that, or damaged since."""
+    """Return the result of the run in `folder`; None if it has none, or a damaged one."""
     try:
         result = Result.of(files.read_json(folder / RESULT))
     except (OSError, ValueError):
         return None
-    return replace(result, run_id=journal.run_id(folder) or result.run_id)  # MLflow may have heard of it since
+    return replace(result, run_id=journal.run_id(folder) or result.run_id)  # it may have reached MLflow later

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep lie: Hydra says it once per run, `sweep.json` keeps it, and everybody reads it there."""
+"""Folders of the runs of a sweep: validated as Hydra states them, kept in `sweep.json`, and found again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEFT = (layout.RECORD, layout.RESULT)
 def of(sweep: Path) -> list[Path]:
     """Return the folders of the runs of `sweep`, begun or not, in the order of its jobs.
 
-    Where its file does not say them they are those, one or two levels down, in which a run left something.
+    If the sweep's file cannot be read, return the folders one or two levels down with a record or a result.
     """
     try:
         return [sweep / told(facts) for facts in files.read_json(sweep / SWEEP)["runs"]]
@@ -39,25 +39,25 @@ def is_dry(sweep: Path) -> bool:
 
 
 def told(facts: Mapping[str, Any]) -> str:
-    """Return the folder of a run, relative to its sweep's, as the sweep's file states it; ValueError for one outside.
+    """Return the folder of a run, relative to its sweep's, from the sweep's file; raises ValueError for one outside.
 
-    The file may be from elsewhere.
+    The file may come from an untrusted source.
     """
     name = str(facts["folder"])
     if _outside(name):
-        raise ValueError(f"{name} is no folder within the sweep's")
+        raise ValueError(f"{name} is not inside the sweep's folder")
     return name
 
 
 def sweep_of(folder: Path) -> Path | None:
-    """Return the folder of the sweep that `folder` is, or is a run of; None where there is none."""
+    """Return the folder of the sweep that `folder` is, or to which the run in it belongs; None where there is none."""
     here = folder.absolute()
     sweeps = (path for path in (here, *here.parents) if (path / SWEEP).is_file())
     return next((path for path in sweeps if path == here or here in of(path)), None)
 
 
 def require_distinct(names: Sequence[str]) -> None:
-    """Raise `UserError` unless the runs of a sweep lie in folders of their own within the sweep's."""
+    """Raise UserError unless every run of a sweep has a separate folder within the sweep's."""
     taken: dict[str, int] = {}
     for number, name in enumerate(names):
         parts = PurePosixPath(name).parts
@@ -66,15 +66,15 @@ def require_distinct(names: Sequence[str]) -> None:
             expected = f"a folder within the sweep's, under a name of its own (no dot first, at most {_LONGEST} bytes)"
             raise user_error(_KEY, name, expected)
         if (twin := taken.setdefault(str(PurePosixPath(name)), number)) != number:
-            expected = f"a folder for each run, as ${{hydra:job.num}} is; this one is that of runs {twin} and {number}"
+            expected = f"a folder for each run, such as ${{hydra:job.num}}; runs {twin} and {number} share this one"
             raise user_error(_KEY, name, expected)
     for name in taken:
         if (above := next((str(path) for path in PurePosixPath(name).parents if str(path) in taken), None)) is not None:
-            raise user_error(_KEY, name, f"a folder for each run, and this one lies in that of run {taken[above]}")
+            raise user_error(_KEY, name, f"a folder for each run; this one lies inside that of run {taken[above]}")
 
 
 def require_free(sweep: Path) -> None:
-    """Raise `UserError` where the folder `sweep` is one in which the command is typed, or none can be made there."""
+    """Raise UserError if `sweep` is the working directory or one above it, or if it cannot be created."""
     if sweep.resolve() in (here := Path.cwd(), *here.parents):
         raise user_error("hydra.sweep.dir", sweep, "a folder of its own, not the one where the command is typed")
     try:
@@ -85,14 +85,12 @@ def require_free(sweep: Path) -> None:
 
 
 def require_same(sweep: Path, names: Sequence[str]) -> None:
-    """Raise `UserError` if in the folder `sweep` there is one whose runs lie in other folders than `names`."""
+    """Raise UserError if the folder `sweep` has a sweep whose runs have other folders than `names`."""
     if not (sweep / SWEEP).is_file() or is_dry(sweep):
         return
     before = [path.relative_to(sweep).as_posix() for path in of(sweep)]
     if len(before) == len(names) and (moved := sorted(set(names) - set(before))):
-        expected = (
-            f"the folders that the runs of the sweep in {sweep} have, such as {before[0]}; or another hydra.sweep.dir"
-        )
+        expected = f"the folders of the runs of the sweep in {sweep}, such as {before[0]}; or another hydra.sweep.dir"
         raise user_error(_KEY, moved[0], expected)
 
 
@@ -102,7 +100,10 @@ def _outside(name: str) -> bool:
 
 
 def by_uid(tops: Iterable[Path]) -> dict[str, Path]:
-    """Return where runs lie, by the uid of their record: all in sweeps in one of the `tops`, or two folders deeper."""
+    """Return the folders of runs by the uid of their record: of all sweeps one or two levels below one of the `tops`.
+
+    Records one to three levels below are included even without a sweep's file.
+    """
     by_age = sorted(_records(tops), key=lambda folder: (folder / layout.RECORD).stat().st_mtime)
     return {uid: folder for folder in by_age if (uid := journal.uid(folder))}
 

@@ -1,4 +1,4 @@
-"""A sweep as its folder tells it: what its jobs must know, and what they came to, finished or not."""
+"""A sweep's file and its state: facts that jobs need (`sweep.json`), and the results of all runs, finished or not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from frostline.records.slurm import State
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where a sweep's record is: plain facts that a launcher can carry to any process."""
+    """The location of a sweep's record: plain facts that a launcher can send to any process."""
 
     uri: str
     """Tracking URI without credentials; those stay in MLFLOW_TRACKING_URI."""
@@ -30,68 +30,68 @@ class Tracker:
     folder: str
     """The sweep's folder, which holds its journal."""
     experiment_id: str | None
-    """None where MLflow was away when the sweep began."""
+    """None if MLflow was not available when the sweep began."""
     sweep_run_id: str | None
     """MLflow's id of the parent run; None as above."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run is called within its sweep."""
+    """The facts of a run within its sweep."""
 
     name: str
     """e.g. `head lr=0.001 seed=0`."""
     choices: dict[str, Any]
-    """The short names, and what else differs within the sweep."""
+    """Choices by short name, and other keys that differ within the sweep."""
     folder: str
-    """Where it lies, relative to the sweep's folder."""
+    """Its folder, relative to the sweep's."""
     digest: str = ""
-    """Of the config."""
+    """Digest of the config."""
     settled: dict[str, Any] = field(default_factory=dict)
-    """What `auto` stands for in this sweep, by key: decided once, wherever its jobs run."""
+    """Values that replace `auto` in this sweep, by key: decided once, wherever its jobs run."""
     finished: dict[str, Any] | None = None
-    """The result, where an earlier sweep had this run."""
+    """The result, if an earlier sweep has finished this run."""
     busy: dict[str, Any] | None = None
-    """How it stands, where somebody else has it: a result that is `RUNNING`, in the folder where that is."""
+    """A result with status `RUNNING` and the run's folder, if another process has this run."""
     previous: dict[str, str | None] | None = None
-    """The interrupted run that this one goes on with: its `run_id` in MLflow, and the `folder` with its checkpoint."""
+    """The interrupted run that this one resumes: its `run_id` in MLflow, and the `folder` with its checkpoint."""
     stack: int | None = None
-    """Number of the runs that one worker carries out, since their heads can be trained in lockstep."""
+    """Number of the group of runs that one worker carries out, since their heads can be trained in lockstep."""
     of_steps: dict[str, Any] = field(default_factory=dict)
-    """The values in which it may differ from those, by key."""
+    """The values in which it may differ from that group, by key."""
     data: str | None = None
-    """Where its data lie: an absolute path, or a URL."""
+    """Location of its data: an absolute path, or a URL."""
 
     @property
     def to_do(self) -> bool:
-        """Whether the run is this sweep's to carry out."""
+        """Whether this sweep has to carry out the run."""
         return self.finished is None and self.busy is None
 
 
 _NONE: Mapping[int, RunFacts] = MappingProxyType({})
 _RUNS, _END = '"runs": [', "\n]}\n"  # a line per run between them
 _LINES: dict[str, RunFacts] = {}
-"""Those of the sweep's file that this process read last."""
+"""Parsed lines of the sweep's file that this process read last."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What every job must know of its sweep: JSON in the sweep's folder, where any launcher's process finds it."""
+    """Facts that every job needs about its sweep: JSON in the sweep's folder, readable by processes of any launcher."""
 
     tracker: Tracker | None
     """None in a dry run, and until the first job of a cluster has begun the record."""
     runs: tuple[RunFacts, ...]
     search: str | None = None
-    """What is searched, where further runs are decided while the sweep goes on."""
+    """Description of the search, if further runs are decided while the sweep goes on."""
 
     @staticmethod
     def there(folder: Path) -> bool:
-        """Return whether the sweep's `folder` is where it was written."""
+        """Return whether `folder` has the file of a sweep."""
         return (folder / layout.SWEEP).is_file()
 
     @classmethod
     def read(cls, folder: Path) -> Shared:
-        """Return what was written into the sweep's `folder`; a process reads it again only when it was replaced."""
+        """Return the facts in the sweep's `folder`, cached until the file is replaced."""
         path = folder / layout.SWEEP
         found = path.stat()
         return _shared(path, found.st_ino, *files.facts(str(path)))
@@ -99,13 +99,13 @@ class Shared:
 
 @functools.lru_cache(1)
 def _shared(path: Path, *state: int) -> Shared:
-    """Return what the file at `path` says, which is in this `state`: of a thousand runs nearly a megabyte.
+    """Return the content of the file at `path` in this `state`; a thousand runs take nearly a megabyte.
 
-    Of a search it is another file for every trial, whose lines are read that were not in the one before.
+    A search replaces the file for every trial, so only lines that were not in the previous file are parsed.
     """
     text = path.read_text(encoding="utf-8")
     head, *lines = text.removesuffix(_END).split("\n")
-    if not (head.endswith(_RUNS) and text.endswith(_END)):  # somebody else wrote it, by hand say
+    if not (head.endswith(_RUNS) and text.endswith(_END)):  # not our format, e.g. edited by hand
         values = files.parsed(text)
         lines = [json.dumps(facts) for facts in values["runs"]]
     else:
@@ -119,16 +119,16 @@ def _shared(path: Path, *state: int) -> Shared:
 
 
 class SweepFile:
-    """Owner of a sweep's file, to which runs are added; what it says of those before is not said anew."""
+    """Writer of a sweep's file, to which runs are added; the facts of earlier runs are not serialised again."""
 
     def __init__(self, folder: Path, tracker: Tracker | None, search: str | None = None) -> None:
-        """Write what `Shared` has into the sweep's `folder`, as soon as there are runs."""
+        """Prepare the file that `Shared.read` reads in the sweep's `folder`; `add` writes it."""
         self._file = folder / layout.SWEEP
         self._head = json.dumps({"tracker": tracker and asdict(tracker), "search": search}).removesuffix("}")
         self._runs: list[str] = []
 
     def add(self, runs: Iterable[RunFacts], changed: Mapping[int, RunFacts] = _NONE) -> None:
-        """Have the file say further runs, too, and `changed` ones by number: whole or not at all."""
+        """Add runs, replace `changed` ones by number, and write the file atomically."""
         self._runs += [json.dumps(asdict(facts)) for facts in runs]
         for number, facts in changed.items():
             self._runs[number] = json.dumps(asdict(facts))
@@ -137,7 +137,7 @@ class SweepFile:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its folder tells it."""
+    """The state of a sweep, as its folder shows it."""
 
     folder: Path
     results: tuple[Result, ...]
@@ -147,12 +147,12 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """The name for people, which its record has too."""
+        """The name of the sweep, which its record has too."""
         return f"{self.folder.parent.name} {self.folder.name}"
 
 
 def read(folder: Path) -> Sweep:
-    """Return the sweep in `folder`; a run's folder stands for its sweep. Raises UserError where there is none."""
+    """Return the state of the sweep in `folder`; a run's folder stands for its sweep. Raises UserError without one."""
     folder = run_folders.sweep_of(folder) or folder
     try:
         shared = files.read_json(folder / SWEEP)
@@ -169,13 +169,13 @@ def read(folder: Path) -> Sweep:
 
 
 def _never_begun(run: Result, by: tuple[cluster_jobs.Job, State] | None) -> Result:
-    """Return a run that waits as killed, since nobody is left to begin it: for the reason of the job that was to."""
+    """Return a waiting run as KILLED, since no process is left to begin it, with the reason of its job."""
     reason = cluster_jobs.why(*by) if by is not None else run.reason
     return replace(run, status="KILLED", reason=reason) if run.status == "WAITING" else run
 
 
 def _gone(beat: Path) -> bool:
-    """Return whether it is known that the process which gives this sign of life does so no more."""
+    """Return whether the owner in the heartbeat file `beat` is known to be gone."""
     owner = liveness.read(beat)
     return owner is not None and owner.gone(beat.stat().st_mtime)
 
@@ -185,7 +185,7 @@ def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str,
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
     if (found := read_result(own)) is None:
         return _begun(own, waiting) if own.is_dir() else waiting
-    lies_there = files.readable(Path(found.folder) / layout.CONFIG)  # else the sweep may have been moved
+    lies_there = files.readable(Path(found.folder) / layout.CONFIG)  # else the sweep was probably moved
     return found if lies_there else replace(found, folder=str(own))
 
 
@@ -193,7 +193,7 @@ def _begun(folder: Path, waiting: Result) -> Result:
     """Return a run without a result as running, unless its process is known to be gone."""
     if _gone(folder / layout.BEAT):
         return replace(waiting, status="KILLED", reason="its process is gone")
-    if not (folder / layout.BEAT).exists() and journal.ended(folder):  # whoever lets go of it has written its result
+    if not (folder / layout.BEAT).exists() and journal.ended(folder):  # a process releases a run after writing its result
         return replace(waiting, status="KILLED", reason=f"it ended, but its {layout.RESULT} is damaged or gone")
     return replace(waiting, status="RUNNING", reason="no result yet")
 
@@ -204,9 +204,9 @@ def with_record(sweep: Path) -> list[Path]:
 
 
 def end_the_dead(folders: Iterable[Path]) -> None:
-    """Write into the journals of those `folders` whose process is gone that its run was killed, unless it says more.
+    """End as KILLED, in their journals, the open runs in `folders` without a living owner.
 
-    Nobody's word but its own says that a run goes on: jobs of a cluster outlive the sweep that sent them there.
+    Each run is judged by its own owner: cluster jobs outlive the sweep that submitted them.
     """
     for folder in folders:
         if not journal.ended(folder) and liveness.holder(folder) is None:
@@ -214,5 +214,5 @@ def end_the_dead(folders: Iterable[Path]) -> None:
 
 
 def going_on(sweep: Path) -> list[Path]:
-    """Return the folders of the runs of a `sweep` in which somebody gives signs of life."""
+    """Return the folders of the runs of a `sweep` that have a living owner."""
     return [folder for folder in with_record(sweep)[1:] if liveness.holder(folder) is not None]

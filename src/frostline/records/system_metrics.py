@@ -1,4 +1,4 @@
-"""How busy the machine is while a run lasts: samples for MLflow's page on system metrics."""
+"""System metrics during a run (CPU, memory, GPU), sampled for MLflow's page on system metrics."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from frostline.core import background, notices
 from frostline.records.recording import Record
 
-_EVERY = 10.0  # seconds, as MLflow's own sampling
+_EVERY = 10.0  # seconds, as in MLflow's own sampling
 
 
 @contextmanager
 def sampled(record: Record | None, *, on: bool, every: float = _EVERY) -> Iterator[None]:
-    """Write `system/...` metrics to the record at once and every so many seconds, for as long as the block lasts."""
+    """Write `system/...` metrics to the record at once and then every so many seconds within the block, if `on`."""
     if record is None or not on:
         yield
         return
@@ -38,7 +38,7 @@ def _sample(record: Record, every: float, stop: threading.Event) -> None:
 
 
 def _ended(error: Exception) -> None:
-    notices.tell(f"How busy the machine is, is recorded no more ({type(error).__name__}: {error})")
+    notices.tell(f"System metrics are no longer recorded ({type(error).__name__}: {error})")
 
 
 def _now() -> dict[str, float]:
@@ -57,6 +57,6 @@ def _now() -> dict[str, float]:
         free, total = torch.cuda.mem_get_info()
         found["system/gpu_0_memory_usage_megabytes"] = (total - free) / 1e6
         found["system/gpu_0_memory_usage_percentage"] = 100 * (total - free) / total
-        with contextlib.suppress(Exception):  # needs nvidia-ml-py, whose errors on divided cards are of its own kind
+        with contextlib.suppress(Exception):  # needs nvidia-ml-py, which raises errors of its own on MIG devices
             found["system/gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
     return found

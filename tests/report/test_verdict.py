@@ -435,7 +435,9 @@ def test_more_seeds_are_not_asked_for_where_each_split_is_sure_of_another(val, s
     runs = [result(0, "head", 0.80, 0.95), result(1, "full", 0.95, 0.80)]
     text = answer([replace(run, images=run.images | {"val": val}) for run in runs])
     assert text.startswith("No clear winner: ") and ("seed=" in text) != sure
-    assert ("Each split is sure of it, so they differ by more than chance: see how they were divided." in text) == sure
+    assert (
+        "Each split is sure of its order, so the splits differ by more than chance: check how they were made." in text
+    ) == sure
 
 
 def test_a_gap_that_the_test_split_cannot_resolve_is_not_called_a_win_and_more_seeds_are_asked_for():

@@ -193,7 +193,7 @@ def _begun(folder: Path, waiting: Result) -> Result:
     """Return a run without a result as running, unless its process is known to be gone."""
     if _gone(folder / layout.BEAT):
         return replace(waiting, status="KILLED", reason="its process is gone")
-    if not (folder / layout.BEAT).exists() and journal.ended(folder):  # a process releases a run after writing its result
+    if not (folder / layout.BEAT).exists() and journal.ended(folder):  # released after its result was written
         return replace(waiting, status="KILLED", reason=f"it ended, but its {layout.RESULT} is damaged or gone")
     return replace(waiting, status="RUNNING", reason="no result yet")
 

@@ -19,15 +19,15 @@ from frostline.report.cells import FOLD, FOLDS
 
 _PHASES = "freeze_mode.phases"
 _OPTIONS = "optimizer.options."
-_LONGEST = 60  # characters of what tells freeze modes of one name apart
+_LONGEST = 60  # characters of the rules that tell freeze modes of one name apart
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 
 def together(sweeps: Sequence[Sweep]) -> list[Result]:
     """Return the runs of several sweeps as if they were one: keys that differ between sweeps become choices too.
 
-    Freeze modes of one name in which other parameters learn, as two files of a person's own may say, are told apart by
-    that. A run that was done twice, seed and all, counts once: the last time that it finished.
+    Freeze modes of one name with different rules, as in two files of a user, are told apart by their rules. Of a run
+    that was done twice with the same seed, the one that finished last counts.
     """
     if len(sweeps) == 1:
         return list(sweeps[0].results)
@@ -49,9 +49,9 @@ def together(sweeps: Sequence[Sweep]) -> list[Result]:
 
 
 def _choices(config: Mapping[str, Any], keys: Iterable[str], *, lists: bool = False) -> dict[str, Any]:
-    """Return those of the keys that a run's config has, as a sweep has them, or `lists` alone, as they are typed.
+    """Return the choices of a run for those keys that its config has; with `lists`, only keys whose value is a list.
 
-    A run without folds is none of them.
+    Lists are given as they are typed on the command line. A run without folds has no fold.
     """
     there = {key: config[key] for key in keys if key in config and (isinstance(config[key], list) or not lists)}
     found = {key: "null" if value is None else value for key, value in there.items()}
@@ -62,13 +62,13 @@ def _choices(config: Mapping[str, Any], keys: Iterable[str], *, lists: bool = Fa
 
 
 def _with_options(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the configs, None for an option of the optimizer that others have: it is the optimizer's own default."""
+    """Return the configs, with None, the optimizer's default, for options of the optimizer that only other runs set."""
     options = dict.fromkeys(key for config in configs for key in config if key.startswith(_OPTIONS))
     return [{**options, **config} if "optimizer.name" in config else config for config in configs]
 
 
 def _by_phases(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> list[Result]:
-    """Return the runs, the name of a freeze mode followed by what learns where several modes have that name."""
+    """Return the runs, with the rules of a freeze mode after its name where several modes share that name."""
     known: dict[str, dict[str, str]] = {}
     for result, config in zip(results, configs, strict=True):
         if isinstance(phases := config.get(_PHASES), list):
@@ -78,7 +78,7 @@ def _by_phases(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) 
         mode, content = result.choices.get("freeze_mode"), repr(config.get(_PHASES))
         texts = known.get(repr(mode), {})
         named = {}
-        if len(texts) > 1 and content in texts:  # not of a config that cannot be read
+        if len(texts) > 1 and content in texts:  # false for a config that cannot be read
             same = [*texts.values()].count(texts[content]) > 1
             more = f" {hashlib.sha256(content.encode()).hexdigest()[:6]}" if same else ""
             named = {"freeze_mode": f"{mode} ({texts[content]}{more})"}
@@ -87,7 +87,7 @@ def _by_phases(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) 
 
 
 def _learning(phases: Sequence[Any]) -> str:
-    """Return what learns in each phase, by its rules: `head/* stage4/*:0.1, then *`; of a long one the beginning."""
+    """Return the learning patterns of each phase as text, cut if too long, e.g. `head/* stage4/*:0.1, then *`."""
     each = []
     for phase in phases:
         rules = phase.get("rules") if isinstance(phase, dict) else None
@@ -146,9 +146,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose values differ.
+    """Return the keys whose values differ, except rules of freeze modes and lists of data.
 
-    Those of the rules of a freeze mode are in its name, and lists of data (names of classes) in their fingerprint.
+    The rules are part of a freeze mode's name, and lists of data (names of classes) of the data's fingerprint.
     """
     seen: dict[str, set[str]] = {}
     for config in configs:

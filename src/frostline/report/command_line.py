@@ -20,8 +20,8 @@ _BEFORE_QUOTE = re.compile(r'(\\*)("|$)')  # Hydra halves backslashes there, and
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | None:
     """Return the command that repeats the run of `result` as a sweep over `changes`: one or several values per key.
 
-    None for a rerun, which takes no keys that decide its metrics, and for what no one command line can say: of sweeps
-    that are put together a freeze mode called like another, and an option of the optimizer that some have not.
+    None for a rerun, which accepts no keys that affect metrics, and for combined sweeps that one command line cannot
+    express: with two freeze modes of one name, or an option of the optimizer that only some runs set.
     """
     if any(" (" in str(value) for value in changes.get("freeze_mode", ())):
         return None
@@ -48,12 +48,12 @@ def of_sweep(values: Mapping[str, str]) -> str:
 
 
 def typed(key: str, value: object) -> str:
-    """Return how a key is given a value in a shell, quoted for it and for Hydra where need be."""
+    """Return `key=value` as it is typed in a shell, quoted for the shell and for Hydra where necessary."""
     return shlex.quote(f"{key}={for_hydra(value)}")
 
 
 def for_hydra(value: object) -> str:
-    """Return a value as Hydra reads it back: text in quotes unless it is nothing else to Hydra."""
+    """Return a value in Hydra's syntax; text is quoted if Hydra could read it as something else."""
     if isinstance(value, list):
         return f"[{','.join(map(for_hydra, value))}]"
     if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _WORDS):

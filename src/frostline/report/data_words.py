@@ -36,7 +36,7 @@ Row = tuple[str, ...]
 
 
 def show(facts: DataFacts, screen: Screen) -> None:
-    """Print what is known of data: facts, sizes, classes, and what was found."""
+    """Print the facts, sizes, classes and findings of a data set."""
     screen.console.print(grid(lines(facts)))
     screen.console.print(_table([("pixels", *SIZES), *size_rows(facts.sizes)]))
     screen.console.print(_table([("class", *facts.counts), *_some_rows(class_rows(facts))]))

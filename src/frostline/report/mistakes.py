@@ -88,7 +88,7 @@ def read(folder: Path, wanted: Collection[int]) -> dict[int, str]:
         case {"ids": list(ids), "columns": int(columns), "tile": int(side), **more} if (
             columns > 0
             and 0 < side <= sheet.width
-            and isinstance(gap := more.get("gap", 0), int)  # older ones have none
+            and isinstance(gap := more.get("gap", 0), int)  # older sheets have none
             and 0 <= gap <= sheet.width
         ):
             step = side + gap

@@ -37,7 +37,7 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     if difference.folds:
         return ["It takes more images to tell them apart, rather than more folds.", *_cheaper(first, second)]
     if outcome == "contradiction" and _validation_is_sure(first, second):
-        return ["Each split is sure of it, so they differ by more than chance: see how they were divided."]
+        return ["Each split is sure of its order, so the splits differ by more than chance: check how they were made."]
     if difference.over_images and 0 in difference.over_images:
         return ["It takes more test images to tell them apart, rather than more seeds.", *_cheaper(first, second)]
     if not any(one.cell.draws for one in (first, second)):
@@ -55,10 +55,10 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
 
 
 def _validation_is_sure(first: Contender, second: Contender) -> bool:
-    """Return whether chance in validation cannot have put the first one first; more seeds may help where it can.
+    """Return whether chance in validation cannot explain the order of the two; where it can, more seeds may help.
 
-    Of simulated contradictions of one seed it could not in none of 75 where both splits are of the same pictures, and
-    in 51 of 532 where the two differ otherwise on test. Five seeds made one of those win 4 times in 100, of others 23.
+    In simulated contradictions of one seed this held for 0 of 75 if both splits were of the same images, and for 51 of
+    532 if the modes differed otherwise on test. Five seeds then gave a win 4 times in 100, else 23 times.
     """
     one, two = (validation_interval(each.cell) for each in (first, second))
     return one is not None and two is not None and (one.low > two.high or two.low > one.high)

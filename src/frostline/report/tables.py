@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def facts(plan: Plan, *, unlike: Plan | None = None) -> Table:
-    """Return the header of a plan: one row per kind of fact, of those that it has `unlike` another plan if given."""
+    """Return the header of a plan, one row per fact; with `unlike`, only the facts that differ from that plan."""
     known = {*_facts(unlike)} if unlike else set()
     return grid(row for row in _facts(plan) if row not in known)
 
 
 def grid(rows: Iterable[tuple[str, str]]) -> Table:
-    """Return facts in a line each: what each is about, and what is said of it."""
+    """Return facts, as pairs of a heading and a text, as a table without borders."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()

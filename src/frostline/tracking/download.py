@@ -33,7 +33,7 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
             fetch_base(uri, run_id, PurePosixPath(base).name, folder)
         for own, result in zip(run_folders.of(folder), results, strict=True):
             own.mkdir()
-            # a sweep that ended while MLflow was slow did not know all of them
+            # the results lack run ids if the sweep ended while MLflow was slow
             if own_id := result.run_id or ids.get(result.name):
                 client.download_artifacts(own_id, "", str(own))
             write_result(own, replace(result, run_id=own_id, folder=str(own)))
@@ -41,7 +41,7 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
 
 
 def _results(uri: str, run_id: str, folder: Path) -> list[Result]:
-    """Return the results that the sweep wrote at its end; none where it did not come to that, or they are damaged."""
+    """Return the results that the sweep wrote at its end; empty if it did not get that far, or they are damaged."""
     if layout.RESULTS not in files(uri, run_id):
         return []
     told = json_or_none(fetch_artifact(uri, run_id, layout.RESULTS, folder))
@@ -52,11 +52,11 @@ def _results(uri: str, run_id: str, folder: Path) -> list[Result]:
 
 
 def _whole(result: Result) -> Result:
-    """Return what MLflow has of a run; of one that finished without a number that it must have, that it has not."""
+    """Return the result of a run from MLflow; one that finished without a required metric counts as KILLED."""
     gone = [name for name in (VAL, TEST) if name not in result.metrics]
     if result.status != "FINISHED" or not gone:
         return result
-    return replace(result, status="KILLED", reason=f"it finished, but its {gone[0]} in MLflow is gone, or none")
+    return replace(result, status="KILLED", reason=f"it finished, but MLflow has no valid {gone[0]}")
 
 
 def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_BEGINNING = re.compile(r"[0-9a-f]{4,31}")  # of an id; fewer digits are rather a name
-_ONCE = ("best/", "test/", "cost/", "search/")  # metrics that a run has once
-_FEW = 10  # digests that are asked for one by one
+_BEGINNING = re.compile(r"[0-9a-f]{4,31}")  # the beginning of an id; fewer digits are more likely a name
+_ONCE = ("best/", "test/", "cost/", "search/")  # prefixes of metrics that a run logs once
+_FEW = 10  # up to this many digests are searched one by one
 
 
 def parent_sweep(uri: str, run_id: str) -> tuple[str, str]:
@@ -220,5 +220,5 @@ def _result_of(number: int, run: Run) -> Result:
 
 
 def _metrics(run: Run) -> dict[str, float]:
-    """Return the metrics of a run, but for what only somebody else can have written."""
+    """Return the metrics of a run; impossible values, which another program must have written, are left out."""
     return {key: value for key, value in run.data.metrics.items() if is_possible(key, value)}

@@ -1,5 +1,5 @@
 "use strict";
-// Finds classes by a part of their names, where there are too many for one table.
+// Filter of classes by a part of their names, if there are too many for one table.
 const every = JSON.parse(document.getElementById("every").textContent);
 const search = document.querySelector("#classes input"), body = document.querySelector("#classes tbody");
 const MOST = 200;  // rows at once

@@ -1,5 +1,5 @@
 "use strict";
-// The page of a report: draws what stands in #data with the two libraries that the page carries.
+// Script of the report page: draws the data in #data with the two libraries embedded in the page.
 const D = JSON.parse(document.getElementById("data").textContent);
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagon", "triangle-left", "triangle-right", "diamond-tall"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
@@ -45,11 +45,11 @@ function ink(name) {  // light-dark() is only resolved where it is used
   return found;
 }
 
-const drawers = new Map();  // chart element -> what draws it
+const drawers = new Map();  // chart element -> its drawing function
 const seen = new Set();
 const show = node => { if (!seen.has(node)) { seen.add(node); paint(node); } };
 const watch = margin => new IntersectionObserver(entries => entries.forEach(entry => entry.isIntersecting && show(entry.target)), { rootMargin: margin });
-let watcher = watch("0px");  // what is in view first
+let watcher = watch("0px");  // draws charts in view first
 function lookAhead() {
   watcher.disconnect();
   watcher = watch("400px");
@@ -143,14 +143,14 @@ function costSection() {
     select("cost", COSTS.map((name, i) => [String(i), name]).filter(([i]) => done().some(cell => cell.cost[i] != null)), String(costState.which), value => { costState.which = +value; paint(node); }),
     select(group.by.words, [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
   $("h2", root).textContent = `${title(group.by.words)} against cost`;
-  $(".note", root).textContent = "Each point is a cell with its 95% interval where that is known (left out above 60 cells). Ringed: no cell is both cheaper and better." +
-    (done().some(cell => cell.cost[3] === 0) ? " A cell that found its features in the store stands where that put it." : "");
+  $(".note", root).textContent = "Each point is a cell, with its 95% interval if known (left out above 60 cells). Ringed: no other cell is both cheaper and better." +
+    (done().some(cell => cell.cost[3] === 0) ? " Cells whose features were already in the store show only the remaining cost." : "");
   chart(node, drawCost);
 }
 
 // ---- response to lr and other keys ---------------------------------------------------------------------------------
 
-const reads = (cell, key) => key === D.key || cell.at[key] != null;  // a head that is solved has no lr
+const reads = (cell, key) => key === D.key || cell.at[key] != null;  // a solved head has no lr
 const isNumber = key => group.cells.some(cell => reads(cell, key)) && group.cells.every(cell => !reads(cell, key) || typeof cell.at[key] === "number");
 const valuesOf = (key, cells = group.cells) => {
   const found = [...new Set(cells.filter(cell => reads(cell, key)).map(cell => valueOf(cell, key)))];
@@ -188,7 +188,7 @@ function responseSection() {
       ...others.map(key => select(key, [["", "best of each"], ...valuesOf(key).map(v => [String(v), text(v)])], response.fixed[key] || "", value => { response.fixed[key] = value; paint(node); })));
   };
   controls();
-  $(".note", root).textContent = (keys.some(key => isNumber(key) && isLog(valuesOf(key))) ? "Points of the same value of a logarithmic axis stand side by side, so that their 95% intervals can be seen." : "") + (keys.length > 1 ? " “Best of each”: of the cells behind a point the one that is best on validation." : "");
+  $(".note", root).textContent = (keys.some(key => isNumber(key) && isLog(valuesOf(key))) ? "On a logarithmic axis, points of the same value stand side by side, so that their 95% intervals can be seen." : "") + (keys.length > 1 ? " “Best of each”: each point is the cell that is best on validation among those with its value." : "");
   chart(node, drawResponse);
   heatSection($(".heat", root), [...keys, D.key].filter(key => valuesOf(key).length > 1));
 }
@@ -213,7 +213,7 @@ function heatSection(root, keys) {
       text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: group.by.share ? "%{z:.1%}" : "%{z:.3f}" } : {}), reversescale: group.by.sign < 0, colorbar: { ...scores(), thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: `validation ${group.by.words}`, side: "right" } }) } }],
     { xaxis: { title: safe(heat.x), type: "category", showgrid: false }, yaxis: { title: safe(heat.y), type: "category", showgrid: false } }];
   });
-  $(".note", root).textContent = `What the best cell behind each field came to in ${group.by.words} on validation; empty: none has finished.`;
+  $(".note", root).textContent = `The ${group.by.words} on validation of the best cell of each field; empty: no cell has finished.`;
 }
 
 // ---- learning curves ---------------------------------------------------------------------------------------------
@@ -253,8 +253,8 @@ function curvesSection() {
   const tell = () => {
     const drawn = [...curves.runs].slice(0, MOST_CURVES), moves = drawn.some(n => D.curves[n].starts.length);
     $("summary", root).textContent = `runs: ${curves.runs.size} of ${own.length}`;
-    $(".note", root).textContent = "Strong: validation, thin: train." + (moves ? " Dotted lines: where the frost line moves, in the colour of its run." : "") +
-      (drawn.length < curves.runs.size ? ` The first ${MOST_CURVES} of ${curves.runs.size} are drawn.` : "");
+    $(".note", root).textContent = "Thick lines: validation; thin lines: train." + (moves ? " Dotted lines: epochs at which the frost line moves, in the colour of the run." : "") +
+      (drawn.length < curves.runs.size ? ` Only the first ${MOST_CURVES} of ${curves.runs.size} runs are drawn.` : "");
   };
   const matching = () => own.filter(n => filter.value.toLowerCase().split(/\s+/).every(word => D.runs[n].name.toLowerCase().includes(word)));
   const fill = () => list.replaceChildren(...matching().slice(0, 200).map(number => {
@@ -288,7 +288,7 @@ function classesSection() {
   { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: known[0].f1 ? "recall" : "test accuracy", range: [0, 1], ...percents } }]);
   const scored = known.filter(one => one.over_classes), over = measure => scored.map(one => `${one.name} ${pct(one.over_classes[measure])}`).join(", ");
   const means = scored.length ? Object.keys(scored[0].over_classes).map(measure => `${measure} ${over(measure)}`).join("; ") : "";
-  $(".note", root).textContent = (means && `Mean over the classes, however many images each has: ${means}.`) + (!known.some(one => one.seeds[0] > 1) ? "" : group.folds ? " All folds are counted together." : " Of a cell with several seeds all are counted together: an image as often as there are seeds.");
+  $(".note", root).textContent = (means && `Mean over the classes, with equal weights: ${means}.`) + (!known.some(one => one.seeds[0] > 1) ? "" : group.folds ? " All folds are counted together." : " All seeds of a cell are counted together, so an image counts once per seed.");
   matrices($(".matrices", root), known, names);
   pairs($(".pairs", root), known, names);
   disagreements($(".disagreements", root), names);
@@ -297,7 +297,7 @@ function classesSection() {
 function matrices(root, known, classes) {
   const drawn = known.filter(one => one.confusion);
   root.replaceChildren();
-  if (drawn.some(one => one.shown.length < classes.length)) root.append(make("p", { className: "quiet", textContent: `Of ${classes.length.toLocaleString("en")} classes those that are confused most often are shown; all are in confusion_matrix.json of the run.` }));
+  if (drawn.some(one => one.shown.length < classes.length)) root.append(make("p", { className: "quiet", textContent: `Of ${classes.length.toLocaleString("en")} classes, those confused most often are shown; the run's confusion_matrix.json has all.` }));
   for (const first of drawn.slice(0, 2)) {
     let one = first;
     const node = make("div", { className: "chart tall" }), head = make("h3", {}, "Confusion of ");
@@ -339,8 +339,8 @@ function disagreements(root, names) {
   const both = found.differ - found.first - found.second, same = (a, b) => String(a) === String(b);
   const named = label => [label].flat().map(i => names[i]).join(" + ") || "none";
   root.append(make("h3", { textContent: "Where the best two disagree" }),
-    make("p", { className: "quiet", textContent: `${title([...found.of, "they"].join(" "))} name ${found.differ} of ${found.images} test images differently. Right is only ${one.name} on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
-      (found.tiles.length < found.differ ? ` ${found.tiles.length} are shown.` : "") }),
+    make("p", { className: "quiet", textContent: `${title([...found.of, "they"].join(" "))} classify ${found.differ} of ${found.images} test images differently: only ${one.name} is right on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
+      (found.tiles.length < found.differ ? ` ${found.tiles.length} of them are shown.` : "") }),
     make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, picture(src),
       make("figcaption", {}, make("div", { textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));
 }
@@ -351,7 +351,7 @@ function calibrationSection() {
   const root = $("#calibration"), known = group.contenders.filter(one => one.calibration);
   root.hidden = !known.length;
   if (root.hidden) return;
-  $(".note", root).textContent = "Expected calibration error of 15 bins (Guo et al. 2017): " + known.map(one => `${one.name} ${pct(one.calibration.ece)}`).join(", ") + ". Below the diagonal a model is too sure; the size of a point is its share of images.";
+  $(".note", root).textContent = "Expected calibration error with 15 bins (Guo et al. 2017): " + known.map(one => `${one.name} ${pct(one.calibration.ece)}`).join(", ") + ". Below the diagonal a model is overconfident; the size of a point is its share of the images.";
   chart($(".chart", root), () => [[{ type: "scatter", mode: "lines", x: [0, 1], y: [0, 1], name: "calibrated", hoverinfo: "skip", line: { color: ink("--quiet"), width: 1, dash: "dot" } },
     ...known.map(one => {
       const bins = one.calibration.bins, total = sum(bins.map(bin => bin[0]));
@@ -386,7 +386,7 @@ function robustnessSection() {
 let table = null;
 function runsSection({ ITable, jQuery, DataTable }) {
   const escape = value => value == null ? "" : safe(text(value));
-  const number = (show, none) => (value, kind) => kind === "display" ? (value == null ? "–" : show(value)) : value ?? none;  // what is missing comes last where the best comes first
+  const number = (show, none) => (value, kind) => kind === "display" ? (value == null ? "–" : show(value)) : value ?? none;  // missing values come last when sorted best first
   const score = { render: (value, kind, run) => number(v => run.share ? pct(v, 2) : v.toFixed(4), D.groups[0].by.sign < 0 ? Infinity : -1)(value, kind), orderSequence: ["desc", "asc"] }, cost = show => ({ render: number(show, Infinity), orderSequence: ["asc", "desc"] });
   const plain = { render: (value, kind) => kind === "display" || kind === "filter" ? escape(value) : value ?? "" };
   const columns = [

@@ -117,7 +117,7 @@ function twoSection(root) {
   };
   controls();
   chart(node, () => drawTwo(node));
-  $(".note", root).textContent = "Each point is a trial, its colour what it came to (the worst quarter all in one); the best is ringed." + (known.some(study => study.maps.length) ? " The ground is interpolated between them." : "");
+  $(".note", root).textContent = "Each point is a trial, coloured by its score (the worst quarter in one colour); the best is ringed." + (known.some(study => study.maps.length) ? " The background is interpolated between them." : "");
 }
 
 const weighed = { x: 1 };
@@ -147,16 +147,16 @@ function searchSection() {
     const { objectives } = found.front, box = $(".front", root);
     weighed.x = 1;
     if (objectives.length > 2) $(".controls", box).replaceChildren(select("across", objectives.slice(1).map((one, n) => [String(n + 1), one.words]), "1", value => { weighed.x = +value; paint($(".chart", box)); }));
-    part("front", "Each point is a complete trial. Ringed: no other is better in one objective and as good in all.", drawFront);
-    part("volume", "The part of what lies between a point behind the worst trial and the best value of each objective that the trials so far reach.", drawVolume);
+    part("front", "Each point is a complete trial. Ringed: no other trial is better in one objective and as good in all.", drawFront);
+    part("volume", "The fraction that the trials so far dominate of the box between a point beyond the worst trial and the best value of each objective.", drawVolume);
   }
-  part("history", `Line: the best trial so far.${crosses}` + (found.studies.some(study => study.fresh) ? " Diamonds: fresh seeds of the best one, with 95% interval; how far they lie below the line is chance." : ""), drawHistory);
-  if (pruned) part("epochs", "Each line is a trial. Crosses: stopped early." + (found.studies.some(study => study.run.length > MOST_TRIALS) ? " Of many trials some are drawn, evenly over the search." : ""), drawEpochs);
-  part("slices", `Each point is a trial; the best is ringed.${crosses}` + (found.studies.some(study => study.least != null) ? " Dotted: one standard error from the best; shaded: from where to where trials reach that." : ""), drawSlices);
+  part("history", `Line: the best trial so far.${crosses}` + (found.studies.some(study => study.fresh) ? " Diamonds: fresh seeds of the best trial, with 95% interval; their distance below the line is chance." : ""), drawHistory);
+  if (pruned) part("epochs", "Each line is a trial. Crosses: stopped early." + (found.studies.some(study => study.run.length > MOST_TRIALS) ? " If there are many trials, only some are drawn, evenly over the search." : ""), drawEpochs);
+  part("slices", `Each point is a trial; the best is ringed.${crosses}` + (found.studies.some(study => study.least != null) ? " Dotted: one standard error from the best; shaded: the range of trials that reach it." : ""), drawSlices);
   const important = found.studies.some(study => Object.keys(study.importances).length);
   if (important) {
     $(".importances .chart", root).style.height = `${90 + 26 * Object.keys(found.keys).length * found.studies.length}px`;
-    part("importances", "What a key has to do with being among the best trials (PED-ANOVA, Watanabe et al. 2023). Few trials say little.", drawImportances);
+    part("importances", "The importance of a key for being among the best trials (PED-ANOVA, Watanabe et al. 2023). Unreliable with few trials.", drawImportances);
   }
   twoSection($(".two", root));
 }

@@ -520,7 +520,10 @@ def test_who_is_ahead_of_the_second_alone_is_not_said_to_win():
     text, against = answer(runs), statistics.unpaired((950, 1000), (955, 1000))
     assert text.startswith("Fine-tuning (full) is ahead of feature extraction (head), not surely of all: 95.0% against")
     within = f"95% interval {100 * against.low:.1f} to {100 * against.high:.1f}"
-    assert f". It is -0.5 points ({within}) against lora. {MORE_SEEDS}: `python train.py -m freeze=full,lora " in text
+    assert (
+        f". The difference is -0.5 points ({within}) against lora. {MORE_SEEDS}: `python train.py -m freeze=full,lora "
+        in text
+    )
     assert compare.facts(runs)["contests"][0]["unbeaten"][0]["value"] == "lora"
     won = answer([runs[0], runs[1], runs[3]])
     assert won.startswith("Fine-tuning (full) wins: 95.0% against 90.0% for feature extraction (head)")

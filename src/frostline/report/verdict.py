@@ -129,13 +129,13 @@ def _comparison(contest: Contest, difference: Difference) -> str:
 
 
 def _unbeaten(contest: Contest, digits: int) -> str:
-    """Return the sentence on the leads of the first contender over those that it does not surely beat."""
+    """Return the sentence on the differences of the first contender to those that it does not surely beat."""
     leads = []
     for one, difference in contest.unbeaten[:_NAMES]:
         within = f" ({_within(contest.by, difference.interval, digits)})" if difference.interval else ""
         leads.append(f"{contest.by.gap(difference.gap, digits)}{within} against {one.name}")
     more = f" and {len(contest.unbeaten) - _NAMES} more in the report" if len(contest.unbeaten) > _NAMES else ""
-    return f"It is {', '.join(leads)}{more}."
+    return f"The difference is {', '.join(leads)}{more}."
 
 
 def _within(by: Metric, interval: Interval, digits: int) -> str:

@@ -87,7 +87,7 @@ def test_auto_is_the_range_of_each_mode_for_the_optimizer(optimizer: str) -> Non
 
 def test_auto_for_another_optimizer_is_refused_with_those_that_there_are() -> None:
     config = compose("freeze=head", "optimizer.name=lion")
-    with pytest.raises(UserError, match=r"^lr=auto: expected a range, as freeze_mode=head .*lion.*sgd, adam"):
+    with pytest.raises(UserError, match=r"^lr=auto: expected a range, since freeze_mode=head .*lion.*sgd, adam"):
         search_space.of_cell(config, {}, parsed("lr=auto")[1])
 
 

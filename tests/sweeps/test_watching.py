@@ -45,7 +45,7 @@ def test_every_planned_run_has_a_status_and_the_engines_reason_where_the_first_j
     assert lines[:2] == [f"killed {name}: {why} ({sweep / str(n)})" for n, name in enumerate(NAMES)]
     assert lines[2:] == [
         "No answer: none of 2 runs finished.",
-        f"local job {job.id} queued no run: ended; its log is its.log. The same command goes on.",
+        f"local job {job.id} queued no run: ended; its log is its.log. The same command continues.",
     ]
 
 

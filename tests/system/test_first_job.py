@@ -54,7 +54,7 @@ def test_a_first_job_that_is_killed_leaves_a_table_and_the_same_command_goes_on(
     assert process.returncode == 1, said
     for name in ("head lr=0.01 seed=0", "head lr=0.001 seed=0"):
         assert f"killed  {name}: not queued: local job {job.id}, which checks first: ended" in said
-    assert "Traceback" not in said and "The same command goes on." in said
+    assert "Traceback" not in said and "The same command continues." in said
     done = warm.run(arguments, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lr=0.01 wins" in done.stdout

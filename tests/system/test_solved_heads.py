@@ -99,7 +99,7 @@ def test_the_same_command_skips_what_is_done_whatever_it_says_that_they_do_not_r
     more = ("freeze=probe,knn", GRID[2], "lr=0.5", "epochs=9", "batch_size=7", "train.mixup=0.3", "resume=true")
     again = sweep(tmp_path / "again", store, *more)
     assert again.out.count(": skipped, finished in") == 2
-    assert "lr=0.5 has no effect: it wants a freeze mode that trains in steps, not knn and probe" in again.out
+    assert "lr=0.5 has no effect: it needs a freeze mode that trains in steps, not knn and probe" in again.out
 
 
 @pytest.mark.slow

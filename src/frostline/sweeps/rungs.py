@@ -1,9 +1,9 @@
-"""Rungs of asynchronous Hyperband, ASHA (Li et al. 2020, arXiv:1810.05934): where trials wait, and who goes on.
+"""Rungs of asynchronous Hyperband, ASHA (Li et al. 2020, arXiv:1810.05934): where trials wait and which are promoted.
 
-Of Hyperband's brackets there is the one that stops most, as in Ray Tune's `AsyncHyperBandScheduler` unless it is told
-otherwise. A rung is an epoch, the 1st, 3rd, 9th and so on, as long as a trial in full has three times as many. A trial
-waits at each, and goes on to the next when it is among the best third of all that came to it, whenever that is. So what
-looked bad at first costs little, and what was good when few were there is judged again when there are many.
+There is one bracket, the most aggressive one of Hyperband, the default of Ray Tune's `AsyncHyperBandScheduler`, too. A
+rung is an epoch, the 1st, 3rd, 9th and so on, as long as a full trial has at least three times as many. A trial waits
+at each rung until it is among the best third of all trials that reached it, and then continues to the next. So bad
+trials cost little, and a trial that looked bad among few is judged again among many.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from frostline.records.trial_tags import Decision
 from frostline.sweeps.trial_marks import GOAL, STOPPED, WAITS, waits
 
 REDUCTION = 3
-"""One trial of so many goes on at a rung: 3 or 4 in Hyperband (section 2.6 of arXiv:1603.06560) and its successors."""
+"""One of so many trials is promoted at a rung: 3 or 4 in Hyperband (section 2.6 of arXiv:1603.06560) and successors."""
 
 
 @dataclass(frozen=True)
 class Rungs:
-    """Where trials of so many `epochs` wait; more of what is compared is better where the `sign` is 1."""
+    """The rungs of trials of `epochs` epochs; `sign` is 1 if higher values are better, else -1."""
 
     epochs: int
     sign: int
 
     @property
     def heights(self) -> list[int]:
-        """The epochs after which a trial waits, and the last one of all."""
+        """The epochs after which a trial waits, and the last epoch."""
         heights = [1]
         while heights[-1] * REDUCTION <= self.epochs:
             heights.append(heights[-1] * REDUCTION)
         return [*heights[:-1], self.epochs]
 
     def goal(self, trial: FrozenTrial) -> int:
-        """Return the epoch after which a trial ends for now: where it is to stop, or the next rung."""
+        """Return the epoch after which a trial stops or waits next."""
         return int(trial.user_attrs.get(STOPPED) or trial.user_attrs.get(GOAL) or self.heights[0])
 
     def above(self, trial: FrozenTrial) -> int:
-        """Return the rung behind the one at which a trial waits."""
+        """Return the rung above the one at which a trial waits."""
         return next(height for height in self.heights if height > self.goal(trial))
 
     def judge(self, trial: FrozenTrial) -> Callable[[int, float], Decision]:
-        """Return what is told each epoch of a trial with its value, and says whether it goes on there."""
+        """Return a function from an epoch and its value to the decision whether the trial continues."""
         goal, ends = self.goal(trial), Decision.STOP if STOPPED in trial.user_attrs else Decision.PAUSE
         return lambda epoch, value: ends if epoch >= goal else Decision.CONTINUE
 
     def next_up(self, trials: Sequence[FrozenTrial], reduction: int = REDUCTION) -> FrozenTrial | None:
-        """Return the trial of those that wait which goes on first: on the highest rung, and of these the best.
+        """Return the waiting trial to promote next: the best one on the highest rung; None if none is good enough.
 
-        Of `reduction` trials that came to a rung one may go on.
+        One of `reduction` trials that reached a rung may be promoted.
         """
         first = _first_of_values(trials)
         for height in reversed(self.heights[:-1]):
@@ -64,7 +64,7 @@ class Rungs:
         return None
 
     def _ranked(self, trials: Collection[FrozenTrial], height: int) -> list[FrozenTrial]:
-        """Return the trials that came to a rung, the best first."""
+        """Return the trials that reached a rung, best first."""
 
         def rank(trial: FrozenTrial) -> tuple[float, int]:
             value = self.sign * trial.intermediate_values[height]
@@ -74,14 +74,14 @@ class Rungs:
 
 
 def _first_of_values(trials: Sequence[FrozenTrial]) -> Collection[FrozenTrial]:
-    """Return the trials without those that have the values of one before them."""
+    """Return the trials without those that repeat the values of an earlier one."""
     return {frozenset(one.params.items()): one for one in reversed(trials)}.values()
 
 
 def as_over(trial: FrozenTrial, *, complete: bool) -> FrozenTrial:
-    """Return a trial that waits as one that ended there, as which samplers learn from it: stopped, or `complete`.
+    """Return a copy of a waiting trial that ended at its rung, for samplers to learn from: pruned, or `complete`.
 
-    The latter is for those that learn from nothing else; its value is that of the rung.
+    `complete` is for samplers that ignore pruned trials; the value is that at the rung.
     """
     over, last = copy.copy(trial), trial.intermediate_values[trial.user_attrs[WAITS]]
     over.state = TrialState.PRUNED

@@ -1,4 +1,4 @@
-"""Who suggests what a search tries next, and who stops trials early: Optuna's samplers and pruners."""
+"""Optuna's samplers, which suggest the values of trials, and pruners, which stop trials early."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _SAMPLERS: dict[str, type[BaseSampler]] = {
     "cmaes": optuna.samplers.CmaEsSampler,
 }
 INDEPENDENT = ("random", "qmc")
-"""Samplers to which no trial's result matters, so that all trials can be asked for at once."""
+"""Samplers that ignore results, so that all trials can be drawn at once."""
 OF_COMPLETE = ("gp",)
-"""Samplers that learn nothing from trials which were stopped early, of which CMA-ES has no need (docs/search.md)."""
-_SEEDS = 2**16  # more trials than a study has, so that those of two seeds do not draw the same
+"""Samplers that ignore pruned trials, and get waiting ones as complete; CMA-ES does without (docs/search.md)."""
+_SEEDS = 2**16  # more than the trials of a study, so that no two seeds share the seed of a trial
 
 _SEQUENCES: dict[str, optuna.Study] = {}
-"""Studies of the quasi-random sequences that were drawn from, by seed, options and space."""
+"""Studies that generate quasi-random sequences, by seed, options and space."""
 
 
 @quiet()
 def sampler(search: SearchConfig, number: int) -> BaseSampler:
-    """Return the sampler that draws the trial `number`; raises UserError for options that it does not have.
+    """Return the sampler for the trial `number`; UserError for options that it does not have.
 
-    A quasi-random sequence is one for all trials, which remember how far it is; others draw anew for each. The first
-    trials of `tpe` and `gp` stay random, as Optuna has them: with five of a scrambled Sobol sequence in their place 51,
-    76, 80 and 90 of 100 searches had found the best run of recorded grids after 5, 10, 12 and 20 trials, with random
-    ones 52, 78, 82 and 91 (600 searches with `tpe`, as in benchmarks/replay.py).
+    `qmc` has one sequence for all trials, whose storage keeps its position; other samplers get a seed per trial. The
+    first trials of `tpe` and `gp` are random, Optuna's default. Five trials of a scrambled Sobol sequence in their
+    place are no better: 51, 76, 80 and 90 of 100 searches found the best run of recorded grids after 5, 10, 12 and 20
+    trials, and 52, 78, 82 and 91 with random ones (600 searches with `tpe`, as in benchmarks/replay.py).
     """
     seed = search.seed if search.name == "qmc" else search.seed * _SEEDS + number
     try:
@@ -58,16 +58,16 @@ def drawn_aside(
     space: Mapping[str, BaseDistribution],
     number: int,
 ) -> FrozenTrial:
-    """Return the trial `number` as it is drawn in a study that has the `others`, which it is not written to."""
+    """Draw the trial `number` given the `others` of its study, without writing to that study's storage."""
     if search.name == "qmc":
         return _of_sequence(search, space, number)
     aside = optuna.create_study(directions=directions, sampler=sampler(search, number), storage=_Aside(others, number))
     aside.ask({**space})
-    return aside.get_trials(deepcopy=False)[-1]  # `trials` copies all
+    return aside.get_trials(deepcopy=False)[-1]  # `trials` would copy all
 
 
 def _of_sequence(search: SearchConfig, space: Mapping[str, BaseDistribution], number: int) -> FrozenTrial:
-    """Return the trial `number` of a quasi-random sequence: a study knows how far that is, and is kept for the next."""
+    """Return the trial `number` of a quasi-random sequence, from a study that is kept for the next trial."""
     what = repr((search.seed, search.options, sorted(space.items(), key=str)))
     if (study := _SEQUENCES.get(what)) is None:
         study = _SEQUENCES[what] = optuna.create_study(sampler=sampler(search, 0))
@@ -77,14 +77,14 @@ def _of_sequence(search: SearchConfig, space: Mapping[str, BaseDistribution], nu
 
 
 class _Aside(InMemoryStorage):
-    """A storage for one trial in a study that has `others`: these are not copied, which takes long where many are."""
+    """A storage for one new trial beside `others`, which it does not copy, since copying many takes long."""
 
     def __init__(self, others: Iterable[FrozenTrial], number: int) -> None:
         super().__init__()
         self._others, self._number = [one for one in others if one.state is not TrialState.WAITING], number
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Do what is said there; the trial has its number in the other study."""
+        """Create the trial with its number in the original study."""
         trial_id = super().create_new_trial(study_id, template_trial)
         self.get_trial(trial_id).number = self._number
         return trial_id
@@ -92,20 +92,20 @@ class _Aside(InMemoryStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the other trials, and its own behind them."""
+        """Return the other trials, followed by the new one."""
         others = [one for one in self._others if states is None or one.state in states]
         return others + super().get_all_trials(study_id, deepcopy, states)
 
 
 @quiet()
 def given(values: Mapping[str, Any]) -> BaseSampler:
-    """Return a sampler that draws these values, which are known."""
+    """Return a sampler that draws these fixed values."""
     return optuna.samplers.PartialFixedSampler(dict(values), optuna.samplers.RandomSampler())
 
 
 @quiet()
 def pruner(search: SearchConfig) -> BasePruner:
-    """Return what stops trials early, each for good; with Hyperband they wait instead, at `rungs`."""
+    """Return the pruner that stops trials early for good; none for Hyperband, whose trials wait at `rungs`."""
     if search.prune == "median":
         return optuna.pruners.MedianPruner(n_warmup_steps=2)  # one epoch says little
     return optuna.pruners.WilcoxonPruner() if search.prune == "wilcoxon" else optuna.pruners.NopPruner()

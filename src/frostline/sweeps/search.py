@@ -1,7 +1,7 @@
-"""A search: each cell of what is listed gets the same budget of trials, and its best one is confirmed on fresh seeds.
+"""Hyperparameter search: each cell gets the same budget of trials, and its best trial is confirmed on fresh seeds.
 
-A trial is a run like any other, but its values are known only once earlier trials are told: so runs are planned in
-rounds (`search_rounds`), which a sweep carries out like those of a grid.
+A cell is a combination of the listed values. A trial is a run like any other, but its values depend on the results of
+earlier trials. So runs are planned in rounds (`search_rounds`), which a sweep carries out like the runs of a grid.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def is_asked(overrides: Sequence[Override], compose: Compose) -> bool:
-    """Return whether a command line, with what it takes from files, searches."""
+    """Return whether the overrides, together with the config files, ask for a search."""
     listed, _ = search_space.split(overrides)
     return bool(compose(hydra_keys.points(listed)[0]).search.name != GRID)
 
 
 def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Executor, folder_named: bool) -> int:
-    """Search, confirm what was found, draw the result, and return the exit status as `sweep.run_sweep` does.
+    """Search, confirm the best trials, write the results, and return the exit status as `sweep.run_sweep` does.
 
     Raises `UserError` before any run starts.
     """
@@ -51,7 +51,7 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
 
 
 def _storage(config: Config) -> Storage | None:
-    """Return the storage that was asked for, before anything else is made; raises UserError where it is none."""
+    """Open `search.storage` before anything is created; None without one. UserError if it cannot be opened."""
     if config.search.storage is None or config.dry_run:
         return None
     from frostline.sweeps.study_storage import storage_of
@@ -60,7 +60,7 @@ def _storage(config: Config) -> Storage | None:
 
 
 def _typed(jobs: Sequence[Overrides], ranges: Mapping[str, Override]) -> dict[str, str]:
-    """Return what was typed by key, but for ranges of one freeze mode, which has its own check."""
+    """Return the typed values by key, without ranges for a single freeze mode, which have their own check."""
     fixed = hydra_keys.typed_values(chain.from_iterable(jobs))
     wide = {key: str(one.input_line).partition("=")[2] for key, one in ranges.items()}
     return fixed | {key: value for key, value in wide.items() if not key.startswith("search.space.")}

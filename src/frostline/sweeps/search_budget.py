@@ -1,4 +1,4 @@
-"""What each cell of a search gets: as many trials as any other, or as many epochs or seconds of training."""
+"""The budget of each cell of a search, the same for all cells, in trials, epochs or seconds of training."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from frostline.records.result import EPOCHS, SECONDS, Result
 
 @dataclass(frozen=True)
 class Spent:
-    """What a trial took that is over."""
+    """The cost of a finished trial."""
 
     epochs: float
     seconds: float
 
     @classmethod
     def of(cls, result: Result) -> Spent:
-        """Return what a run took; nothing of what it does not say."""
+        """Return the cost of a run; 0 for a metric that it lacks."""
         return cls(result.metrics.get(EPOCHS, 0.0), result.metrics.get(SECONDS, 0.0))
 
     def part(self, epochs: int) -> Spent:
-        """Return what the first so many epochs of it took, each alike."""
+        """Return the cost of the first `epochs` epochs, with equal seconds for each."""
         return Spent(epochs, self.seconds * epochs / self.epochs) if self.epochs > epochs else self
 
 
@@ -32,17 +32,17 @@ NOTHING = Spent(0, 0)
 
 @dataclass(frozen=True)
 class Budget:
-    """So much of one thing for a cell."""
+    """An amount of one unit for a cell."""
 
     unit: str
     """`trials`, `epochs` or `seconds`."""
     amount: float
     whole: float
-    """What a trial takes at most, as far as that is known before; 0 where it is not."""
+    """Maximum cost of a trial in this unit; 0 if it is not known before."""
 
     @classmethod
     def of(cls, config: Config, *, searched: bool) -> Budget:
-        """Return that of a cell; where nothing is searched, as its head is solved, one run is all there is."""
+        """Return the budget of a cell; one run if nothing is `searched`, because its head is solved."""
         unit, amount = config.search.budget, config.search.amount
         if not searched:
             return cls("trials", 1, 1)
@@ -54,13 +54,13 @@ class Budget:
         return cls(unit, amount, 0)
 
     def __str__(self) -> str:
-        """Say it for people, e.g. `60 epochs`."""
+        """Return it as text, e.g. `60 epochs`."""
         return f"{self.amount:g} {self.unit}"
 
     def room(self, trials: Sequence[Spent | None]) -> float:
-        """Return how many further trials may begin, given those that did, each as long as something is left then.
+        """Return how many further trials may begin; a trial may begin as long as some budget is left for it.
 
-        What goes on (None) and what begins is taken to need all of a trial, or as much as any needed before.
+        Running trials (None) and new ones are counted with the maximum cost of a trial, or the highest cost so far.
         """
         known = [one for one in trials if one is not None]
         over = [{"trials": 1.0, "epochs": one.epochs, "seconds": one.seconds}[self.unit] for one in known]

@@ -1,4 +1,4 @@
-"""The cells of a search: every combination of what is listed, with what is searched in it, checked and said."""
+"""The cells of a search: every combination of the listed values, each with its search space, checked and described."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ GRID = "grid"
 
 @dataclass
 class Cell:
-    """One combination of what is listed, and the study of what is given a range."""
+    """One combination of the listed values, and the study of the keys with ranges."""
 
     name: str
     setting: dict[str, str]
-    """What is typed for its runs, by key as typed, without what is searched."""
+    """The overrides of its runs, by key as typed, without the searched keys."""
     space: dict[str, BaseDistribution]
     config: Config
-    """With what is searched as it stands in the files."""
+    """The config, in which searched keys have the values of the files."""
     known: PlannedRun
-    """A run of it that was checked."""
+    """A checked run of it."""
     study: Study = field(init=False)
     begun: set[int] = field(default_factory=set)
     """The numbers of its trials that are runs of this sweep."""
     confirmed: int | None = None
-    """The number of the trial that runs of this sweep confirm."""
+    """The number of the trial that this sweep confirms."""
 
     @property
     def budget(self) -> Budget:
-        """What it gets."""
+        """Its budget."""
         return Budget.of(self.config, searched=bool(self.space))
 
     def at(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return what is typed for a run that has these values of what is searched."""
+        """Return the overrides, by key, of a run with these values of the searched keys."""
         return {**self.setting, **{key: search_space.text_of(value) for key, value in values.items()}}
 
     def folder(self, which: int | str) -> str:
-        """Return what the folder of a trial of it is called, or of another run of it."""
+        """Return the folder name of one of its trials or other runs."""
         slug = re.sub(r"[^\w.=+-]+", "_", self.name)
         return f"{slug}-{which}"
 
@@ -67,7 +67,7 @@ def cells_of(
     of_job: Jobs,
     start: Callable[[Config], object],
 ) -> list[Cell]:
-    """Return the cells, each with a run that has the lowest value of everything; raises UserError."""
+    """Return the checked cells, each with a run that has the lowest value of every range; raises UserError."""
     settings = hydra_keys.settings_of(jobs)
     varied = hydra_keys.varied(settings)
     cells: list[Cell] = []
@@ -98,17 +98,17 @@ def cells_of(
 
 
 def is_shown(key: str) -> bool:
-    """Return whether a key that differs between cells is no freeze mode, which names them anyway."""
+    """Return whether a varied key belongs in a cell's name; the freeze mode is always there."""
     return key.lstrip("+") not in ("freeze", "freeze_mode")
 
 
 def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:
-    """Raise `UserError` for what a search cannot have, or cannot have several of."""
+    """Raise `UserError` for keys that a search cannot have, or cannot have with several values."""
     if subdir is not None:
-        expected = "nothing in a search, whose runs lie in folders that have the names of their cell and trial"
+        expected = "nothing in a search, whose folders are named after cell and trial"
         raise user_error("hydra.sweep.subdir", subdir, expected)
     if config.search.name == GRID or any(key.lstrip("+").startswith("search") for key in varied):
-        raise user_error("search", config.search.name, "one way to search for all runs of a sweep")
+        raise user_error("search", config.search.name, "one search method for all runs of a sweep")
     for key in ("trials", "seed", "select"):
         if key in {one.lstrip("+") for one in varied}:
             why = "; search.confirm=5 gives the best one fresh seeds" if key == "seed" else ""
@@ -118,7 +118,7 @@ def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:
 
 
 def said(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield what is searched where, in words, and with which budget."""
+    """Yield lines about the search space and budget of the cells."""
     config = cells[0].config
     alike: dict[str, list[str]] = {}
     for cell in cells:

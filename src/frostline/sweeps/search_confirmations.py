@@ -1,4 +1,4 @@
-"""The runs that confirm the best trial of each cell of a search on fresh seeds, once all its trials are over."""
+"""Confirm the best trial of each cell of a search with runs on fresh seeds, after all its trials."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from frostline.sweeps.search_cells import Cell
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-LOOK = 1.0  # seconds between two looks at what others do that have part in a study
+LOOK = 1.0  # seconds between two looks at other searches in a shared study
 RunOf = Callable[[Cell, Mapping[str, str], str, Mapping[str, Any], Path | None], PlannedRun]
-"""Returns a run of a cell: what is typed for it, its folder, its marks, and where another sweep lies that has it."""
+"""Returns a run of a cell, given its overrides, folder and marks, and the folder of another sweep that has it."""
 
 
 def confirmations(cells: Iterable[Cell], run_of: RunOf) -> list[PlannedRun]:
-    """Return the runs of the best trials on fresh seeds, once all trials are over; none where they are done.
+    """Return the runs of the best trials on fresh seeds, for cells whose trials are over; none if all are confirmed.
 
-    What others confirm is waited for, as it may come to nothing and be this sweep's then.
+    Waits for confirmations by other searches, which this sweep takes over if they die.
     """
     from frostline.sweeps.study_sharing import Taken
 
@@ -43,12 +43,12 @@ def confirmations(cells: Iterable[Cell], run_of: RunOf) -> list[PlannedRun]:
 
 
 def _unconfirmed(cell: Cell) -> FrozenTrial | None:
-    """Return the best trial of a cell, once all are over, unless this sweep has what confirms it."""
+    """Return the best trial of a cell whose trials are over, unless this sweep has confirmed it; else None."""
     return cell.study.best() if cell.confirmed is None and cell.study.over() else None
 
 
 def _confirm(cell: Cell, best: FrozenTrial, where: Path | None, run_of: RunOf) -> Iterator[PlannedRun]:
-    """Yield the runs of the best trial of a cell on fresh seeds, which may be done `where` another sweep lies."""
+    """Yield the runs of the best trial of a cell on fresh seeds; another sweep in `where` may have finished them."""
     cell.confirmed = best.number
     for seed in range(cell.config.seed + 1, cell.config.seed + 1 + cell.config.search.confirm):
         setting = {**cell.at(best.params), "seed": str(seed), "search.prune": "none"}
@@ -59,5 +59,5 @@ def _confirm(cell: Cell, best: FrozenTrial, where: Path | None, run_of: RunOf) -
 
 
 def is_seen(folder: Path) -> bool:
-    """Return whether what a run came to can be read in its folder, which may be another machine's."""
+    """Return whether a run's result is readable here; its folder may be on another machine."""
     return (folder / layout.RESULT).is_file()

@@ -1,7 +1,7 @@
-"""The rounds of a search: which trials are next, given what came of those before, and at last who confirms the best.
+"""The rounds of a search: the next trials, given the results of earlier ones, and finally the confirming runs.
 
-What a round holds depends on the studies and on nothing else, so that a search that was killed goes on as if nothing
-had been, and one in another folder takes over what was finished.
+A round depends only on the studies. So a killed search resumes as if it had not been interrupted, and a search in
+another folder takes over finished trials.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from frostline.sweeps.study_storage import Storage
 
 Pasts = Callable[[Config], Iterable[Past]]
-"""Returns the finished runs of earlier sweeps that had the source and the data of a config."""
-_MANY = 10**6  # more trials than a cell has
+"""Returns the finished runs of earlier sweeps with today's source and the data of a config."""
+_MANY = 10**6  # more trials than any cell has
 
 
 @dataclass
@@ -46,20 +46,21 @@ class Search:
     cells: list[Cell]
     of_job: Jobs
     storage: Storage | None = None
-    """Where other searches may have part in the studies; None for a file in the sweep's folder."""
+    """A storage shared with other searches; None for a file in the sweep's folder."""
     _round: dict[str, str] = field(default_factory=dict)
-    """By folder, the digest of each run of the last round that is not told yet."""
+    """By folder, the digests of runs of the last round whose results the studies do not have yet."""
     _waiting: dict[str, list[tuple[Cell, int]]] = field(default_factory=dict)
-    """By digest of a run that goes on, the trials that have its values."""
+    """By digest of a running run, the trials with its values."""
     _twins: list[tuple[Cell, int, int]] = field(default_factory=list)
-    """Trials that have the values of another one whose run may go on later, and which that is."""
+    """Trials with the values of an earlier one that may continue later: cell, number, number of the earlier one."""
     _done: dict[str, Result] = field(default_factory=dict)
-    """By digest, what runs came to."""
+    """Results by digest."""
 
     def settle(self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]) -> str:
-        """Say what is searched, and how, where `auto` means that to each kind; `prints` tells data by what they are.
+        """Take in the values of `auto` for each kind of run, and return the identity of the search.
 
-        Results that other data, weights or code came to teach nothing here.
+        The identity covers space, sampler, settings, weights, code, and data, whose fingerprints `prints` returns: a
+        study must not mix results of different ones.
         """
         search = self.cells[0].config.search
         self._auto = {id(cell): auto[composing.kind(cell.known.config)] for cell in self.cells}
@@ -74,47 +75,47 @@ class Search:
         return composing.settled_as(cell.known, self._auto[id(cell)]).config
 
     def corners(self, cell: Cell) -> list[PlannedRun]:
-        """Return runs that have the lowest, the highest and each of the listed values; raises `UserError` for bad ones.
+        """Return runs with the lowest, the highest and each listed value of the space; raises `UserError` for bad ones.
 
-        They show before anything starts whether its trials can run.
+        Their checks show before the search whether its trials can run.
         """
         points = search_space.ends(cell.space)
         return [composing.compose_trial(cell.at(values), self.of_job, folder=cell.name) for values in points]
 
     def begin(self, folder: Path | None, workers: int, past: Pasts) -> None:
-        """Open the studies; new ones begin with what is known of the `past`, where that is asked for."""
+        """Open the studies; with `search.past`, new ones begin with the runs of `past` as observations."""
         from frostline.sweeps.study import JUDGING, Study
         from frostline.sweeps.study_storage import mend, storage_of
 
         search = self.cells[0].config.search
         self._dry, self._workers = folder is None, max(1, workers)
-        JUDGING.clear()  # of a sweep before this one, whose folder may be gone
+        JUDGING.clear()  # studies of an earlier sweep in this process, whose folder may be gone
         if folder is not None:
             mend(folder)
         storage = self.storage or storage_of(replace(search, storage=None), folder)
-        mine = f" {self._identity[:8]}" if self.storage else ""  # there may be studies of other sweeps
+        mine = f" {self._identity[:8]}" if self.storage else ""  # a shared storage has studies of other sweeps
         for cell in self.cells:
             cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder)
             if search.past and not self._dry:
                 self._observe(cell, past)
 
     def _observe(self, cell: Cell, past: Pasts) -> None:
-        """Have the study of a cell begin with earlier runs of the same cell, and say which."""
+        """Add earlier runs of the same cell to its study as observations, and print how many."""
         config = self._settled(cell)
         cell.study.observe([*observations(past(config), config, cell.space)])
         for place, count in Counter(str(Path(one).parent) for one in cell.study.observed()).items():
             job.screen().say(f"search.past: {cell.name} begins with {count} runs of {place}")
 
     def alive(self) -> None:
-        """Let those that have part in the studies know that this process lives; where it cannot, it tries later."""
+        """Give a sign of life to other searches in the studies; errors are ignored, since it is called again."""
         with suppress(Exception):
             for cell in self.cells:
                 cell.study.sharing.alive()
 
     def following(self, results: Mapping[str, Result]) -> list[PlannedRun]:
-        """Return the trials of the next round, or at last the runs that confirm the best; `results` are by folder.
+        """Return the trials of the next round, or finally the confirming runs; `results` are by folder.
 
-        What others do that have part in the studies is waited for, as it may come to nothing and be this sweep's then.
+        Waits for trials of other searches in the studies, which this sweep takes over if they die.
         """
         if self.storage is not None:
             self.storage.ready(job.screen().say)
@@ -126,9 +127,9 @@ class Search:
         return found or self._confirmations()
 
     def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
-        """Return what one more worker may do of the cell whose trial is in `folder`, while others go on.
+        """Return a further trial of the cell of the run in `folder` for a free worker, while other trials run.
 
-        Where data is searched nothing: to look at that takes a worker that is at work.
+        None if keys of `data` are searched: their checks would need a worker, and these may be busy.
         """
         waiting = self._waiting.get(self._round.get(folder, ""))
         if not waiting or not trial_outcomes.tells(result):
@@ -139,18 +140,18 @@ class Search:
         return self._next(cell, 1) if more and not any(key.startswith("data.") for key in cell.space) else []
 
     def _trials(self) -> list[PlannedRun]:
-        """Return the trials that are next; none where nothing is left, or others have all that is."""
+        """Return the next trials; none if the budget is spent, or if other searches have all that are left."""
         while True:
             if open_cells := [cell for cell in self.cells if self._left(cell) or self._may_promote(cell)]:
                 share = max(1, math.ceil(self._workers / len(open_cells)))
                 if found := [run for cell in open_cells for run in self._next(cell, share)]:
                     return found
-                self._tell_twins()  # all have the values of trials before them
+                self._tell_twins()  # all new trials repeat the values of earlier ones
             elif not [cell for cell in self.cells if cell.study.rungs.conclude()]:
                 return []
 
     def _next(self, cell: Cell, share: int) -> list[PlannedRun]:
-        """Return the trials of a cell that are next: those that its study has already, else new ones."""
+        """Return the next trials of a cell: those that its study has already, else promoted and new ones."""
         if known := self._known(cell):
             return [run for number in known for run in self._taken(cell, number)]
         with cell.study.deciding():
@@ -163,7 +164,7 @@ class Search:
         ]
 
     def _taken(self, cell: Cell, number: int) -> Iterator[PlannedRun]:
-        """Yield the run of a trial that is there, unless somebody else has it, or had it where it cannot be seen."""
+        """Yield the run of an existing trial, unless another search has it, or finished it in an unreadable folder."""
         from frostline.sweeps.study_sharing import Taken
 
         try:
@@ -172,35 +173,35 @@ class Search:
             return
         if where and cell.study.over(number) and not is_seen(where / cell.folder(number)):
             cell.begun.add(number)
-            job.screen().say(f"{cell.name} trial={number}: it counts, but what it left is not here: {where}", "yellow")
+            job.screen().say(f"{cell.name} trial={number}: it counts, but its files are not here: {where}", "yellow")
             return
         yield from self._planned(cell, number, cell.study.asked(number), where)
 
     def _left(self, cell: Cell) -> int:
-        """Return how many more trials of a cell may begin, as far as that is known now."""
+        """Return how many more trials of a cell may begin, as far as known now."""
         return len(self._known(cell)) or int(min(cell.budget.room(cell.study.spent()), _MANY))
 
     def _may_promote(self, cell: Cell) -> bool:
-        """Return whether a trial of a cell that waits is good enough to go on, and something is left for it."""
+        """Return whether a waiting trial of a cell can be promoted within the budget."""
         return self._affords(cell) and cell.study.rungs.may_promote()
 
     def _affords(self, cell: Cell) -> bool:
-        """Return whether something is left for a trial that goes on: where trials are counted in any case."""
+        """Return whether the budget allows to promote a trial; always if trials are counted, since it is counted."""
         return cell.budget.unit == "trials" or cell.budget.room(cell.study.spent()) > 0
 
     def _known(self, cell: Cell) -> list[int]:
-        """Return the numbers of the trials that the study has and this sweep has not begun; of trials a budget's."""
+        """Return the numbers of trials that the study has and this sweep has not begun, within a budget of trials."""
         numbers = [number for number in cell.study.numbers() if number not in cell.begun]
         return numbers[: max(0, int(cell.budget.amount) - len(cell.begun))] if cell.budget.unit == "trials" else numbers
 
     def _at_once(self, cell: Cell, share: int) -> int:
-        """Return how many trials do not have to wait for others: all, the first few of a sampler, or a batch."""
+        """Return how many trials can be drawn now without results of others: all, a sampler's first few, or a batch."""
         from frostline.sweeps.samplers import INDEPENDENT
 
         search = cell.config.search
         if self._dry:
             return 1
-        # A pruner compares with those that are over, and what a trial takes is known when it is over.
+        # A pruner needs finished trials to compare with; the cost of a trial is known when it is over.
         alone = not self.storage and search.prune == "none" and search.budget == "trials"
         if search.name in INDEPENDENT and alone:
             return self._left(cell)
@@ -210,9 +211,9 @@ class Search:
     def _planned(
         self, cell: Cell, number: int, values: Mapping[str, Any], where: Path | None = None
     ) -> Iterator[PlannedRun]:
-        """Yield the run of a trial, unless an earlier one has the same values: what that came to is told of both.
+        """Yield the run of a trial, unless an earlier one has the same values, whose result then counts for both.
 
-        It goes on with what was done in the folder of another sweep, if that is `where` it began.
+        `where` is the folder of another sweep in which the trial began; the run resumes from there.
         """
         cell.begun.add(number)
         if (other := cell.study.rungs.twin_of(number)) is not None:
@@ -254,7 +255,7 @@ class Search:
         return found
 
     def _tell(self, results: Mapping[str, Result]) -> None:
-        """Tell the studies what came of runs of the last round, given by folder, unless they know."""
+        """Report the results of runs of the last round, given by folder, to the studies, unless they have them."""
         for folder, result in results.items():
             if (key := self._round.pop(folder, None)) is not None:
                 for cell, number in self._waiting.pop(key, []):
@@ -266,7 +267,7 @@ class Search:
                 cell.study.sharing.confirmed(cell.confirmed)
 
     def _tell_of(self, cell: Cell, number: int, result: Result) -> None:
-        """Tell a study what came of a trial; one that waits now may be a run again."""
+        """Report the result of a trial to its study; a trial that waits now may run again."""
         trial_outcomes.tell(cell, number, result)
         if cell.study.rungs.waits(number):
             cell.begun.discard(number)

@@ -1,4 +1,4 @@
-"""What a search looks for: ranges as they are typed, in Hydra's words, as the distributions that Optuna draws from."""
+"""The search space: ranges in Hydra's syntax, converted to the distributions that Optuna draws from."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 AUTO = "auto"
-"""Given as `lr`, stands for the range of the freeze mode."""
+"""As the value of `lr`: the range of the freeze mode."""
 _OF_MODE = "search.space."
 _ONE_DECADE = 10.0
-"""A learning rate acts by its order of magnitude: a range that spans more than this factor is one on a log scale."""
+"""A range of learning rates that spans more than this factor is searched on a log scale."""
 _FIXED = ("seed", "trials", "select", "resume", "dry_run", "experiment_name", "device", "threads", "tracking", "store")
 _FIXED_GROUPS = ("data", "search", "hydra", "checkpoint")
 
 
 def split(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Override]]:
-    """Return what is listed or fixed, and by key what is a range; of a key that is given twice the last counts."""
+    """Return the listed or fixed overrides, and the ranges by key; the last value of a repeated key counts."""
     last = {one.get_key_element().lstrip("+"): one for one in overrides}
     ranges = {key: one for key, one in last.items() if _is_range(one)}
     return [one for one in last.values() if not _is_range(one)], ranges
@@ -41,16 +41,16 @@ def _is_range(one: Override) -> bool:
 
 
 def _is_auto(one: Override) -> bool:
-    """Return whether it is `lr=auto`, alone or as the command line has it (`hydra_keys.as_read`)."""
+    """Return whether an override is `lr=auto`, as typed or as `hydra_keys.as_read` rewrites it."""
     value = one.value()
     return one.key_or_group.endswith("lr") and AUTO in (value, *(value.list if isinstance(value, ChoiceSweep) else ()))
 
 
 def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Override]) -> dict[str, BaseDistribution]:
-    """Return what is searched in the cell of `config`, by key; nothing of what its freeze mode does not read.
+    """Return the search space of the cell of `config`, by key, without keys that its freeze mode does not read.
 
-    What is `listed` is fixed there. A range of one freeze mode (`search.space.<mode>.<key>`) counts before one of all,
-    and this before those that stand with the mode. Raises UserError for a range that is none.
+    `listed` keys are fixed. A range for one freeze mode (`search.space.<mode>.<key>`) has precedence over one for all
+    modes, which has precedence over those in the mode's own file. Raises UserError for an invalid range.
     """
     mode = config.freeze_mode
     mine = f"{_OF_MODE}{mode.name}."
@@ -68,7 +68,7 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
 
 
 def _of_mode(config: Config) -> dict[str, Override]:
-    """Return the ranges that stand with the freeze mode, but for that of `lr`, which is asked for by name."""
+    """Return the ranges in the freeze mode's file, except for that of `lr`, which only `lr=auto` selects."""
     return _parsed(flatten({key: value for key, value in config.freeze_mode.space.items() if key != "lr"}))
 
 
@@ -77,19 +77,19 @@ def _auto_lr(config: Config) -> Override:
     if (text := by_optimizer.get(config.optimizer.name)) is None:
         mode, optimizer = config.freeze_mode.name, config.optimizer.name
         known = f" (it has one for {', '.join(by_optimizer)})" if by_optimizer else ""
-        expected = f"a range, as freeze_mode={mode} has none for optimizer={optimizer} in its space{known}"
+        expected = f"a range, since freeze_mode={mode} has none for optimizer={optimizer} in its space{known}"
         raise user_error("lr", AUTO, expected)
     return _parsed({"lr": text})["lr"]
 
 
 def _parsed(texts: Mapping[str, Any]) -> dict[str, Override]:
-    """Return ranges that stand in a YAML file, as Hydra reads them on a command line."""
+    """Parse ranges from a YAML file, in Hydra's syntax of the command line."""
     parser = OverridesParser.create()
     return {key: parser.parse_overrides([f"{key}={text}"])[0] for key, text in texts.items()}
 
 
 def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Sequence[str]) -> None:
-    """Raise UserError for a range of what cannot be searched: a group, no setting of training, a mode of no run.
+    """Raise UserError for a key that cannot be searched: a group, no setting of training, a mode of no run.
 
     `modes` are those of the sweep, `groups` the config groups.
     """
@@ -103,18 +103,18 @@ def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Seq
         else:
             rest = key
         if rest in (*groups, "freeze"):
-            raise user_error(key, _typed(one), "options with commas between, as a group has no range")
+            raise user_error(key, _typed(one), "options with commas between, since a group has no range")
         _require_trained(rest, key, one)
 
 
 def _require_trained(name: str, key: str, one: Override) -> None:
-    """Raise UserError, by the `key` that is given, where `name` is no setting of what is trained."""
+    """Raise UserError for the typed `key` if `name` is no setting of training."""
     if name in _FIXED or name.partition(".")[0] in _FIXED_GROUPS:
-        raise user_error(key, _typed(one), "one value: it is no setting of what is trained")
+        raise user_error(key, _typed(one), "one value: it is no setting of training")
 
 
 def distribution(key: str, one: Override) -> BaseDistribution:
-    """Return what Optuna draws the values of `key` from; raises UserError for what stands for no values."""
+    """Return the distribution from which Optuna draws the values of `key`; UserError for an invalid range."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value, typed = one.value(), _typed(one)
@@ -145,7 +145,7 @@ def _stepped(key: str, one: Override, *, log: bool) -> BaseDistribution:
     low, high, step = min(values), max(values), abs(values[1] - values[0])
     whole = all(value.is_integer() for value in values)
     if log and not (whole and step == 1 and low >= 1):
-        raise user_error(key, _typed(one), "tag(log,interval(a,b)), as a range in steps has no log scale")
+        raise user_error(key, _typed(one), "tag(log,interval(a,b)), since a range in steps has no log scale")
     if whole:
         return IntDistribution(int(low), int(high), log=log, step=int(step))
     return FloatDistribution(low, high, step=step)
@@ -166,7 +166,7 @@ def _typed(one: Override) -> str:
 
 
 def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
-    """Return the value of `key` in a trial: the one that it has, else one that its sampler draws."""
+    """Return the value of `key` in a trial: the one that it has, or a new one from its sampler."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(values, FloatDistribution):
@@ -178,7 +178,7 @@ def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
 
 
 def value_of(text: str, values: BaseDistribution) -> Any | None:
-    """Return the value that a record has as `text`, None where it is none of `values`."""
+    """Return the recorded `text` as a value of the distribution, None if it is outside of it."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     if isinstance(values, CategoricalDistribution):
@@ -192,12 +192,12 @@ def value_of(text: str, values: BaseDistribution) -> Any | None:
 
 
 def text_of(value: Any) -> str:
-    """Return a value as it stands on a command line, with every digit."""
+    """Return a value as text for the command line, with all digits."""
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
 
 
 def ends(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """Return points of a space in which each key has its lowest, its highest, or each of its choices at least once."""
+    """Return points of a space that together contain the lowest and highest value, or all choices, of each key."""
     from optuna.distributions import CategoricalDistribution
 
     corners = {
@@ -209,7 +209,7 @@ def ends(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
 
 
 def words(key: str, one: BaseDistribution) -> str:
-    """Return in words what is searched, e.g. `lr from 1e-05 to 1 on a log scale`."""
+    """Return a range in words, e.g. `lr from 1e-05 to 1 on a log scale`."""
     from optuna.distributions import CategoricalDistribution
 
     if isinstance(one, CategoricalDistribution):

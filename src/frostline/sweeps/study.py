@@ -1,7 +1,7 @@
-"""The study of one cell: Optuna, asked for trials and told what came of them, with a file in the sweep's folder.
+"""The Optuna study of one cell, which draws trials and stores their results, by default in the sweep's folder.
 
-Every trial is drawn by a sampler of its own, seeded by its number, so that a study that goes on after a kill suggests
-what it would have suggested; and a trial is in the file in whole, or not at all.
+Every trial has its own sampler, seeded by its number, so that a study suggests the same trials after a kill. A trial is
+in the file completely, or not at all.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, is_left, rest
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 JUDGING: dict[tuple[Path, str], Study] = {}
-"""By the folder of a sweep and its name, the studies of which this process judges trials."""
+"""Open studies for judging trials in this process, by the sweep's folder and the study's name."""
 
 
 class Study:
-    """Owner of one study in a storage, in which other searches may have part."""
+    """Owner of one study in a storage, perhaps shared with other searches."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Study:
         space: Mapping[str, BaseDistribution],
         sweep: Path | None = None,
     ) -> None:
-        """Open the study `name`, or create it, for the runs that have `config` but for what is in `space`.
+        """Open or create the study `name`, for runs with `config` except for the keys of `space`.
 
-        Their folders are in that of the `sweep`.
+        The folders of the runs are in that of the `sweep`.
         """
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         self._pruner = pruner(config.search)
@@ -79,7 +79,7 @@ class Study:
         return trial.number, values
 
     def _aside(self, whose: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Return the number and the values of a new trial that from its first moment is that `whose` it is."""
+        """Create a trial with the attributes `whose` (its holder), then draw it; return its number and values."""
         backend = self._storage.backend
         asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=dict(whose))
         trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
@@ -87,52 +87,52 @@ class Study:
         return number, self._drawn(number)
 
     def _drawn(self, number: int) -> dict[str, Any]:
-        """Return the values of a trial that is there, drawn given all that is told by now.
+        """Draw the values of an existing trial, given all results so far.
 
-        They are drawn aside, and then written one by one: whoever was killed meanwhile, the next one draws the same.
+        They are drawn outside of the storage and then written one by one: after a kill, the next process draws the
+        same.
         """
         trial_id, told = self.trials()[number]._trial_id, (one for one in self.trials() if one.number != number)
         others = [as_over(one, complete=self._search.name in OF_COMPLETE) if waits(one) else one for one in told]
         aside = drawn_aside(self._search, self._study.directions, others, self._space, number)
-        for name, value in aside.system_attrs.items():  # in which samplers keep what they know
+        for name, value in aside.system_attrs.items():  # the state of samplers
             self._storage.backend.set_trial_system_attr(trial_id, name, value)
         self._study.sampler = given(aside.params)
         trial = Trial(self._study, trial_id)
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
 
     def deciding(self) -> AbstractContextManager[object]:
-        """Have nobody else ask for a trial within the block, so that a budget holds."""
+        """Let no other process draw a trial within the block, so that the budget holds."""
         return self._storage.deciding()
 
     def observe(self, runs: Sequence[tuple[Mapping[str, Any], Sequence[float], str]]) -> None:
-        """Have a study that has no trial yet begin with runs of earlier sweeps: their values, results, and names."""
+        """Add runs of earlier sweeps, as values, results and names, to a study without trials."""
         with self._storage.deciding(), self._storage.in_whole():
             for values, results, name in [] if self.trials() else runs:
                 facts: dict[str, Any] = {"params": dict(values), "distributions": self._space}
                 self._study.add_trial(optuna.trial.create_trial(values=results, user_attrs={PAST: name}, **facts))
 
     def observed(self) -> list[str]:
-        """Return the names of the runs of earlier sweeps that it began with."""
+        """Return the names of the runs of earlier sweeps that the study began with."""
         return [trial.user_attrs[PAST] for trial in self.trials() if PAST in trial.user_attrs]
 
     def numbers(self) -> list[int]:
-        """Return the numbers of its own trials that are there for this search.
+        """Return the numbers of the trials that this search may take into its sweep.
 
-        Of a study in which others have part those are what is over, what nobody carries out any more, and its own. What
-        waits at a rung is not.
+        These are all but those that wait at a rung and those that another live search is running.
         """
         return [one.number for one in self._own() if not (waits(one) or self.sharing.goes_on_elsewhere(one))]
 
     def is_waited_for(self) -> bool:
-        """Return whether others carry out trials of it."""
+        """Return whether another search is running a trial of the study."""
         return any(map(self.sharing.goes_on_elsewhere, self._own()))
 
     def _own(self) -> list[FrozenTrial]:
-        """Return its trials, in the order of their numbers, without what was observed."""
+        """Return the study's own trials, in the order of their numbers, without observations."""
         return trial_marks.own(self.trials())
 
     def asked(self, number: int) -> dict[str, Any]:
-        """Return the values of a trial that is there; those that are missing after a kill are drawn."""
+        """Return the values of an existing trial; values that are missing after a kill are drawn."""
         frozen = self.trials()[number]
         if frozen.params.keys() == self._space.keys():
             return {key: frozen.params[key] for key in self._space}
@@ -146,9 +146,9 @@ class Study:
         epochs: Sequence[float] = (),
         spent: Spent = NOTHING,
     ) -> None:
-        """Write what came of a trial, unless that is known: a value of each objective, and what it took.
+        """Write the result of a trial, unless it has one: a value for each objective, and the cost.
 
-        `epochs` are the values that led there, if they matter.
+        `epochs` are the values after each epoch, for pruners.
         """
         frozen = self.trials()[number]
         if frozen.state not in OVER:
@@ -157,7 +157,7 @@ class Study:
             self._study.tell(number, values, state)
 
     def tell_as(self, number: int, other: int) -> bool:
-        """Tell of a trial what is known of another one with its values; return whether that does not go on just now."""
+        """Copy the result of another trial with the same values; return whether that one is over, waits or was left."""
         like = self.trials()[other]
         if is_left(like):
             self.leave(number, NOTHING)
@@ -167,13 +167,13 @@ class Study:
         return rests(like) or like.state in OVER
 
     def leave(self, number: int, spent: Spent) -> None:
-        """Leave a trial whose run failed, by no fault of its values, to whoever takes it next; it took that much."""
+        """Release a trial whose run failed for reasons other than its values, with its cost, for any search to take."""
         frozen = self.trials()[number]
         if frozen.state not in OVER:
             self._storage.mark(frozen, **asdict(spent), **{LEFT: True})
 
     def spent(self) -> list[Spent | None]:
-        """Return what each trial took, in the order of their numbers; None for those that go on."""
+        """Return the cost of each trial, in the order of their numbers; None for running trials."""
         own = self._own()
         for trial in own:
             if trial.state in OVER and trial.number not in self._took:
@@ -181,15 +181,15 @@ class Study:
         return [spent_of(trial) if rests(trial) else self._took.get(trial.number) for trial in own]
 
     def over(self, number: int | None = None) -> bool:
-        """Return whether it is known what came of a trial, or of all but those that were left."""
+        """Return whether the trial `number` has a result, or by default whether all have one or were left."""
         if number is not None:
             return self.trials()[number].state in OVER
         return all(trial.state in OVER or is_left(trial) for trial in self._own())
 
     def best(self) -> FrozenTrial | None:
-        """Return the best trial of those that were not stopped early; None where there is none.
+        """Return the best complete trial; None if there is none.
 
-        Of several objectives it is the best on the Pareto front by the first one.
+        For several objectives it is the one on the Pareto front that is best by the first objective.
         """
         signs = [one.sign for one in self._objectives]
 
@@ -200,7 +200,7 @@ class Study:
         return max(done, key=rank, default=None)
 
     def judge(self, number: int) -> Callable[[int, float], Decision]:
-        """Return what is told each epoch of a trial with its value, and says whether the trial goes on there."""
+        """Return a function from an epoch and its value to the decision whether the trial continues."""
         frozen = self.trials()[number]
         if self.rungs:
             return self.rungs.judge(frozen)
@@ -215,14 +215,14 @@ class Study:
 
 
 def objectives_of(config: Config) -> list[Objective]:
-    """Return what a search looks for, one or several."""
+    """Return the objectives of a search, one or several."""
     return several(config.search.objective or [config.select])
 
 
 def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], Decision]:
-    """Return what judges a trial, by its number and the name of its study, in the process that carries it out.
+    """Return the function that judges a trial after each epoch, given its number and the name of its study.
 
-    The study stays open for the next trial: to read it anew takes longer the more it has.
+    The study stays open for the next trial in this process, since opening it takes longer the more trials it has.
     """
     if (sweep, name) not in JUDGING:
         JUDGING[sweep, name] = Study(storage_of(config.search, sweep), name, config, {})

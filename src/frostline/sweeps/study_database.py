@@ -1,4 +1,4 @@
-"""A database that keeps studies: the lock of all who write to it, and its absence for a while."""
+"""Databases of studies: the lock of all processes that write to one, and waiting while its server is down."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from frostline.core.errors import user_error
 from frostline.tracking import database
 
 Lock = Callable[[], AbstractContextManager[object]]
-_LOOK = 2.0  # seconds between two looks whether a database is back
+_LOOK = 2.0  # seconds between two attempts to connect
 _KEY = 0x66726F73746C696E
-"""Of the lock among those that programs agree on in a database of PostgreSQL: `frostlin` in ASCII."""
+"""Key of the advisory lock in PostgreSQL: `frostlin` in ASCII."""
 
 
 def lock_of(url: str) -> Lock:
-    """Return what holds the lock of the database at `url`: a file beside one of SQLite's, or PostgreSQL's own.
+    """Return a function that holds the lock of the database at `url`: a file beside SQLite's, or PostgreSQL's own.
 
-    A process that is killed gives it back at once. Other databases have none.
+    A killed process releases the lock at once. Other databases have no lock.
     """
     place = sqlalchemy.make_url(url)
     if place.get_backend_name() == "postgresql":
@@ -36,7 +36,7 @@ def lock_of(url: str) -> Lock:
 
 @contextmanager
 def _advisory(url: str) -> Iterator[None]:
-    """Hold the lock for a transaction, which ends with its connection, whatever is between us and the server.
+    """Hold the lock for a transaction, which also ends with its connection, even behind a connection pooler.
 
     See https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS.
     """
@@ -46,9 +46,9 @@ def _advisory(url: str) -> Iterator[None]:
 
 
 def wait_for(url: str, say: Callable[[str], object]) -> None:
-    """Return as soon as the server of the database at `url` takes connections; says once that it is waited for.
+    """Wait until the server of the database at `url` accepts connections; call `say` once while waiting.
 
-    Raises UserError where it never will. A file is there or not.
+    Raises UserError if the server refuses us. Returns at once for SQLite, which has no server.
     """
     told = False
     while sqlalchemy.make_url(url).get_backend_name() != "sqlite":

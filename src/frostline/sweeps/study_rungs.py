@@ -1,4 +1,4 @@
-"""The rungs of a study: which of its trials wait, go on, or end where they wait, as its storage keeps it."""
+"""The rungs of a study: its trials wait, are promoted, or stop at their rung, as marked in its storage."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from frostline.sweeps.trial_marks import GOAL, OVER, STOPPED, WAITS, rests, wait
 
 
 class StudyRungs:
-    """The rungs of a study, if it has any: it is false without, and then no trial waits."""
+    """The rungs of a study; false for a study without rungs, in which no trial waits."""
 
     def __init__(
         self, trials: Callable[[], list[FrozenTrial]], storage: Storage, sharing: Sharing, rungs: Rungs | None
     ) -> None:
-        """Decide on the `trials` of a study, as they are now, by number."""
+        """Decide about the trials of a study; `trials` returns their present state, in the order of their numbers."""
         self._trials, self._storage, self._sharing, self._rungs = trials, storage, sharing, rungs
 
     def __bool__(self) -> bool:
@@ -31,14 +31,14 @@ class StudyRungs:
         return self._rungs is not None
 
     def judge(self, trial: FrozenTrial) -> Callable[[int, float], Decision]:
-        """Do what `Rungs.judge` does."""
+        """Return the function of `Rungs.judge` for a trial."""
         assert self._rungs is not None
         return self._rungs.judge(trial)
 
     def promote(self, most: int) -> list[tuple[int, Path | None]]:
-        """Have up to so many trials go on that wait; return their numbers, and in which sweep's folder if elsewhere.
+        """Promote up to `most` waiting trials; return their numbers, with the folder of their sweep if it is another.
 
-        That is to be within a block that is `deciding`.
+        Call it within `deciding`.
         """
         found: list[tuple[int, Path | None]] = []
         while self._rungs and len(found) < most and (trial := self._rungs.next_up(self._own())):
@@ -47,13 +47,13 @@ class StudyRungs:
         return found
 
     def may_promote(self) -> bool:
-        """Return whether a trial that waits is good enough to go on."""
+        """Return whether a waiting trial is good enough to be promoted."""
         return self._rungs is not None and self._rungs.next_up(self._own()) is not None
 
     def conclude(self) -> bool:
-        """Let what waits end where it is, as no trial will come there any more; return whether anything did wait.
+        """Stop waiting trials at their rungs, since no further trial will come; return whether any was waiting.
 
-        Where none is complete the foremost goes on first, for there to be one.
+        If no trial is complete, promote the best waiting one instead, so that there will be a complete one.
         """
         with self._storage.deciding():
             own = self._own()
@@ -69,14 +69,14 @@ class StudyRungs:
             return bool(waiting)
 
     def pauses(self, number: int, epochs: int) -> bool:
-        """Return whether a trial that came to so many epochs has to wait before it may end."""
+        """Return whether a trial after `epochs` epochs has to wait at a rung."""
         trial = self._trials()[number]
         if self._rungs is None or STOPPED in trial.user_attrs:
             return False
         return self._rungs.goal(trial) <= min(epochs, self._rungs.epochs - 1)
 
     def pause(self, number: int, epochs: Sequence[float], spent: Spent) -> None:
-        """Have a trial wait at the rung to which it came: `epochs` are its values, `spent` what it took."""
+        """Let a trial wait at its rung: `epochs` are its values after each epoch, `spent` is its cost."""
         trial = self._trials()[number]
         if self._rungs is not None and trial.state not in OVER:
             goal = self._rungs.goal(trial)
@@ -88,7 +88,7 @@ class StudyRungs:
         return waits(self._trials()[number])
 
     def twin_of(self, number: int) -> int | None:
-        """Return the trial before this one that has the same values, whose run is its own too; None where none has."""
+        """Return the earlier trial with the same values, whose run serves for both; None if there is none."""
         values = self._trials()[number].params
         same = (one.number for one in (self._own() if self._rungs else ()) if one.params == values)
         return next((other for other in same if other < number), None)

@@ -1,4 +1,4 @@
-"""A study in which several searches have part: who carries a trial out, who confirms the best one, who is gone."""
+"""Studies shared by several searches: which search runs a trial, which one confirms the best, and which are gone."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from frostline.sweeps.study_storage import Storage
 from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, is_left, rests
 
 _CONFIRMS, _ALIVE = "confirms", "alive"
-"""Attributes of a study: who confirms a trial of it; when somebody last gave a sign of life."""
+"""Prefixes of a study's attributes: the search that confirms a trial; the last sign of life of a process."""
 
 
 class Taken(Exception):
-    """What a search wanted to do another one does, which lives."""
+    """Another live search already does this."""
 
 
 class Sharing:
-    """What a search has of a study, and what others have of it; of a study that nobody shares it has all."""
+    """The share of one search in a study; a study that is not shared belongs to it alone."""
 
     def __init__(self, study: optuna.Study, storage: Storage, sweep: Path | None) -> None:
-        """Have part in a `study`, for the search in the folder of the `sweep`."""
+        """Take part in a `study`, for the search in the folder of the `sweep`."""
         self.me = {**asdict(liveness.me()), "sweep": str(sweep), "search": uuid.uuid4().hex}
         self._study, self._storage = study, storage
 
     def goes_on_elsewhere(self, trial: FrozenTrial) -> bool:
-        """Return whether somebody who lives carries a trial out, and not this search."""
+        """Return whether another live search is running a trial."""
         holder = trial.user_attrs.get(HOLDER, self.me)
         return not (trial.state in OVER or rests(trial) or holder == self.me or self._gone(holder))
 
     def take(self, number: int) -> Path | None:
-        """Have a trial from now on, unless it is over; return the folder of the sweep that had it before, if another's.
+        """Take a trial, unless it is over; return the folder of the sweep that had it before, if that was another.
 
-        Raises `Taken` where somebody else was faster.
+        Raises `Taken` if another live search has it.
         """
         with self._storage.deciding():
             trial = self._study.get_trials(deepcopy=False)[number]
@@ -50,9 +50,9 @@ class Sharing:
             return self.hold(trial)
 
     def hold(self, trial: FrozenTrial) -> Path | None:
-        """Do what `take` does, within a block in which nobody else decides."""
+        """Take a trial as `take` does; call it within `deciding`."""
         backend, holder = self._storage.backend, trial.user_attrs.get(HOLDER, self.me)
-        if trial.state is TrialState.WAITING:  # as Optuna's dashboard leaves what a person wants to be tried
+        if trial.state is TrialState.WAITING:  # a trial that a user enqueued, e.g. in Optuna's dashboard
             backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         if trial.state not in OVER and self._storage.shared:
             backend.set_trial_user_attr(trial._trial_id, HOLDER, self.me)
@@ -61,9 +61,9 @@ class Sharing:
         return None if holder["sweep"] == self.me["sweep"] else Path(holder["sweep"])
 
     def confirm(self, number: int) -> Path | None:
-        """Have a trial, the best one, be confirmed by this search; or return the folder of the sweep that has done so.
+        """Reserve the confirmation of the best trial and return None, or the folder of the sweep that has confirmed it.
 
-        Raises `Taken` while another one does so.
+        Raises `Taken` while another live search is confirming it.
         """
         if not self._storage.shared:
             return None
@@ -79,7 +79,7 @@ class Sharing:
         return Path(holder["sweep"])
 
     def confirmed(self, number: int) -> None:
-        """Let others know that this search has confirmed a trial."""
+        """Mark a trial as confirmed by this search."""
         holder = self._study.user_attrs.get(f"{_CONFIRMS} {number}")
         if holder is not None and holder["search"] == self.me["search"]:
             self._study.set_user_attr(f"{_CONFIRMS} {number}", {**holder, "done": True})
@@ -90,12 +90,12 @@ class Sharing:
             self._study.set_user_attr(_sign(self.me), time.time())
 
     def _gone(self, holder: Mapping[str, Any]) -> bool:
-        """Return whether a search is no more; one that this process carried out before is not."""
+        """Return whether a search's process is gone; an earlier search of this process counts as gone, too."""
         owner = Owner(**{one.name: holder[one.name] for one in fields(Owner)})
         sign = self._study.user_attrs.get(_sign(holder), owner.started)
         return owner == liveness.me() or owner.gone(sign)
 
 
 def _sign(holder: Mapping[str, Any]) -> str:
-    """Return the attribute of a study in which a process gives signs of life."""
+    """Return the name of a study's attribute for the signs of life of a process."""
     return f"{_ALIVE} {holder['host']} {holder['pid']}"

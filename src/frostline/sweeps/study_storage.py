@@ -1,4 +1,4 @@
-"""Where studies are kept: a file in the sweep's folder, or a file or database in which several searches have part."""
+"""Storages of studies: a file in the sweep's folder, or a file or database shared by several searches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from frostline.sweeps.study_database import Lock, lock_of, wait_for
 
 
 class _Lock:
-    """A lock that a killed process gives back at once: Optuna's own stay for half a minute."""
+    """A lock that a killed process releases at once, unlike Optuna's own, which stay for half a minute."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._held = path, ExitStack()
@@ -37,22 +37,22 @@ class _Lock:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where studies are kept."""
+    """A storage of studies with its locks."""
 
     backend: BaseStorage
     own: Path | None = None
-    """The journal in the sweep's folder, to which nobody else adds trials."""
+    """The journal in the sweep's folder, to which only this sweep adds trials."""
     shared: bool = False
-    """Whether other searches may have part in the studies."""
+    """Whether other searches may take part in the studies."""
     lock: Lock = nullcontext
-    """Holds what one process at a time has, that is to decide; some databases have nothing like it."""
+    """Holds the lock for decisions, one process at a time; some databases have none."""
 
     ready: Callable[[Callable[[str], object]], object] = lambda say: None
-    """Returns once the studies can be reached, and says so where that takes a while."""
+    """Waits until the storage can be reached; calls its argument with a message while waiting."""
 
     @contextmanager
     def in_whole(self) -> Iterator[None]:
-        """Have what the block writes to the sweep's own file be there in whole, or be cut off by who opens it next."""
+        """Make the block's writes to the sweep's own file atomic: after a kill, `mend` cuts off what it had written."""
         if self.own is None:
             yield
             return
@@ -67,24 +67,24 @@ class Storage:
             self.backend.set_trial_user_attr(trial._trial_id, key, value)
 
     def report(self, trial: FrozenTrial, epochs: Sequence[float]) -> None:
-        """Write the values of the first epochs of a trial, as far as they are not there yet."""
+        """Write the values of a trial's epochs that the storage lacks; `epochs` begins with the first epoch."""
         for epoch in range(len(trial.intermediate_values), len(epochs)):
             self.backend.set_trial_intermediate_value(trial._trial_id, epoch + 1, float(epochs[epoch]))
 
     def deciding(self) -> AbstractContextManager[object]:
-        """Have no other process decide what it does within the block, as far as there is a lock."""
+        """Let no other process make decisions within the block, if the storage has a lock."""
         return self.lock()
 
 
 def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
-    """Return where studies are kept: where `search.storage` says, else a file in the sweep's folder, or memory.
+    """Return the storage of `search.storage`, else a file in the sweep's `folder`, or memory without a folder.
 
-    Raises `UserError` where `search.storage` is no place for them.
+    Raises `UserError` if `search.storage` cannot be opened.
     """
     if search.storage is not None:
         try:
             return _shared(search.storage)
-        except Exception as error:  # of whatever library the URL leads to
+        except Exception as error:  # of the database's driver
             expected = f"a storage URL that Optuna can open, or a file ({credentials.one_line(error)})"
             raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
     if folder is None:
@@ -105,7 +105,7 @@ def _shared(place: str) -> Storage:
 
 
 def _database(url: str) -> BaseStorage:
-    """Return the storage in a database, which may have been away since it was last asked something."""
+    """Return the storage in a database; a server may have been restarted since the last query, hence pre-ping."""
     server = make_url(url).get_backend_name() != "sqlite"
     return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}) if server else url)
 
@@ -115,7 +115,7 @@ def _journal(file: Path, lock: Path) -> JournalStorage:
 
 
 def mend(folder: Path) -> None:
-    """Cut off what a killed process left unfinished of the studies of a sweep: a trial as it was asked for, a line."""
+    """Cut off what a killed process left incomplete in a sweep's studies: a half-drawn trial, or a torn line."""
     file, mark = folder / layout.STUDY, folder / layout.STUDY_ASKING
     if mark.exists():
         os.truncate(file, int(mark.read_text()))
@@ -124,7 +124,7 @@ def mend(folder: Path) -> None:
 
 
 def _cut_torn_line(file: Path) -> None:
-    """Cut off the last line of a journal if it has no end: Optuna would add the next one to it."""
+    """Cut off the last line of a journal if it lacks its newline: Optuna would append the next line to it."""
     content = file.read_bytes() if file.exists() else b""
     if (whole := content.rfind(b"\n") + 1) < len(content):
         os.truncate(file, whole)

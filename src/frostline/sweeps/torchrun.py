@@ -1,4 +1,4 @@
-"""A command that torchrun starts as often as there are devices: it is carried out once, on all of them."""
+"""Commands under torchrun, which starts one process per device: the command runs once, on all devices."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from frostline.core.errors import UserError, user_error
 
 
 def once(typed: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Return what is `typed` for a sweep, with the `devices` that torchrun names, if that started this process.
+    """Return the `typed` overrides, with `devices` set to torchrun's number of processes if it started this one.
 
-    The first process starts the others of a run itself; those of torchrun have nothing to do and end here, well.
+    The first process starts the other processes of a run itself; those of torchrun exit here with status 0.
     """
     if "TORCHELASTIC_RUN_ID" not in environment:
         return [*typed]

@@ -1,4 +1,4 @@
-"""What a trial's run came to, as a study is told."""
+"""Report the outcomes of trials to their study."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def tell(cell: Cell, number: int, result: Result) -> None:
-    """Tell a study what came of a trial, if it is over, or that it waits at a rung.
+    """Report the result of a trial to its study, or that the trial waits at a rung.
 
-    One that diverged is told as stopped early, without a value, which samplers take for worse than any other. One that
-    failed otherwise is left, so that it is run again when the command is typed again, as in a grid. One that an earlier
-    search had carried further waits at the rungs even so, for the same trials to come.
+    A trial that diverged is pruned without a value, which samplers rank below all others. A trial that failed otherwise
+    is left, so that the same command runs it again, as in a grid. A trial that an earlier search had trained further
+    still waits at the rungs, so that the search draws the same trials.
     """
     from frostline.sweeps.study import objectives_of
 
@@ -41,7 +41,7 @@ def tell(cell: Cell, number: int, result: Result) -> None:
 
 
 def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:
-    """Return the values and the state of a trial, given its run; None for one that is not over."""
+    """Return the values and the state of a trial, given its run's result; None as state if it is not over."""
     from optuna.trial import TrialState
 
     if result.status == "FINISHED":
@@ -55,5 +55,5 @@ def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float
 
 
 def tells(result: Result) -> bool:
-    """Return whether anything is learnt from a run: where none of a round did so, the next one would not either."""
+    """Return whether a search learns from a run; after a round without such a run, further rounds are pointless."""
     return result.status in ("FINISHED", "PAUSED") or trial_tags.tells_a_search(result)

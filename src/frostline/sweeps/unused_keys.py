@@ -1,6 +1,6 @@
-"""Keys that were typed and that nothing reads, given the options that were chosen: a mistake, or worth a word.
+"""Detect typed keys that no run reads, given the chosen options: an error or a note.
 
-A key of the schema that only some options read has its rule here, so that none comes to nothing in silence.
+Every key of the schema that only some options read has a rule here, so that none is ignored silently.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from frostline.core.errors import user_error
 
 @dataclass(frozen=True)
 class _Rule:
-    """Who reads some keys."""
+    """The condition under which some keys are read."""
 
     keys: str
-    """With blanks between."""
+    """The keys, separated by blanks."""
     group: str
     """The key that decides."""
     read: Callable[[Config], bool]
     wanted: str
-    """What would have them read."""
+    """The setting under which they are read, for messages."""
 
 
 def _mirrors(config: Config) -> bool:
@@ -37,12 +37,12 @@ def _random(config: Config) -> bool:
 
 
 def _within(section: str, names: str) -> str:
-    """Return the keys of a section."""
+    """Return full keys from names within a section, separated by blanks."""
     return " ".join(f"{section}.{name}" for name in names.split())
 
 
 def _of_adapters(names: str, kinds: Sequence[str], wanted: str) -> _Rule:
-    """Return the rule of keys of an adapter that some kinds read."""
+    """Return the rule for adapter keys that only some `kinds` read."""
     keys = _within("freeze_mode.adapter", names)
     return _Rule(keys, "freeze_mode.name", lambda c: c.freeze_mode.adapter.kind in kinds, wanted)
 
@@ -107,7 +107,7 @@ _MISTAKES = (
         "search.budget=trials",
     ),
 )
-"""With which the run would be another one than the person believes."""
+"""Errors: the run would differ from what the user expects."""
 _NOTES = (
     _Rule(
         "data.missing_classes",
@@ -144,14 +144,14 @@ _NOTES = (
     _Rule("train.patience", "epochs", lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that"),
     _Rule("store.path store.budget_gb", "store.enabled", lambda c: c.store.enabled, "store.enabled=true"),
 )
-"""Which are worth a word."""
+"""Notes: the key has no effect."""
 
 
 def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
-    """Return a line for each of the keys `typed`, with its value, that no run of the sweep reads.
+    """Return a note for each of the keys `typed`, with its value, that no run of the sweep reads.
 
-    `configs` are those of its runs. Raises `UserError` where the key is there by mistake. What switches something off
-    is no mistake anywhere.
+    `configs` are those of its runs. Raises `UserError` if the key must be a mistake. The values false and null are
+    always accepted.
     """
     lines = _of_solvers(typed, configs)
     for rule in (*_MISTAKES, *_NOTES):
@@ -163,17 +163,17 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
             why = f"{rule.wanted}; with {rule.group.removesuffix('.name')}={chosen} nothing reads it"
             if rule in _MISTAKES:
                 raise user_error(key, value, f"to be given with {why}")
-            lines.append(f"{key}={value} has no effect: it wants {why}")
+            lines.append(f"{key}={value} has no effect: it needs {why}")
     return lines
 
 
 def _as_typed(value: object) -> str:
-    """Return a value as people type it."""
+    """Return a value as text for the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _of_solvers(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
-    """Return a line for each key that steps alone read, where none is made; UserError for an option of no mode here."""
+    """Return a note for each key of training steps if no run makes steps; UserError for an option of another mode."""
     lines = []
     for key, value in typed.items():
         if any(is_read(key, config.freeze_mode.solver) for config in configs):
@@ -182,5 +182,5 @@ def _of_solvers(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str
         if (option := key.removeprefix("freeze_mode.")) != key:
             wanted = " or ".join(f"freeze={solver}" for solver, options in SOLVERS.items() if option in options)
             raise user_error(key, value, f"to be given with {wanted}; with freeze_mode={modes} nothing reads it")
-        lines.append(f"{key}={value} has no effect: it wants a freeze mode that trains in steps, not {modes}")
+        lines.append(f"{key}={value} has no effect: it needs a freeze mode that trains in steps, not {modes}")
     return lines

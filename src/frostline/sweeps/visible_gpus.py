@@ -1,4 +1,4 @@
-"""Which GPUs each worker of a sweep sees, where there are any: asked without loading CUDA."""
+"""Assign visible GPUs to the workers of a sweep, without loading CUDA."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _DRIVER = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver lists its GP
 def places(
     workers: int | None, *, gpus: bool, each: int = 1, say: Callable[[str], object] = notices.tell
 ) -> list[dict[str, str]]:
-    """Return what each worker finds in its environment: its GPU, where there are any and they are wanted.
+    """Return the environment variables of each worker: its GPUs, if there are any and `gpus` are wanted.
 
-    `each` worker gets so many GPUs; UserError where there are fewer. `workers` None stands for as many as there are
-    GPUs for, or one on a CPU, which is said where torch can use none of them. Those that share devices are told how
-    many they are.
+    Each worker gets `each` GPUs; UserError if there are fewer. `workers` None means one worker per `each` GPUs, or one
+    on a CPU; `say` gets a message if the driver is too old for torch. Workers that share GPUs get their number.
     """
     listed = visible_cards() if gpus else []
     problem = driver.too_old() if listed else None
@@ -40,11 +39,11 @@ def places(
 
 
 def visible_cards() -> list[str]:
-    """Return the names of the GPUs that this process may use, asked without loading CUDA; of a divided one its parts.
+    """Return the names of the GPUs that this process may use, without loading CUDA; of a divided GPU (MIG) its parts.
 
-    What CUDA is told (https://docs.nvidia.com/cuda/cuda-c-programming-guide, `CUDA_VISIBLE_DEVICES`) ends at the first
-    name that is none, such as -1; container runtimes say `void` or `none`. `nvidia-smi -L` lists the parts of a divided
-    GPU (MIG) below it, and CUDA takes them by their UUID alone. A torch for CPUs can use none.
+    CUDA stops at the first invalid name in `CUDA_VISIBLE_DEVICES`, such as -1
+    (https://docs.nvidia.com/cuda/cuda-c-programming-guide); container runtimes write `void` or `none`. `nvidia-smi -L`
+    lists the parts of a divided GPU below it, and CUDA takes them only by UUID. A CPU build of torch has no GPU.
     """
     if metadata.version("torch").endswith("+cpu"):
         return []

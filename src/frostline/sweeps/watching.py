@@ -1,4 +1,4 @@
-"""A sweep seen from outside, by a process that needs neither torch nor MLflow: what begins, how far it is, its end."""
+"""Follow a sweep from its files, without torch and MLflow: runs that start, their progress, and the end."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from frostline.records.sweep_record import RunFacts, Shared
 from frostline.sweeps import closing, job
 
 _LOOK = 1.0  # seconds between two looks at the folder
-_QUIET = 20.0  # seconds between two lines on the epochs of one run
-_GONE = 15.0  # seconds for which no job may be there before the sweep counts as left
+_QUIET = 20.0  # seconds between two lines about the epochs of one run
+_GONE = 15.0  # seconds without a live process or job after which the sweep counts as abandoned
 
 
 def watch_command(sweep: Path) -> str:
-    """Return the command that shows how far a sweep is."""
+    """Return the command that shows the progress of a sweep."""
     return f"python -m frostline watch {shlex.quote(str(sweep))}"
 
 
 def follow(sweep: Path) -> int:
-    """Show how the `sweep` goes on until it is over, and return the exit status as `sweep.run_sweep` does.
+    """Show the progress of the `sweep` until it is over, and return the exit status as `sweep.run_sweep` does.
 
-    Where a cluster carries it out and no job of it is left that could draw the results, they are drawn here. May be
-    ended at any time. Raises `UserError` with what the job found wrong that checks, if it queued nothing.
+    Ctrl-C leaves the sweep running. If a sweep on a cluster has no job left that could write the results, they are
+    written here. Raises the `UserError` of the first job, which checks, if it queued nothing.
     """
     shown, say = _Shown(sweep), job.screen().say
     try:
@@ -39,7 +39,7 @@ def follow(sweep: Path) -> int:
     except KeyboardInterrupt as interrupt:
         ids = sorted({each.id.partition("_")[0] for each in cluster_jobs.alive(sweep) if each.engine == "slurm"})
         say(
-            f"The runs go on; `{watch_command(sweep)}` shows how far they are"
+            f"The runs continue; `{watch_command(sweep)}` shows their progress"
             + (f", and `scancel {' '.join(ids)}` ends them" if ids else "")
         )
         return interrupts.status(interrupt)
@@ -55,13 +55,13 @@ def follow(sweep: Path) -> int:
             say(f"Report: {sweep / layout.REPORT}")
     if checks and checks.came_to_nothing:
         ((it, state),) = cluster_jobs.states([checks.job])
-        say(f"{it} queued no run: {state}; its log is {it.log}. The same command goes on.", "red")
+        say(f"{it} queued no run: {state}; its log is {it.log}. The same command continues.", "red")
     return 0 if all(map(closing.as_planned, results)) else 1
 
 
 @dataclass(frozen=True)
 class _Checks:
-    """The job of a sweep that checks and queues, the latest one."""
+    """The latest job of a sweep that checks and queues."""
 
     job: cluster_jobs.Job
     queued: bool
@@ -69,29 +69,29 @@ class _Checks:
 
     @classmethod
     def of(cls, jobs: list[cluster_jobs.Job]) -> _Checks | None:
-        """Return it, given all jobs of the sweep; None where the process that was typed at checks."""
+        """Find it among all jobs of the sweep; None if the command's own process checks."""
         number = max((number for number, each in enumerate(jobs) if not each.runs), default=None)
         return None if number is None else cls(jobs[number], number + 1 < len(jobs))
 
     @property
     def at_work(self) -> bool:
-        """Whether it has yet to come to its end."""
+        """Whether it is queued or running."""
         return not self.job.ended and any(state.alive for _, state in cluster_jobs.states([self.job]))
 
     @property
     def came_to_nothing(self) -> bool:
-        """Whether it will queue nothing any more, and not since there was nothing to queue."""
+        """Whether it failed before it queued a job."""
         return not self.queued and not self.at_work and bool(self.job.stopped or self.job.refused or not self.job.ended)
 
 
 def left(sweep: Path) -> int:
-    """Say how a sweep is seen that goes on by itself, and return 0."""
-    job.screen().say(f"Queued; `{watch_command(sweep)}` shows how far it is")
+    """Print how to follow a queued sweep, and return 0."""
+    job.screen().say(f"Queued; `{watch_command(sweep)}` shows its progress")
     return 0
 
 
 def wait(sweep: Path) -> None:
-    """Show how the jobs of a `sweep` go on until none of them runs or will."""
+    """Show the progress of a `sweep` until none of its jobs is running or queued."""
     shown = _Shown(sweep)
     while cluster_jobs.alive(sweep):
         shown.look()
@@ -99,7 +99,7 @@ def wait(sweep: Path) -> None:
 
 
 class _Shown:
-    """What was shown of a sweep so far."""
+    """Shows the progress of a sweep, and remembers what it has shown."""
 
     def __init__(self, sweep: Path) -> None:
         self._sweep = sweep
@@ -111,7 +111,7 @@ class _Shown:
         self._gone: float | None = None
 
     def look(self) -> bool:
-        """Show what is new, and return whether the sweep is over, or nobody is left who goes on with it."""
+        """Show news, and return whether the sweep is over, or has no live process or job any more."""
         runs = Shared.read(self._sweep).runs if Shared.there(self._sweep) else ()
         jobs = cluster_jobs.of(self._sweep)
         checks = _Checks.of(jobs)
@@ -128,7 +128,7 @@ class _Shown:
         return False
 
     def _left(self, jobs: list[cluster_jobs.Job]) -> bool:
-        """Show how many jobs run and wait, if that is new, and return whether none does any more."""
+        """Show the number of running and queued jobs if it changed; return whether there is no live job or process."""
         if not jobs:
             return liveness.living(self._sweep / layout.OWNER) is None
         states = [state for _, state in cluster_jobs.states(jobs) if state.alive]
@@ -140,7 +140,7 @@ class _Shown:
         return not states
 
     def _show(self, number: int, facts: RunFacts, count: int) -> None:
-        """Show a run: that it began, how far it is, how it ended."""
+        """Show news of a run: its start, its progress and its end."""
         folder, name = self._sweep / facts.folder, f"[{number + 1}/{count}] {facts.name}"
         epochs = journal.epochs(folder)
         if number not in self._begun and ((owner := liveness.read(folder / layout.BEAT)) or epochs):
@@ -152,7 +152,7 @@ class _Shown:
             by = METRICS.get(str(facts.choices.get("select")))
             value = f", {by.words} {by.text(last[by.epoch])}" if by and by.epoch in last else ""
             job.screen().say(f"{name}: epoch {last.get('epoch', len(epochs))}{value}")
-        if result is not None and result.status not in ("KILLED", "PAUSED"):  # which may run again
+        if result is not None and result.status not in ("KILLED", "PAUSED"):  # these may run again
             self._ended.add(number)
             tested = result.metrics.get("test/accuracy")
             came = f", test accuracy {percent(tested)}" if tested is not None else ""

@@ -1,10 +1,10 @@
-# Two commands do all set-up: `make sweep` runs the main job, `make test` passes the tests.
+# `make sweep` and `make test` set everything up first; `make help` lists all targets.
 PYTHON ?= python3
 SWEEP ?= freeze=head,full lr=1e-3,1e-4
 VENV := .venv
 PINS := requirements.txt
 BIN := $(VENV)/bin
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest # what is compiled serves all processes that tests start
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest # keep bytecode for the many processes that tests start
 
 .PHONY: sweep test gpu check oldest docs faults bench ui lint format weights clean help
 
@@ -18,14 +18,14 @@ test: $(VENV)/.installed-dev lint ## Set up, then run lint, format, type and imp
 	$(PYTEST) -n 2 --dist loadfile
 	if nvidia-smi -L 2>/dev/null | grep -q GPU; then $(BIN)/pytest -m cuda; fi
 
-gpu: $(VENV)/.installed-dev ## On a machine with a GPU: its tests, then the benchmarks, from where a call was cut off
+gpu: $(VENV)/.installed-dev ## On a machine with a GPU: its tests, then the benchmarks; resumes after an interruption
 	$(BIN)/pytest -m cuda
 	$(BIN)/python benchmarks/run.py --device cuda --continue
 
-check: $(VENV)/.installed-dev lint ## What people run between edits: lint, types, contracts, and the quick tests of single modules
+check: $(VENV)/.installed-dev lint ## Between edits: lint, types, import contracts and the quick tests
 	$(PYTEST) -n 2 --dist loadfile --ignore tests/system -m 'not slow'
 
-oldest: ## The tests with the oldest libraries that pyproject.toml allows, in an environment of their own
+oldest: ## Run the tests with the oldest libraries that pyproject.toml allows, in a separate environment
 	$(MAKE) .venv-oldest/.installed-dev VENV=.venv-oldest PINS=requirements-oldest.txt
 	.venv-oldest/bin/pytest -n 2 --dist loadfile -o filterwarnings=default
 
@@ -35,27 +35,27 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.installed-dev ## Format the code and mend what can be mended
+format: $(VENV)/.installed-dev ## Format the code and apply automatic fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-ui: $(VENV)/.installed ## Open the MLflow UI on this project's records
+ui: $(VENV)/.installed ## Open the MLflow UI on this project's runs
 	$(BIN)/python -m frostline ui
 
-docs: $(VENV)/.installed-docs ## Build the pages into site/, which opens offline
+docs: $(VENV)/.installed-docs ## Build the documentation into site/, which opens offline
 	$(BIN)/sphinx-build -q -W --keep-going docs site
 
-faults: $(VENV)/.installed-dev ## Kill, starve, crowd and damage sweeps, the long way, and count what is lost
+faults: $(VENV)/.installed-dev ## Long fault injection: kill, starve, crowd and damage sweeps, and count losses
 	$(BIN)/python tests/faults.py --long
 
 bench: $(VENV)/.installed ## Measure against a tutorial's loop, a fast one and the machine's limits (half an hour)
 	$(BIN)/python benchmarks/run.py
 
-weights: $(VENV)/.installed ## Train the embedded weights anew
+weights: $(VENV)/.installed ## Train the embedded weights again
 	$(BIN)/python train.py experiment=pretrain_glyphs hydra.sweep.dir=multirun/pretrain_glyphs
 	$(BIN)/python -m frostline.assets.ship multirun/pretrain_glyphs/0/best.safetensors
 
-clean: ## Remove the environment; records stay
+clean: ## Remove the environment; runs and records stay
 	rm -rf $(VENV)
 
 $(BIN)/python:

@@ -1,4 +1,4 @@
-"""The seam to Hydra: a launcher whose workers outlive their jobs, and whose sweep outlives its workers."""
+"""Hydra launcher plugin: long-lived workers run many jobs each, and a sweep survives the death of a worker."""
 
 import logging
 import re
@@ -20,27 +20,27 @@ from frostline.sweeps.worker import Errand
 
 log = logging.getLogger(__name__)
 _ALIKE = 3
-"""So many first runs that fail in the same way end a sweep."""
+"""A sweep stops if its first runs all fail in the same way and there are at least so many of them."""
 
 
 @dataclass
 class FrostlineLauncherConf:
-    """What `hydra/launcher=frostline` may be given."""
+    """Settings of `hydra/launcher=frostline`."""
 
     _target_: str = "hydra_plugins.frostline_launcher.FrostlineLauncher"
     workers: int | None = None
-    """How many run jobs at the same time; null for one per GPU, or per `devices` of them, or one on a CPU."""
+    """Number of worker processes; null for one per `devices` GPUs, or one on a CPU."""
     job_timeout: float | None = 1800.0
-    """Kill a job whose main thread has not moved for so many seconds; null for never."""
+    """Kill a worker whose main thread makes no progress for so many seconds; null for never."""
     retries: int = 1
-    """How often a job is started again whose worker died or hung; one that fails by itself is not."""
+    """How often a job is restarted after its worker died or hung; a job that raises an error is not restarted."""
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="frostline", node=FrostlineLauncherConf, provider="frostline")
 
 
 class FrostlineLauncher(Launcher):
-    """Hands jobs to long-lived workers, one process per GPU."""
+    """Runs jobs in long-lived worker processes, one per GPU."""
 
     def __init__(self, workers: int | None, job_timeout: float | None, retries: int) -> None:
         self.workers, self.job_timeout, self.retries = workers, job_timeout, retries
@@ -48,34 +48,34 @@ class FrostlineLauncher(Launcher):
         self.compose: Callable[[Sequence[str]], DictConfig] = self._compose
         """Returns the config of a job."""
         self.forget: Callable[[Sequence[str]], object] = lambda job: None
-        """Is told of a job that is done, whose config is not asked for any more."""
+        """Called with each finished job, whose config is no longer needed."""
         self.say: Callable[[str], object] = log.warning
-        """Tells the person what happened to a worker."""
+        """Reports events of workers to the user."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what every job needs."""
+        """Remember the context, the task function and the config of the sweep."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     def start(self, *, gpus: bool = True, each: int = 1, errands: Sequence[Errand] = ()) -> Pool:
-        """Start the workers, which see to their `errands` at once, and return them; `close` ends them.
+        """Start the workers with their `errands` and return them; `close` ends them.
 
-        Where they have `gpus`, each has so many.
+        With `gpus`, each worker gets `each` of them.
         """
         own = places(self.workers, gpus=gpus, each=each, say=self.say)
         self.pool = Pool(own, limit=self.job_timeout, errands=errands)
         return self.pool
 
     def close(self, *, now: bool = False) -> None:
-        """End the workers, in good order or `now`."""
+        """End the workers, gracefully or `now`."""
         pool, self.pool = self.pool, None
         if pool is not None:
             pool.close(now=now)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Return what came of each job, in the order of the jobs."""
+        """Run the jobs and return their outcomes, in the order of the jobs."""
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         jobs = dict(enumerate(job_overrides, initial_job_idx))
         try:
@@ -92,11 +92,10 @@ class FrostlineLauncher(Launcher):
         further: Callable[[int], Mapping[int, Sequence[str]]] = lambda number: {},
         whole: bool = False,
     ) -> dict[int, JobReturn]:
-        """Return what came of each job; they are started in the order given, whatever their numbers.
+        """Run the jobs in the order given, and return their outcomes by number.
 
-        Those that have the same number in `stacks` are carried out by one worker. `further` is told of each job that is
-        done, and returns what else is to be done. The configs of jobs, which Hydra's own sweepers read, come back with
-        what came of them only if it is wanted `whole`.
+        Jobs with the same number in `stacks` go to one worker. `further` is called with each finished job, and returns
+        further jobs. With `whole`, the outcomes contain the configs, which Hydra's own sweepers read.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -123,7 +122,7 @@ class FrostlineLauncher(Launcher):
                     waiting.clear()
                     self.say(f"Stopped: {hopeless}.")
         except KeyboardInterrupt as interrupt:
-            self.pool = None  # first: one more interrupt ends the workers, too
+            self.pool = None  # before anything else, so that a second interrupt ends the workers, too
             pool.interrupt(interrupt)
             raise
         left = NotStarted(str(hopeless))
@@ -144,9 +143,9 @@ def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:
 
 
 def why(done: JobReturn) -> str | None:
-    """Return why a job did not do what it should, in one line.
+    """Return why a job failed, in one line.
 
-    None if it did, found that somebody else does it, or waits for whether its trial goes on.
+    None if it succeeded, if another process has its run, or if its trial waits at a rung.
     """
     value = done._return_value
     if done.status == JobStatus.FAILED:
@@ -155,9 +154,9 @@ def why(done: JobReturn) -> str | None:
 
 
 def _hopeless(done: Collection[JobReturn]) -> str | None:
-    """Return what there is to say if the first jobs all failed in the same way, numbers aside.
+    """Return a message if the first jobs all failed with the same error, apart from numbers in it; else None.
 
-    A run that diverged says something about its own settings only.
+    Diverged runs do not count, since divergence depends on a run's own settings.
     """
     if len(done) < _ALIKE or any(why(job) is None for job in done):
         return None

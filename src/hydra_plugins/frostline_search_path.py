@@ -1,4 +1,4 @@
-"""The seam to Hydra: options of a person's own, in `conf/` where the command is typed, stand beside the project's."""
+"""Hydra search path plugin: adds the user's own config files in `conf/` of the working directory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from frostline.core.project import own_configs
 
 
 class FrostlineSearchPath(SearchPathPlugin):
-    """Has Hydra look there last, so that nothing of the project's is hidden by it."""
+    """Appends the user's folder to the search path, so that it hides none of the project's options."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Add the folder, if there is one; `--config-dir` Hydra knows by itself."""
+        """Append the folder, if there is one; Hydra handles `--config-dir` itself."""
         for folder in own_configs(()):
             search_path.append("frostline", f"file://{folder}")

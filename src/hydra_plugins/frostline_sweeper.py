@@ -1,4 +1,4 @@
-"""The seam to Hydra: a sweeper that checks every run before the first starts, and answers when the last one ends."""
+"""Hydra sweeper plugin: checks every run before the first one starts, and reports the verdict after the last one."""
 
 import sys
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 @dataclass
 class FrostlineSweeperConf:
-    """What `hydra/sweeper=frostline` may be given."""
+    """Settings of `hydra/sweeper=frostline`."""
 
     _target_: str = "hydra_plugins.frostline_sweeper.FrostlineSweeper"
     max_batch_size: int | None = None
@@ -36,21 +36,21 @@ ConfigStore.instance().store(group="hydra/sweeper", name="frostline", node=Frost
 
 
 class FrostlineSweeper(Sweeper):
-    """Every combination of what is typed, run by `frostline.sweeps.sweep`."""
+    """Runs every combination of the typed values with `frostline.sweeps.sweep`, or a search."""
 
     def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None = None) -> None:
-        """Give other launchers than ours `max_batch_size` runs at once, None for all; `params` are overrides by key."""
+        """Give launchers other than ours `max_batch_size` runs at once, None for all; `params` are overrides by key."""
         self._batch, self._params = max_batch_size, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Be given what to sweep with, by Hydra."""
+        """Take Hydra's context and config, and create the launcher."""
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Compose, check and run every point of the grid; exits with a status other than 0 unless all runs finish."""
+        """Compose, check and run the grid or search; exit with a status other than 0 unless all runs finish."""
         from frostline.sweeps.cluster import Cluster, queues
         from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import Executor, Foreign, Workers
@@ -61,7 +61,7 @@ class FrostlineSweeper(Sweeper):
         assert self.config is not None and self.hydra_context is not None
         config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher
         hydra_keys.check(config, own_launcher=isinstance(launcher, FrostlineLauncher))
-        str(config.hydra.sweep.dir)  # now, so that every job is told the time of this moment
+        str(config.hydra.sweep.dir)  # resolve it now, so that every job gets the same time
         parser = OverridesParser.create(config_loader=loader)
         given = [f"{key}={value}" for key, value in self._params.items()]
         overrides = parser.parse_overrides([*given, *arguments])
@@ -71,7 +71,7 @@ class FrostlineSweeper(Sweeper):
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
-            launcher.compose, launcher.forget = compose, compose.forget  # each job once
+            launcher.compose, launcher.forget = compose, compose.forget  # composes each job once
             executor = Workers(launcher)
         elif queues(launcher):
             executor = Cluster(launcher, config, detached=not searches)

@@ -25,6 +25,7 @@ from frostline.tracking import pending_sweeps, server, session, sync
 from frostline.tracking.mirror import Mirror
 from frostline.tracking.pending_sweeps import Place
 from frostline.tracking.sync import SweepMirror
+from frostline.tracking.unsent_entries import Unsent, unsent_of
 
 EPOCHS = 3
 
@@ -198,6 +199,26 @@ def test_a_run_whose_note_of_how_far_it_got_is_gone_is_not_recorded_twice(faulty
     epochs(tmp_path, 3, EPOCHS), finish(tmp_path)
     Mirror(tmp_path).bring(client, experiment, None)
     check(client, experiment, tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, "x", "", [1], {"a": 1}, True, 10**400, -1])
+def test_what_is_no_value_in_a_journal_keeps_nothing_else_from_mlflow(tmp_path, value):
+    noted = {"op": "run", "uid": "a", "name": "n", "tags": {}, "time": 1, "run_id": None}
+    odd = [
+        {**noted, "run_id": value} if value is not None else {**noted, "name": None},
+        {"op": "metrics", "step": 1, "time": value, "values": {"a": 1.0}},
+        {"op": "metrics", "step": value, "time": 1, "values": {"a": 1.0}},
+        {"op": "metrics", "step": 1, "time": 1, "values": {"a": None if value == -1 else value, "b": 2}},
+        {"op": "dataset", "name": "d", "digest": "e", "source": "d", "images": {"train": value}},
+        {"op": "dataset", "name": "d", "digest": "e", "source": "d", "images": value},
+        {"op": "dataset", "name": "d", "digest": value if value not in ("x", "") else 0, "source": "d", "images": {}},
+        {"op": "artifact", "path": "a\0", "inside": None},
+        {"op": "artifact", "path": "b", "inside": 5 if value in (None, "x", "") else value},
+        {"op": "end", "status": "FINISHED", "time": value},
+    ]
+    (tmp_path / "record.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in odd))
+    news, behind = unsent_of(tmp_path, 0)
+    assert news == Unsent(metrics=[("b", 2.0, 1, 1)]) and behind == (tmp_path / "record.jsonl").stat().st_size
 
 
 def test_that_a_process_is_gone_does_not_undo_what_mlflow_has_of_a_damaged_journal(client, experiment, tmp_path):

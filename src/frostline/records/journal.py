@@ -104,7 +104,7 @@ def position(folder: Path) -> MirrorPosition:
         run_id, offset, sure = values["run_id"], int(values["offset"]), values["sure"] is True
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return MirrorPosition()
-    return MirrorPosition(run_id, offset, sure) if _is_run_id(run_id) and offset >= 0 else MirrorPosition()
+    return MirrorPosition(run_id, offset, sure) if is_run_id(run_id) and offset >= 0 else MirrorPosition()
 
 
 def set_position(folder: Path, value: MirrorPosition) -> None:
@@ -122,7 +122,8 @@ def run_id(folder: Path) -> str | None:
     return position(folder).run_id
 
 
-def _is_run_id(value: object) -> bool:
+def is_run_id(value: object) -> bool:
+    """Return whether a value is MLflow's id of a run, or says that there is none yet."""
     return value is None or (isinstance(value, str) and bool(RUN_ID.fullmatch(value)))
 
 

@@ -102,20 +102,20 @@ def is_possible(metric: str, value: object) -> bool:
     if metric.startswith("cost/") or metric in _COUNTS:
         return _is_count(value)
     if metric in (VAL, TEST):
-        return _is_number(value) and 0 <= value <= 1
+        return is_number(value) and 0 <= value <= 1
     if metric in _SHARES:
-        return _is_number(value) and (math.isnan(value) or abs(value - 0.5) <= 0.5 + _ROUNDED)
-    return _is_number(value)
+        return is_number(value) and (math.isnan(value) or abs(value - 0.5) <= 0.5 + _ROUNDED)
+    return is_number(value)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value is a number that fits into a float; integers in JSON may be larger."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
 
 
 def _is_count(value: object) -> bool:
     """Return whether a value can be a count, or a number of seconds or bytes: finite and not negative."""
-    return _is_number(value) and 0 <= value < math.inf
+    return is_number(value) and 0 <= value < math.inf
 
 
 def percent(fraction: float) -> str:

@@ -9,6 +9,9 @@ from typing import Any
 from frostline.records import journal
 from frostline.records.layout import NOTE_TAG, REASON_TAG
 from frostline.records.recording import GONE
+from frostline.records.result import is_number
+
+_SPLITS = {"train", "val", "test"}
 
 
 @dataclass
@@ -39,13 +42,19 @@ class Unsent:
 
 
 def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
-    """Return the merged journal entries after byte `offset`, and the offset after the last one."""
+    """Return the merged journal entries after byte `offset`, and the offset after the last one.
+
+    Entries that frostline cannot have written, such as values edited by hand, are left out.
+    """
     news = Unsent()
     for entry, behind in journal.notes(folder, offset):
         offset = behind
+        if not all(_is_count(entry.get(key, 0)) for key in ("time", "step")):
+            continue
         match entry:
             case {"op": "run", "uid": str(uid), "name": str(), "tags": dict(), "time": int()} if uid.isalnum():
-                news.start = entry
+                if journal.is_run_id(entry.get("run_id")):
+                    news.start = entry
             case {"op": "resume"}:
                 news.status, news.ended = "RUNNING", None
             case {"op": "params", "values": dict(values)}:
@@ -53,16 +62,23 @@ def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
             case {"op": "tags", "values": dict(values)}:
                 news.tags.update(values)
             case {"op": "metrics", "values": dict(values), "time": int(time), "step": int(step)}:
-                news.metrics += [(key, float(value), time, step) for key, value in values.items()]
-            case {"op": "dataset"}:
-                news.datasets.append(entry)
-            case {"op": "artifact", "path": str(path)}:
-                news.artifacts[path, entry.get("inside")] = None
+                news.metrics += [(key, float(value), time, step) for key, value in values.items() if is_number(value)]
+            case {"op": "dataset", "name": str(), "digest": str(), "source": str(), "images": dict(images)}:
+                if images.keys() <= _SPLITS and all(map(_is_count, images.values())):
+                    news.datasets.append(entry)
+            case {"op": "artifact", "path": str(path)} if "\0" not in path:
+                if isinstance(inside := entry.get("inside"), str | None):
+                    news.artifacts[path, inside] = None
             case {"op": "end", "status": "FINISHED" | "FAILED" | "KILLED" as status, "time": int(time)}:
                 news.status, news.ended = status, time
             case {"op": "end", "status": "PAUSED"}:
                 news.status, news.ended = "SCHEDULED", None  # MLflow's status for runs that continue later
     return news, offset
+
+
+def _is_count(value: object) -> bool:
+    """Return whether it is a whole number that a database can hold."""
+    return type(value) is int and 0 <= value < 2**63
 
 
 def resumed(folder: Path) -> bool:

@@ -21,6 +21,8 @@ import warm
 from frostline import commands
 from frostline.core import plugins
 from frostline.core.errors import UserError
+from frostline.data import sources
+from frostline.data.source import Source
 from frostline.models import build, cut
 from frostline.records import provenance
 from frostline.runs import checks
@@ -192,6 +194,34 @@ def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package
     plugins._installed.cache_clear()
     assert plugins.identity(plugins.MODELS, "tiny") == f"{now} torchvision=={version('torchvision')}"
     assert plugins.identity(plugins.MODELS, "resnet50") is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "told"),
+    [
+        (torch.tensor([0.0, 1.0]), ("a", "b"), "labels, .* not float32 of shape"),
+        (torch.tensor([0, 2]), ("a", "b"), "from 0 to 2"),
+        (torch.tensor([-1, 1]), ("a", "b"), "from -1 to 1"),
+        (torch.tensor([0, 1], dtype=torch.int32), ("a", "b"), "not int32"),
+        (torch.zeros(2, 3, dtype=torch.bool), ("a", "b"), r"not bool of shape \(2, 3\)"),
+        (torch.tensor([], dtype=torch.int64), ("a", "b"), "at least one"),
+        (["a", "b"], ("a", "b"), "labels, a tensor"),
+        (torch.tensor([0, 0]), ("a",), "two or more names"),
+        (torch.tensor([0, 1]), ("a", "a"), "names that differ"),
+        (torch.tensor([0, 1]), (0, 1), "names that differ"),
+        (torch.tensor([0, 1]), ["a", "b"], "a tuple"),
+    ],
+)
+def test_a_source_whose_labels_are_none_is_one_line(labels, classes, told):
+    odd = Source(labels, classes, lambda index: None, str)
+    with pytest.raises(UserError, match=f"^data.source=mine: expected a plugin whose train has .*{told}"):
+        sources._plugged("mine", lambda root: {"train": odd}, Path(), {})
+
+
+def test_a_split_of_a_source_has_the_classes_of_train():
+    train, test = (Source(torch.tensor([0, 1]), names, lambda i: None, str) for names in (("a", "b"), ("b", "a")))
+    with pytest.raises(UserError, match="whose test has the classes of train"):
+        sources._plugged("mine", lambda root: {"train": train, "test": test}, Path(), {})
 
 
 def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):

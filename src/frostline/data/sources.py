@@ -95,7 +95,28 @@ def _plugged(name: str, plugin: Any, root: Path, options: Mapping[str, Any]) -> 
         given = some(list(splits)) if sources and splits else "nothing" if sources else type(splits).__name__
         expected = f"a plugin that returns a Source for train, and for val and test if it has them, not {given}"
         raise user_error("data.source", name, expected)
+    for split, source in splits.items():
+        if (lacking := _lacking(source, splits["train"].classes)) is not None:
+            raise user_error("data.source", name, f"a plugin whose {split} has {lacking}")
     return dict(splits)
+
+
+def _lacking(source: Source, classes: object) -> str | None:
+    """Return what a plugin's source should have and has not, given the `classes` of train; None where it is whole."""
+    named = isinstance(classes, tuple) and all(isinstance(one, str) for one in classes)
+    if not named or source.classes != classes or not 1 < len({*classes}) == len(classes):
+        return "the classes of train, a tuple of two or more names that differ"
+    labels: object = source.labels
+    if not isinstance(labels, Tensor) or not len(labels):
+        return "labels, a tensor of at least one"
+    if labels.ndim == 2 and labels.dtype == torch.bool and labels.shape[1] == len(source.classes):
+        return None
+    numbers = labels.ndim == 1 and labels.dtype == torch.int64
+    if not numbers or int(labels.min()) < 0 or int(labels.max()) >= len(source.classes):
+        found = f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+        found += f" from {int(labels.min())} to {int(labels.max())}" if numbers else ""
+        return f"labels, (N,) int64 from 0 to {len(source.classes) - 1} or (N, {len(source.classes)}) bool, not {found}"
+    return None
 
 
 def _digits() -> Source:

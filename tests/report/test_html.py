@@ -236,7 +236,8 @@ def test_a_run_that_mlflow_heard_of_when_it_was_over_is_linked_there(tmp_path):
 
 def test_epochs_that_somebody_damaged_cost_no_page(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
-    for said in ('{"epoch": 1}\n{"epoch": 2, "phase": 1, "val/accuracy": null}\n', '{"val/accuracy": 0.5}\n'):
+    lacking = '{"epoch": 1}\n{"epoch": 2, "phase": 1, "val/accuracy": null}\n'
+    for said in (lacking, lacking.replace("null", f"{10**400}"), '{"val/accuracy": 0.5}\n'):
         for number in (0, 1):
             (folder / str(number) / "metrics.jsonl").write_text(said)
         epochs = [curve["epoch"] for curve in page(folder).data["curves"]]

@@ -45,7 +45,12 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
     Damaged lines, and values that are no numbers, are left out.
     """
     found = (entry for entry, _ in _lines(folder / METRICS, 0) if isinstance(entry.get("epoch"), int))
-    return [{key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in found]
+    return [{key: value for key, value in entry.items() if _is_number(value)} for entry in found]
+
+
+def _is_number(value: object) -> bool:
+    """Return whether it is one that a float can hold: JSON's whole numbers may be larger."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
 
 
 def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from frostline.models import onednn
 from frostline.models.cut import graph_of, module_of
@@ -75,8 +75,18 @@ def fold(traced: fx.GraphModule) -> None:
         if type(norm) is not nn.BatchNorm2d or not _read_once(before := node.all_input_nodes[0]):
             continue
         if type(conv := layers.get(str(before.target))) is nn.Conv2d:  # others may compute more than their tensors say
-            _replace(traced, (before, node), fuse_conv_bn_eval(conv, norm))
+            _replace(traced, (before, node), _folded(conv, norm))
     _finish(traced)
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return what torch's `fuse_conv_bn_eval` does, which copies the weights first that are not to stay."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    folded = copy.copy(conv)
+    folded._parameters = {}
+    statistics = (norm.running_mean, norm.running_var, norm.eps)
+    folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
+    return folded
 
 
 def fuse(traced: fx.GraphModule) -> None:

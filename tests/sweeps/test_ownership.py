@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import stores
 from frostline.commands import mend
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness
@@ -97,7 +98,7 @@ def test_who_ran_here_before_the_power_was_lost_is_gone_at_once():
 def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     client = MlflowClient(uri)
     experiment = client.create_experiment("mended")
     dead = dataclasses.replace(liveness.me(), started=1.0)
@@ -125,7 +126,7 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
 def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gives_signs(tmp_path, capsys):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     client = MlflowClient(uri)
     experiment = client.create_experiment("mended")
     lost = dataclasses.replace(liveness.me(), host="lost")

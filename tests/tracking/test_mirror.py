@@ -14,6 +14,7 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+import stores
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
 from frostline.core import project
@@ -316,7 +317,7 @@ def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(
 
 @pytest.mark.slow
 def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_replaced_with_the_runs(tmp_path, request):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     experiment = server.experiment(uri, tmp_path, request.node.name)
     begin(folder := tmp_path / "run")
     tensorfile.save(folder / "best.safetensors", {"weight": torch.zeros(3)}, {})

@@ -61,7 +61,7 @@ def pytest_collection_finish() -> None:
     What is frozen does not count as old, so that it would look at all that is new far more often than elsewhere.
     """
     gc.freeze()
-    gc.set_threshold(700, 10, 100)
+    gc.set_threshold(5_000, 10, 100)
 
 
 def pytest_sessionfinish() -> None:

@@ -259,7 +259,7 @@ class FeaturesConfig:
     """The features cache: outputs of the stages below the frost line, computed once."""
 
     enabled: bool
-    """Keep the output of the frozen stages; false computes it anew at each use, with the same bits."""
+    """Keep the output of the frozen stages; false computes it again at each use, with the same bits."""
     views: int | None
     """Number of random views per image that are reused in turn, an approximation; null draws a new view in every
     epoch."""

@@ -1,4 +1,4 @@
-"""What torch was told for the whole process: as in a fresh one in a block, and as it was behind it."""
+"""Save, reset and restore torch's process-wide settings: threads, determinism, default dtype, float32 precision."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from frostline.core.shared_context import shared
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""The variable by which cuBLAS adds in the same order every time."""
+"""Environment variable that makes cuBLAS deterministic."""
 
 
 def float32_is_float32() -> None:
-    """Have products and convolutions of float32 computed in float32: TF32 has 10 bits of mantissa, bfloat16 has 7.
+    """Compute float32 matrix products and convolutions in float32: TF32 has 10 bits of mantissa, bfloat16 has 7.
 
-    TF32 is cuDNN's default. Set by the old names, since torch refuses to read these once the new ones were set alone.
+    TF32 is cuDNN's default. The old names are set, since torch refuses to read them after only the new ones were set.
     """
     import torch
 
@@ -27,7 +27,7 @@ def float32_is_float32() -> None:
 @shared
 @contextlib.contextmanager
 def as_they_were() -> Iterator[None]:
-    """Take back all that the block sets in torch for the whole process; numbers are float32 in it."""
+    """Restore torch's process-wide settings after the block, in which the default dtype is float32."""
     import torch
 
     threads, mode, dtype = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.get_default_dtype()
@@ -54,10 +54,10 @@ def as_they_were() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _precision_as_it_was() -> Iterator[None]:
-    """Take back what the block says of the precision of float32, which is in it as nobody said anything before.
+    """Restore the settings of float32 precision after the block, which starts with full float32 precision.
 
-    There are old names for it and new ones, for which https://docs.pytorch.org/docs/stable/notes/cuda.html and
-    `numerical_accuracy` beside it; torch refuses to read the old ones where the new ones say what these cannot.
+    They have old names and new names (https://docs.pytorch.org/docs/stable/notes/cuda.html and `numerical_accuracy`
+    beside it). torch refuses to read an old name if the new ones have a value that the old one cannot express.
     """
     import torch
 

@@ -153,7 +153,7 @@ def values_of(image: Image.Image) -> Values | None:
 
 
 def _eight_bits(values: Values, clear: object, levels: Levels, *, inverted: bool) -> Image.Image:
-    """Return values as an 8-bit grey image; with alpha if `clear` is the value that stands for transparent."""
+    """Return values as an 8-bit grey image, with alpha if `clear`, the value of transparent pixels, is not None."""
     shown = levels(values)
     grey = Image.fromarray(255 - shown if inverted else shown)
     if clear is not None:

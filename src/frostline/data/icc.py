@@ -34,7 +34,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     mode, transform = _transform(profile)
     if image.mode != mode:
         if (image.mode, mode) != ("L", "RGB"):
-            raise BadProfile(f"a profile of {mode} in a picture of {image.mode}")
+            raise BadProfile(f"a profile of {mode} in an image of {image.mode}")
         image = image if transform is None else image.convert("RGB")
     if transform is None:
         return image

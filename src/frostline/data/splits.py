@@ -74,7 +74,7 @@ class Data:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits by name."""
+        """The splits, by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @property

@@ -105,7 +105,7 @@ def compare(tensor: Tensor, start: int = 0, size: int | None = None) -> None:
 
 
 def compare_rows(tensor: Tensor, rows: Tensor) -> None:
-    """Compare the rows `(N,)` of a tensor, as `compare` does."""
+    """Verify the checksums of the rows with the indices `rows` `(N,)` of a tensor, like `compare`."""
     memory = _memory(tensor)
     if memory is not None and memory.checks is not None and not memory.checks.closed:
         size = tensor[:1].nbytes
@@ -122,12 +122,12 @@ def _tensor(memory: _Memory, file: int, shape: tuple[int, ...], dtype: torch.dty
 
 
 def _memory(tensor: Tensor) -> _Memory | None:
-    """Return the file that is the memory of a tensor, or of what it is a view of; None where that is plain memory."""
+    """Return the mapping behind a tensor, which may be a view; None if the tensor is in plain memory."""
     return _maps.get(tensor.untyped_storage().data_ptr())
 
 
 def file_of(tensor: Tensor) -> int | None:
-    """Return the descriptor of the file that is the memory of `tensor`, None where it is plain memory."""
+    """Return the descriptor of the file behind `tensor`, None if the tensor is in plain memory."""
     memory = _memory(tensor)
     return None if memory is None else memory.file
 

@@ -266,7 +266,7 @@ def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str,
     options = (f"freeze={chosen}", "train.ema_decay=0.5", "checkpoint.every_seconds=0.001")
     record = run(tmp_path / "whole", *options)
     assert record.tags[layout.FROZEN_TAG].endswith("tensors unchanged, bit for bit")
-    assert "best.safetensors keeps" in record.tags[layout.ADAPTER_TAG]
+    assert "kept in best.safetensors" in record.tags[layout.ADAPTER_TAG]
     with pytest.raises(Stopped):
         run(tmp_path / "resumed", *options, record=Stopping())
     run(tmp_path / "resumed", *options)

@@ -1,4 +1,4 @@
-"""What each of our own short cuts saves: the same work with it and without it, one after the other in one process."""
+"""Ablation of our optimisations: the same work with and without each, in turn in one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _JOBS, _STEPS, _IMAGES = 64, 200, 32
 
 
 def ablation(bench: Bench) -> Iterator[Row]:
-    """Measure all of them."""
+    """Measure all optimisations."""
     yield from templates(bench)
     yield from drafts(bench)
     yield from heads(bench)
@@ -55,7 +55,7 @@ def _row(bench: Bench, what: str, setting: str, ours: Callable[[], object], thei
 
 
 def templates(bench: Bench) -> Iterator[Row]:
-    """Compose a grid from templates, and job by job."""
+    """Time the composition of a grid from templates against job by job."""
     jobs = [[f"freeze={mode}", f"lr={lr}"] for mode in ("head", "full") for lr in range(1, _JOBS // 2 + 1)]
     project.register_resolver()
     with initialize_config_dir(str(project.config_folder()), version_base="1.3"):
@@ -74,7 +74,7 @@ def templates(bench: Bench) -> Iterator[Row]:
 
 
 def drafts(bench: Bench) -> Iterator[Row]:
-    """Write the weights of a head run at its end: only what moved, the rest having been written meanwhile, or all."""
+    """Time the final write of a head run's weights: only the changed ones, the rest written earlier, against all."""
     network = limit.network(bench.scale.full, bench.side, torch.device("cpu"))
     tensors = dict(network.state_dict())
     moved = {name: tensor for name, tensor in tensors.items() if name.startswith("fc.")}
@@ -116,7 +116,7 @@ def _finished(draft: tensorfile.Draft, moved: dict[str, torch.Tensor]) -> str:
 
 
 def heads(bench: Bench) -> Iterator[Row]:
-    """Make steps of a head on features, in closed form and by autograd."""
+    """Time steps of a head on features, in closed form against autograd."""
     linear = nn.Linear(512, 10).to(bench.device)
     inputs = torch.randn(_IMAGES, 512, device=bench.device)
     labels = torch.randint(0, 10, (_IMAGES,), device=bench.device)
@@ -148,7 +148,7 @@ def _backbone(bench: Bench, network: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 def convolutions(bench: Bench) -> Iterator[Row]:
-    """Compute features with convolutions that are fused with what follows them, and with folded norms alone."""
+    """Time features with convolutions fused with the next operations, against folded norms alone."""
     lower, images = _backbone(bench, bench.scale.full)
     images, how = images.bfloat16(), (torch.bfloat16, bench.device, torch.channels_last)
     fused, available = fuse.fast_copy(lower, *how), onednn.available
@@ -166,7 +166,7 @@ def convolutions(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """Compute features while freed memory is kept, and while it is given back."""
+    """Time features while malloc keeps freed memory, against returning it to the system."""
     lower, images = _backbone(bench, "resnet18")
 
     def keeping() -> None:

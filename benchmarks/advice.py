@@ -1,7 +1,7 @@
-"""Whether advice is right: its ranks of backbones against those of real sweeps, and its times against real ones.
+"""Accuracy of the advice: its ranking of backbones against that of real sweeps, and its times against real ones.
 
-Nothing is downloaded: the embedded weights, as they are and with stages that are random again; networks that learnt
-letters for a while; and networks that learnt nothing.
+Nothing is downloaded. The backbones are the embedded weights, unchanged and with randomised stages, networks trained
+on letters for a while, and untrained networks.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ _LEARNT = {
     "mobilenet_v3_small": (80,),
     "mnasnet0_5": (80,),
 }
-"""Pictures of each letter that networks from scratch learnt from, in five epochs."""
+"""Training images per letter of networks from scratch, over five epochs."""
 _LRS = {"head": (1e-1, 1e-2, 1e-3), "full": (1e-2, 1e-3)}
-"""What is tried of each mode; a head alone wants more."""
+"""Learning rates of each mode; a head alone needs more."""
 _DRAWS = 2000
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What was advised of a backbone, and what its sweep came to."""
+    """The advice on a backbone, and the results of its sweep."""
 
     advised: Advice
     accuracy: Mapping[str, float]
-    """On the test split, of the learning rate that is best by validation, by mode."""
+    """Test accuracy at the best learning rate by validation, by mode."""
     seconds: Mapping[str, float]
-    """Of a run from its config to its record, by mode."""
+    """Seconds of a run from its config to its record, by mode."""
 
     def scores(self) -> dict[str, float]:
-        """Return what of the advice might rank backbones."""
+        """Return the scores in the advice that could rank backbones."""
         (one,) = standings(self.advised.backbones)
         top = one.top.border
         return {
@@ -103,7 +103,7 @@ def _correlation(bench: Bench, setting: str, mode: str, trials: Sequence[_Trial]
 
 
 def _spearman(scores: Sequence[float], real: Sequence[float]) -> tuple[float, float, float]:
-    """Return the rank correlation, and between what 95% of it lies where backbones are drawn anew."""
+    """Return the rank correlation and its 95% interval under resampled backbones."""
     pairs, random = np.array([scores, real]), np.random.default_rng(0)
     drawn = (pairs[:, random.integers(0, len(real), len(real))] for _ in range(_DRAWS))
     values = [spearmanr(*each).statistic for each in drawn if all(len(set(row)) > 1 for row in each)]
@@ -127,7 +127,7 @@ def _cost(trial: _Trial, mode: str) -> float:
 
 
 def _backbones(bench: Bench, *, few: bool) -> dict[str, dict[str, Any]]:
-    """Return what a person would type for each backbone, by what it is."""
+    """Return the overrides of each backbone, by a description of it."""
     own: dict[str, Any] = {"model": _SHUFFLENET, "model.image_size": _SIDE, "threads": 1}
     found = {"embedded": {**own, "model.weights": str(GLYPHS)}}
     for name, stages in _SPOILED.items():
@@ -144,7 +144,7 @@ def _backbones(bench: Bench, *, few: bool) -> dict[str, dict[str, Any]]:
 
 
 def _spoiled(folder: Path, stages: Sequence[str]) -> Path:
-    """Return a file of the embedded weights, in some stages of which they are random."""
+    """Write the embedded weights with some randomised stages, and return the file."""
     model, new = (
         build(_SHUFFLENET, weights=weights, num_classes=2, seed=0, image_size=_SIDE) for weights in ("glyphs", None)
     )
@@ -157,7 +157,7 @@ def _spoiled(folder: Path, stages: Sequence[str]) -> Path:
 
 
 def _learnt(bench: Bench, model: str, count: int) -> Path:
-    """Return the weights of a network that learnt letters from `count` pictures of each."""
+    """Return the weights of a network trained on letters, with `count` images of each."""
     run = {
         **{"data": "glyphs", "data.options.images_per_class": count, "model": model, "model.weights": None},
         **{"model.image_size": _SIDE, "freeze_mode": "full", "optimizer": "adamw", "schedule": "onecycle", "lr": 4e-3},

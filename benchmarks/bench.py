@@ -1,4 +1,4 @@
-"""What is measured at which size, what it is to reach, and the folders it happens in."""
+"""Sizes of the measurements, their targets, and their folders."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured."""
+    """The sizes of all measurements."""
 
     sweeps: tuple[tuple[str, Kind], ...]
-    """Network and pictures of each head sweep."""
+    """Network and images of each head sweep."""
     counts: tuple[int, int, int]
-    """Its pictures: train, val, test."""
+    """Its number of images: train, val, test."""
     runs: int
     epochs: int
     augmented: str
     """Network of the head sweep with random augmentation."""
     few: tuple[int, int, int]
-    """Pictures where more than a head is trained."""
+    """Number of images if more than a head is trained."""
     extracted: tuple[str, ...]
     """Networks whose features are extracted."""
     full: str
@@ -46,12 +46,12 @@ class Scale:
     forward_batch: int
     decoded: int
     watched: int
-    """Pictures of the run whose memory is watched."""
+    """Number of images of the run whose memory is measured."""
     side: int = 224
     batches: int = 4
-    """Of an opponent's training, timed in a row ..."""
+    """Batches of an opponent's training that are timed at once."""
     rounds: int = 3
-    """... so many times; also how often a short measurement is repeated."""
+    """Number of repetitions of that, and of short measurements."""
     matrix: int = 2048
 
 
@@ -138,7 +138,7 @@ TARGETS: dict[str, dict[str, Target]] = {
     "grids found": {"cpu": Target("≥", 8), "cuda": Target("≥", 8)},
     "journals, checkpoints and hashes": {"cpu": Target("≤", 0.02), "cuda": Target("≤", 0.02)},
 }
-"""What each number must reach, where a target was set for it on this kind of device."""
+"""Targets of numbers, by kind of device."""
 
 
 class Bench:
@@ -154,14 +154,14 @@ class Bench:
         self._warmed = False
 
     def folder(self) -> Path:
-        """Return a new folder's path."""
+        """Return the path of a new folder."""
         return self._work / f"{next(self._numbers)}"
 
     def data(self, kind: Kind, counts: Sequence[int]) -> Path:
         return pictures.make(self._kept, kind, dict(zip(_SPLITS, counts, strict=True)))
 
     def chosen(self, network: str, root: Path, store: Path | None = None, /, **more: Any) -> dict[str, Any]:
-        """Return what a person would type for our side; without `store` the run finds an empty one."""
+        """Return the choices of a run of ours; without `store` the run gets an empty store."""
         return {
             **{"model": network, "model.weights": str(limit.weights_file(network, self.side, self._kept))},
             **{"model.image_size": self.side, "data": "image_folder"},
@@ -182,7 +182,7 @@ class Bench:
         return Row(f"{measure} ({setting})", ours, theirs, number, unit, target, note)
 
     def sweep(self, runs: Sequence[dict[str, Any]]) -> ours.Sweep:
-        """Carry out a sweep of ours; MLflow's store is there already, as in any project but a new one."""
+        """Run a sweep of ours; MLflow's store exists already, as in any project but a new one."""
         if self.mlflow and not self._warmed:
             self._warmed = True
             small = self.chosen(QUICK.full, self.data(CIFAR, QUICK.counts), epochs=1, **{"model.image_size": 32})
@@ -191,12 +191,12 @@ class Bench:
 
 
 def shown(value: float) -> str:
-    """Return a time for people."""
+    """Return a time as text."""
     return f"{figures(value)} s" if value < 600 else f"{value / 3600:.2f} h"
 
 
 def defaults(*, benchmark: bool = False) -> None:
-    """Put back what torch does by itself: our side asks for determinism."""
+    """Restore torch's defaults, since our side asks for determinism."""
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.benchmark = benchmark

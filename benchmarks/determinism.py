@@ -1,4 +1,4 @@
-"""Whether the same is the same again: two steps of every network, and a whole run twice."""
+"""Determinism: the same step twice for every network, and a whole run twice."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def determinism(bench: Bench) -> Iterator[Row]:
 
 
 def _refusal(name: str, device: torch.device, precision: torch.dtype | None) -> str:
-    """Return why a network takes no two equal steps; empty where it does."""
+    """Return why two identical steps of a network differ; empty if they do not."""
     machine.prepare_torch(deterministic=True, threads=None)
     try:
         one, other = _gradients(name, device, precision)

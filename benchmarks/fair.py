@@ -1,4 +1,4 @@
-"""The opponent `fair`: one run, written by somebody who knows how to make PyTorch fast.
+"""The opponent `fair`: one run in well-optimised PyTorch.
 
 As many DataLoader workers as cores, pinned memory, channels_last, mixed bfloat16, a fused optimizer, the frozen
 network in eval mode and without gradients, large batches for validation, no waiting for the device within an epoch.
@@ -57,7 +57,7 @@ def learning(head: nn.Module, lr: float) -> torch.optim.Optimizer:
 def train_epoch(
     backbone: nn.Module, head: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> tuple[float, float]:
-    """Train one epoch and return loss and accuracy on what was seen."""
+    """Train one epoch and return its training loss and accuracy."""
     sums = torch.zeros(3, device=device)
     for inputs, labels in batches:
         inputs = inputs.to(device, non_blocking=True, memory_format=torch.channels_last)

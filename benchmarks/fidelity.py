@@ -1,4 +1,4 @@
-"""What is lost of a picture on its way to the network, against torchvision's own transforms of the original."""
+"""Fidelity of the images that the network sees, against torchvision's own transforms of the original."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ENTRIES = {
     480: ("efficientnet_v2_l", "IMAGENET1K_V1"),
     518: ("vit_h_14", "IMAGENET1K_SWAG_E2E_V1"),
 }
-"""Networks that see so many pixels, and weights of theirs."""
+"""Networks and weights by input size in pixels."""
 _STANDARD = Policy(
     crop="random_resized", scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), padding=0.0, flip=False, color=0.0, trivial=False
 )
@@ -55,18 +55,18 @@ def detail(picture: Tensor) -> float:
 
 
 def psnr(ours: Tensor, theirs: Tensor) -> float:
-    """Return the peak signal-to-noise ratio in dB; infinite where nothing differs."""
+    """Return the peak signal-to-noise ratio in dB; infinite for equal images."""
     error = (ours.float() - theirs.float()).square().mean().item()
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def photographs() -> list[Tensor]:
-    """Return the two photographs that scikit-learn carries, `(3, 427, 640)` uint8."""
+    """Return the two photographs of scikit-learn, `(3, 427, 640)` uint8."""
     return [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
 
 
 def views(bench: Bench) -> Iterator[Row]:
-    """Compare what is seen without randomness with the transforms of the weights."""
+    """Compare deterministic views with the transforms of the weights."""
     for size, (name, key) in _ENTRIES.items():
         how = CenterCrop.of(lookup.input_of(name, weights=key, image_size=None))
         transforms = get_model_weights(name)[key].transforms()
@@ -88,7 +88,7 @@ def views(bench: Bench) -> Iterator[Row]:
 
 
 def crops(bench: Bench) -> Iterator[Row]:
-    """Compare the median random crop of what is stored with that of the original."""
+    """Compare the median random crop of the stored image with that of the original."""
     for (name, policy), size, (width, height) in itertools.product(_POLICIES.items(), _ENTRIES, _SIZES):
         how = CenterCrop(size=size, resize=size * 256 // 224, interpolation="bilinear")
         side = augment.stored_side(policy, how)
@@ -105,9 +105,9 @@ def crops(bench: Bench) -> Iterator[Row]:
 
 
 def _median_crops(policy: Policy, how: CenterCrop, factor: float) -> tuple[float, float]:
-    """Return the detail that is kept and the PSNR where pictures are reduced by `factor` before they are cropped.
+    """Return the fraction of detail kept and the PSNR if images are reduced by `factor` before they are cropped.
 
-    Measured on photographs of 640x427 with views made smaller in proportion, since larger ones are not at hand.
+    Uses photographs of 640x427 with proportionally smaller views, since no larger ones are available.
     """
     kept, apart = [], []
     random = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def _median_crops(policy: Policy, how: CenterCrop, factor: float) -> tuple[float
 
 
 def scaled(bench: Bench) -> Iterator[Row]:
-    """Compare the median random crop of what libjpeg decodes at half the size with that of the whole picture."""
+    """Compare the median random crop of an image that libjpeg decodes at half size with that of the full image."""
     size = min(_ENTRIES)
     how = CenterCrop(size=size, resize=size * 256 // 224, interpolation="bilinear")
     sides = [augment.median_extent(policy, how) for policy in _POLICIES.values()]
@@ -160,7 +160,7 @@ def scaled(bench: Bench) -> Iterator[Row]:
 
 
 def tasks(bench: Bench) -> Iterator[Row]:
-    """Compare what a head learns on frozen features of our views with what it learns on torchvision's."""
+    """Compare the accuracy of a head on frozen features of our views with that on torchvision's views."""
     stripes, halves = _stripes(bench.scale.counts[0] // 10), _halves(bench.scale.counts[0] // 10)
     for name, (pictures, labels), sizes in (("stripes", stripes, (448, 518)), ("which photo and half", halves, (224,))):
         for size in sizes:
@@ -187,7 +187,7 @@ def _of_torchvision(picture: Tensor, size: int) -> Tensor:
 
 
 def _stripes(count: int) -> tuple[list[Tensor], list[int]]:
-    """Return pictures of 480x480 with faint stripes on noise, rising or falling, and which of the two."""
+    """Return images of 480x480 with faint stripes on noise, rising or falling, and their labels."""
     random, found = np.random.default_rng(0), []
     across, down = np.meshgrid(np.arange(480), np.arange(480))
     for index in range(count):
@@ -198,7 +198,7 @@ def _stripes(count: int) -> tuple[list[Tensor], list[int]]:
 
 
 def _halves(count: int) -> tuple[list[Tensor], list[int]]:
-    """Return patches of two photographs, and from which photograph and half of it they are."""
+    """Return patches of two photographs, labelled by photograph and half."""
     random, found, labels = np.random.default_rng(0), [], []
     for index in range(count):
         label, side = index % 4, int(random.integers(100, 300))
@@ -212,7 +212,7 @@ def _halves(count: int) -> tuple[list[Tensor], list[int]]:
 
 @torch.inference_mode()
 def _accuracy(pictures: list[Tensor], labels: list[int]) -> float:
-    """Return the accuracy on the second half of the pictures of a head that learned on the first."""
+    """Return the accuracy of a head on the second half of the images, trained on the first half."""
     torch.manual_seed(0)
     network = get_model("resnet18", weights=None).eval()
     network.fc = torch.nn.Identity()
@@ -225,7 +225,7 @@ def _accuracy(pictures: list[Tensor], labels: list[int]) -> float:
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a share of `count` (Wilson 1927)."""
+    """Return the 95% interval of a proportion of `count` (Wilson 1927)."""
     z = 1.96
     middle, spread = share + z**2 / (2 * count), z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return (middle - spread) / (1 + z**2 / count), (middle + spread) / (1 + z**2 / count)

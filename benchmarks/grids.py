@@ -1,6 +1,6 @@
-"""Complete grids of runs, recorded once, on which searches can be tried in no time: `python benchmarks/grids.py`.
+"""Record complete grids of runs, on which searches can be replayed in no time: `python benchmarks/grids.py`.
 
-Ten tables in `grids/`: learning rate x weight decay for freeze modes on digits and on two folders of pictures, with the
+Ten tables in `grids/`: learning rate x weight decay for freeze modes on digits and on two folders of images, with the
 validation accuracy of every epoch. Nothing is downloaded: the digits and the two photographs come with scikit-learn,
 the shapes are drawn.
 """
@@ -35,7 +35,7 @@ _SIDE = 32
 _COUNTS = {"train": 400, "val": 400, "test": 40}
 _SHAPES = ("disc", "square", "triangle", "ring", "cross", "star", "bar", "arc")
 _AREAS = (3, 2)
-"""Columns and rows of areas in each photograph."""
+"""Number of columns and rows of areas in each photograph."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Grid:
 
     @property
     def standard_error(self) -> float:
-        """Of the best accuracy, binomial."""
+        """The binomial standard error of the best accuracy."""
         return math.sqrt(self.best * (1 - self.best) / int(self._rows[0][2]))
 
 
@@ -121,7 +121,7 @@ def record(grid: Grid, pictures: Path) -> None:
 
 
 def make(name: str, folder: Path) -> Path:
-    """Return the folder of pictures called `name` below `folder`; makes it once."""
+    """Return the folder of images called `name` below `folder`; create it once."""
     root = folder / name
     if root.exists():
         return root
@@ -179,7 +179,7 @@ def _draw(pen: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int]) 
 
 
 def _patches(random: np.random.Generator) -> Iterator[tuple[str, Image.Image]]:
-    """Yield squares of two photographs; the class is the area of which photograph they come from."""
+    """Yield squares from two photographs; the class is the photograph and the area of a square."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     columns, rows = _AREAS
     areas = columns * rows

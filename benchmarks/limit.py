@@ -1,4 +1,4 @@
-"""The opponent `limit`: what the machine can do when no input has to be fetched, decoded, augmented or recorded."""
+"""The opponent `limit`: the machine's speed without loading, decoding, augmenting or recording."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def wait(device: torch.device) -> None:
-    """Return when the device has done all it was given."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -40,7 +40,7 @@ def network(name: str, size: int, device: torch.device, dtype: torch.dtype = tor
 
 
 def weights_file(name: str, size: int, folder: Path) -> Path:
-    """Return a file of weights in `folder`, as one that was downloaded: random ones, since those are as fast as any."""
+    """Write a file of random weights into `folder`, in place of a download, and return it; they take the same time."""
     path = folder / f"{name}-{size}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

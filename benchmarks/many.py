@@ -1,4 +1,4 @@
-"""What a hundred runs of a head cost, and each further one: the program as a person types it, at two sizes in turn."""
+"""Cost of a hundred runs of a head, and of each further run: the command itself, at two sizes in turn."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LOOK = 0.2  # seconds between two looks at the memory
 
 @dataclass(frozen=True)
 class Typed:
-    """What a command took."""
+    """The cost of a command."""
 
     seconds: float
     processor: float
-    """Seconds of all its processes."""
+    """Processor seconds of all its processes."""
     memory: int
-    """Bytes of resident memory of the process typed at, at most."""
+    """Peak resident memory of the command's own process, in bytes."""
     disk: int
     """Bytes of the sweep's folder and of MLflow's store, a file with two names counted once."""
 
@@ -71,7 +71,7 @@ def many(bench: Bench) -> Iterator[Row]:
 
 
 def _typed(bench: Bench, folder: Path, name: str, lrs: tuple[str, ...], seeds: int, *more: str) -> Typed:
-    """Carry out a sweep of `folder` as a command, and return what it took."""
+    """Run a sweep in `folder` as a command, and return its cost."""
     words = ["freeze=head", f"lr={','.join(lrs)}", f"seed=range({seeds})", "data.limit=200", "epochs=1"]
     words += [f"device={bench.device.type}", f"store.path={folder / 'store'}", f"hydra.sweep.dir={folder / name}"]
     words += [f"tracking.uri={ours.mlflow_uri(folder)}", *more]
@@ -102,7 +102,7 @@ def _processor() -> float:
 
 
 def _watch(pid: int, seen: list[int]) -> None:
-    """Note the resident memory of a process now and then, until it is gone."""
+    """Sample the resident memory of a process until it exits."""
     with suppress(psutil.Error):
         while True:
             seen.append(psutil.Process(pid).memory_info().rss)
@@ -110,6 +110,6 @@ def _watch(pid: int, seen: list[int]) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Return what the files below a folder take on the disk."""
+    """Return the disk usage of a folder in bytes."""
     status = {(s.st_dev, s.st_ino): s.st_blocks * 512 for path in folder.rglob("*") if (s := path.lstat())}
     return sum(status.values())

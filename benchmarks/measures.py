@@ -1,4 +1,4 @@
-"""The measurements, side by side in one process: each is a function that returns rows of the table."""
+"""The measurements, side by side in one process: each function returns rows of the table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from table import Row, figures
 
 
 class Clock:
-    """Hands on the first batches of a loader and times them, without those that fill the queues of its workers."""
+    """Yields the first batches of a loader and times them, except those that fill the queues of its workers."""
 
     def __init__(self, batches: Any, bench: Bench, *, skip: int) -> None:
         self._batches, self._device = batches, bench.device
@@ -64,12 +64,12 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Per image."""
+        """Seconds per image."""
         return median((t2 - t1) / (n2 - n1) for (t1, n1), (t2, n2) in itertools.pairwise(self._marks))
 
 
 def _run_of(bench: Bench, train: float, score: Callable[[], object], counts: Sequence[int]) -> float:
-    """Return the seconds of a whole run from those of an image in training and of one validation."""
+    """Return the seconds of a whole run, given those of a training image and of one validation."""
     began = time.perf_counter()
     score()
     val = time.perf_counter() - began
@@ -197,7 +197,7 @@ def augmented(bench: Bench) -> Iterator[Row]:
 
 
 def command(bench: Bench) -> Iterator[Row]:
-    """Measure the head sweep as a person types it, in a process of its own."""
+    """Measure the head sweep as a command, in a process of its own."""
     if not bench.mlflow or importlib.util.find_spec("hydra") is None:
         return
     scale, counts = bench.scale, bench.scale.counts
@@ -290,7 +290,7 @@ def full(bench: Bench) -> Iterator[Row]:
 
 
 def lockstep(bench: Bench) -> Iterator[Row]:
-    """Measure what the steps of a head sweep take in lockstep, against those of one run and of all runs alone."""
+    """Measure the steps of a head sweep in lockstep, against those of one run and of all runs separately."""
     for network, kind in bench.scale.sweeps:
         base = bench.chosen(network, bench.data(kind, bench.scale.counts), bench.folder(), precision="fp32")
         bench.sweep(bench.heads(base)[:1])  # features are there from now on
@@ -321,7 +321,7 @@ def lockstep(bench: Bench) -> Iterator[Row]:
 
 
 def last_stage(bench: Bench) -> Iterator[Row]:
-    """Measure what caching at a stage boundary brings to a run whose features are there, and to one that makes them."""
+    """Measure the gain of caching at a stage boundary for a run that reads features, and for one that computes them."""
     scale, root = bench.scale, bench.data(PHOTO, bench.scale.few)
     more = {"freeze_mode": "last_stage", "epochs": 2 * scale.part_epochs}
     seconds: dict[str, list[float]] = {"cold": [], "warm": [], "uncached": []}
@@ -363,7 +363,7 @@ def mixed(bench: Bench) -> Iterator[Row]:
 
 
 def decoding(bench: Bench) -> Iterator[Row]:
-    """Measure how every picture is decoded once into the store, against PIL alone."""
+    """Measure decoding every image once into the store, against PIL alone."""
     root = bench.data(PHOTO, (bench.scale.decoded * 8 // 10, bench.scale.decoded // 10, bench.scale.decoded // 10))
     files = sorted(map(str, root.glob("*/*/*")))
     mine, theirs = [], []
@@ -386,7 +386,7 @@ def decoding(bench: Bench) -> Iterator[Row]:
 
 
 def _parts(bench: Bench, file: str) -> str:
-    """Return what one picture costs on one core, part by part."""
+    """Return the time of each part of decoding an image on one core."""
     decoded = ours.decoded(file)
     levels = decoded.permute(1, 2, 0).contiguous().numpy()
     parts: dict[str, Callable[[], object]] = {
@@ -427,7 +427,7 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 
 def machine_limits(bench: Bench) -> Iterator[Row]:
-    """Measure what the machine multiplies."""
+    """Measure the machine's speed of matrix products."""
     defaults()
     for dtype in (torch.bfloat16, torch.float32):
         times = bench.scale.batches

@@ -43,16 +43,16 @@ from frostline.tracking.pending_sweeps import Place
 ROOT = project.project_root()
 _METRICS = "metrics.json"
 Choices = Mapping[str, Any]
-"""What a person would type: groups and keys, e.g. `{"model": "resnet18", "lr": 1e-3, "data.root": "..."}`."""
+"""Overrides by key or group, e.g. `{"model": "resnet18", "lr": 1e-3, "data.root": "..."}`."""
 
 
 def config(chosen: Choices) -> Config:
-    """Return the config of what was `chosen`."""
+    """Return the config of the `chosen` overrides."""
     return frostline.compose(*(f"{key}={said(value)}" for key, value in chosen.items()))
 
 
 def said(value: Any) -> str:
-    """Return a value as the command line takes it."""
+    """Return a value as text for the command line."""
     return f"'{value}'" if isinstance(value, str | Path) else "null" if value is None else str(value)
 
 
@@ -61,28 +61,28 @@ class Run:
     """One run of a sweep."""
 
     seconds: float
-    """From its config to its record."""
+    """Seconds from its config to its record."""
     metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep took."""
+    """The time and the runs of a sweep."""
 
     seconds: float
     runs: tuple[Run, ...]
 
     @property
     def backbone_images(self) -> int:
-        """Images that went through any part of the backbone."""
+        """Number of images that passed through any part of the backbone."""
         return round(sum(run.metrics["cost/backbone_images"] for run in self.runs))
 
 
 def sweep(runs: Sequence[Choices], folder: Path, *, mlflow: bool) -> Sweep:
-    """Carry out runs one after the other in this process, with everything that they leave, and time it all.
+    """Run runs one after the other in this process, with all files that they write, and time everything.
 
-    With `mlflow` another process brings the record into MLflow, a store beside `folder`, and is waited for; else there
-    are the journals alone.
+    With `mlflow` another process sends the record to MLflow, a store beside `folder`, and is waited for; else there
+    are only the journals.
     """
     folder.mkdir(parents=True)
     done = []
@@ -97,7 +97,7 @@ def sweep(runs: Sequence[Choices], folder: Path, *, mlflow: bool) -> Sweep:
 
 
 def _run(waiting: Sequence[Config], folder: Path, tracker: Tracker | None, number: int) -> dict[str, float]:
-    """Return the metrics of the first of the runs that wait."""
+    """Run the first of the given runs and return its metrics."""
     folder.mkdir()
     screen, (parsed, *others) = silent(), waiting
 
@@ -110,12 +110,12 @@ def _run(waiting: Sequence[Config], folder: Path, tracker: Tracker | None, numbe
 
 
 def silent() -> Screen:
-    """Return a screen that draws everything, to nobody."""
+    """Return a screen that draws everything, into the void."""
     return Screen(Console(file=io.StringIO(), markup=False, highlight=False, emoji=False))
 
 
 def _record(parsed: Config, folder: Path, tracker: Tracker | None) -> AbstractContextManager[Record]:
-    """Return the record of a run, begun as a job of the command line begins it."""
+    """Open the record of a run as a job of the command line does."""
     provenance.write(folder, provenance.software([]))
     if tracker is None:
         return nullcontext(Record(folder))  # the journal alone
@@ -125,7 +125,7 @@ def _record(parsed: Config, folder: Path, tracker: Tracker | None) -> AbstractCo
 
 @contextmanager
 def _tracked(folder: Path) -> Iterator[Tracker]:
-    """Record a sweep as the program does: in the process that was started, while another one trains."""
+    """Record a sweep as the program does: in the command's process, while another one trains."""
     tracker = _started().submit(_open, folder).result()
     yield tracker
     _started().submit(_close, tracker).result()
@@ -133,7 +133,7 @@ def _tracked(folder: Path) -> Iterator[Tracker]:
 
 @functools.cache
 def _started() -> ProcessPoolExecutor:
-    """Return the process that stands for the one that a person starts."""
+    """Return the process that stands for the command's own process."""
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
@@ -154,9 +154,9 @@ def mlflow_uri(folder: Path) -> str:
 
 
 def command(runs: Sequence[Choices], folder: Path) -> tuple[float, list[dict[str, float]]]:
-    """Return the seconds that the sweep takes as a command in a process of its own, and the metrics of its runs.
+    """Return the seconds of the sweep as a command in a process of its own, and the metrics of its runs.
 
-    All is in it: the start of Python, Hydra, MLflow, the launcher, the report.
+    The time includes the start of Python, Hydra, MLflow, the launcher and the report.
     """
     lrs = ",".join(repr(chosen["lr"]) for chosen in runs)
     typed = {**runs[0], "freeze": runs[0]["freeze_mode"], "lr": lrs, "tracking.uri": mlflow_uri(folder.parent)}
@@ -197,14 +197,14 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
 
 
 def decode_rate(chosen: Choices) -> float:
-    """Return the pictures per second that all splits are decoded at, checked, and put into the store."""
+    """Return the images per second at which all splits are checked, decoded and put into the store."""
     began = time.perf_counter()
     pictures = sum(counts(chosen).values())
     return pictures / (time.perf_counter() - began)
 
 
 def counts(chosen: Choices) -> dict[str, int]:
-    """Return the pictures of each split, decoded and checked."""
+    """Return the images of each split, decoded and checked."""
     parsed = config(chosen)
     store = run_data.store_of(parsed, silent().say)
     data = run_data.load_data(parsed, setup.input_of(parsed, parsed.model.weights), store, silent())
@@ -212,13 +212,13 @@ def counts(chosen: Choices) -> dict[str, int]:
 
 
 def decoded(file: str) -> Tensor:
-    """Return `(3, H, W)` uint8: a picture as the program decodes it."""
+    """Return an image as the program decodes it, `(3, H, W)` uint8."""
     with open_image(Path(file)) as image:
         return tensor_of(image)[0]
 
 
 def seen(picture: Tensor, side: int) -> Tensor:
-    """Return what the store keeps of a picture for a network that sees `side` pixels."""
+    """Return the stored pixels of an image for a network with an input of `side` pixels."""
     how = CenterCrop(size=side, resize=side * 256 // 224, interpolation="bilinear")
     return center_crop(picture[None], how).contiguous()
 
@@ -235,20 +235,20 @@ def peak_memory(chosen: Choices, folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Watched:
-    """What one run came to, and the most that it took."""
+    """The metrics of one run, and its peak memory."""
 
     memory: int
-    """Peak in bytes, those processes included that it starts."""
+    """Peak in bytes, including the processes that it starts."""
     disk: int
-    """Peak in bytes of what lies in its store."""
+    """Peak size of its store in bytes."""
     metrics: dict[str, float]
 
 
 def watched(chosen: Choices, folder: Path) -> Watched:
-    """Carry out one run in a process of its own, and watch it.
+    """Run one run in a process of its own, and sample its memory.
 
-    Sampled a hundred times a second, as the last moments of a run take the most: PSS, i.e. what the processes share is
-    counted once, and mapped files are counted.
+    Samples PSS a hundred times a second, since the last moments of a run need the most: shared memory counts once, and
+    mapped files count.
     """
     import psutil
 

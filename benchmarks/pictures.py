@@ -1,4 +1,4 @@
-"""Synthetic pictures to measure with: the same files for everybody, made once and kept."""
+"""Synthetic images for the measurements: deterministic files, made once and kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Kind:
-    """What the files are like."""
+    """The properties of the image files."""
 
     name: str
     width: int
@@ -30,13 +30,13 @@ class Kind:
 
 
 CIFAR = Kind("cifar", 32, 32, "png", (4, 32))
-"""The size of CIFAR-10's pictures."""
+"""The size of CIFAR-10's images."""
 PHOTO = Kind("photo", 500, 375, "jpg", (4, 16, 64, 250, 500))
 """The size most frequent in ImageNet."""
 
 
 def make(folder: Path, kind: Kind, counts: Mapping[str, int], *, seed: int = 0) -> Path:
-    """Return the folder `<split>/<class>/<number>` below `folder`, with `counts` pictures per split; makes it once."""
+    """Return the folder `<split>/<class>/<number>` below `folder`, with `counts` images per split; create it once."""
     sizes = "-".join(map(str, counts.values()))
     root = folder / f"{kind.name}-{sizes}-seed{seed}"
     if root.exists():

@@ -1,4 +1,4 @@
-"""A run of a recorded grid for the public Optuna plugin of Hydra, which needs older libraries: nothing here is ours."""
+"""A run of a recorded grid for the public Optuna plugin of Hydra, which needs older libraries: imports none of ours."""
 
 import csv
 import math

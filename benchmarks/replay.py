@@ -1,8 +1,7 @@
-"""Searches on recorded grids: whether a few trials find what a whole grid knows.
+"""Replay searches on recorded grids: how often a few trials find the best run of a whole grid.
 
-Samplers and pruners are asked through the program's own studies; a run is a line of a table, that of the nearest
-learning rate. A grid counts as found where most searches, of several seeds, choose a run that is as good as its best
-one, with one standard error to spare.
+Samplers and pruners run in the program's own studies; a run is the line of a table with the nearest learning rate. A
+grid counts as found if most searches, over several seeds, choose a run within one standard error of its best run.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ _WAYS = (
     ("grids found otherwise", ("search=random", "search.prune=hyperband"), 0.5),
     ("grids found otherwise", ("search=gp", "search.prune=hyperband"), 0.5),
 )
-"""A measure, what is typed, and the share of the epochs of twelve trials that it may use."""
+"""A measure, its overrides, and its budget as a share of the epochs of twelve trials."""
 _PUBLIC = "FROSTLINE_OPTUNA_SWEEPER"
-"""Names a Python in which hydra-optuna-sweeper runs, which wants older libraries than ours."""
+"""Variable with a Python interpreter for hydra-optuna-sweeper, which needs older libraries than ours."""
 
 
 def replay(bench: Bench) -> Iterator[Row]:
-    """Say how many of the recorded grids searches find, beside random ones and the public plugin."""
+    """Measure how many recorded grids our searches find, against random search and the public plugin."""
     quick = bench.scale.rounds == 1
     grids, seeds, ways = (GRIDS[:1], range(1), _WAYS[:2]) if quick else (GRIDS, range(_SEEDS), _WAYS)
     chance = {share: _found(grids, seeds, _ours("search=random", share=share)) for share in (1.0, 0.5)}
@@ -70,12 +69,12 @@ def _told(found: list[float]) -> str:
 
 
 def _found(grids: tuple[Grid, ...], seeds: range, search: Callable[[Grid, int], float]) -> list[float]:
-    """Return for each grid the share of searches that choose a run as good as its best."""
+    """Return for each grid the share of searches that choose a run as good as its best one."""
     return [sum(search(grid, seed) >= grid.best - grid.standard_error for seed in seeds) / len(seeds) for grid in grids]
 
 
 def _ours(*typed: str, share: float) -> Callable[[Grid, int], float]:
-    """Return a search as the program makes it, in so large a `share` of the epochs."""
+    """Return a function that searches as the program does, with this `share` of the epochs."""
     config = frostline.compose(f"epochs={EPOCHS}", *typed)
 
     def search(grid: Grid, seed: int) -> float:
@@ -113,7 +112,7 @@ def _search(grid: Grid, config: Config, epochs: int) -> float:
 
 
 def _public(grid: Grid, seed: int) -> float:
-    """Return what the public Optuna plugin for Hydra chooses, in a process of its own."""
+    """Return the choice of the public Optuna plugin for Hydra, run in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _in_order(device: torch.device) -> list[str]:
-    """Return the measurements; on a card, which may be lent for minutes, the most telling ones first."""
+    """Return the measurements; on a GPU, which may be available for minutes only, the most telling ones first."""
     first = [*_TELLING] if device.type == "cuda" else []
     return first + [name for name in MEASURES if name not in first]
 

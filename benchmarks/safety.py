@@ -1,4 +1,4 @@
-"""What it costs a sweep that nothing happens to that it would survive: checkpoints, workers, records."""
+"""Cost of robustness in a sweep without faults: checkpoints, workers, records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STEPS = 4
 
 
 def checkpoints(bench: Bench) -> Iterator[Row]:
-    """Measure what a checkpoint delays training by, while it is written and training goes on."""
+    """Measure the delay of training by a checkpoint that is written in the background."""
     scale, side = bench.scale, bench.side
     network, batch = (scale.full, scale.full_batch)
     state = limit.network(network, side, bench.device).state_dict()
@@ -78,7 +78,7 @@ def _write(path: Path, size: int) -> None:
 
 
 def launcher(bench: Bench) -> Iterator[Row]:
-    """Measure a warm head sweep on the command line with one worker of ours, and with Hydra's own launcher."""
+    """Measure a warm head sweep as a command with one worker of ours, against Hydra's own launcher."""
     if not bench.mlflow or importlib.util.find_spec("hydra") is None:
         return
     scale = bench.scale
@@ -99,7 +99,7 @@ def launcher(bench: Bench) -> Iterator[Row]:
 
 
 def share(bench: Bench) -> Iterator[Row]:
-    """Measure how much of an undisturbed sweep goes into what it could be continued, mirrored and proved with."""
+    """Measure the share of an undisturbed sweep's time that goes into checkpoints, records and provenance."""
     scale = bench.scale
     base = bench.chosen(scale.part, bench.data(PHOTO, scale.few), epochs=scale.part_epochs)
     runs = [{**base, "freeze_mode": mode, "lr": 1e-3} for mode in ("head", "full")]
@@ -120,7 +120,7 @@ def share(bench: Bench) -> Iterator[Row]:
 
 
 class Stopwatch:
-    """Adds up the time that is spent in functions, one that calls another counted once."""
+    """Adds up the time spent in functions; nested calls count once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,8 +1,8 @@
-"""What a search adds to each trial: the time from the end of one run to the start of the next one.
+"""Overhead of a search per trial: the time from the end of one run to the start of the next one.
 
-Training is replaced by a formula of the learning rate. All else is the program itself: suggestions, studies, plans,
-the look at earlier runs, the configs for the worker, the sweep's files, and who judges a trial. What every run writes
-of itself, in a sweep without a search, too, is measured apart. A trial that waits and goes on counts each time.
+Training is replaced by a formula of the learning rate. Everything else is the program itself: suggestions, studies,
+plans, the search for earlier runs, the configs for the worker, the sweep's files, and the judge of a trial. The files
+that every run writes, also without a search, are measured separately. A trial that waits and resumes counts each time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from frostline.tracking.mirror import Mirror
 from table import Row
 
 _PART = 100
-"""So many trials at the beginning are compared with as many at the end."""
+"""Number of trials at the beginning that are compared with as many at the end."""
 _SEARCHES = (
     ("search=random", 100),
     ("search=tpe", 100),
@@ -54,7 +54,7 @@ _SEARCHES = (
 
 
 def search(bench: Bench) -> Iterator[Row]:
-    """Measure the time that a search takes for each trial beside its training, and whether that grows."""
+    """Measure the overhead of a search per trial, and its growth with the number of trials."""
     quick = bench.scale.rounds == 1
     for asked, trials in _SEARCHES:
         clock = _searched(bench, asked.split(), *((6, 3) if quick else (trials, _PART)))
@@ -72,7 +72,7 @@ def search(bench: Bench) -> Iterator[Row]:
 
 
 def _searched(bench: Bench, asked: Sequence[str], trials: int, whole: int) -> _Here:
-    """Carry out a search, and return what stood for its worker, where the first runs are `whole`."""
+    """Run a search, and return the stand-in for its launcher; the first `whole` runs write all files."""
     folder = bench.folder()
     typed = ["freeze=head", "lr=interval(1e-5,1)", *asked, f"trials={trials}", "search.batch=1", "epochs=9"]
     typed += ["search.confirm=0", "data.limit=40", "batch_size=20", "model.image_size=32", "threads=1"]
@@ -99,7 +99,7 @@ def _executed(config: Config, run: RunContext, record: object) -> tuple[dict[str
 
 
 def _trained(config: Config, folder: Path, judge: Judge | None) -> tuple[dict[str, float], dict[str, int]]:
-    """Return what a run came to: it is as good as its learning rate is near 0.01, and a bit better with each epoch."""
+    """Return the result of a run: better the nearer its learning rate is to 0.01, and a bit better with each epoch."""
     accuracy = math.exp(-((math.log10(config.lr) + 2) ** 2))
     found = {VAL: accuracy, TEST: accuracy, SECONDS: 1.0, EPOCHS: float(config.epochs)}
     if judge is not None:
@@ -118,25 +118,25 @@ def _trained(config: Config, folder: Path, judge: Judge | None) -> tuple[dict[st
 
 
 class _Here:
-    """Stands for the launcher and its one worker: jobs are carried out in this process, and what is between is timed.
+    """Stand-in for the launcher with one worker: runs jobs in this process, and times the gaps between them.
 
-    MLflow hears of a run while the next one is trained, for which there is no time here: it is waited for.
+    Normally MLflow gets a run while the next one trains. Runs take no time here, so MLflow is waited for.
     """
 
     def __init__(self, compose: Composer, whole: int) -> None:
         self._whole = whole
         self.compose, self.forget, self.pool, self.config = compose, compose.forget, self, compose([])
         self.between: list[float] = []
-        """Seconds from the end of each run to the start of the next one, and until there was who judges it."""
+        """Seconds from the end of each run to the start of the next one, including the opening of its judge."""
         self.begun: dict[int, int] = {}
-        """By number of each run how many runs were started before it."""
+        """Number of runs started before each run, by its number."""
         self.within: list[float] = []
-        """Seconds of each of the first runs; of the others nothing but the result is written, which is quicker."""
+        """Seconds of each of the first runs; the others write only their result, which is faster."""
         self._ended: float | None = None
 
     @property
     def new(self) -> list[float]:
-        """Seconds before each run that was not there yet."""
+        """Seconds before each new run, without resumed ones."""
         return [self.between[before - 1] for before in self.begun.values() if before]
 
     def __len__(self) -> int:
@@ -189,7 +189,7 @@ class _Here:
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
     def judge_of(self, *whose: Any, real: Callable[..., Judge] = study.judge_of) -> Judge:
-        """Do what `judge_of` does, whose time is the search's."""
+        """Call `judge_of`, and count its time as the search's."""
         began = time.perf_counter()
         judge = real(*whose)
         if self.between:
@@ -197,7 +197,7 @@ class _Here:
         return judge
 
     def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path, folder: Path) -> None:
-        """Carry a job out with everything that it writes."""
+        """Run a job with all files that it writes."""
 
         def order() -> job.Order:
             config = job.config_of(composed)

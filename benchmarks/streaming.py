@@ -1,6 +1,6 @@
-"""What a run takes whose pictures do not fit into the store: ImageNet-1k on a small machine, at 1:100.
+"""Cost of a run whose images do not fit into the store: ImageNet-1k on a small machine, at a scale of 1:100.
 
-`python benchmarks/streaming.py` prints what the program plans for the whole of it, without a picture of it.
+`python benchmarks/streaming.py` prints the program's plan for the full data set, without its images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pictures import PHOTO
 from table import Row, figures
 
 _SPLITS = (80, 5, 15)
-"""Per cent of the pictures."""
+"""Percentage of the images."""
 _STORE = 0.05
 """Budget of the store as a part of all views: 20 GB beside the 193 GB of ImageNet-1k are a little more."""
 _RUNS: Mapping[str, Mapping[str, object]] = {
@@ -33,7 +33,7 @@ _SAME = ("test/loss", "best/val_accuracy", "best/epoch")
 
 
 def streaming(bench: Bench) -> Iterator[Row]:
-    """Measure runs with a store for a twentieth of the pixels beside the same ones with a store for all."""
+    """Measure runs with a store for a twentieth of the pixels, against the same runs with a store for all."""
     counts = [bench.scale.watched * part // 100 for part in _SPLITS]
     root, count, side = bench.data(PHOTO, counts), sum(counts), bench.side
     budget = _STORE * 3 * side**2 * count
@@ -69,21 +69,21 @@ def streaming(bench: Bench) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What pictures take on a disk."""
+    """Disk space of a set of images."""
 
     pictures: int
     files: float
-    """Bytes each, as they are."""
+    """Bytes per original file."""
     views: int
-    """Bytes of all views of a network in which nothing is random."""
+    """Bytes of all deterministic views."""
     crops: int
-    """Bytes of what random crops of all are cut from."""
+    """Bytes of the stored pixels for random crops, of all images."""
     features: int
-    """Bytes of a vector of 2,048 numbers for each."""
+    """Bytes of a vector of 2,048 numbers per image."""
 
 
 def plan(count: int, size: tuple[int, int], file: float, center: CenterCrop) -> Plan:
-    """Return what `count` pictures of one size, in files of `file` bytes, take for a network that sees `center`."""
+    """Return the disk space of `count` images of one size, files of `file` bytes, for an input of `center` pixels."""
     crop = Policy("random_resized", (0.08, 1.0), (3 / 4, 4 / 3), 0.0, flip=True, color=0.0, trivial=False)
     one = Sizes(torch.zeros(1, dtype=torch.int64), torch.tensor([size]))
     views, crops = Keep("view", view=center), Keep("stored", side=stored_side(crop, center))

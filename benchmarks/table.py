@@ -1,4 +1,4 @@
-"""What was measured: rows with their targets, kept in `results.json` and shown in `RESULTS.md`."""
+"""Rows of measurements with their targets, stored in `results.json` and shown in `RESULTS.md`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = ("measure", "ours", "theirs", "result", "target", "reached", "note")
 
 @dataclass(frozen=True)
 class Target:
-    """What a number is to reach: at least (`≥`) or at most (`≤`) so much."""
+    """The target of a number: at least (`≥`) or at most (`≤`) a value."""
 
     sign: str
     value: float
@@ -50,13 +50,13 @@ class Row:
     ours: str
     theirs: str
     number: float
-    """What is compared with the target."""
+    """The number that is compared with the target."""
     unit: str
     target: Target | None
     note: str
 
     def cells(self) -> dict[str, str]:
-        """Return the row as text by column; no number is rounded to its target."""
+        """Return the row as text by column; rounding never makes a number reach its target."""
         met = None if self.target is None else self.target.met(self.number)
         shown = figures(self.number)
         if self.target is not None and self.target.met(float(shown.replace(",", ""))) != met:
@@ -73,12 +73,12 @@ class Row:
 
 
 def figures(number: float) -> str:
-    """Return a number with three digits that count, or all before the point."""
+    """Return a number with three significant digits, or all digits before the point."""
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def machine(device: torch.device) -> str:
-    """Return the name of what was measured on."""
+    """Return the name of the measured device."""
     cores = f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
     return f"{torch.cuda.get_device_name(device)} ({cores})" if device.type == "cuda" else cores
 
@@ -98,14 +98,14 @@ class Results:
         self._sections: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def has(self, device: torch.device, name: str) -> bool:
-        """Return whether all rows of a measurement are this machine's, torch's and program's."""
+        """Return whether all rows of a measurement are from this machine, this torch and this program."""
         section = self._sections.get(device.type, {})
         found = section.get("measurements", {}).get(name, {})
         same = section.get("machine") == machine(device) and found.get("torch") == torch.__version__
         return bool(same and found.get("whole") and found.get("source") == project.source_sha256())
 
     def put(self, device: torch.device, name: str, rows: Iterable[Row], *, whole: bool) -> None:
-        """Keep the rows of the measurement called `name` in place of its earlier ones; another machine's all go.
+        """Replace the rows of the measurement called `name`; remove all rows of another machine.
 
         `whole` says that there are no more.
         """
@@ -119,7 +119,7 @@ class Results:
         self._merge(device.type, {"machine": machine(device), "measurements": {name: measured}})
 
     def take(self, file: Path) -> None:
-        """Take over what another `results.json` says, one from another machine for example."""
+        """Take over the rows of another `results.json`, e.g. from another machine."""
         for device, section in json.loads(file.read_text()).items():
             self._merge(device, section)
 

@@ -47,7 +47,7 @@ def loader(root: Path, split: str, size: int) -> DataLoader[tuple[Tensor, int]]:
 
 
 def network(name: str, classes: int, size: int) -> nn.Module:
-    """Return torchvision's network with everything frozen but a new last layer; random weights are as fast as any."""
+    """Return torchvision's network, frozen except for a new last layer; random weights take the same time."""
     if name.startswith("vit"):
         model = models.get_model(name, weights=None, image_size=size)
     else:
@@ -68,7 +68,7 @@ def learning(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 def train_epoch(
     model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> tuple[float, float]:
-    """Train one epoch and return loss and accuracy on what was seen."""
+    """Train one epoch and return its training loss and accuracy."""
     criterion = nn.CrossEntropyLoss()
     model.train()
     loss_sum, right, count = 0.0, 0, 0

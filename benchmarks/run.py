@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in MEASURES[name](bench):
                 rows.append(row)
                 print(plain([row]), flush=True)
-                if results:  # a call that is cut off leaves what it has
+                if results:  # an interrupted call keeps its rows
                     results.put(device, name, rows, whole=False)
             print(f"  ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
             if results:

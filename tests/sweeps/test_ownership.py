@@ -246,7 +246,7 @@ def test_what_a_run_recorded_is_no_plan_whatever_the_sweeps_file_says(tmp_path, 
 def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="another sweep's, of somebody"):
+    with pytest.raises(UserError, match="another sweep's, of an unknown process"):
         claim(tmp_path / "mine", ["d"], again=True, named=True)
     (tmp_path / "empty").mkdir()
     assert claim(tmp_path / "empty", ["d"], again=True, named=True) == tmp_path / "empty"

@@ -156,7 +156,7 @@ def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_b
 
         assert not typed("early").to_do
         (line,) = said
-        assert line.startswith("head: left to far (process 1") and "it is not here; this command takes it in" in line
+        assert line.startswith("head: left to far (process 1") and "it is not here; this command includes it" in line
         client.set_tag(there, layout.SIGN_TAG, "1")  # long ago
         first, second = typed("first"), typed("second")
         assert first.to_do and first.previous == {"run_id": there, "folder": None}

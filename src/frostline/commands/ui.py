@@ -77,7 +77,7 @@ def _set_columns(uri: str, experiment_id: str) -> None:
     """Store in a tag of the experiment the columns that its list of runs shows, sorted best first, at `_address`."""
     state = {
         "selectedColumns": list(_COLUMNS),
-        "orderByKey": _COLUMNS[0],  # sorted by time, runs would be folded below their sweeps
+        "orderByKey": _COLUMNS[0],  # sorted by time, runs would be collapsed below their sweeps
         "orderByAsc": False,
         "searchFilter": "",
         "lifecycleFilter": "Active",

@@ -116,7 +116,7 @@ def _carry_out(
 
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
-    (folder / RESULT).unlink(missing_ok=True)  # of an attempt whose process died
+    (folder / RESULT).unlink(missing_ok=True)  # the result of an attempt that died
     spent: dict[str, float] = {}
     told = (facts.previous or {}).get("folder")
     before = Path(told) if told else None

@@ -63,7 +63,7 @@ def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, agai
         raise user_error("hydra.sweep.dir", folder, "a new folder; this is a file")
     with locks.held(folder / OWNER_LOCK):
         owner = liveness.read(folder / layout.OWNER)
-        whose = f"{owner}" if owner else "somebody"
+        whose = f"{owner}" if owner else "an unknown process"
         if owner is not None and not owner.gone((folder / layout.OWNER).stat().st_mtime) and owner != liveness.me():
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
         dry = owner is not None and run_folders.is_dry(folder)

@@ -188,9 +188,9 @@ class Takeover:
 
 def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder) -> RunFacts:
     """Return the facts of a run that `who` holds, in `where` if that is here, and print how to follow it."""
-    how = f"`python -m frostline report {where.parent}` shows how far it is, and" if where else "it is not here;"
+    how = f"`python -m frostline report {where.parent}` shows its progress;" if where else "it is not here;"
     job.screen().say(
-        f"{facts.name}: left to {who}, who has it at this moment: {how} this command takes it in when done"
+        f"{facts.name}: left to {who}, which is running it: {how} this command includes it once it is done"
     )
     return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
 

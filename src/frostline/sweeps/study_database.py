@@ -54,7 +54,7 @@ def wait_for(url: str, say: Callable[[str], object]) -> None:
     while sqlalchemy.make_url(url).get_backend_name() != "sqlite":
         try:
             database.probe(url)
-        except Exception as error:  # of any driver
+        except Exception as error:  # the driver's own class
             place, why = credentials.removed(url), credentials.one_line(error)
             if database.refused(error):
                 raise user_error("search.storage", place, f"a database that lets us in ({why})") from error

@@ -84,7 +84,7 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
     if search.storage is not None:
         try:
             return _shared(search.storage)
-        except Exception as error:  # of the database's driver
+        except Exception as error:  # the class depends on the database's driver
             expected = f"a storage URL that Optuna can open, or a file ({credentials.one_line(error)})"
             raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
     if folder is None:

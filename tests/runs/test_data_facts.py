@@ -283,7 +283,7 @@ def test_options_of_ones_own_are_found_as_for_a_sweep_and_stand_in_what_is_to_be
         ),
         (["modle=resnet18"], r"modle=resnet18: expected a key of the config, see --help; did you mean model\?"),
         (["lr=1e-3,1e-4"], r"lr=1e-3,1e-4: expected one value, for one run"),
-        (["--page", "no/such/folder.html"], r"--page=no/such/folder\.html: expected a file in a folder that is there"),
+        (["--page", "no/such/folder.html"], r"--page=no/such/folder\.html: expected a file in a folder that exists"),
         (["--json", "--page", "x.html"], r"argument --page: not allowed with argument --json"),
     ],
 )

@@ -102,7 +102,7 @@ def _plugged(name: str, plugin: Any, root: Path, options: Mapping[str, Any]) -> 
 
 
 def _lacking(source: Source, classes: object) -> str | None:
-    """Return what a plugin's source should have and has not, given the `classes` of train; None where it is whole."""
+    """Return in words what a plugin's source lacks, given the `classes` of train; None if nothing is missing."""
     named = isinstance(classes, tuple) and all(isinstance(one, str) for one in classes)
     if not named or source.classes != classes or not 1 < len({*classes}) == len(classes):
         return "the classes of train, a tuple of two or more names that differ"

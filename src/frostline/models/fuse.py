@@ -80,7 +80,7 @@ def fold(traced: fx.GraphModule) -> None:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return what torch's `fuse_conv_bn_eval` does, which copies the weights first that are not to stay."""
+    """Return the same as torch's `fuse_conv_bn_eval`, which would first copy the weights that it replaces."""
     assert norm.running_mean is not None and norm.running_var is not None
     folded = copy.copy(conv)
     folded._parameters = {}

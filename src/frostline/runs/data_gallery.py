@@ -97,7 +97,7 @@ def _side_by_side(
 def _shown(
     opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
 ) -> list[Shown]:
-    """Return the pictures of a split at `rows`, with their `random` views too where training has any."""
+    """Return the images of a split at `rows`; with `random`, also their augmented training views if there are any."""
     split, classes = opened.data.splits[name], opened.data.classes
     seen = [_thumbnails(opened.spec, opened.plain[name], rows, 1)]
     if random and name == "train" and augment_policy(opened.config).random:

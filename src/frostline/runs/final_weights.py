@@ -110,5 +110,5 @@ def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
 
 
 def score(setup: Setup, phase: int, instead: nn.Module | None = None) -> Evaluation:
-    """Return what `frost_line.score` does of the test split, with the line of `phase`."""
+    """Evaluate the model in its current state on the test split, with the frost line of `phase`."""
     return frost_line.score(setup, frost_line.draw(setup, phase), setup.images.test, instead)

@@ -82,9 +82,9 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
 
 
 def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = None) -> Evaluation:
-    """Return how the model, as it is and with this line through it, does on a split.
+    """Evaluate the model in its current state on a split, with this frost line.
 
-    `instead` classifies in place of what lies above the line.
+    `instead` classifies instead of the layers above the line.
     """
     network, by = (instead, outputs) if instead else (line.above(setup.model.module), line.by(views))
     size = setup.recipe.eval_batch_size

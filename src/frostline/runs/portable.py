@@ -1,8 +1,8 @@
 """A network with its preprocessing as one module, built from operations that every export format supports.
 
-It computes what `predict.view` and `predict.probabilities_of` compute: the resize of the picture, with its roundings to
-whole levels, the centre crop, normalisation and network. The picture's height and width are tensors throughout, never
-Python numbers, so that no size is frozen into an exported graph.
+It computes the same as `predict.view` and `predict.probabilities_of`: resizing with rounding to 8 bits, centre crop,
+normalisation and network. Height and width of the image are tensors throughout, never Python numbers, so that an
+exported graph accepts any size.
 """
 
 from __future__ import annotations

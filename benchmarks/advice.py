@@ -113,7 +113,7 @@ def _spearman(scores: Sequence[float], real: Sequence[float]) -> tuple[float, fl
 
 def _trial(bench: Bench, chosen: dict[str, Any]) -> _Trial:
     typed = [f"{key}={ours.said(value)}" for key, value in chosen.items()]
-    advised = advise([*typed, f"freeze={','.join(_LRS)}"], pictures=2000, screen=ours.silent())
+    advised = advise([*typed, f"freeze={','.join(_LRS)}"], images=2000, screen=ours.silent())
     accuracy, seconds = {}, {}
     for mode, lrs in _LRS.items():
         runs = ours.sweep([{**chosen, "freeze_mode": mode, "lr": lr} for lr in lrs], bench.folder(), mlflow=False).runs
@@ -139,7 +139,7 @@ def _backbones(bench: Bench, *, few: bool) -> dict[str, dict[str, Any]]:
     for model, counts in _LEARNT.items():
         for count in counts:
             chosen = {**own, "model": model, "model.weights": str(_learnt(bench, model, count))}
-            found[f"{model} after {count} pictures of each letter"] = chosen
+            found[f"{model} after {count} images of each letter"] = chosen
     return found
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+import images
 import limit
 import ours
-import pictures
-from pictures import CIFAR, PHOTO, Kind
+from images import CIFAR, PHOTO, Kind
 from table import Row, Target, figures
 
 _SPLITS = ("train", "val", "test")
@@ -158,7 +158,7 @@ class Bench:
         return self._work / f"{next(self._numbers)}"
 
     def data(self, kind: Kind, counts: Sequence[int]) -> Path:
-        return pictures.make(self._kept, kind, dict(zip(_SPLITS, counts, strict=True)))
+        return images.make(self._kept, kind, dict(zip(_SPLITS, counts, strict=True)))
 
     def chosen(self, network: str, root: Path, store: Path | None = None, /, **more: Any) -> dict[str, Any]:
         """Return the choices of a run of ours; without `store` the run gets an empty store."""

@@ -15,7 +15,7 @@ from frostline.models.torchvision_models import NAMES
 from frostline.records import layout
 from frostline.training import gradient, steps
 from frostline.training.criterion import Targets
-from pictures import CIFAR
+from images import CIFAR
 from table import Row
 
 _GIANTS = ("regnet_y_128gf", "vit_h_14")  # whose initial weights take minutes to draw

@@ -44,12 +44,12 @@ _STANDARD = Policy(
 )
 _POLICIES = {"standard": _STANDARD, "crop_flip": replace(_STANDARD, crop="pad", padding=0.125)}
 _SIZES = ((500, 375), (1000, 750), (4000, 3000))
-_CROPS, _STRIPE = 60, 2.5  # crops per photograph; pixels of a stripe in pictures of 480
+_CROPS, _STRIPE = 60, 2.5  # crops per photograph; pixels of a stripe in images of 480
 
 
-def detail(picture: Tensor) -> float:
+def detail(image: Tensor) -> float:
     """Return the root mean square of the Laplacian of `(3, H, W)` levels."""
-    p = picture.float()
+    p = image.float()
     laplacian = 4 * p[:, 1:-1, 1:-1] - p[:, :-2, 1:-1] - p[:, 2:, 1:-1] - p[:, 1:-1, :-2] - p[:, 1:-1, 2:]
     return laplacian.square().mean().sqrt().item()
 
@@ -99,7 +99,7 @@ def crops(bench: Bench) -> Iterator[Row]:
             *("detail of the median random crop", f"{name}, {size} pixels of {width}x{height}", kept),
             ours="the original's" if apart == math.inf else f"{figures(apart)} dB",
             theirs="exact",
-            note=f"data.pixels=stored: pictures are kept {shown}, {3 * stored_width * stored_height:,} bytes each; "
+            note=f"data.pixels=stored: images are kept {shown}, {3 * stored_width * stored_height:,} bytes each; "
             "data.pixels=exact decodes them in every epoch instead",
         )
 
@@ -162,13 +162,13 @@ def scaled(bench: Bench) -> Iterator[Row]:
 def tasks(bench: Bench) -> Iterator[Row]:
     """Compare the accuracy of a head on frozen features of our views with that on torchvision's views."""
     stripes, halves = _stripes(bench.scale.counts[0] // 10), _halves(bench.scale.counts[0] // 10)
-    for name, (pictures, labels), sizes in (("stripes", stripes, (448, 518)), ("which photo and half", halves, (224,))):
+    for name, (images, labels), sizes in (("stripes", stripes, (448, 518)), ("which photo and half", halves, (224,))):
         for size in sizes:
             how = CenterCrop(size=size, resize=size, interpolation="bilinear")
             seen = {
-                "ours": [center_crop(picture[None], how)[0] for picture in pictures],
-                "theirs": [_of_torchvision(picture, size) for picture in pictures],
-                "squashed": [tv.resize(tv.resize(picture, [256, 256]), [size, size]) for picture in pictures],
+                "ours": [center_crop(image[None], how)[0] for image in images],
+                "theirs": [_of_torchvision(image, size) for image in images],
+                "squashed": [tv.resize(tv.resize(image, [256, 256]), [size, size]) for image in images],
             }
             score = {kind: _accuracy(views, labels) for kind, views in seen.items()}
             low, high = _wilson(score["theirs"], len(labels) // 2)
@@ -177,13 +177,13 @@ def tasks(bench: Bench) -> Iterator[Row]:
                 ours=f"{100 * score['ours']:.1f}%",
                 theirs=f"{100 * score['theirs']:.1f}%",
                 note=f"logistic regression on features of a random ResNet-18; theirs: plain torchvision, 95% "
-                f"interval {100 * low:.1f} to {100 * high:.1f} ({len(labels) // 2} test pictures); with pictures that "
+                f"interval {100 * low:.1f} to {100 * high:.1f} ({len(labels) // 2} test images); with images that "
                 f"are squashed to 256x256 first {100 * score['squashed']:.1f}%",
             )
 
 
-def _of_torchvision(picture: Tensor, size: int) -> Tensor:
-    return tv.center_crop(tv.resize(picture, [size], InterpolationMode.BILINEAR, antialias=True), [size])
+def _of_torchvision(image: Tensor, size: int) -> Tensor:
+    return tv.center_crop(tv.resize(image, [size], InterpolationMode.BILINEAR, antialias=True), [size])
 
 
 def _stripes(count: int) -> tuple[list[Tensor], list[int]]:
@@ -211,12 +211,12 @@ def _halves(count: int) -> tuple[list[Tensor], list[int]]:
 
 
 @torch.inference_mode()
-def _accuracy(pictures: list[Tensor], labels: list[int]) -> float:
+def _accuracy(images: list[Tensor], labels: list[int]) -> float:
     """Return the accuracy of a head on the second half of the images, trained on the first half."""
     torch.manual_seed(0)
     network = get_model("resnet18", weights=None).eval()
     network.fc = torch.nn.Identity()
-    batches = torch.stack(pictures).split(16)
+    batches = torch.stack(images).split(16)
     features = torch.cat([network(F.layer_norm(batch.float(), batch.shape[1:])) for batch in batches]).numpy()
     half = len(labels) // 2
     scaler = StandardScaler().fit(features[:half])
@@ -231,8 +231,8 @@ def _wilson(share: float, count: int) -> tuple[float, float]:
     return (middle - spread) / (1 + z**2 / count), (middle + spread) / (1 + z**2 / count)
 
 
-def _image(picture: Tensor) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+def _image(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
 def fidelity(bench: Bench) -> Iterator[Row]:

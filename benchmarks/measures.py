@@ -24,10 +24,10 @@ import advice
 import determinism
 import fair
 import fidelity
+import images
 import limit
 import many
 import ours
-import pictures
 import replay
 import safety
 import search
@@ -35,7 +35,7 @@ import streaming
 import tutorial
 from bench import Bench, defaults, median_seconds, shown
 from frostline.core.memory import keep_freed, reset_peak
-from pictures import CIFAR, PHOTO, Kind
+from images import CIFAR, PHOTO, Kind
 from table import Row, figures
 
 
@@ -80,7 +80,7 @@ def tutorial_run(bench: Bench, network: str, root: Path, counts: Sequence[int]) 
     """Return the seconds of one run of `tutorial`."""
     defaults()
     train, val = (tutorial.loader(root, split, bench.side) for split in ("train", "val"))
-    model = tutorial.network(network, pictures.CLASSES, bench.side).to(bench.device)
+    model = tutorial.network(network, images.CLASSES, bench.side).to(bench.device)
     clock = Clock(train, bench, skip=1)
     tutorial.train_epoch(model, clock, tutorial.learning(model, 1e-3), bench.device)
     return _run_of(bench, clock.seconds, lambda: tutorial.evaluate(model, val, bench.device), counts)
@@ -90,7 +90,7 @@ def fair_run(bench: Bench, network: str, root: Path, counts: Sequence[int], *, a
     """Return the seconds of one run of `fair`, without the start of its workers."""
     defaults(benchmark=True)
     train, val = (fair.loader(root, split, bench.side, bench.device, augment=augment) for split in ("train", "val"))
-    backbone, head = fair.network(network, pictures.CLASSES, bench.side, bench.device)
+    backbone, head = fair.network(network, images.CLASSES, bench.side, bench.device)
     clock = Clock(train, bench, skip=2 * (os.cpu_count() or 1) + 1)
     fair.train_epoch(backbone, head, clock, fair.learning(head, 1e-3), bench.device)
 
@@ -260,7 +260,7 @@ def extraction(bench: Bench) -> Iterator[Row]:
 
 def _tutorial_forward(bench: Bench, network: str) -> Callable[[], object]:
     defaults()
-    model: nn.Module = tutorial.network(network, pictures.CLASSES, bench.side).to(bench.device).train()
+    model: nn.Module = tutorial.network(network, images.CLASSES, bench.side).to(bench.device).train()
     inputs = torch.randn(32, 3, bench.side, bench.side, device=bench.device)
     return lambda: model(inputs)
 
@@ -377,8 +377,8 @@ def decoding(bench: Bench) -> Iterator[Row]:
             mine.append(ours.decode_rate(bench.chosen("resnet18", root)))
     yield bench.row(
         *("decoding against plain decoding", f"{len(files):,} of {PHOTO}", median(mine) / median(theirs)),
-        ours=f"{figures(median(mine))} pictures/s",
-        theirs=f"{figures(median(theirs))} pictures/s",
+        ours=f"{figures(median(mine))} images/s",
+        theirs=f"{figures(median(theirs))} images/s",
         note=f"ours: found, checked, decoded, seen at {bench.side} pixels, hashed and stored; theirs: "
         f"PIL opens, decodes to RGB and makes an array, in {cores} processes that are up, nothing resized or kept. "
         f"{_parts(bench, files[0])}",
@@ -421,7 +421,7 @@ def memory(bench: Bench) -> Iterator[Row]:
         ours=f"{beyond / 1e6:,.0f} MB",
         theirs=f"store.memory_gb {budget / 1e6:,.0f} MB",
         note="as a fraction of the budget; decoded, stored and trained on for an epoch, in "
-        f"{peaks[0] / 1e6:,.0f} MB of PSS, mapped files counted; a hundredth of the pictures and as many steps take "
+        f"{peaks[0] / 1e6:,.0f} MB of PSS, mapped files counted; a hundredth of the images and as many steps take "
         f"{peaks[1] / 1e6:,.0f} MB; each the largest of {bench.scale.rounds} rounds",
     )
 

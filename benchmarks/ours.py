@@ -199,8 +199,8 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
 def decode_rate(chosen: Choices) -> float:
     """Return the images per second at which all splits are checked, decoded and put into the store."""
     began = time.perf_counter()
-    pictures = sum(counts(chosen).values())
-    return pictures / (time.perf_counter() - began)
+    images = sum(counts(chosen).values())
+    return images / (time.perf_counter() - began)
 
 
 def counts(chosen: Choices) -> dict[str, int]:
@@ -217,10 +217,10 @@ def decoded(file: str) -> Tensor:
         return tensor_of(image)[0]
 
 
-def seen(picture: Tensor, side: int) -> Tensor:
+def seen(image: Tensor, side: int) -> Tensor:
     """Return the stored pixels of an image for a network with an input of `side` pixels."""
     how = CenterCrop(size=side, resize=side * 256 // 224, interpolation="bilinear")
-    return center_crop(picture[None], how).contiguous()
+    return center_crop(image[None], how).contiguous()
 
 
 def _wait(device: torch.device) -> None:

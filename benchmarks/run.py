@@ -24,7 +24,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help=f"some of {','.join(MEASURES)}; the results of the others stay")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that say nothing, to see that all of it runs")
     parser.add_argument("--output", type=Path, help="folder of RESULTS.md and results.json; benchmarks/ unless --quick")
-    parser.add_argument("--pictures", type=Path, help="folder in which the pictures are kept for the next time")
+    parser.add_argument("--images", type=Path, help="folder in which the images are kept for the next time")
     parser.add_argument("--without-mlflow", action="store_true", help="our runs write their journals only")
     parser.add_argument("--continue", dest="goes_on", action="store_true", help="leave out what is measured already")
     parser.add_argument("--take", type=Path, help="measure nothing, but take over another machine's results.json")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = QUICK if options.quick else CUDA if device.type == "cuda" else CPU
     print(f"{machine(device)}, torch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory(prefix="frostline-benchmarks-") as work:
-        kept = options.pictures or (Path(work) / "pictures" if options.quick else user_cache_path("frostline-pictures"))
+        kept = options.images or (Path(work) / "images" if options.quick else user_cache_path("frostline-images"))
         bench = Bench(device, scale, work=Path(work), kept=kept, mlflow=not options.without_mlflow)
         for name in options.only.split(",") if options.only else _in_order(device):
             if options.goes_on and results and results.has(device, name):

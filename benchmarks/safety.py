@@ -19,7 +19,7 @@ from bench import Bench, median_seconds, shown
 from frostline.records import journal, provenance
 from frostline.store import hashing
 from frostline.training import checkpoint_timing
-from pictures import CIFAR, PHOTO
+from images import CIFAR, PHOTO
 from table import Row
 
 _MOVING = 4  # tensors per parameter of a full run with Adam: itself, two moments, and the best so far

@@ -16,7 +16,7 @@ from frostline.data.augment import Policy, stored_side
 from frostline.data.decode_all import Keep
 from frostline.data.pixel_cache import Sizes
 from frostline.data.resize import CenterCrop
-from pictures import PHOTO
+from images import PHOTO
 from table import Row, figures
 
 _SPLITS = (80, 5, 15)
@@ -58,7 +58,7 @@ def streaming(bench: Bench) -> Iterator[Row]:
         )
         rates = [found.metrics["cost/images_per_second"] for found in (one, two)]
         yield bench.row(
-            *("epochs that stream against those of kept pictures", name, rates[0] / rates[1]),
+            *("epochs that stream against those of kept images", name, rates[0] / rates[1]),
             ours=f"{figures(rates[0])} images/s",
             theirs=f"{figures(rates[1])} images/s",
             unit="x",
@@ -71,7 +71,7 @@ def streaming(bench: Bench) -> Iterator[Row]:
 class Plan:
     """Disk space of a set of images."""
 
-    pictures: int
+    images: int
     files: float
     """Bytes per original file."""
     views: int
@@ -92,6 +92,6 @@ def plan(count: int, size: tuple[int, int], file: float, center: CenterCrop) -> 
 
 if __name__ == "__main__":
     told = plan(1_281_167 + 50_000, (500, 375), 110e3, CenterCrop(224, 256, "bilinear"))
-    print(f"{told.pictures:,} pictures of 500x375, {told.pictures * told.files / 1e9:,.0f} GB as they are")
+    print(f"{told.images:,} images of 500x375, {told.images * told.files / 1e9:,.0f} GB as they are")
     print(f"views of 224 pixels: {told.views / 1e9:,.0f} GB; for random crops: {told.crops / 1e9:,.0f} GB")
     print(f"features of 2,048 numbers: {told.features / 1e9:,.1f} GB")

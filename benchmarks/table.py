@@ -20,7 +20,7 @@ _HEAD = """# Results
 Written by `python benchmarks/run.py --device cpu` and `--device cuda`; nothing here was typed in. *Ours* is the program
 itself. *tutorial*, *fair* and *limit* are the opponents in the files of these names. Opponents that would take hours
 are measured on some batches and one validation of one run, and multiplied; what was run in full says so. Weights are
-random and pictures synthetic: neither changes a speed. A virtual machine is not as fast every day: compare the two
+random and images synthetic: neither changes a speed. A virtual machine is not as fast every day: compare the two
 sides of a row, which were measured in one process, not rows of different days. Numbers are medians where there are
 several rounds.
 """

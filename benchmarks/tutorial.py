@@ -18,7 +18,7 @@ from torchvision import models, transforms
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class Images(Dataset[tuple[Tensor, int]]):
     """The files of one folder with a folder per class."""
 
     def __init__(self, root: Path, size: int) -> None:
@@ -43,7 +43,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def loader(root: Path, split: str, size: int) -> DataLoader[tuple[Tensor, int]]:
-    return DataLoader(Pictures(root / split, size), batch_size=32, shuffle=split == "train", num_workers=0)
+    return DataLoader(Images(root / split, size), batch_size=32, shuffle=split == "train", num_workers=0)
 
 
 def network(name: str, classes: int, size: int) -> nn.Module:

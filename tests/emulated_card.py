@@ -35,7 +35,7 @@ CARD = torch.device("cuda", 0)
 MEMORY = 80 << 30
 """Bytes on a card."""
 UNNOTICED = 1 << 10
-"""Bytes that go to a card from pageable memory without a wait: 64 KB in truth, but pictures are as small here."""
+"""Bytes that go to a card from pageable memory without a wait: 64 KB in truth, but images are as small here."""
 
 WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "bincount", "is_nonzero"}
 """Operations whose result the host has to know before it goes on."""

@@ -163,12 +163,12 @@ def load_data(center: CenterCrop = CENTER, side: int | None = None, **fields: An
 
 
 def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:
-    """Return an opened picture as networks are shown it, by way of Pillow alone."""
+    """Return an opened image as networks are shown it, by way of Pillow alone."""
     return convert(image, levels)[0]
 
 
-def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
-    """Return `(3, H, W)` uint8 of the picture in a file; `OSError` says why there is none, and where."""
+def read_image(file: Path, levels: Levels = FULL) -> Tensor:
+    """Return `(3, H, W)` uint8 of the image in a file; `OSError` says why there is none, and where."""
     try:
         with open_image(file) as image:
             return tensor_of(image, levels)[0]
@@ -177,8 +177,8 @@ def read_picture(file: Path, levels: Levels = FULL) -> Tensor:
 
 
 def image_in(file: Path, levels: Levels = FULL) -> Image.Image:
-    """Return the picture in a file as networks are shown it."""
-    return Image.fromarray(read_picture(file, levels).permute(1, 2, 0).numpy())
+    """Return the image in a file as networks are shown it."""
+    return Image.fromarray(read_image(file, levels).permute(1, 2, 0).numpy())
 
 
 def images(count: int, *, side: int = 32, classes: int = 5, seed: int = 0) -> Samples:

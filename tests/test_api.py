@@ -154,13 +154,13 @@ def test_a_notebook_shows_the_answer_and_the_report(store, tmp_path):
     assert report.path.is_file() and report._repr_html_().startswith("<iframe srcdoc=")
 
 
-def test_a_network_takes_pictures_in_any_form(store, tmp_path):
+def test_a_network_takes_images_in_any_form(store, tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    Image.fromarray(levels).save(tmp_path / "picture.png")
+    Image.fromarray(levels).save(tmp_path / "image.png")
     network = frostline.load(frostline.open(str(store.folder)), device="cpu")
     assert "the best of 2 cells" in network.note == frostline.load(store.folder, device="cpu").note
     forms = [
-        *(tmp_path / "picture.png", str(tmp_path / "picture.png"), Image.fromarray(levels), levels),
+        *(tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(levels), levels),
         torch.from_numpy(levels).permute(2, 0, 1),
     ]
     together = network.probabilities(forms, batch=2)
@@ -173,24 +173,24 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         network.predict(tmp_path / "none.png")
     for wrong in ({"top": 0}, {"batch": 0}, {"batch": -3}):
         with pytest.raises(frostline.UserError, match=r"^(top|batch)=.*: expected a whole number of at least 1"):
-            network.predict_table(tmp_path / "picture.png", tmp_path / "said.csv", **wrong)
+            network.predict_table(tmp_path / "image.png", tmp_path / "said.csv", **wrong)
     with pytest.raises(frostline.UserError, match=r"^top=0: expected a whole number of at least 1"):
         network.predict(levels, top=0)
-    with pytest.raises(frostline.UserError, match=r"pictures=torch.float32 of shape \(3, 4, 4\): expected files"):
+    with pytest.raises(frostline.UserError, match=r"images=torch.float32 of shape \(3, 4, 4\): expected files"):
         network.predict(torch.zeros(3, 4, 4))
     with pytest.raises(frostline.UserError, match=r"^a{300}"):
         network.predict("a" * 300)
     for odd in (5, None, b"GIF", [[1, 2]], io.BytesIO(b"GIF"), {"a.png"}, pd.DataFrame({"path": ["a.png"]})):
-        with pytest.raises(frostline.UserError, match=r"(?s)^pictures=.*: expected files"):
+        with pytest.raises(frostline.UserError, match=r"(?s)^images=.*: expected files"):
             network.predict(odd)
     for odd, line in (
-        (Image.new("F", (4, 4)), r"^pictures=<PIL.*: expected an image that can be read \(floating point numbers"),
-        (Image.new("RGB", (0, 3)), "^pictures=<PIL.*: expected images with pixels"),
-        (np.zeros((0, 3, 3), np.uint8), r"^pictures=uint8 of shape \(0, 3, 3\): expected images with pixels"),
+        (Image.new("F", (4, 4)), r"^images=<PIL.*: expected an image that can be read \(floating point numbers"),
+        (Image.new("RGB", (0, 3)), "^images=<PIL.*: expected images with pixels"),
+        (np.zeros((0, 3, 3), np.uint8), r"^images=uint8 of shape \(0, 3, 3\): expected images with pixels"),
     ):
         with pytest.raises(frostline.UserError, match=line):
             network.predict(odd)
-    with pytest.raises(frostline.UserError, match=r"^pictures=.*: expected files: predict_table goes through a folder"):
+    with pytest.raises(frostline.UserError, match=r"^images=.*: expected files: predict_table goes through a folder"):
         network.predict(tmp_path)
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
         network.export(tmp_path / "network.exe")
@@ -200,7 +200,7 @@ def test_a_network_takes_pictures_in_any_form(store, tmp_path):
         network.export(tmp_path / "none" / "network.pt")
 
 
-def test_pictures_come_as_a_column_or_one_after_the_other(store, tmp_path):
+def test_images_come_as_a_column_or_one_after_the_other(store, tmp_path):
     for number in range(3):
         Image.new("RGB", (9, 9), (90 * number,) * 3).save(tmp_path / f"{number}.png")
     network = frostline.load(store.folder / "1", device=torch.device("cpu"))
@@ -232,7 +232,7 @@ def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tm
     [
         (lambda: frostline.compose(["freeze=head"]), r"^overrides=\['freeze=head'\]: expected strings, one each"),
         (lambda: frostline.advise({"lr": 1}), r"^overrides=\{'lr': 1\}: expected strings"),
-        (lambda: frostline.advise(pictures="all"), "^pictures=all: expected a whole number of at least 1$"),
+        (lambda: frostline.advise(images="all"), "^images=all: expected a whole number of at least 1$"),
         (lambda: frostline.sweep(None), "^overrides=None: expected strings"),
         (lambda: frostline.sweep("lr=1", folder=5), "^folder=5: expected a path$"),
         (lambda: frostline.sweep("lr=1", folder=""), "^folder='': expected a path$"),

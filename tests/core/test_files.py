@@ -13,8 +13,8 @@ from frostline.core.files import expanded, write_alike
 
 
 def test_a_home_that_nobody_has_is_a_name_like_any_other() -> None:
-    assert expanded("~/pictures") == Path.home() / "pictures"
-    assert expanded("~nobody-has-it/pictures") == Path("~nobody-has-it/pictures")
+    assert expanded("~/images") == Path.home() / "images"
+    assert expanded("~nobody-has-it/images") == Path("~nobody-has-it/images")
 
 
 def test_a_disk_that_is_full_is_said_by_the_name_of_the_file_which_stays_as_it_was(tmp_path: Path) -> None:

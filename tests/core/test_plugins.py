@@ -114,8 +114,8 @@ class Embeddings(nn.Module):
         super().__init__()
         self.cls_token, self.patches = nn.Parameter(torch.zeros(1, 1, width)), nn.Conv2d(3, width, 14, 14)
 
-    def forward(self, pictures):
-        tokens = self.patches(pictures).flatten(2).mT
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).mT
         return torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
 
 
@@ -331,8 +331,8 @@ def test_the_plugin_of_the_pages_takes_its_weights_under_the_names_of_the_hub(of
     assert all(torch.equal(given[name], first.module.state_dict()[name]) for name in below)
     assert model.structure.stage_of("encoder.layer.11.mlp") == "stage4"
     lower, upper = cut.halves(model.module.eval(), model.structure, ("stem", "stage1"))
-    pictures = torch.randn(2, 3, 28, 28)
-    torch.testing.assert_close(upper(lower(pictures)), model.module(pictures))
+    images = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(upper(lower(images)), model.module(images))
 
 
 @pytest.mark.slow

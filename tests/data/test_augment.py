@@ -62,7 +62,7 @@ def views(
     return view.finish(shown, ids, epoch)
 
 
-def test_a_square_picture_is_seen_whole_where_nothing_is_cut_off() -> None:
+def test_a_square_image_is_seen_whole_where_nothing_is_cut_off() -> None:
     how = CenterCrop(size=64, resize=64, interpolation="bilinear")
     assert center_boxes(torch.tensor([[8, 8], [300, 300]]), how).tolist() == [[0, 0, 1, 1]] * 2
 
@@ -121,7 +121,7 @@ def test_views_never_wait_for_the_device(policy: Policy) -> None:
 
 @settings(deadline=None)
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1))
-def test_random_boxes_lie_in_the_picture_on_whole_pixels(width: int, height: int, seed: int) -> None:
+def test_random_boxes_lie_in_the_image_on_whole_pixels(width: int, height: int, seed: int) -> None:
     sizes = torch.tensor([[width, height]]).repeat(20, 1)
     boxes = random_boxes(sizes, uniform(seed, torch.arange(20), 22), scale=CROP.scale, ratio=CROP.ratio)
     corners = boxes * sizes.repeat(1, 2)
@@ -138,8 +138,8 @@ def test_random_boxes_are_distributed_as_torchvisions(width: int, height: int) -
     left, top, right, bottom = (boxes * sizes.repeat(1, 2)).round().T
     ours = {"left": left, "top": top, "width": right - left, "height": bottom - top}
     torch.manual_seed(0)
-    crop, picture = v2.RandomResizedCrop(8, scale=CROP.scale, ratio=CROP.ratio), torch.empty(3, height, width)
-    theirs = [crop.make_params([picture]) for _ in range(3000)]
+    crop, image = v2.RandomResizedCrop(8, scale=CROP.scale, ratio=CROP.ratio), torch.empty(3, height, width)
+    theirs = [crop.make_params([image]) for _ in range(3000)]
     for side, values in ours.items():
         distance = ks_2samp(values.numpy(), [params[side] for params in theirs]).statistic
         assert distance < 0.07, side  # of two samples of 3,000; exceeded once in 1.2 million times by chance

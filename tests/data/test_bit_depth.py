@@ -25,38 +25,38 @@ def test_a_range_is_linear_within_and_clipped_beyond(kind: type):
 
 def test_a_narrow_range_far_from_zero_keeps_all_levels():
     values = (10**9 + np.arange(256)).astype(np.int32)
-    assert Levels(0, 100, of_picture=True)(values).tolist() == list(range(256))
+    assert Levels(0, 100, of_image=True)(values).tolist() == list(range(256))
 
 
 def test_hot_pixels_do_not_darken_the_others_with_percentiles():
     values = np.random.default_rng(0).integers(0, 1000, 10_000).astype(np.uint16)
     values[:10] = 65535
-    levels = of_range("percentile", "picture")
+    levels = of_range("percentile", "image")
     low, high = np.percentile(values, PERCENTILES["percentile"])
     expected = np.rint((np.clip(values, low, high) - low) / (high - low) * 255)
     assert np.abs(levels(values) - expected).max() <= 1 and len(np.unique(levels(values))) == 256
-    assert len(np.unique(of_range("minmax", "picture")(values))) < 10
+    assert len(np.unique(of_range("minmax", "image")(values))) < 10
 
 
 def test_few_bright_pixels_on_black_are_seen_though_no_percentile_reaches_them():
     values = np.zeros(10_000, dtype=np.uint16)
     values[:3] = (100, 200, 300)
-    assert of_range("percentile", "picture")(values)[:4].tolist() == [85, 170, 255, 0]
+    assert of_range("percentile", "image")(values)[:4].tolist() == [85, 170, 255, 0]
 
 
 def test_what_is_no_number_is_black_and_is_not_counted():
     values = np.float32([[np.nan, 1.0], [3.0, np.inf]])
-    assert of_range("minmax", "picture")(values).tolist() == [[0, 0], [255, 255]]
+    assert of_range("minmax", "image")(values).tolist() == [[0, 0], [255, 255]]
     with pytest.raises(ValueError, match="no finite number"):
-        of_range("minmax", "picture")(np.float32([np.nan]))
-    assert of_range("minmax", "picture")(np.full((2, 2), 7, dtype=np.uint16)).tolist() == [[0, 0], [0, 0]]
+        of_range("minmax", "image")(np.float32([np.nan]))
+    assert of_range("minmax", "image")(np.full((2, 2), 7, dtype=np.uint16)).tolist() == [[0, 0], [0, 0]]
 
 
 def test_the_range_of_a_set_is_that_of_all_its_values_together():
     drawn = np.random.default_rng(0)
-    pictures = [drawn.normal(drawn.uniform(100, 300), 50, (40, 40)).astype(np.float32) for _ in range(30)]
-    summaries = [summary(one) for one in pictures]
-    together = np.stack(pictures)
+    images = [drawn.normal(drawn.uniform(100, 300), 50, (40, 40)).astype(np.float32) for _ in range(30)]
+    summaries = [summary(one) for one in images]
+    together = np.stack(images)
     assert of_range("minmax", "set") is None
     assert of_set(summaries, "minmax") == Levels(float(together.min()), float(together.max()))
     found = of_set(summaries, "percentile")

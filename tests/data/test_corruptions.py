@@ -1,4 +1,4 @@
-"""Corruptions do what their paper says, more so with every severity, and to each picture by its id alone."""
+"""Corruptions do what their paper says, more so with every severity, and to each image by its id alone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from frostline.data.corruptions import corrupt, strengths
 NAMES = tuple(strengths(224))
 SIDES = (32, 64, 224)
 NOTHING = {"noise": 0.0, "blur": 1e-3, "contrast": 1.0, "pixelate": 1.0, "jpeg": 100}
-"""Strengths at which a corruption leaves pictures as they are, JPEG nearly."""
+"""Strengths at which a corruption leaves images as they are, JPEG nearly."""
 
 
-def pictures(count, side):
+def images(count, side):
     """Return waves of several lengths with some noise, `(count, 3, side, side)` whole numbers in 0..255, and ids."""
-    random = generator("pictures", side)
+    random = generator("images", side)
     waves = torch.rand(count, 3, 8, 3, generator=random)[..., None, None]
     place = torch.linspace(0, 1, side)
     phase = 2 * torch.pi * (12 * waves[..., 0, :, :] * place + 12 * waves[..., 1, :, :] * place[:, None])
@@ -34,15 +34,15 @@ def pictures(count, side):
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_severity_changes_more(name, side):
-    clean, ids = pictures(3, side)
+    clean, ids = images(3, side)
     changes = [(corrupt(name, strength, clean, ids) - clean).abs().mean() for strength in strengths(side)[name]]
     assert all(less < more for less, more in pairwise(changes)), changes
     assert changes[0] > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_results_are_pictures_of_8_bits(name):
-    clean, ids = pictures(2, 32)
+def test_results_are_images_of_8_bits(name):
+    clean, ids = images(2, 32)
     for strength in strengths(32)[name]:
         found = corrupt(name, strength, clean + 0.3, ids)
         assert found.shape == clean.shape and found.dtype == torch.float32
@@ -51,7 +51,7 @@ def test_results_are_pictures_of_8_bits(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_strength_nothing_changes(name):
-    clean, ids = pictures(2, 64)
+    clean, ids = images(2, 64)
     if name == "jpeg":
         clean = clean[:, :1].repeat(1, 3, 1, 1)  # colours are halved in resolution at any quality
     difference = (corrupt(name, NOTHING[name], clean, ids) - clean).abs()
@@ -59,8 +59,8 @@ def test_without_strength_nothing_changes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_is_corrupted_alike_in_any_batch(name):
-    clean, ids = pictures(20, 32)
+def test_an_image_is_corrupted_alike_in_any_batch(name):
+    clean, ids = images(20, 32)
     strength = strengths(32)[name][4]
     together = corrupt(name, strength, clean, ids)
     order = torch.randperm(20, generator=generator("order"))
@@ -68,7 +68,7 @@ def test_a_picture_is_corrupted_alike_in_any_batch(name):
     assert (together[order] - apart).abs().max() <= (1 if name == "blur" else 0)  # a sum in another order may round so
 
 
-def test_noise_has_the_scale_that_it_says_and_differs_between_pictures():
+def test_noise_has_the_scale_that_it_says_and_differs_between_images():
     grey = torch.full((40, 3, 32, 32), 127.0)
     noise = corrupt("noise", 0.1, grey, torch.arange(40)) - grey
     assert noise.std().item() == pytest.approx(25.5, rel=0.01)
@@ -80,13 +80,13 @@ def test_noise_has_the_scale_that_it_says_and_differs_between_pictures():
 
 @pytest.mark.parametrize("sigma", [0.4, 1.0, 6.0])
 def test_blur_is_scipys(sigma):
-    clean, ids = pictures(1, 32)
+    clean, ids = images(1, 32)
     expected = gaussian_filter(clean[0].numpy().astype(np.float64), (0, sigma, sigma), mode="nearest")
     assert np.abs(corrupt("blur", sigma, clean, ids)[0].numpy() - expected).max() < 0.51
 
 
 def test_contrast_is_the_papers():
-    clean, ids = pictures(2, 32)
+    clean, ids = images(2, 32)
     x = clean.numpy().transpose(0, 2, 3, 1) / 255
     mean = x.mean((1, 2), keepdims=True)
     expected = np.clip((x - mean) * 0.15 + mean, 0, 1) * 255
@@ -95,17 +95,17 @@ def test_contrast_is_the_papers():
 
 @pytest.mark.parametrize("side", SIDES)
 def test_blocks_are_pillows(side):
-    clean, ids = pictures(1, side)
-    picture = Image.fromarray(clean[0].byte().permute(1, 2, 0).numpy())
+    clean, ids = images(1, side)
+    image = Image.fromarray(clean[0].byte().permute(1, 2, 0).numpy())
     for factor in strengths(side)["pixelate"]:
-        small = picture.resize((int(side * factor),) * 2, Image.Resampling.BOX)
-        expected = np.asarray(small.resize(picture.size, Image.Resampling.BOX)).astype(np.float32)
+        small = image.resize((int(side * factor),) * 2, Image.Resampling.BOX)
+        expected = np.asarray(small.resize(image.size, Image.Resampling.BOX)).astype(np.float32)
         found = corrupt("pixelate", factor, clean, ids)[0].permute(1, 2, 0).numpy()
         assert np.abs(found - expected).max() <= 1  # Pillow rounds in between
 
 
 def test_jpeg_is_pillows():
-    clean, ids = pictures(2, 32)
+    clean, ids = images(2, 32)
     buffer = io.BytesIO()
     Image.fromarray(clean[1].byte().permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=40)
     found = corrupt("jpeg", 40, clean, ids)[1].permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""Pictures are decoded once, each is looked at, and all that is wrong or was done to them is told before anything."""
+"""Images are decoded once, each is looked at, and all that is wrong or was done to them is told before anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from frostline.core import memory
 from frostline.core.errors import UserError
-from frostline.data import broken_pictures, loading, pixel_cache, splits
+from frostline.data import broken_images, loading, pixel_cache, splits
 from frostline.data import decode_all as decoder
 from frostline.data.decode_all import Differing, Keep, decode_all
 from frostline.data.listing import survey
@@ -38,7 +38,7 @@ from frostline.store.writer import Writer
 from small import compose, data_config, silently
 
 RED = (250, 20, 10)
-SMALL = CenterCrop(size=10, resize=12, interpolation="bilinear")  # smaller than the pictures
+SMALL = CenterCrop(size=10, resize=12, interpolation="bilinear")  # smaller than the images
 
 
 def noise(side: int = 64, seed: int = 0) -> Image.Image:
@@ -57,7 +57,7 @@ def decoded(images: list[Image.Image], keep: Keep, **options: Any) -> tuple[dict
     return writer.tensors, meta["bad"]
 
 
-def test_views_are_kept_and_the_size_of_pictures_is_remembered():
+def test_views_are_kept_and_the_size_of_images_is_remembered():
     center = CenterCrop(size=6, resize=6, interpolation="bilinear")
     found, bad = decoded(
         [Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))], Keep("view", view=center)
@@ -88,7 +88,7 @@ def test_what_is_stored_keeps_its_shape_and_what_is_small_every_pixel(tmp_path: 
     found, bad = decoded([large, small, Image.open(turned)], Keep("stored", side=30))
     assert bad == []
     kept = Ragged(found["pixels"], found["starts"], found["shapes"])[torch.arange(3)]
-    assert [tuple(picture.shape) for picture in kept] == [(3, 30, 50), (3, 24, 10), (3, 45, 30)]
+    assert [tuple(image.shape) for image in kept] == [(3, 30, 50), (3, 24, 10), (3, 45, 30)]
     assert (kept[1].permute(1, 2, 0).numpy() == np.asarray(small)).all()
     assert (kept[0].permute(1, 2, 0).numpy() == np.asarray(large.resize((50, 30), Image.Resampling.LANCZOS))).all()
     assert len(found["pixels"]) == 3 * (30 * 50 + 24 * 10 + 45 * 30)
@@ -100,7 +100,7 @@ def save(file: Path, image: Image.Image, **options: Any) -> None:
 
 
 def good(root: Path, count: int = 6) -> None:
-    """Two classes of pictures that can be read."""
+    """Two classes of images that can be read."""
     for index in range(count):
         for label, name in enumerate(("cat", "dog")):
             save(root / name / f"good{index}.png", Image.new("RGB", (20, 14), (100 * label, 20 * index, 7)))
@@ -198,8 +198,8 @@ def load(root: Path, store: Store, **changes: Any) -> splits.Data:
     return loading.load(data_config(**request(root, **changes)), sight=sight, store=store, progress=silently)
 
 
-def test_one_report_names_every_broken_picture_and_no_other(broken: Path, store: Store):
-    with pytest.raises(broken_pictures.BadPictures) as raised:
+def test_one_report_names_every_broken_image_and_no_other(broken: Path, store: Store):
+    with pytest.raises(broken_images.BadImages) as raised:
         load(broken, store)
     reasons = dict(raised.value.reasons)
     assert set(reasons) == {f"dog/{name}" for name in BROKEN}
@@ -222,7 +222,7 @@ def test_a_sweep_lists_them_before_anything_runs(broken: Path, capsys: pytest.Ca
     listed.unlink()
 
 
-def test_skipped_pictures_are_counted_and_the_others_stay_where_they_were(broken: Path, store: Store):
+def test_skipped_images_are_counted_and_the_others_stay_where_they_were(broken: Path, store: Store):
     found = load(broken, store, skip_bad=True)
     assert found.counts == {"skipped": len(BROKEN)}
     splits = (found.train, found.val, found.test)
@@ -241,16 +241,16 @@ def test_skipped_pictures_are_counted_and_the_others_stay_where_they_were(broken
         assert set(split.ids.tolist()) <= set(other.ids.tolist())
 
 
-def test_a_class_that_loses_all_its_pictures_is_an_error(tmp_path: Path, store: Store):
+def test_a_class_that_loses_all_its_images_is_an_error(tmp_path: Path, store: Store):
     good(tmp_path)
     for index in range(6):
         (tmp_path / "eel").mkdir(exist_ok=True)
-        (tmp_path / "eel" / f"{index}.jpg").write_text("no picture")
+        (tmp_path / "eel" / f"{index}.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"data\.skip_bad=true: .*eel"):
         load(tmp_path, store, skip_bad=True)
 
 
-def test_what_was_done_to_pictures_is_counted(tmp_path: Path, store: Store):
+def test_what_was_done_to_images_is_counted(tmp_path: Path, store: Store):
     good(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -281,9 +281,9 @@ def test_files_come_in_the_order_of_their_paths(tmp_path: Path):
 
 
 def test_folders_behind_links_are_found_once(tmp_path: Path):
-    good(tmp_path / "pictures", 2)
+    good(tmp_path / "images", 2)
     (tmp_path / "all").mkdir()
-    (tmp_path / "all" / "cats").symlink_to(tmp_path / "pictures" / "cat")
+    (tmp_path / "all" / "cats").symlink_to(tmp_path / "images" / "cat")
     (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
     assert [file.name for file in survey(tmp_path / "all").files] == ["good0.png", "good1.png"]
 
@@ -308,7 +308,7 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, mo
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(broken_pictures.BadPictures, match="cat/deep: Permission denied"),
+        pytest.raises(broken_images.BadImages, match="cat/deep: Permission denied"),
     ):
         patch.setattr(os, "scandir", refuse)
         load(tmp_path, store)
@@ -330,7 +330,7 @@ def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
         with monkeypatch.context() as patch:
             patch.setattr(Image, "open", refuse)
             assert load(tmp_path, store, skip_bad=True).counts == {"skipped": 2}
-            with pytest.raises(broken_pictures.BadPictures, match=os.strerror(number)):
+            with pytest.raises(broken_images.BadImages, match=os.strerror(number)):
                 load(tmp_path, store)
     assert load(tmp_path, store).counts == {}
 
@@ -365,7 +365,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monke
             return opened(file, **options)
 
         monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(broken_pictures.BadPictures, match=r"cat/good0\.png: Permission denied"):
+    with pytest.raises(broken_images.BadImages, match=r"cat/good0\.png: Permission denied"):
         load(tmp_path, store)
     (tmp_path / "cat" / "good0.png").chmod(0o600)
     load(tmp_path, store)
@@ -378,7 +378,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
 
 
-def test_pictures_are_decoded_once_and_a_part_of_them_is_found_too(
+def test_images_are_decoded_once_and_a_part_of_them_is_found_too(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     good(tmp_path)
@@ -399,7 +399,7 @@ def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypat
     good(tmp_path, 30)
     read: list[int] = []
     keep = decoder._view
-    monkeypatch.setattr(decoder, "_view", lambda how, row, picture: (read.append(row), keep(how, row, picture))[1])
+    monkeypatch.setattr(decoder, "_view", lambda how, row, image: (read.append(row), keep(how, row, image))[1])
     few = load(tmp_path, store, limit=2, val_fraction=0.1, test_fraction=0.1)
     assert len(read) == len(few.train) + len(few.val) + len(few.test) < 20
     read.clear()
@@ -474,7 +474,7 @@ def test_what_macos_adds_to_an_archive_is_no_class(tmp_path: Path, store: Store)
     assert load(tmp_path, store).classes == ("cat", "dog")
 
 
-def test_a_store_that_takes_no_more_is_no_fault_of_the_pictures(
+def test_a_store_that_takes_no_more_is_no_fault_of_the_images(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     good(tmp_path)
@@ -545,7 +545,7 @@ def test_what_was_looked_at_before_a_kill_is_not_looked_at_again(
         def make(writer: Writer) -> dict[str, Any]:
             return decode_all(writer, range(100), read, keep=keep, max_pixels=10**6, progress=advance)
 
-        return store.get("pixels", "0" * 64, make, about="pictures")
+        return store.get("pixels", "0" * 64, make, about="images")
 
     assert store.folder is not None
     whole = look(Store(store.folder.with_name("other"), budget=10**7, say=print), 1000)
@@ -582,7 +582,7 @@ def test_what_a_machine_left_that_stopped_is_not_trusted(store: Store, monkeypat
         return {}
 
     def ask() -> None:
-        store.get("pixels", "0" * 64, make, about="pictures")
+        store.get("pixels", "0" * 64, make, about="images")
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

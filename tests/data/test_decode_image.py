@@ -1,4 +1,4 @@
-"""Every picture becomes upright 8-bit RGB, whatever its file says."""
+"""Every image becomes upright 8-bit RGB, whatever its file says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import EpsImagePlugin, Image
 
 from frostline.data import decode_image
 from frostline.data.bit_depth import Levels
-from frostline.data.decode_image import CONVERSIONS, PictureFacts, convert, tensor_of
+from frostline.data.decode_image import CONVERSIONS, ImageFacts, convert, tensor_of
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import survey
 from frostline.data.open_image import at_most, open_image
@@ -49,7 +49,7 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, value: int, grey: int)
     assert image_in(file).getpixel((0, 0)) == (grey, grey, grey)
 
 
-def test_a_picture_taken_sideways_is_turned_upright(tmp_path: Path):
+def test_an_image_taken_sideways_is_turned_upright(tmp_path: Path):
     file, image = tmp_path / "sideways.png", Image.new("RGB", (6, 4), "white")
     image.putpixel((0, 0), RED)
     exif = Image.Exif()
@@ -76,7 +76,7 @@ def test_every_orientation_is_turned_back(tmp_path: Path, orientation: int, suff
 
 
 @pytest.mark.parametrize("kind, content", [(2, b"abc\0"), (7, b"\0\6\0\0"), (3, b"\0\0\0\0"), (3, b"\0\x99\0\0")])
-def test_an_orientation_that_is_none_leaves_a_picture_as_it_is(tmp_path: Path, kind: int, content: bytes):
+def test_an_orientation_that_is_none_leaves_an_image_as_it_is(tmp_path: Path, kind: int, content: bytes):
     Image.new("RGB", (6, 4), RED).save(file := tmp_path / "a.jpg")
     entry = struct.pack(">HHHI", 1, 0x0112, kind, 4 if kind != 3 else 1) + content + bytes(4)
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + entry
@@ -92,7 +92,7 @@ def test_a_shade_of_sixteen_bits_may_stand_for_transparent(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind, reason", [(np.float32, "floating point"), (np.int32, "more than 16 bits")])
-def test_numbers_whose_white_nobody_knows_are_no_picture(tmp_path: Path, kind: type, reason: str):
+def test_numbers_whose_white_nobody_knows_are_no_image(tmp_path: Path, kind: type, reason: str):
     Image.fromarray(np.full((4, 4), 70_000, dtype=kind)).save(tmp_path / "a.tif")
     with pytest.raises(OSError, match=reason):
         image_in(tmp_path / "a.tif")
@@ -106,7 +106,7 @@ def depths(folder: Path, values: np.ndarray) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-@pytest.mark.parametrize("levels", [Levels(0, 4095), Levels(0, 100, of_picture=True)], ids=["fixed", "minmax"])
+@pytest.mark.parametrize("levels", [Levels(0, 4095), Levels(0, 100, of_image=True)], ids=["fixed", "minmax"])
 def test_twelve_bits_in_a_file_of_more_keep_all_levels_that_eight_bits_can_hold(tmp_path: Path, levels: Levels):
     values = np.arange(4096).reshape(64, 64)
     for file in depths(tmp_path, values):
@@ -118,7 +118,7 @@ def test_twelve_bits_in_a_file_of_more_keep_all_levels_that_eight_bits_can_hold(
             assert len(np.unique(image_in(file))) == 17  # by what the type holds
 
 
-def test_pictures_of_eight_bits_know_no_levels():
+def test_images_of_eight_bits_know_no_levels():
     grey, levels = np.arange(256, dtype=np.uint8).reshape(16, 16), Levels(100, 101)
     for image in (Image.fromarray(grey), Image.fromarray(np.dstack([grey] * 3))):
         converted, facts = convert(image, levels)
@@ -151,7 +151,7 @@ def test_white_is_the_lowest_value_where_a_tiff_says_so(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_zeros_where_there_was_a_picture_are_noticed(tmp_path: Path, suffix: str):
+def test_zeros_where_there_was_an_image_are_noticed(tmp_path: Path, suffix: str):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file := tmp_path / f"a{suffix}")
     content = file.read_bytes()
@@ -173,7 +173,7 @@ def test_every_damaged_bit_of_a_png_is_noticed(tmp_path: Path):
             image_in(file)
 
 
-def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def run(*_: object, **__: object) -> None:
         raise AssertionError("Ghostscript")
 
@@ -185,7 +185,7 @@ def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".Png"])
 def test_every_listed_suffix_can_be_read(tmp_path: Path, suffix: str):
-    Image.new("RGB", (16, 16), RED).save(tmp_path / f"picture{suffix}")  # also .pgm and .pfm, by content a .ppm
+    Image.new("RGB", (16, 16), RED).save(tmp_path / f"image{suffix}")  # also .pgm and .pfm, by content a .ppm
     (file,) = survey(tmp_path).files
     assert image_in(file).getpixel((8, 8)) == pytest.approx(RED, abs=12)
 
@@ -210,7 +210,7 @@ def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options
     with Image.open(file) as opened, Image.open(file) as known:
         assert decode_image._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
-        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == PictureFacts()
+        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == ImageFacts()
 
 
 @pytest.mark.parametrize("mode, done", [("L", "grayscale"), ("CMYK", "cmyk"), ("RGB", "upright")])

@@ -1,4 +1,4 @@
-"""Copies of a picture stay on one side of a split, and those that do not are told and counted out."""
+"""Copies of an image stay on one side of a split, and those that do not are told and counted out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_layouts import load, pictures
+from test_layouts import images, load
 
 from frostline.core.errors import UserError
 from frostline.data import duplicates
@@ -21,7 +21,7 @@ from frostline.report.verdict import answer
 
 
 def copies(root: Path, count: int, times: int) -> None:
-    """Pictures with coin-toss labels, each `times` times."""
+    """Images with coin-toss labels, each `times` times."""
     toss = random.Random(0)
     for number in range(count):
         place = root / toss.choice(("heads", "tails"))
@@ -43,22 +43,22 @@ def test_copies_stay_together_and_splits_stay_stratified(tmp_path: Path):
     for split, fraction in ((found.test, 0.2), (found.val, 0.16)):
         assert (split.labels.bincount() - whole * fraction).abs().max() <= 5
     told = [finding for finding in found.findings if "are copies of others" in finding.about]
-    assert len(told) == 1 and len(told[0].pictures) == len(found.train) - len(train)
+    assert len(told) == 1 and len(told[0].images) == len(found.train) - len(train)
 
 
 def test_copies_in_two_classes_stay_together_too_and_are_told(tmp_path: Path):
-    pictures(tmp_path, "a", "b", each=10)
+    images(tmp_path, "a", "b", each=10)
     shutil.copy(tmp_path / "a" / "3.png", tmp_path / "b" / "same.png")
     found = load(tmp_path)
     train, val, test = groups(found)
     assert not (train & val or train & test or val & test)
     told = next(finding for finding in found.findings if "different labels" in finding.about)
-    assert "a/3.png (a) = b/same.png (b)" in told.pictures
+    assert "a/3.png (a) = b/same.png (b)" in told.images
 
 
 def test_only_copies_leave_nothing_to_divide(tmp_path: Path):
     for name in "ab":
-        pictures(tmp_path, name, each=1)
+        images(tmp_path, name, each=1)
         for index in range(4):
             shutil.copy(tmp_path / name / "0.png", tmp_path / name / f"copy{index}.png")
     with pytest.raises(UserError, match=r"data\.test_fraction=0\.2: expected images that are no copies"):
@@ -77,8 +77,8 @@ def test_equal_files_are_found_by_their_bytes_alone(tmp_path: Path):
     assert duplicates.of_rows(rows).tolist() == [0, 1, 0]
 
 
-def test_the_same_picture_in_two_splits_is_told_before_training(tmp_path: Path):
-    pictures(tmp_path, "train/a", "train/b", "val/a", "val/b", "test/a", "test/b", each=4)
+def test_the_same_image_in_two_splits_is_told_before_training(tmp_path: Path):
+    images(tmp_path, "train/a", "train/b", "val/a", "val/b", "test/a", "test/b", each=4)
     with Image.open(tmp_path / "train" / "a" / "0.png") as image:
         image.save(tmp_path / "test" / "a" / "again.bmp")  # other bytes, equal pixels
     shutil.copy(tmp_path / "train" / "b" / "1.png", tmp_path / "val" / "b" / "again.png")
@@ -88,7 +88,7 @@ def test_the_same_picture_in_two_splits_is_told_before_training(tmp_path: Path):
     assert "1 of 9 images in val is in train, too (val/b/again.png = train/b/1.png)" in about
 
 
-def test_the_verdict_gives_the_accuracy_without_shared_pictures():
+def test_the_verdict_gives_the_accuracy_without_shared_images():
     def result(job: int, mode: str, metrics: dict[str, float]) -> Result:
         scores = {"best/val_accuracy": 0.9 - job / 10, "test/accuracy": 0.9 - job / 10, "cost/train_seconds": 1.0}
         choices = {"model": "m", "freeze_mode": mode, "optimizer": "sgd", "data": "d", "lr": 0.1, "seed": 0}

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: each picture is tested once, classes are spread, groups stay whole."""
+"""Folds of a cross-validation: each image is tested once, classes are spread, groups stay whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def divided(found: Source, fold: int, folds: int = FOLDS, seed: int = 0) -> dict
     return splitting.divide({"train": found}, asked(split_seed=seed, folds=folds, fold=fold))
 
 
-def test_every_picture_is_tested_once_and_is_not_learnt_from_then() -> None:
+def test_every_image_is_tested_once_and_is_not_learnt_from_then() -> None:
     found = source([number % 3 for number in range(101)])
     parts = [divided(found, fold) for fold in range(FOLDS)]
     tested = torch.cat([part["test"].ids for part in parts])

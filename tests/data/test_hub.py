@@ -22,7 +22,7 @@ from PIL import Image
 
 from frostline.core.errors import UserError
 from frostline.data import hub_library, loading
-from frostline.data.broken_pictures import BadPictures
+from frostline.data.broken_images import BadImages
 from frostline.data.sources import open_splits
 from frostline.data.splits import Data
 from frostline.store.store import Store
@@ -61,7 +61,7 @@ def png(number: int) -> bytes:
 
 
 def rows(count: int = 20, first: int = 0, label: Any = None, odd: Any = (), **more: Any) -> Any:
-    """Return a data set of pictures, classes in turn; then `odd` ones, each bytes, path and label."""
+    """Return a data set of images, classes in turn; then `odd` ones, each bytes, path and label."""
     features = {"image": datasets.Image(), "label": label or datasets.ClassLabel(names=list(CLASSES))}
     every = range(first, first + count)
     said = {
@@ -128,7 +128,7 @@ def test_parquet_files_are_read_from_the_cache_of_the_library(tmp_path: Path, ca
     assert sorted(tmp_path.rglob("*")) == before and any(cache.rglob("*-train.arrow"))
 
 
-def test_pictures_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
+def test_images_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
     for number in (*range(0, 20, 2), *range(1, 20, 2)):
         file = tmp_path / "folder" / CLASSES[number % 2] / f"{number:03d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def test_pictures_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None
     order = sorted(range(20), key=lambda number: (number % 2, number))
     folder = load_data(source="folder", root=str(tmp_path / "folder"))
     assert load(saved(tmp_path / "set", rows(20).select(order))).fingerprint == folder.fingerprint
-    assert load(tmp_path / "folder").fingerprint == folder.fingerprint  # whose pictures stay in their files
+    assert load(tmp_path / "folder").fingerprint == folder.fingerprint  # whose images stay in their files
 
 
 def test_what_is_saved_anew_is_known_and_what_changed_is_not(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_columns_have_names_of_their_own(tmp_path: Path) -> None:
     )
 
 
-def test_rows_without_a_picture_or_a_label_are_left_out_and_told(tmp_path: Path) -> None:
+def test_rows_without_an_image_or_a_label_are_left_out_and_told(tmp_path: Path) -> None:
     odd = [(None, None, 0), (png(90), None, None), (png(91), None, -1)]
     opened = load(saved(tmp_path / "set", rows(20, odd=odd)))
     assert pairs(opened) == in_turn(20)
@@ -227,7 +227,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "data.options.revision=main: expected null, since a folder has no revisions" in refused(
         folder, revision="main"
     )
-    assert "expected pictures of two or more classes, found cat" in refused(
+    assert "expected images of two or more classes, found cat" in refused(
         saved(tmp_path / "one", rows(20, labels=[0] * 20))
     )
     several = rows(6).add_column("fine", [0, 1] * 3, feature=datasets.ClassLabel(names=["a", "b"]))
@@ -258,10 +258,10 @@ def test_a_label_beyond_the_names_is_refused(tmp_path: Path) -> None:
     assert "expected labels below 2, the number of class names, but train[2] has 2" in refused(folder)
 
 
-def test_broken_pictures_are_reported_by_split_row_and_name(tmp_path: Path) -> None:
-    odd = [(b"no picture", "bad.jpg", 0), (b"", "nil.png", 0)]
+def test_broken_images_are_reported_by_split_row_and_name(tmp_path: Path) -> None:
+    odd = [(b"no image", "bad.jpg", 0), (b"", "nil.png", 0)]
     folder = saved(tmp_path / "set", rows(20, odd=odd))
-    with pytest.raises(BadPictures) as caught:
+    with pytest.raises(BadImages) as caught:
         load(folder)
     assert [name for name, _ in caught.value.reasons] == [
         "train[20] bad.jpg",
@@ -271,15 +271,15 @@ def test_broken_pictures_are_reported_by_split_row_and_name(tmp_path: Path) -> N
     assert opened.counts["skipped"] == 2 and pairs(opened) == in_turn(20)
 
 
-def test_pictures_may_lie_in_files_that_a_table_names(tmp_path: Path) -> None:
+def test_images_may_lie_in_files_that_a_table_names(tmp_path: Path) -> None:
     (tmp_path / "pics").mkdir()
     for number in range(20):
         (tmp_path / "pics" / f"{number}.png").write_bytes(png(number))
     paths = [("" if number % 2 else f"{tmp_path}/set/") + f"../pics/{number}.png" for number in range(21)]
     (tmp_path / "set").mkdir()
-    table = pd.DataFrame({"picture": paths, "label": [CLASSES[number % 2] for number in range(21)]})
+    table = pd.DataFrame({"image": paths, "label": [CLASSES[number % 2] for number in range(21)]})
     table.to_parquet(tmp_path / "set" / "train.parquet")
-    opened = load(tmp_path / "set", image="picture", skip_bad=True)
+    opened = load(tmp_path / "set", image="image", skip_bad=True)
     assert [name for name, _ in opened.broken] == ["train[20] 20.png"] and pairs(opened) == in_turn(20)
 
 
@@ -301,7 +301,7 @@ def test_the_library_says_nothing_beside_the_line(tmp_path: Path, capfd: pytest.
     assert capfd.readouterr().err == ""
 
 
-def test_pictures_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
+def test_images_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
     for number in range(20):  # huggingface/datasets#5650: of these it takes those with "train" in their names alone
         name = f"{'train station' if number < 8 else 'view'} {number}.png"
         file = tmp_path / "set" / CLASSES[number % 2] / name
@@ -311,7 +311,7 @@ def test_pictures_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
     assert line.startswith(f"12 of 20 images below {tmp_path / 'set'} are left out by the library of the hub")
 
 
-def pictures(root: Path, *folders: str) -> Path:
+def images(root: Path, *folders: str) -> Path:
     for number in range(10 * len(folders)):
         file = root / folders[number % len(folders)] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -326,16 +326,16 @@ def pictures(root: Path, *folders: str) -> Path:
         (("train", "car", "plane"), "train"),
         (("vehicles/test_car", "vehicles/plane"), "vehicles/test_car"),
         (("train/car", "train/plane", "test"), "test"),  # of which it knows no class at all then
-        (("train/train", "train/car", "test/train", "test/car"), "test/train"),  # of which train would have pictures
+        (("train/train", "train/car", "test/train", "test/car"), "test/train"),  # of which train would have images
     ],
 )
 def test_a_class_that_the_library_takes_for_a_split_is_refused(tmp_path: Path, folders: Any, named: str) -> None:
-    line = refused(pictures(tmp_path / "set", *folders))
+    line = refused(images(tmp_path / "set", *folders))
     assert f"set: expected class folders in {named}, which the library of the hub reads as a split" in line
 
 
 def test_folders_of_classes_in_splits_are_read(tmp_path: Path) -> None:
-    opened = load(pictures(tmp_path / "set", "train/car", "test/car", "train/contest", "test/contest"))
+    opened = load(images(tmp_path / "set", "train/car", "test/car", "train/contest", "test/contest"))
     assert opened.classes == ("car", "contest") and len(opened.test.labels) == 20
 
 

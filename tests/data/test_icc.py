@@ -1,4 +1,4 @@
-"""A picture's colours are those of sRGB, whatever ICC profile it carries."""
+"""An image's colours are those of sRGB, whatever ICC profile it carries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def noise(channels: int = 3) -> np.ndarray:
 
 
 def plainly(image: Image.Image, profile: bytes) -> np.ndarray:
-    """Return what ImageCms makes of a picture, called as its manual says."""
+    """Return what ImageCms makes of an image, called as its manual says."""
     target = ImageCms.createProfile("sRGB")
     return np.asarray(ImageCms.profileToProfile(image, BytesIO(profile), target, outputMode="RGB"))
 

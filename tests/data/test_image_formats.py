@@ -1,4 +1,4 @@
-"""What is called like a picture is read, or what would read it is known."""
+"""What is called like an image is read, or what would read it is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 NEED = "pillow-heif (pip install 'frostline[formats]')"
 
 
-def test_formats_are_read_by_content_and_only_those_that_are_pictures():
+def test_formats_are_read_by_content_and_only_those_that_are_images():
     Image.init()
     assert set(FORMATS) - {"MPO"} <= set(Image.OPEN)
     assert not {"PDF", "WMF", "HDF5", "GRIB", "BUFR", "FITS", "MPEG", "PSD"} & set(candidates())

@@ -12,7 +12,7 @@ from PIL import Image
 from test_sources import request
 
 from frostline.core.errors import UserError
-from frostline.data import leftovers, loading, picture_list
+from frostline.data import image_list, leftovers, loading
 from frostline.data.layouts import Layout, lay_out, roles_of
 from frostline.data.listing import survey
 from frostline.data.splits import Data
@@ -23,8 +23,8 @@ from small import compose, load_data
 NUMBERS = count()
 
 
-def pictures(root: Path, *places: str, each: int = 3) -> None:
-    """Write pictures that differ from all others into folders."""
+def images(root: Path, *places: str, each: int = 3) -> None:
+    """Write images that differ from all others into folders."""
     for place in places:
         (root / place).mkdir(parents=True, exist_ok=True)
         for index in range(each):
@@ -62,7 +62,7 @@ def places(found: Layout, root: Path) -> dict[str, list[str]]:
 def test_splits_are_known_by_their_usual_names(tops: dict[str, str], tmp_path: Path):
     assert dict(zip(tops, roles_of(list(tops)), strict=True)) == tops
     known = {split: top for top, split in tops.items() if split != "unlabelled"}
-    pictures(tmp_path, *within(known.values()))
+    images(tmp_path, *within(known.values()))
     assert places(lay_out(tmp_path, "auto"), tmp_path) == {split: within([top]) for split, top in known.items()}
 
 
@@ -79,12 +79,12 @@ def test_splits_are_known_by_their_usual_names(tops: dict[str, str], tmp_path: P
     ],
 )
 def test_names_of_things_are_classes(names: list[str], tmp_path: Path):
-    pictures(tmp_path, *names)
+    images(tmp_path, *names)
     assert places(lay_out(tmp_path, "auto"), tmp_path) == {"train": sorted(names)}
 
 
 def test_folders_without_labels_are_left_out_and_named(tmp_path: Path):
-    pictures(tmp_path, *within(["seg_train", "seg_test"]), "seg_pred", "extra/deep")
+    images(tmp_path, *within(["seg_train", "seg_test"]), "seg_pred", "extra/deep")
     found = load(tmp_path)
     assert found.classes == ("a", "b", "c") and len(found.test) == 9
     told = [finding.about for finding in found.findings]
@@ -93,7 +93,7 @@ def test_folders_without_labels_are_left_out_and_named(tmp_path: Path):
 
 
 def test_a_test_folder_without_classes_is_left_out_and_another_one_made(tmp_path: Path):
-    pictures(tmp_path, *within(["train"]), "test", each=5)
+    images(tmp_path, *within(["train"]), "test", each=5)
     found = load(tmp_path)
     assert len(found.train) + len(found.val) + len(found.test) == 15
     assert any("test with 5 images is left out" in finding.about for finding in found.findings)
@@ -110,7 +110,7 @@ def test_a_test_folder_without_classes_is_left_out_and_another_one_made(tmp_path
     ],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_asked_in_one_line(folders: list[str], expected: str, tmp_path: Path):
-    pictures(tmp_path, *folders)
+    images(tmp_path, *folders)
     with pytest.raises(UserError, match=expected) as raised:
         load(tmp_path)
     assert "\n" not in str(raised.value)
@@ -119,7 +119,7 @@ def test_what_can_be_read_in_two_ways_is_asked_in_one_line(folders: list[str], e
 
 
 def test_splits_within_each_class_are_read_where_the_key_says_so(tmp_path: Path):
-    pictures(tmp_path, *within("ab", ["train", "Test"]))
+    images(tmp_path, *within("ab", ["train", "Test"]))
     found = load(tmp_path, layout="splits")
     assert found.classes == ("a", "b") and len(found.test) == 6
 
@@ -138,24 +138,24 @@ def test_layouts_are_checked_names():
     ],
 )
 def test_a_class_with_two_spellings_is_refused(names: list[str], told: str, tmp_path: Path):
-    pictures(tmp_path, *names)
+    images(tmp_path, *names)
     with pytest.raises(UserError, match=told):
         load(tmp_path)
 
 
 def test_letters_are_classes_in_either_case(tmp_path: Path):
-    pictures(tmp_path, "A", "a", each=6)
+    images(tmp_path, "A", "a", each=6)
     assert load(tmp_path).classes == ("A", "a")
 
 
 def test_names_that_look_alike_in_two_splits_are_told_apart(tmp_path: Path):
-    pictures(tmp_path, "train/caf\u00e9", "train/b", "test/cafe\u0301", "test/b")
+    images(tmp_path, "train/caf\u00e9", "train/b", "test/cafe\u0301", "test/b")
     with pytest.raises(UserError, match=r"\(U\+0301\), .*\(U\+00E9\)"):
         load(tmp_path)
 
 
-def test_a_class_without_test_pictures_is_allowed_by_a_key_and_told(tmp_path: Path):
-    pictures(tmp_path, *within(["train"]), *within(["test"], "ac"), each=5)
+def test_a_class_without_test_images_is_allowed_by_a_key_and_told(tmp_path: Path):
+    images(tmp_path, *within(["train"]), *within(["test"], "ac"), each=5)
     (tmp_path / "test" / "b").mkdir()
     with pytest.raises(UserError, match="none in b of test"):
         load(tmp_path)
@@ -170,22 +170,22 @@ def test_a_class_without_test_pictures_is_allowed_by_a_key_and_told(tmp_path: Pa
         load(tmp_path, missing_classes="ok")
 
 
-def test_one_picture_per_class_is_said_so(tmp_path: Path):
-    pictures(tmp_path, "a", "b", each=1)
+def test_one_image_per_class_is_said_so(tmp_path: Path):
+    images(tmp_path, "a", "b", each=1)
     with pytest.raises(UserError, match="at least two images of some class, one of them for test, but a, b have one"):
         load(tmp_path)
 
 
-def test_classes_with_few_pictures_and_one_with_most_are_told(tmp_path: Path):
-    pictures(tmp_path, "a", each=40)
-    pictures(tmp_path, "b", each=1)
+def test_classes_with_few_images_and_one_with_most_are_told(tmp_path: Path):
+    images(tmp_path, "a", each=40)
+    images(tmp_path, "b", each=1)
     told = " ".join(finding.about for finding in load(tmp_path).findings)
     assert "train has one image of b" in told and "val has no images of b" in told
     assert "of train is a: predicting a for every image" in told
 
 
 def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path: Path):
-    pictures(tmp_path, "a", "b", each=6)
+    images(tmp_path, "a", "b", each=6)
     for name in ("1.nef", "2.NEF", "3.webm", "noname", "notes.txt", "Thumbs.db", "LICENSE"):
         (tmp_path / "a" / name).write_text("x")
     other = survey(tmp_path / "a").other
@@ -200,13 +200,13 @@ def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path
     )
     assert leftovers.told({".txt": 3, ".db": 1, "readme": 1}) is None
     said: list[str] = []
-    assert len(picture_list.gather(tmp_path / ".list", [tmp_path], say=said.append)) == 12
+    assert len(image_list.gather(tmp_path / ".list", [tmp_path], say=said.append)) == 12
     assert said == [f"{tmp_path}: {told}"]
 
 
-def test_pictures_beside_the_folders_of_classes_or_splits_are_told(tmp_path: Path):
-    pictures(tmp_path / "one", "a", "b", ".", each=6)
-    pictures(tmp_path / "two", "train/a", "train/b", "test/a", "test/b", "test", each=6)
+def test_images_beside_the_folders_of_classes_or_splits_are_told(tmp_path: Path):
+    images(tmp_path / "one", "a", "b", ".", each=6)
+    images(tmp_path / "two", "train/a", "train/b", "test/a", "test/b", "test", each=6)
     for root, place in (("one", "one"), ("two", "test")):
         told = [finding.about for finding in load(tmp_path / root).findings if "left out" in finding.about]
         assert told == [
@@ -215,7 +215,7 @@ def test_pictures_beside_the_folders_of_classes_or_splits_are_told(tmp_path: Pat
 
 
 def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    pictures(tmp_path, "cat", "dog", each=20)
+    images(tmp_path, "cat", "dog", each=20)
     (tmp_path / "cat" / "1.nef").write_text("x")
     configs = [compose("data=image_folder", f"data.root={tmp_path}", f"freeze={mode}") for mode in ("head", "full")]
     preflight.check(dict(enumerate(configs)))
@@ -224,14 +224,14 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_folders_within_those_of_classes_are_told_where_a_class_is_made_of_several(tmp_path: Path) -> None:
-    pictures(tmp_path / "apart", "cat/siamese", "cat/wild/lynx", "cat", "dog", "fish/images")
+    images(tmp_path / "apart", "cat/siamese", "cat/wild/lynx", "cat", "dog", "fish/images")
     (found,) = (finding for finding in load(tmp_path / "apart").findings if "subfolders" in finding.about)
     assert found.about == (
         "6 images are in subfolders of class folders, and belong to these classes: cat/siamese, cat/wild/lynx"
     )
-    assert found.alarming and found.pictures == ("cat/siamese", "cat/wild/lynx")
-    pictures(tmp_path / "split", "train/cat/1", "train/cat/2", "train/dog", "test/cat", "test/dog/3", "test/dog/4")
+    assert found.alarming and found.images == ("cat/siamese", "cat/wild/lynx")
+    images(tmp_path / "split", "train/cat/1", "train/cat/2", "train/dog", "test/cat", "test/dog/3", "test/dog/4")
     (told,) = (finding.about for finding in load(tmp_path / "split").findings if "subfolders" in finding.about)
     assert told.startswith("12 images") and told.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
-    pictures(tmp_path / "one", "cat/images", "dog/images/more")  # each in the one folder within its own
+    images(tmp_path / "one", "cat/images", "dog/images/more")  # each in the one folder within its own
     assert not [finding for finding in load(tmp_path / "one").findings if "subfolders" in finding.about]

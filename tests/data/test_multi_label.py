@@ -1,4 +1,4 @@
-"""Pictures of several classes: as tables say it, spread over splits and folds, and what is told of them."""
+"""Images of several classes: as tables say it, spread over splits and folds, and what is told of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS = {"path": None, "label": None, "split": None, "group": None, "root": No
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
-    """Return a folder of pictures, and what each is."""
+    """Return a folder of images, and what each is."""
     root, draw = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
     labels = []
     for number in range(40):
@@ -46,7 +46,7 @@ def load(table: Path, **options: Any) -> Data:
 
 
 def found_in(data: Data) -> dict[int, list[str]]:
-    """Return what each picture is, by its red."""
+    """Return what each image is, by its red."""
     return {
         int(pixels[0, 0, 0]): [data.classes[k] for k in labels.nonzero()[:, 0].tolist()]
         for split in (data.train, data.val, data.test)
@@ -86,7 +86,7 @@ def test_labels_of_a_cell_a_list_or_columns_are_the_same(
 
 
 def hub_set(root: Path, cells: dict[str, list[Any]], **features: Any) -> Any:
-    """Return a data set of the pictures and what `cells` say of them."""
+    """Return a data set of the images and what `cells` say of them."""
     datasets = pytest.importorskip("datasets")
     columns = {"image": [str(root / f"{number}.png") for number in range(40)], **cells}
     found = datasets.Dataset.from_dict(columns)
@@ -96,7 +96,7 @@ def hub_set(root: Path, cells: dict[str, list[Any]], **features: Any) -> Any:
 
 
 def shard(file: Path, root: Path, fields: Mapping[str, Sequence[str]]) -> Path:
-    """Write a shard of the pictures and their fields."""
+    """Write a shard of the images and their fields."""
     with tarfile.open(file, "w") as archive:
         for number in range(40):
             content = {"png": (root / f"{number}.png").read_bytes()}
@@ -235,7 +235,7 @@ def test_a_column_that_is_0_throughout_is_left_out_and_told(said: tuple[Path, li
     assert any("1 of 3 class names is left out" in finding.about for finding in data.findings)
 
 
-def test_the_same_picture_with_other_labels_is_told_of(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+def test_the_same_image_with_other_labels_is_told_of(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
     root, labels = said
     for number in range(40):
         (tmp_path / f"{number}.png").write_bytes((root / f"{number}.png").read_bytes())
@@ -263,7 +263,7 @@ def share(part: Tensor, whole: Tensor) -> list[float]:
     return (part.sum(0) / whole.sum(0)).tolist()
 
 
-def test_every_class_and_the_pictures_of_none_are_spread_alike() -> None:
+def test_every_class_and_the_images_of_none_are_spread_alike() -> None:
     whole = drawn(600, (0.02, 0.1, 0.3, 0.6))
     parts = divided(whole)
     assert torch.cat([part.ids for part in parts.values()]).sort().values.tolist() == list(range(600))
@@ -275,7 +275,7 @@ def test_every_class_and_the_pictures_of_none_are_spread_alike() -> None:
     assert not divided(whole, split_seed=4)["test"].ids.equal(parts["test"].ids)
 
 
-def test_folds_have_every_class_alike_and_every_picture_once() -> None:
+def test_folds_have_every_class_alike_and_every_image_once() -> None:
     whole = drawn(300, (0.05, 0.5))
     tests = [divided(whole, folds=5, fold=fold)["test"] for fold in range(5)]
     assert torch.cat([part.ids for part in tests]).sort().values.tolist() == list(range(300))
@@ -293,7 +293,7 @@ def test_groups_stay_on_one_side() -> None:
     assert share(parts["test"].labels, whole.labels) == pytest.approx([0.25, 0.25], abs=0.08)
 
 
-def test_a_class_of_one_picture_is_for_training_and_less_data_is_a_part_of_more() -> None:
+def test_a_class_of_one_image_is_for_training_and_less_data_is_a_part_of_more() -> None:
     whole = drawn(200, (0.4, 0.5, 0.0))
     whole.source.labels[17] = torch.tensor([True, True, True])
     assert 17 in divided(whole)["train"].ids.tolist()
@@ -302,7 +302,7 @@ def test_a_class_of_one_picture_is_for_training_and_less_data_is_a_part_of_more(
     with pytest.raises(UserError, match=r"data.limit=2: expected at least 3"):
         divided(whole, limit=2)
     several = drawn(60, (0.5, *(0.0,) * 5))
-    for number in range(5):  # of each of five classes the only picture, and all of the first class, too
+    for number in range(5):  # of each of five classes the only image, and all of the first class, too
         several.source.labels[number, [0, number + 1]] = True
     assert set(range(5)) <= set(divided(several)["train"].ids.tolist())
 
@@ -328,17 +328,17 @@ def test_separators_around_labels_and_without_any_name_no_class(
     assert found == {number: sorted(own) for number, own in enumerate(labels)}
 
 
-def test_there_may_be_more_classes_than_pictures_of_a_split(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+def test_there_may_be_more_classes_than_images_of_a_split(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
     rows = [f"{number}.png,{'|'.join(f'c{(number + k) % 40}' for k in range(20))}" for number in range(40)]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
     data = load(tmp_path / "labels.csv", root=str(said[0]), separator="|")
     assert len(data.test.labels) < int(data.test.labels.any(0).sum())
 
 
-def test_a_picture_without_a_row_may_have_a_name_that_is_no_text(
+def test_an_image_without_a_row_may_have_a_name_that_is_no_text(
     said: tuple[Path, list[list[str]]], tmp_path: Path
 ) -> None:
-    root, labels = tmp_path / "pictures", said[1]
+    root, labels = tmp_path / "images", said[1]
     root.mkdir()
     for number in range(40):
         (root / f"{number}.png").write_bytes((said[0] / f"{number}.png").read_bytes())
@@ -346,7 +346,7 @@ def test_a_picture_without_a_row_may_have_a_name_that_is_no_text(
     rows = [f"{number}.png,{'|'.join(own)}" for number, own in enumerate(labels)]
     (root / "labels.csv").write_text("\n".join(["path,label", *rows]))
     findings = load(root / "labels.csv", separator="|").findings
-    assert [name for one in findings for name in one.pictures if "caf" in name] == ["caf\\udce9.png"]
+    assert [name for one in findings for name in one.images if "caf" in name] == ["caf\\udce9.png"]
 
 
 def test_numbers_in_lists_have_no_decimals_and_a_text_among_lists_is_a_label(tmp_path: Path) -> None:

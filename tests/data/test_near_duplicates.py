@@ -1,4 +1,4 @@
-"""What looks nearly like a training picture is told, and what only has the same subject, or is too small, is not."""
+"""What looks nearly like a training image is told, and what only has the same subject, or is too small, is not."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_what_is_too_small_or_too_flat_looks_like_nothing():
 
 
 def test_bits_are_those_of_imagehash():
-    """It makes pictures small in one step and by another filter, which turns bits of levels that are nearly equal."""
+    """It makes images small in one step and by another filter, which turns bits of levels that are nearly equal."""
     for image, (phash, dhash) in zip(photographs(), hashes(photographs()), strict=True):
         for own, other in ((phash, imagehash.phash(image)), (dhash, imagehash.dhash(image))):
             bits = np.unpackbits(own.numpy().reshape(1).view(np.uint8))
@@ -131,7 +131,7 @@ def test_the_nearest_is_found_as_by_comparing_all_with_all(monkeypatch: pytest.M
     assert (closest(torch.from_numpy(hashes), nothing) == -1).all()
 
 
-def test_a_training_picture_saved_anew_for_the_test_is_told_before_training(tmp_path: Path):
+def test_a_training_image_saved_anew_for_the_test_is_told_before_training(tmp_path: Path):
     places = [f"{split}/{name}" for split in ("train", "val", "test") for name in "ab"]
     pieces = [part for part, (phash, _) in zip(parts(), hashes(parts()), strict=True) if phash != perceptual_hash.NONE]
     for number, piece in enumerate(pieces[:24]):

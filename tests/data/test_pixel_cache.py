@@ -1,4 +1,4 @@
-"""What is kept of pictures is shared by all who see them alike, and what is not kept is seen alike."""
+"""What is kept of images is shared by all who see them alike, and what is not kept is seen alike."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.store.ragged import Ragged
 from frostline.store.rows import Rows
 from frostline.store.store import Store
-from small import data_config, plain, read_picture, silently
+from small import data_config, plain, read_image, silently
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def load(
 
 
 def seen(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Tensor:
-    """Return what is seen of all pictures, or of a box in them."""
+    """Return what is seen of all images, or of a box in them."""
 
     def box(sizes: Tensor, ids: Tensor, number: int) -> Crop:
         return Crop(torch.tensor([[0.2, 0.1, 0.9, 0.7]], device=ids.device).repeat(len(ids), 1), None)
@@ -209,7 +209,7 @@ def test_what_is_kept_already_is_used_however_small_the_store_is_now(
     assert isinstance(load(photos, folder, side=60, budget=LITTLE).train.pixels, Ragged)
 
 
-def test_small_pictures_of_many_sizes_are_not_enlarged(tmp_path: Path, folder: Path) -> None:
+def test_small_images_of_many_sizes_are_not_enlarged(tmp_path: Path, folder: Path) -> None:
     random, small = np.random.default_rng(0), tmp_path / "small"
     for index in range(24):
         (small / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
@@ -221,14 +221,14 @@ def test_small_pictures_of_many_sizes_are_not_enlarged(tmp_path: Path, folder: P
     assert isinstance(found.test.pixels, Ragged) and found.train.pixels.nbytes < len(found.train) * 22 * 24 * 3
     views = Store(folder, budget=MUCH, say=print).items()
     assert sum(item.size for item in views) < 24 * (22 * 24 * 3 + 200) < 24 * 3 * 32 * 32
-    each = [read_picture(file) for file in sorted(small.rglob("*.png"))]
+    each = [read_image(file) for file in sorted(small.rglob("*.png"))]
     expected = torch.cat([center_crop(each[index][None], CENTER) for index in found.test.ids])
     assert torch.equal(seen(found.test), expected.float())
     streamed = load(small, tmp_path / "none", budget=1000)
     assert isinstance(streamed.test.pixels, Undecoded) and torch.equal(seen(streamed.test), expected.float())
 
 
-def test_small_pictures_of_one_size_are_kept_as_they_are_for_every_network(
+def test_small_images_of_one_size_are_kept_as_they_are_for_every_network(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def test_small_pictures_of_one_size_are_kept_as_they_are_for_every_network(
         assert load(tmp_path / "small", folder, center=center, side=40).cut_from == "the original pixels"
 
 
-def test_a_picture_of_more_pixels_than_allowed_is_never_decoded(
+def test_an_image_of_more_pixels_than_allowed_is_never_decoded(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("cat", "dog"):

@@ -1,4 +1,4 @@
-"""What a network is shown is what its weights were made for: torchvision's own transforms of a Pillow picture."""
+"""What a network is shown is what its weights were made for: torchvision's own transforms of a Pillow image."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CENTERS = {
     for key, entry in get_model_weights(name).__members__.items()
     if entry.meta["categories"]
 }
-"""Every way in which weights of torchvision want pictures to be resized, and weights that want it."""
+"""Every way in which weights of torchvision want images to be resized, and weights that want it."""
 INTERPOLATIONS = st.sampled_from(["bilinear", "bicubic"])
 LEVEL = 1.0  # in 8 bits: what two roundings may differ by
 
 
-def picture(height: int, width: int, batch: int = 1) -> Tensor:
+def image(height: int, width: int, batch: int = 1) -> Tensor:
     random = torch.Generator().manual_seed(height * 1000 + width)
     return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=random)
 
@@ -92,10 +92,10 @@ def test_the_centre_is_what_timms_own_transforms_show(name: str) -> None:
         assert apart.mean() < (0.2 if kind == "tall" else 0.1), kind
 
 
-def test_a_picture_of_any_shape_has_a_view() -> None:
+def test_an_image_of_any_shape_has_a_view() -> None:
     for shape, border in itertools.product(((1, 1), (1, 2000), (3000, 2), (33, 40)), (None, (1, 2, 3))):
         how = CenterCrop(size=32, resize=40, interpolation="bicubic", border=border)
-        pixels = picture(*shape)
+        pixels = image(*shape)
         seen = center_crop(pixels, how)
         assert seen.shape == (1, 3, 32, 32)
         assert torch.equal(center_crop(pixels.contiguous(memory_format=torch.channels_last), how), seen)
@@ -105,7 +105,7 @@ def test_a_picture_of_any_shape_has_a_view() -> None:
 @given(st.integers(1, 90), st.integers(1, 90), INTERPOLATIONS, st.sampled_from(CROPS))
 def test_the_product_of_matrices_is_what_torch_resizes(height: int, width: int, interpolation: str, crop: str) -> None:
     how = CenterCrop.of(InputSpec(24, 28, (0.1, 0.5, 1), (1, 1, 1), interpolation, crop))
-    pixels, sizes = picture(height, width), torch.tensor([[width, height]])
+    pixels, sizes = image(height, width), torch.tensor([[width, height]])
     boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
     ours = resize_by_matrices.by_matrices(pixels, boxes, sizes, 24, interpolation, fill=how.fill, bleed=True)
     apart = (ours - center_crop(pixels, how).float()).abs()
@@ -133,7 +133,7 @@ def fractions(boxes: list[list[int]], height: int, width: int) -> Tensor:
 def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int, str]) -> None:
     height, width, box, size, interpolation = crop
     left, top, right, bottom = box
-    pixels = picture(height, width)
+    pixels = image(height, width)
     ours = resized_crop(pixels, fractions([box], height, width), size, interpolation=interpolation)
     how = {"interpolation": InterpolationMode(interpolation), "antialias": True}
     theirs = tv.resized_crop(pixels, top, left, bottom - top, right - left, [size, size], **how)
@@ -142,13 +142,13 @@ def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int
         pixels, torch.tensor([box]).float(), torch.tensor([[width, height]]), size, interpolation
     )
     apart = (by_matrices - theirs.float()).abs()
-    assert apart.max() <= 2 and (apart > LEVEL).sum() <= max(1, 0.01 * apart.numel())  # one of a picture of few
+    assert apart.max() <= 2 and (apart > LEVEL).sum() <= max(1, 0.01 * apart.numel())  # one of an image of few
 
 
 @settings(max_examples=60, deadline=None)
 @given(x=st.integers(-40, 40), y=st.integers(-40, 40), size=st.sampled_from([8, 20, 32, 50]))
-def test_outside_of_the_picture_there_is_nothing_but_what_fills_it(x: int, y: int, size: int) -> None:
-    pixels, fill = picture(32, 32), (26, 0, 255)
+def test_outside_of_the_image_there_is_nothing_but_what_fills_it(x: int, y: int, size: int) -> None:
+    pixels, fill = image(32, 32), (26, 0, 255)
     ours = resized_crop(pixels, fractions([[x, y, x + 32, y + 32]], 32, 32), size, interpolation="bilinear", fill=fill)
     padded = tv.pad(pixels, [40] * 4, fill=[*fill])
     theirs = tv.resized_crop(padded, y + 40, x + 40, 32, 32, [size, size], antialias=True)
@@ -158,21 +158,21 @@ def test_outside_of_the_picture_there_is_nothing_but_what_fills_it(x: int, y: in
     assert (by_matrices - ours).abs().max() <= 2
 
 
-def test_each_picture_has_its_own_size_box_and_mirror() -> None:
-    pictures = [picture(20, 30)[0], picture(70, 40)[0], picture(33, 90)[0]]
+def test_each_image_has_its_own_size_box_and_mirror() -> None:
+    images = [image(20, 30)[0], image(70, 40)[0], image(33, 90)[0]]
     boxes = torch.tensor([[0, 0, 1, 1], [0.1, 0.2, 0.7, 0.9], [0.5, 0.5, 1, 1]])
     flip = torch.tensor([False, True, False])
-    together = resized_crop(pictures, boxes, 16, flip, interpolation="bicubic")
-    for place, (one, box) in enumerate(zip(pictures, boxes, strict=True)):
+    together = resized_crop(images, boxes, 16, flip, interpolation="bicubic")
+    for place, (one, box) in enumerate(zip(images, boxes, strict=True)):
         alone = resized_crop([one], box[None], 16, interpolation="bicubic")[0]
         assert torch.equal(together[place], alone.flip(-1) if flip[place] else alone)
-    padded, sizes = resize_by_matrices.padded(pictures), torch.tensor([[p.shape[2], p.shape[1]] for p in pictures])
+    padded, sizes = resize_by_matrices.padded(images), torch.tensor([[p.shape[2], p.shape[1]] for p in images])
     in_pixels = (boxes * sizes.repeat(1, 2)).round()
     by_matrices = resize_by_matrices.by_matrices(padded, in_pixels, sizes, 16, "bicubic", flip)
     assert ((by_matrices - together).abs() > LEVEL).float().mean() < 0.01
 
 
-def test_a_picture_at_its_own_size_passes_unchanged() -> None:
-    pixels = picture(24, 24)
+def test_an_image_at_its_own_size_passes_unchanged() -> None:
+    pixels = image(24, 24)
     assert torch.equal(center_crop(pixels, CenterCrop(24, 24, "bicubic")), pixels)
     assert torch.equal(resized_crop(pixels, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 24, interpolation="bilinear"), pixels)

@@ -1,4 +1,4 @@
-"""Pictures in tar files: as webdataset, tar and strangers write them, here and elsewhere, whole and broken."""
+"""Images in tar files: as webdataset, tar and strangers write them, here and elsewhere, whole and broken."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from PIL import Image
 import object_store
 from frostline.core.errors import UserError
 from frostline.data import loading, remote_files, shard_headers, shard_index
-from frostline.data.broken_pictures import BadPictures
+from frostline.data.broken_images import BadImages
 from frostline.data.pixel_cache import Sight
 from frostline.data.shard_headers import Wanted
 from frostline.data.sources import open_splits
@@ -43,7 +43,7 @@ def png(number: int, side: int = 8) -> bytes:
 
 
 def samples(count: int = 20, first: int = 0, classes: Iterable[str] = ("cat", "dog"), field: str = "cls") -> Files:
-    """Return the files of pictures, classes in turn, in the order of their names, as webdataset writes them."""
+    """Return the files of images, classes in turn, in the order of their names, as webdataset writes them."""
     names = list(classes)
     found: Files = []
     for number in range(first, first + count):
@@ -114,7 +114,7 @@ def test_shards_are_read_as_people_write_them(tmp_path: Path, name: str) -> None
     assert found.counts.get("hidden", 0) == (2 if name == "of_macos" else 0)
 
 
-def test_pictures_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
+def test_images_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
     for number in range(20):
         file = tmp_path / "folder" / f"c{number % 2}" / f"{number:05d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def test_numbers_are_named_by_a_file_beside_them_by_options_or_not_at_all(tmp_pa
     )
 
 
-def test_pictures_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
+def test_images_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
     files = [
         *samples(20, classes=("0", "1")),
         ("x.png", png(90)),
@@ -220,7 +220,7 @@ def test_labels_and_groups_are_found_where_options_say(tmp_path: Path) -> None:
     assert "data.options.group=nobody: expected a field" in refused(file, group="nobody")
 
 
-def test_a_picture_of_several_is_chosen(tmp_path: Path) -> None:
+def test_an_image_of_several_is_chosen(tmp_path: Path) -> None:
     files = samples()
     files += [(f"{n:05d}.mask.png", png(200 + n)) for n in range(20)]
     file = write(tmp_path / "s.tar", files)
@@ -242,7 +242,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "(05.cls, 05.png; a name ends at its first dot)" in refused(write(tmp_path / "odd.tar", odd))
     dots = [("Track 2.0.png", png(1)), ("Track 2.5.png", png(2))]
     assert "a name ends at its first dot" in refused(write(tmp_path / "dots.tar", [*samples(), *dots]))
-    assert "expected pictures of two or more classes, found cat" in refused(
+    assert "expected images of two or more classes, found cat" in refused(
         write(tmp_path / "one.tar", samples(classes=["cat"]))
     )
     assert "expected one spelling for each class" in refused(
@@ -262,15 +262,15 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
 
 
 def broken(root: Path) -> list[tuple[str, str]]:
-    with pytest.raises(BadPictures) as caught:
+    with pytest.raises(BadImages) as caught:
         load(root)
     found = load(root, skip_bad=True)
     assert found.broken == caught.value.reasons and found.counts["skipped"] == len(found.broken)
     return list(found.broken)
 
 
-def test_broken_pictures_are_reported_by_name_with_those_of_all_shards(tmp_path: Path) -> None:
-    bad = [("bad.cls", b"cat"), ("bad.png", b"no picture"), ("nil.cls", b"dog"), ("nil.png", b"")]
+def test_broken_images_are_reported_by_name_with_those_of_all_shards(tmp_path: Path) -> None:
+    bad = [("bad.cls", b"cat"), ("bad.png", b"no image"), ("nil.cls", b"dog"), ("nil.png", b"")]
     half = [("half.cls", b"dog"), ("half.png", png(77, 60)[:-40])]
     write(tmp_path / "a.tar", [*samples(20), *bad])
     write(tmp_path / "b.tar", [*half, *samples(20, first=20)])
@@ -279,7 +279,7 @@ def test_broken_pictures_are_reported_by_name_with_those_of_all_shards(tmp_path:
 
 
 @pytest.mark.parametrize("order", ["cls first", "png first"])
-def test_a_truncated_shard_is_one_broken_picture_and_what_is_before_counts(tmp_path: Path, order: str) -> None:
+def test_a_truncated_shard_is_one_broken_image_and_what_is_before_counts(tmp_path: Path, order: str) -> None:
     write(tmp_path / "a.tar", samples(20))
     files = samples(20, first=20)
     files = files if order == "cls first" else [files[n ^ 1] for n in range(len(files))]
@@ -288,8 +288,8 @@ def test_a_truncated_shard_is_one_broken_picture_and_what_is_before_counts(tmp_p
     for cut, begin in ((512 + 2, 0), (1024 + 3, 1024), (1536 + 1, 0), (2048 + 9, 2048)):  # in files, and in headers
         (tmp_path / "b.tar").write_bytes(whole[: first + cut])
         ((name, reason),) = broken(tmp_path)
-        picture = cut == 1537 or (cut == 514 and order == "png first")
-        assert name == ("b.tar/00028.png" if picture else f"b.tar/from byte {first + begin:,} on")
+        image = cut == 1537 or (cut == 514 and order == "png first")
+        assert name == ("b.tar/00028.png" if image else f"b.tar/from byte {first + begin:,} on")
         assert reason == "truncated, and so is all behind it"
         assert pairs(load(tmp_path, skip_bad=True)) == in_turn(29 if cut > 2048 else 28)
 
@@ -323,7 +323,7 @@ def test_where_too_little_is_left_of_a_broken_shard_that_is_told_first(tmp_path:
     assert "on: no header of a tar" in refused(file) and "with the rest: data.root=" in refused(file)
     file.write_bytes(whole[: whole.index(b"00002.cls")])
     assert "a.tar breaks off without the mark of its end: there may have been more; and with" in refused(file)
-    (tmp_path / "b.tar").write_bytes(tar([("odd.cls", b"newt"), ("odd.png", b"no picture"), *samples(20)]))
+    (tmp_path / "b.tar").write_bytes(tar([("odd.cls", b"newt"), ("odd.png", b"no image"), *samples(20)]))
     line = refused(tmp_path / "b.tar", skip_bad=True)
     assert "readable images in train of newt, but all are broken (b.tar/odd.png: " in line
 
@@ -427,7 +427,7 @@ def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, mo
     assert fingerprint()[1] != second[1]
 
 
-def test_pictures_may_be_read_by_threads(tmp_path: Path) -> None:
+def test_images_may_be_read_by_threads(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", samples(20))
     shards = remote_files.find("data.root", str(tmp_path), ".tar")
     found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), silently)

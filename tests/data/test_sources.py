@@ -1,4 +1,4 @@
-"""Every option of conf/data finds its pictures in the layout that its makers gave them."""
+"""Every option of conf/data finds its images in the layout that its makers gave them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scipy.io import savemat
 
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
-from frostline.data import broken_pictures, loading
+from frostline.data import broken_images, loading
 from frostline.data.listing import survey
 from small import BASE, load_data
 
@@ -30,7 +30,7 @@ COUNTS = {"train": 10, "val": 4, "test": 6}
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """The one colour of all pictures of a class, so that a wrong label or picture shows."""
+    """The one colour of all images of a class, so that a wrong label or image shows."""
     return (40 + 120 * label, 90, 200 - 150 * label)
 
 
@@ -50,12 +50,12 @@ def array(label: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def numbered(pixels: np.ndarray) -> np.ndarray:
-    """Make the last pixel say which picture it is, since equal ones would stay together."""
+    """Make the last pixel say which image it is, since equal ones would stay together."""
     pixels[-1, -1] = next(_numbers) % 256
     return pixels
 
 
-def picture(file: Path, label: int, size: tuple[int, int] = (20, 14)) -> None:
+def image(file: Path, label: int, size: tuple[int, int] = (20, 14)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array(label, size)).save(file, quality=95)
 
@@ -125,7 +125,7 @@ def flowers102(root: Path) -> None:
         ids[key] = np.arange(len(numbers) + 1, len(numbers) + COUNTS[split] + 1)
         for label in labels(split):
             numbers.append(label + 1)
-            picture(root / "flowers-102" / "jpg" / f"image_{len(numbers):05d}.jpg", label)
+            image(root / "flowers-102" / "jpg" / f"image_{len(numbers):05d}.jpg", label)
     savemat(root / "flowers-102" / "imagelabels.mat", {"labels": np.array(numbers)})
     savemat(root / "flowers-102" / "setid.mat", ids)
 
@@ -135,7 +135,7 @@ def oxford_iiit_pet(root: Path) -> None:
     for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
         names = [f"{'ab'[label]}_{100 * (split == 'test') + index}" for index, label in enumerate(labels(split))]
         for name, label in zip(names, labels(split), strict=True):
-            picture(folder / "images" / f"{name}.jpg", label)
+            image(folder / "images" / f"{name}.jpg", label)
         lines = [f"{name} {label + 1} 1 1" for name, label in zip(names, labels(split), strict=True)]
         text(folder / "annotations" / file, *lines)
 
@@ -145,7 +145,7 @@ def food101(root: Path) -> None:
         names: dict[str, list[str]] = {"a": [], "b": []}
         for index, label in enumerate(labels(split)):
             names["ab"[label]].append(f"{'ab'[label]}/{split}{index}")
-            picture(root / "food-101" / "images" / "ab"[label] / f"{split}{index}.jpg", label)
+            image(root / "food-101" / "images" / "ab"[label] / f"{split}{index}.jpg", label)
         text(root / "food-101" / "meta" / f"{split}.json", json.dumps(names))
 
 
@@ -153,13 +153,13 @@ def dtd(root: Path) -> None:
     for split, values in ((split, labels(split)) for split in COUNTS):
         names = [f"{'ab'[label]}/{split}{index}.jpg" for index, label in enumerate(values)]
         for name, label in zip(names, values, strict=True):
-            picture(root / "dtd" / "dtd" / "images" / name, label)
+            image(root / "dtd" / "dtd" / "images" / name, label)
         text(root / "dtd" / "dtd" / "labels" / f"{split}1.txt", *names)
 
 
 def eurosat(root: Path) -> None:
     for index, label in enumerate(labels("train")):
-        picture(root / "eurosat" / "2750" / "ab"[label] / f"{index}.jpg", label, size=(64, 64))
+        image(root / "eurosat" / "2750" / "ab"[label] / f"{index}.jpg", label, size=(64, 64))
 
 
 def fgvc_aircraft(root: Path) -> None:
@@ -168,13 +168,13 @@ def fgvc_aircraft(root: Path) -> None:
     for split in COUNTS:
         lines = [f"{split}{index} {'ab'[label]}" for index, label in enumerate(labels(split))]
         for index, label in enumerate(labels(split)):
-            picture(folder / "images" / f"{split}{index}.jpg", label)
+            image(folder / "images" / f"{split}{index}.jpg", label)
         text(folder / f"images_variant_{split}.txt", *lines)
 
 
 def image_folder(root: Path) -> None:
     for index, label in enumerate(labels("train")):
-        picture(root / "ab"[label] / f"{index}.jpg", label)
+        image(root / "ab"[label] / f"{index}.jpg", label)
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -218,7 +218,7 @@ def test_every_option_is_tested_here():
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_pictures_and_classes_of_every_option(name: str, tmp_path: Path, unchecked: None):
+def test_images_and_classes_of_every_option(name: str, tmp_path: Path, unchecked: None):
     WRITERS[name](tmp_path)
     asked = request(name, root=str(tmp_path))
     found = load_data(**asked)
@@ -248,7 +248,7 @@ def test_a_download_that_fails_says_why_in_one_line(tmp_path: Path, monkeypatch:
         load_data(**request("dtd", root=str(tmp_path), download=True))
 
 
-def test_a_picture_missing_within_a_dataset_is_named(tmp_path: Path):
+def test_an_image_missing_within_a_dataset_is_named(tmp_path: Path):
     dtd(tmp_path)
     (tmp_path / "dtd" / "dtd" / "images" / "a" / "test0.jpg").unlink()
     with pytest.raises(UserError, match=r"data\.root=.*test0\.jpg"):
@@ -305,7 +305,7 @@ def test_a_folder_with_splits_of_its_own(tmp_path: Path):
     for split, number in (("train", 3), ("validation", 2), ("test", 1)):
         for label, name in enumerate(("zebra", "Ant")):
             for index in range(number):
-                picture(tmp_path / split / name / f"{index}.png", 1 - label)
+                image(tmp_path / split / name / f"{index}.png", 1 - label)
     (tmp_path / "train" / ".cache").mkdir()
     found = load_data(**request("image_folder", root=str(tmp_path)))
     assert found.classes == ("Ant", "zebra")
@@ -317,7 +317,7 @@ def test_folders_of_splits_are_known_in_any_letter_case_and_none_is_passed_over(
     for split, number in (("Train", 5), ("VAL", 3)):
         for label, name in enumerate(("a", "b")):
             for index in range(number):
-                picture(tmp_path / split / name / f"{index}.png", label)
+                image(tmp_path / split / name / f"{index}.png", label)
     found = load_data(**request("image_folder", root=str(tmp_path)))
     assert found.classes == ("a", "b") and len(found.val) == 6
     shutil.copytree(tmp_path / "VAL", tmp_path / "validation")
@@ -329,13 +329,13 @@ def test_folders_of_splits_are_known_in_any_letter_case_and_none_is_passed_over(
         load_data(**request("image_folder", root=str(tmp_path)))
 
 
-def test_broken_pictures_are_named_with_their_split(tmp_path: Path):
+def test_broken_images_are_named_with_their_split(tmp_path: Path):
     for split in ("train", "val"):
         for label, name in enumerate(("a", "b")):
             for index in range(4):
-                picture(tmp_path / split / name / f"{index}.png", label)
+                image(tmp_path / split / name / f"{index}.png", label)
         (tmp_path / split / "a" / "0.png").write_text("none")
-    with pytest.raises(broken_pictures.BadPictures) as raised:
+    with pytest.raises(broken_images.BadImages) as raised:
         load_data(**request("image_folder", root=str(tmp_path)))
     assert [name for name, _ in raised.value.reasons] == ["train/a/0.png", "val/a/0.png"]
 
@@ -351,7 +351,7 @@ def test_a_class_whose_name_is_no_text_is_told_before_anything(tmp_path: Path, n
 def test_a_class_may_be_called_train(tmp_path: Path):
     for label, name in enumerate(("plane", "train")):
         for index in range(5):
-            picture(tmp_path / name / f"{index}.png", label)
+            image(tmp_path / name / f"{index}.png", label)
     assert load_data(**request("image_folder", root=str(tmp_path))).classes == ("plane", "train")
 
 
@@ -359,25 +359,25 @@ def test_folders_that_cannot_be_used_are_explained(tmp_path: Path):
     asked = request("image_folder", root=str(tmp_path / "pets"))
     with pytest.raises(UserError, match="a folder that exists"):
         load_data(**asked)
-    picture(tmp_path / "pets" / "train" / "cat" / "1.png", 0)
+    image(tmp_path / "pets" / "train" / "cat" / "1.png", 0)
     with pytest.raises(UserError, match="two or more classes, found 1"):
         load_data(**asked)
-    picture(tmp_path / "pets" / "train" / "dog" / "1.png", 1)
+    image(tmp_path / "pets" / "train" / "dog" / "1.png", 1)
     (tmp_path / "pets" / "train" / "eel").mkdir()
     with pytest.raises(UserError, match="none in eel"):
         load_data(**asked)
-    picture(tmp_path / "pets" / "train" / "eel" / "1.png", 1)
+    image(tmp_path / "pets" / "train" / "eel" / "1.png", 1)
     for name in ("cat", "dog", "fox"):
-        picture(tmp_path / "pets" / "test" / name / "1.png", 0)
+        image(tmp_path / "pets" / "test" / name / "1.png", 0)
     with pytest.raises(UserError, match="train and test; they differ in eel, fox"):
         load_data(**asked)
 
 
-def test_a_broken_picture_is_named_and_macos_ones_are_left_out(tmp_path: Path):
+def test_a_broken_image_is_named_and_macos_ones_are_left_out(tmp_path: Path):
     image_folder(tmp_path)
     text(tmp_path / "a" / "._0.jpg", "a resource fork")
     assert len(survey(tmp_path).files) == COUNTS["train"]
     load_data(**request("image_folder", root=str(tmp_path)))
-    text(tmp_path / "b" / "1.jpg", "no picture")
+    text(tmp_path / "b" / "1.jpg", "no image")
     with pytest.raises(UserError, match=r"1\.jpg"):
         load_data(**request("image_folder", root=str(tmp_path), split_seed=1))

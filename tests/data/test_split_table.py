@@ -1,4 +1,4 @@
-"""Splits that were made once are a table, and the table has them again: the same pictures, numbers, labels, order."""
+"""Splits that were made once are a table, and the table has them again: the same images, numbers, labels, order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_tables import NONE, as_csv, picture, rows
+from test_tables import NONE, as_csv, image, rows
 
 from frostline.core.errors import UserError
 from frostline.data import loading, split_table
@@ -25,7 +25,7 @@ from small import data_config, load_data
 def folder(root: Path, *classes: str, each: int = 12) -> Path:
     for number, name in enumerate(classes):
         for place in range(each):
-            picture(root / name / f"{place}, ü.png", each * number + place)
+            image(root / name / f"{place}, ü.png", each * number + place)
     return root
 
 
@@ -118,7 +118,7 @@ def test_a_table_has_its_splits_again(tmp_path: Path, how: dict[str, str]) -> No
 
 def test_a_class_that_a_split_lacks_is_allowed_to_lack(tmp_path: Path) -> None:
     folder(tmp_path, "a", "b")
-    picture(tmp_path / "rare" / "1.png", 200)
+    image(tmp_path / "rare" / "1.png", 200)
     found = written(tmp_path / "splits.csv", source="folder", root=str(tmp_path))
     assert found.options["data.missing_classes"] == "ok"
     same(again(found), load_data(source="folder", root=str(tmp_path)))
@@ -130,7 +130,7 @@ def test_what_a_table_cannot_say_is_refused_and_leaves_no_file(tmp_path: Path) -
     assert str(caught.value).startswith(f"--write-splits={tmp_path}/splits.csv: expected a data set of image files")
     for odd in ("back\\slash.png", os.fsdecode(b"na\xefve.png")):
         root = folder(tmp_path / odd.encode("ascii", "replace").hex(), "a", "b")
-        picture(root / "a" / odd, 99)
+        image(root / "a" / odd, 99)
         with pytest.raises(UserError, match=r"--write-splits=.*: expected .*names") as caught:
             written(root / "splits.csv", source="folder", root=str(root))
         assert len(str(caught.value).splitlines()) == 1 and not (root / "splits.csv").exists()
@@ -149,7 +149,7 @@ def test_splits_are_not_written_over_somebodys_labels_nor_over_other_splits(tmp_
 
 
 @pytest.mark.slow
-def test_a_run_on_the_table_says_the_same_of_the_test_pictures_bit_for_bit(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_on_the_table_says_the_same_of_the_test_images_bit_for_bit(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     root = folder(tmp_path / "birds", "b", "a", each=30)
     given = ("data=image_folder", f"data.root={root}", "data.split_seed=5", "data.limit=20")
     _, told = trained.command("data", *given, "--write-splits", "splits.csv", cwd=tmp_path)
@@ -179,13 +179,13 @@ def test_several_labels_and_weights_come_back(tmp_path: Path) -> None:
     same(second, first)
 
 
-def hub_set(folder: Path, pictures: Path, first: int = 0, count: int = 24) -> Path:
+def hub_set(folder: Path, images: Path, first: int = 0, count: int = 24) -> Path:
     datasets = pytest.importorskip("datasets")
     numbers = range(first, first + count)
     for number in numbers:
-        picture(pictures / f"{number}.png", number)
+        image(images / f"{number}.png", number)
     cells = {
-        "image": [{"bytes": (pictures / f"{n}.png").read_bytes(), "path": f"{n}.png"} for n in numbers],
+        "image": [{"bytes": (images / f"{n}.png").read_bytes(), "path": f"{n}.png"} for n in numbers],
         "label": [("cat", "dog")[number % 2] for number in numbers],
         "who": [str(number // 3) for number in numbers],
     }
@@ -194,15 +194,15 @@ def hub_set(folder: Path, pictures: Path, first: int = 0, count: int = 24) -> Pa
     return folder
 
 
-def shards(folder: Path, pictures: Path, name: str, first: int = 0, count: int = 24) -> Path:
+def shards(folder: Path, images: Path, name: str, first: int = 0, count: int = 24) -> Path:
     folder.mkdir(exist_ok=True)
     with tarfile.open(folder / name, "w") as archive:
         for number in range(first, first + count):
-            picture(pictures / f"{number}.png", number)
+            image(images / f"{number}.png", number)
             said = {"label": ["cat", "dog"][: number % 3], "who": number // 3}
-            (pictures / f"{number}.json").write_text(json.dumps(said))
-            archive.add(pictures / f"{number}.json", f"{number:03d}.json")
-            archive.add(pictures / f"{number}.png", f"{number:03d}.png")
+            (images / f"{number}.json").write_text(json.dumps(said))
+            archive.add(images / f"{number}.json", f"{number:03d}.json")
+            archive.add(images / f"{number}.png", f"{number:03d}.png")
     return folder
 
 
@@ -213,7 +213,7 @@ def test_rows_of_the_hub_have_their_splits_again_by_name(tmp_path: Path) -> None
     found = written(tmp_path / "splits, ü.csv", **how, split_seed=4, folds=4, fold=1)
     same(named(found, "hub"), first)
     lines = (tmp_path / "splits, ü.csv").read_text().splitlines()
-    assert lines[:2] == ["picture,label,split", f"train[0] 0.png,cat,{lines[1].rpartition(',')[2]}"]
+    assert lines[:2] == ["image,label,split", f"train[0] 0.png,cat,{lines[1].rpartition(',')[2]}"]
     hub_set(tmp_path / "set2", tmp_path, first=1)
     found.options["data.root"] = str(tmp_path / "set2")
     with pytest.raises(UserError, match=r"data.options.splits=.*expected images that the data set has, not train"):
@@ -251,7 +251,7 @@ def test_samples_in_shards_have_their_splits_again_by_name(tmp_path: Path) -> No
     )
 
 
-def test_names_that_do_not_tell_pictures_apart_are_refused(tmp_path: Path) -> None:
+def test_names_that_do_not_tell_images_apart_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "set"
     for part in ("a", "b"):
         (root / part).mkdir(parents=True)

@@ -19,7 +19,7 @@ from pyarrow import parquet as pq
 
 from frostline.core.errors import UserError
 from frostline.data import splitting, table_columns, table_files, tables
-from frostline.data.broken_pictures import BadPictures
+from frostline.data.broken_images import BadImages
 from frostline.data.source import Source
 from frostline.data.splits import Data
 from numbered import numbers, pairs
@@ -29,18 +29,18 @@ NONE = {"path": None, "label": None, "split": None, "group": None, "time": None,
 Row = dict[str, Any]
 
 
-def picture(file: Path, number: int) -> None:
+def image(file: Path, number: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), (number % 256, number // 256, 9)).save(file)
 
 
 def rows(root: Path, count: int = 20, classes: Iterable[str] = ("cat", "dog")) -> list[Row]:
-    """Return rows of pictures that are written below `root`, classes in turn."""
+    """Return rows of images that are written below `root`, classes in turn."""
     names = list(classes)
     found: list[Row] = []
     for number in range(count):
         name = f"pics/{number}.png"
-        picture(root / name, number)
+        image(root / name, number)
         found.append({"file": name, "label": names[number % len(names)]})
     return found
 
@@ -123,12 +123,12 @@ def test_a_root_may_be_that_of_all_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(tables.read(tmp_path / "t.csv", {"root": "/"}).splits["train"].files) == len(found)
 
 
-def test_pictures_without_a_row_are_looked_for_as_long_as_that_takes_no_time(
+def test_images_without_a_row_are_looked_for_as_long_as_that_takes_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_csv(tmp_path / "t.csv", rows(tmp_path, 10))
     for number in range(200):
-        picture(tmp_path / f"more {number:03}" / "1.png", number)
+        image(tmp_path / f"more {number:03}" / "1.png", number)
     monkeypatch.setattr(tables, "_LOOKED_AT", 230)
     [told] = [finding.about for finding in load(tmp_path / "t.csv").findings if "in no row" in finding.about]
     assert told.startswith("49 images below") and told.endswith("(of the first 251 files and folders there)")
@@ -158,7 +158,7 @@ def test_a_column_of_splits_that_is_called_otherwise_is_told(tmp_path: Path) -> 
         assert not [one for one in load(tmp_path / "u.csv").findings if "not used" in one.about]
 
 
-def test_pictures_that_lie_elsewhere_are_refused_as_such_and_what_is_odd_is_said_once(tmp_path: Path) -> None:
+def test_images_that_lie_elsewhere_are_refused_as_such_and_what_is_odd_is_said_once(tmp_path: Path) -> None:
     found = rows(tmp_path)
     as_csv(tmp_path / "t.csv", [row | {"file": f"https://host/{row['file']}"} for row in found])
     assert "expected paths of files, not https://host/pics/0.png, " in refused(tmp_path / "t.csv")
@@ -243,7 +243,7 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     as_csv(table, [row | {"split": "fold 3"} for row in found])
     assert "data.options.split=split: expected a column of train, val and test, not of fold 3" in refused(table)
     as_csv(table, [{"file": row["file"], "label": "cat"} for row in found])
-    assert "expected pictures of two or more classes, found cat" in refused(table)
+    assert "expected images of two or more classes, found cat" in refused(table)
     table.write_bytes(b"file,label\nna\xefve.png,cat\n")
     assert "expected a table in UTF-8" in refused(table)
     table.write_text("file,label\na.png,cat,dog\n")
@@ -257,14 +257,14 @@ def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "expected one text per row in column file, not a list" in refused(tmp_path / "t.parquet")
 
 
-def test_rows_without_a_file_are_broken_pictures_and_files_without_a_row_are_told(tmp_path: Path) -> None:
+def test_rows_without_a_file_are_broken_images_and_files_without_a_row_are_told(tmp_path: Path) -> None:
     found = rows(tmp_path)
-    picture(tmp_path / "pics" / "more.png", 99)
+    image(tmp_path / "pics" / "more.png", 99)
     for ours in ("mlruns/1/artifacts", "multirun/2026-11-29/plots"):
-        picture(tmp_path / ours / "drawn.png", 99)
+        image(tmp_path / ours / "drawn.png", 99)
     (tmp_path / "a link").symlink_to("pics")
     as_csv(tmp_path / "t.csv", [*found, {"file": "pics/gone.png", "label": "cat"}, found[0]])
-    with pytest.raises(BadPictures) as caught:
+    with pytest.raises(BadImages) as caught:
         load(tmp_path / "t.csv")
     assert [name for name, _ in caught.value.reasons] == ["pics/gone.png"]
     data = load(tmp_path / "t.csv", skip_bad=True)
@@ -296,7 +296,7 @@ def test_a_group_is_on_one_side_of_every_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "blank"), [({}, -1), ({"rows": "labels"}, 0)])
-def test_a_group_and_a_time_that_one_row_of_a_picture_tells_are_the_picture_s(
+def test_a_group_and_a_time_that_one_row_of_an_image_tells_are_the_image_s(
     tmp_path: Path, options: dict[str, str], blank: int
 ) -> None:
     found = [
@@ -320,7 +320,7 @@ def test_groups_that_the_tables_own_splits_tear_apart_are_told(tmp_path: Path) -
     assert told[0].alarming
 
 
-def test_a_split_knows_which_of_its_pictures_are_of_one_group_whatever_that_is_called(tmp_path: Path) -> None:
+def test_a_split_knows_which_of_its_images_are_of_one_group_whatever_that_is_called(tmp_path: Path) -> None:
     found = rows(tmp_path, 40)
 
     def grouped(file: str, name: Callable[[int], str], **options: Any) -> Data:
@@ -385,15 +385,15 @@ def test_one_group_alone_cannot_be_split() -> None:
 
 def test_groups_and_copies_together_are_one(tmp_path: Path) -> None:
     found = [row | {"group": str(number // 4)} for number, row in enumerate(rows(tmp_path, 80))]
-    for number in range(0, 80, 8):  # the first picture of every other group is a copy of the next group's first
-        picture(tmp_path / f"pics/{number + 4}.png", number)
+    for number in range(0, 80, 8):  # the first image of every other group is a copy of the next group's first
+        image(tmp_path / f"pics/{number + 4}.png", number)
     as_csv(tmp_path / "t.csv", found)
     data = load(tmp_path / "t.csv", group="group")
     seen = [{number // 8 for number in numbers(split)} for split in (data.train, data.val, data.test)]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
-def test_what_a_picture_counts_stands_in_a_column_and_is_part_of_the_data(tmp_path: Path) -> None:
+def test_what_an_image_counts_stands_in_a_column_and_is_part_of_the_data(tmp_path: Path) -> None:
     found = [row | {"weight": 1 + number / 4} for number, row in enumerate(rows(tmp_path))]
     as_csv(table := tmp_path / "t.csv", found)
     data = load(table, weight="weight")

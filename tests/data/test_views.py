@@ -114,21 +114,21 @@ def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
     assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
 
 
-def test_pictures_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
+def test_images_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
     random = torch.Generator().manual_seed(0)
-    pictures = [torch.randint(0, 256, (20 + i, 30 - i, 3), dtype=torch.uint8, generator=random) for i in range(5)]
-    shapes = torch.tensor([picture.shape[:2] for picture in pictures], dtype=torch.int32)
+    images = [torch.randint(0, 256, (20 + i, 30 - i, 3), dtype=torch.uint8, generator=random) for i in range(5)]
+    shapes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
     lengths = 3 * shapes.long().prod(1)
     starts = lengths.cumsum(0) - lengths
     kept = mapped.create(tmp_path / "pixels", (int(lengths.sum()),), torch.uint8)
-    for picture, start in zip(pictures, starts.tolist(), strict=True):
-        mapped.put(kept, start, picture)
+    for image, start in zip(images, starts.tolist(), strict=True):
+        mapped.put(kept, start, image)
     sizes = shapes.flip(1)
 
     def crop(sizes: Tensor, ids: Tensor, number: int) -> Crop:
         return Crop(torch.tensor([[0.1, 0.2, 0.8, 0.9]]).repeat(len(ids), 1), ids % 2 == 0)
 
-    undecoded = Undecoded(lambda i: Image.fromarray(pictures[i - 70].numpy()), str, torch.arange(70, 75), FULL)
+    undecoded = Undecoded(lambda i: Image.fromarray(images[i - 70].numpy()), str, torch.arange(70, 75), FULL)
     for cut in (None, crop):
         found = []
         for pixels, budget in ((Ragged(kept, starts, shapes), MUCH), (Ragged(kept, starts, shapes), 0), (undecoded, 0)):
@@ -141,16 +141,16 @@ def test_pictures_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
             ahead = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
             assert torch.equal(torch.cat(ahead), views.inputs(torch.arange(5), 1))
             found.append(torch.cat(ahead))
-            assert views.pictures(torch.tensor([2])).shape == (1, 3, 4, 4)
+            assert views.images(torch.tensor([2])).shape == (1, 3, 4, 4)
         assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
         assert len(found[0].flatten(1).unique(dim=0)) == 5
 
 
-def test_what_a_card_rounds_otherwise_is_known_from_what_the_cpu_shows_of_the_same_pictures() -> None:
-    def identity(pictures: Split, device: str) -> Mapping[str, object]:
+def test_what_a_card_rounds_otherwise_is_known_from_what_the_cpu_shows_of_the_same_images() -> None:
+    def identity(images: Split, device: str) -> Mapping[str, object]:
         room = DeviceBudget(torch.device(device), 0)
         return Views(
-            pictures, View(CENTER, None, plain), room, torch.contiguous_format, view_of=same, identity={}
+            images, View(CENTER, None, plain), room, torch.contiguous_format, view_of=same, identity={}
         ).identity
 
     centred, whole = split(), replace(split(), centred=False)
@@ -167,7 +167,7 @@ def test_what_a_card_rounds_otherwise_is_known_from_what_the_cpu_shows_of_the_sa
     assert by_cpu == [by_cpu[0]] * 5 and by_card == [by_card[0]] * 2 and by_cpu[0] != by_card[0]
 
 
-def test_a_picture_that_can_no_longer_be_read_is_named() -> None:
+def test_an_image_that_can_no_longer_be_read_is_named() -> None:
     def read(index: int) -> Image.Image:
         raise FileNotFoundError(index)
 

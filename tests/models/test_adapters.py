@@ -41,7 +41,7 @@ def built(name: str, chosen: str, *, moved: bool = False) -> tuple[Model, nn.Mod
     return Model(**{**vars(model), "structure": structure}), plain
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
@@ -50,22 +50,22 @@ def pictures() -> Tensor:
 @torch.no_grad()
 def test_it_begins_where_the_network_was_and_ends_as_a_plain_network(name: str, chosen: str) -> None:
     model, plain = built(name, chosen)
-    expected = plain(pictures())
-    assert torch.allclose(model.module(pictures()), expected, atol=1e-6)
+    expected = plain(images())
+    assert torch.allclose(model.module(images()), expected, atol=1e-6)
     model, _ = built(name, chosen, moved=True)
-    before = model.module(pictures())
+    before = model.module(images())
     assert not torch.equal(before, expected)
     assert adapters.without(model.module).keys() == plain.state_dict().keys()
     touched = adapters.touched(model.module)
     merged = adapters.merge(model.module)
     assert merged.keys() == touched & plain.state_dict().keys()
-    after = model.module(pictures())
+    after = model.module(images())
     assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
     assert [type(part) for part in model.module.modules()] == [type(part) for part in plain.modules()]
     changed = {n for n, t in model.module.state_dict().items() if not torch.equal(t, plain.state_dict()[n])}
     assert {n for n in merged if n.endswith("weight")} <= changed <= merged.keys()
     plain.load_state_dict(model.module.state_dict())
-    assert torch.equal(plain(pictures()), after)
+    assert torch.equal(plain(images()), after)
 
 
 @pytest.mark.parametrize("chosen", ADAPTED)
@@ -73,7 +73,7 @@ def test_the_head_and_every_adapter_learn_and_nothing_else(chosen: str) -> None:
     model, _ = built("vit", chosen)
     (phase,) = resolve(model, mode(chosen))
     freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
-    model.module(pictures()).square().sum().backward()
+    model.module(images()).square().sum().backward()
     learn = {name for name, parameter in model.module.named_parameters() if parameter.grad is not None}
     own = {name for path, _, one in adapters.adapted(model.module) for name in adapters.named(path, one)}
     assert learn == own | {"heads.head.weight", "heads.head.bias"} == phase.learning

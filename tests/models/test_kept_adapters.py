@@ -55,7 +55,7 @@ def eva(rope: str, registers: int = 2) -> Model:
     return Model("eva", "timm", module, timm_stages.structure_of(module, SIDE), SPEC, None, None, new_head=True)
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
@@ -97,9 +97,9 @@ def adapters(module: nn.Module) -> list[KeptAdapter]:
 @torch.no_grad()
 def test_a_network_with_bottlenecks_begins_as_it_was_bit_for_bit(name: str, count: int) -> None:
     model = of(name)
-    before, state = model.module(pictures()), copy.deepcopy(model.module.state_dict())
+    before, state = model.module(images()), copy.deepcopy(model.module.state_dict())
     adapted = build.with_adapters(model, mode("adapter").adapter, seed=0)
-    assert torch.equal(adapted.module(pictures()), before) and len(adapters(adapted.module)) == count
+    assert torch.equal(adapted.module(images()), before) and len(adapters(adapted.module)) == count
     after = adapted.module.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in state.items())
     assert all(".adapter." in name for name in after.keys() - state.keys())
@@ -154,15 +154,15 @@ def prompted(name: str, bare: Any, module: Any, *, deep: bool) -> Tensor:
     tokens = [adapter.tokens for adapter in adapters(module) if adapter.tokens is not None]
     count, turned = len(tokens[0]), [()] * len(blocks)
     if isinstance(bare, Eva):
-        x, rope = bare._pos_embed(bare.patch_embed(pictures()))
+        x, rope = bare._pos_embed(bare.patch_embed(images()))
         turned = [(one,) for one in (rope if bare.rope_mixed else [rope] * len(blocks))]
         wider = eva(name.removeprefix("eva:"), registers=2 + count).module.get_submodule("blocks")
         wider.load_state_dict(bare.blocks.state_dict())
         blocks = [*wider.children()]
     elif timm:
-        x = bare.norm_pre(bare._pos_embed(bare.patch_embed(pictures())))
+        x = bare.norm_pre(bare._pos_embed(bare.patch_embed(images())))
     else:
-        x = bare._process_input(pictures())
+        x = bare._process_input(images())
         x = torch.cat([bare.class_token.expand(2, -1, -1), x], 1) + bare.encoder.pos_embedding
     for number, block in enumerate(blocks):
         if number == 0:
@@ -180,9 +180,9 @@ def prompted(name: str, bare: Any, module: Any, *, deep: bool) -> Tensor:
 @torch.no_grad()
 def test_prompts_are_what_the_paper_says(name: str, deep: bool) -> None:
     module, bare = moved(of(name), how("prompt", f"deep={deep}", "tokens=3"))
-    given = module(pictures())
+    given = module(images())
     torch.testing.assert_close(given, prompted(name, bare, module, deep=deep), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(given, bare(pictures()), rtol=1e-3)
+    assert not torch.allclose(given, bare(images()), rtol=1e-3)
     with_tokens = [adapter for adapter in adapters(module) if adapter.tokens is not None]
     assert len(with_tokens) == (len(module.encoder.layers if name == "vit" else module.blocks) if deep else 1)
 
@@ -206,13 +206,13 @@ def test_the_head_and_the_adapters_learn_and_the_line_lies_below_the_lowest(chos
     model = build.with_adapters(vit(), how(chosen, "where=['stage-1/*','stage-2/*']"), seed=0)
     (phase,) = resolve(model, mode(chosen))
     freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
-    model.module(pictures()).square().sum().backward()
+    model.module(images()).square().sum().backward()
     learn = {name for name, parameter in model.module.named_parameters() if parameter.grad is not None}
     assert learn == {n for n, _ in model.module.named_parameters() if ".adapter." in n or n.startswith("heads")}
     below = cut.stages_below(model.structure, phase)
     assert below == ("stem", "stage1", "stage2")
     lower, upper = cut.halves(model.module, model.structure, below)
-    torch.testing.assert_close(upper(lower(pictures())), model.module(pictures()))
+    torch.testing.assert_close(upper(lower(images())), model.module(images()))
 
 
 @pytest.mark.parametrize("chosen", ["adapter", "lora"])
@@ -226,7 +226,7 @@ def test_the_fast_copy_leaves_frozen_adapters_where_they_are(chosen: str) -> Non
                 parameter.fill_(0.05)
     lower = cut.halves(module.eval(), model.structure, model.structure.stages[:-1])[0]
     fast = fuse.fast_copy(lower.double(), torch.float64, torch.device("cpu"), torch.contiguous_format)
-    torch.testing.assert_close(fast(pictures().double()), lower(pictures().double()))
+    torch.testing.assert_close(fast(images().double()), lower(images().double()))
 
 
 def test_what_a_file_says_of_adapters_is_checked() -> None:

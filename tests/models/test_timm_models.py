@@ -32,14 +32,14 @@ def of_timm(name: str, *, source: str | Path | None = None, num_classes: int = 7
     )
 
 
-def picture(model: Model, count: int = 2) -> torch.Tensor:
+def image(model: Model, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, model.input.size, model.input.size, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_halves_are_the_whole_at_every_border_and_the_features_those_of_timm(name: str) -> None:
     model = of_timm(name)
-    module, structure, images = model.module.eval(), model.structure, picture(model)
+    module, structure, images = model.module.eval(), model.structure, image(model)
     theirs = timm.create_model(name, num_classes=7)
     assert [(key, p.shape) for key, p in module.named_parameters()] == [
         (key, p.shape) for key, p in theirs.named_parameters()
@@ -91,7 +91,7 @@ def test_numbers_that_a_network_reads_of_shapes_do_not_hinder_a_cut(name: str) -
 def test_the_fast_copy_below_the_line_does_the_same(name: str) -> None:
     model = of_timm(name)
     lower, _ = cut.halves(model.module.eval(), model.structure, model.structure.stages[:-1])
-    images = picture(model, 1).contiguous(memory_format=torch.channels_last)
+    images = image(model, 1).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         features = lower(images)
         plain = fuse.fast_copy(lower, torch.float32, torch.device("cpu"), torch.channels_last)(images)
@@ -134,7 +134,7 @@ def test_what_is_no_part_of_the_state_is_there_whichever_way_weights_come(name: 
     again = of_timm(name, source=path, classes=classes, seed=1)
     bare = of_timm(name, source=path, meta=True)
     bare.module.load_state_dict(weights.read(path), assign=True)
-    images = picture(first, 1)
+    images = image(first, 1)
     with torch.inference_mode():
         whole = first.module.eval()(images)
         assert torch.equal(again.module.eval()(images), whole)
@@ -143,7 +143,7 @@ def test_what_is_no_part_of_the_state_is_there_whichever_way_weights_come(name: 
 
 def test_biases_that_a_layer_keeps_in_eval_mode_follow_its_weights() -> None:
     model = of_timm("levit_128s")
-    images = picture(model, 1)
+    images = image(model, 1)
     biases = [p for name, p in model.module.named_parameters() if name.endswith("attention_biases")]
     with torch.no_grad():
         with evaluating(model.module):
@@ -160,7 +160,7 @@ def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path:
     save_file(small_one.module.state_dict(), path)
     large = of_timm("test_vit", source=path, image_size=192)
     assert large.module.pos_embed.shape[1] == 1 + 12 * 12
-    assert large.module.eval()(picture(large)).shape == (2, 7)
+    assert large.module.eval()(image(large)).shape == (2, 7)
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_tags_of_timm_are_all_there() -> None:
 def test_layers_that_a_network_has_under_several_names_are_one_in_all_that_is_done_to_them(tmp_path: Path) -> None:
     twice = ("cpe1.proj.weight", "serial_blocks1.1.cpe.proj.weight")
     model, plain = (of_timm("coat_lite_tiny", image_size=32) for _ in range(2))
-    module, images = model.module.eval(), picture(model)
+    module, images = model.module.eval(), image(model)
     adapters.insert(module, model.structure, small.mode("ssf").adapter, seed=0, side=32)
     assert torch.equal(module(images), plain.module.eval()(images))
     module.get_submodule("cpe1.proj.adapter").get_parameter("scale").mul_(2)

@@ -57,7 +57,7 @@ def test_untracked_source_is_kept_by_name_hash_and_text(tmp_path, monkeypatch):
         "src/frostline/new.py": b"a = 1\n",
         "conf/data/new.yaml": b"x: 1\n",
         "src/large.txt": b"x" * 200_000,
-        "src/picture.png": b"\xff\xd8",
+        "src/image.png": b"\xff\xd8",
         "multirun/result.json": b"{}",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def test_untracked_source_is_kept_by_name_hash_and_text(tmp_path, monkeypatch):
         "conf/data/new.yaml": "x: 1\n",
         "src/frostline/new.py": "a = 1\n",
         "src/large.txt": None,
-        "src/picture.png": None,
+        "src/image.png": None,
     }
     assert all(len(file["sha256"]) == 64 for file in kept.values())
 

@@ -14,13 +14,13 @@ from frostline.runs.appraisal import Appraisal, Border
 from frostline.runs.costs import Cost
 from frostline.sweeps.advice import Advice, Backbone, compose_grid
 
-PICTURES = 200
+IMAGES = 200
 
 
 def border(right: int, *, stage: str = "stage1", shift: int = 0) -> Border:
-    """Return what a probe says that gets so many pictures right, those from `shift` on."""
-    answers = tuple(shift <= number < shift + right for number in range(PICTURES))
-    return Border(stage, "as it is", 8, 0.5, right / PICTURES, 0.1, answers)
+    """Return what a probe says that gets so many images right, those from `shift` on."""
+    answers = tuple(shift <= number < shift + right for number in range(IMAGES))
+    return Border(stage, "as it is", 8, 0.5, right / IMAGES, 0.1, answers)
 
 
 def backbone(name: str, *borders: Border, parameters: int = 10, too_large: tuple[str, ...] = ()) -> Backbone:
@@ -31,7 +31,7 @@ def backbone(name: str, *borders: Border, parameters: int = 10, too_large: tuple
 
 def advised(*backbones: Backbone, **typed: str) -> Advice:
     values = {"model": ",".join(one.name for one in backbones), "data": "digits", **typed, "freeze": "head,full,probe"}
-    counts = {"train": 300, "val": PICTURES, "classes": 10}
+    counts = {"train": 300, "val": IMAGES, "classes": 10}
     return Advice(backbones, values, ("probe",), 2, "digits", {"train": 1000, "val": 400}, counts, ())
 
 
@@ -50,9 +50,9 @@ def test_the_best_probe_of_any_stage_ranks_and_what_is_not_told_apart_is_a_tie()
     assert [one.backbone.name for one in advice.standings(equal)] == ["small", "large"]
 
 
-def test_pictures_in_groups_tell_no_more_apart_than_their_groups_do() -> None:
+def test_images_in_groups_tell_no_more_apart_than_their_groups_do() -> None:
     ranked = advice.standings([GOOD, WORSE])
-    alike = [of_groups(one, PICTURES // 10) for one in (GOOD, WORSE)]
+    alike = [of_groups(one, IMAGES // 10) for one in (GOOD, WORSE)]
     grouped = advice.standings(alike)
     assert [one.backbone.name for one in grouped] == ["resnet34", "resnet18"] and not grouped[1].best.tied
     spans = [
@@ -70,9 +70,9 @@ def test_of_many_backbones_that_are_alike_the_best_is_left_as_of_two() -> None:
     """The first of many is first by chance, too: each is compared with the best of them all."""
     random, left, clear = np.random.default_rng(0), [], []
     for _ in range(150):
-        answers = random.normal(size=PICTURES) + random.normal(size=(10, PICTURES)) < 1.2
+        answers = random.normal(size=IMAGES) + random.normal(size=(10, IMAGES)) < 1.2
         borders = [Border("top", "as it is", 8, 0.5, float(row.mean()), 0.1, tuple(row.tolist())) for row in answers]
-        several = [of_groups(one, PICTURES // 2) for one in map(backbone, "abcdefghij", borders)]
+        several = [of_groups(one, IMAGES // 2) for one in map(backbone, "abcdefghij", borders)]
         tied = {one.backbone.name: one.best.tied for one in advice.standings(several)}
         left.append(tied["a"])
         clear.append(not all(tied.values()))
@@ -80,7 +80,7 @@ def test_of_many_backbones_that_are_alike_the_best_is_left_as_of_two() -> None:
 
 
 def of_groups(one: Backbone, count: int) -> Backbone:
-    groups = tuple(number * count // PICTURES for number in range(PICTURES))
+    groups = tuple(number * count // IMAGES for number in range(IMAGES))
     return replace(one, appraisal=replace(one.appraisal, groups=groups))
 
 
@@ -108,7 +108,7 @@ def test_a_mode_is_left_out_where_it_fits_nowhere_and_for_nothing_else() -> None
     small = backbone("resnet34", border(180), too_large=("full",))
     assert "freeze=head,probe" in advice.next_sweep(advised(small))
     assert "freeze=head,full,probe" in advice.next_sweep(advised(small, NEAR))
-    perfect = backbone("resnet34", border(PICTURES))
+    perfect = backbone("resnet34", border(IMAGES))
     assert "freeze=head,full,probe" in advice.next_sweep(advised(perfect))
 
 

@@ -91,7 +91,7 @@ def test_compare_says_the_answer_again_for_people_and_programs(tmp_path, capsys)
     assert facts["runs"] == {"FINISHED": 4} and len(facts["cells"]) == 4
 
 
-def test_runs_on_pictures_that_changed_in_between_are_not_compared(tmp_path):
+def test_runs_on_images_that_changed_in_between_are_not_compared(tmp_path):
     """The folder is the same, what lies in it is not."""
     sweeps = [sweep(tmp_path / name, {"freeze_mode": [mode]}) for name, mode in (("a", "head"), ("b", "full"))]
     sweeps.append(sweep(tmp_path / "c", {"freeze_mode": ["lp_ft", "full"]}, states={1: "FAILED"}))
@@ -122,7 +122,7 @@ def test_folds_stay_together_and_seeds_are_no_folds_whatever_else_is_put_beside_
     three = {**digits, "folds": 3}
     sweeps = [
         described(sweep(tmp_path / "folds", {**folds, "data": ["digits"]}), three, "a{}"),
-        described(sweep(tmp_path / "others", {**folds, "data": ["digits"]}), three, "b{}"),  # pictures have changed
+        described(sweep(tmp_path / "others", {**folds, "data": ["digits"]}), three, "b{}"),  # images have changed
         described(sweep(tmp_path / "whole", {**modes, "data": ["digits"]}, seeds=3), digits, "cc"),
         described(sweep(tmp_path / "birds", {**modes, "data": ["birds"]}, seeds=3), birds, "dd"),
     ]

@@ -24,7 +24,7 @@ def searched(
 ) -> Iterator[Result]:
     """Yield a search of settings that have these true accuracies, of which seeds differ.
 
-    All runs are scored on the same pictures, which are `easier` than others by so much.
+    All runs are scored on the same images, which are `easier` than others by so much.
     """
 
     def run(at: int, seed: int, marks: Mapping[str, int]) -> Result:

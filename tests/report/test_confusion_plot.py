@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix: legible for any classes, small, and of the matrix that it is given."""
+"""The image of a confusion matrix: legible for any classes, small, and of the matrix that it is given."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ def drawn(matrix: np.ndarray, classes: list[str], path: Path) -> ElementTree.Ele
     return ElementTree.parse(path).getroot()
 
 
-def texts(picture: ElementTree.Element) -> list[str]:
-    return [text.text or "" for text in picture.iter(f"{SVG}text")]
+def texts(image: ElementTree.Element) -> list[str]:
+    return [text.text or "" for text in image.iter(f"{SVG}text")]
 
 
-def cells(picture: ElementTree.Element) -> dict[tuple[int, int], str]:
+def cells(image: ElementTree.Element) -> dict[tuple[int, int], str]:
     """Return the colour of each cell that is not empty, by row and column."""
-    _, *paths = picture.findall(f"{SVG}g[@shape-rendering]/{SVG}path")
+    _, *paths = image.findall(f"{SVG}g[@shape-rendering]/{SVG}path")
     found = [(path.attrib["fill"], re.findall(r"M(\d+) (\d+)h1v1h-1z", path.attrib["d"])) for path in paths]
     return {(int(row), int(column)): fill for fill, places in found for column, row in places}
 
 
-def side(picture: ElementTree.Element) -> tuple[int, int]:
-    return int(picture.attrib["width"]), int(picture.attrib["height"])
+def side(image: ElementTree.Element) -> tuple[int, int]:
+    return int(image.attrib["width"]), int(image.attrib["height"])
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 60])
-def test_the_picture_grows_with_the_classes(tmp_path, count):
+def test_the_image_grows_with_the_classes(tmp_path, count):
     width, height = side(drawn(np.eye(count, dtype=int) * 7, names(count), tmp_path / "confusion.svg"))
     assert min(width, height) > max(400, 12 * count)
 
 
-def test_the_picture_of_a_thousand_classes_shows_a_hundred_and_says_so(tmp_path):
-    picture = drawn(np.eye(1000, dtype=int), names(1000), tmp_path / "confusion.svg")
-    assert all(1000 < length < 2500 for length in side(picture)) and len(cells(picture)) == 100
-    assert "the 100 of 1,000 classes that are confused most often" in texts(picture)[0]
+def test_the_image_of_a_thousand_classes_shows_a_hundred_and_says_so(tmp_path):
+    image = drawn(np.eye(1000, dtype=int), names(1000), tmp_path / "confusion.svg")
+    assert all(1000 < length < 2500 for length in side(image)) and len(cells(image)) == 100
+    assert "the 100 of 1,000 classes that are confused most often" in texts(image)[0]
 
 
 def test_it_takes_any_class_name_and_a_class_without_images(tmp_path):
@@ -58,25 +58,25 @@ def test_it_takes_any_class_name_and_a_class_without_images(tmp_path):
         assert said.count(name) == 2
 
 
-def test_a_picture_shows_its_own_matrix(tmp_path):
+def test_an_image_shows_its_own_matrix(tmp_path):
     matrix = np.array([[1, 2, 0], [4, 50, 6], [0, 0, 9]])
-    picture = drawn(matrix, names(3), tmp_path / "confusion.svg")
-    assert sorted(cells(picture)) == [*zip(*(part.tolist() for part in matrix.nonzero()), strict=True)]
-    assert sorted(text for text in texts(picture) if text.isdigit()) == sorted(["1", "2", "4", "50", "6", "9", "0"])
-    assert texts(picture)[0] == "top-1 accuracy 83.33% (60 of 72)"
+    image = drawn(matrix, names(3), tmp_path / "confusion.svg")
+    assert sorted(cells(image)) == [*zip(*(part.tolist() for part in matrix.nonzero()), strict=True)]
+    assert sorted(text for text in texts(image) if text.isdigit()) == sorted(["1", "2", "4", "50", "6", "9", "0"])
+    assert texts(image)[0] == "top-1 accuracy 83.33% (60 of 72)"
 
 
 def test_a_share_of_the_true_class_is_a_colour_of_the_scale_and_a_rare_confusion_is_another_one_than_none(tmp_path):
     matrix = np.diag([9999, 800, 30])
     matrix[0, 1] = 1
-    picture = drawn(matrix, names(3), tmp_path / "confusion.svg")
+    image = drawn(matrix, names(3), tmp_path / "confusion.svg")
     darkest, lightest = "#08306b", "#f7fbff"  # both ends of ColorBrewer's Blues
-    assert cells(picture)[1, 1] == cells(picture)[2, 2] == darkest
-    assert cells(picture)[0, 1] not in (lightest, darkest)
-    empty = picture.find(f"{SVG}g[@shape-rendering]/{SVG}path")
+    assert cells(image)[1, 1] == cells(image)[2, 2] == darkest
+    assert cells(image)[0, 1] not in (lightest, darkest)
+    empty = image.find(f"{SVG}g[@shape-rendering]/{SVG}path")
     assert empty is not None and empty.attrib["fill"] == lightest
 
 
-def test_a_picture_of_ten_classes_is_small(tmp_path):
+def test_an_image_of_ten_classes_is_small(tmp_path):
     drawn(np.eye(10, dtype=int) * 30 + np.eye(10, k=1, dtype=int), names(10), tmp_path / "confusion.svg")
     assert (tmp_path / "confusion.svg").stat().st_size < 5_000

@@ -35,7 +35,7 @@ SMALL = DataFacts(
     broken=(("train/a<.jpg", "truncated: it has no end"),),
     hidden=4,
     suffixes={".txt": 1, ".mp4": 9},
-    findings=(Finding("2 pictures & more", True, ("a = b", "c = d")),),
+    findings=(Finding("2 images & more", True, ("a = b", "c = d")),),
     given=Given(
         *(224, 256, "a shorter side of 256", "bicubic", RGB, RGB),
         *(("half of them mirrored",), 512, (0.1234, 0, 0), (1, 1, 1)),
@@ -45,12 +45,12 @@ SMALL = DataFacts(
 
 
 class Page(HTMLParser):
-    """The rows of a page's tables, its text, pictures, and what it would fetch."""
+    """The rows of a page's tables, its text, images, and what it would fetch."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
-        self.pictures: list[str] = []
+        self.images: list[str] = []
         self.fetched: list[str] = []
         self.scripts: list[str] = []
         self.words = ""
@@ -66,7 +66,7 @@ class Page(HTMLParser):
             self._cell = True
             self.rows[-1].append("")
         if tag == "img":
-            self.pictures.append(found["src"])
+            self.images.append(found["src"])
         self.fetched += [value for key, value in attrs if key in ("src", "href") and not value.startswith("data:")]
 
     def handle_endtag(self, tag):
@@ -116,14 +116,14 @@ def test_numbers_and_names_stand_in_the_page(tmp_path):
         assert row in page.rows
     names = [row[0] for row in page.rows if row]
     assert sorted(SMALL.classes, key=names.index) == ["</script>", "wren", "<i>owl"]
-    assert all(words in page.words for words in ("~/<b>", "birds & co", "2 pictures & more", "a = b", "c = d"))
+    assert all(words in page.words for words in ("~/<b>", "birds & co", "2 images & more", "a = b", "c = d"))
 
 
-def test_pictures_are_those_that_were_given(tmp_path):
+def test_images_are_those_that_were_given(tmp_path):
     flat = [np.full((96, 96, 3), level, np.uint8) for level in (10, 90, 170, 250)]
     gallery = Gallery({"wren": (shown("wren", flat[:3]),)}, (((shown("wren", flat[3:], "test"),),),))
     page = Page(data_page.write(tmp_path / "data.html", SMALL, gallery))
-    found = [Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) for address in page.pictures]
+    found = [Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) for address in page.images]
     assert [np.array(one).mean() for one in found] == pytest.approx([250, 10, 90, 170], abs=1)
 
 
@@ -140,7 +140,7 @@ def test_a_page_on_very_many_classes_is_small_and_has_all_of_them(tmp_path):
     path = data_page.write(tmp_path / "data.html", facts, gallery)
     assert path.stat().st_size < 3_000_000
     page = Page(path)
-    assert len(page.pictures) == 24 * 16 + 120 and len(page.rows) < 700
+    assert len(page.images) == 24 * 16 + 120 and len(page.rows) < 700
     every = json.loads(page.scripts[0])
     assert sorted(every) == sorted([name, *[f"{n:,}"] * 3] for n, name in enumerate(names))
     assert ["species number 0", "0", "0", "0"] in page.rows and ["species number 19999", *["19,999"] * 3] in page.rows

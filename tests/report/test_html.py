@@ -245,7 +245,7 @@ def test_epochs_that_somebody_damaged_cost_no_page(tmp_path):
         assert plots.write(tmp_path / "plots", sweep_record.read(folder).results)
 
 
-def test_pictures_are_of_images_that_the_best_two_name_differently(tmp_path):
+def test_images_are_of_images_that_the_best_two_name_differently(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     (group,) = page(folder).data["groups"]
     said = [predictions.read(str(folder / str(number))) for number in (1, 0)]  # full is the better one
@@ -266,7 +266,7 @@ def test_which_fold_a_run_was_of_is_told_as_its_seed_is(tmp_path):
     assert alone["repeated"] == [] == alone["groups"][0]["disagreements"]["of"]
 
 
-def test_confusions_have_pictures_of_whichever_seed_made_them(tmp_path):
+def test_confusions_have_images_of_whichever_seed_made_them(tmp_path):
     (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES}, seeds=4)).data["groups"]
     assert group["disagreements"]["of"] == ["with seed 0"]
     for one in group["contenders"]:

@@ -35,7 +35,7 @@ def test_no_more_are_chosen_than_a_sheet_holds_and_no_confusion_takes_it_all():
     assert len(chosen(logits, np.zeros(5000, int))) == 0
 
 
-def test_pictures_come_back_by_their_image(tmp_path):
+def test_images_come_back_by_their_image(tmp_path):
     colours = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
     for shape in ((8, 8), (200, 100)):
         pixels = np.broadcast_to(colours[:, :, None, None], (3, 3, *shape))
@@ -48,11 +48,11 @@ def test_pictures_come_back_by_their_image(tmp_path):
             assert np.abs(np.asarray(tile)[32, 10].astype(int) - colour).max() < 12
 
 
-def test_on_the_sheet_pictures_stand_apart_and_one_without_gaps_is_read_too(tmp_path):
+def test_on_the_sheet_images_stand_apart_and_one_without_gaps_is_read_too(tmp_path):
     pixels = np.broadcast_to(np.array([20, 90, 160], np.uint8)[:, None, None], (3, 3, 64, 64))
     mistakes.write(tmp_path, pixels, np.arange(3))
     sheet = np.asarray(Image.open(tmp_path / "mistakes.jpg").convert("RGB"))
-    assert sheet.shape == (64, 208, 3), "no wider than its pictures"
+    assert sheet.shape == (64, 208, 3), "no wider than its images"
     assert [*map(int, (sheet > 240).all((0, 2)).nonzero()[0])] == [*range(64, 72), *range(136, 144)]
     older = Image.fromarray(np.concatenate([sheet[:, :64], 255 - sheet[:, :64]], 1))
     older.save(tmp_path / "mistakes.jpg", quality=95, subsampling=0)
@@ -64,7 +64,7 @@ def test_on_the_sheet_pictures_stand_apart_and_one_without_gaps_is_read_too(tmp_
     assert mistakes.read(tmp_path, {1, 2}) == {}
 
 
-def test_grey_pictures_take_a_quarter_less_and_come_back_as_grey_as_they_are(tmp_path):
+def test_grey_images_take_a_quarter_less_and_come_back_as_grey_as_they_are(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), np.uint8).repeat(3, 1)
     sizes = []
     for pixels in (grey, grey ^ np.array([0, 1, 0], np.uint8)[:, None, None]):
@@ -75,7 +75,7 @@ def test_grey_pictures_take_a_quarter_less_and_come_back_as_grey_as_they_are(tmp
     assert sizes[0] < 0.75 * sizes[1]
 
 
-def test_pictures_of_nothing_but_noise_have_a_sheet(tmp_path):
+def test_images_of_nothing_but_noise_have_a_sheet(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64), np.uint8)
     mistakes.write(tmp_path, noise, np.arange(16))
     assert len(mistakes.read(tmp_path, range(16))) == 16
@@ -96,7 +96,7 @@ def test_no_mistakes_no_sheet(tmp_path):
         '{"ids": [3], "columns": 0, "tile": 64}',
     ],
 )
-def test_an_index_that_was_not_written_here_names_no_pictures(tmp_path, index):
+def test_an_index_that_was_not_written_here_names_no_images(tmp_path, index):
     mistakes.write(tmp_path, np.zeros((1, 3, 8, 8), np.uint8), np.array([3]))
     (tmp_path / "mistakes.json").write_text(index)
     assert mistakes.read(tmp_path, {3}) == {}

@@ -1,4 +1,4 @@
-"""What is drawn can be read on a terminal, in a file and as a picture."""
+"""What is drawn can be read on a terminal, in a file and as an image."""
 
 from __future__ import annotations
 

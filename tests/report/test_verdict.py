@@ -727,7 +727,7 @@ def test_commands_repeat_what_was_typed(tmp_path):
     runs = [result(0, "head", 0.90, 0.95, lr=0.01), result(1, "full", 0.91, 0.96, lr=0.01)]
     for run in runs:
         (folder := tmp_path / str(run.job)).mkdir()
-        typed = ["freeze=head", "lr=0.01", "data.root='/my pictures'", "epochs=2"]
+        typed = ["freeze=head", "lr=0.01", "data.root='/my images'", "epochs=2"]
         typed += ["hydra/launcher=joblib", "+hydra.launcher.n_jobs=2"]
         (folder / "provenance.json").write_text(json.dumps({"command": typed}))
     runs = [replace(run, folder=str(tmp_path / str(run.job))) for run in runs]

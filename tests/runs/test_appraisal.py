@@ -33,12 +33,12 @@ def made(folder: Path, *overrides: str) -> Setup:
     return assemble(config, folder, meta=False, screen=cast(Screen, Told()))
 
 
-def appraised(setup: Setup, pictures: int = 60) -> Appraisal:
-    sample = appraisal.draw(setup.data, pictures, 0)
+def appraised(setup: Setup, images: int = 60) -> Appraisal:
+    sample = appraisal.draw(setup.data, images, 0)
     return appraisal.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
 
 
-def test_every_picture_passes_once_and_none_of_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_passes_once_and_none_of_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[tuple[str, int]] = Counter()
     inputs = Views.inputs
 
@@ -78,14 +78,14 @@ def test_what_is_scored_above_a_stage_is_what_the_cut_network_puts_out_there(tmp
 
 def test_the_sample_is_stratified_and_the_same_again_and_as_small_as_classes_allow(tmp_path: Path) -> None:
     data = made(tmp_path, "freeze=head", "data.limit=200", "data.val_fraction=0.1").data
-    first, again, larger = (appraisal.draw(data, pictures, 0) for pictures in (80, 80, 120))
+    first, again, larger = (appraisal.draw(data, images, 0) for images in (80, 80, 120))
     assert torch.equal(first.train, again.train) and set(first.train.tolist()) <= set(larger.train.tolist())
     assert not torch.equal(first.train, appraisal.draw(data, 80, 1).train)
     for split, rows in ((data.train, first.train), (data.val, first.val)):
         counts = split.labels[rows].bincount(minlength=10)
         assert len(rows) == 40 and int(counts.min()) >= 3 and int(counts.max()) <= 5
     assert len(appraisal.draw(data, 10_000, 0).train) == len(data.train)
-    with pytest.raises(UserError, match=r"^pictures=19: expected at least 20: two of each class, one for validation$"):
+    with pytest.raises(UserError, match=r"^images=19: expected at least 20: two of each class, one for validation$"):
         appraisal.draw(data, 19, 0)
 
 
@@ -108,7 +108,7 @@ def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_
 
     full, kept = cost("freeze=full"), cost("freeze=head")
     assert (kept.mode, full.mode, kept.epochs) == ("head", "full", 3)
-    assert full.once == 0 and full.epoch == pytest.approx(steps + 0.5 * val)  # a picture was said to take half a second
+    assert full.once == 0 and full.epoch == pytest.approx(steps + 0.5 * val)  # an image was said to take half a second
     fresh, passed = cost("freeze=head", "augment=standard"), cost("freeze=head", "features.enabled=false")
     below = kept.once / (train + val)
     assert below > 0 and fresh.once == pytest.approx(below * (3 * train + val))  # other views in each of three epochs
@@ -117,11 +117,11 @@ def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_
     assert kept.memory > 10**8
 
 
-def test_modes_of_several_phases_and_mixed_pictures_are_timed_too(tmp_path: Path) -> None:
+def test_modes_of_several_phases_and_mixed_images_are_timed_too(tmp_path: Path) -> None:
     several = costs.measure(made(tmp_path, "freeze=lp_ft", "epochs=4"), 0.01)
     assert several.once > 0 and several.epoch > 0
     mixed = costs.measure(made(tmp_path, "freeze=head", "train.mixup=0.2"), 0.01)
-    assert mixed.once == 0  # a mixed picture is no function of one
+    assert mixed.once == 0  # a mixed image is no function of one
 
 
 @pytest.mark.slow

@@ -131,12 +131,12 @@ def test_what_the_network_gets_is_measured_as_torchvision_makes_it(folder: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pixels", ["exact", "auto"])
-def test_pictures_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, pixels: str) -> None:
+def test_images_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, pixels: str) -> None:
     chosen = ("augment=standard", "seed=3", "features.views=2", f"data.pixels={pixels}")
     found = opened(folder, *chosen)
     run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=Told())
     views, train = run.images.train, run.data.train
-    names = loading.picture_names(run.config.data, run.store)["train"]
+    names = loading.image_names(run.config.data, run.store)["train"]
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
     see = seen_by(found)
     sheet = data_gallery.gallery(found).classes
@@ -177,7 +177,7 @@ def beside(facts: DataFacts, gallery: Gallery, words: str) -> list[tuple[Shown, 
     return found
 
 
-def test_findings_show_the_pictures_that_they_are_about(folder: Path) -> None:
+def test_findings_show_the_images_that_they_are_about(folder: Path) -> None:
     facts, gallery = looked_at(folder)
     ((copy, first),) = beside(facts, gallery, "in test is in train")
     assert (copy.name, first.name) == ("test/flower/copy.jpg", "train/flower/4.jpg")

@@ -78,7 +78,7 @@ def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_o
     assert torch.allclose(chances, logits.log_softmax(1).sort(1, descending=True).values[:, :4])
 
 
-def test_the_accuracy_on_new_pictures_leaves_out_those_that_are_in_train_too() -> None:
+def test_the_accuracy_on_new_images_leaves_out_those_that_are_in_train_too() -> None:
     train, test = split(torch.tensor([0, 1, 0]), first=0), split(torch.tensor([0, 1, 1, 0]), first=2)
     right = torch.nn.functional.one_hot(test.labels, 2).float()
     wrong_where_new = torch.cat([right[:1], 1 - right[1:]])
@@ -88,7 +88,7 @@ def test_the_accuracy_on_new_pictures_leaves_out_those_that_are_in_train_too() -
 
 
 def split(labels: torch.Tensor, *, first: int) -> Split:
-    """Return pictures whose digests count up from `first`."""
+    """Return images whose digests count up from `first`."""
     count = len(labels)
     digests = torch.arange(first, first + count, dtype=torch.uint8)[:, None].expand(count, 32).contiguous()
     rows = Rows(torch.zeros(count, 3, 2, 2, dtype=torch.uint8), torch.arange(count))

@@ -1,4 +1,4 @@
-"""An exported file says what the network says, in other programs and on pictures of any size."""
+"""An exported file says what the network says, in other programs and on images of any size."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def exported(run, tmp_path, capsys, kind):
 
 
 def digits(run):
-    """Return 5 test pictures and what the run has recorded of them."""
+    """Return 5 test images and what the run has recorded of them."""
     from sklearn.datasets import load_digits
 
     recorded = load_file(run / "test_predictions.safetensors")
     scans = torch.from_numpy(load_digits().images)[recorded["ids"][:5]]
-    pictures = scans.mul(255 / 16).round().byte()[:, None].repeat(1, 3, 1, 1)
-    return pictures, recorded["logits"][:5].softmax(1)
+    images = scans.mul(255 / 16).round().byte()[:, None].repeat(1, 3, 1, 1)
+    return images, recorded["logits"][:5].softmax(1)
 
 
 @pytest.mark.slow
@@ -56,11 +56,11 @@ def test_onnx_with_any_batch_and_size(tiny, tmp_path, capsys):
     session = onnxruntime.InferenceSession(
         str(exported(tiny, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
     )
-    pictures, expected = digits(tiny)
+    images, expected = digits(tiny)
     for count in (1, 5):
-        (said,) = session.run(["probabilities"], {"pictures": pictures[:count].numpy()})
+        (said,) = session.run(["probabilities"], {"images": images[:count].numpy()})
         assert torch.allclose(torch.from_numpy(said), expected[:count], atol=1e-4)
-    (large,) = session.run(None, {"pictures": torch.zeros(2, 3, 60, 100, dtype=torch.uint8).numpy()})
+    (large,) = session.run(None, {"images": torch.zeros(2, 3, 60, 100, dtype=torch.uint8).numpy()})
     assert large.shape == (2, 10)
     said = session.get_modelmeta().custom_metadata_map
     assert json.loads(said["classes"]) == [str(digit) for digit in range(10)]
@@ -72,9 +72,9 @@ def test_onnx_with_any_batch_and_size(tiny, tmp_path, capsys):
 def test_torchscript_with_any_batch_and_size(tiny, tmp_path, capsys):
     extra = {"frostline.json": ""}
     script = torch.jit.load(exported(tiny, tmp_path, capsys, "torchscript"), _extra_files=extra)
-    pictures, expected = digits(tiny)
+    images, expected = digits(tiny)
     for count in (1, 5):
-        assert torch.allclose(script(pictures[:count]), expected[:count], atol=1e-4)
+        assert torch.allclose(script(images[:count]), expected[:count], atol=1e-4)
     assert script(torch.zeros(2, 3, 60, 100, dtype=torch.uint8)).shape == (2, 10)
     assert json.loads(extra["frostline.json"])["classes"] == [str(digit) for digit in range(10)]
 
@@ -90,7 +90,7 @@ def test_safetensors_are_weights_to_start_from_too(trained, tmp_path, capsys):
 
 
 def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsys):
-    wrong = {**export._READ, "safetensors": lambda file: lambda pictures: torch.full((len(pictures), 10), 0.1)}
+    wrong = {**export._READ, "safetensors": lambda file: lambda images: torch.full((len(images), 10), 0.1)}
     monkeypatch.setattr(export, "_READ", wrong)
     status = commands.run(
         "export", [str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x.safetensors")]

@@ -28,11 +28,11 @@ def noise(*shape):
     *(st.sampled_from(["bilinear", "bicubic"]), st.sampled_from(CROPS)),
 )
 def test_the_view_is_that_of_the_evaluation_bit_for_bit(height, width, size, more, interpolation, crop):
-    pictures = noise(1, 3, height, width)
+    images = noise(1, 3, height, width)
     spec = InputSpec(size, size + more, (0.1, 0.485, 1), (1, 1, 1), interpolation, crop)
-    ours = Portable(nn.Identity(), spec).view(pictures)
-    theirs = center_crop(pictures, CenterCrop.of(spec)).float()
-    # Of a very long picture only the centre is resized, which may cost a level or two where noise is enlarged.
+    ours = Portable(nn.Identity(), spec).view(images)
+    theirs = center_crop(images, CenterCrop.of(spec)).float()
+    # Of a very long image only the centre is resized, which may cost a level or two where noise is enlarged.
     long = crop == "center" and max(height, width) * (size + more) // min(height, width) > 16 * size
     assert (ours - theirs).abs().max() <= (2 if long else 0)
 
@@ -43,8 +43,8 @@ def test_probabilities_are_those_of_the_evaluation(trained, size, resize, shape)
     network = predict.load(trained.folder / "0", device="cpu")
     spec = replace(network.model.input, size=size, resize=resize)
     network = replace(network, model=replace(network.model, input=spec))
-    pictures = noise(2, 3, *shape)
-    views = torch.stack([predict.view(network, picture) for picture in pictures])
+    images = noise(2, 3, *shape)
+    views = torch.stack([predict.view(network, image) for image in images])
     with torch.inference_mode():
-        ours = Portable(network.model.module, spec).eval()(pictures)
+        ours = Portable(network.model.module, spec).eval()(images)
     assert torch.allclose(ours, predict.logits(network, views).softmax(1), atol=1e-5)

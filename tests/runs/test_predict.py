@@ -1,4 +1,4 @@
-"""The winner of a sweep is found wherever it is kept, and says of pictures what it said in its evaluation."""
+"""The winner of a sweep is found wherever it is kept, and says of images what it said in its evaluation."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def result(job, mode, val, *, seed=0, status="FINISHED", **choices):
 
 
 @pytest.fixture(scope="module")
-def pictures(trained, tmp_path_factory):
-    """Write the test pictures of the run into files as a stranger has them; return them with their labels."""
+def images(trained, tmp_path_factory):
+    """Write the test images of the run into files as a stranger has them; return them with their labels."""
     request = validation.read_config(trained.folder / "0" / "config.yaml").data
-    test, folder = load_data(**asdict(request)).test, tmp_path_factory.mktemp("somebody's pictures ü")
+    test, folder = load_data(**asdict(request)).test, tmp_path_factory.mktemp("somebody's images ü")
     for row, pixels in enumerate(test.pixels):
         Image.fromarray(pixels[0].numpy()).save(folder / f"{row:04} ñ.png")
     return folder, test.labels
 
 
 @pytest.mark.slow
-def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(trained, pictures, tmp_path):
-    folder, labels = pictures
+def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(trained, images, tmp_path):
+    folder, labels = images
     options = ("--top", 10, "--format", "json", "--save-views", tmp_path / "views")
     out, err = trained.command("predict", trained.folder / "0", folder, *options, cwd=tmp_path)
     rows = json.loads(out)
@@ -76,11 +76,11 @@ def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(
     assert accuracy == json.loads((trained.folder / "0" / "result.json").read_text())["metrics"]["test/accuracy"]
 
 
-def test_what_is_said_does_not_depend_on_the_batch(trained, pictures):
+def test_what_is_said_does_not_depend_on_the_batch(trained, images):
     network = predict.load(trained.folder / "1", device="cpu")
     recorded = load_file(trained.folder / "1" / "test_predictions.safetensors")["logits"][:7]
     for batch in (1, 3, 7):
-        rows = answered(network, sorted(pictures[0].iterdir())[:7], batch=batch)
+        rows = answered(network, sorted(images[0].iterdir())[:7], batch=batch)
         assert torch.allclose(torch.cat([row.probabilities for row in rows]), recorded.softmax(1), atol=1e-4)
 
 
@@ -118,8 +118,8 @@ def test_a_sweep_whose_runs_are_left_out_finds_their_weights_in_the_record(train
         pass
 
 
-def test_csv_has_one_row_per_picture_from_a_list_on_stdin_and_counts_what_it_cannot_read(trained, pictures, tmp_path):
-    good = sorted(map(str, pictures[0].iterdir()))[:3]
+def test_csv_has_one_row_per_image_from_a_list_on_stdin_and_counts_what_it_cannot_read(trained, images, tmp_path):
+    good = sorted(map(str, images[0].iterdir()))[:3]
     (tmp_path / "broken, very.png").write_bytes(b"\x89PNG but no more")
     listed = "\n".join([good[0], "broken, very.png", "gone.png", "", *good[1:]])
     out, err = trained.command("predict", trained.folder / "0", "-", "--top", 2, cwd=tmp_path, stdin=listed, expect=1)
@@ -128,10 +128,10 @@ def test_csv_has_one_row_per_picture_from_a_list_on_stdin_and_counts_what_it_can
     assert all(float(row["probability"]) >= float(row["probability_2"]) for row in rows)
     lines = err.splitlines()
     assert "broken, very.png" in lines[0] and "gone.png" in lines[1] and len(lines) == 3
-    assert lines[2] == "frostline: 2 of 5 pictures could not be read"
+    assert lines[2] == "frostline: 2 of 5 images could not be read"
 
 
-def test_pictures_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_path):
+def test_images_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_path):
     network = predict.load(trained.folder / "0", device="cpu")
     for size, mode in (((8, 8), "L"), ((300, 17), "RGB"), ((1, 1), "1"), ((33, 64), "RGBA"), ((20, 20), "P")):
         Image.new(mode, size).save(tmp_path / f"{size} {mode}.png")
@@ -139,7 +139,7 @@ def test_pictures_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_pat
     assert rows.shape == (5, 10) and rows.isfinite().all()
 
 
-def test_a_picture_larger_than_the_config_allows_is_not_decoded(trained, tmp_path):
+def test_an_image_larger_than_the_config_allows_is_not_decoded(trained, tmp_path):
     network = predict.load(trained.folder / "0", device="cpu")
     small = replace(network, config=replace(network.config, data=replace(network.config.data, max_pixels=100)))
     for side in (10, 11):
@@ -148,7 +148,7 @@ def test_a_picture_larger_than_the_config_allows_is_not_decoded(trained, tmp_pat
     assert len(found.probabilities) == 1 and found.errors == {1: "121 pixels, more than data.max_pixels"}
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", None])
+@pytest.mark.parametrize("content", [b"", b"no image", None])
 def test_an_unreadable_file_is_named(tmp_path, content):
     file = tmp_path / "broken.png"
     if content is None:  # cut off in the middle
@@ -252,13 +252,13 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere", "x.png"), "pictures=x.png: expected a file or folder, and there is none"),
+        (("nowhere", "x.png"), "images=x.png: expected a file or folder, and there is none"),
         (("nowhere", "."), "run=nowhere: expected a folder, an MLflow run id or its beginning"),
         (("f" * 32, "."), f"run={'f' * 32}: expected a run of sqlite:///"),
         ((".", "."), "run=.: expected a run with best.safetensors, or a sweep with finished runs"),
-        (("nowhere",), "the following arguments are required: pictures"),
+        (("nowhere",), "the following arguments are required: images"),
         (("nowhere", ".", "--top", "0"), "argument --top: expected a whole number of at least 1, not 0"),
-        (("nowhere", "empty"), "pictures=empty: expected a folder with images"),
+        (("nowhere", "empty"), "images=empty: expected a folder with images"),
         (("nowhere", ".", "--features", "head"), "--features=head: expected to be given with --output"),
         (
             ("nowhere", ".", "--output", "o.csv", "--format", "csv"),
@@ -277,7 +277,7 @@ def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, messag
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_views_are_not_written_over_the_pictures(trained, tmp_path, monkeypatch):
+def test_views_are_not_written_over_the_images(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (80, 80)).save(tmp_path / "one.png")
     before = (tmp_path / "one.png").read_bytes()

@@ -1,4 +1,4 @@
-"""What a network says of many pictures is one file, whatever listed them and however often it was interrupted."""
+"""What a network says of many images is one file, whatever listed them and however often it was interrupted."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pyarrow import parquet
 import frostline
 import warm
 from frostline.core.errors import UserError
-from frostline.data import picture_list, table_files
+from frostline.data import image_list, table_files
 from frostline.models import cut
 from frostline.runs import predict, prediction_file
-from small import read_picture, silently
+from small import read_image, silently
 
 COUNT = 50
 
@@ -36,9 +36,9 @@ def network(trained):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Write pictures, two of which are broken, and return their folder."""
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+def images(tmp_path_factory):
+    """Write images, two of which are broken, and return their folder."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number in range(COUNT):
         Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{number:02} ü.png")
     (folder / "03 ü.png").write_bytes(b"\x89PNG but no more")
@@ -50,16 +50,16 @@ def pictures(tmp_path_factory):
 def small_parts(monkeypatch):
     monkeypatch.setattr(prediction_file, "_PART", 8)
     monkeypatch.setattr(prediction_file, "_ROW_GROUP", 3)
-    monkeypatch.setattr(picture_list, "_ROWS", 7)
+    monkeypatch.setattr(image_list, "_ROWS", 7)
     monkeypatch.setattr(table_files, "_ROWS", 7)
 
 
-def write(network, output, pictures, *, top=2, features=None, progress=silently, **where):
-    given = pictures if isinstance(pictures, list) else [pictures]
+def write(network, output, images, *, top=2, features=None, progress=silently, **where):
+    given = images if isinstance(images, list) else [images]
     return prediction_file.write(
         network,
         output,
-        lambda file: picture_list.gather(file, given, say=print, **where),
+        lambda file: image_list.gather(file, given, say=print, **where),
         **{"top": top, "features": features, "batch": 4, "progress": progress},
     )
 
@@ -68,16 +68,16 @@ def readable(folder):
     return [file for file in sorted(folder.iterdir()) if file.name[:2] not in ("03", "48")]
 
 
-def test_a_row_per_picture_with_the_probabilities_of_the_network_bit_for_bit(network, pictures, tmp_path):
-    written = write(network, tmp_path / "said.parquet", pictures, top=10)
+def test_a_row_per_image_with_the_probabilities_of_the_network_bit_for_bit(network, images, tmp_path):
+    written = write(network, tmp_path / "said.parquet", images, top=10)
     assert (written.rows, written.unread) == (COUNT, 2)
-    assert written.examples == (f"{pictures}/03 ü.png: not an image", f"{pictures}/48 ü.png: empty")
+    assert written.examples == (f"{images}/03 ü.png: not an image", f"{images}/48 ü.png: empty")
     frame = pd.read_parquet(tmp_path / "said.parquet")
-    assert list(frame["file"]) == list(map(str, sorted(pictures.iterdir())))
+    assert list(frame["file"]) == list(map(str, sorted(images.iterdir())))
     assert list(frame["error"].dropna()) == ["not an image", "empty"]
     good = frame[frame["error"].isna()]
-    batches = [sorted(pictures.iterdir())[at : at + 4] for at in range(0, COUNT, 4)]
-    kept = set(readable(pictures))
+    batches = [sorted(images.iterdir())[at : at + 4] for at in range(0, COUNT, 4)]
+    kept = set(readable(images))
     each = [network_says(network, [file for file in batch if file in kept]) for batch in batches]
     expected = torch.cat(each).topk(10)
     for place, mark in enumerate(["", *(f"_{number}" for number in range(2, 11))]):
@@ -94,15 +94,15 @@ def network_says(network, files):
 
 
 @pytest.mark.parametrize("layer", ["head", "stage2"])
-def test_features_are_those_of_the_layer_and_leave_the_probabilities_as_they_are(network, pictures, tmp_path, layer):
-    write(network, tmp_path / "plain.parquet", pictures)
-    write(network, tmp_path / "said.parquet", pictures, features=layer)
+def test_features_are_those_of_the_layer_and_leave_the_probabilities_as_they_are(network, images, tmp_path, layer):
+    write(network, tmp_path / "plain.parquet", images)
+    write(network, tmp_path / "said.parquet", images, features=layer)
     plain, frame = pd.read_parquet(tmp_path / "plain.parquet"), pd.read_parquet(tmp_path / "said.parquet")
     assert plain.equals(frame.drop(columns="features"))
     found = torch.from_numpy(np.stack(frame["features"].dropna().tolist()))
     structure = network.model.structure
     below = structure.stages[: structure.stages.index(layer) + (layer != "head")]
-    views = torch.stack([predict.view(network, read_picture(file)) for file in readable(pictures)])
+    views = torch.stack([predict.view(network, read_image(file)) for file in readable(images)])
     with torch.inference_mode():
         inputs = network.model.input.normalise(views.float())
         maps = cut.halves(network.model.module, structure, below)[0](inputs)
@@ -141,10 +141,10 @@ def killed_after(batches):
 
 
 @pytest.mark.parametrize("kind", prediction_file.SUFFIXES)
-def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, pictures, tmp_path, kind, monkeypatch):
+def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, images, tmp_path, kind, monkeypatch):
     features = None if kind == ".csv" else "head"
     whole, output = tmp_path / f"whole{kind}", tmp_path / f"said{kind}"
-    write(network, whole, pictures, features=features)
+    write(network, whole, images, features=features)
     computed, answers = [], predict.answers
 
     def counted(*arguments, **named):
@@ -156,44 +156,44 @@ def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, pict
     beside = tmp_path / f"said{kind}.parts"
     for batches in (0, 3, 4):
         with pytest.raises(Kill):
-            write(network, output, pictures, features=features, progress=killed_after(batches))
+            write(network, output, images, features=features, progress=killed_after(batches))
         assert not output.exists() and beside.is_dir()
     parts = sorted(beside.glob("*.part"))
     assert len(parts) == 3  # 1 of 3 batches, 2 of 4
     parts[1].write_bytes(parts[1].read_bytes()[:-100])  # as a machine leaves it whose power goes
     (beside / "000000000024.partial").write_bytes(b"ARROW1")
     computed.clear()
-    write(network, output, pictures, features=features)
+    write(network, output, images, features=features)
     assert output.read_bytes() == whole.read_bytes()
     assert {rows.start for rows in computed} == set(range(0, COUNT, 4)) - {0, 4, 16, 20}
     names = [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
     assert sorted(names) == [f"said{kind}", f"whole{kind}"]
     computed.clear()
     before = output.stat().st_mtime_ns
-    again = write(network, output, pictures, features=features)
+    again = write(network, output, images, features=features)
     assert again.before and (again.rows, again.unread, len(again.examples)) == (COUNT, 2, 2)
     assert not computed and output.stat().st_mtime_ns == before and not beside.exists()
     output.write_bytes(output.read_bytes()[:-1])
     with pytest.raises(UserError, match="changed by another program: remove it"):
-        write(network, output, pictures, features=features)
+        write(network, output, images, features=features)
     output.unlink()
-    assert not write(network, output, pictures, features=features).before
+    assert not write(network, output, images, features=features).before
     assert computed and output.read_bytes() == whole.read_bytes()
 
 
-def test_parts_of_something_else_are_not_taken(network, trained, pictures, tmp_path):
+def test_parts_of_something_else_are_not_taken(network, trained, images, tmp_path):
     output = tmp_path / "said.csv"
     with pytest.raises(Kill):
-        write(network, output, pictures, progress=killed_after(4))
+        write(network, output, images, progress=killed_after(4))
     begun = rf"^output={output}: expected the %s with which {output}\.parts was begun; remove it"
     with pytest.raises(UserError, match=begun % "top"):
-        write(network, output, pictures, top=1)
-    with pytest.raises(UserError, match=begun % "pictures"):
-        write(network, output, readable(pictures))
+        write(network, output, images, top=1)
+    with pytest.raises(UserError, match=begun % "images"):
+        write(network, output, readable(images))
     with pytest.raises(UserError, match=begun % "weights"):
-        write(predict.load(trained.folder / "0", device="cpu"), output, pictures)
+        write(predict.load(trained.folder / "0", device="cpu"), output, images)
     shutil.rmtree(tmp_path / "said.csv.parts")
-    assert write(network, output, readable(pictures), top=1).unread == 0
+    assert write(network, output, readable(images), top=1).unread == 0
 
 
 TABLES = {
@@ -205,8 +205,8 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_keeps_its_columns_beside_what_is_said(network, pictures, tmp_path, name):
-    folder = shutil.copytree(pictures, tmp_path / "there" / "pics")
+def test_a_table_keeps_its_columns_beside_what_is_said(network, images, tmp_path, name):
+    folder = shutil.copytree(images, tmp_path / "there" / "pics")
     names = sorted(file.name for file in folder.iterdir())
     frame = pd.DataFrame({"id": range(COUNT), "image": [f"pics/{n}" for n in names], "class": 'a, "b"\nc'})
     frame["age"] = [None if number == 40 else number / 2 for number in range(COUNT)]
@@ -244,23 +244,23 @@ def test_a_table_keeps_its_columns_beside_what_is_said(network, pictures, tmp_pa
     assert next(iter(lines[0]["probabilities"])) == lines[0]["predicted_class"] == alone["class"][0]
 
 
-def test_shards_say_what_the_same_files_say(network, pictures, tmp_path):
-    names = sorted(file.name for file in pictures.iterdir())
+def test_shards_say_what_the_same_files_say(network, images, tmp_path):
+    names = sorted(file.name for file in images.iterdir())
     for number, part in enumerate((names[:20], names[20:21], names[21:])):
         with tarfile.open(tmp_path / f"s-{number}.tar", "w") as shard:
             for name in part:
-                shard.add(pictures / name, name)
+                shard.add(images / name, name)
     written = write(network, tmp_path / "shards.parquet", str(tmp_path / "s-{0..2}.tar"))
-    write(network, tmp_path / "files.parquet", pictures)
+    write(network, tmp_path / "files.parquet", images)
     found, files = (pd.read_parquet(tmp_path / f"{what}.parquet") for what in ("shards", "files"))
     assert written.unread == 2 and found.drop(columns="file").equals(files.drop(columns="file"))
     assert list(found["file"][[0, 20, 21]]) == [f"s-{n}.tar/{name}" for n, name in enumerate((names[0], *names[20:22]))]
     with pytest.raises(UserError, match="expected one table alone, shards alone, or files and folders"):
-        write(network, tmp_path / "o.csv", [tmp_path / "s-0.tar", pictures])
+        write(network, tmp_path / "o.csv", [tmp_path / "s-0.tar", images])
 
 
-def test_columns_of_json_lines_may_come_late_and_turn_from_whole_numbers(network, pictures, tmp_path):
-    rows = [{"file": str(file), "n": number} for number, file in enumerate(readable(pictures)[:20])]
+def test_columns_of_json_lines_may_come_late_and_turn_from_whole_numbers(network, images, tmp_path):
+    rows = [{"file": str(file), "n": number} for number, file in enumerate(readable(images)[:20])]
     rows[15] |= {"n": 0.5, "late": "x"}
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     write(network, tmp_path / "said.parquet", tmp_path / "t.jsonl")
@@ -268,9 +268,9 @@ def test_columns_of_json_lines_may_come_late_and_turn_from_whole_numbers(network
     assert list(found["n"]) == [row["n"] for row in rows] and list(found["late"].dropna()) == ["x"]
 
 
-def test_values_of_json_lines_with_keys_or_of_several_kinds_come_out_as_they_are(network, pictures, tmp_path):
+def test_values_of_json_lines_with_keys_or_of_several_kinds_come_out_as_they_are(network, images, tmp_path):
     values = [{"cam": "x"}, {"cam": None, "n": [{"ü": 1}]}, {}, 10**30, "text", [1, {"a": 2}], None, True]
-    rows = [{"file": str(file), "meta": one} for file, one in zip(readable(pictures)[:8], values, strict=True)]
+    rows = [{"file": str(file), "meta": one} for file, one in zip(readable(images)[:8], values, strict=True)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for suffix in ("csv", "jsonl", "parquet"):
         write(network, tmp_path / f"said.{suffix}", tmp_path / "t.jsonl")
@@ -286,9 +286,9 @@ def test_values_of_json_lines_with_keys_or_of_several_kinds_come_out_as_they_are
         write(network, tmp_path / "o.csv", tmp_path / "t.jsonl", path="meta")
 
 
-def test_names_that_are_no_text_are_kept_in_text_and_escaped_in_parquet(network, pictures, tmp_path):
+def test_names_that_are_no_text_are_kept_in_text_and_escaped_in_parquet(network, images, tmp_path):
     odd = tmp_path / os.fsdecode(b"na\xefve.png")
-    shutil.copy(readable(pictures)[0], odd)
+    shutil.copy(readable(images)[0], odd)
     write(network, tmp_path / "said.csv", [odd])
     assert os.fsencode(odd) in (tmp_path / "said.csv").read_bytes()
     write(network, tmp_path / "said.jsonl", [odd])
@@ -297,7 +297,7 @@ def test_names_that_are_no_text_are_kept_in_text_and_escaped_in_parquet(network,
     assert list(pd.read_parquet(tmp_path / "said.parquet")["file"]) == [f"{tmp_path}/na\\udcefve.png"]
 
 
-def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_path):
+def test_what_cannot_be_is_one_line_and_leaves_nothing(network, images, tmp_path):
     table, there = tmp_path / "t.csv", tmp_path / "there"
     there.mkdir()
 
@@ -311,31 +311,31 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, pictures, tmp_pa
     assert "path=null: expected one of the table's columns: a, b" in refused("o.csv", table)
     assert "path=c: expected a column of the table: a, b" in refused("o.csv", table, path="c")
     assert "root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
-    assert "expected one table alone, shards alone, or files and folders" in refused("o.csv", [table, pictures])
-    assert "root=x: expected to be given with a table" in refused("o.csv", pictures, root="x")
+    assert "expected one table alone, shards alone, or files and folders" in refused("o.csv", [table, images])
+    assert "root=x: expected to be given with a table" in refused("o.csv", images, root="x")
     table.write_text("file,n\n")
-    assert f"pictures={table}: expected a table with rows" in refused("o.csv", table)
+    assert f"images={table}: expected a table with rows" in refused("o.csv", table)
     for nothing in ("", "a" * 300):
-        assert f"pictures={nothing}: expected a file or folder, and there is none" in refused("o.csv", nothing)
-    assert "expected a file in an existing folder" in refused(f"{'a' * 300}/o.csv", pictures)
-    assert "expected a file that can be written (File name too long)" in refused(f"{'a' * 300}.csv", pictures)
+        assert f"images={nothing}: expected a file or folder, and there is none" in refused("o.csv", nothing)
+    assert "expected a file in an existing folder" in refused(f"{'a' * 300}/o.csv", images)
+    assert "expected a file that can be written (File name too long)" in refused(f"{'a' * 300}.csv", images)
     table.write_text("file,n\nx.png,1\n ,2\n")
     assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)
     table.write_text("file,error,predicted_error\nx.png,1,2\n")
     assert "expected a table without a column error or predicted_error" in refused("o.csv", table)
     table.write_text("file\nx.png,1\n")
     assert "expected a table whose rows have as many fields as its head" in refused("o.csv", table)
-    assert "output=" in (said := refused("o.xlsx", pictures)) and ".parquet, .csv, .jsonl" in said
-    assert "features=head: expected an output of .parquet or .jsonl" in refused("o.csv", pictures, features="head")
+    assert "output=" in (said := refused("o.xlsx", images)) and ".parquet, .csv, .jsonl" in said
+    assert "features=head: expected an output of .parquet or .jsonl" in refused("o.csv", images, features="head")
     assert "features=stage_2: expected one of stem, stage1, stage2, stage3, head; did you mean" in refused(
-        "o.parquet", pictures, features="stage_2"
+        "o.parquet", images, features="stage_2"
     )
     (tmp_path / "t.jsonl").write_text('{"file": "x.png"}\n[1]\n')
     assert "expected a table that can be read (line 2 is no object)" in refused("o.csv", tmp_path / "t.jsonl")
 
 
-def test_pictures_that_are_not_there_are_rows(network, pictures, tmp_path):
-    (tmp_path / "t.csv").write_text(f"path\n{readable(pictures)[0]}\nnone.png\n")
+def test_images_that_are_not_there_are_rows(network, images, tmp_path):
+    (tmp_path / "t.csv").write_text(f"path\n{readable(images)[0]}\nnone.png\n")
     written = frostline.Classifier(network).predict_table(tmp_path / "t.csv", tmp_path / "said.csv", batch=2)
     assert (written.rows, written.unread, written.examples) == (2, 1, ("none.png: missing, or a broken link",))
 
@@ -349,15 +349,15 @@ runpy.run_module("frostline", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.slow
-def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(trained, pictures, tmp_path):
+def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(trained, images, tmp_path):
     many = tmp_path / "list"
-    many.write_text("\n".join(map(str, sorted(pictures.iterdir()) * 20)))
+    many.write_text("\n".join(map(str, sorted(images.iterdir()) * 20)))
     words = ("predict", trained.folder / "1", "-", "--batch", 64, "--features", "head", "--output")
     command = [sys.executable, "-c", SMALL_PARTS, *map(str, words)]
     how = {"env": trained.environment(), "cwd": tmp_path}
     done = warm.run([*command, "whole.parquet"], **how, stdin=many.read_text())
-    assert done.returncode == 1 and done.stdout == "whole.parquet: 1,000 pictures\n"
-    assert "40 of 1,000 pictures could not be read: " in done.stderr
+    assert done.returncode == 1 and done.stdout == "whole.parquet: 1,000 images\n"
+    assert "40 of 1,000 images could not be read: " in done.stderr
     beside, kills = tmp_path / "said.parquet.parts", 0
     for wanted in (1, 2):
         with many.open() as listed, warm.Popen([*command, "said.parquet"], stdin=listed, **how) as process:
@@ -371,8 +371,8 @@ def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(train
     assert not beside.exists()
 
 
-def test_pictures_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(network, pictures, tmp_path):
-    memory, file = fsspec.filesystem("memory"), pictures / "00 ü.png"
+def test_images_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(network, images, tmp_path):
+    memory, file = fsspec.filesystem("memory"), images / "00 ü.png"
     memory.pipe("/there/a.png", file.read_bytes())
     places = ["memory://there/a.png", "memory://there/none.png", file]
     assert network_says(network, places[:1]).equal(network_says(network, [file]))
@@ -387,19 +387,19 @@ def test_pictures_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(netwo
         assert frame["probability"][0] == frame["probability"][2] and frame["error"][1].startswith("missing")
 
 
-def test_a_tilde_is_the_home_folder(network, pictures, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(pictures.parent))
-    assert write(network, tmp_path / "said.csv", f"~/{pictures.name}").rows == COUNT
-    assert write(network, tmp_path / "one.csv", [f"~/{pictures.name}/00 ü.png"]).rows == 1
+def test_a_tilde_is_the_home_folder(network, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(images.parent))
+    assert write(network, tmp_path / "said.csv", f"~/{images.name}").rows == COUNT
+    assert write(network, tmp_path / "one.csv", [f"~/{images.name}/00 ü.png"]).rows == 1
 
 
-def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said_of_it(network, pictures, tmp_path):
+def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said_of_it(network, images, tmp_path):
     file, table = tmp_path / "said.csv", tmp_path / "labels.csv"
-    write(network, file, pictures)
-    write(network, file, pictures, top=3)  # as it was left, it may be made anew
+    write(network, file, images)
+    write(network, file, images, top=3)  # as it was left, it may be made anew
     file.write_text(file.read_text() + "a note of mine\n")
-    table.write_text(f"path\n{readable(pictures)[0]}\n")
-    for own, given in ((file, pictures), (table, table)):
+    table.write_text(f"path\n{readable(images)[0]}\n")
+    for own, given in ((file, images), (table, table)):
         before = own.read_text()
         with pytest.raises(UserError, match=r"^output=.*csv: expected a new file; this one was written or changed"):
             write(network, own, given)
@@ -408,8 +408,8 @@ def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_name_that_the_disk_takes_is_written_however_long_it_is(network, pictures, tmp_path, suffix):
+def test_a_name_that_the_disk_takes_is_written_however_long_it_is(network, images, tmp_path, suffix):
     output = tmp_path / ("a" * (249 - len(suffix)) + suffix)
-    assert write(network, output, pictures).rows == COUNT and output.stat().st_size
+    assert write(network, output, images).rows == COUNT and output.stat().st_size
     with pytest.raises(UserError, match="File name too long"):
-        write(network, tmp_path / ("a" * (250 - len(suffix)) + suffix), pictures)
+        write(network, tmp_path / ("a" * (250 - len(suffix)) + suffix), images)

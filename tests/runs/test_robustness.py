@@ -1,4 +1,4 @@
-"""A run with `eval.shift=true` says how its network does on corrupted test pictures."""
+"""A run with `eval.shift=true` says how its network does on corrupted test images."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_accuracies_are_those_of_the_kept_weights_in_batches_of_any_size(run):
     name = "noise" if run.name == "0" else "jpeg"
     expected = said(run)[name]
     assert len(expected) == 5
-    assert accuracies(run, name, 37) == pytest.approx(expected, abs=1.5 / 359)  # at most a picture on the edge
+    assert accuracies(run, name, 37) == pytest.approx(expected, abs=1.5 / 359)  # at most an image on the edge
 
 
 def test_metrics_are_means_over_severities(trained, run):
@@ -59,7 +59,7 @@ def test_metrics_are_means_over_severities(trained, run):
         assert {key: value for key, value in metrics.items() if key.startswith("shift/")} == pytest.approx(means)
 
 
-def test_corrupted_pictures_are_no_part_of_the_runs_costs(run):
+def test_corrupted_images_are_no_part_of_the_runs_costs(run):
     result = json.loads((run / "result.json").read_text())
     images = result["images"]
     assert result["metrics"]["cost/backbone_images"] <= 2 * (images["train"] + images["val"]) + images["test"]

@@ -17,15 +17,15 @@ from frostline.sweeps import preparation
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """Return a folder of pictures of two classes; nothing that is prepared of them was before."""
+def images(tmp_path, monkeypatch):
+    """Return a folder of images of two classes; nothing that is prepared of them was before."""
     monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "store"))
-    for place in (tmp_path / "pictures" / name for name in ("dark", "light")):
+    for place in (tmp_path / "images" / name for name in ("dark", "light")):
         place.mkdir(parents=True)
         for number in range(20):
             shade = 5 * number + 150 * (place.name == "light")
             Image.new("RGB", (40 + number, 48), (shade, number, 0)).save(place / f"{number}.png")
-    return f"data.root={tmp_path / 'pictures'}"
+    return f"data.root={tmp_path / 'images'}"
 
 
 @pytest.fixture
@@ -52,10 +52,8 @@ def said(capsys, *overrides: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_finds_it(
-    pictures, hub, capsys, tmp_path
-):
-    asked = ("-m", "model=resnet18", "freeze=head,full", "lr=1e-2,1e-3", "data=image_folder", pictures)
+def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_finds_it(images, hub, capsys, tmp_path):
+    asked = ("-m", "model=resnet18", "freeze=head,full", "lr=1e-2,1e-3", "data=image_folder", images)
     first, second = said(capsys, *asked, "device=cuda", "devices=2"), said(capsys, *asked)
     assert len(hub) == 1 and (tmp_path / "hub" / "checkpoints" / hub[0].rpartition("/")[2]).is_file()
     assert first[0].startswith("prepared: weights DEFAULT of resnet18 (torchvision), 46")
@@ -72,25 +70,25 @@ def test_a_line_says_of_each_thing_whether_it_was_prepared_or_there_and_a_sweep_
     assert {item.place for item in run_data.store_of(runs[0].config, print).items()} == there
 
 
-def test_what_the_store_cannot_keep_is_not_prepared(pictures, capsys, tmp_path):
+def test_what_the_store_cannot_keep_is_not_prepared(images, capsys, tmp_path):
     (tmp_path / "store").write_text("no folder")
     loading._last.clear()
-    assert prepare.main(["data=image_folder", pictures]) == 1
+    assert prepare.main(["data=image_folder", images]) == 1
     out, err = capsys.readouterr()
     assert "checked: 1 run can start" in out
-    assert f"not prepared, since the store cannot keep it: which of 40 images in {tmp_path / 'pictures'} are eq" in err
+    assert f"not prepared, since the store cannot keep it: which of 40 images in {tmp_path / 'images'} are eq" in err
 
 
-def test_a_search_is_prepared_for_by_its_cells(pictures, capsys):
+def test_a_search_is_prepared_for_by_its_cells(images, capsys):
     ranges = ("search=tpe", "trials=9", "lr=interval(1e-5,1)", "freeze=head,full")
-    assert said(capsys, *ranges, "data=image_folder", pictures)[-1] == "checked: 2 runs can start"
+    assert said(capsys, *ranges, "data=image_folder", images)[-1] == "checked: 2 runs can start"
 
 
-def test_what_a_sweep_refuses_is_refused_and_weights_that_cannot_be_fetched_are_one_line(pictures, hub, tmp_path):
+def test_what_a_sweep_refuses_is_refused_and_weights_that_cannot_be_fetched_are_one_line(images, hub, tmp_path):
     with pytest.raises(UserError, match=r"^data\.root="):
         prepare.main(["data=image_folder", f"data.root={tmp_path / 'none'}"])
     with pytest.raises(UserError, match=r"^model\.sha256=0+: expected the sha256 of"):
         prepare.main(["model=resnet18", f"model.sha256='{64 * '0'}'"])
-    (tmp_path / "pictures" / "dark" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "dark" / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="broken"):
-        prepare.main(["data=image_folder", pictures])
+        prepare.main(["data=image_folder", images])

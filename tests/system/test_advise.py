@@ -24,7 +24,7 @@ def _few_steps(monkeypatch):
 @pytest.mark.slow
 def test_the_embedded_weights_are_told_from_random_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    typed = ("model=shufflenet_glyphs", "model.weights=null,glyphs", "--pictures", "300", *QUICK)
+    typed = ("model=shufflenet_glyphs", "model.weights=null,glyphs", "--images", "300", *QUICK)
     assert commands.run("advise", [*typed, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     glyphs, random = said["backbones"]
@@ -59,7 +59,7 @@ def test_a_mistake_is_the_one_line_that_a_sweep_answers(typed, line):
 def test_a_notebook_shows_it_has_its_tables_and_draws_what_it_would_have_drawn():
     before = torch.get_rng_state()
     with torch.no_grad():
-        found = frostline.advise("model=shufflenet_glyphs", *QUICK[:-1], "freeze=head", pictures=60)
+        found = frostline.advise("model=shufflenet_glyphs", *QUICK[:-1], "freeze=head", images=60)
     assert torch.equal(torch.get_rng_state(), before)
     assert list(found.to_pandas()["stage"]) == ["stem", "stage1", "stage2", "stage3"]
     assert list(found.costs()["mode"]) == ["head"] and found.command in found._repr_html_().replace("&#x27;", "'")

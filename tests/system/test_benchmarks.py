@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    return tmp_path_factory.mktemp("pictures")
+    return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +27,13 @@ def _importable(monkeypatch):
 
 
 def small(kept):
-    import pictures
+    import images
 
-    return pictures.make(kept, pictures.CIFAR, {"train": 40, "val": 10, "test": 10})
+    return images.make(kept, images.CIFAR, {"train": 40, "val": 10, "test": 10})
 
 
-def test_pictures_are_the_same_for_everybody_and_made_once(kept, tmp_path):
-    import pictures
+def test_images_are_the_same_for_everybody_and_made_once(kept, tmp_path):
+    import images
 
     here, there = small(kept), small(tmp_path)
     files = sorted(path.relative_to(here) for path in here.glob("*/*/*.png"))
@@ -41,8 +41,8 @@ def test_pictures_are_the_same_for_everybody_and_made_once(kept, tmp_path):
     assert all((here / file).read_bytes() == (there / file).read_bytes() for file in files)
     made = (here / files[0]).stat().st_mtime_ns
     assert small(kept) == here and (here / files[0]).stat().st_mtime_ns == made
-    (photo,) = pictures.make(tmp_path, pictures.PHOTO, {"train": 1}).glob("train/class0/*.jpg")
-    with pictures.Image.open(photo) as image:
+    (photo,) = images.make(tmp_path, images.PHOTO, {"train": 1}).glob("train/class0/*.jpg")
+    with images.Image.open(photo) as image:
         assert image.size == (500, 375)
 
 
@@ -75,7 +75,7 @@ def test_the_limit_learns_its_one_batch():
 def test_a_measurement_writes_the_table_and_leaves_the_results_of_the_others(kept, tmp_path, capsys):
     import run
 
-    quick = ("--device", "cpu", "--quick", "--without-mlflow", "--output", str(tmp_path), "--pictures", str(kept))
+    quick = ("--device", "cpu", "--quick", "--without-mlflow", "--output", str(tmp_path), "--images", str(kept))
     run.main([*quick, "--only", "machine"])
     run.main([*quick, "--only", "sweep"])
     said = capsys.readouterr().out
@@ -112,9 +112,7 @@ def test_what_was_cut_off_goes_on_where_it_was(kept, tmp_path, capsys, monkeypat
 def test_the_same_is_found_to_be_the_same(kept, tmp_path):
     import run
 
-    run.main(
-        ["--device", "cpu", "--quick", "--output", str(tmp_path), "--pictures", str(kept), "--only", "determinism"]
-    )
+    run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--images", str(kept), "--only", "determinism"])
     twice, networks = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["determinism"]["rows"]
     assert (twice["result"], networks["result"], networks["theirs"]) == ("1", "1", "of 1")
 
@@ -125,7 +123,7 @@ def test_the_share_of_what_a_sweep_would_survive_names_functions_that_are_there(
 
     monkeypatch.setattr(ours, "_started", functools.cache(lambda: ThreadPoolExecutor(1)))  # MLflow is loaded here
     monkeypatch.setattr(ours, "mlflow_uri", lambda folder: f"sqlite:///{stores.put(folder / 'mlflow.db')}")
-    run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--pictures", str(kept), "--only", "share"])
+    run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--images", str(kept), "--only", "share"])
     (row,) = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["share"]["rows"]
     assert float(row["result"]) > 0
 

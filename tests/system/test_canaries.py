@@ -273,10 +273,10 @@ def pickles_as_the_batches_of_cifar10(nest: Nest) -> None:
 
 
 @canary
-def pickles_as_pictures(nest: Nest) -> None:
+def pickles_as_images(nest: Nest) -> None:
     for split in ("train", "val", "test"):
         for label in ("a", "b"):
-            nest.pickle(f"{split}/{label}/picture.png")
+            nest.pickle(f"{split}/{label}/image.png")
             nest.pickle(f"{split}/{label}/other.tiff", how="zip")
     _data_refused(nest, "data=image_folder")
 

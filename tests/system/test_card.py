@@ -73,7 +73,7 @@ MORE_MODES = sorted({*MODES, *ADAPTED, *KEPT_MODES} - {"head", "last_stage", "fu
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_batches() -> Iterator[None]:
-    """Let the backbone see as few pictures at once on a card as on a CPU, which computes here."""
+    """Let the backbone see as few images at once on a card as on a CPU, which computes here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "_BATCH_ELSEWHERE", features._BATCH["cpu"])
         yield
@@ -185,7 +185,7 @@ def test_a_run_of_every_mode_on_a_card_is_that_on_the_cpu_and_no_step_waits(
     assert run(tmp_path / "here", "cpu", *EMULATED, f"freeze={chosen}") == (there.found, there.seen)
 
 
-def test_corrupted_pictures_are_the_same_on_a_card(
+def test_corrupted_images_are_the_same_on_a_card(
     tmp_path: Path, emulated: Callable[..., Emulated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = emulated("freeze=head", shift=True)

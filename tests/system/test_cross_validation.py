@@ -21,9 +21,9 @@ GRID = ("freeze=knn,centroid", f"data.folds={FOLDS}", "data=image_folder", "data
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Return a folder of two classes of noise, one brighter than the other."""
-    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    root, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number in range(SAMPLES):
         (folder := root / ("dark", "bright")[number % 2]).mkdir(exist_ok=True)
         noise = random.normal((80, 150)[number % 2], 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
@@ -32,11 +32,11 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folds(tmp_path_factory, store, pictures):
-    return sweep(tmp_path_factory.mktemp("sweeps") / "folds", store, *GRID, pictures)
+def folds(tmp_path_factory, store, images):
+    return sweep(tmp_path_factory.mktemp("sweeps") / "folds", store, *GRID, images)
 
 
-def test_every_picture_is_tested_once_by_every_mode(folds: Done) -> None:
+def test_every_image_is_tested_once_by_every_mode(folds: Done) -> None:
     results = sweep_record.read(folds.folder).results
     assert len(results) == 2 * FOLDS and {run.status for run in results} == {"FINISHED"}
     for mode in ("knn", "centroid"):
@@ -45,13 +45,13 @@ def test_every_picture_is_tested_once_by_every_mode(folds: Done) -> None:
         assert every == list(range(SAMPLES))
 
 
-def test_pictures_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_the_same(
-    folds: Done, store, pictures
+def test_images_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_the_same(
+    folds: Done, store, images
 ) -> None:
     results = sweep_record.read(folds.folder).results
     assert sum(run.metrics[IMAGES] for run in results) == SAMPLES
     alone = sweep(
-        folds.folder.parent / "alone", store, *GRID, pictures, "data.fold=1", "freeze=knn", "features.enabled=false"
+        folds.folder.parent / "alone", store, *GRID, images, "data.fold=1", "freeze=knn", "features.enabled=false"
     )
     (one,) = sweep_record.read(alone.folder).results
     (same,) = (run for run in results if run.choices["freeze_mode"] == "knn" and run.choices["data.fold"] == 1)
@@ -62,8 +62,8 @@ def costs(run: Result) -> dict[str, float]:
     return {key: value for key, value in run.metrics.items() if key.startswith("cost/")}
 
 
-def test_corrupted_pictures_of_a_fold_are_corrupted(folds: Done, store, pictures) -> None:
-    here, one = folds.folder.parent, (*GRID, pictures, "data.fold=1", "freeze=knn", "eval.shift=true")
+def test_corrupted_images_of_a_fold_are_corrupted(folds: Done, store, images) -> None:
+    here, one = folds.folder.parent, (*GRID, images, "data.fold=1", "freeze=knn", "eval.shift=true")
     done = sweep(here / "shift", store, *one, "features.enabled=true,false")
     found, other = (run.metrics for run in sweep_record.read(done.folder).results)
     shifts = {key: value for key, value in found.items() if key.startswith("shift/")}
@@ -81,7 +81,7 @@ def test_folds_are_one_cell_and_the_answer_is_over_them(folds: Done) -> None:
     assert "data.fold=" not in answer(results)
 
 
-def test_the_same_again_is_there_already(folds: Done, store, pictures) -> None:
-    again = [argument for argument in command("-m", *QUICK, *GRID, pictures) if argument != "resume=false"]
+def test_the_same_again_is_there_already(folds: Done, store, images) -> None:
+    again = [argument for argument in command("-m", *QUICK, *GRID, images) if argument != "resume=false"]
     done = warm.run([*again, *where(folds.folder.parent / "again", store)], env=environment())
     assert done.returncode == 0 and done.stdout.count("skipped, finished in ") == 2 * FOLDS, done.stdout

@@ -168,10 +168,10 @@ def test_what_came_from_the_environment_is_said_again_where_it_matters(whole: An
     values = dict(recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
     values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
     recorded_runs.configs_of([values], [])[0]
-    values["data"] = {**values["data"], "root": "${oc.env:PICTURES}/birds"}
-    with pytest.raises(UserError, match=r"plain values, and data.root is none \(\${oc.env:PICTURES}/birds\)"):
+    values["data"] = {**values["data"], "root": "${oc.env:IMAGES}/birds"}
+    with pytest.raises(UserError, match=r"plain values, and data.root is none \(\${oc.env:IMAGES}/birds\)"):
         recorded_runs.configs_of([values], [])[0]
-    assert recorded_runs.configs_of([values], ["data.root=/pictures/birds"])[0].data.root == "/pictures/birds"
+    assert recorded_runs.configs_of([values], ["data.root=/images/birds"])[0].data.root == "/images/birds"
 
 
 def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() -> None:

@@ -28,7 +28,7 @@ from frostline.sweeps.find_weights import found
 from frostline.tracking import server
 
 GRID = ("freeze=head", "lr=1e-2,1e-3", "save_weights=learned")
-PICTURE = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+IMAGE = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def expected(learned: Any) -> Any:
-    """What its best run says of a picture; the same run that keeps all of its weights says that."""
-    return frostline.load(learned.folder, device="cpu").probabilities([PICTURE])
+    """What its best run says of an image; the same run that keeps all of its weights says that."""
+    return frostline.load(learned.folder, device="cpu").probabilities([IMAGE])
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def named(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
 
 
 def same(network: Any, expected: torch.Tensor) -> bool:
-    """Return whether a network says the same of the picture; where weights lie in memory decides its last bits."""
-    return torch.allclose(network.probabilities([PICTURE]), expected, atol=1e-6)
+    """Return whether a network says the same of the image; where weights lie in memory decides its last bits."""
+    return torch.allclose(network.probabilities([IMAGE]), expected, atol=1e-6)
 
 
 def base_file(folder: Path) -> Path:
@@ -101,7 +101,7 @@ def test_a_sweep_that_was_moved_is_whole_where_it_is_now(learned: Any, expected:
 def test_commands_take_it_as_any_other_run(learned: Any, tmp_path: Path) -> None:
     from PIL import Image
 
-    Image.fromarray(PICTURE.permute(1, 2, 0).numpy()).save(tmp_path / "one.png")
+    Image.fromarray(IMAGE.permute(1, 2, 0).numpy()).save(tmp_path / "one.png")
     arguments = [str(learned.folder / "0"), str(tmp_path / "one.png"), "--output", str(tmp_path / "said.csv")]
     with contextlib.redirect_stdout(io.StringIO()):
         assert predict.main(arguments) == 0
@@ -119,9 +119,9 @@ def test_what_is_registered_is_whole(learned: Any, tmp_path: Path) -> None:
     model = Path(learned.client().download_artifacts(run_id, "model", str(tmp_path)))
     (served,) = (path.parent for path in model.rglob(layout.BEST))
     assert base_weights.named(served / layout.BEST) is None
-    own = frostline.load(learned.folder / "0", device="cpu").probabilities([PICTURE])
+    own = frostline.load(learned.folder / "0", device="cpu").probabilities([IMAGE])
     network = network_of.load(served, device="cpu")  # as `runs.serve` does
-    assert torch.allclose(network_of.probabilities(network, [PICTURE]), own, atol=1e-6)
+    assert torch.allclose(network_of.probabilities(network, [IMAGE]), own, atol=1e-6)
 
 
 def again(target: object, folder: Path, store: Path, *more: str) -> str:

@@ -248,13 +248,13 @@ def weighed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
 
 def test_a_search_of_other_data_is_another_one(tmp_path: Path) -> None:
     for number in range(24):
-        (place := tmp_path / "pictures" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        (place := tmp_path / "images" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (10 * number, 200 * (number % 2), 90)).save(place / f"{number}.png")
-    typed = [*TINY[1:], "data=image_folder", f"data.root='{tmp_path}/pictures'", "data.limit=null", "freeze=head"]
+    typed = [*TINY[1:], "data=image_folder", f"data.root='{tmp_path}/images'", "data.limit=null", "freeze=head"]
     typed += ["search=random", "lr=auto", "trials=1", "epochs=1", "search.confirm=0", "resume=true"]
     typed += ["data.val_fraction=0.2", "data.test_fraction=0.2"]
     first = sweep(tmp_path / "search", tmp_path / "mlflow.db", *typed)
-    Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / "pictures" / "class 0" / "0.png")
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / "images" / "class 0" / "0.png")
     refused = sweep(first.folder, first.store, *typed, expect=2)
     assert "another search's (of other settings, data, weights or code)" in refused.err
     assert refused.err.count("\n") == 1 and len(study_of(first.folder, "head").trials) == 1

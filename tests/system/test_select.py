@@ -25,7 +25,7 @@ WHAT = ("freeze=head", "lr=1e-2", "epochs=8", "data=image_folder", "data.limit=n
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 95 `often` to 5 `rare`: stripes in noise, mostly stronger ones where it is rare."""
     root, random = tmp_path_factory.mktemp("skewed"), np.random.default_rng(0)
     stripes = 40 * np.sign(np.sin(np.arange(32) * np.pi / 4))[:, None]
@@ -39,10 +39,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def selected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def selected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("sweeps") / "selected"
     chosen = "select=" + ",".join(f"val/{name}" for name in SELECT)
-    return sweep(folder, folder.parent / "mlflow.db", *WHAT, *SKEWED, chosen, f"data.root={pictures}")
+    return sweep(folder, folder.parent / "mlflow.db", *WHAT, *SKEWED, chosen, f"data.root={images}")
 
 
 def of(done: Done, name: str) -> dict[str, Any]:
@@ -97,32 +97,32 @@ LOSSES = {
 
 
 def recall_of_rare(folder: Path, *how: str) -> float:
-    """Return the share of rare pictures of the test split that a run, with nothing around it, finds."""
+    """Return the share of rare images of the test split that a run, with nothing around it, finds."""
     carry_out(compose(*WHAT, "model.image_size=32", "batch_size=50", "threads=1", "select=val/macro_f1", *how), folder)
     said = predictions.read(str(folder))
     assert said is not None
     return float((said.said == said.labels)[said.labels == 1].mean())
 
 
-def test_weights_of_classes_and_balanced_sampling_find_more_of_the_rare_class(pictures: Path, tmp_path: Path) -> None:
+def test_weights_of_classes_and_balanced_sampling_find_more_of_the_rare_class(images: Path, tmp_path: Path) -> None:
     found = {
-        name: recall_of_rare(tmp_path / str(number), f"data.root={pictures}", *how)
+        name: recall_of_rare(tmp_path / str(number), f"data.root={images}", *how)
         for number, (name, how) in enumerate(LOSSES.items())
     }
     assert min(found[name] for name in found if name not in ("plain", "probe")) > found["plain"], found
     assert found["probe, weighted"] > found["probe"], found
 
 
-def test_a_plan_says_where_accuracy_hides_the_small_classes(pictures: Path, tmp_path: Path) -> None:
+def test_a_plan_says_where_accuracy_hides_the_small_classes(images: Path, tmp_path: Path) -> None:
     note = "note: accuracy hides the results of other classes, since 95% of train is often: select=val/macro_f1"
     for by, noted in (("val/accuracy", True), ("val/macro_f1", False)):
-        how = (*WHAT, f"data.root={pictures}", "dry_run=true", f"select={by}")
+        how = (*WHAT, f"data.root={images}", "dry_run=true", f"select={by}")
         assert (note in sweep(tmp_path / by[4:], tmp_path / "x.db", *how).out) == noted
 
 
-def test_a_class_that_is_none_is_named_before_anything_trains(pictures: Path, tmp_path: Path) -> None:
+def test_a_class_that_is_none_is_named_before_anything_trains(images: Path, tmp_path: Path) -> None:
     done = warm.run(
-        command(*WHAT, f"data.root={pictures}", "train.class_weights={rair: 2}", *where(tmp_path, tmp_path / "x.db")),
+        command(*WHAT, f"data.root={images}", "train.class_weights={rair: 2}", *where(tmp_path, tmp_path / "x.db")),
         env=environment(),
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Pictures of several classes, from a table to the answer: training, selection, the test, the report, predictions."""
+"""Images of several classes, from a table to the answer: training, selection, the test, the report, predictions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from frostline.records import sweep_record
 from frostline.records.result import Result
 from frostline.report import predictions
 from frostline.runs import export, predict
-from small import read_picture
+from small import read_image
 
 CLASSES = ("bright", "red", "striped")
-PICTURES = 160
+IMAGES = 160
 GRID = ("data=table", "data.limit=null", "data.options.label=[bright,red,striped]", "select=val/map")
 
 
@@ -31,7 +31,7 @@ GRID = ("data=table", "data.limit=null", "data.options.label=[bright,red,striped
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, random = tmp_path_factory.mktemp("table"), np.random.default_rng(0)
     lines = ["path," + ",".join(CLASSES)]
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         bright, red, striped = own = random.random(3) < (0.5, 0.4, 0.15)
         pixels = random.normal(90 + 60 * bright, 25, (32, 32, 3))
         pixels[..., 0] += 70 * red
@@ -105,17 +105,17 @@ def test_the_network_says_a_probability_of_each_class(done: Done, table: Path, t
     network = predict.load(Path(of(done, "probe").folder), device="cpu")
     files = [table.parent / f"{number}.png" for number in range(8)]
     chances = predict.probabilities(network, files)
-    views = torch.stack([predict.view(network, read_picture(file, network.levels)) for file in files])
+    views = torch.stack([predict.view(network, read_image(file, network.levels)) for file in files])
     assert torch.equal(chances, predict.logits(network, views).sigmoid())
     assert not torch.allclose(chances.sum(1), torch.ones(8))
     assert export.export(network, "safetensors", tmp_path / "net.safetensors") < 1e-5
 
 
-def test_all_classes_that_a_picture_probably_is_of_are_named(
+def test_all_classes_that_an_image_probably_is_of_are_named(
     done: Done, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(of(done, "probe").folder)
-    files = [table.parent / f"{number}.png" for number in range(PICTURES)]
+    files = [table.parent / f"{number}.png" for number in range(IMAGES)]
     chances = predict.probabilities(predict.load(run, device="cpu"), files)
     expected = [[CLASSES[k] for k in row.nonzero()[:, 0].tolist()] for row in chances > 0.5]
     assert main([str(run), str(table), "--output", str(tmp_path / "said.parquet")]) == 0

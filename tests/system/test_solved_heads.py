@@ -82,8 +82,8 @@ def test_a_probe_is_an_ordinary_head_and_no_worse_on_validation_than_one_that_is
         weights = load_file(folder(solved, name) / "best.safetensors")
         moved = [key for key, tensor in weights.items() if not torch.equal(tensor, trained[key])]
         assert moved == ["fc.bias", "fc.weight"]
-    picture = Path(__file__).parents[2] / "docs" / "mlflow.png"
-    assert predict.main([str(folder(solved, "probe seed=0")), str(picture), "--top", "1"]) == 0
+    image = Path(__file__).parents[2] / "docs" / "mlflow.png"
+    assert predict.main([str(folder(solved, "probe seed=0")), str(image), "--top", "1"]) == 0
     assert "mlflow.png" in capsys.readouterr().out
 
 

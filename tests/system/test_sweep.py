@@ -448,7 +448,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("value", ["~/my/pictures", "~/a,~/b"])
+@pytest.mark.parametrize("value", ["~/my/images", "~/a,~/b"])
 def test_a_tilde_stands_for_the_home_folder_wherever_a_value_begins(value, tmp_path):
     arguments = command("-m", "data=image_folder", f"data.root={value}", *where(tmp_path / "s", tmp_path / "db"))
     told = {**environment(), "HOME": str(tmp_path / "home")}

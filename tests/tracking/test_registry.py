@@ -39,8 +39,8 @@ def registered(trained):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for number, side in enumerate((8, 30, 31)):
         noise = torch.rand(side, 2 * side, 3, generator=torch.Generator().manual_seed(side)).mul(255).byte()
         Image.fromarray(noise.numpy()).save(folder / f"{number}.png")
@@ -68,7 +68,7 @@ ABSENT = ("hydra", "omegaconf", "rich", "matplotlib", "sklearn", "scipy", "filel
 
 
 @pytest.mark.slow
-def test_the_served_model_answers_over_http_as_predict_does(trained, registered, pictures, tmp_path):
+def test_the_served_model_answers_over_http_as_predict_does(trained, registered, images, tmp_path):
     """In a process that finds this package in the model alone, has no more than it asks for, and reads no pickles."""
     without = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
     (tmp_path / "site").mkdir()
@@ -85,7 +85,7 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
     process = warm.Popen(typed, env=environment, cwd=tmp_path, **quiet)  # which starts Python for the server
     try:
         wait(f"{address}/ping", process)
-        files = sorted(pictures.iterdir())
+        files = sorted(images.iterdir())
         encoded = [base64.b64encode(file.read_bytes()).decode() for file in files]
         said = ask(address, encoded, params={"top": 10})["predictions"]
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -125,7 +125,7 @@ def test_what_predict_refuses_is_refused_and_base64_may_be_in_lines(trained, kin
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-6)
     damaged = whole[:-2] if kind == "JPEG" else whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
     for content, why in ((damaged, "truncated" if kind == "JPEG" else "PNG"), (b"", "empty")):
-        with pytest.raises(MlflowException, match=f"^row 0: expected a picture as base64 text .*{why}"):
+        with pytest.raises(MlflowException, match=f"^row 0: expected an image as base64 text .*{why}"):
             ask(content)
 
 

@@ -15,7 +15,7 @@ FEW = 60
 
 
 def digits(dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return random features of pictures, with more or fewer dimensions than pictures."""
+    """Return random features of images, with more or fewer dimensions than images."""
     pixels, labels = load_digits(return_X_y=True)
     drawn = torch.randn(64, dimensions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (torch.from_numpy(pixels[:FEW]) / 16 @ drawn).relu(), torch.from_numpy(labels[:FEW])

@@ -21,7 +21,7 @@ STRENGTHS = (30.0, 0.3, 0.01, 1e-4)
 
 
 def digits(count: int = 400, *, classes: int = 10) -> Samples:
-    """Return pictures as features: some dimensions are constant, others hardly vary."""
+    """Return images as features: some dimensions are constant, others hardly vary."""
     pixels, labels = load_digits(return_X_y=True)
     few = torch.from_numpy(labels) < classes
     return Samples(torch.from_numpy(pixels).float()[few][:count], torch.from_numpy(labels)[few][:count])
@@ -53,7 +53,7 @@ def answers(one: Solution, data: Samples) -> Tensor:
 
 
 @pytest.mark.parametrize(("classes", "count"), [(3, 400), (10, 400), (3, 30)])
-def test_it_ends_where_sklearn_does_and_says_the_same_of_every_picture(classes: int, count: int) -> None:
+def test_it_ends_where_sklearn_does_and_says_the_same_of_every_image(classes: int, count: int) -> None:
     data = digits(count, classes=classes)
     features, labels = standard(data), data.labels.numpy()
     found = probe.solve(data, classes, STRENGTHS)
@@ -87,7 +87,7 @@ def test_weights_of_classes_are_those_of_sklearn() -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_weights_of_pictures_are_the_sample_weight_of_sklearn(several: bool) -> None:
+def test_weights_of_images_are_the_sample_weight_of_sklearn(several: bool) -> None:
     plain, draw = digits(300, classes=3), np.random.default_rng(0)
     counts = draw.integers(1, 4, len(plain.labels)) * 1.0
     features = standard(plain)
@@ -107,7 +107,7 @@ def test_weights_of_pictures_are_the_sample_weight_of_sklearn(several: bool) -> 
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_of_several_classes_of_a_picture_each_has_the_regression_of_sklearn(balanced: bool) -> None:
+def test_of_several_classes_of_an_image_each_has_the_regression_of_sklearn(balanced: bool) -> None:
     plain = digits()
     several = torch.stack([plain.labels % 2 == 0, plain.labels > 6, plain.labels == 3], 1)
     data, features, count = Samples(plain.tensor, several), standard(plain), len(several)

@@ -64,18 +64,18 @@ def plan(config: Config) -> Plan:
         return describe(setup, checked.freeze_mode.name)
 
 
-def advise(*overrides: str, pictures: int = 2000) -> Advice:
+def advise(*overrides: str, images: int = 2000) -> Advice:
     """Estimate the worth and cost of backbones before a sweep: `advise("model=resnet18,resnet50", "data=cifar10")`.
 
-    Uses at most `pictures` images, and times a few steps of each freeze mode in this process. No network is
+    Uses at most `images` images, and times a few steps of each freeze mode in this process. No network is
     fine-tuned, and nothing is recorded. UserError for what a sweep refuses.
     """
     from frostline.report.terminal import Screen
     from frostline.sweeps import advice
 
-    count = arguments.whole("pictures", pictures)
+    count = arguments.whole("images", images)
     with server.as_it_was(), machine.torch_as_it_was():
-        return Advice(advice.advise(arguments.texts(overrides), pictures=count, screen=Screen.silent()))
+        return Advice(advice.advise(arguments.texts(overrides), images=count, screen=Screen.silent()))
 
 
 def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:

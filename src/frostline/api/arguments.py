@@ -48,9 +48,9 @@ def whole(name: str, number: int) -> int:
     return count
 
 
-def listed(pictures: Any) -> list[Any]:
+def listed(images: Any) -> list[Any]:
     """Return images as a list: from a list, tuple, column of a table or iterator, or a single image."""
-    if getattr(pictures, "ndim", None) == 1:
-        return list(pictures.tolist())
-    several = isinstance(pictures, list | tuple | Iterator) and not isinstance(pictures, io.IOBase)
-    return list(pictures) if several else [pictures]
+    if getattr(images, "ndim", None) == 1:
+        return list(images.tolist())
+    several = isinstance(images, list | tuple | Iterator) and not isinstance(images, io.IOBase)
+    return list(images) if several else [images]

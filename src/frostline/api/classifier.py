@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frostline.runs.predict import Predictor
     from frostline.runs.prediction_file import Written
 
-    AnyPicture = Path | str | Image.Image | NDArray[np.uint8] | Tensor
+    AnyImage = Path | str | Image.Image | NDArray[np.uint8] | Tensor
     """A file, a PIL image, an array `(H, W, 3)` uint8, or a tensor `(3, H, W)` uint8."""
 
 
@@ -41,25 +41,25 @@ class Classifier:
         """The names of the classes, in the order of the network's outputs."""
         return self.network.classes
 
-    def probabilities(self, pictures: AnyPicture | Iterable[AnyPicture], *, batch: int | None = None) -> Tensor:
+    def probabilities(self, images: AnyImage | Iterable[AnyImage], *, batch: int | None = None) -> Tensor:
         """Return probabilities `(N, classes)` float32, computed `batch` images at a time; UserError for a bad file."""
         from frostline.runs import predict
 
         size = None if batch is None else arguments.whole("batch", batch)
         with machine.torch_as_it_was():
             self.network.prepare()
-            return predict.probabilities(self.network, arguments.listed(pictures), batch=size)
+            return predict.probabilities(self.network, arguments.listed(images), batch=size)
 
-    def predict(self, pictures: AnyPicture | Iterable[AnyPicture], *, top: int = 1) -> list[dict[str, float]]:
+    def predict(self, images: AnyImage | Iterable[AnyImage], *, top: int = 1) -> list[dict[str, float]]:
         """Return for each image its `top` classes with their probabilities, most probable first."""
         from frostline.runs.predict import ranked
 
         count = arguments.whole("top", top)
-        return [ranked(self.classes, row, count) for row in self.probabilities(pictures)]
+        return [ranked(self.classes, row, count) for row in self.probabilities(images)]
 
     def predict_table(
         self,
-        pictures: Path | str | Iterable[Path | str],
+        images: Path | str | Iterable[Path | str],
         output: Path | str,
         *,
         top: int = 1,
@@ -70,22 +70,20 @@ class Classifier:
     ) -> Written:
         """Classify any number of images into a .parquet, .csv or .jsonl file, and return a summary.
 
-        `pictures` is a table, a folder, or a list of files and folders. The columns of a table are copied; `path` names
+        `images` is a table, a folder, or a list of files and folders. The columns of a table are copied; `path` names
         its column of paths if that has no common name, and `root` the folder that the paths are relative to. `features`
         is a layer whose vectors are written, too: `head` for the head's input, or a stage. After an interruption the
         same call resumes. An unreadable image gets a row with the error. UserError for arguments that cannot work.
         """
-        from frostline.data.picture_list import gather
+        from frostline.data.image_list import gather
         from frostline.report.terminal import Screen
         from frostline.runs import prediction_file
 
         file, count = arguments.place("output", output), arguments.whole("top", top)
         size = self.network.config.eval_batch_size if batch is None else arguments.whole("batch", batch)
-        given = arguments.listed(pictures)
+        given = arguments.listed(images)
         if not given or not all(isinstance(one, Path | str) for one in given):
-            raise user_error(
-                "pictures", reprlib.repr(pictures), "a table, a folder, or files and folders, by their paths"
-            )
+            raise user_error("images", reprlib.repr(images), "a table, a folder, or files and folders, by their paths")
         below = None if root is None else str(arguments.place("root", root))
         with machine.torch_as_it_was():
             self.network.prepare()

@@ -159,8 +159,8 @@ class Sweep:
         with tempfile.TemporaryDirectory() as folder:
             drawn = [file.read_text(encoding="utf-8") for file in self.plots(folder) if file.suffix == ".svg"]
         table = self.to_pandas().to_html(index=False, float_format="{:.4g}".format, na_rep="")
-        pictures = "".join(text[text.index("<svg") :] for text in drawn)
-        return f"<p>{escape(self.verdict)}</p>{table}<div>{pictures}</div>"
+        images = "".join(text[text.index("<svg") :] for text in drawn)
+        return f"<p>{escape(self.verdict)}</p>{table}<div>{images}</div>"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from frostline.sweeps import advice
 def main(arguments: list[str]) -> int:
     """Print the advice and return 0; no network is fine-tuned, and no record is written."""
     parser = Parser("advise", __doc__)
-    parser.add_argument("--pictures", type=positive, default=2000, metavar="N", help="use at most N images (2000)")
+    parser.add_argument("--images", type=positive, default=2000, metavar="N", help="use at most N images (2000)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     asked = with_overrides(parser, arguments, "the sweep")
-    found = advice.advise(asked.overrides, pictures=asked.pictures, screen=Screen.beside())
+    found = advice.advise(asked.overrides, images=asked.images, screen=Screen.beside())
     if asked.json:
         print(json.dumps(said.facts(found), indent=1, ensure_ascii=False))
     else:

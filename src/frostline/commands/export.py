@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> int:
         except export.Disagreement as problem:
             tell(f"{problem}; nothing was written")
             return 1
-    pictures, sizes = sum(count for count, _, _ in export.SAMPLES), len(export.SAMPLES)
+    images, sizes = sum(count for count, _, _ in export.SAMPLES), len(export.SAMPLES)
     print(f"{output}: {found.network.model.name} with {len(found.classes)} classes as {options.format}")
-    print(f"largest difference of a probability to the original: {worst:.1e}, over {pictures} images of {sizes} sizes")
+    print(f"largest difference of a probability to the original: {worst:.1e}, over {images} images of {sizes} sizes")
     return 0
 
 

@@ -21,31 +21,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from frostline.data.picture_list import PictureList
+    from frostline.data.image_list import ImageList
 
 
 def main(arguments: list[str]) -> int:
     """Print or write classes and probabilities, a row per image; return 1 if some images could not be read."""
     options = _parser().parse_args(arguments)
     _check(options)
-    from frostline.data import picture_list  # imports torch
+    from frostline.data import image_list  # imports torch
 
-    def gather(file: Path) -> PictureList:
-        return picture_list.gather(
-            file, options.pictures, say=tell, more=sys.stdin, path=options.path, root=options.root
-        )
+    def gather(file: Path) -> ImageList:
+        return image_list.gather(file, options.images, say=tell, more=sys.stdin, path=options.path, root=options.root)
 
     with named(**{name: f"--{name}" for name in ("output", "features", "path", "root", "device")}):
         if options.output is not None:
             return _write(gather, options)
         with tempfile.TemporaryDirectory() as folder:
-            return _print(gather(Path(folder, "pictures")), options)
+            return _print(gather(Path(folder, "images")), options)
 
 
 def _parser() -> Parser:
     parser = Parser("predict", __doc__)
     parser.add_argument("run", help=f"a run, or a sweep (its best cell by validation): {CALLED}")
-    parser.add_argument("pictures", nargs="+", help="a table, shards (.tar), files, folders, or - for a list on stdin")
+    parser.add_argument("images", nargs="+", help="a table, shards (.tar), files, folders, or - for a list on stdin")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write to a .parquet, .csv or .jsonl file, resumable"
     )
@@ -70,7 +68,7 @@ def _check(options: argparse.Namespace) -> None:
             raise user_error(flag, value, "to be given without --output")
 
 
-def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -> int:
+def _write(gather: Callable[[Path], ImageList], options: argparse.Namespace) -> int:
     """Write the predictions to `--output`, and report images that could not be read."""
     from frostline.report.terminal import Screen
     from frostline.runs import prediction_file
@@ -87,30 +85,30 @@ def _write(gather: Callable[[Path], PictureList], options: argparse.Namespace) -
         progress=Screen.beside().progress,
     )
     more = f", already complete; remove {written.path} to compute it again" if written.before else ""
-    print(f"{written.path}: {counted(written.rows, 'picture', 'pictures')}{more}")
+    print(f"{written.path}: {counted(written.rows, 'image', 'images')}{more}")
     if written.unread:
         etc = ", ..." if written.unread > len(written.examples) else ""
         tell(f"{_share(written.unread, written.rows)}: {'; '.join(written.examples)}{etc}")
     return 1 if written.unread else 0
 
 
-def _print(pictures: PictureList, options: argparse.Namespace) -> int:
+def _print(images: ImageList, options: argparse.Namespace) -> int:
     """Print a row per image as soon as its batch is done, and report images that could not be read."""
     from frostline.runs import predict, prediction_rows
 
     network = _load(options).network
-    columns = prediction_rows.Columns.of(pictures, network, options.top, unread=False)
-    size, count, unread = options.batch or network.config.eval_batch_size, len(pictures), 0
+    columns = prediction_rows.Columns.of(images, network, options.top, unread=False)
+    size, count, unread = options.batch or network.config.eval_batch_size, len(images), 0
     batches = (range(start, min(start + size, count)) for start in range(0, count, size))
-    show = _saver(options.save_views, pictures)
+    show = _saver(options.save_views, images)
 
     def tables() -> Iterator[pa.Table]:
         nonlocal unread
-        for answers in predict.answers(network, batches, pictures.open, show=show):
+        for answers in predict.answers(network, batches, images.open, show=show):
             unread += len(answers.errors)
             for row, reason in answers.errors.items():
-                tell(f"not read: {pictures.place(row)}: {reason}")
-            yield columns.table(pictures.carried(answers.rows), answers)
+                tell(f"not read: {images.place(row)}: {reason}")
+            yield columns.table(images.carried(answers.rows), answers)
 
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     write = prediction_rows.as_json if options.format == "json" else prediction_rows.as_csv
@@ -130,16 +128,16 @@ def _load(options: argparse.Namespace) -> Classifier:
 
 
 def _share(unread: int, count: int) -> str:
-    return f"{unread:,} of {count:,} pictures could not be read"
+    return f"{unread:,} of {count:,} images could not be read"
 
 
-def _saver(folder: Path | None, pictures: PictureList) -> Callable[[int, Tensor], None] | None:
+def _saver(folder: Path | None, images: ImageList) -> Callable[[int, Tensor], None] | None:
     """Return a function that saves a view as `<stem>.png` in `folder`, the second of that name as `<stem>-2.png`."""
     if folder is None:
         return None
     from PIL import Image
 
-    theirs = {os.path.dirname(pictures.place(row)) for row in range(len(pictures))}  # noqa: PTH120 - a Path takes long
+    theirs = {os.path.dirname(images.place(row)) for row in range(len(images))}  # noqa: PTH120 - a Path takes long
     if folder.resolve() in {Path(one).resolve() for one in theirs}:
         raise user_error("--save-views", folder, "a folder without the images themselves, which would be overwritten")
     try:
@@ -149,7 +147,7 @@ def _saver(folder: Path | None, pictures: PictureList) -> Callable[[int, Tensor]
     written: Counter[str] = Counter()
 
     def save(row: int, view: Tensor) -> None:
-        stem = Path(pictures.place(row)).stem
+        stem = Path(images.place(row)).stem
         written[stem] += 1
         name = stem if written[stem] == 1 else f"{stem}-{written[stem]}"
         Image.fromarray(view.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")

@@ -27,7 +27,7 @@ _REASONS = {
     "names of classes": ("data.class_names",),
     "the code of a plugin is in the key": ("core.plugins",),
     "which images are duplicates; the images are in the key": ("data.duplicates",),
-    "finds the bytes of images; the files that hold them are in the key": ("data.hub", "data.hub_pictures"),
+    "finds the bytes of images; the files that hold them are in the key": ("data.hub", "data.hub_images"),
     "finds the bytes of images; their offsets and files are in the key": ("data.remote_files", "data.shards"),
     "numbers of classes": ("data.numbered_classes",),
     "reports to people": ("data.findings",),
@@ -35,7 +35,7 @@ _REASONS = {
     "which images have labels; the images are in the key": ("data.label_columns",),
     "the role of each folder; the files are in the key": ("data.layouts",),
     "the digest of a split's pixels, sizes and ids is in the key": (
-        *("data.splits", "data.loading", "data.broken_pictures"),
+        *("data.splits", "data.loading", "data.broken_images"),
     ),
     "assigns images to splits; their files are in the key": ("data.split_names", "data.times"),
     "lists files and labels; the files are in the key": ("data.tables",),

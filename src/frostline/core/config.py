@@ -217,7 +217,7 @@ class DataConfig:
     """Values that become black and white in images of more than 8 bits: `full` (0 and 65535), `minmax`, `percentile`
     (0.5 and 99.5 of the values), or `[low,high]`. Images of 8 bits are not changed."""
     range_of: str
-    """Source of `minmax` and `percentile`. `set`: the training images, for all splits; `picture`: each image itself."""
+    """Source of `minmax` and `percentile`. `set`: the training images, for all splits; `image`: each image itself."""
     flip: bool
     """Whether a mirrored image keeps its class."""
     options: dict[str, Any]

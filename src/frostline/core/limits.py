@@ -91,7 +91,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "schedule.span": ("phase", "run"),
     "train.loss": ("cross_entropy", "focal", "bce"),
     "train.sampling": ("shuffled", "balanced"),
-    "data.range_of": ("set", "picture"),
+    "data.range_of": ("set", "image"),
     "augment.crop": ("none", "random_resized", "pad"),
     "data.layout": ("auto", "classes", "splits"),
     "data.missing_classes": ("refuse", "ok"),

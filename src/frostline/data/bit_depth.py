@@ -28,7 +28,7 @@ class Levels:
     low: float | None = None
     high: float | None = None
     """Both None for the range of the type, 0 to 65535, which floating point numbers lack."""
-    of_picture: bool = False
+    of_image: bool = False
     """Whether `low` and `high` are percentiles (0 to 100) of each image's own values, instead of values."""
 
     def __call__(self, values: Values) -> NDArray[np.uint8]:
@@ -50,7 +50,7 @@ class Levels:
             if values.min() < 0 or values.max() > TOP:
                 raise ValueError(f"numbers of more than 16 bits, {_REMEDY}")
             return 0, TOP
-        if not self.of_picture:
+        if not self.of_image:
             return self.low, self.high
         known = finite(values)
         low, high = np.percentile(known, (self.low, self.high)).tolist()
@@ -63,12 +63,12 @@ FULL = Levels()
 def of_record(said: object) -> Levels:
     """Return the levels in the record of a run, a mapping of their fields; `ValueError` for anything else."""
     match said:
-        case {"low": None, "high": None, "of_picture": False}:
+        case {"low": None, "high": None, "of_image": False}:
             return FULL
-        case {"low": int() | float() as low, "high": int() | float() as high, "of_picture": bool(of_picture)}:
-            if isfinite(low) and isfinite(high) and (not of_picture or 0 <= low <= high <= 100):
-                return Levels(float(low), float(high), of_picture)
-    raise ValueError("no levels of pictures")
+        case {"low": int() | float() as low, "high": int() | float() as high, "of_image": bool(of_image)}:
+            if isfinite(low) and isfinite(high) and (not of_image or 0 <= low <= high <= 100):
+                return Levels(float(low), float(high), of_image)
+    raise ValueError("no levels of images")
 
 
 def of_range(chosen: str | list[float], of: str) -> Levels | None:
@@ -78,7 +78,7 @@ def of_range(chosen: str | list[float], of: str) -> Levels | None:
         return Levels(float(low), float(high))
     if chosen == "full":
         return FULL
-    return Levels(*PERCENTILES[chosen], of_picture=True) if of == "picture" else None
+    return Levels(*PERCENTILES[chosen], of_image=True) if of == "image" else None
 
 
 def finite(values: Values) -> Values:

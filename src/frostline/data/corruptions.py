@@ -58,16 +58,16 @@ def strengths(side: int) -> dict[str, Strengths]:
     return _PUBLISHED[min(_PUBLISHED, key=lambda published: abs(math.log(published / side)))]
 
 
-def corrupt(name: str, strength: float, pictures: Tensor, ids: Tensor) -> Tensor:
-    """Return `pictures`, `(B, 3, S, S)` float32 in 0..255, corrupted and rounded to integers; `ids` is `(B,)` int64."""
-    return _CORRUPTIONS[name](pictures.round(), strength, ids).round().clamp(0, 255)
+def corrupt(name: str, strength: float, images: Tensor, ids: Tensor) -> Tensor:
+    """Return `images`, `(B, 3, S, S)` float32 in 0..255, corrupted and rounded to integers; `ids` is `(B,)` int64."""
+    return _CORRUPTIONS[name](images.round(), strength, ids).round().clamp(0, 255)
 
 
-def _noise(pictures: Tensor, scale: float, ids: Tensor) -> Tensor:
+def _noise(images: Tensor, scale: float, ids: Tensor) -> Tensor:
     """Add Gaussian noise with a standard deviation of `scale` times the range."""
-    count = pictures[0].numel()
+    count = images[0].numel()
     drawn = torch.cat([_normal(part, count) for part in ids.split(_CHUNK)])
-    return pictures + 255 * scale * drawn.view_as(pictures)
+    return images + 255 * scale * drawn.view_as(images)
 
 
 def _normal(ids: Tensor, count: int) -> Tensor:
@@ -78,48 +78,48 @@ def _normal(ids: Tensor, count: int) -> Tensor:
     return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]
 
 
-def _blur(pictures: Tensor, sigma: float, ids: Tensor) -> Tensor:
+def _blur(images: Tensor, sigma: float, ids: Tensor) -> Tensor:
     """Blur with a Gaussian of `sigma` pixels, truncated at four sigma; edge pixels are repeated outside."""
-    side = pictures.shape[-1]
+    side = images.shape[-1]
     reach = int(4 * sigma + 0.5)
     offsets = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     seen = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
     weights = torch.zeros(side, side).scatter_add_(1, seen, (kernel / kernel.sum()).expand(side, -1))
-    weights = weights.to(pictures.device)
-    return weights @ pictures @ weights.T
+    weights = weights.to(images.device)
+    return weights @ images @ weights.T
 
 
-def _contrast(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
+def _contrast(images: Tensor, factor: float, ids: Tensor) -> Tensor:
     """Move each channel towards its mean over the image."""
-    mean = pictures.mean((2, 3), keepdim=True)
-    return mean + factor * (pictures - mean)
+    mean = images.mean((2, 3), keepdim=True)
+    return mean + factor * (images - mean)
 
 
-def _pixelate(pictures: Tensor, factor: float, ids: Tensor) -> Tensor:
+def _pixelate(images: Tensor, factor: float, ids: Tensor) -> Tensor:
     """Reduce each side to `factor` of its pixels by Pillow's box filter, and enlarge the blocks again."""
-    side = pictures.shape[-1]
+    side = images.shape[-1]
     blocks = max(1, int(side * factor))
     centres = (torch.arange(blocks) + 0.5) * (side / blocks)
     offset = (torch.arange(side) + 0.5 - centres[:, None]) * (blocks / side)
     inside = ((offset > -0.5) & (offset <= 0.5)).float()
-    means = (inside / inside.sum(1, keepdim=True)).to(pictures.device)
-    return F.interpolate(means @ pictures @ means.T, side, mode="nearest-exact")
+    means = (inside / inside.sum(1, keepdim=True)).to(images.device)
+    return F.interpolate(means @ images @ means.T, side, mode="nearest-exact")
 
 
-def _jpeg(pictures: Tensor, quality: float, ids: Tensor) -> Tensor:
+def _jpeg(images: Tensor, quality: float, ids: Tensor) -> Tensor:
     """Compress as JPEG and decode, with Pillow's default settings beside `quality`."""
-    arrays = pictures.byte().permute(0, 2, 3, 1).cpu().numpy()
+    arrays = images.byte().permute(0, 2, 3, 1).cpu().numpy()
     with ThreadPoolExecutor(machine.cores()) as pool:
         decoded = np.stack(list(pool.map(partial(_compressed, quality=int(quality)), arrays)))
-    return torch.from_numpy(decoded).to(pictures.device).permute(0, 3, 1, 2).float()
+    return torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2).float()
 
 
 def _compressed(array: np.ndarray, quality: int) -> np.ndarray:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as picture:
-        return np.asarray(picture)
+    with Image.open(buffer) as image:
+        return np.asarray(image)
 
 
 _CORRUPTIONS: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {

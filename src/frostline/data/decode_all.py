@@ -96,7 +96,7 @@ def decode_all(
 
     The tensors are `sizes` `(N, 2)` int32 (width, height of the image), `digests` `(N, 32)` uint8 (sha256 of all its
     pixels), `hashes` `(N, 2)` int64 (see `perceptual_hash.of`), `done` `(N,)` int16 and `spans` `(N, 2)` float64 (see
-    `PictureFacts`; NaN for 8 bits). Views and originals have `pixels` `(N, 3, H, W)` uint8. Stored images have `pixels`
+    `ImageFacts`; NaN for 8 bits). Views and originals have `pixels` `(N, 3, H, W)` uint8. Stored images have `pixels`
     `(bytes,)` uint8, channels last, with `starts` `(N,)` int64 and `shapes` `(N, 2)` int32, height and width. Rows of
     broken images are zeros. The entry is not kept if an image failed for a reason that may pass. `read(id)` opens an
     image. Raises `Differing` for originals of several sizes. Chunks decoded by a killed process are not decoded again.
@@ -137,24 +137,24 @@ def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Imag
         shapes = writer.tensor("shapes", (len(ids), 2), torch.int32)
         writer.tensor("pixels", (3 * int(areas.sum()),), torch.uint8, piecemeal=True)
         return partial(_stored, starts.tolist(), areas.tolist(), shapes, keep.side)
-    return lambda row, picture: None
+    return lambda row, image: None
 
 
-def _view(how: CenterCrop, row: int, picture: Tensor) -> tuple[int, Tensor]:
-    view = center_crop(picture[None], how)
+def _view(how: CenterCrop, row: int, image: Tensor) -> tuple[int, Tensor]:
+    view = center_crop(image[None], how)
     return row * view.numel(), view
 
 
-def _original(shape: tuple[int, int, int], row: int, picture: Tensor) -> tuple[int, Tensor]:
-    if picture.shape != shape:
+def _original(shape: tuple[int, int, int], row: int, image: Tensor) -> tuple[int, Tensor]:
+    if image.shape != shape:
         raise Differing
-    return row * picture.numel(), picture
+    return row * image.numel(), image
 
 
 def _stored(
-    starts: Sequence[int], areas: Sequence[int], shapes: Tensor, side: int | None, row: int, picture: Tensor
+    starts: Sequence[int], areas: Sequence[int], shapes: Tensor, side: int | None, row: int, image: Tensor
 ) -> tuple[int, Tensor]:
-    kept = reduce(picture, side)
+    kept = reduce(image, side)
     height, width = kept.shape[1:]
     if width * height != areas[row]:
         raise ValueError("its size is not what its header says")
@@ -231,8 +231,8 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int
     for row in chunk:
         try:
             with job.read(ids[row]) as opened:
-                picture, facts = tensor_of(opened, job.levels)
-            kept = job.keep(row, picture)
+                image, facts = tensor_of(opened, job.levels)
+            kept = job.keep(row, image)
         except Differing:
             raise
         except Exception as error:  # Pillow may raise anything for a broken file
@@ -243,12 +243,12 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int
         else:
             if kept is not None:
                 job.writer.put("pixels", *kept)
-            columns, levels = job.columns, picture.permute(1, 2, 0).contiguous()
-            columns.sizes[row] = (picture.shape[2], picture.shape[1])
+            columns, levels = job.columns, image.permute(1, 2, 0).contiguous()
+            columns.sizes[row] = (image.shape[2], image.shape[1])
             columns.done[row] = facts.done
             columns.spans[row] = (facts.lowest, facts.highest)
             columns.digests[row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
-            small[row] = perceptual_hash.small(picture)
+            small[row] = perceptual_hash.small(image)
     if small:
         job.columns.hashes[list(small)] = perceptual_hash.of(torch.stack(list(small.values())))
     if not passing:

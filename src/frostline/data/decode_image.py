@@ -41,7 +41,7 @@ _COLOURS = ("L", "RGB", "CMYK", "LAB")  # modes whose ICC profile can be applied
 
 
 @dataclass(frozen=True)
-class PictureFacts:
+class ImageFacts:
     """Facts about an original image beside its pixels."""
 
     done: int = 0
@@ -51,7 +51,7 @@ class PictureFacts:
     """Range of its finite values if they have more than 8 bits, else NaN."""
 
 
-def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, PictureFacts]:
+def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, ImageFacts]:
     """Return the image as sRGB, upright by its EXIF orientation, on white if transparent, and facts about the original.
 
     `levels` maps values of more than 8 bits to 8; values of 8 bits are not changed. `ValueError` if the range of
@@ -86,9 +86,7 @@ def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Pic
         done |= told
     if done["alpha"]:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB"), PictureFacts(
-        sum(1 << i for i, name in enumerate(CONVERSIONS) if done.get(name)), *span
-    )
+    return image.convert("RGB"), ImageFacts(sum(1 << i for i, name in enumerate(CONVERSIONS) if done.get(name)), *span)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -161,12 +159,12 @@ def _eight_bits(values: Values, clear: object, levels: Levels, *, inverted: bool
     return grey
 
 
-def tensor_of(opened: Image.Image, levels: Levels = FULL) -> tuple[Tensor, PictureFacts]:
+def tensor_of(opened: Image.Image, levels: Levels = FULL) -> tuple[Tensor, ImageFacts]:
     """Return an opened image as `(3, H, W)` uint8, converted as by `convert`, and facts about the original."""
     if (plain := _plain_jpeg(opened)) is not None:
-        return plain, PictureFacts()
-    picture, facts = convert(opened, levels)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1), facts
+        return plain, ImageFacts()
+    image, facts = convert(opened, levels)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1), facts
 
 
 def _plain_jpeg(image: Image.Image) -> Tensor | None:

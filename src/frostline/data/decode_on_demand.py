@@ -59,10 +59,10 @@ class Undecoded:
         number = self._ids[row]
         try:
             with self._read(number) as opened:
-                picture = tensor_of(opened, self._levels)[0]
+                image = tensor_of(opened, self._levels)[0]
         except Exception as error:  # Pillow may raise anything for a broken file
             raise OSError(f"{self._name(number)}: {why(error)}, though it could be read before") from error
-        return see(place, reduce(picture, self._side))
+        return see(place, reduce(image, self._side))
 
 
 @functools.cache

@@ -33,15 +33,15 @@ class Finding:
     """The finding in one line."""
     alarming: bool = False
     """Whether it may make results wrong, rather than being only informative."""
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     """Names of all affected images; the line names the first few."""
     shown: tuple[tuple[Place, ...], ...] = ()
     """The first `PAIRS` groups of images to be shown side by side."""
 
 
-def first_few(pictures: Sequence[str]) -> str:
+def first_few(images: Sequence[str]) -> str:
     """Return the first few image names, joined by commas."""
-    return ", ".join(pictures[:_SHOWN]) + (", ..." if len(pictures) > _SHOWN else "")
+    return ", ".join(images[:_SHOWN]) + (", ..." if len(images) > _SHOWN else "")
 
 
 def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub, read by its library `datasets`, by name or from a folder that it saved.
 
 The library finds and downloads the files and converts them to Arrow tables, from which images are read
-(`hub_pictures`).
+(`hub_images`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from frostline.core.files import expanded
 from frostline.data import hub_library, label_columns
 from frostline.data.findings import Finding
 from frostline.data.hub_columns import class_names, columns_of, holds_lists
-from frostline.data.hub_pictures import Pictures, pictures_of
+from frostline.data.hub_images import Images, images_of
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
 from frostline.data.names import counted, some
@@ -29,7 +29,7 @@ _OPTIONS = ("image", "label", "separator", "group", "splits", "config", "revisio
 class HubData:
     """The content of a data set."""
 
-    splits: Mapping[str, Pictures]
+    splits: Mapping[str, Images]
     """At least `train`."""
     classes: tuple[str, ...]
     """All class names in the data set's order; empty if the labels themselves are the names."""
@@ -58,7 +58,7 @@ def read(root: str, options: Mapping[str, Any]) -> HubData:
         if lacks := columns.names - set(opened[called].features):
             findings.append(Finding(f"split {called} is left out, since it has no column {some(sorted(lacks))}", True))
             continue
-        own = pictures_of(root, called, opened[called], columns, findings, several=several)
+        own = images_of(root, called, opened[called], columns, findings, several=several)
         if own.rows:
             splits[role] = own
     if "train" not in splits:

@@ -72,7 +72,7 @@ def _only(rows: Any, what: str, found: Sequence[str]) -> str:
 def _image_column(rows: Any, given: str | None) -> str:
     """Return the column of images: the given one, or the only one of its type."""
     features, schema = rows.features, rows.data.schema
-    holding = [name for name in features if _holds_pictures(schema.field(name).type)]
+    holding = [name for name in features if _holds_images(schema.field(name).type)]
     if given is None:
         kinds = [name for name in features if type(features[name]).__name__ == "Image"]
         return _only(rows, "image", kinds or [name for name in holding if "string" not in str(schema.field(name).type)])
@@ -82,7 +82,7 @@ def _image_column(rows: Any, given: str | None) -> str:
     return given
 
 
-def _holds_pictures(kind: Any) -> bool:
+def _holds_images(kind: Any) -> bool:
     """Return whether values of an Arrow type may be images: bytes, a path, or a struct of both."""
     named = str(kind)
     return named in ("binary", "large_binary", "string", "large_string") or (

@@ -26,7 +26,7 @@ _ROLES = {
     "test": "test testing tst holdout heldout",
     "unlabelled": "pred predict prediction predictions unlabeled unlabelled unsupervised unsup inference submission",
     "annotations": "annotation annotations annot annots label labels mask masks bbox bboxes xml xmls groundtruth gt",
-    "pictures": "image images img imgs pic pics picture pictures photo photos jpegimages",
+    "images": "image images img imgs pic pics picture pictures photo photos jpegimages",
 }
 _ROLE_OF = {word: role for role, words in _ROLES.items() for word in words.split()}
 _AFFIXES = (
@@ -148,7 +148,7 @@ def _splits(tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None]
     reasons = {
         "unlabelled": "its name says that it has no labels",
         "annotations": "its name says that it holds annotations",
-        "pictures": "it is not a split",
+        "images": "it is not a split",
         None: "it is not a split",
     }
     left = [(folder, reasons[role]) for folder, role in roles.items() if role not in SPLITS]
@@ -159,9 +159,9 @@ def _splits(tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None]
     return Layout(
         found,
         tuple(
-            Finding(f"folder {printable(folder.name)} with {pictures} is left out, since {reason}", True)
+            Finding(f"folder {printable(folder.name)} with {images} is left out, since {reason}", True)
             for folder, reason, files in surveyed
-            if files and (pictures := counted(len(files), "image", "images"))
+            if files and (images := counted(len(files), "image", "images"))
         ),
     )
 
@@ -194,8 +194,8 @@ def _check_nothing_else(root: Path, below: Sequence[Path], roles: Mapping[Path, 
                 f"data.root={root}: expected one folder per class, found {named}, which are named like splits and "
                 "hold images without class folders; data.layout=classes reads them as classes"
             )
-    if known == {"pictures", "annotations"}:
-        inner = next(folder for folder in below if roles[folder] == "pictures")
+    if known == {"images", "annotations"}:
+        inner = next(folder for folder in below if roles[folder] == "images")
         raise UserError(
             f"data.root={root}: expected one folder per class, found {named}; if the classes are in "
             f"{printable(inner.name)}, set data.root={inner}; data.layout=classes reads them as classes"

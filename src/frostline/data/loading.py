@@ -16,14 +16,14 @@ from frostline.core.config import DataConfig
 from frostline.core.files import expanded
 from frostline.data import findings
 from frostline.data.bit_depth import of_range
-from frostline.data.broken_pictures import blamed, broken_of, leave_out, require_readable
+from frostline.data.broken_images import blamed, broken_of, leave_out, require_readable
 from frostline.data.decode_all import Keep, Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.layouts import SPLITS
 from frostline.data.pixel_cache import Decoded, PixelCache, Sight
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
-from frostline.data.split_findings import of_pictures, of_sources, of_times
+from frostline.data.split_findings import of_images, of_sources, of_times
 from frostline.data.splits import Data, Split
 from frostline.data.splitting import Selection, divide
 from frostline.store.store import Store
@@ -38,7 +38,7 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
     `limit` then shrink train, `eval_limit` the others; images left out are neither decoded nor checked. The last result
     is cached, since the runs of a sweep load the same images again and again. Raises `UserError` if images are missing
-    or cannot be split as configured, `BadPictures` if some are broken and `skip_bad` is not set.
+    or cannot be split as configured, `BadImages` if some are broken and `skip_bad` is not set.
     """
     root = str(expanded(config.root).absolute())
     decisive = replace(config, root=root, name="", flip=False)  # the last two change nothing here
@@ -54,7 +54,7 @@ def forget() -> None:
     _last.clear()
 
 
-def picture_names(config: DataConfig, store: Store) -> dict[str, Callable[[int], str]]:
+def image_names(config: DataConfig, store: Store) -> dict[str, Callable[[int], str]]:
     """Return for each split a function from an image's id to its name for people.
 
     The source is listed again for this: remembering all names would take memory in every run.
@@ -126,7 +126,7 @@ def _assemble(
         pixels=_cut_from(decoded["train"].keep) if sight.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
-        findings=(*told, *of_times(parts), *of_pictures(good, splits, decoded), *shown),
+        findings=(*told, *of_times(parts), *of_images(good, splits, decoded), *shown),
         broken=broken,
         suffixes=suffixes,
     )

@@ -60,7 +60,7 @@ def number(
     classes = tuple(name for name in order if name in known) or tuple(sorted(known, key=_counting))
     check_names(classes, root)
     if len(classes) < 2:
-        raise user_error("data.root", root, f"pictures of two or more classes, found {some(classes)}")
+        raise user_error("data.root", root, f"images of two or more classes, found {some(classes)}")
     for split, names in said.items():
         check_classes(split, names, classes, root, missing)
     place = {name: label for label, name in enumerate(classes)}
@@ -70,7 +70,7 @@ def number(
         labels[split] = _one_hot(numbers, len(classes)) if multi_label else torch.tensor(numbers)[:, 0]
     codes: dict[str, int] = {}
     groups = {split: _numbered(rows.groups, codes) for split, rows in splits.items()}
-    return Numbered(classes, labels, groups, (*_pictureless(order, known), *_across(groups, codes, ids)))
+    return Numbered(classes, labels, groups, (*_imageless(order, known), *_across(groups, codes, ids)))
 
 
 def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
@@ -81,14 +81,14 @@ def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
     return found
 
 
-def _pictureless(names: Sequence[str], known: Collection[str]) -> list[Finding]:
+def _imageless(names: Sequence[str], known: Collection[str]) -> list[Finding]:
     """Return a finding about class names that no training image has."""
     unused = [name for name in names if name not in known]
     if not unused:
         return []
     left = "is left out" if len(unused) == 1 else "are left out"
     told = f"{len(unused):,} of {len(names):,} class names {left}, as train has no image of {some(unused)}"
-    return [Finding(told, pictures=tuple(unused))]
+    return [Finding(told, images=tuple(unused))]
 
 
 def _counting(name: str) -> tuple[int, int, str]:

@@ -23,17 +23,17 @@ NONE = 0
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow
 
 
-def small(picture: Tensor) -> Tensor:
+def small(image: Tensor) -> Tensor:
     """Return an image `(3, H, W)` uint8 reduced to `(3, 32, 32)`; all zeros if it is smaller."""
-    if min(picture.shape[1:]) < SIDE:
+    if min(image.shape[1:]) < SIDE:
         return torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
-    dense = picture[None].contiguous(memory_format=torch.channels_last)  # several times as fast as Pillow
+    dense = image[None].contiguous(memory_format=torch.channels_last)  # several times as fast as Pillow
     return F.interpolate(dense, size=(SIDE, SIDE), mode="bilinear", antialias=True)[0]
 
 
-def of(pictures: Tensor) -> NDArray[np.int64]:
+def of(images: Tensor) -> NDArray[np.int64]:
     """Return `(B, 2)` int64: the bits of `phash` and `dhash` of `(B, 3, 32, 32)` uint8; `NONE` for flat images."""
-    grey = torch.einsum("bchw,c->bhw", pictures.float(), _LUMA).round()
+    grey = torch.einsum("bchw,c->bhw", images.float(), _LUMA).round()
     frequencies = scipy.fft.dctn(grey.numpy(), axes=(1, 2))[:, :8, :8].reshape(-1, 64)
     phash = frequencies > np.median(frequencies, axis=1, keepdims=True)
     levels = F.interpolate(grey[:, None], size=(8, 9), mode="bicubic", antialias=True)[:, 0].round().numpy()

@@ -10,15 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 
-def reduce(picture: Tensor, side: int | None) -> Tensor:
+def reduce(image: Tensor, side: int | None) -> Tensor:
     """Return an image `(3, H, W)` uint8 reduced to a shorter side of at most `side` pixels, by Pillow's Lanczos filter.
 
     An image that is not larger is returned unchanged, as is any image if `side` is None.
     """
-    ((width, height),) = reduced([(picture.shape[2], picture.shape[1])], side)
-    if height == picture.shape[1]:
-        return picture
-    small = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.LANCZOS)
+    ((width, height),) = reduced([(image.shape[2], image.shape[1])], side)
+    if height == image.shape[1]:
+        return image
+    small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from frostline.core.input_spec import InputSpec
 from frostline.data.resize_by_matrices import BLACK, Fill, by_matrices, padded
 
-Pictures = Tensor | Sequence[Tensor]
+Images = Tensor | Sequence[Tensor]
 """A batch `(B, 3, H, W)` uint8, or images `(3, H, W)` uint8 of different sizes."""
 _LONG = 16  # longest resized side, in views, for which the whole image is resized; beyond, only its centre is
 
@@ -55,19 +55,19 @@ class CenterCrop:
         return f"both sides squashed to {self.resize}" if self.squash else f"a shorter side of {self.resize}"
 
 
-def center_crop(pictures: Pictures, how: CenterCrop) -> Tensor:
+def center_crop(images: Images, how: CenterCrop) -> Tensor:
     """Return the centre crops `(B, 3, S, S)` uint8, within one level of torchvision's of a Pillow image."""
-    if not isinstance(pictures, Tensor):
-        return torch.cat([center_crop(picture[None], how) for picture in pictures])
-    height, width = pictures.shape[2:]
+    if not isinstance(images, Tensor):
+        return torch.cat([center_crop(image[None], how) for image in images])
+    height, width = images.shape[2:]
     resized = _resized(height, width, how)
-    if _as_pillow(pictures.device) and max(resized) <= _LONG * how.size:
-        whole = _interpolate(pictures, resized, how.interpolation)
+    if _as_pillow(images.device) and max(resized) <= _LONG * how.size:
+        whole = _interpolate(images, resized, how.interpolation)
         top, left = (_start(length - how.size) for length in resized)
         return _cut(whole, top, left, (how.size, how.size), how.fill)
-    sizes = _sizes(pictures)
+    sizes = _sizes(images)
     boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
-    return by_matrices(pictures, boxes, sizes, how.size, how.interpolation, fill=how.fill, bleed=True).byte()
+    return by_matrices(images, boxes, sizes, how.size, how.interpolation, fill=how.fill, bleed=True).byte()
 
 
 def _resized(height: int, width: int, how: CenterCrop) -> tuple[int, int]:
@@ -85,20 +85,20 @@ def _start(surplus: int) -> int:
     return round(surplus / 2) if surplus >= 0 else -(-surplus // 2)
 
 
-def _cut(pictures: Tensor, top: int, left: int, size: tuple[int, int], fill: Fill) -> Tensor:
+def _cut(images: Tensor, top: int, left: int, size: tuple[int, int], fill: Fill) -> Tensor:
     """Return the crop `(B, 3, *size)` at a position that may be outside the image, with `fill` there."""
     rows, columns = size
-    inside = pictures[:, :, max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
+    inside = images[:, :, max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
     if inside.shape[2:] == size:
         return inside
-    cut = pictures.new_empty(len(pictures), 3, rows, columns)
-    cut[:] = pictures.new_tensor(fill)[:, None, None]
+    cut = images.new_empty(len(images), 3, rows, columns)
+    cut[:] = images.new_tensor(fill)[:, None, None]
     cut[:, :, max(-top, 0) :, max(-left, 0) :][:, :, : inside.shape[2], : inside.shape[3]] = inside
     return cut
 
 
 def resized_crop(
-    pictures: Pictures, boxes: Tensor, size: int, flip: Tensor | None = None, *, interpolation: str, fill: Fill = BLACK
+    images: Images, boxes: Tensor, size: int, flip: Tensor | None = None, *, interpolation: str, fill: Fill = BLACK
 ) -> Tensor:
     """Return `(B, 3, size, size)` float32, integers 0..255: the box of each image, as torchvision's `resized_crop`.
 
@@ -107,10 +107,10 @@ def resized_crop(
     """
     if _as_pillow(boxes.device):  # one by one: no bit depends on the other images of the batch
         mirrored = [False] * len(boxes) if flip is None else flip.tolist()
-        cut = zip(pictures, boxes.tolist(), mirrored, strict=True)
+        cut = zip(images, boxes.tolist(), mirrored, strict=True)
         return torch.stack([_resized_crop(*one, size, interpolation, fill) for one in cut]).float()
-    batch = pictures if isinstance(pictures, Tensor) else padded(pictures)
-    sizes = _sizes(pictures)
+    batch = images if isinstance(images, Tensor) else padded(images)
+    sizes = _sizes(images)
     return by_matrices(batch, (boxes * sizes.repeat(1, 2)).round(), sizes, size, interpolation, flip, fill=fill)
 
 
@@ -129,10 +129,10 @@ def center_boxes(sizes: Tensor, how: CenterCrop) -> Tensor:
     return torch.cat([start, start + how.size], 1) / resized.repeat(1, 2)
 
 
-def _sizes(pictures: Pictures) -> Tensor:
+def _sizes(images: Images) -> Tensor:
     """Return width and height of each image, `(B, 2)` int32, or `(1, 2)` for a batch of one size, on their device."""
-    each = pictures[:1] if isinstance(pictures, Tensor) else pictures
-    sizes = torch.tensor([(picture.shape[2], picture.shape[1]) for picture in each], dtype=torch.int32)
+    each = images[:1] if isinstance(images, Tensor) else images
+    sizes = torch.tensor([(image.shape[2], image.shape[1]) for image in each], dtype=torch.int32)
     return sizes.to(each[0].device, non_blocking=True)  # so few bytes are copied without a wait
 
 
@@ -141,19 +141,19 @@ def _as_pillow(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _interpolate(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+def _interpolate(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """Return `(B, 3, *size)` uint8, resized by torch like Pillow; channels last is the fastest format for it."""
-    dense = pictures.contiguous(memory_format=torch.channels_last)
+    dense = images.contiguous(memory_format=torch.channels_last)
     return F.interpolate(dense, size=size, mode=interpolation, antialias=True)
 
 
 def _resized_crop(
-    picture: Tensor, box: Sequence[float], mirrored: bool, size: int, interpolation: str, fill: Fill
+    image: Tensor, box: Sequence[float], mirrored: bool, size: int, interpolation: str, fill: Fill
 ) -> Tensor:
     """Return the resized crop `(3, size, size)` uint8 of an image on the CPU."""
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     left, top, right, bottom = (round(edge * length) for edge, length in zip(box, (width, height) * 2, strict=True))
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    part = _cut(picture[None], top, left, (bottom - top, right - left), fill)
+    part = _cut(image[None], top, left, (bottom - top, right - left), fill)
     view = _interpolate(part, (size, size), interpolation)[0]
     return view.flip(2) if mirrored else view

@@ -18,12 +18,12 @@ Fill = tuple[int, int, int]
 BLACK = (0, 0, 0)
 
 
-def padded(pictures: Sequence[Tensor]) -> Tensor:
+def padded(images: Sequence[Tensor]) -> Tensor:
     """Return `(B, 3, H, W)` uint8: images padded with zeros at the right and bottom, which get no weight."""
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
-    batch = torch.zeros(len(pictures), 3, height, width, dtype=torch.uint8, device=pictures[0].device)
-    for place, picture in zip(batch, pictures, strict=True):
-        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    batch = torch.zeros(len(images), 3, height, width, dtype=torch.uint8, device=images[0].device)
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
     return batch
 
 
@@ -51,7 +51,7 @@ _FILTERS = {"bilinear": _Filter(_triangle, 1), "bicubic": _Filter(_cubic, 2)}
 
 
 def by_matrices(
-    pictures: Tensor,
+    images: Tensor,
     boxes: Tensor,
     sizes: Tensor,
     size: int,
@@ -68,12 +68,12 @@ def by_matrices(
     """
     left, top, right, bottom = boxes.unbind(1)
     across, down = sizes.unbind(1)
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     rows = _weights(top, bottom, down, height, size, _FILTERS[interpolation], bleed)
     columns = _weights(left, right, across, width, size, _FILTERS[interpolation], bleed)
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    shown = _product(rows, pictures, columns)
+    shown = _product(rows, images, columns)
     return shown if fill == BLACK else _filled(shown, rows, columns, fill)
 
 

@@ -58,7 +58,7 @@ class _Row:
 class _Sample:
     """Files with the same name up to the first dot."""
 
-    pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    images: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     """Name, first byte and size, by field."""
     texts: dict[str, Cell] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
@@ -78,9 +78,9 @@ class Scanned:
     links: int = 0
 
     @property
-    def pictureless(self) -> int:
+    def imageless(self) -> int:
         """Number of samples without an image."""
-        return sum(not sample.pictures for sample in self.samples.values())
+        return sum(not sample.images for sample in self.samples.values())
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _scan(key: str, shard: RemoteFile, wanted: Wanted, stream: IO[bytes]) -> Sca
     if found.links:
         links = counted(found.links, "link, which is left out", "links, which are left out")
         found.told.append(f"{printable(shard.name)} holds {links}")
-    rows = [_row(key, shard, wanted, sample) for sample in found.samples.values() if sample.pictures]
+    rows = [_row(key, shard, wanted, sample) for sample in found.samples.values() if sample.images]
     found.rows = sorted([*rows, *found.rows], key=lambda row: row.start)
     return found
 
@@ -182,7 +182,7 @@ def _sort_in(
         raise user_error(key, shard.url, expected)
     sample.fields.add(what)
     if what == wanted.image or (wanted.image is None and f".{what.rpartition('.')[2]}" in image_formats.SUFFIXES):
-        sample.pictures[what] = (name, member.offset_data, member.size)
+        sample.images[what] = (name, member.offset_data, member.size)
     elif what in (*_TEXTS, *wanted.texts) and member.size > _LONGEST:
         sample.unread[what] = f"{name} (of more than {_LONGEST:,} bytes)"
     elif what in (*_TEXTS, *wanted.texts):
@@ -230,11 +230,11 @@ def _text(value: object) -> str | None:
 
 
 def _row(key: str, shard: RemoteFile, wanted: Wanted, sample: _Sample) -> _Row:
-    if len(sample.pictures) > 1:
-        expected = f"one image in each sample, or data.options.image=<which>: {some(sample.pictures)}"
-        name = next(iter(sample.pictures.values()))[0]
+    if len(sample.images) > 1:
+        expected = f"one image in each sample, or data.options.image=<which>: {some(sample.images)}"
+        name = next(iter(sample.images.values()))[0]
         raise user_error(key, shard.url, f"{expected} (in {printable(name)}; a name ends at its first dot)")
-    name, start, size = next(iter(sample.pictures.values()))
+    name, start, size = next(iter(sample.images.values()))
     return _Row(name, start, size, sample.texts, sample.unread)
 
 
@@ -244,6 +244,6 @@ def _rest(found: Scanned, last: str, damage: _Damage) -> _Row:
     cut = found.samples.get(last)
     if cut is not None and damage.cut:
         del found.samples[last]
-        if cut.pictures:
-            name, start, _ = next(iter(cut.pictures.values()))
+        if cut.images:
+            name, start, _ = next(iter(cut.images.values()))
     return _Row(name, start, 0, {} if cut is None else cut.texts, reason=f"{damage.reason}, and so is all behind it")

@@ -57,7 +57,7 @@ class Index:
     """Oddities of shards, a line each."""
     hidden: int
     """Number of files left out because their names begin with a dot."""
-    pictureless: int
+    imageless: int
     """Number of samples left out because they have no image."""
 
     def __len__(self) -> int:
@@ -134,7 +134,7 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
     facts = {
         "shards": [(shard.url, shard.size, shard.facts) for shard in shards],
         "wanted": [wanted.image, wanted.texts],
-        "pictures": sorted(image_formats.SUFFIXES),
+        "images": sorted(image_formats.SUFFIXES),
         "code": codehash.of("data.shard_index"),
     }
 
@@ -160,7 +160,7 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
         keys=tuple(said["keys"]),
         told=tuple(said["told"]),
         hidden=said["hidden"],
-        pictureless=said["pictureless"],
+        imageless=said["imageless"],
     )
 
 
@@ -185,5 +185,5 @@ def _written(found: Sequence[Scanned], writer: Writer) -> dict[str, Any]:
         "keys": list(dict.fromkeys(name for one in found for name in one.keys))[:SHOWN_KEYS],
         "told": [line for one in found for line in one.told],
         "hidden": sum(one.hidden for one in found),
-        "pictureless": sum(one.pictureless for one in found),
+        "imageless": sum(one.imageless for one in found),
     }

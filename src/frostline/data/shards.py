@@ -17,7 +17,7 @@ from torch import Tensor
 
 from frostline.core.errors import UserError, user_error
 from frostline.data import label_columns, remote_files, shard_class_names
-from frostline.data.broken_pictures import blamed
+from frostline.data.broken_images import blamed
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding, first_few
 from frostline.data.label_columns import LABELS, Labels
@@ -256,7 +256,7 @@ def _labelled(
 
 def _told(own: Index) -> list[Finding]:
     found = [Finding(line, True) for line in own.told]
-    if own.pictureless:
+    if own.imageless:
         left_out = ("sample without an image is left out", "samples without an image are left out")
-        found.append(Finding(counted(own.pictureless, *left_out), True))
+        found.append(Finding(counted(own.imageless, *left_out), True))
     return found

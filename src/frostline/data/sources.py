@@ -27,14 +27,14 @@ from frostline.core.files import expanded
 from frostline.data import (
     duplicates,
     hub,
-    hub_pictures,
+    hub_images,
     numbered_classes,
     shards,
     split_names,
     tables,
     torchvision_data,
 )
-from frostline.data.broken_pictures import blamed
+from frostline.data.broken_images import blamed
 from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
@@ -230,7 +230,7 @@ def _without_files(found: hub.HubData | shards.Shards, root: str, missing: str) 
     with blamed(root, damage):
         said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
 
-    def source(split: str, own: hub_pictures.Pictures | shards.Sharded) -> Source:
+    def source(split: str, own: hub_images.Images | shards.Sharded) -> Source:
         hidden = {"hidden": own.index.hidden} if isinstance(own, shards.Sharded) else {}
         plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
         return replace(plain, twins=own.twins, groups=said.groups[split], left_out=hidden)

@@ -28,7 +28,7 @@ def of_times(parts: Mapping[str, Selection]) -> list[Finding]:
     return [] if known is None else [times.told(known, {name: part.ids for name, part in parts.items()})]
 
 
-def of_pictures(
+def of_images(
     parts: Mapping[str, Selection], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
 ) -> Iterator[Finding]:
     """Yield findings about classes, duplicates and near duplicates in the splits."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from frostline.data.splitting import Selection
 
 KEY = "data.options.splits"
-_COLUMNS = ("picture", "label", "split")
+_COLUMNS = ("image", "label", "split")
 SEPARATOR = "|"
 """Text between the labels of an image."""
 
@@ -39,7 +39,7 @@ def write(file: Path, parts: Mapping[str, Selection]) -> None:
     if twice := [name for name, count in Counter(name for name, _, _ in rows).items() if count > 1]:
         expected = f"images with unique names, but {some(twice)} are there twice"
         raise user_error("--write-splits", file, expected)
-    write_rows(file, [_COLUMNS, *rows], "pictures")
+    write_rows(file, [_COLUMNS, *rows], "images")
     back = _read(file, "--write-splits")
     if odd := [name for name, *said in rows if back.get(name) != tuple(said)]:
         file.unlink()

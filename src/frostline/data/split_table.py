@@ -86,9 +86,9 @@ def _rows(parts: Mapping[str, Selection]) -> Iterator[_Row]:
         yield _Row(source.files[number], class_names(source.labels[number], source.classes), name, group, weight)
 
 
-def _root(file: Path, pictures: Sequence[Path]) -> Path:
+def _root(file: Path, images: Sequence[Path]) -> Path:
     """Return the folder to which paths are relative."""
-    top = os.path.commonpath({os.path.abspath(picture.parent) for picture in pictures})  # noqa: PTH100
+    top = os.path.commonpath({os.path.abspath(image.parent) for image in images})  # noqa: PTH100
     own = os.path.abspath(file.parent)  # noqa: PTH100
     return Path(own if os.path.commonpath([top, own]) == own else top)
 

@@ -180,8 +180,8 @@ def _together(source: Source) -> Tensor | None:
     from scipy.sparse import coo_array  # a quarter of a second, needed for groups only
     from scipy.sparse.csgraph import connected_components
 
-    pictures, groups = torch.arange(len(twins)), len(twins) + source.groups
-    edges = torch.stack([torch.cat([pictures, pictures]), torch.cat([twins, groups])]).numpy()
+    images, groups = torch.arange(len(twins)), len(twins) + source.groups
+    edges = torch.stack([torch.cat([images, images]), torch.cat([twins, groups])]).numpy()
     size = int(groups.max()) + 1
     _, found = connected_components(coo_array(([True] * edges.shape[1], edges), (size, size)), directed=False)
     return torch.from_numpy(found[: len(twins)]).long()

@@ -152,8 +152,8 @@ def _counts_by_class(group: Tensor, strata: Tensor) -> list[list[tuple[int, int]
         (rows, of), classes = strata.nonzero().unbind(1), strata.shape[1]
     else:
         rows, of, classes = torch.arange(len(strata)), strata, int(strata.max()) + 1
-    pairs, pictures = (group[rows] * classes + of).unique(return_counts=True)
+    pairs, images = (group[rows] * classes + of).unique(return_counts=True)
     found: list[list[tuple[int, int]]] = [[] for _ in range(int(group.max()) + 1)]
-    for pair, count in zip(pairs.tolist(), pictures.tolist(), strict=True):
+    for pair, count in zip(pairs.tolist(), images.tolist(), strict=True):
         found[pair // classes].append((pair % classes, count))
     return found

@@ -222,4 +222,4 @@ def _without_row(root: Path, named: set[str]) -> list[Finding]:
     more = f" (of the first {left.seen:,} files and folders there)" if left.cut else ""
     told = counted(len(listed), f"image below {root} is", f"images below {root} are")
     told = f"{told} in no row of the table: {first_few(listed)}{more}"
-    return [Finding(told, pictures=tuple(listed))]
+    return [Finding(told, images=tuple(listed))]

@@ -12,7 +12,7 @@ from torch import Tensor
 from frostline.core import machine
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.resize import CenterCrop, Pictures, center_crop, resized_crop
+from frostline.data.resize import CenterCrop, Images, center_crop, resized_crop
 from frostline.data.splits import Split
 from frostline.store import ragged
 from frostline.store.device_budget import DeviceBudget, Held, expect, rows, streamed
@@ -81,7 +81,7 @@ class Views:
         views = self._view.finish(shown.float(), self._ids_there[row], number)
         return views.contiguous(memory_format=self._memory_format)
 
-    def pictures(self, index: Tensor) -> Tensor:
+    def images(self, index: Tensor) -> Tensor:
         """Return the images at `index`, `(B, 3, H, W)` uint8 on the CPU: as stored, or centre crops if sizes differ."""
         if isinstance(self._pixels, Undecoded):
             return torch.stack(self._pixels.begin(index, self._center)())
@@ -94,16 +94,16 @@ class Views:
 
     def _shown(self, index: Tensor, row: Tensor, number: int) -> Tensor:
         """Return the samples at `index` (on the device: `row`) as `(B, 3, S, S)` of integer values, on the device."""
-        pictures: Pictures
+        images: Images
         if isinstance(self._pixels, Undecoded):
             coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
             if self._aside:
                 return machine.sent(torch.stack(coming), self._room.device)
-            pictures = ragged.moved(coming, self._room.device)
+            images = ragged.moved(coming, self._room.device)
         else:
-            pictures = rows(self._there(), index, self._room.device)
+            images = rows(self._there(), index, self._room.device)
         crop = self._view.crop and self._view.crop(self._sizes_there[row], self._ids_there[row], number)
-        return self._show(pictures, crop)
+        return self._show(images, crop)
 
     @property
     def _aside(self) -> bool:
@@ -116,30 +116,30 @@ class Views:
 
     def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], list[Tensor]]:
         if not self._aside:
-            return pixels.begin(index, lambda place, picture: picture)
+            return pixels.begin(index, lambda place, image: image)
         if self._view.crop is None:
             return pixels.begin(index, self._center)
         crop = self._view.crop(self._sizes[index], self.ids[index], number)
 
-        def cut(place: int, picture: Tensor) -> Tensor:
+        def cut(place: int, image: Tensor) -> Tensor:
             flip = None if crop.flip is None else crop.flip[place : place + 1]
-            return self._show([picture], Crop(crop.boxes[place : place + 1], flip))[0]
+            return self._show([image], Crop(crop.boxes[place : place + 1], flip))[0]
 
         return pixels.begin(index, cut)
 
-    def _center(self, place: int, picture: Tensor) -> Tensor:
-        return center_crop(picture[None], self._view.center)[0]
+    def _center(self, place: int, image: Tensor) -> Tensor:
+        return center_crop(image[None], self._view.center)[0]
 
-    def _show(self, pictures: Pictures, crop: Crop | None) -> Tensor:
+    def _show(self, images: Images, crop: Crop | None) -> Tensor:
         """Return the views of images, `(B, 3, S, S)` of integer values; without `crop` the centre views."""
         if crop is not None:
             how = self._view.center
             options: dict[str, Any] = {"interpolation": how.interpolation, "fill": how.fill}
-            return resized_crop(pictures, crop.boxes, how.size, crop.flip, **options)
+            return resized_crop(images, crop.boxes, how.size, crop.flip, **options)
         if self._centred:
-            assert isinstance(pictures, Tensor)
-            return pictures
-        return center_crop(pictures, self._view.center)
+            assert isinstance(images, Tensor)
+            return images
+        return center_crop(images, self._view.center)
 
     def _there(self) -> Held:
         assert not isinstance(self._pixels, Undecoded)

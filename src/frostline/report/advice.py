@@ -262,7 +262,7 @@ def _facts(one: Standing) -> dict[str, Any]:
         "left": one.left,
         "borders": borders,
         "relative_gradient_norms": dict(one.backbone.appraisal.gradients),
-        "seconds_per_picture": one.backbone.appraisal.seconds,
+        "seconds_per_image": one.backbone.appraisal.seconds,
         "costs": [{**asdict(cost), "run": cost.run} for cost in one.backbone.costs],
         "too_large": list(one.backbone.too_large),
     }

@@ -63,21 +63,21 @@ def write(path: Path, facts: DataFacts, gallery: Gallery) -> Path:
     return path
 
 
-def _encoded(pictures: Iterable[Pixels]) -> Callable[[Pixels], str]:
+def _encoded(images: Iterable[Pixels]) -> Callable[[Pixels], str]:
     """Return a function from an image to its `data:` address; all addresses together take at most `BYTES`."""
-    each = list(pictures)
+    each = list(images)
     found: dict[int, str] = {}
     for quality in _QUALITIES:
-        found = {id(picture): _jpeg(picture, quality) for picture in each}
+        found = {id(image): _jpeg(image, quality) for image in each}
         if sum(map(len, found.values())) <= BYTES:
             break
-    return lambda picture: found[id(picture)]
+    return lambda image: found[id(image)]
 
 
-def _jpeg(picture: Pixels, quality: int) -> str:
+def _jpeg(image: Pixels, quality: int) -> str:
     from PIL import Image
 
-    Image.fromarray(picture).save(buffer := io.BytesIO(), "JPEG", quality=quality)
+    Image.fromarray(image).save(buffer := io.BytesIO(), "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -90,14 +90,14 @@ def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
 def _finding(finding: Finding, groups: Sequence[Sequence[Shown]], address: Callable[[Pixels], str]) -> str:
     """Return a finding as HTML: its text, example images in groups, and the names of the first images concerned."""
     mark = '<span class="wrong">!</span> ' if finding.alarming else ""
-    names = [escape(name) for name in finding.pictures[:_NAMED]]
-    if (more := len(finding.pictures) - len(names)) > 0:
+    names = [escape(name) for name in finding.images[:_NAMED]]
+    if (more := len(finding.images) - len(names)) > 0:
         names.append(f"and {more:,} more")
-    listed = f"<details><summary>{len(finding.pictures):,} by name</summary>{'<br>'.join(names)}</details>"
-    pictures = "".join(
+    listed = f"<details><summary>{len(finding.images):,} by name</summary>{'<br>'.join(names)}</details>"
+    images = "".join(
         f'<div class="group">{"".join(_figure(one, address, label=True) for one in group)}</div>' for group in groups
     )
-    shown = f'<div class="groups">{pictures}</div>' if pictures else ""
+    shown = f'<div class="groups">{images}</div>' if images else ""
     return f"<article><p>{mark}{escape(finding.about)}</p>{shown}{listed if names else ''}</article>"
 
 

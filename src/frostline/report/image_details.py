@@ -91,10 +91,8 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     right = [found.right[rows] for found in (first, second)]
     wanted = set(first.ids[rows].tolist())
     shown = mistakes.read(one, wanted) | mistakes.read(two, wanted)
-    with_picture = [int(row) for row in rows if int(first.ids[row]) in shown][:_DISAGREEMENTS]
-    tiles = [
-        [shown[int(first.ids[row])], *(_numbers(one[row]) for one in (first.labels, *said))] for row in with_picture
-    ]
+    with_image = [int(row) for row in rows if int(first.ids[row]) in shown][:_DISAGREEMENTS]
+    tiles = [[shown[int(first.ids[row])], *(_numbers(one[row]) for one in (first.labels, *said))] for row in with_image]
     counts = {
         "images": len(first.ids),
         "differ": len(rows),

@@ -40,8 +40,8 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
     rows = -(-len(pixels) // _COLUMNS)
     step = _TILE + _GAP
     sheet = Image.new("RGB", (min(len(pixels), _COLUMNS) * step - _GAP, rows * step - _GAP), "white")
-    for place, picture in enumerate(pixels):
-        tile = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+    for place, image in enumerate(pixels):
+        tile = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         scale = _TILE / max(tile.size)
         how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BOX if scale < 1 else None
         tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)

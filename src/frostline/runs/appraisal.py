@@ -74,16 +74,16 @@ class Appraisal:
     """Seconds per image to make its view and compute everything below the head."""
 
 
-def draw(data: Data, pictures: int, seed: int) -> Sample:
-    """Return a stratified sample of at most `pictures` images, half of them for validation if there are enough.
+def draw(data: Data, images: int, seed: int) -> Sample:
+    """Return a stratified sample of at most `images` images, half of them for validation if there are enough.
 
-    UserError if `pictures` is less than one training and one validation image per class.
+    UserError if `images` is less than one training and one validation image per class.
     """
     classes = [int((class_counts(split.labels, len(data.classes)) > 0).sum()) for split in (data.train, data.val)]
-    if pictures < 2 * max(classes):
-        raise user_error("pictures", pictures, f"at least {2 * max(classes)}: two of each class, one for validation")
-    val = min(pictures // 2, len(data.val))
-    return Sample(_rows(data.train, min(pictures - val, len(data.train)), seed), _rows(data.val, val, seed))
+    if images < 2 * max(classes):
+        raise user_error("images", images, f"at least {2 * max(classes)}: two of each class, one for validation")
+    val = min(images // 2, len(data.val))
+    return Sample(_rows(data.train, min(images - val, len(data.train)), seed), _rows(data.val, val, seed))
 
 
 def _rows(split: Split, count: int, seed: int) -> Tensor:

@@ -54,7 +54,7 @@ class Gallery:
 
 def gallery(opened: Opened) -> Gallery:
     """Return images of some classes, evenly spaced in the order of the source, and images of the findings."""
-    name_of = loading.picture_names(opened.config.data, opened.setup.store)
+    name_of = loading.image_names(opened.config.data, opened.setup.store)
     return Gallery(
         classes=_sheet(opened, name_of),
         findings=tuple(
@@ -117,5 +117,5 @@ def _thumbnails(spec: InputSpec, views: Views, rows: Tensor, epoch: int) -> list
         levels = inputs.mul(std).add(mean).mul(255).round().clamp(0, 255).byte()
         if levels.shape[-1] > _SIDE:
             levels = F.interpolate(levels, size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
-        found += [picture.permute(1, 2, 0).contiguous().numpy() for picture in levels]
+        found += [image.permute(1, 2, 0).contiguous().numpy() for image in levels]
     return found

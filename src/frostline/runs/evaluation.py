@@ -23,16 +23,16 @@ _AT_ONCE = 2**20  # logits per computation, 4 MB; results are preallocated, to a
 
 
 def write(
-    folder: Path, logits: Tensor, test: Split, classes: Sequence[str], pictures_at: Callable[[Tensor], Tensor]
+    folder: Path, logits: Tensor, test: Split, classes: Sequence[str], images_at: Callable[[Tensor], Tensor]
 ) -> None:
     """Write the predictions for the test split, the scores of each class, and images of mistakes.
 
-    `logits` is `(N, classes)` float32 in the order of `test`. `pictures_at` returns images `(B, 3, H, W)` uint8 by row.
+    `logits` is `(N, classes)` float32 in the order of `test`. `images_at` returns images `(B, 3, H, W)` uint8 by row.
     """
     how = _of_several if multi_label(test.labels) else _of_one
     wrong = how(folder, logits, test, classes)
     if len(wrong):
-        mistakes.write(folder, pictures_at(wrong).numpy(), test.ids[wrong].numpy())
+        mistakes.write(folder, images_at(wrong).numpy(), test.ids[wrong].numpy())
 
 
 def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:

@@ -63,7 +63,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
             except (RuntimeError, ValueError, TypeError) as error:
                 expected = f"a format that can hold {network.model.name} ({one_line(error)})"
                 raise user_error("kind", kind, expected) from error
-            worst = max(_difference(network, run, pictures) for pictures in samples())
+            worst = max(_difference(network, run, images) for images in samples())
         if not worst <= TOLERANCE:
             raise Disagreement(f"{kind} differs from the original by {worst:.1e}, more than {TOLERANCE:.0e}")
         for part in Path(folder).iterdir():  # a large ONNX file has its weights beside it
@@ -87,15 +87,15 @@ def facts(network: Predictor) -> dict[str, Any]:
         **build.metadata(network.model, network.classes),
         "levels": asdict(network.levels),
         **({"multi_label": True} if network.multi_label else {}),
-        "input": "pictures: uint8 (N, 3, H, W), RGB, any height and width",
+        "input": "images: uint8 (N, 3, H, W), RGB, any height and width",
         "output": "probabilities: float32 (N, classes)",
         "preprocessing": f"resize to {network.center.resized}, antialiased, 8 bits; centre crop to size; normalise",
     }
 
 
-def _difference(network: Predictor, run: _Run, pictures: Tensor) -> float:
-    views = torch.stack([predict.view(network, picture) for picture in pictures])
-    return float((run(pictures) - predict.probabilities_of(network, predict.logits(network, views))).abs().max())
+def _difference(network: Predictor, run: _Run, images: Tensor) -> float:
+    views = torch.stack([predict.view(network, image) for image in images])
+    return float((run(images) - predict.probabilities_of(network, predict.logits(network, views))).abs().max())
 
 
 def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
@@ -106,9 +106,9 @@ def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
         portable,
         (samples()[1],),
         dynamo=True,
-        input_names=["pictures"],
+        input_names=["images"],
         output_names=["probabilities"],
-        dynamic_shapes={"pictures": {0: Dim("pictures"), 2: Dim("height"), 3: Dim("width")}},
+        dynamic_shapes={"images": {0: Dim("images"), 2: Dim("height"), 3: Dim("width")}},
         verbose=False,
     )
     assert program is not None
@@ -121,7 +121,7 @@ def _read_onnx(file: Path) -> _Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda pictures: torch.from_numpy(session.run(None, {"pictures": pictures.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def _write_torchscript(network: Predictor, portable: nn.Module, file: Path) -> None:

@@ -63,7 +63,7 @@ def conclude(
     scored = score(setup, progress.best_phase, voters)
     if not math.isfinite(scored.loss):  # argmax of nan would be right by chance
         raise Diverged(f"the test loss is {scored.loss}; try a smaller lr or train.clip_norm")
-    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.images.test.pictures)
+    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.images.test.images)
     return scored, saved.result() if saved else None, metrics
 
 

@@ -36,16 +36,16 @@ class Portable(nn.Module):
         self.register_buffer("places", torch.arange(spec.size, dtype=torch.float64))
         self.register_buffer("ends", torch.arange(_ENDS, dtype=torch.float64))
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return probabilities `(N, classes)` float32; rows sum to 1 unless the network is multi-label."""
-        logits = self.network((self.view(pictures) / 255 - self.mean) / self.std)
+        logits = self.network((self.view(images) / 255 - self.mean) / self.std)
         return class_probabilities(logits, several=self._several)
 
-    def view(self, pictures: Tensor) -> Tensor:
+    def view(self, images: Tensor) -> Tensor:
         """Return `(N, 3, S, S)` float32 with integer values, resized horizontally and then vertically, as in torch."""
-        rows, columns = _pixels(pictures[0, 0, :, 0]), _pixels(pictures[0, 0, 0, :])
+        rows, columns = _pixels(images[0, 0, :, 0]), _pixels(images[0, 0, 0, :])
         down, across = (self._resized(one, other) for one, other in ((rows, columns), (columns, rows)))
-        lines = _rounded(pictures.double() @ self._weights(columns, across).mT)
+        lines = _rounded(images.double() @ self._weights(columns, across).mT)
         shown = _rounded(self._weights(rows, down) @ lines)
         if self.spec.crop == "border":
             seen = self._inside(down)[:, None] & self._inside(across)

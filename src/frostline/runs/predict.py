@@ -97,9 +97,9 @@ def load(folder: Path, *, device: str) -> Predictor:
     return Predictor(model, classes, config, place, shown, digest, meta.get("multi_label") is True)
 
 
-def view(predictor: Predictor, picture: Tensor) -> Tensor:
+def view(predictor: Predictor, image: Tensor) -> Tensor:
     """Return the network's view `(3, S, S)` uint8 of an image `(3, H, W)` uint8 of any size."""
-    return center_crop(picture[None], predictor.center)[0]
+    return center_crop(image[None], predictor.center)[0]
 
 
 def logits(predictor: Predictor, views: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ def probabilities_of(predictor: Predictor, logits: Tensor) -> Tensor:
     return class_probabilities(logits, several=predictor.multi_label)
 
 
-def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int | None = None) -> Tensor:
+def probabilities(predictor: Predictor, images: Sequence[Any], *, batch: int | None = None) -> Tensor:
     """Return probabilities `(N, classes)` of files, PIL images, uint8 arrays `(H, W, 3)` or tensors `(3, H, W)`.
 
     The result is float32. Images are preprocessed as in the command `predict`, `batch` at once, by default the run's
@@ -243,36 +243,36 @@ def probabilities(predictor: Predictor, pictures: Sequence[Any], *, batch: int |
     """
     size, rows = batch or predictor.config.eval_batch_size, [torch.empty(0, len(predictor.classes))]
     with at_most(predictor.config.data.max_pixels):
-        for start in range(0, len(pictures), size):
-            views = [view(predictor, _pixels(predictor, picture)) for picture in pictures[start : start + size]]
+        for start in range(0, len(images), size):
+            views = [view(predictor, _pixels(predictor, image)) for image in images[start : start + size]]
             rows.append(probabilities_of(predictor, logits(predictor, torch.stack(views))))
     return torch.cat(rows)
 
 
-def _pixels(predictor: Predictor, picture: Any) -> Tensor:
+def _pixels(predictor: Predictor, image: Any) -> Tensor:
     """Return the pixels `(3, H, W)` uint8 of an image in any of the forms that `probabilities` accepts."""
-    if isinstance(picture, str | Path):
+    if isinstance(image, str | Path):
         try:
-            with open_anywhere(str(picture)) as opened:
+            with open_anywhere(str(image)) as opened:
                 return tensor_of(opened, predictor.levels)[0]
         except Exception as error:  # a broken file makes Pillow raise anything
-            if os.path.isdir(expanded(str(picture))):
-                raise user_error("pictures", picture, "files: predict_table goes through a folder") from None
-            raise UserError(f"{picture}: {why(error)}") from None
-    pixels, found = picture, reprlib.repr(picture)
-    if isinstance(picture, Image.Image):
+            if os.path.isdir(expanded(str(image))):
+                raise user_error("images", image, "files: predict_table goes through a folder") from None
+            raise UserError(f"{image}: {why(error)}") from None
+    pixels, found = image, reprlib.repr(image)
+    if isinstance(image, Image.Image):
         try:
-            pixels = tensor_of(picture, predictor.levels)[0]
+            pixels = tensor_of(image, predictor.levels)[0]
         except Exception as error:
-            raise user_error("pictures", found, f"an image that can be read ({why(error)})") from None
-    elif isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
-        pixels = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
-    if isinstance(picture, np.ndarray | Tensor):
-        found = f"{picture.dtype} of shape {tuple(picture.shape)}"
+            raise user_error("images", found, f"an image that can be read ({why(error)})") from None
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3:
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, 0)
+    if isinstance(image, np.ndarray | Tensor):
+        found = f"{image.dtype} of shape {tuple(image.shape)}"
     if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        raise user_error("pictures", found, "files, PIL images, (H, W, 3) arrays or (3, H, W) tensors of uint8")
+        raise user_error("images", found, "files, PIL images, (H, W, 3) arrays or (3, H, W) tensors of uint8")
     if 0 in pixels.shape:
-        raise user_error("pictures", found, "images with pixels")
+        raise user_error("images", found, "images with pixels")
     return pixels.cpu()
 
 

@@ -24,8 +24,8 @@ from frostline.core import files, locks, machine
 from frostline.core.errors import user_error
 from frostline.core.files import facts
 from frostline.data.decode_all import Progress
+from frostline.data.image_list import FILE, ImageList
 from frostline.data.names import printable
-from frostline.data.picture_list import FILE, PictureList
 from frostline.runs import predict, prediction_rows
 from frostline.runs.predict import Layer, Predictor
 from frostline.runs.prediction_rows import Columns
@@ -34,7 +34,7 @@ _TEXTS = {".csv": prediction_rows.as_csv, ".jsonl": prediction_rows.as_json_line
 SUFFIXES = (".parquet", *_TEXTS)
 _PART = 1024  # images per part at least: the work that a kill can cost
 _ROW_GROUP = 16  # parts per row group, which Parquet readers load at once: 128 MiB for 2,048 features
-_JOB, _LIST, _LOCK, _WHOLE = "job.json", "pictures.arrow", "lock", "whole"
+_JOB, _LIST, _LOCK, _WHOLE = "job.json", "images.arrow", "lock", "whole"
 _SHOWN = 5  # unreadable images that are named
 
 
@@ -55,7 +55,7 @@ class Written:
 def write(
     predictor: Predictor,
     output: Path,
-    gather: Callable[[Path], PictureList],
+    gather: Callable[[Path], ImageList],
     *,
     top: int,
     features: str | None,
@@ -72,17 +72,17 @@ def write(
     layer = None if features is None else predict.layer(predictor, features)
     beside = _parts_of(output)
     with _owned(beside, output):
-        pictures = gather(beside / _LIST)
-        if not len(pictures):
-            raise user_error("pictures", "-", "a list with images")
-        columns = Columns.of(pictures, predictor, top, vectors=layer is not None)
+        images = gather(beside / _LIST)
+        if not len(images):
+            raise user_error("images", "-", "a list with images")
+        columns = Columns.of(images, predictor, top, vectors=layer is not None)
         about = _about(predictor, layer)
-        job = {"pictures": pictures.identity, "top": len(columns.best), "batch": batch, **about}
+        job = {"images": images.identity, "top": len(columns.best), "batch": batch, **about}
         if (before := _finished(output, job)) is not None:
             return before
         _claim(beside, output, job)
-        parts = _parts(beside, len(pictures), batch)
-        _compute(predictor, pictures, columns, parts, batch, layer, progress)
+        parts = _parts(beside, len(images), batch)
+        _compute(predictor, images, columns, parts, batch, layer, progress)
         written = _join(output, beside / _WHOLE, columns, list(parts), about)
         said = {"rows": written.rows, "unread": written.unread, "examples": written.examples}
         files.write_json(_note(output), {"job": job, "output": facts(str(output)), **said})
@@ -182,7 +182,7 @@ def _parts(beside: Path, count: int, batch: int) -> dict[Path, range]:
 
 def _compute(
     predictor: Predictor,
-    pictures: PictureList,
+    images: ImageList,
     columns: Columns,
     parts: Mapping[Path, range],
     batch: int,
@@ -192,13 +192,13 @@ def _compute(
     """Write the parts that are missing."""
     missing = {part: rows for part, rows in parts.items() if not _is_whole(part, len(rows))}
     batches = (rows[at : at + batch] for rows in missing.values() for at in range(0, len(rows), batch))
-    said = predict.answers(predictor, batches, pictures.open, features=layer)
-    with progress("pictures", len(pictures)) as advance:
-        advance(len(pictures) - sum(map(len, missing.values())))
+    said = predict.answers(predictor, batches, images.open, features=layer)
+    with progress("images", len(images)) as advance:
+        advance(len(images) - sum(map(len, missing.values())))
         for part, rows in missing.items():
             found: list[pa.Table] = []
             for answers in islice(said, -(-len(rows) // batch)):
-                found.append(columns.table(pictures.carried(answers.rows), answers))
+                found.append(columns.table(images.carried(answers.rows), answers))
                 advance(len(answers.rows))
             _put(part, pa.concat_tables(found))
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.core.errors import user_error
+from frostline.data.image_list import ImageList
 from frostline.data.names import printable
-from frostline.data.picture_list import PictureList
 from frostline.data.table_files import AS_JSON
 from frostline.runs.predict import Answers, Predictor
 
@@ -41,10 +41,10 @@ class Columns:
     """Whether unreadable images have rows."""
 
     @classmethod
-    def of(cls, pictures: PictureList, predictor: Predictor, top: int, **more: bool) -> Columns:
+    def of(cls, images: ImageList, predictor: Predictor, top: int, **more: bool) -> Columns:
         """Return the columns for a list of images; UserError if a table already has columns with these names."""
         several = predictor.multi_label
-        found = cls(tuple(pictures.columns), pictures.named, predictor.classes, top, several, **more)
+        found = cls(tuple(images.columns), images.named, predictor.classes, top, several, **more)
         _ = (found.every, found.best, found.probabilities, found.features, found.error)
         return found
 
@@ -79,7 +79,7 @@ class Columns:
         """Return `name`, or `predicted_<name>` if a table has a column `name`; UserError if it has both."""
         free = next((each for each in (name, f"predicted_{name}") if each not in self.carried), None)
         if free is None:
-            raise user_error("pictures", name, f"a table without a column {name} or predicted_{name}")
+            raise user_error("images", name, f"a table without a column {name} or predicted_{name}")
         return free
 
     def told(self, row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from frostline.core.errors import user_error
 from frostline.core.input_spec import InputSpec
 from frostline.data import loading
 from frostline.data.augment import Policy, stored_side
-from frostline.data.broken_pictures import BadPictures
+from frostline.data.broken_images import BadImages
 from frostline.data.pixel_cache import Sight
 from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data
@@ -36,7 +36,7 @@ def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> 
         return loading.load(config.data, sight=sight, store=store, progress=screen.progress)
     except PermissionError as error:
         raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
-    except BadPictures as error:
+    except BadImages as error:
         _list(error.reasons, screen)
         raise
 
@@ -69,6 +69,6 @@ def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
     for line in lines[:_SHOWN]:
         screen.say(f"  {line}")
     if len(lines) > _SHOWN:
-        with tempfile.NamedTemporaryFile("w", prefix="frostline-broken-pictures-", suffix=".txt", delete=False) as file:
+        with tempfile.NamedTemporaryFile("w", prefix="frostline-broken-images-", suffix=".txt", delete=False) as file:
             file.write("\n".join(lines) + "\n")
         screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")

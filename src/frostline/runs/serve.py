@@ -56,8 +56,8 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         try:
             # browsers write data:image/png;base64,... and other programs several lines
             encoded = "".join(text.rpartition(",")[2].split())
-            with open_bytes(base64.b64decode(encoded, validate=True), "") as picture:
-                return predict.view(self._network, tensor_of(picture, self._network.levels)[0])
+            with open_bytes(base64.b64decode(encoded, validate=True), "") as image:
+                return predict.view(self._network, tensor_of(image, self._network.levels)[0])
         except Exception as error:  # broken images make Pillow raise anything
             refused = f"row {row}: expected an image as base64 text ({why(error)})"
             raise MlflowException(refused, INVALID_PARAMETER_VALUE) from None

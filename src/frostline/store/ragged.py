@@ -55,16 +55,16 @@ class Ragged:
         starts = lengths.cumsum(0) - lengths
         moved, source = torch.empty(self.nbytes, dtype=torch.uint8, device=device), self.streamed()
         for index in torch.arange(len(self)).split(max(1, MOVED // max(1, int(lengths.max())))):
-            dense = torch.cat([picture.permute(1, 2, 0).reshape(-1) for picture in source[index]])
+            dense = torch.cat([image.permute(1, 2, 0).reshape(-1) for image in source[index]])
             first = int(starts[index[0]])
             moved[first : first + len(dense)] = dense.to(device)
         return Ragged(moved, starts, self._shapes)
 
     def _gather(self, index: Tensor) -> list[Tensor]:
         places = zip(self._starts[index].tolist(), self._shapes[index].tolist(), strict=True)
-        return [self._picture(start, *shape) for start, shape in places]
+        return [self._image(start, *shape) for start, shape in places]
 
-    def _picture(self, start: int, height: int, width: int) -> Tensor:
+    def _image(self, start: int, height: int, width: int) -> Tensor:
         size = 3 * height * width
         mapped.compare(self.whole, start, size)
         if self._file is None:
@@ -76,11 +76,10 @@ class Ragged:
         return flat.view(height, width, 3).permute(2, 0, 1)
 
 
-def moved(pictures: list[Tensor], device: torch.device) -> list[Tensor]:
+def moved(images: list[Tensor], device: torch.device) -> list[Tensor]:
     """Return images `(3, H, W)` from the CPU on `device`, with a single copy for all."""
-    dense = torch.cat([picture.permute(1, 2, 0).reshape(-1) for picture in pictures])
-    parts = machine.sent(dense, device).split([picture.numel() for picture in pictures])
+    dense = torch.cat([image.permute(1, 2, 0).reshape(-1) for image in images])
+    parts = machine.sent(dense, device).split([image.numel() for image in images])
     return [
-        part.view(picture.shape[1], picture.shape[2], 3).permute(2, 0, 1)
-        for part, picture in zip(parts, pictures, strict=True)
+        part.view(image.shape[1], image.shape[2], 3).permute(2, 0, 1) for part, image in zip(parts, images, strict=True)
     ]

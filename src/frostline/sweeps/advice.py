@@ -62,10 +62,10 @@ class Advice:
     """What a sweep would report about data, weights and keys."""
 
 
-def advise(overrides: Overrides, *, pictures: int, screen: Screen) -> Advice:
+def advise(overrides: Overrides, *, images: int, screen: Screen) -> Advice:
     """Compare the backbones of the sweep of these `overrides`; no network is fine-tuned.
 
-    Uses at most `pictures` images. UserError for whatever a sweep refuses, before the first backbone runs.
+    Uses at most `images` images. UserError for whatever a sweep refuses, before the first backbone runs.
     """
     from frostline.runs import appraisal  # imports torch
 
@@ -77,7 +77,7 @@ def advise(overrides: Overrides, *, pictures: int, screen: Screen) -> Advice:
     notes = unused_keys.check(values, [run.config for run in planned]) + _check(planned)
     modes = _modes_of(planned[0].overrides)
     data = _assembled(planned[0].config, screen, meta=True).data
-    sample = appraisal.draw(data, pictures, planned[0].config.data.split_seed)
+    sample = appraisal.draw(data, images, planned[0].config.data.split_seed)
     return Advice(
         backbones=tuple(_looked_at(typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned)),
         typed={key: value for key, _, value in (one.partition("=") for one in given)},

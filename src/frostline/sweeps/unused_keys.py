@@ -119,7 +119,7 @@ _NOTES = (
         "data.skip_bad data.max_pixels data.range data.range_of",
         "data.name",
         lambda c: c.data.source not in EMBEDDED,
-        "a data set of picture files, as data=image_folder",
+        "a data set of image files, as data=image_folder",
     ),
     _Rule(
         "data.pixels",

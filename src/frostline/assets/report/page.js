@@ -320,12 +320,12 @@ function matrices(root, known, classes) {
   }
 }
 
-const picture = src => make("img", { src, alt: "", loading: "lazy" });
+const image = src => make("img", { src, alt: "", loading: "lazy" });
 const dot = name => { const node = make("span", { className: "swatch" }); node.style.setProperty("--c", colour(name)); return node; };
 const confused = (one, names) => make("div", {},
   make("h3", {}, dot(one.series), `Most confused by ${one.name}`),
   make("table", { className: "plain" }, make("tr", {}, make("th"), make("th", { className: "number", textContent: "times" }), make("th")),
-    ...one.pairs.map(([i, j, count, shown]) => make("tr", {}, make("td", { textContent: `${names[i]} taken for ${names[j]}` }), make("td", { className: "number", textContent: count }), make("td", {}, ...shown.map(picture))))));
+    ...one.pairs.map(([i, j, count, shown]) => make("tr", {}, make("td", { textContent: `${names[i]} taken for ${names[j]}` }), make("td", { className: "number", textContent: count }), make("td", {}, ...shown.map(image))))));
 function pairs(root, known, names) {
   const [first, others] = [known.slice(0, 2), known.slice(2)].map(part => part.filter(one => one.pairs.length).map(one => confused(one, names)));
   const rest = others.length ? [make("details", { className: "others" }, make("summary", { textContent: `${others.length} more` }), make("div", { className: "pairs" }, ...others))] : [];
@@ -341,7 +341,7 @@ function disagreements(root, names) {
   root.append(make("h3", { textContent: "Where the best two disagree" }),
     make("p", { className: "quiet", textContent: `${title([...found.of, "they"].join(" "))} classify ${found.differ} of ${found.images} test images differently: only ${one.name} is right on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
       (found.tiles.length < found.differ ? ` ${found.tiles.length} of them are shown.` : "") }),
-    make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, picture(src),
+    make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, image(src),
       make("figcaption", {}, make("div", { textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));
 }
 

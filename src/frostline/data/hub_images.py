@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """The rows of a split that have an image and a label."""
 
     split: str
@@ -97,9 +97,7 @@ class Pictures:
         return str(self.folder / path) if path else ""
 
 
-def pictures_of(
-    root: str, split: str, rows: Any, columns: Columns, findings: list[Finding], *, several: bool
-) -> Pictures:
+def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list[Finding], *, several: bool) -> Images:
     """Return the rows of a split with an image and a label; findings about the others are added to `findings`."""
     table = rows.with_format("arrow")[:]  # a view of the files, in the order of the rows
     content, paths = _content_and_paths(table.column(columns.image))
@@ -125,7 +123,7 @@ def pictures_of(
         groups = tuple(every[row] for row in kept)
     files = tuple((file["filename"], *facts(file["filename"])) for file in rows.cache_files)
     folder = expanded(root).absolute()
-    return Pictures(split, content, paths, folder, files, tuple(kept), tuple(kept.values()), groups)
+    return Images(split, content, paths, folder, files, tuple(kept), tuple(kept.values()), groups)
 
 
 def _cells(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -> list[Cell]:

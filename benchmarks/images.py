@@ -49,12 +49,12 @@ def make(folder: Path, kind: Kind, counts: Mapping[str, int], *, seed: int = 0) 
     for place in {path.parent for path, _, _ in jobs}:
         place.mkdir(parents=True)
     with ThreadPoolExecutor() as pool:  # NumPy and PIL release the GIL
-        list(pool.map(lambda job: _picture(kind, job[1], job[2]).save(job[0], quality=95), jobs))
+        list(pool.map(lambda job: _image(kind, job[1], job[2]).save(job[0], quality=95), jobs))
     part.rename(root)
     return root
 
 
-def _picture(kind: Kind, label: int, seed: tuple[int, int]) -> Image.Image:
+def _image(kind: Kind, label: int, seed: tuple[int, int]) -> Image.Image:
     """Return noise of which every octave is half as strong as the coarser one, tinted by its class."""
     random = np.random.default_rng(seed)
     canvas = np.random.default_rng(label).integers(70, 186, (1, 1, 3)).astype(np.uint8)

@@ -34,7 +34,7 @@ _SHARDS = 4  # shards whose index is in memory at once: each core reads one, or 
 
 
 @dataclass(frozen=True)
-class PictureList:
+class ImageList:
     """A list of images, with the columns of the table that they come from, if any."""
 
     file: Path
@@ -78,36 +78,34 @@ class PictureList:
 
 def gather(
     file: Path,
-    pictures: Sequence[Path | str],
+    images: Sequence[Path | str],
     *,
     say: Callable[[str], None],
     more: Iterable[str] = (),
     path: str | None = None,
     root: str | None = None,
-) -> PictureList:
-    """Write the list of all images of `pictures`, a table, shards, or files and folders, into `file` and return it.
+) -> ImageList:
+    """Write the list of all images of `images`, a table, shards, or files and folders, into `file` and return it.
 
     For a table, `path` names its column of paths, None for a common name, and `root` the folder to which paths are
     relative, None for the table's own. `-` stands for `more`, a path per line. Images may be URLs, e.g. `https://...`.
     Files of a folder that are left out are reported by `say`. UserError for a table or shards beside others, a path in
-    `pictures` that does not exist, and a folder without images; other missing files are noticed when they are opened.
+    `images` that does not exist, and a folder without images; other missing files are noticed when they are opened.
     """
-    if "" in pictures:
-        raise user_error("pictures", "", "a file or folder, and there is none")
-    pictures = [_somewhere(str(one)) for one in pictures]
-    tables_given, shards_given = sum(map(_is_table, pictures)), sum(map(_is_shards, pictures))
-    if (tables_given and len(pictures) > 1) or shards_given not in (0, len(pictures)):
-        raise user_error(
-            "pictures", " ".join(map(str, pictures)), "one table alone, shards alone, or files and folders"
-        )
+    if "" in images:
+        raise user_error("images", "", "a file or folder, and there is none")
+    images = [_somewhere(str(one)) for one in images]
+    tables_given, shards_given = sum(map(_is_table, images)), sum(map(_is_shards, images))
+    if (tables_given and len(images) > 1) or shards_given not in (0, len(images)):
+        raise user_error("images", " ".join(map(str, images)), "one table alone, shards alone, or files and folders")
     if tables_given:
-        return _of_table(file, Path(pictures[0]), path, root)
+        return _of_table(file, Path(images[0]), path, root)
     for key, value in (("path", path), ("root", root)):
         if value is not None:
             raise user_error(key, value, "to be given with a table of images")
     if shards_given:
-        return _of_shards(file, [str(pattern) for pattern in pictures], say)
-    places = chain.from_iterable(_below(name, more, say) for name in pictures)
+        return _of_shards(file, [str(pattern) for pattern in images], say)
+    places = chain.from_iterable(_below(name, more, say) for name in images)
     return _of_files(file, places)
 
 
@@ -132,7 +130,7 @@ def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) ->
     elif isinstance(name, str) or os.path.exists(name):
         named = [name]
     else:
-        raise user_error("pictures", name, "a file or folder, and there is none")
+        raise user_error("images", name, "a file or folder, and there is none")
     for one in named:
         yield from _in_folder(one, say) if isinstance(one, Path) and os.path.isdir(one) else [one]
 
@@ -145,19 +143,19 @@ def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
     if told := leftovers.told(left.other):
         say(f"{folder}: {told}")
     if none:
-        raise user_error("pictures", folder, f"a folder with images ({', '.join(SUFFIXES)})")
+        raise user_error("images", folder, f"a folder with images ({', '.join(SUFFIXES)})")
 
 
-def _of_files(file: Path, places: Iterable[Path | str]) -> PictureList:
+def _of_files(file: Path, places: Iterable[Path | str]) -> ImageList:
     schema, left = pa.schema([_PLACE]), iter(places)
     parts = iter(lambda: [os.fsencode(place) for place in islice(left, _ROWS)], [])
     return _written(file, (pa.table([part], schema) for part in parts), schema)
 
 
-def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> PictureList:
-    parts = (part for part in table_files.parts(table, "pictures") if part.num_rows)
+def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> ImageList:
+    parts = (part for part in table_files.parts(table, "images") if part.num_rows)
     if (first := next(parts, None)) is None:
-        raise user_error("pictures", table, "a table with rows")
+        raise user_error("images", table, "a table with rows")
     column = tables.path_column(first.column_names, path)
     if table_files.AS_JSON in (first.schema.field(column).metadata or {}):
         raise user_error("path", column, "a column of texts")
@@ -169,7 +167,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise user_error("path", column, "a column of texts") from None
         if bad := [row for row, text in enumerate(texts, before + 1) if not (text or "").strip() or "\0" in text]:
-            raise user_error("pictures", table, f"a path in every row, but there is none in row {bad[0]}")
+            raise user_error("images", table, f"a path in every row, but there is none in row {bad[0]}")
         bare = map(str.strip, texts)
         found = (text if remote_files.is_elsewhere(text) else table_rows.normal(folder, text) for text in bare)
         places = [*map(os.fsencode, found)]
@@ -184,14 +182,14 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Pi
     return replace(_written(file, every(), first.schema.append(_PLACE)), named=column)
 
 
-def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> PictureList:
+def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> ImageList:
     """Return the images in WebDataset shards, with the index of only a few shards in memory at once."""
-    found = [shard for pattern in patterns for shard in remote_files.find("pictures", pattern, shards.SUFFIX)]
+    found = [shard for pattern in patterns for shard in remote_files.find("images", pattern, shards.SUFFIX)]
     starts = [0]
 
     @lru_cache(_SHARDS)
     def known(number: int) -> Index:
-        return shard_index.index("pictures", [found[number]], Wanted(), Store(None, budget=0, say=say), unseen)
+        return shard_index.index("images", [found[number]], Wanted(), Store(None, budget=0, say=say), unseen)
 
     def parts() -> Iterator[pa.Table]:
         for number in range(len(found)):
@@ -206,8 +204,8 @@ def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) 
     return replace(_written(file, parts(), pa.schema([_PLACE])), read=read)
 
 
-def _written(file: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> PictureList:
+def _written(file: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> ImageList:
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in parts:
             writer.write_table(part)
-    return PictureList(file, lambda row, place: open_anywhere(place))
+    return ImageList(file, lambda row, place: open_anywhere(place))

@@ -28,7 +28,7 @@ def blamed(root: str, damage: Sequence[str]) -> Iterator[None]:
         raise user_error("data.root", root, expected) from None
 
 
-class BadPictures(UserError):
+class BadImages(UserError):
     """Some images cannot be read."""
 
     reasons: tuple[tuple[str, str], ...] = ()
@@ -64,7 +64,7 @@ def require_readable(
     root: str,
     skip: bool,
 ) -> None:
-    """Raise `BadPictures` for broken images in `parts` of the data in `root`.
+    """Raise `BadImages` for broken images in `parts` of the data in `root`.
 
     With `skip` they are left out, as in `good`; then raise `UserError` if a class of train, or a split, is lost.
     """
@@ -80,6 +80,6 @@ def require_readable(
     if reasons and not skip:
         count = sum(len(part.ids) for part in parts.values())
         expected = f"images that can all be read, but {len(reasons):,} of {count:,} cannot ({_first_few(reasons)})"
-        error = BadPictures(f"{user_error('data.root', root, expected)}; data.skip_bad=true leaves them out")
+        error = BadImages(f"{user_error('data.root', root, expected)}; data.skip_bad=true leaves them out")
         error.reasons = reasons
         raise error

@@ -55,7 +55,7 @@ def test_a_folder_as_the_hub_has_it_gives_weights_and_input(repository: Path) ->
     with pytest.raises(UserError, match=r"^model\.sha256=0000"):
         build_timm("test_resnet", repository, sha256="0" * 64)
     (repository / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"expected a config\.json as timm's hub has it"):
+    with pytest.raises(UserError, match=r"expected a config\.json in the format of timm's hub"):
         build_timm("test_resnet", repository)
 
 

@@ -76,7 +76,9 @@ def test_what_the_store_cannot_keep_is_not_prepared(images, capsys, tmp_path):
     assert prepare.main(["data=image_folder", images]) == 1
     out, err = capsys.readouterr()
     assert "checked: 1 run can start" in out
-    assert f"not prepared, since the store cannot keep it: which of 40 images in {tmp_path / 'images'} are eq" in err
+    assert (
+        f"not prepared, since the store cannot keep it: identical files among 40 images in {tmp_path / 'images'}" in err
+    )
 
 
 def test_a_search_is_prepared_for_by_its_cells(images, capsys):

@@ -45,7 +45,7 @@ def test_of_seconds_a_cheaper_cell_gets_more_trials() -> None:
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        (("search.budget=seconds",), "search.amount=null: expected the seconds of training"),
+        (("search.budget=seconds",), "search.amount=null: expected the training seconds of each cell"),
         (("search.amount=9",), "search.amount=9.0: expected null with search.budget=trials"),
         (("search.budget=epochs", "search.amount=0"), "search.amount=0.0: expected a number above 0"),
         (("search.budget=hours",), "search.budget=hours: expected one of trials, epochs, seconds"),

@@ -80,7 +80,7 @@ class Nest:
         """Return the folder of a finished run whose record says `changes`."""
         values = {key: value for key, value in plain("epochs=1").items() if key != "hydra"}
         result = {"job": 0, "name": "a run", "folder": str(self.folder), "run_id": None, "status": "FINISHED"}
-        rest = {"reason": None, "choices": {}, "metrics": {"test/accuracy": 0.5}}
+        rest = {"reason": None, "choices": {}, "metrics": {"best/val_accuracy": 0.5, "test/accuracy": 0.5}}
         (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
         (self.folder / "result.json").write_text(json.dumps({**result, **rest, **changes}))
         (self.folder / "metrics.jsonl").write_text('{"epoch": 1, "val/loss": 1.0}\n')

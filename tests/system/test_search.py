@@ -314,7 +314,10 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("search=tpe", "train.mixup=interval(-1,1)"), "train.mixup=-1.0: expected a finite number from 0"),
     (("trials=5",), "trials=5: expected to be given with search=tpe"),
     (("search=tpe", "lr=auto", "hydra.sweep.subdir=x"), "hydra.sweep.subdir=x: expected nothing in a search"),
-    (("search=tpe", "lr=auto", "search.budget=seconds"), "search.amount=null: expected the seconds of training"),
+    (
+        ("search=tpe", "lr=auto", "search.budget=seconds"),
+        "search.amount=null: expected the training seconds of each cell",
+    ),
     (("search=tpe", "lr=auto", "search.past=true"), "search.past=true: expected false with resume=false"),
 ]
 

@@ -42,14 +42,16 @@ class Learned:
     said: list[str]
 
 
-def learned(heads: int, seeds: int = 1, *, schedule: str = "cosine", optimizer: str = "adamw") -> Learned:
-    """Train so many heads on a card, each with its own learning rate."""
+def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: float = 0.0) -> Learned:
+    """Train so many heads on a card, each with its own learning rate, and with `smoothing` times its number."""
     said: list[str] = []
     losses = []
     with EmulatedMachine().running() as there:
         members, data = learn(heads, seeds, optimizer=optimizer, device="cuda")
-        of_steps, steps = compose(f"schedule={schedule}").schedule, EPOCHS * len(BATCHES)
-        members = [replace(one, rates=Rates(of_steps, one.rates.lr, steps)) for one in members]
+        schedule, steps = compose("schedule=cosine").schedule, EPOCHS * len(BATCHES)
+        for number, one in enumerate(members):
+            one.rates = Rates(schedule, one.rates.lr, steps)
+            one.recipe = replace(one.recipe, label_smoothing=smoothing * number)
         stack = Stack(members, data, said.append)
         assert stack.agrees(BATCHES, 1, 0)
         for epoch in range(1, EPOCHS + 1):
@@ -86,6 +88,13 @@ def test_a_captured_step_leaves_the_bits_of_single_operations(
     one_by_one = as_it_is(monkeypatch, heads, seeds, optimizer=optimizer)
     assert not one_by_one.launches["graph"]
     assert same(captured, one_by_one)
+
+
+def test_heads_of_other_smoothing_are_captured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = learned(6, smoothing=0.05)  # whose tables of targets are more than are cached
+    assert captured.launches["graph"] == 1
+    assert same(captured, as_it_is(monkeypatch, 6, smoothing=0.05))
+    assert not same(captured, as_it_is(monkeypatch, 6))
 
 
 @pytest.mark.parametrize("heads", [1, 4, 16])

@@ -228,7 +228,7 @@ def _run() -> None:
     from frostline.sweeps.config_text import config_text
 
     shape = ("model.image_size=40", "data.limit=20", "data.test_fraction=0.02", "data.val_fraction=0.02", "epochs=1")
-    with tempfile.TemporaryDirectory() as folder, machine.torch_as_it_was():
+    with tempfile.TemporaryDirectory() as folder, machine.isolated_torch_state():
         for mode in ("head", "full"):
             config = small.plain(f"freeze={mode}", *shape, "batch_size=10", "threads=1", "store.enabled=false")
             config_text(config)

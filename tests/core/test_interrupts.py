@@ -28,7 +28,7 @@ def test_both_are_raised_at_once_outside() -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         os.kill(os.getpid(), signal.SIGINT)
     assert not isinstance(caught.value, Terminated)
-    assert not interrupts.requested()
+    assert not interrupts.pending()
 
 
 def test_a_terminal_that_goes_ends_a_sweep_unless_it_is_to_outlive_it() -> None:
@@ -48,14 +48,14 @@ def test_each_is_told_by_its_name_and_exit_status() -> None:
 def test_the_first_waits_inside_until_it_is_obeyed() -> None:
     after = False
     with pytest.raises(Terminated), interrupts.deferred():
-        assert not interrupts.requested()
+        assert not interrupts.pending()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.requested()
+        assert interrupts.pending()
         after = True
-        interrupts.obey()
+        interrupts.raise_deferred()
         raise AssertionError("obey came back")
     assert after
-    assert not interrupts.requested()
+    assert not interrupts.pending()
 
 
 def test_the_end_of_the_block_obeys() -> None:
@@ -64,7 +64,7 @@ def test_the_end_of_the_block_obeys() -> None:
     with pytest.raises(Terminated), interrupts.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError("what else went wrong matters less")
-    assert not interrupts.requested()
+    assert not interrupts.pending()
 
 
 def test_the_second_is_raised_at_once() -> None:
@@ -72,21 +72,21 @@ def test_the_second_is_raised_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("nothing was raised")
-    assert not interrupts.requested()
+    assert not interrupts.pending()
 
 
 def test_inside_it_is_welcome_where_no_state_is_torn() -> None:
-    with pytest.raises(Terminated), interrupts.deferred(), interrupts.welcome():
+    with pytest.raises(Terminated), interrupts.deferred(), interrupts.immediate():
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("nothing was raised")
     with pytest.raises(Terminated), interrupts.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
-        with interrupts.welcome():
+        with interrupts.immediate():
             raise AssertionError("what had arrived before was not raised")
     with interrupts.deferred():
-        with interrupts.welcome():
+        with interrupts.immediate():
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.requested()
+        assert interrupts.pending()
         with pytest.raises(Terminated):
-            interrupts.obey()
+            interrupts.raise_deferred()

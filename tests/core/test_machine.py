@@ -177,7 +177,7 @@ def test_a_run_that_asks_for_no_number_of_threads_gets_torchs_own() -> None:
 def test_torch_is_as_it_was_once_no_thread_computes_any_more(two_threads: None) -> None:
     machine.prepare_torch(deterministic=False, threads=2)
     torch.backends.cudnn.allow_tf32 = True
-    first, second = machine.torch_as_it_was(), machine.torch_as_it_was()
+    first, second = machine.isolated_torch_state(), machine.isolated_torch_state()
     with first:
         machine.prepare_torch(deterministic=True, threads=1)
         second.__enter__()
@@ -193,7 +193,7 @@ def test_torch_is_that_of_a_fresh_process_whatever_a_notebook_chose(monkeypatch:
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"), torch.inference_mode():
-            with machine.torch_as_it_was():
+            with machine.isolated_torch_state():
                 machine.prepare_torch(deterministic=True, threads=1)
                 one = torch.ones(1, requires_grad=True)
                 assert (one.dtype, one.device, (2 * one).requires_grad) == (torch.float32, CPU, True)
@@ -233,7 +233,7 @@ def _precision_of_float32() -> list[object]:
     ],
 )
 def test_float32_is_float32_where_a_notebook_chose_less_and_is_then_what_it_chose(choose: Any) -> None:
-    with torch_settings.as_they_were():  # for the tests behind this one
+    with torch_settings.isolated():  # for the tests behind this one
         torch.backends.cudnn.allow_tf32 = True  # as in a fresh process
         before = _precision_of_float32()
         choose(torch.backends)
@@ -247,7 +247,7 @@ def test_float32_is_float32_where_a_notebook_chose_less_and_is_then_what_it_chos
 
 def test_no_mixed_precision_of_a_notebook_is_in_what_it_asks_for() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        with machine.torch_as_it_was():
+        with machine.isolated_torch_state():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
@@ -351,5 +351,5 @@ def test_what_comes_from_a_card_is_read_while_the_next_is_computed() -> None:
             yield torch.full((2,), float(number), device="cuda")
 
     with EmulatedMachine().running():
-        read = [(tensor.tolist(), len(computed)) for tensor in machine.fetched(compute())]
+        read = [(tensor.tolist(), len(computed)) for tensor in machine.to_host(compute())]
     assert read == [([0, 0], 2), ([1, 1], 3), ([2, 2], 3)]

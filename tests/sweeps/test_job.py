@@ -41,8 +41,8 @@ def interrupted(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | Non
 
     def last(*arguments: object) -> None:
         keep(*arguments)  # type: ignore[arg-type]
-        monkeypatch.setattr(interrupts, "requested", lambda: True)
-        monkeypatch.setattr(interrupts, "obey", stop)
+        monkeypatch.setattr(interrupts, "pending", lambda: True)
+        monkeypatch.setattr(interrupts, "raise_deferred", stop)
 
     def stop() -> None:
         raise KeyboardInterrupt

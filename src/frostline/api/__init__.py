@@ -58,7 +58,7 @@ def plan(config: Config) -> Plan:
     from frostline.runs.setup import assemble
     from frostline.sweeps import find_weights
 
-    with server.as_it_was(), machine.torch_as_it_was(), tempfile.TemporaryDirectory() as folder:
+    with server.isolated_settings(), machine.isolated_torch_state(), tempfile.TemporaryDirectory() as folder:
         screen = Screen.silent()
         setup = assemble(checked, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
         return describe(setup, checked.freeze_mode.name)
@@ -74,7 +74,7 @@ def advise(*overrides: str, images: int = 2000) -> Advice:
     from frostline.sweeps import advice
 
     count = arguments.whole("images", images)
-    with server.as_it_was(), machine.torch_as_it_was():
+    with server.isolated_settings(), machine.isolated_torch_state():
         return Advice(advice.advise(arguments.texts(overrides), images=count, screen=Screen.silent()))
 
 
@@ -136,7 +136,7 @@ def open(*names: str | Path) -> Sweep:
 
     scratch = Path(tempfile.mkdtemp(prefix="frostline-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    with server.as_it_was():
+    with server.isolated_settings():
         found = catalog.sweeps([str(name) for name in names], scratch)
     if not found:
         raise user_error("sweep", "", "the name of a sweep")
@@ -162,5 +162,5 @@ def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto")
         name = Run(result)
     if isinstance(name, Run):
         name = name.result.run_id if name.result.run_id and not files.readable(name.folder) else name.folder
-    with server.as_it_was(), machine.torch_as_it_was(), find_weights.found(str(name)) as run:
+    with server.isolated_settings(), machine.isolated_torch_state(), find_weights.found(str(name)) as run:
         return Classifier(predict.load(run.folder, device=str(device)), note or run.note)

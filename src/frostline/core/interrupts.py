@@ -57,8 +57,8 @@ def how_ended(status: int) -> str:
 def deferred() -> Iterator[None]:
     """Defer the first interrupt within the block; a second one is raised at once.
 
-    Code in the block checks `requested` often, and calls `obey` when its state is consistent. The end of the block
-    raises a deferred interrupt, too.
+    Code in the block checks `pending` often, and calls `raise_deferred` when its state is consistent. The end of the
+    block raises a deferred interrupt, too.
     """
     global _waiting
     _waiting = True
@@ -66,27 +66,27 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _waiting = False
-        obey()
+        raise_deferred()
 
 
 @contextmanager
-def welcome() -> Iterator[None]:
+def immediate() -> Iterator[None]:
     """Raise interrupts at once within the block, also inside `deferred`: for long work that changes no state."""
     global _waiting
     before, _waiting = _waiting, False
     try:
-        obey()
+        raise_deferred()
         yield
     finally:
         _waiting = before
 
 
-def requested() -> bool:
+def pending() -> bool:
     """Return whether an interrupt is deferred."""
     return _asked is not None
 
 
-def obey() -> None:
+def raise_deferred() -> None:
     """Raise the deferred interrupt, if there is one."""
     global _asked
     if (asked := _asked) is not None:

@@ -34,7 +34,7 @@ def device(name: str, *, devices: int = 1) -> torch.device:
             warnings.filterwarnings("ignore", "CUDA initialization")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name != "cpu":
-        require_cards(devices, gpus)
+        require_gpus(devices, gpus)
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
@@ -50,11 +50,11 @@ def require_driver(name: str) -> None:
         raise user_error("device", name, f"cpu, or a newer driver: {problem}")
 
 
-def require_cards(devices: int, cards: int) -> None:
-    """Raise `UserError` if a run on several GPUs asks for more `devices` than there are `cards`."""
-    if devices > 1 and cards < devices:
+def require_gpus(devices: int, gpus: int) -> None:
+    """Raise `UserError` if a run on several GPUs asks for more `devices` than there are `gpus`."""
+    if devices > 1 and gpus < devices:
         none = driver.too_old() or "there is no GPU"
-        there = f"at most {cards}, the GPUs that a run may use" if cards else f"1, as {none}"
+        there = f"at most {gpus}, the GPUs that a run may use" if gpus else f"1, as {none}"
         raise user_error("devices", devices, f"{there}; with device=cpu it trains in as many processes")
 
 
@@ -153,7 +153,7 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
 
 
 @contextlib.contextmanager
-def torch_as_it_was() -> Iterator[None]:
+def isolated_torch_state() -> Iterator[None]:
     """Give the block torch's default state, and restore the caller's when no thread is in such a block any more.
 
     A notebook that predicts with a network may go on to train its own, perhaps without deterministic algorithms. It may
@@ -162,7 +162,7 @@ def torch_as_it_was() -> Iterator[None]:
     import torch
 
     with contextlib.ExitStack() as block:
-        block.enter_context(torch_settings.as_they_were())
+        block.enter_context(torch_settings.isolated())
         block.enter_context(torch.inference_mode(mode=False))  # enables gradients in any case
         if torch.get_default_device().type != "cpu":
             block.enter_context(torch.device("cpu"))
@@ -173,7 +173,7 @@ def torch_as_it_was() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_any_order() -> Iterator[None]:
+def allow_nondeterminism() -> Iterator[None]:
     """Allow nondeterministic algorithms in the block, for results that do not depend on the order, e.g. integer sums.
 
     On a GPU deterministic algorithms sort the summands, also integers, which takes ten times as long.
@@ -188,12 +188,12 @@ def in_any_order() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before)
 
 
-def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a CPU tensor on `device`; the copy to a GPU is asynchronous, from pinned memory."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def fetched(tensors: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+def to_host(tensors: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield tensors in host memory; a GPU's one step late, so that it computes the next while the caller reads one."""
     import torch
 
@@ -214,7 +214,7 @@ def _arrived(copy: torch.Tensor, copied: torch.Event) -> torch.Tensor:
     return copy
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until a GPU has finished its queued work, e.g. before a time measurement; return at once on a CPU."""
     import torch
 
@@ -224,14 +224,14 @@ def wait(device: torch.device) -> None:
 
 def timed(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
     """Return the seconds that `work` takes on an idle device, and its result."""
-    wait(device)
+    synchronize(device)
     began = time.perf_counter()
     done = work()
-    wait(device)
+    synchronize(device)
     return time.perf_counter() - began, done
 
 
-def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Return the autocast context for mixed precision in `dtype`; with None everything is float32."""
     import torch
 

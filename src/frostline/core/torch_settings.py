@@ -26,7 +26,7 @@ def float32_is_float32() -> None:
 
 @shared
 @contextlib.contextmanager
-def as_they_were() -> Iterator[None]:
+def isolated() -> Iterator[None]:
     """Restore torch's process-wide settings after the block, in which the default dtype is float32."""
     import torch
 

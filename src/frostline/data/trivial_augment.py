@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from frostline.core.machine import in_any_order
+from frostline.core.machine import allow_nondeterminism
 
 MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 BLENDS = ("brightness", "color", "contrast", "sharpness")
@@ -113,7 +113,7 @@ def _stretched(old: Tensor, index: Tensor) -> Tensor:
 
 def _equalized(old: Tensor, index: Tensor) -> Tensor:
     """Return `(B, 3, 1, 256)`: tables that equalise the histogram of each channel, by Pillow's integer rule."""
-    with in_any_order():  # sums of integers do not depend on the order
+    with allow_nondeterminism():  # sums of integers do not depend on the order
         counts = index.new_zeros(*index.shape[:3], 256).scatter_add_(3, index, torch.ones_like(index))
     highest = counts.gather(3, index.amax(3, keepdim=True))
     step = (index.shape[3] - highest) // 255

@@ -98,7 +98,7 @@ class Views:
         if isinstance(self._pixels, Undecoded):
             coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
             if self._aside:
-                return machine.sent(torch.stack(coming), self._room.device)
+                return machine.to_device(torch.stack(coming), self._room.device)
             images = ragged.moved(coming, self._room.device)
         else:
             images = rows(self._there(), index, self._room.device)

@@ -102,7 +102,7 @@ def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: Free
     began = time.perf_counter()
     train = _passed(setup, split_views.centred(setup, "train", data.train), sample.train)
     val = _passed(setup, split_views.centred(setup, "val", data.val), sample.val)
-    machine.wait(setup.device)
+    machine.synchronize(setup.device)
     seconds = time.perf_counter() - began
     found = {
         stage: scores(of, val[stage], len(data.classes), strengths=probe.l2, k=knn.k, temperature=assumed)

@@ -104,7 +104,7 @@ def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, 
     train = setup.images.train
     read = line.read(train)
     read.inputs(first, 1)
-    machine.wait(setup.device)
+    machine.synchronize(setup.device)
     below, inputs = machine.timed(setup.device, lambda: read.inputs(rest, 1))
     data = InMemory(inputs, train.labels[rest.to(setup.device)])
     network = line.above(setup.model.module)
@@ -144,7 +144,7 @@ def _several(setup: Setup, made: Iterable[object]) -> tuple[float, int]:
     """Iterate until `_ENOUGH` seconds have passed; return the seconds and the number of items."""
     began, count, spent = time.perf_counter(), 0, 0.0
     for count, _ in enumerate(made, 1):  # noqa: B007
-        machine.wait(setup.device)
+        machine.synchronize(setup.device)
         spent = time.perf_counter() - began
         if spent > _ENOUGH:
             break

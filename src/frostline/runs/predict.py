@@ -114,7 +114,7 @@ def _passed(predictor: Predictor, views: Tensor, features: Layer | None) -> tupl
     memory_format = machine.memory_format(channels_last=predictor.config.channels_last)
     inputs = predictor.model.input.normalise(views.to(predictor.device).float())
     inputs = inputs.contiguous(memory_format=memory_format)
-    with machine.mixed(predictor.device, dtype):
+    with machine.autocast(predictor.device, dtype):
         if features is None:
             return predictor.model.module(inputs).float().cpu(), None
         activations = features.lower(inputs)

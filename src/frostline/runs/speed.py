@@ -54,7 +54,7 @@ def _measured(setup: Setup, side: int) -> float:
 
 
 def _seconds(setup: Setup, images: torch.Tensor) -> float:
-    with machine.mixed(setup.device, setup.autocast):
+    with machine.autocast(setup.device, setup.autocast):
         return machine.timed(setup.device, lambda: setup.model.module(images))[0]
 
 

@@ -81,7 +81,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
                 progress.position = event
             if isinstance(event, TrainingPosition) or keeper.worth():
                 save()
-            interrupts.obey()
+            interrupts.raise_deferred()
         if decision is Decision.PAUSE:
             save()
     if decision is not Decision.CONTINUE:

@@ -78,7 +78,7 @@ def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tenso
     found = held[index]
     if held.device == device:
         return found
-    return ragged.moved(found, device) if isinstance(found, list) else machine.sent(found, device)
+    return ragged.moved(found, device) if isinstance(found, list) else machine.to_device(found, device)
 
 
 def expect(held: Held, index: Tensor) -> None:

@@ -79,7 +79,7 @@ class Ragged:
 def moved(images: list[Tensor], device: torch.device) -> list[Tensor]:
     """Return images `(3, H, W)` from the CPU on `device`, with a single copy for all."""
     dense = torch.cat([image.permute(1, 2, 0).reshape(-1) for image in images])
-    parts = machine.sent(dense, device).split([image.numel() for image in images])
+    parts = machine.to_device(dense, device).split([image.numel() for image in images])
     return [
         part.view(image.shape[1], image.shape[2], 3).permute(2, 0, 1) for part, image in zip(parts, images, strict=True)
     ]

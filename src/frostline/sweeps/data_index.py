@@ -14,7 +14,7 @@ from pathlib import Path
 from frostline.core import files
 from frostline.core.config import EMBEDDED, Config, DataConfig
 from frostline.records import layout
-from frostline.sweeps.visible_gpus import visible_cards
+from frostline.sweeps.visible_gpus import visible_gpu_names
 
 _DRAWN_BY = ("scikit-learn", "matplotlib", "scipy", "pillow")
 """Packages that the embedded images come from."""
@@ -29,7 +29,7 @@ def index(configs: Iterable[Config]) -> dict[str, str] | None:
         if (known := found.get(key) or _of(data, place)) is None:
             return None
         found[key] = known
-    return {**found, "cards": " ".join(visible_cards())}
+    return {**found, "cards": " ".join(visible_gpu_names())}
 
 
 def _of(data: DataConfig, place: str) -> str | None:

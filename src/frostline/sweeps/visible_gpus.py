@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from frostline.core import driver, notices
-from frostline.core.machine import require_cards
+from frostline.core.machine import require_gpus
 from frostline.core.memory import SHARING
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver lists its GPUs on Linux
@@ -25,11 +25,11 @@ def places(
     Each worker gets `each` GPUs; UserError if there are fewer. `workers` None means one worker per `each` GPUs, or one
     on a CPU; `say` gets a message if the driver is too old for torch. Workers that share GPUs get their number.
     """
-    listed = visible_cards() if gpus else []
+    listed = visible_gpu_names() if gpus else []
     problem = driver.too_old() if listed else None
     cards = listed if problem is None else []
     if gpus:
-        require_cards(each, len(cards))
+        require_gpus(each, len(cards))
     if problem is not None:
         say(f"no GPU is used: {problem}")
     shares = [",".join(cards[start : start + each]) for start in range(0, len(cards) - each + 1, each)]
@@ -38,7 +38,7 @@ def places(
     return [place | {SHARING: str(mine.count(place))} if mine.count(place) > 1 else place for place in mine]
 
 
-def visible_cards() -> list[str]:
+def visible_gpu_names() -> list[str]:
     """Return the names of the GPUs that this process may use, without loading CUDA; of a divided GPU (MIG) its parts.
 
     CUDA stops at the first invalid name in `CUDA_VISIBLE_DEVICES`, such as -1

@@ -65,7 +65,7 @@ def _set_up() -> None:
 
 @shared
 @contextmanager
-def as_it_was() -> Iterator[None]:
+def isolated_settings() -> Iterator[None]:
     """Configure MLflow for our calls within the block, and restore its settings afterwards, for a notebook's calls."""
     variables = {name: os.environ.get(name) for name in _SETTINGS}
     loggers = {name: logging.getLogger(name).level for name in ("mlflow", *_LOGGERS)}

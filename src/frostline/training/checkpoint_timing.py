@@ -44,7 +44,7 @@ class Keeper:
     def due(self) -> bool:
         """Return whether one must be written within an epoch: `every` seconds are over, or an interrupt is pending."""
         late = self._every is not None and time.perf_counter() - self._last >= self._every
-        return late or interrupts.requested()
+        return late or interrupts.pending()
 
     def worth(self) -> bool:
         """Return whether one should be written at the end of an epoch."""

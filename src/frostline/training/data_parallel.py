@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from frostline.core.machine import mixed
+from frostline.core import machine
 from frostline.core.randomness import address
 from frostline.training import sharding
 from frostline.training.criterion import Targets
@@ -74,7 +74,7 @@ def _without_first(inputs: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
 
 def _summed(part: TrainedPart, inputs: Tensor, targets: Targets, share: Share, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return loss and logits `(B, classes)` of the whole batch, and set its gradient on the parameters."""
-    with mixed(inputs.device, part.autocast), WholeBatch(share):
+    with machine.autocast(inputs.device, part.autocast), WholeBatch(share):
         logits = part.network(inputs).float()
     total, count = recipe.criterion.sums(logits, targets)
     total.backward()

@@ -62,7 +62,7 @@ def answering(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tens
     """Return a function from inputs to float32 logits `(B, classes)`."""
 
     def answer(inputs: Tensor) -> Tensor:
-        with machine.mixed(inputs.device, autocast):
+        with machine.autocast(inputs.device, autocast):
             logits: Tensor = module(inputs)
         return logits.float()
 

@@ -154,7 +154,7 @@ class Features:
 
         if (self._full or self._outputs is None) and not self._store.has("features", key):
             return None
-        with interrupts.welcome():
+        with interrupts.immediate():
             try:
                 entry = self._store.get("features", key, make, about=self._about, family=family)
             except NoRoom:
@@ -176,7 +176,7 @@ class Features:
         batches = filled(torch.arange(count), self.labels.device)
         allocate = partial(writer.tensor, "features", piecemeal=True)
         made = (self._outputs or outputs)(self._views, self._backbone(), batches, epoch)
-        _, channels_last = _collect(machine.fetched(made), count, allocate)
+        _, channels_last = _collect(machine.to_host(made), count, allocate)
         self._views.seen -= sum(map(len, batches)) - count
         return {"channels_last": channels_last}
 

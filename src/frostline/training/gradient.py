@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from frostline.core import machine
 from frostline.core.labels import multi_label
-from frostline.core.machine import mixed
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets, wanted
 
 _FEW = 2_000  # classes whose table of targets takes 16 MB; with more, launching no longer dominates the time
@@ -30,7 +30,7 @@ def by_autograd(
     criterion: Criterion = CROSS_ENTROPY,
 ) -> tuple[Tensor, Tensor]:
     """Return loss and logits `(B, classes)` of a batch, and add its gradient to the parameters' gradients."""
-    with mixed(inputs.device, autocast):
+    with machine.autocast(inputs.device, autocast):
         logits = network(inputs)
     loss = criterion(logits.float(), targets)
     loss.backward()

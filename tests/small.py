@@ -80,11 +80,11 @@ class Samples:
 
     tensor: Tensor
     labels: Tensor
-    known: bool = False
-    at_once: int = 1
+    cached: bool = False
+    fetch_size: int = 1
     asked: list[tuple[int, Tensor]] = field(default_factory=list)
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         pass
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:

@@ -109,7 +109,7 @@ from frostline.training import evaluation
 
 class Rows:
     known, labels = True, torch.arange(10_000)
-    def expect(self, index, epoch): ...
+    def prefetch(self, index, epoch): ...
     def inputs(self, index, epoch): return torch.randn(len(index), 4, generator=torch.Generator().manual_seed(0))
 
 before, folder = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path(sys.argv[1])

@@ -124,7 +124,7 @@ def test_captured_steps_of_heads_are_used_and_have_the_bits_of_single_operations
 def test_no_step_of_a_head_waits_and_each_launches_a_dozen_kernels() -> None:
     linear = nn.Linear(2048, 10).to(CARD)
     features = torch.randn(6400, 2048, device=CARD)
-    data = Samples(features, torch.randint(10, (6400,), device=CARD), known=True)
+    data = Samples(features, torch.randint(10, (6400,), device=CARD), cached=True)
     built = optim.build("adam", [{"params": list(linear.parameters()), "scales": (1.0,)}], lr=1e-3, options={})
     batches = [torch.arange(start, start + 32) for start in range(0, 6400, 32)]
     part, recipe = TrainedPart(linear, data, None, linear, data, None), Recipe(1, 32, 256, 0)

@@ -26,10 +26,10 @@ def heads() -> list[nn.Module]:
     return [linear, nn.Sequential(nn.Dropout(0.4), linear), deep]
 
 
-def features(*, known: bool) -> Samples:
+def features(*, cached: bool) -> Samples:
     random = torch.Generator().manual_seed(1)
     return Samples(
-        torch.randn(150, 24, generator=random), torch.randint(CLASSES, (150,), generator=random), known=known
+        torch.randn(150, 24, generator=random), torch.randint(CLASSES, (150,), generator=random), cached=cached
     )
 
 
@@ -56,7 +56,7 @@ def test_work_that_steps_share_changes_no_bit(
     head: int, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, whole = heads()[head], [slice(0, len(INDICES))]
-    alone, together = features(known=False), features(known=True)
+    alone, together = features(cached=False), features(cached=True)
     expected, sums = learnt(network, alone, whole, read=1, **options)
     for data, calls, read in (
         (together, whole, 1000),
@@ -65,7 +65,7 @@ def test_work_that_steps_share_changes_no_bit(
         weights, other = learnt(network, data, calls, read=read, **options)
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
         assert other == sums
-    monkeypatch.setattr(steps, "TOGETHER", 40)  # two batches
+    monkeypatch.setattr(steps, "FETCH_SIZE", 40)  # two batches
     monkeypatch.setattr("frostline.training.sums._WAITING", 3 * 16 * CLASSES)
     weights, other = learnt(network, together, whole, **options)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True)) and other == sums
@@ -74,27 +74,27 @@ def test_work_that_steps_share_changes_no_bit(
 
 
 def test_inputs_of_a_head_are_looked_up_for_many_steps_at_once() -> None:
-    data = features(known=True)
+    data = features(cached=True)
     learnt(heads()[0], data, [slice(0, len(INDICES))])
     assert [index.tolist() for _, index in data.asked] == [list(range(150))]
 
 
-def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_announced(
+def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_prefetched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    data, announced = features(known=True), list[list[int]]()
-    monkeypatch.setattr(steps, "TOGETHER", 40)
-    monkeypatch.setattr(Samples, "expect", lambda self, index, epoch: announced.append(index.tolist()))
+    data, coming = features(cached=True), list[list[int]]()
+    monkeypatch.setattr(steps, "FETCH_SIZE", 40)
+    monkeypatch.setattr(Samples, "prefetch", lambda self, index, epoch: coming.append(index.tolist()))
     learnt(heads()[0], data, [slice(0, len(INDICES))])
     asked = [index.tolist() for _, index in data.asked]
     assert [len(index) for index in asked] == [32, 32, 32, 32, 22]
-    assert announced == asked[1:]
+    assert coming == asked[1:]
 
 
 @pytest.mark.parametrize("change", ["mixup", "cutmix", "autocast"])
 def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradient, "of_head", pytest.fail)
-    network, data = nn.Sequential(nn.Flatten(), nn.Linear(24, CLASSES)), features(known=True)
+    network, data = nn.Sequential(nn.Flatten(), nn.Linear(24, CLASSES)), features(cached=True)
     data.tensor = data.tensor.view(150, 1, 4, 6)
     options = {change: 0.5} if change != "autocast" else {}
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
@@ -107,7 +107,7 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
     network = heads()[0]
     before = copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    data = features(known=True)
+    data = features(cached=True)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=0)
     made = steps.steps(
         TrainedPart(network, data, None, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0
@@ -120,7 +120,7 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
 
 
 def test_a_step_weighs_images_and_those_that_are_mixed_by_their_shares() -> None:
-    data, linear = features(known=True), heads()[0]
+    data, linear = features(cached=True), heads()[0]
     weights = torch.rand(150, generator=torch.Generator().manual_seed(2)) + 0.1
     for options in ({}, {"mixup": 1.0}):
         network = copy.deepcopy(linear)

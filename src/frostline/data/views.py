@@ -15,7 +15,7 @@ from frostline.data.decode_on_demand import Undecoded
 from frostline.data.resize import CenterCrop, Images, center_crop, resized_crop
 from frostline.data.splits import Split
 from frostline.store import ragged
-from frostline.store.device_budget import DeviceBudget, Held, expect, rows, streamed
+from frostline.store.device_budget import DeviceBudget, Held, prefetch, rows, streamed
 from frostline.store.prefetch import Prefetch
 
 
@@ -33,8 +33,8 @@ class View:
 class Views:
     """Makes the views of a split on the device, and counts them."""
 
-    known = False
-    at_once = 1
+    cached = False
+    fetch_size = 1
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class Views:
         self.seen = 0
         """Number of views returned so far."""
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         """Start to fetch the samples at `index` in the background, for a later `inputs`."""
         if isinstance(self._pixels, Undecoded):
             self._coming.put(index, self._begin(self._pixels, index, self.view_of(epoch)))
         else:
-            expect(self._there(), index)
+            prefetch(self._there(), index)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the views `(B, 3, S, S)` float32 of the samples at `index` in `epoch`."""

@@ -22,7 +22,7 @@ from frostline.models.mean_pooling import pooled, pooling
 from frostline.runs import frost_line, split_views
 from frostline.runs.setup import Setup
 from frostline.training import features
-from frostline.training.dataset import InMemory, announced
+from frostline.training.dataset import InMemory, prefetched
 from frostline.training.evaluation import evaluating
 from frostline.training.probe import Solution
 from frostline.training.relative_gradient import relative_gradient_norms
@@ -140,7 +140,7 @@ def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]
     frozen = {stage: frost_line.for_inference(setup, part) for stage, part in parts.items()}
     found: dict[str, list[Tensor]] = {stage: [] for stage in frozen}
     how: dict[str, str] = {}
-    for index in announced(views, rows.split(features.batch_size(setup.device)), 1):
+    for index in prefetched(views, rows.split(features.batch_size(setup.device)), 1):
         activations = views.inputs(index, 1)
         for stage, part in frozen.items():
             activations = part(activations)

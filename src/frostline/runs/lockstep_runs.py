@@ -127,7 +127,7 @@ class Stepper:
         On a GPU a stack of a single head is faster, too, since its step is one launch.
         """
         head, config = gradient.head_of(part.network), self._setup.config
-        if head is None or not part.train.known or part.autocast is not None or not takes_plain_head_steps(config):
+        if head is None or not part.train.cached or part.autocast is not None or not takes_plain_head_steps(config):
             return None
         on_cpu = part.train.labels.device.type == "cpu"
         if on_cpu and not gradient.is_small(head, len(indices[0])):

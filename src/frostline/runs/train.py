@@ -183,7 +183,7 @@ def fit_phases(
         how = {"images": seen, "batch_size": config.batch_size, "epoch": epoch}
         choice = config.compile if config.devices == 1 else "off"
         part = compiled(part, choice, **how, say=screen.say)
-        if not part.train.known:  # do not count images of a trial forward pass
+        if not part.train.cached:  # do not count images of a trial forward pass
             train.seen = counted
         return part
 

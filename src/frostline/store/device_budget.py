@@ -81,7 +81,7 @@ def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tenso
     return ragged.moved(found, device) if isinstance(found, list) else machine.to_device(found, device)
 
 
-def expect(held: Held, index: Tensor) -> None:
+def prefetch(held: Held, index: Tensor) -> None:
     """Start to read the rows of `held` at `index` in the background, if they come from a file."""
     if not isinstance(held, Tensor):
-        held.expect(index)
+        held.prefetch(index)

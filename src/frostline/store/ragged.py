@@ -38,7 +38,7 @@ class Ragged:
             return found
         return self._gather(index)
 
-    def expect(self, index: Tensor) -> None:
+    def prefetch(self, index: Tensor) -> None:
         """Start to read the images at `index` in the background, if they come from a file."""
         if self._file is not None:
             self._coming.begin(index, partial(self._gather, index))

@@ -45,7 +45,7 @@ class Rows:
         compare_rows(self.whole, rows)
         return self.whole[rows]
 
-    def expect(self, index: Tensor) -> None:
+    def prefetch(self, index: Tensor) -> None:
         """Start to read the rows at `index` in the background, if they come from a file."""
         if self._file is not None:
             self._coming.begin(index, partial(self._read, self._file, self._rows[index]))

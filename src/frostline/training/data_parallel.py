@@ -19,7 +19,7 @@ from frostline.core import machine
 from frostline.core.randomness import address
 from frostline.training import sharding
 from frostline.training.criterion import Targets
-from frostline.training.dataset import Dataset, announced
+from frostline.training.dataset import Dataset, prefetched
 from frostline.training.steps import Recipe, Step, TrainedPart, batched, mix, seed_dropout
 from frostline.training.sync_batch_norm import Share, WholeBatch
 
@@ -43,7 +43,7 @@ def steps(
     shares = [Share.of(len(index), rank, ranks) for index in indices]
     partners = bool(recipe.mixup or recipe.cutmix)
     mine = [index[_rows(share, partner=partners)] for share, index in zip(shares, indices, strict=True)]
-    together = max(part.train.at_once * ranks // recipe.batch_size, 1)
+    together = max(part.train.fetch_size * ranks // recipe.batch_size, 1)
     for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
         step, share, device = first + number, shares[number], labels.device
         seed_dropout(device, address(recipe.seed, "step", step))
@@ -107,7 +107,7 @@ def gathered(
 ) -> Iterator[Tensor]:
     """Yield the outputs of all batches in the first process: batches are computed by the processes in turn (`send`)."""
     ranks = dist.get_world_size()
-    for first, index in zip(range(0, len(batches), ranks), announced(data, batches[::ranks], epoch), strict=True):
+    for first, index in zip(range(0, len(batches), ranks), prefetched(data, batches[::ranks], epoch), strict=True):
         output = compute(data.inputs(index, epoch))
         yield output
         for rank, batch in enumerate(batches[first + 1 : first + ranks], 1):
@@ -126,7 +126,7 @@ def send(
     which the processes need each other.
     """
     mine = batches[dist.get_rank() :: dist.get_world_size()]
-    for index in announced(data, mine, epoch):
+    for index in prefetched(data, mine, epoch):
         dist.send(_dense(compute(data.inputs(index, epoch))), 0)
     if level and len(mine) < -(-len(batches) // dist.get_world_size()):
         compute(data.inputs(batches[0], epoch))

@@ -61,12 +61,12 @@ class Dataset(Protocol):
 
     labels: Tensor
     """`(N,)` int64, or multi-label `(N, classes)` bool."""
-    known: bool
+    cached: bool
     """Whether inputs are looked up, not computed, so that many batches can be fetched at once."""
-    at_once: int
+    fetch_size: int
     """Number of samples to request at once, or slightly less, if inputs are computed."""
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the samples of a coming call of `inputs` with the same `index`, if anything has to be fetched."""
         ...
 
@@ -78,14 +78,14 @@ class Dataset(Protocol):
 class InMemory:
     """Inputs in device memory, the same in every epoch."""
 
-    known = True
-    at_once = 1
+    cached = True
+    fetch_size = 1
 
     def __init__(self, tensor: Tensor, labels: Tensor) -> None:
         """Serve the rows of `tensor` `(N, ...)`."""
         self.tensor, self.labels = tensor, labels
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         """Do nothing: there is nothing to fetch."""
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
@@ -93,11 +93,11 @@ class InMemory:
         return self.tensor[index.to(self.tensor.device)]
 
 
-def announced(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+def prefetched(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
     """Yield `indices` one by one, and have `data` prefetch the samples of the next one."""
     for index, coming in zip_longest(indices, indices[1:]):
         if coming is not None:
-            data.expect(coming, epoch)
+            data.prefetch(coming, epoch)
         yield index
 
 
@@ -107,8 +107,8 @@ def ordered(data: Dataset, batch_size: int) -> list[Tensor]:
 
 
 def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the indices of all samples batch by batch, as `announced` does."""
-    return announced(data, ordered(data, batch_size), epoch)
+    """Yield the indices of all samples batch by batch, as `prefetched` does."""
+    return prefetched(data, ordered(data, batch_size), epoch)
 
 
 Outputs = Callable[[Dataset, Callable[[Tensor], Tensor], Sequence[Tensor], int], Iterator[Tensor]]
@@ -119,5 +119,5 @@ def outputs(
     data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
 ) -> Iterator[Tensor]:
     """Yield the output of `compute` for each of the `batches` in order, while the next one is prefetched."""
-    for index in announced(data, batches, epoch):
+    for index in prefetched(data, batches, epoch):
         yield compute(data.inputs(index, epoch))

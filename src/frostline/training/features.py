@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from frostline.core import interrupts, machine
 from frostline.data.views import Views
 from frostline.store import hashing, mapped
-from frostline.store.device_budget import DeviceBudget, expect, rows
+from frostline.store.device_budget import DeviceBudget, prefetch, rows
 from frostline.store.prefetch import Prefetch
 from frostline.store.rows import Rows
 from frostline.store.store import Store
@@ -50,21 +50,21 @@ class Backbone:
 class Passing:
     """The features of a split without a cache: computed on every request, with the same bits."""
 
-    known = False
+    cached = False
 
     def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
         """Compute features of `views` with the backbone that `backbone()` returns."""
         self.labels = views.labels
-        self.at_once = _FILLED * batch_size(self.labels.device)
+        self.fetch_size = _FILLED * batch_size(self.labels.device)
         self._views = views
         self._backbone = backbone
         self._coming = Prefetch[list[Tensor]]()
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the samples at `index`."""
         batches = filled(index, self.labels.device)
         self._coming.put(index, lambda: batches)
-        self._views.expect(batches[0], epoch)
+        self._views.prefetch(batches[0], epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` in `epoch`, on their device."""
@@ -82,8 +82,8 @@ class Passing:
 class Features:
     """The cached features of one split: holds those of one epoch, and fetches those of another on request."""
 
-    known = True
-    at_once = 1
+    cached = True
+    fetch_size = 1
 
     def __init__(
         self,
@@ -116,13 +116,13 @@ class Features:
         self._passing = Passing(views, backbone)
         self._full = False
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the features of the samples at `index`."""
         if self._held is not None and self._held[0] == self._views.view_of(epoch):
             if self._held[1] is None:
-                self._passing.expect(index, epoch)
+                self._passing.prefetch(index, epoch)
             else:
-                expect(self._held[1], index)
+                prefetch(self._held[1], index)
 
     def prepare(self, epoch: int) -> Tensor | Rows | None:
         """Fetch and return the features of all samples in `epoch`; None if there is no room for them."""
@@ -184,8 +184,8 @@ class Features:
 class Part:
     """Features of some samples of a larger split."""
 
-    known = True
-    at_once = 1
+    cached = True
+    fetch_size = 1
 
     def __init__(self, features: Features, rows: Tensor, labels: Tensor) -> None:
         """Serve the samples at `rows` `(N,)` of `features`, whose labels are `labels` `(N,)`."""
@@ -197,11 +197,11 @@ class Part:
         """Fetch the features of the larger split for `epoch`."""
         self._features.prepare(epoch)
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the features of the samples at `index`."""
         found = self._rows[index]
         self._coming.put(index, lambda: found)
-        self._features.expect(found, epoch)
+        self._features.prefetch(found, epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index`, on their device."""

@@ -17,8 +17,8 @@ ROWS = 1024  # samples whose features are computed or read at once
 class HeadInputs:
     """A dataset of the inputs of a head's linear layer, computed at most once."""
 
-    known = True
-    at_once = 1
+    cached = True
+    fetch_size = 1
 
     def __init__(self, data: Dataset, head: Head) -> None:
         """Serve `data` after the layers before the linear layer, in eval mode.
@@ -27,12 +27,12 @@ class HeadInputs:
         """
         self.labels = data.labels
         self._data, self._head = data, head
-        self._kept = None if data.known else torch.cat([self._passed(index, 1) for index in in_order(data, ROWS, 1)])
+        self._kept = None if data.cached else torch.cat([self._passed(index, 1) for index in in_order(data, ROWS, 1)])
 
-    def expect(self, index: Tensor, epoch: int) -> None:
+    def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the samples at `index`."""
         if self._kept is None:
-            self._data.expect(index, epoch)
+            self._data.prefetch(index, epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the inputs `(B, D)` float32 of the samples at `index`."""

@@ -27,7 +27,7 @@ from frostline.training.dataset import Dataset, shuffled
 from frostline.training.gradient import Head
 from frostline.training.joined_optimizer import JoinedOptimizer
 from frostline.training.schedule import Rates
-from frostline.training.steps import TOGETHER, Recipe, Step, batched, seed_dropout
+from frostline.training.steps import FETCH_SIZE, Recipe, Step, batched, seed_dropout
 from frostline.training.sums import Sums, SumsOfSeveral
 
 _TRIED = 4_000
@@ -177,7 +177,7 @@ class Stack:
         for seed in self._seeds[1:]:
             orders.append(shuffled(len(self._data.labels), seed, epoch)[: sum(sizes)].split(sizes))
         batches = [torch.cat(several) for several in zip(*orders, strict=True)]
-        together = max(TOGETHER // len(batches[0]), 1)
+        together = max(FETCH_SIZE // len(batches[0]), 1)
         for inputs, labels in batched(self._data, batches, together, epoch):
             count = len(self._seeds)
             yield inputs.unflatten(0, (count, -1)), labels.unflatten(0, (count, -1))

@@ -137,7 +137,7 @@ class Ranks:
                 compute = sharding.outside_inference(compute)
             with self.heard():
                 yield from data_parallel.gathered(data, compute, batches, epoch)
-            if not data.known:
+            if not data.cached:
                 views.seen += sum(map(len, batches)) - sum(map(len, batches[:: len(self)]))
 
         return together
@@ -241,7 +241,7 @@ class Shared:
         """Execute a step on each batch of `indices` lazily, and yield it."""
         if isinstance(part.train, Features | Part):
             part.train.prepare(epoch)  # while the others are free to help
-        if part.train.known and gradient.linear_of(part.network) is not None:
+        if part.train.cached and gradient.linear_of(part.network) is not None:
             self._ranks.went_on()
             return self._alone.steps(part, indices, epoch, first)
         return self._together(part, indices, epoch, first)
@@ -252,6 +252,6 @@ class Shared:
         with self._ranks.heard():
             for step in data_parallel.steps(part, indices, self._optimizer, self._recipe, epoch=epoch, first=first):
                 seen += len(step.labels)
-                if not part.train.known:
+                if not part.train.cached:
                     self._views.seen = seen
                 yield step

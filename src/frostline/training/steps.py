@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from frostline.core.randomness import address
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
-from frostline.training.dataset import Dataset, Outputs, announced, outputs
+from frostline.training.dataset import Dataset, Outputs, outputs, prefetched
 
-TOGETHER = 2048
+FETCH_SIZE = 2048
 """Samples that are fetched at once: 16 MB with the features of ResNet-50."""
 
 
@@ -86,7 +86,7 @@ def steps(
     alike = recipe.criterion.plain and part.weights is None
     plain = part.autocast is None and alike and not (recipe.mixup or recipe.cutmix)
     head = gradient.head_of(part.network) if plain else None
-    samples = TOGETHER if head is not None and part.train.known else part.train.at_once
+    samples = FETCH_SIZE if head is not None and part.train.cached else part.train.fetch_size
     together = max(samples // recipe.batch_size, 1)
     for number, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch)):
         step = first + number
@@ -125,7 +125,7 @@ def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int)
     """Yield inputs and labels of each batch, fetched for `together` batches at once; the next ones are prefetched."""
     groups = [indices[start : start + together] for start in range(0, len(indices), together)]
     joined = [torch.cat(list(group)) for group in groups]
-    for group, index in zip(groups, announced(data, joined, epoch), strict=True):
+    for group, index in zip(groups, prefetched(data, joined, epoch), strict=True):
         labels = data.labels[index.to(data.labels.device, non_blocking=True)]
         inputs = data.inputs(index, epoch)
         sizes = [len(batch) for batch in group]

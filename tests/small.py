@@ -43,9 +43,9 @@ from frostline.runs.run import execute
 from frostline.runs.run_context import RunContext
 from frostline.store.store import Store
 from frostline.training import checkpoint, dataset, loop, optim, schedule
-from frostline.training.loop import BEGINNING, EpochResult, TrainingPosition
+from frostline.training.loop import FIRST_STEP, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
-from frostline.training.steps import Alone, Recipe, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 
 SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
@@ -227,7 +227,7 @@ def train(
     autocast: torch.dtype | None = None,
     entered: Callable[[int], None] = lambda phase: None,
     before_step: Callable[[int, Span], None] = lambda step, span: None,
-    start: TrainingPosition = BEGINNING,
+    start: TrainingPosition = FIRST_STEP,
     **recipe: Any,
 ) -> Iterator[EpochResult]:
     """Train a model as an experiment does; `entered` is called after a phase was entered."""
@@ -255,7 +255,7 @@ def train(
     how = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe)
     yield from loop.fit(
         data.labels.cpu(),
-        stepper=Alone(built, how),
+        stepper=PlainStepper(built, how),
         timeline=schedule.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
         enter=enter,
         before_step=before,

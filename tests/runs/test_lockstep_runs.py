@@ -25,7 +25,7 @@ from frostline.training import captured_step, checkpoint, checkpoint_timing
 from frostline.training.features import Features
 from frostline.training.lockstep import Stack
 from frostline.training.loop import Diverged
-from frostline.training.steps import Alone, Step
+from frostline.training.steps import PlainStepper, Step
 from small import SMALL, TINY, Memory, Told, carry_out, compose
 
 TOGETHER = (
@@ -153,7 +153,7 @@ def test_on_a_card_too_every_run_gets_the_bits_that_single_operations_give(
 
 @pytest.mark.slow
 def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = dict.fromkeys((Stack, Alone), 0)
+    made = dict.fromkeys((Stack, PlainStepper), 0)
 
     def counting(kind: Any) -> None:
         steps = kind.steps
@@ -169,7 +169,7 @@ def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
         counting(kind)
     several = configs()
     together(tmp_path, several)
-    assert made == {Stack: several[0].epochs * 24 // several[0].batch_size, Alone: 0}
+    assert made == {Stack: several[0].epochs * 24 // several[0].batch_size, PlainStepper: 0}
 
 
 @pytest.mark.slow

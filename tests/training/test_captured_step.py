@@ -63,7 +63,7 @@ def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: 
         states = [state for one in members for state in one.optimizer.state.values()]
         kept = [value.cpu() for state in states for value in state.values() if isinstance(value, Tensor)]
         weights = [parameter.detach().cpu() for one in members for parameter in one.head.linear.parameters()]
-        losses = [one.made[epoch].sums.read() for one in members[1:] for epoch in one.made]
+        losses = [one.finished[epoch].sums.read() for one in members[1:] for epoch in one.finished]
     return Learned([*weights, *kept], losses, launches, waits, said)
 
 

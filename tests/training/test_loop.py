@@ -31,7 +31,7 @@ from frostline.training.evaluation import evaluate
 from frostline.training.loop import Diverged, EpochResult
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.state import Progress
-from frostline.training.steps import Alone, Recipe, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 from small import SMALL, TINY, Samples, compose, images, mode, network, train
 
 # --- where phases and batches lie
@@ -204,7 +204,7 @@ def fit_linear(
     return list(
         loop.fit(
             data.labels,
-            stepper=Alone(optimizer, recipe),
+            stepper=PlainStepper(optimizer, recipe),
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
             enter=lambda phase: TrainedPart(layer, data, None, layer, val, None),
             before_step=lower,

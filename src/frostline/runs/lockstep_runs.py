@@ -22,7 +22,7 @@ from frostline.runs.run_data import augment_policy
 from frostline.runs.setup import Setup
 from frostline.training import gradient, loop, optim
 from frostline.training.gradient import Head
-from frostline.training.lockstep import EpochMade, Member, Stack, bytes_kept
+from frostline.training.lockstep import FinishedEpoch, Member, Stack, bytes_kept
 from frostline.training.schedule import Rates
 from frostline.training.state import Learner
 from frostline.training.steps import Step, TrainedPart
@@ -68,7 +68,7 @@ def of_process() -> Lockstep:
     return Lockstep()
 
 
-class Stepper:
+class LockstepStepper:
     """The stepper of one run: takes over results, leads other runs in lockstep, or trains alone."""
 
     def __init__(
@@ -90,26 +90,26 @@ class Stepper:
         self._alone = alone
         self._stack: Stack | None = None
         self._undecided = True
-        self.most = 1
+        self.max_runs_per_step = 1
         """Largest number of runs that shared a step with this one, itself included."""
 
     @property
-    def together(self) -> int:
+    def runs_per_step(self) -> int:
         """Number of runs that share a step."""
         return len(self._stack.members) if self._stack else 1
 
-    def made(self, epoch: int) -> EpochMade | None:
+    def restore_finished(self, epoch: int) -> FinishedEpoch | None:
         """If another run executed the steps of this epoch, restore network and optimizer to its end and return it."""
-        made = self._member.made.pop(epoch, None) if self._member else None
+        finished = self._member.finished.pop(epoch, None) if self._member else None
         linear = self._setup.model.module.get_submodule(self._setup.model.structure.heads[0])
-        if made is None or not isinstance(linear, nn.Linear):
+        if finished is None or not isinstance(linear, nn.Linear):
             self._member = None  # from now on this run trains alone
             return None
-        if self.most == 1:
-            self._say(f"  in lockstep: its head was trained together with {_others(made.together)}")
-        self.most = max(self.most, made.together)
-        made.put(linear, self._learner.optimizer)
-        return made
+        if self.max_runs_per_step == 1:
+            self._say(f"  in lockstep: its head was trained together with {_others(finished.heads)}")
+        self.max_runs_per_step = max(self.max_runs_per_step, finished.heads)
+        finished.restore(linear, self._learner.optimizer)
+        return finished
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Execute a step on each batch of `indices` lazily, and yield it."""
@@ -149,9 +149,9 @@ class Stepper:
             self._say("  note: not in lockstep, since here a batched product rounds differently from single ones")
             return None
         self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)
-        self.most = len(stack.members)
+        self.max_runs_per_step = len(stack.members)
         if others:
-            self._say(f"  in lockstep with {_others(self.most)} on the same features")
+            self._say(f"  in lockstep with {_others(self.max_runs_per_step)} on the same features")
         return stack
 
     def _beginner(self, head: Head, config: Config) -> Member:

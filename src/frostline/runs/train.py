@@ -19,16 +19,16 @@ from frostline.records.trial_tags import Decision
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
-from frostline.runs.lockstep_runs import Stepper
+from frostline.runs.lockstep_runs import LockstepStepper
 from frostline.runs.run_context import Judge, RunContext
 from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
-from frostline.training.ranks import Shared
+from frostline.training.ranks import DataParallelStepper
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import Alone, TrainedPart
+from frostline.training.steps import PlainStepper, TrainedPart
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
     progress = go_on(setup, learner, whose, guard, run)
     catch_up(progress, run.folder, record)
     alone = _alone(setup, learner)
-    stepper = Stepper(setup, learner, origin, run, alone)
+    stepper = LockstepStepper(setup, learner, origin, run, alone)
     every = setup.config.checkpoint.every_seconds
     place, say = run.folder / layout.CHECKPOINT, run.screen.say
     keeping = checkpoint_timing.Keeper(place, size=learner.size, every=every, say=say)
@@ -86,8 +86,8 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
             save()
     if decision is not Decision.CONTINUE:
         guard.check()
-    if stepper.most > 1:
-        record.tag(layout.LOCKSTEP_TAG, str(stepper.most))
+    if stepper.max_runs_per_step > 1:
+        record.tag(layout.LOCKSTEP_TAG, str(stepper.max_runs_per_step))
     _end_early(decision, progress, setup.config.search.prune, record, run.screen)
     return progress
 
@@ -107,8 +107,8 @@ def _end_early(decision: Decision, progress: Progress, prune: str, record: Recor
 def _alone(setup: Setup, learner: Learner) -> loop.Stepper:
     """Return the stepper of a run that trains without lockstep."""
     if setup.ranks is None:
-        return Alone(learner.optimizer, setup.recipe)
-    return Shared(setup.ranks, learner.optimizer, setup.recipe, setup.images.train)
+        return PlainStepper(learner.optimizer, setup.recipe)
+    return DataParallelStepper(setup.ranks, learner.optimizer, setup.recipe, setup.images.train)
 
 
 def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decision:
@@ -197,7 +197,7 @@ def fit_phases(
 
     events = loop.fit(
         setup.data.train.labels,
-        stepper=stepper or Alone(learner.optimizer, setup.recipe),
+        stepper=stepper or PlainStepper(learner.optimizer, setup.recipe),
         timeline=setup.timeline,
         enter=enter,
         before_step=before_step,

@@ -35,11 +35,11 @@ _TRIED = 4_000
 
 
 @dataclass(frozen=True)
-class EpochMade:
+class FinishedEpoch:
     """The result of one epoch's steps for one head."""
 
     sums: Sums
-    together: int
+    heads: int
     """Number of heads that were trained together."""
     seconds: float
     """The head's share of the training time."""
@@ -47,7 +47,7 @@ class EpochMade:
     state: tuple[Mapping[str, Any], ...]
     """The optimizer's state of each parameter."""
 
-    def put(self, linear: nn.Linear, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, linear: nn.Linear, optimizer: torch.optim.Optimizer) -> None:
         """Restore the layer and its `optimizer` to the end of the epoch."""
         with torch.no_grad():
             for parameter, value, state in zip(linear.parameters(), self.parameters, self.state, strict=True):
@@ -63,7 +63,7 @@ class Member:
     optimizer: torch.optim.Optimizer
     rates: Rates
     recipe: Recipe
-    made: dict[int, EpochMade] = field(default_factory=dict)
+    finished: dict[int, FinishedEpoch] = field(default_factory=dict)
     """Results by epoch that its run has not taken over yet."""
 
 
@@ -124,7 +124,7 @@ class Stack:
             seconds += time.perf_counter() - began
             if step - first == len(indices) - 1:
                 for member, its in zip(others, sums.each(), strict=True):
-                    member.made[epoch] = _epoch_made(member, its, len(self.members), seconds)
+                    member.finished[epoch] = _finished_epoch(member, its, len(self.members), seconds)
                 self.reached = epoch
             yield Step(logits[0].t().clone(), labels[0], None)
             began = time.perf_counter()
@@ -251,9 +251,9 @@ def _stacked(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return together, torch.zeros_like(together)
 
 
-def _epoch_made(member: Member, sums: Sums, together: int, seconds: float) -> EpochMade:
+def _finished_epoch(member: Member, sums: Sums, together: int, seconds: float) -> FinishedEpoch:
     parameters = [*member.head.linear.parameters()]
     states = [member.optimizer.state[parameter] for parameter in parameters]
     copies = tuple({k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()} for state in states)
     values = tuple(parameter.detach().clone() for parameter in parameters)
-    return EpochMade(sums, together, seconds / together, values, copies)
+    return FinishedEpoch(sums, together, seconds / together, values, copies)

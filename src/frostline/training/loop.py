@@ -17,7 +17,7 @@ from torch import Tensor
 from frostline.models import freeze_guard
 from frostline.training.dataset import batches, sampled
 from frostline.training.evaluation import Evaluation, evaluate
-from frostline.training.lockstep import EpochMade
+from frostline.training.lockstep import FinishedEpoch
 from frostline.training.schedule import Span, pieces, span_of
 from frostline.training.steps import Recipe, Step, TrainedPart
 from frostline.training.sums import Sums
@@ -59,18 +59,18 @@ class TrainingPosition:
     seconds: float = 0.0
 
 
-BEGINNING = TrainingPosition()
+FIRST_STEP = TrainingPosition()
 
 
 class Stepper(Protocol):
     """Executes the training steps of a run."""
 
     @property
-    def together(self) -> int:
+    def runs_per_step(self) -> int:
         """Number of runs that share a step; each is charged an equal part of its time."""
         ...
 
-    def made(self, epoch: int) -> EpochMade | None:
+    def restore_finished(self, epoch: int) -> FinishedEpoch | None:
         """If the steps of an epoch were executed before, restore network and optimizer to its end and return it."""
         ...
 
@@ -89,7 +89,7 @@ def fit(
     after_step: Callable[[], None],
     recipe: Recipe,
     guard: freeze_guard.Guard,
-    start: TrainingPosition = BEGINNING,
+    start: TrainingPosition = FIRST_STEP,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult | TrainingPosition]:
     """Train from `start`; yield the result of every epoch, and the position after each step for which `pause()` holds.
@@ -112,8 +112,8 @@ def fit(
         at = start if epoch == start.epoch else TrainingPosition(epoch)
         first = (epoch - 1) * len(slices)
         sums, seconds = Sums(at.loss, at.right, recipe.label_smoothing), at.seconds
-        if at.steps == 0 and (made := stepper.made(epoch)) is not None:
-            sums, seconds = made.sums, made.seconds
+        if at.steps == 0 and (finished := stepper.restore_finished(epoch)) is not None:
+            sums, seconds = finished.sums, finished.seconds
             at = TrainingPosition(epoch, len(slices))
         order = sampled(labels, recipe.sampling, recipe.seed, epoch)
         indices = [order[batch] for batch in slices]
@@ -130,12 +130,12 @@ def fit(
                 if pause():
                     guard.check()
                     loss, right = sums.read()
-                    seconds += (time.perf_counter() - began) / stepper.together
+                    seconds += (time.perf_counter() - began) / stepper.runs_per_step
                     yield TrainingPosition(epoch, step + 1 - first, loss, right, seconds)
                     began = time.perf_counter()
         images = slices[-1].stop
         loss, accuracy = (total / images for total in sums.read())
-        seconds += (time.perf_counter() - began) / stepper.together
+        seconds += (time.perf_counter() - began) / stepper.runs_per_step
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
         part = part or begin(phase)  # None if all steps of the epoch were executed before

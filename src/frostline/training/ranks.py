@@ -27,7 +27,7 @@ from frostline.training.features import Features, Part
 from frostline.training.process_group import lost_connection
 from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, Order, PutTogether, TakeBest, TakeOver
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import Alone, Recipe, Step, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, Step, TrainedPart
 
 _PARTING = 5.0  # seconds to wait for an ended process to be noticed
 
@@ -221,20 +221,20 @@ class Ranks:
             process_group.abort()
 
 
-class Shared:
+class DataParallelStepper:
     """The stepper of a run on several devices: steps are data-parallel, except for a head on cached features.
 
     Such a head is trained in this process: its step takes less time than communication.
     """
 
-    together = 1
+    runs_per_step = 1
 
     def __init__(self, ranks: Ranks, optimizer: torch.optim.Optimizer, recipe: Recipe, views: Views) -> None:
         """Train the parameters of `optimizer`; `views` counts the training images of all processes."""
         self._ranks, self._optimizer, self._recipe, self._views = ranks, optimizer, recipe, views
-        self._alone = Alone(optimizer, recipe)
+        self._alone = PlainStepper(optimizer, recipe)
 
-    def made(self, epoch: int) -> None:
+    def restore_finished(self, epoch: int) -> None:
         """Return None: no epoch was executed before."""
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:

@@ -104,16 +104,16 @@ def steps(
         yield Step(logits, labels, loss)
 
 
-class Alone:
+class PlainStepper:
     """The stepper of a run that trains alone."""
 
-    together = 1
+    runs_per_step = 1
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
         """Train the parameters of `optimizer`."""
         self._optimizer, self._recipe = optimizer, recipe
 
-    def made(self, epoch: int) -> None:
+    def restore_finished(self, epoch: int) -> None:
         """Return None: no epoch was executed before."""
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:

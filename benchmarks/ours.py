@@ -186,9 +186,9 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
     folder.mkdir(parents=True)
     assembled = setup.assemble(config(chosen), folder, meta=False, screen=silent())
     line, images = frost_line.draw(assembled, 0), assembled.images
-    line.read(images.val).inputs(torch.arange(1), 0)
+    line.dataset(images.val).inputs(torch.arange(1), 0)
     images.train.inputs(torch.arange(1), 1)
-    train = line.read(images.train)
+    train = line.dataset(images.train)
     _wait(assembled.device)
     began = time.perf_counter()
     train.inputs(torch.arange(1), 1)

@@ -18,7 +18,7 @@ import ours
 from bench import Bench, median_seconds, shown
 from frostline.records import journal, provenance
 from frostline.store import hashing
-from frostline.training import checkpoint_timing
+from frostline.training.checkpoint_timing import CheckpointWriter
 from images import CIFAR, PHOTO
 from table import Row
 
@@ -39,13 +39,13 @@ def checkpoints(bench: Bench) -> Iterator[Row]:
     steps = max(_STEPS, round(2 / median_seconds(bench, step)))
     for _ in range(scale.rounds):
         plain.append(_timed(lambda: [step() for _ in range(steps)], bench))
-        with checkpoint_timing.Keeper(folder, size=0, every=None, say=print) as keeper:
+        with CheckpointWriter(folder, size=0, every=None, say=print) as keeper:
 
-            def save_and_go_on(keeper: checkpoint_timing.Keeper = keeper) -> None:
+            def save_and_go_on(keeper: CheckpointWriter = keeper) -> None:
                 copied.append(_timed(lambda: keeper.save(tensors, {}), bench))
                 for _ in range(steps):
                     step()
-                keeper.settle()
+                keeper.wait()
 
             saved.append(_timed(save_and_go_on, bench))
     raw = median(_timed(lambda: _write(folder / "raw", round(100e6 * hundreds)), bench) for _ in range(scale.rounds))
@@ -106,7 +106,7 @@ def share(bench: Bench) -> Iterator[Row]:
     watch = Stopwatch()
     with watch.over(
         *((journal, "append_epoch"), (journal, "note"), (journal, "rewrite_epochs"), (provenance, "write")),
-        *((checkpoint_timing.Keeper, "save"), (checkpoint_timing.Keeper, "__exit__"), (hashing, "of_tensors")),
+        *((CheckpointWriter, "save"), (CheckpointWriter, "__exit__"), (hashing, "of_tensors")),
     ):
         whole = bench.sweep(runs).seconds
     yield bench.row(

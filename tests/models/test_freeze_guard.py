@@ -22,7 +22,7 @@ def watched() -> tuple[Model, Guard]:
 
 
 @pytest.mark.parametrize("tensor", ["conv1.0.weight", "conv1.1.running_var", "stage4.0.branch1.1.num_batches_tracked"])
-@pytest.mark.parametrize("look", ["glance", "check"])
+@pytest.mark.parametrize("look", ["check_if_written", "check"])
 def test_the_guard_names_a_tensor_that_moved(tensor: str, look: str) -> None:
     model, guard = watched()
     guard.check()
@@ -55,7 +55,7 @@ def test_the_guard_notices_statistics_that_move_because_somebody_called_train() 
     model.module.train()
     model.module(images(4).tensor)
     with pytest.raises(FrozenDrift, match="running_mean"):
-        guard.glance()
+        guard.check_if_written()
 
 
 def test_a_thorough_look_also_finds_what_was_written_behind_the_back_of_torch() -> None:

@@ -254,7 +254,7 @@ def test_one_that_fails_in_the_middle_of_an_epoch_leaves_the_others_what_was_who
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_timing.Keeper, "due", fails)
+        patch.setattr(checkpoint_timing.CheckpointWriter, "due", fails)
         with pytest.raises(OSError, match="a disk that is gone"):
             run(tmp_path / "together 0", several[0], several[1:])
     ran = [run(tmp_path / f"together {i}", several[i], several[i + 1 :]) for i in range(1, len(several))]

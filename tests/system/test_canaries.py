@@ -207,7 +207,7 @@ def a_checkpoint_whose_facts_name_code(nest: Nest) -> None:
     assert found[1] == facts
     module = torch.nn.Linear(2, 2)
     learner = state.Learner(module, torch.optim.SGD(module.parameters()), None, frozenset(module.state_dict()))
-    with pytest.raises(state.Unfit):
+    with pytest.raises(state.CheckpointMismatch):
         state.restore(learner, *found)
 
 

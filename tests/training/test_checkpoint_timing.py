@@ -26,12 +26,12 @@ def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeyp
     monkeypatch.setattr(checkpoint_timing.time, "perf_counter", lambda: clock)
     monkeypatch.setattr(checkpoint, "save", save)
     kept = 0
-    with checkpoint_timing.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
+    with checkpoint_timing.CheckpointWriter(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
         for _ in range(100):
             clock += 1
-            if keeper.worth():
+            if keeper.is_worthwhile():
                 keeper.save({}, {})
-                keeper.settle()
+                keeper.wait()
                 kept += 1
     assert kept == 4
 
@@ -42,8 +42,8 @@ def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
 ) -> None:
     clock = 0.0
     monkeypatch.setattr(checkpoint_timing.time, "perf_counter", lambda: clock)
-    with checkpoint_timing.Keeper(tmp_path / "checkpoint", size=size, every=None, say=print) as keeper:
-        while clock < 1000 and not keeper.worth():
+    with checkpoint_timing.CheckpointWriter(tmp_path / "checkpoint", size=size, every=None, say=print) as keeper:
+        while clock < 1000 and not keeper.is_worthwhile():
             clock += 1
     assert clock == first
 
@@ -57,11 +57,11 @@ def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypat
         return save(*arguments)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    with checkpoint_timing.Keeper(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
+    with checkpoint_timing.CheckpointWriter(tmp_path / "checkpoint", size=0, every=None, say=print) as keeper:
         keeper.save({"weight": weight}, {"journal": journal})
         weight += 1
         journal.append(2)
-        assert not keeper.worth()
+        assert not keeper.is_worthwhile()
         assert last_checkpoint(tmp_path, print) is None
         gate.set()
     found = last_checkpoint(tmp_path, print)

@@ -104,7 +104,7 @@ def to_score() -> tuple[nn.Module, InMemory]:
 def scored(by: Callable[..., Any]) -> list[Tensor]:
     """Return the logits of all images in batches of every size."""
     module, data = to_score()
-    return [evaluate(module, data, batch_size=size, autocast=None, by=by).logits for size in SIZES]
+    return [evaluate(module, data, batch_size=size, autocast=None, outputs=by).logits for size in SIZES]
 
 
 def scored_together() -> list[Tensor]:

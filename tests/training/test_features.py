@@ -78,7 +78,7 @@ def whole_network(patch: pytest.MonkeyPatch) -> None:
 
     def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
         setup.enter(phase)
-        return frost_line._none(setup, 0)
+        return frost_line._whole_network(setup, 0)
 
     patch.setattr(frost_line, "draw", draw)
 
@@ -138,7 +138,7 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
     events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
     line = frost_line.draw(run, epochs[-1].phase, keep=robustness._keeps(run, epochs[-1].phase))
-    blurred = line.read(robustness._views(run, "blur", 1.0))
+    blurred = line.dataset(robustness._views(run, "blur", 1.0))
     under = evaluate(line.above(run.model.module), blurred, batch_size=10, autocast=line.autocast)
     numbers = [n for e in epochs for n in (e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy)]
     logits = [epochs[-1].val.logits, score(run, epochs[-1].phase).logits, under.logits]
@@ -353,7 +353,7 @@ def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     images, sizes = run.images, list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    passing = frost_line.draw(run, 0, keep=False).read(images.train)
+    passing = frost_line.draw(run, 0, keep=False).dataset(images.train)
     sizes.clear()
     every = passing.inputs(torch.arange(TRAIN), 1)
     for index in torch.arange(TRAIN).flip(0).split(7):
@@ -396,17 +396,17 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
     def read(budget: int, name: str = "store") -> tuple[DeviceBudget, torch.Tensor, int]:
         """Return the room as training leaves it, the bytes it has while that goes on, and what training reads."""
         store = Store(tmp_path / name, budget=1 << 30, say=print)
-        run = replace(assembled, store=store, room=DeviceBudget(torch.device("cpu"), budget))
+        run = replace(assembled, store=store, device_budget=DeviceBudget(torch.device("cpu"), budget))
         part = frost_line.part(run, 0, None)
         inputs = [data.inputs(first, 1) for data in (part.train, part.val)]
-        return run.room, torch.cat(inputs), run.room.free
+        return run.device_budget, torch.cat(inputs), run.device_budget.free
 
     much, expected, free = read(1 << 30)
     train, val = (len(split) * expected[:1].nbytes for split in (assembled.data.train, assembled.data.val))
     pixels = assembled.data.train.pixels.nbytes + assembled.data.val.pixels.nbytes
-    assert much.budget - free == pixels + train + val, "what is computed from and what is computed"
-    assert much.free == much.budget, "all of it is given back"
-    assert much.budget - read(1 << 30)[2] == train + val, "no pixels where the features are known"
+    assert much.total - free == pixels + train + val, "what is computed from and what is computed"
+    assert much.free == much.total, "all of it is given back"
+    assert much.total - read(1 << 30)[2] == train + val, "no pixels where the features are known"
 
     tight, inputs, free = read(train, "another")
     assert (free, tight.free) == (0, train), "the pixels make room for the features; those of val do not fit"

@@ -40,13 +40,13 @@ class Views:
         self,
         split: Split,
         view: View,
-        room: DeviceBudget,
+        device_budget: DeviceBudget,
         memory_format: torch.memory_format,
         *,
         view_of: Callable[[int], int],
         identity: Mapping[str, Any],
     ) -> None:
-        """Move the split to the device of `room`, its pixels at first use; views are made there.
+        """Move the split to the device of `device_budget`, its pixels at first use; views are made there.
 
         `view_of(epoch)` returns the number of the view: epochs with equal numbers have equal views. `identity` has, as
         JSON-able facts, everything that a view depends on beside the images, its number and the network's input.
@@ -55,14 +55,14 @@ class Views:
         self._centred = split.centred
         self._held: Held | None = None
         self._coming = Prefetch[list[Tensor]]()
-        self._room = room
+        self._device_budget = device_budget
         self._sizes, self.ids = split.sizes, split.ids
         self._view = view
         self._memory_format = memory_format
         self.view_of = view_of
         self.identity = {"images": split.digest, "aside": self._aside, **identity}
-        self.labels = split.labels.to(room.device)
-        self._sizes_there, self._ids_there = split.sizes.to(room.device), split.ids.to(room.device)
+        self.labels = split.labels.to(device_budget.device)
+        self._sizes_there, self._ids_there = split.sizes.to(device_budget.device), split.ids.to(device_budget.device)
         self.seen = 0
         """Number of views returned so far."""
 
@@ -76,7 +76,7 @@ class Views:
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the views `(B, 3, S, S)` float32 of the samples at `index` in `epoch`."""
         self.seen += len(index)
-        number, row = self.view_of(epoch), index.to(self._room.device, non_blocking=True)
+        number, row = self.view_of(epoch), index.to(self._device_budget.device, non_blocking=True)
         shown = self._shown(index, row, number)
         views = self._view.finish(shown.float(), self._ids_there[row], number)
         return views.contiguous(memory_format=self._memory_format)
@@ -98,10 +98,10 @@ class Views:
         if isinstance(self._pixels, Undecoded):
             coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
             if self._aside:
-                return machine.to_device(torch.stack(coming), self._room.device)
-            images = ragged.moved(coming, self._room.device)
+                return machine.to_device(torch.stack(coming), self._device_budget.device)
+            images = ragged.moved(coming, self._device_budget.device)
         else:
-            images = rows(self._there(), index, self._room.device)
+            images = rows(self._there(), index, self._device_budget.device)
         crop = self._view.crop and self._view.crop(self._sizes_there[row], self._ids_there[row], number)
         return self._show(images, crop)
 
@@ -112,7 +112,7 @@ class Views:
         A GPU makes all other views by its own kernels, which round a few pixels differently.
         """
         exact = isinstance(self._pixels, Undecoded) and not self._pixels.instead
-        return exact or self._centred or self._room.device.type == "cpu"
+        return exact or self._centred or self._device_budget.device.type == "cpu"
 
     def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], list[Tensor]]:
         if not self._aside:
@@ -144,5 +144,5 @@ class Views:
     def _there(self) -> Held:
         assert not isinstance(self._pixels, Undecoded)
         if self._held is None:
-            self._held = self._room.take(self._pixels)
+            self._held = self._device_budget.take(self._pixels)
         return self._held

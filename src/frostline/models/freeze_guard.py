@@ -64,7 +64,7 @@ class Guard:
             for name, tensor in frozen_tensors(self._module).items()
         }
 
-    def glance(self) -> None:
+    def check_if_written(self) -> None:
         """Run `check` if torch counted a write to a frozen tensor; uncounted changes are found by the next `check`."""
         now = _every_tensor(self._module)
         if any(one.written(now[name]) for name, one in self._watched.items()):

@@ -65,14 +65,14 @@ def measure(setup: Setup, seconds: float) -> Cost:
     phases: list[_Phase] = []
     for number in range(len(setup.phases)):
         line = frost_line.draw(setup, number)
-        if mixes.mixup or mixes.cutmix or line.read(images.train) is images.train:  # see `frost_line.part`
+        if mixes.mixup or mixes.cutmix or line.dataset(images.train) is images.train:  # see `frost_line.part`
             phases.append(_on_images(setup, learner.optimizer, seconds))
         else:
             passing = frost_line.draw(setup, number, keep=False)
-            phase, each = _on_features(setup, learner.optimizer, passing, kept=line.kept)
+            phase, each = _on_features(setup, learner.optimizer, passing, kept=line.cached)
             phases.append(phase)
-            kept = max(kept, each * (len(setup.data.train) + len(setup.data.val)) if line.kept else 0)
-    peak = memory.peak(setup.device) + (kept if kept <= setup.room.budget else 0)
+            kept = max(kept, each * (len(setup.data.train) + len(setup.data.val)) if line.cached else 0)
+    peak = memory.peak(setup.device) + (kept if kept <= setup.device_budget.total else 0)
     return _summed(setup, phases, peak)
 
 
@@ -102,10 +102,10 @@ def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, 
     rows = torch.cat(_batches(setup, 2 + 2 * size // setup.config.batch_size))
     first, rest = rows[:size], rows[size : len(rows) // size * size] if len(rows) >= 2 * size else rows
     train = setup.images.train
-    read = line.read(train)
-    read.inputs(first, 1)
+    features = line.dataset(train)
+    features.inputs(first, 1)
     machine.synchronize(setup.device)
-    below, inputs = machine.timed(setup.device, lambda: read.inputs(rest, 1))
+    below, inputs = machine.timed(setup.device, lambda: features.inputs(rest, 1))
     data = InMemory(inputs, train.labels[rest.to(setup.device)])
     network = line.above(setup.model.module)
     parts = [torch.arange(len(rest))[part] for part in batches(len(rest), setup.config.batch_size)]

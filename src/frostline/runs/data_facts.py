@@ -139,7 +139,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
     with tempfile.TemporaryDirectory() as folder:
         made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
     cpu = torch.device("cpu")
-    setup = replace(made, device=cpu, room=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
+    setup = replace(made, device=cpu, device_budget=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
     plain = {name: split_views.centred(setup, name, split) for name, split in setup.data.splits.items()}
     return Opened(setup, plain, setup.images.train)
 

@@ -36,7 +36,7 @@ def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft
     if setup.config.save_weights == LEARNED and setup.config.freeze_mode.solver != "knn":  # kNN keeps no weights
         heads = setup.model.structure.heads
         left = {name for name in tensors if base_weights.belongs(name, heads)}
-        left -= learner.moving | adapters.touched(module)
+        left -= learner.mutable | adapters.touched(module)
         if not left.isdisjoint(name for name, _ in module.named_parameters()):
             facts[base_weights.KEY] = base_weights.keep(module, heads, sweep / layout.BASES)
             tensors = {name: tensor for name, tensor in tensors.items() if name not in left}
@@ -52,7 +52,7 @@ def conclude(
     instead of the head, there is no weights file, and its sha256 is None. Raises `Diverged` if the test loss is not
     finite.
     """
-    state.put(setup.model.module, progress.best)
+    state.load(setup.model.module, progress.best)
     merged, metrics = leave_adapters(setup, folder)
     plain = setup.model.module.state_dict().keys()
     kept = {name: tensor for name, tensor in progress.best.items() if name in plain}

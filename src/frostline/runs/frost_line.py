@@ -19,7 +19,7 @@ from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training.dataset import Dataset, Outputs, outputs
 from frostline.training.evaluation import Evaluation, evaluate, evaluating
-from frostline.training.features import Backbone, Features, Part, Passing
+from frostline.training.features import Backbone, Features, Subset, UncachedFeatures
 from frostline.training.steps import TrainedPart
 
 _CODE = ("runs.frost_line", "runs.split_views", "models.build")
@@ -32,13 +32,13 @@ class Line:
 
     above: Callable[[nn.Module], nn.Module]
     """Returns the part of a network above the line."""
-    read: Callable[[Views], Dataset]
+    dataset: Callable[[Views], Dataset]
     """Returns the inputs of that part: the features of a split, or its images."""
     autocast: torch.dtype | None
     """Mixed-precision type above the line; None for float32, in which a head alone learns since it is cheap."""
-    kept: bool
+    cached: bool
     """Whether the output of the stages below is computed once per view and kept, not on every access."""
-    by: Callable[[Views], Outputs]
+    outputs: Callable[[Views], Outputs]
     """Returns the function with which `evaluate` computes the outputs of a split."""
     below: Callable[[], Backbone] | None = None
     """Returns the stages below the line; None if there are none."""
@@ -53,12 +53,12 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
     module, structure, images = setup.model.module, setup.model.structure, setup.images
     below = cut.reach(module, structure, cut.stages_below(structure, setup.phases[phase]))
     if not below:
-        return _none(setup, phase)
+        return _whole_network(setup, phase)
     head_alone = cut.head_alone(structure, below)
     lower, upper = cut.halves(module, structure, below)
-    kept = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower))
+    cached = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower))
     backbone = functools.cache(functools.partial(for_inference, setup, lower))
-    identity = _identity(setup, below, lower) if kept else {}
+    identity = _identity(setup, below, lower) if cached else {}
 
     def above(network: nn.Module) -> nn.Module:
         return upper if network is module else cut.halves(network, structure, below)[1]
@@ -67,18 +67,26 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
     def features(views: Views) -> Features:
         about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
         every = {**identity, **views.identity}
-        by = None if setup.follows else setup.ranks.computing(phase, views) if setup.ranks else outputs
-        return Features(views, backbone, store=setup.store, room=setup.room, identity=every, about=about, outputs=by)
+        by = None if setup.is_follower else setup.ranks.computing(phase, views) if setup.ranks else outputs
+        return Features(
+            views,
+            backbone,
+            store=setup.store,
+            device_budget=setup.device_budget,
+            identity=every,
+            about=about,
+            outputs=by,
+        )
 
-    def read(views: Views) -> Dataset:
-        if not kept:
-            return Passing(views, backbone)
+    def dataset(views: Views) -> Dataset:
+        if not cached:
+            return UncachedFeatures(views, backbone)
         if images.whole is None or views not in (images.train, images.val, images.test):  # e.g. corrupted ones
             return features(views)
-        return Part(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
+        return Subset(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 
-    by = _alone if kept and head_alone else _who_scores(setup, phase, keep)
-    return Line(above, read, None if head_alone else setup.autocast, kept, by, backbone)
+    by = _in_this_process if cached and head_alone else _scoring(setup, phase, keep)
+    return Line(above, dataset, None if head_alone else setup.autocast, cached, by, backbone)
 
 
 def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = None) -> Evaluation:
@@ -86,18 +94,18 @@ def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = No
 
     `instead` classifies instead of the layers above the line.
     """
-    network, by = (instead, outputs) if instead else (line.above(setup.model.module), line.by(views))
+    network, by = (instead, outputs) if instead else (line.above(setup.model.module), line.outputs(views))
     size = setup.recipe.eval_batch_size
-    return evaluate(network, line.read(views), batch_size=size, autocast=line.autocast, by=by)
+    return evaluate(network, line.dataset(views), batch_size=size, autocast=line.autocast, outputs=by)
 
 
-def _alone(views: Views) -> Outputs:
+def _in_this_process(views: Views) -> Outputs:
     """Return the function that scores a split in this process: a head computes faster than ranks can communicate."""
     return outputs
 
 
-def _who_scores(setup: Setup, phase: int, keep: bool) -> Callable[[Views], Outputs]:
-    return _alone if setup.ranks is None else functools.partial(setup.ranks.scoring, phase, keep)
+def _scoring(setup: Setup, phase: int, keep: bool) -> Callable[[Views], Outputs]:
+    return _in_this_process if setup.ranks is None else functools.partial(setup.ranks.scoring, phase, keep)
 
 
 def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
@@ -107,18 +115,18 @@ def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
     """
     line = draw(setup, phase)
     module, images, options = setup.model.module, setup.images, setup.config.train
-    train = _none(setup, phase) if options.mixup or options.cutmix else line
-    scored = module if averaged is None else averaged
-    val = line if averaged is None or _agree(setup, phase, averaged) else _none(setup, phase)
+    train = _whole_network(setup, phase) if options.mixup or options.cutmix else line
+    val_network = module if averaged is None else averaged
+    val = line if averaged is None or _agree(setup, phase, averaged) else _whole_network(setup, phase)
     return TrainedPart(
         network=train.above(module),
-        train=train.read(images.train),
+        train=train.dataset(images.train),
         autocast=train.autocast,
-        scored=val.above(scored),
-        val=val.read(images.val),
+        val_network=val.above(val_network),
+        val=val.dataset(images.val),
         val_autocast=val.autocast,
         weights=setup.image_weights,
-        val_by=val.by(images.val),
+        val_outputs=val.outputs(images.val),
     )
 
 
@@ -130,9 +138,9 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in known if structure.stage_of(name) in below)
 
 
-def _none(setup: Setup, phase: int) -> Line:
+def _whole_network(setup: Setup, phase: int) -> Line:
     memory.keep_freed(setup.device)
-    by = _who_scores(setup, phase, True)
+    by = _scoring(setup, phase, True)
     return Line(lambda network: network, lambda views: views, setup.autocast, False, by)
 
 
@@ -154,7 +162,7 @@ def _fits(setup: Setup, lower: nn.Module) -> bool:
     samples = len(images.train.labels) + len(images.val.labels)
     size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
     distinct = len({images.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
-    return size <= setup.room.budget and size * distinct <= setup.store.half
+    return size <= setup.device_budget.total and size * distinct <= setup.store.half
 
 
 def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:

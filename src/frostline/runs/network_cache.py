@@ -31,7 +31,7 @@ class NetworkCache:
         """Keep the network of a successful run, if only a new linear head could change."""
         model, config = setup.model, setup.config
         own = {f"{model.structure.heads[0]}.{name}" for name in ("weight", "bias")}
-        alone = model.linear_head is not None and learner.moving <= own
+        alone = model.linear_head is not None and learner.mutable <= own
         if alone and model.new_head and model.weights_sha256 and setup.ranks is None:
             self._key, self._model = _key(config, setup.weights, setup.data.classes), model
 

@@ -28,7 +28,7 @@ from frostline.store import hashing
 from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, answering, evaluating
-from frostline.training.features import filled
+from frostline.training.features import padded_batches
 from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, Order, PutTogether, TakeBest, TakeOver
 from frostline.training.ranks import Origin, Ranks
 from frostline.training.schedule import span_of
@@ -49,7 +49,7 @@ def others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
     try:
         found.join(setup.device, origin(setup))
         setup = sharded(replace(setup, ranks=found))
-        learner = replace(learner_of(setup), together=found.put_together)
+        learner = replace(learner_of(setup), before_gather=found.put_together)
         found.lead(learner)
         yield setup, learner
     finally:
@@ -112,7 +112,7 @@ class Follower:
 
     def __init__(self, config: Config, folder: Path) -> None:
         """Assemble the same setup as the first process before its first step."""
-        self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), follows=True)
+        self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), is_follower=True)
         self._learner: Learner
         self._guard = Guard(self.setup.model.module)
         self._part: tuple[int, TrainedPart] | None = None
@@ -128,7 +128,7 @@ class Follower:
             if order.optimizer:
                 state.capture(self._learner, Progress())
             else:
-                state.copy(self._learner.scored, self._learner.moving)
+                state.copy(self._learner.eval_module, self._learner.mutable)
         elif isinstance(order, TakeOver):
             self._guard.check()
             state.restore(self._learner, process_group.received(order.tensors, self.setup.device), order.facts)
@@ -136,7 +136,7 @@ class Follower:
         elif isinstance(order, TakeBest):
             if order.merges:
                 adapters.merge(self.setup.model.module)
-            state.put(self.setup.model.module, process_group.received(order.tensors, self.setup.device))
+            state.load(self.setup.model.module, process_group.received(order.tensors, self.setup.device))
         elif isinstance(order, MakeSteps):
             self._make(order)
         elif isinstance(order, Evaluate):
@@ -159,7 +159,7 @@ class Follower:
             next(made)
             if self._learner.ema is not None and (decay := setup.config.train.ema_decay) is not None:
                 averaging.update(self._learner.ema, setup.model.module, decay)
-        self._guard.glance()
+        self._guard.check_if_written()
 
     def _entered(self, phase: int) -> TrainedPart:
         if self._part is None or self._part[0] != phase:
@@ -178,10 +178,10 @@ class Follower:
         setup = self.setup
         if order.split == "val":
             part = self._entered(order.phase)
-            network, data, autocast = part.scored, part.val, part.val_autocast
+            network, data, autocast = part.val_network, part.val, part.val_autocast
         else:
             line = frost_line.draw(setup, order.phase, keep=order.keep)
-            network, data = line.above(setup.model.module), line.read(self._views(order.split))
+            network, data = line.above(setup.model.module), line.dataset(self._views(order.split))
             autocast = line.autocast
         with evaluating(network):
             every = ordered(data, setup.recipe.eval_batch_size)
@@ -194,4 +194,4 @@ class Follower:
         backbone = frost_line.draw(self.setup, order.phase).below
         every = torch.arange(len(views.labels))
         assert backbone is not None
-        data_parallel.send(views, backbone(), filled(every, self.setup.device), order.epoch)
+        data_parallel.send(views, backbone(), padded_batches(every, self.setup.device), order.epoch)

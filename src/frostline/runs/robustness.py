@@ -71,6 +71,6 @@ def _views(setup: Setup, name: str, strength: float) -> Views:
         "corruptions": codehash.of("runs.robustness"),
         "pillow": PIL.__version__,
     }
-    place = (setup.room, setup.memory_format)
+    place = (setup.device_budget, setup.memory_format)
     view = replace(centre_view(spec), finish=corrupted)
     return Views(setup.data.test, view, *place, view_of=lambda epoch: 0, identity=identity)

@@ -83,8 +83,9 @@ def _within_memory(config: Config, run: RunContext, record: Record | None) -> _M
 
 
 def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
-    at_hand, folder = network_cache.of_process().take, run.folder
-    setup = assemble(config, folder, meta=record is None, screen=run.screen, fetch=run.fetch, at_hand=at_hand)
+    folder = run.folder
+    cached = network_cache.of_process().take
+    setup = assemble(config, folder, meta=record is None, screen=run.screen, fetch=run.fetch, cached=cached)
     plan = announce(setup, run)
     if record is None:
         return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
@@ -97,7 +98,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
     ):
         merged = adapters.touched(setup.model.module)  # adapters that the network keeps are not among them
         if config.freeze_mode.solver != "knn":
-            draft.begin({name: tensor for name, tensor in learner.still.items() if name not in merged})
+            draft.begin({name: tensor for name, tensor in learner.immutable.items() if name not in merged})
         if config.freeze_mode.solver is None:
             progress, voters = learn(setup, learner, guard, run, record), None
         else:

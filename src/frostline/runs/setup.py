@@ -34,7 +34,7 @@ from frostline.training.ranks import Ranks
 from frostline.training.schedule import Span
 from frostline.training.steps import Recipe
 
-AtHand = Callable[[Config, str | None, Sequence[str]], Model | None]
+CachedNetwork = Callable[[Config, str | None, Sequence[str]], Model | None]
 """Returns the network of a config, with weights from this source and a head for these classes, if it is cached."""
 
 
@@ -53,14 +53,14 @@ class Setup:
     recipe: Recipe
     autocast: torch.dtype | None
     """Mixed-precision type, None for float32 throughout."""
-    room: DeviceBudget
+    device_budget: DeviceBudget
     """Memory budget of pixels and features on the device; what does not fit is read as needed."""
     store: Store
     weights: str | None
     """Source of the network's weights: `config.model.weights`, or the fetched file if that names a run."""
     ranks: Ranks | None = None
     """The other processes of a run on several devices."""
-    follows: bool = False
+    is_follower: bool = False
     """Whether this process is one of these: it computes what it is ordered to, and reads the rest from the store."""
 
     @property
@@ -86,11 +86,17 @@ class Setup:
 
 
 def assemble(
-    config: Config, folder: Path, *, meta: bool, screen: Screen, fetch: Fetch = no_runs, at_hand: AtHand | None = None
+    config: Config,
+    folder: Path,
+    *,
+    meta: bool,
+    screen: Screen,
+    fetch: Fetch = no_runs,
+    cached: CachedNetwork | None = None,
 ) -> Setup:
     """Assemble the setup of a run, with the model on the meta device if `meta`.
 
-    Sets torch's determinism and threads. A network that `at_hand` returns is used instead of building one.
+    Sets torch's determinism and threads. A network that `cached` returns is used instead of building one.
     """
     device = machine.device(config.device, devices=config.devices)
     processes = config.devices if device.type == "cpu" else 1
@@ -100,7 +106,7 @@ def assemble(
     store = store_of(config, screen.say)
     source = weights_of(config, folder, fetch)
     data, model, phases, batches = parts(
-        config, source, store, meta=meta, screen=screen, at_hand=None if meta else at_hand
+        config, source, store, meta=meta, screen=screen, cached=None if meta else cached
     )
     if not meta:
         model.module.to(device)
@@ -116,7 +122,7 @@ def assemble(
         steps_per_epoch=steps,
         recipe=recipe(config, data),
         autocast=machine.autocast_dtype(config.precision, device),
-        room=DeviceBudget(device, memory.budget(device, config.store.memory_gb, processes=processes)),
+        device_budget=DeviceBudget(device, memory.budget(device, config.store.memory_gb, processes=processes)),
         store=store,
         weights=source,
     )
@@ -130,14 +136,20 @@ def groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> list[dic
 
 
 def parts(
-    config: Config, source: str | None, store: Store, *, meta: bool, screen: Screen, at_hand: AtHand | None = None
+    config: Config,
+    source: str | None,
+    store: Store,
+    *,
+    meta: bool,
+    screen: Screen,
+    cached: CachedNetwork | None = None,
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
     """Return the parts of a run: data, the model with the weights `source`, its phases and the batches of an epoch.
 
     With `meta`, weights that would have to be downloaded are not read.
     """
     data = load_data(config, input_of(config, source), store, screen)
-    model = at_hand(config, source, data.classes) if at_hand else None
+    model = cached(config, source, data.classes) if cached else None
     if model is None:
         model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":

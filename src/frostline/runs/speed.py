@@ -67,4 +67,4 @@ def bytes_per_task(learner: Learner, folder: Path, voters: nn.Module | None) -> 
         return voters.nbytes
     if files := [*(folder / layout.ADAPTER).glob("*")]:
         return sum(file.stat().st_size for file in files)
-    return sum(tensor.nbytes for name, tensor in learner.module.state_dict().items() if name in learner.moving)
+    return sum(tensor.nbytes for name, tensor in learner.module.state_dict().items() if name in learner.mutable)

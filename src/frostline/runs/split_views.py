@@ -69,7 +69,7 @@ def _views(
     setup: Setup, name: str, split: Split, view: View, *, view_of: Callable[[int], int] = lambda epoch: 0, **facts: Any
 ) -> Views:
     identity = {"split": name, **facts}
-    return Views(split, view, setup.room, setup.memory_format, view_of=view_of, identity=identity)
+    return Views(split, view, setup.device_budget, setup.memory_format, view_of=view_of, identity=identity)
 
 
 def centre_view(spec: InputSpec) -> View:

@@ -54,7 +54,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
     origin = {
         "data": setup.data.fingerprint,
         "source": project.source_sha256(),
-        "still": hashing.of_tensors(learner.still),
+        "still": hashing.of_tensors(learner.immutable),
     }
     whose = {"config": digest(setup.config), **origin}
     progress = go_on(setup, learner, whose, guard, run)
@@ -63,7 +63,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
     stepper = LockstepStepper(setup, learner, origin, run, alone)
     every = setup.config.checkpoint.every_seconds
     place, say = run.folder / layout.CHECKPOINT, run.screen.say
-    keeping = checkpoint_timing.Keeper(place, size=learner.size, every=every, say=say)
+    keeping = checkpoint_timing.CheckpointWriter(place, size=learner.size, every=every, say=say)
     with keeping as keeper, interrupts.deferred():
 
         def save() -> None:
@@ -79,7 +79,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
                 decision = _decision(progress, run.judge, setup.config)
             else:
                 progress.position = event
-            if isinstance(event, TrainingPosition) or keeper.worth():
+            if isinstance(event, TrainingPosition) or keeper.is_worthwhile():
                 save()
             interrupts.raise_deferred()
         if decision is Decision.PAUSE:
@@ -127,11 +127,11 @@ def go_on(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard
             try:
                 then = facts.get("whose") or {}
                 if other := [key for key, value in whose.items() if then.get(key) != value]:
-                    raise state.Unfit(f"it was made with another {' and '.join(other)}")
+                    raise state.CheckpointMismatch(f"it was made with another {' and '.join(other)}")
                 progress = state.restore(learner, tensors, facts)
                 if setup.ranks is not None:
                     setup.ranks.restored(tensors, facts)
-            except state.Unfit as problem:
+            except state.CheckpointMismatch as problem:
                 say(f"  skipped: the checkpoint in {place}: {problem}")
                 continue
             *seen, guard.compared = facts["counts"]
@@ -155,7 +155,7 @@ def learner_of(setup: Setup) -> Learner:
     config, module = setup.config, setup.model.module
     optimizer = optim.build(config.optimizer.name, setup.groups, lr=config.lr, options=config.optimizer.options)
     ema = AveragedModel(module) if config.train.ema_decay else None
-    return Learner(module, optimizer, ema, state.moving(module, setup.enter, setup.phases))
+    return Learner(module, optimizer, ema, state.mutable_names(module, setup.enter, setup.phases))
 
 
 def fit_phases(

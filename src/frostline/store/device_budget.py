@@ -24,7 +24,7 @@ class DeviceBudget:
     def __init__(self, device: torch.device, budget: int) -> None:
         """Allow at most `budget` bytes on `device`."""
         self.device = device
-        self.budget = budget
+        self.total = budget
         self.free = budget
         """Bytes left; garbage-collected tensors give theirs back."""
 

@@ -19,7 +19,7 @@ _GUESS = 0.02  # least estimate in seconds of the first save: work shorter than 
 _RATE = 3e8  # estimated bytes per second of the first save: write, read back and hash beside the training
 
 
-class Keeper:
+class CheckpointWriter:
     """Writes the checkpoints of one run in a background thread, when they are worth their time.
 
     Training waits only for a copy of the tensors. Leaving the block waits for the disk, however the block ends.
@@ -39,14 +39,14 @@ class Keeper:
     def __exit__(self, *_: object) -> None:
         """Wait for the disk."""
         with self._aside:
-            self.settle()
+            self.wait()
 
     def due(self) -> bool:
         """Return whether one must be written within an epoch: `every` seconds are over, or an interrupt is pending."""
         late = self._every is not None and time.perf_counter() - self._last >= self._every
         return late or interrupts.pending()
 
-    def worth(self) -> bool:
+    def is_worthwhile(self) -> bool:
         """Return whether one should be written at the end of an epoch."""
         since = time.perf_counter() - self._last
         writing = self._writing is not None and not self._writing.done()
@@ -54,12 +54,12 @@ class Keeper:
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Copy the state and write it in the background; if that fails, `say` reports it and the run continues."""
-        self.settle()
+        self.wait()
         self._last = time.perf_counter()
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         self._writing = self._aside.submit(self._write, copies, deepcopy(facts))
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until the newest one is on the disk."""
         writing, self._writing = self._writing, None
         try:

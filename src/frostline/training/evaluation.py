@@ -43,15 +43,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @torch.inference_mode()
 def evaluate(
-    module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None, by: Outputs = outputs
+    module: nn.Module, data: Dataset, *, batch_size: int, autocast: torch.dtype | None, outputs: Outputs = outputs
 ) -> Evaluation:
     """Evaluate `module` on `data` in eval mode; restore the modes of its layers afterwards.
 
-    `by` computes the outputs of all batches: it may distribute whole batches among processes that have the network.
+    `outputs` computes those of all batches: it may distribute whole batches among processes that have the network.
     """
     every, done = torch.empty(0), 0
     with evaluating(module):
-        for logits in by(data, answering(module, autocast), ordered(data, batch_size), NO_EPOCH):
+        for logits in outputs(data, answering(module, autocast), ordered(data, batch_size), NO_EPOCH):
             every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
             every[done : done + len(logits)] = logits  # in place: with many classes memory does not hold it twice
             done += len(logits)

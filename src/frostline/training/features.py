@@ -47,7 +47,7 @@ class Backbone:
         return self.module(views.to(self.dtype))
 
 
-class Passing:
+class UncachedFeatures:
     """The features of a split without a cache: computed on every request, with the same bits."""
 
     cached = False
@@ -62,13 +62,13 @@ class Passing:
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the samples at `index`."""
-        batches = filled(index, self.labels.device)
+        batches = padded_batches(index, self.labels.device)
         self._coming.put(index, lambda: batches)
         self._views.prefetch(batches[0], epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` in `epoch`, on their device."""
-        batches = self._coming.take(index) or filled(index, self.labels.device)
+        batches = self._coming.take(index) or padded_batches(index, self.labels.device)
 
         def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, device=self.labels.device)
@@ -91,7 +91,7 @@ class Features:
         backbone: Callable[[], Backbone],
         *,
         store: Store,
-        room: DeviceBudget,
+        device_budget: DeviceBudget,
         identity: Mapping[str, Any],
         about: str,
         outputs: Outputs | None = outputs,
@@ -107,13 +107,13 @@ class Features:
         self._backbone = backbone
         self._store = store
         self._identity = identity
-        self._room = room
+        self._device_budget = device_budget
         self._about = about
         self._outputs = outputs
         self._held: tuple[int, Tensor | Rows | None] | None = None
         """The number of a view and its features; the latter None if there is no room for them."""
         self._channels_last = False
-        self._passing = Passing(views, backbone)
+        self._passing = UncachedFeatures(views, backbone)
         self._full = False
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
@@ -162,18 +162,18 @@ class Features:
                 return None
         features = entry.tensors["features"]
         self._channels_last = bool(entry.meta["channels_last"])
-        once = self._room.device.type == "cpu"  # a GPU converts batches to float32 for free, in half the memory
+        once = self._device_budget.device.type == "cpu"  # a GPU converts batches to float32 for free, in half the bytes
         size = features.numel() * (torch.float32 if once else features.dtype).itemsize
-        if size > self._room.free:
+        if size > self._device_budget.free:
             self._views.release()
-        if once and size <= self._room.free:
+        if once and size <= self._device_budget.free:
             mapped.compare(features)
             features = features.float()
-        return self._room.take(features)
+        return self._device_budget.take(features)
 
     def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
         count = len(self.labels)
-        batches = filled(torch.arange(count), self.labels.device)
+        batches = padded_batches(torch.arange(count), self.labels.device)
         allocate = partial(writer.tensor, "features", piecemeal=True)
         made = (self._outputs or outputs)(self._views, self._backbone(), batches, epoch)
         _, channels_last = _collect(machine.to_host(made), count, allocate)
@@ -181,7 +181,7 @@ class Features:
         return {"channels_last": channels_last}
 
 
-class Part:
+class Subset:
     """Features of some samples of a larger split."""
 
     cached = True
@@ -214,7 +214,7 @@ def batch_size(device: torch.device) -> int:
     return _BATCH.get(device.type, _BATCH_ELSEWHERE)
 
 
-def filled(index: Tensor, device: torch.device) -> list[Tensor]:
+def padded_batches(index: Tensor, device: torch.device) -> list[Tensor]:
     """Return the samples at `index` in batches of `batch_size`, the last one padded with the last sample."""
     size = batch_size(device)
     return list(torch.cat([index, index[-1:].expand(-len(index) % size)]).split(size))

@@ -140,10 +140,14 @@ def fit(
         phase = span_of(timeline, first + len(slices) - 1).phase
         part = part or begin(phase)  # None if all steps of the epoch were executed before
         scored = evaluate(
-            part.scored, part.val, batch_size=recipe.eval_batch_size, autocast=part.val_autocast, by=part.val_by
+            part.val_network,
+            part.val,
+            batch_size=recipe.eval_batch_size,
+            autocast=part.val_autocast,
+            outputs=part.val_outputs,
         )
         _require_finite("validation", scored.loss, epoch)
-        guard.glance()
+        guard.check_if_written()
         yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)
 
 

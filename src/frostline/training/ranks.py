@@ -23,7 +23,7 @@ from frostline.core import background, interrupts
 from frostline.data.views import Views
 from frostline.training import data_parallel, gradient, process_group, sharding, state
 from frostline.training.dataset import Dataset, Outputs
-from frostline.training.features import Features, Part
+from frostline.training.features import Features, Subset
 from frostline.training.process_group import lost_connection
 from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, Order, PutTogether, TakeBest, TakeOver
 from frostline.training.state import Learner, Progress
@@ -129,7 +129,7 @@ class Ranks:
         def together(
             data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
         ) -> Iterator[Tensor]:
-            if isinstance(data, Features | Part):
+            if isinstance(data, Features | Subset):
                 data.prepare(epoch)  # while the others are free to help
             told = order(epoch)
             self.order(told)
@@ -239,7 +239,7 @@ class DataParallelStepper:
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Execute a step on each batch of `indices` lazily, and yield it."""
-        if isinstance(part.train, Features | Part):
+        if isinstance(part.train, Features | Subset):
             part.train.prepare(epoch)  # while the others are free to help
         if part.train.cached and gradient.linear_of(part.network) is not None:
             self._ranks.went_on()

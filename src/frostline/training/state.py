@@ -20,7 +20,7 @@ from frostline.training import sharding
 from frostline.training.loop import EpochResult, TrainingPosition
 
 
-class Unfit(ValueError):
+class CheckpointMismatch(ValueError):
     """A checkpoint is intact but belongs to another run."""
 
 
@@ -31,26 +31,26 @@ class Learner:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None
-    moving: frozenset[str]
+    mutable: frozenset[str]
     """The names of the network's tensors that can change."""
-    together: Callable[[bool], None] = lambda optimizer: None
+    before_gather: Callable[[bool], None] = lambda optimizer: None
     """Called before sharded tensors are gathered; its argument says whether the optimizer's are gathered, too."""
 
     @property
-    def scored(self) -> nn.Module:
+    def eval_module(self) -> nn.Module:
         """The network that is evaluated: the moving average if there is one."""
         return self.module if self.ema is None else self.ema.module
 
     @property
     def size(self) -> int:
         """Estimated bytes of a checkpoint: tensors that can change, their best state, and Adam's two moments."""
-        return 4 * sum(tensor.nbytes for name, tensor in self.module.state_dict().items() if name in self.moving)
+        return 4 * sum(tensor.nbytes for name, tensor in self.module.state_dict().items() if name in self.mutable)
 
     @property
-    def still(self) -> dict[str, Tensor]:
+    def immutable(self) -> dict[str, Tensor]:
         """The network's tensors that cannot change."""
         state = self.module.state_dict(keep_vars=True)
-        return {name: tensor for name, tensor in state.items() if name not in self.moving}
+        return {name: tensor for name, tensor in state.items() if name not in self.mutable}
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Progress:
     best_value: float | None = None
     """Value of the selection metric in the best epoch; None before the first epoch."""
     best: dict[str, Tensor] = field(default_factory=dict)
-    """The moving tensors of the best epoch, on the CPU."""
+    """The mutable tensors of the best epoch, on the CPU."""
     seconds: float = 0.0
     """Training time of the finished epochs; `images` is the number of training images in them."""
     images: int = 0
@@ -90,8 +90,8 @@ class Progress:
         value = scores[by.epoch]
         if self.best_value is None or by.better(value, self.best_value):
             self.best_epoch, self.best_value = epoch.epoch, value
-            learner.together(False)
-            self.best = copy(learner.scored, learner.moving)
+            learner.before_gather(False)
+            self.best = copy(learner.eval_module, learner.mutable)
 
     def exhausted(self, patience: int | None) -> bool:
         """Return whether the best epoch is `patience` epochs old."""
@@ -109,7 +109,7 @@ def _line(epoch: EpochResult) -> dict[str, Any]:
     }
 
 
-def moving(module: nn.Module, enter: Callable[[int], None], phases: Sequence[object]) -> frozenset[str]:
+def mutable_names(module: nn.Module, enter: Callable[[int], None], phases: Sequence[object]) -> frozenset[str]:
     """Return the names of the tensors of `module` that can change in any phase; calls `enter(phase)` for each."""
     found: set[str] = set()
     for phase in range(len(phases)):
@@ -124,7 +124,7 @@ def copy(module: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
     return {name: sharding.whole(tensor).cpu().clone() for name, tensor in every if name in names}
 
 
-def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into those of `module` by name."""
     own = module.state_dict()
     for name, tensor in tensors.items():
@@ -133,11 +133,12 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and JSON-serialisable facts that `restore` needs."""
-    learner.together(True)
+    learner.before_gather(True)
     every = learner.module.state_dict().items()
-    tensors = {f"model/{name}": sharding.whole(t) for name, t in every if name in learner.moving}
+    tensors = {f"model/{name}": sharding.whole(t) for name, t in every if name in learner.mutable}
     if learner.ema is not None:
-        tensors |= {f"ema/{name}": t for name, t in learner.ema.state_dict().items() if _averaged(name, learner.moving)}
+        averages = learner.ema.state_dict().items()
+        tensors |= {f"ema/{name}": t for name, t in averages if _averaged(name, learner.mutable)}
     scalars: dict[str, dict[str, Any]] = {}
     for name, parameter in _optimized(learner).items():
         for key, value in learner.optimizer.state.get(sharding.optimized(parameter), {}).items():
@@ -151,32 +152,33 @@ def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], di
 
 
 def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Progress:
-    """Restore the result of `capture` and return the progress; raises `Unfit` if it belongs to another run."""
+    """Restore the result of `capture` and return the progress; `CheckpointMismatch` if it belongs to another run."""
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "best": {}}
     try:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             kinds[kind][rest] = tensor
         progress = _progress(facts, kinds["best"])
-        _require(learner.module.state_dict(), kinds["model"], learner.moving)
+        _require(learner.module.state_dict(), kinds["model"], learner.mutable)
         if learner.ema is not None:
             own = learner.ema.state_dict()
-            _require(own, kinds["ema"], {name for name in own if _averaged(name, learner.moving)})
+            _require(own, kinds["ema"], {name for name in own if _averaged(name, learner.mutable)})
         if kinds["best"]:
-            _require(learner.scored.state_dict(), kinds["best"], learner.moving)
+            _require(learner.eval_module.state_dict(), kinds["best"], learner.mutable)
         _restore_optimizer(learner, kinds["optimizer"], facts["optimizer"])
     except (KeyError, TypeError, ValueError, AttributeError) as problem:  # readable, but not written by `capture`
-        raise Unfit(f"it lacks values that this run needs ({type(problem).__name__}: {problem})") from problem
-    put(learner.module, kinds["model"])
+        missing = f"it lacks values that this run needs ({type(problem).__name__}: {problem})"
+        raise CheckpointMismatch(missing) from problem
+    load(learner.module, kinds["model"])
     if learner.ema is not None:
-        put(learner.ema, kinds["ema"])
+        load(learner.ema, kinds["ema"])
     return progress
 
 
 def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
     position = TrainingPosition(**facts["position"])
     if [line["epoch"] for line in facts["epochs"]] != [*range(1, position.epoch)]:
-        raise Unfit("its epochs contradict its position")
+        raise CheckpointMismatch("its epochs contradict its position")
     numbers = {key: facts[key] for key in ("best_epoch", "best_value", "seconds", "images", "epochs")}
     return Progress(position, best=best, **numbers)
 
@@ -214,4 +216,4 @@ def _averaged(name: str, names: frozenset[str]) -> bool:
 
 def _require(own: Mapping[str, Tensor], given: Mapping[str, Tensor], names: Set[str]) -> None:
     if set(given) != names or any(own[name].shape != given[name].shape for name in names):
-        raise Unfit("its tensors differ from those of this run")
+        raise CheckpointMismatch("its tensors differ from those of this run")

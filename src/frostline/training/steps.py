@@ -47,14 +47,14 @@ class TrainedPart:
     train: Dataset
     autocast: torch.dtype | None
     """Mixed-precision type, None for float32 throughout."""
-    scored: nn.Module
+    val_network: nn.Module
     """The part that is evaluated on `val`, perhaps with averaged weights."""
     val: Dataset
     val_autocast: torch.dtype | None
     weights: Tensor | None = None
     """Weight of each training sample in the loss, `(N,)` float32 on the device; None for equal weights."""
-    val_by: Outputs = outputs
-    """Computes the outputs of `scored` on `val`."""
+    val_outputs: Outputs = outputs
+    """Computes the outputs of `val_network` on `val`."""
 
 
 @dataclass(frozen=True)

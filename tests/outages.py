@@ -94,15 +94,15 @@ def slowed(root: Path, pause: float = PAUSE) -> Callable[[], None]:
     def install() -> None:
         from frostline.runs import train
 
-        keep = train.keep
+        record_epoch = train.record_epoch
 
-        def kept(epoch: Any, progress: Any, learner: Any, setup: Any, run: Any, record: Any) -> None:
+        def slowed(epoch: Any, progress: Any, learner: Any, setup: Any, run: Any, record: Any) -> None:
             with (root / EPOCHS).open("a") as file:
                 file.write(f"{run.folder} {time.monotonic()}\n")
             time.sleep(pause)
-            keep(epoch, progress, learner, setup, run, record)
+            record_epoch(epoch, progress, learner, setup, run, record)
 
-        train.keep = kept
+        train.record_epoch = slowed
 
     return install
 

@@ -37,10 +37,10 @@ def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[
 
 def interrupted(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | None = None) -> Path:
     """Return the folder of a run that was interrupted after its first epoch, where its checkpoint is."""
-    keep = train.keep
+    record_epoch = train.record_epoch
 
     def last(*arguments: object) -> None:
-        keep(*arguments)  # type: ignore[arg-type]
+        record_epoch(*arguments)  # type: ignore[arg-type]
         monkeypatch.setattr(interrupts, "pending", lambda: True)
         monkeypatch.setattr(interrupts, "raise_deferred", stop)
 
@@ -48,7 +48,7 @@ def interrupted(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | Non
         raise KeyboardInterrupt
 
     with monkeypatch.context() as monkeypatch:
-        monkeypatch.setattr(train, "keep", last)
+        monkeypatch.setattr(train, "record_epoch", last)
         with pytest.raises(KeyboardInterrupt):
             carried_out(sweep, before)
     assert any((sweep / "0" / layout.CHECKPOINT).glob("*.safetensors"))

@@ -10,7 +10,7 @@ from torch import nn
 
 from frostline.training import gradient, sums
 from frostline.training.steps import Step
-from frostline.training.sums import Sums, SumsOfSeveral
+from frostline.training.sums import Sums, SumsPerHead
 
 CLASSES = 7
 
@@ -62,7 +62,7 @@ def test_several_heads_have_the_sums_that_each_has_alone(
     monkeypatch.setattr(sums, "_WAITING", waiting)
     random = torch.Generator().manual_seed(2)
     smoothings = (0.0, 0.1, 0.0)
-    several, alone = SumsOfSeveral(smoothings), [Sums(0.0, 0.0, smoothing) for smoothing in smoothings]
+    several, alone = SumsPerHead(smoothings), [Sums(0.0, 0.0, smoothing) for smoothing in smoothings]
     for size in (5, 5, 5, 1):
         logits = torch.randn(3, CLASSES, size, generator=random)
         labels = torch.randint(CLASSES, (3, size), generator=random)

@@ -59,7 +59,7 @@ def conclude(
     best = {**kept, **merged}
     saved = draft.finish(best) if voters is None else None
     if setup.ranks is not None and voters is None:
-        setup.ranks.take_best(best, merges=bool(merged))
+        setup.ranks.send_best(best, merges=bool(merged))
     scored = score(setup, progress.best_phase, voters)
     if not math.isfinite(scored.loss):  # argmax of nan would be right by chance
         raise Diverged(f"the test loss is {scored.loss}; try a smaller lr or train.clip_norm")

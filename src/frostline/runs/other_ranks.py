@@ -29,7 +29,7 @@ from frostline.training import averaging, data_parallel, process_group, schedule
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, answering, evaluating
 from frostline.training.features import padded_batches
-from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, Order, PutTogether, TakeBest, TakeOver
+from frostline.training.rank_orders import Compute, Evaluate, GatherShards, Join, LoadBest, LoadState, Order, RunSteps
 from frostline.training.ranks import Origin, Ranks
 from frostline.training.schedule import span_of
 from frostline.training.state import Learner, Progress
@@ -37,7 +37,7 @@ from frostline.training.steps import TrainedPart
 
 
 @contextmanager
-def others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
+def start_others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
     """Start the other processes of a run for the block; yield the setup with them, and the learner."""
     config = setup.config
     if config.devices == 1:
@@ -49,7 +49,7 @@ def others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
     try:
         found.join(setup.device, origin(setup))
         setup = sharded(replace(setup, ranks=found))
-        learner = replace(learner_of(setup), before_gather=found.put_together)
+        learner = replace(learner_of(setup), before_gather=found.gather_shards)
         found.lead(learner)
         yield setup, learner
     finally:
@@ -101,7 +101,7 @@ def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoRetur
         pipe.send(origin(follower.setup))
         background.start(listen, name="orders", died=lambda error: os._exit(1))
         while True:
-            follower.obey(orders.get(), rank)
+            follower.execute(orders.get(), rank)
     except Exception as error:
         pipe.send(error)
     os._exit(1)
@@ -117,34 +117,34 @@ class Follower:
         self._guard = Guard(self.setup.model.module)
         self._part: tuple[int, TrainedPart] | None = None
 
-    def obey(self, order: Order, rank: int) -> None:
+    def execute(self, order: Order, rank: int) -> None:
         """Carry out an order of the first process."""
         if isinstance(order, Join):
             process_group.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
             self.setup = sharded(self.setup)
             self._learner = learner_of(self.setup)
             self._shared = sharding.any_shared(self.setup.model.module)
-        elif isinstance(order, PutTogether):
+        elif isinstance(order, GatherShards):
             if order.optimizer:
                 state.capture(self._learner, Progress())
             else:
                 state.copy(self._learner.eval_module, self._learner.mutable)
-        elif isinstance(order, TakeOver):
+        elif isinstance(order, LoadState):
             self._guard.check()
             state.restore(self._learner, process_group.received(order.tensors, self.setup.device), order.facts)
             self._guard, self._part = Guard(self.setup.model.module), None
-        elif isinstance(order, TakeBest):
+        elif isinstance(order, LoadBest):
             if order.merges:
                 adapters.merge(self.setup.model.module)
             state.load(self.setup.model.module, process_group.received(order.tensors, self.setup.device))
-        elif isinstance(order, MakeSteps):
+        elif isinstance(order, RunSteps):
             self._make(order)
         elif isinstance(order, Evaluate):
             self._evaluate(order)
         else:
             self._compute(order)
 
-    def _make(self, order: MakeSteps) -> None:
+    def _make(self, order: RunSteps) -> None:
         setup, recipe, labels = self.setup, self.setup.recipe, self.setup.data.train.labels
         slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
         every = sampled(labels, recipe.sampling, recipe.seed, order.epoch)

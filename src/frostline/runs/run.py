@@ -37,22 +37,22 @@ from frostline.records.result import (
 from frostline.runs import evaluation, network_cache, robustness, selection, speed
 from frostline.runs.announcement import announce, write_origin
 from frostline.runs.final_weights import conclude, draft_of
-from frostline.runs.other_ranks import others
+from frostline.runs.other_ranks import start_others
 from frostline.runs.plan import Plan
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup, assemble
 from frostline.runs.solve import solve
-from frostline.runs.train import handing_over, learn
+from frostline.runs.train import checkpoint_on_failure, learn
 from frostline.store.checksums import DamagedEntry
 from frostline.training import sharding
 from frostline.training.evaluation import Evaluation
 from frostline.training.state import Progress
 
-_Made = tuple[dict[str, float], dict[str, int]]
+_Outcome = tuple[dict[str, float], dict[str, int]]
 """The final metrics of a run, and the number of images in each split."""
 
 
-def execute(config: Config, run: RunContext, record: Record | None) -> _Made:
+def execute(config: Config, run: RunContext, record: Record | None) -> _Outcome:
     """Execute one run and return its final metrics and its number of images per split.
 
     Without a `record` this is a dry run: it writes `plan.json` and nothing else.
@@ -70,7 +70,7 @@ def execute(config: Config, run: RunContext, record: Record | None) -> _Made:
     return _within_memory(config, run, record)
 
 
-def _within_memory(config: Config, run: RunContext, record: Record | None) -> _Made:
+def _within_memory(config: Config, run: RunContext, record: Record | None) -> _Outcome:
     """Attempt a run; if GPU memory does not suffice, attempt it once more with pixels and features on the host."""
     with suppress(torch.OutOfMemoryError):
         return _attempt(config, run, record)
@@ -82,7 +82,7 @@ def _within_memory(config: Config, run: RunContext, record: Record | None) -> _M
         raise user_error("batch_size", config.batch_size, told) from error
 
 
-def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
+def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome:
     folder = run.folder
     cached = network_cache.of_process().take
     setup = assemble(config, folder, meta=record is None, screen=run.screen, fetch=run.fetch, cached=cached)
@@ -92,8 +92,8 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
     write_origin(setup, plan, folder, record)
     guard = Guard(setup.model.module)
     with (
-        handing_over(folder, record),
-        others(setup, folder) as (setup, learner),
+        checkpoint_on_failure(folder, record),
+        start_others(setup, folder) as (setup, learner),
         draft_of(setup, learner, folder, run.sweep or folder) as draft,
     ):
         merged = adapters.touched(setup.model.module)  # adapters that the network keeps are not among them
@@ -116,7 +116,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Made:
     if final is not None:
         record.tag(layout.FINAL_TAG, final)
         provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
-    _hand_in(folder, record)
+    _register_artifacts(folder, record)
     if len(progress.epochs) == config.epochs:  # else a lockstep group may go on training this network's head
         network_cache.of_process().keep(setup, learner)
     return metrics, plan.images
@@ -159,7 +159,7 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -
     return metrics
 
 
-def _hand_in(folder: Path, record: Record) -> None:
+def _register_artifacts(folder: Path, record: Record) -> None:
     """Register the files of the run's folder as artifacts of its record."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):

@@ -19,7 +19,7 @@ from frostline.records.recording import Record
 from frostline.runs import frost_line, selection
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup, not_linear
-from frostline.runs.train import catch_up, keep
+from frostline.runs.train import record_epoch, rewind_record
 from frostline.training import gradient, lbfgs, neighbours, probe
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.gradient import Head
@@ -41,7 +41,7 @@ def solve(
     the validation split is part of the training time.
     """
     progress = Progress()
-    catch_up(progress, run.folder, record)
+    rewind_record(progress, run.folder, record)
     line = frost_line.draw(setup, 0)
     guard.watch()
     network = line.above(setup.model.module)
@@ -61,7 +61,7 @@ def solve(
         )
     epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
-    keep(epoch, progress, learner, setup, run, record)
+    record_epoch(epoch, progress, learner, setup, run, record)
     return progress, voters
 
 

@@ -32,7 +32,7 @@ from frostline.training.steps import PlainStepper, TrainedPart
 
 
 @contextmanager
-def handing_over(folder: Path, record: Record) -> Iterator[None]:
+def checkpoint_on_failure(folder: Path, record: Record) -> Iterator[None]:
     """Add the newest checkpoint to the record if the block fails, so that another machine can resume from it.
 
     A run that is `Paused` keeps its checkpoint only in its folder: many pause, few resume.
@@ -57,8 +57,8 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
         "still": hashing.of_tensors(learner.immutable),
     }
     whose = {"config": digest(setup.config), **origin}
-    progress = go_on(setup, learner, whose, guard, run)
-    catch_up(progress, run.folder, record)
+    progress = resume(setup, learner, whose, guard, run)
+    rewind_record(progress, run.folder, record)
     alone = _alone(setup, learner)
     stepper = LockstepStepper(setup, learner, origin, run, alone)
     every = setup.config.checkpoint.every_seconds
@@ -75,7 +75,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
         decision = _decision(progress, run.judge, setup.config)  # if it was killed before it could end
         while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
-                keep(event, progress, learner, setup, run, record)
+                record_epoch(event, progress, learner, setup, run, record)
                 decision = _decision(progress, run.judge, setup.config)
             else:
                 progress.position = event
@@ -119,7 +119,7 @@ def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decisi
     return judge(epoch, progress.epochs[-1][config.select])
 
 
-def go_on(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard, run: RunContext) -> Progress:
+def resume(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard, run: RunContext) -> Progress:
     """Restore the newest checkpoint that is intact and of this run; return its progress, or an empty one."""
     say = run.screen.say
     for place in filter(None, (run.folder, run.previous)):
@@ -130,7 +130,7 @@ def go_on(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard
                     raise state.CheckpointMismatch(f"it was made with another {' and '.join(other)}")
                 progress = state.restore(learner, tensors, facts)
                 if setup.ranks is not None:
-                    setup.ranks.restored(tensors, facts)
+                    setup.ranks.send_checkpoint(tensors, facts)
             except state.CheckpointMismatch as problem:
                 say(f"  skipped: the checkpoint in {place}: {problem}")
                 continue
@@ -143,7 +143,7 @@ def go_on(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard
     return Progress()
 
 
-def catch_up(progress: Progress, folder: Path, record: Record) -> None:
+def rewind_record(progress: Progress, folder: Path, record: Record) -> None:
     """Rewrite the journal and the record to the epochs of the checkpoint, and drop later ones."""
     journal.rewrite_epochs(folder, progress.epochs)
     for line in progress.epochs:
@@ -218,7 +218,7 @@ def fit_phases(
         screen.say(f"  stopped: no better {words} on validation since epoch {since}{early}")
 
 
-def keep(
+def record_epoch(
     epoch: EpochResult, progress: Progress, learner: Learner, setup: Setup, run: RunContext, record: Record
 ) -> None:
     """Make an epoch part of the run's progress, and tell its journal, its record and the screen of it."""

@@ -36,12 +36,12 @@ class Targets:
     weights: Tensor | None = None
     """`(B,)` float32: weight of each image; None for equal weights."""
 
-    def wanted(self, classes: int) -> Tensor:
+    def probabilities(self, classes: int) -> Tensor:
         """Return the target probabilities `(B, classes)`."""
-        of_labels = wanted(self.labels, self.smoothing, classes)
+        of_labels = target_probabilities(self.labels, self.smoothing, classes)
         if self.share == 1.0:
             return of_labels
-        return self.share * of_labels + (1 - self.share) * wanted(self.partners, self.smoothing, classes)
+        return self.share * of_labels + (1 - self.share) * target_probabilities(self.partners, self.smoothing, classes)
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Criterion:
     def _of_each(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return the loss `(B,)` of each image, weighted by class, and these weights `(B,)`."""
         weights = self.weights_on(logits.device)
-        wanted = targets.wanted(logits.shape[1])
+        wanted = targets.probabilities(logits.shape[1])
         if multi_label(targets.labels):
             return self._of_several(logits, wanted, weights), wanted.new_ones(len(wanted))
         sharp = replace(targets, smoothing=0.0)
-        counts = wanted.new_ones(len(wanted)) if weights is None else sharp.wanted(logits.shape[1]) @ weights
+        counts = wanted.new_ones(len(wanted)) if weights is None else sharp.probabilities(logits.shape[1]) @ weights
         if self.name == "bce":
             every = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
             return every.mean(1) * counts, counts
@@ -120,7 +120,7 @@ def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
     return targets.share * loss + (1 - targets.share) * other
 
 
-def wanted(labels: Tensor, smoothing: float, classes: int) -> Tensor:
+def target_probabilities(labels: Tensor, smoothing: float, classes: int) -> Tensor:
     """Return target probabilities `(..., classes)` for labels `(...)`, or multi-label `(..., classes)` bool."""
     if multi_label(labels):
         return labels * (1 - smoothing) + smoothing / 2

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from frostline.core import machine
 from frostline.core.labels import multi_label
-from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets, wanted
+from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets, target_probabilities
 
 _FEW = 2_000  # classes whose table of targets takes 16 MB; with more, launching no longer dominates the time
 _SMALL = 2_000_000  # products of a matrix multiplication that one core computes in some 50 microseconds
@@ -55,7 +55,7 @@ def of_head(head: Head, inputs: Tensor, labels: Tensor, smoothing: float) -> Ten
         inputs = layer(inputs)
     linear = head.linear
     logits = products(linear.weight, linear.bias, inputs)
-    targets = wanted(labels, smoothing, linear.out_features).t()
+    targets = target_probabilities(labels, smoothing, linear.out_features).t()
     error = of_logits(logits, targets, several=multi_label(labels))
     linear.weight.grad = error @ inputs
     if linear.bias is not None:
@@ -99,7 +99,7 @@ def _sigmoid(logits: Tensor) -> Tensor:
 def losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Return the cross-entropy `(S, B)` of each sample in a stack of batches `(S, B, classes)`."""
     if multi_label(labels):
-        targets = wanted(labels, smoothing, logits.shape[2])
+        targets = target_probabilities(labels, smoothing, logits.shape[2])
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(2)
     chances = logits.transpose(1, 2).contiguous().log_softmax(1)  # with few classes, this takes a tenth of the time
     loss = -chances.gather(1, labels[:, None])[:, 0]

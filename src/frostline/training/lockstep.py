@@ -28,7 +28,7 @@ from frostline.training.gradient import Head
 from frostline.training.joined_optimizer import JoinedOptimizer
 from frostline.training.schedule import Rates
 from frostline.training.steps import FETCH_SIZE, Recipe, Step, batched, seed_dropout
-from frostline.training.sums import Sums, SumsOfSeveral
+from frostline.training.sums import Sums, SumsPerHead
 
 _TRIED = 4_000
 """Logits of all heads that must agree before a batched product is accepted as having the bits of single ones."""
@@ -109,7 +109,7 @@ class Stack:
         """
         self.reached = None
         others = self.members[1:]
-        sums = SumsOfSeveral([member.recipe.label_smoothing for member in others])
+        sums = SumsPerHead([member.recipe.label_smoothing for member in others])
         seconds, began = self.ahead, time.perf_counter()
         self.ahead = 0.0
         self._take_gradients()
@@ -117,7 +117,7 @@ class Stack:
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
                 self._optimizer.set_rates(step)
                 learn = self._captured if self._optimizer.can_be_captured else self._learn
-                logits = learn(self._before(inputs, step), self._wanted(labels))
+                logits = learn(self._before(inputs, step), self._targets(labels))
                 self._optimizer.count_write()
             if others:
                 sums.add(logits[1:], self._of_each(labels)[1:])
@@ -152,7 +152,7 @@ class Stack:
     def _agrees_on(self, inputs: Tensor, labels: Tensor, step: int) -> bool:
         inputs = self._before(inputs, step)
         with gradient.threads_for(self.members[0].head, inputs.shape[1]):
-            logits = self._gradients(inputs, self._wanted(labels))
+            logits = self._gradients(inputs, self._targets(labels))
             every = zip(self.members, self._of_each(inputs), self._of_each(labels), strict=True)
             for number, (member, x, y) in enumerate(every):
                 linear = copy.deepcopy(member.head.linear)  # own memory: alignment decides on kernels, too
@@ -227,15 +227,15 @@ class Stack:
             torch.sum(error, 2, out=self._bias_grad)
         return logits
 
-    def _wanted(self, labels: Tensor) -> Tensor:
+    def _targets(self, labels: Tensor) -> Tensor:
         """Return the targets `(members, classes, B)` for labels `(seeds, B, ...)`; `(1, ...)` if all are the same."""
         classes = self._weight.shape[1]
         smoothings = [member.recipe.label_smoothing for member in self.members]
         if len(set(smoothings)) == 1:
-            wanted = criterion.wanted(labels, smoothings[0], classes).transpose(1, 2)
+            wanted = criterion.target_probabilities(labels, smoothings[0], classes).transpose(1, 2)
             return wanted if len(self._seeds) == 1 else self._of_each(wanted)
         every = zip(self._of_each(labels), smoothings, strict=True)
-        return torch.stack([criterion.wanted(*each, classes) for each in every]).transpose(1, 2)
+        return torch.stack([criterion.target_probabilities(*each, classes) for each in every]).transpose(1, 2)
 
 
 def bytes_kept(member: Member, epochs: int) -> int:

@@ -18,7 +18,7 @@ class Join:
 
 
 @dataclass(frozen=True)
-class TakeOver:
+class LoadState:
     """Receive a training state: tensors of this description, and these facts."""
 
     tensors: Described
@@ -26,7 +26,7 @@ class TakeOver:
 
 
 @dataclass(frozen=True)
-class MakeSteps:
+class RunSteps:
     """Execute `count` steps of an epoch; `first` is the number of the first one in the run."""
 
     epoch: int
@@ -57,19 +57,19 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class TakeBest:
+class LoadBest:
     """Receive the tensors of the best epoch; if it `merges`, merge adapters into the network first."""
 
     tensors: Described
-    """See `TakeOver`."""
+    """See `LoadState`."""
     merges: bool
 
 
 @dataclass(frozen=True)
-class PutTogether:
+class GatherShards:
     """Take part in gathering sharded tensors: the network's, and with `optimizer` its state's, too."""
 
     optimizer: bool
 
 
-Order = PutTogether | Join | TakeOver | MakeSteps | Compute | Evaluate | TakeBest
+Order = GatherShards | Join | LoadState | RunSteps | Compute | Evaluate | LoadBest

@@ -25,7 +25,7 @@ from frostline.training import data_parallel, gradient, process_group, sharding,
 from frostline.training.dataset import Dataset, Outputs
 from frostline.training.features import Features, Subset
 from frostline.training.process_group import lost_connection
-from frostline.training.rank_orders import Compute, Evaluate, Join, MakeSteps, Order, PutTogether, TakeBest, TakeOver
+from frostline.training.rank_orders import Compute, Evaluate, GatherShards, Join, LoadBest, LoadState, Order, RunSteps
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import PlainStepper, Recipe, Step, TrainedPart
 
@@ -77,10 +77,10 @@ class Ranks:
         self._learner, self._shared = learner, sharding.any_shared(learner.module)
         self._stale = not self._shared
 
-    def put_together(self, optimizer: bool) -> None:
+    def gather_shards(self, optimizer: bool) -> None:
         """Make the others take part in gathering sharded tensors, which this process then reads; else do nothing."""
         if self._shared:
-            self._send(PutTogether(optimizer))
+            self._send(GatherShards(optimizer))
 
     def join(self, device: torch.device, origin: Origin) -> None:
         """Form a process group with all others; re-raises the error of one that fails.
@@ -95,7 +95,7 @@ class Ranks:
                 raise RankDied(f"process {rank + 1} of {len(self)} has other data or weights than the first")
         meeting = str(Path(self._folder.name) / "meeting")
         self._send(Join(meeting, len(self)))
-        with self.heard():
+        with self.propagating_errors():
             process_group.meet(meeting, rank=0, ranks=len(self), device=device)
         if device.type == "cuda":
             background.start(self._watch, name="ranks", died=lambda error: None)
@@ -109,10 +109,10 @@ class Ranks:
         if self._stale:
             assert self._learner is not None
             self._stale = False
-            self._hand_over(*state.capture(self._learner, Progress()))
+            self._send_state(*state.capture(self._learner, Progress()))
         self._send(order)
 
-    def went_on(self) -> None:
+    def mark_stale(self) -> None:
         """Note that this process has trained without the others."""
         self._stale = True
 
@@ -135,7 +135,7 @@ class Ranks:
             self.order(told)
             if self._shared and isinstance(told, Evaluate):
                 compute = sharding.outside_inference(compute)
-            with self.heard():
+            with self.propagating_errors():
                 yield from data_parallel.gathered(data, compute, batches, epoch)
             if not data.cached:
                 views.seen += sum(map(len, batches)) - sum(map(len, batches[:: len(self)]))
@@ -143,7 +143,7 @@ class Ranks:
         return together
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def propagating_errors(self) -> Iterator[None]:
         """If the block fails because another process failed, raise that process's error."""
         try:
             yield
@@ -163,23 +163,23 @@ class Ranks:
         process_group.leave()
         self._folder.cleanup()
 
-    def restored(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def send_checkpoint(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Send a checkpoint that this process has restored to the others, if parameters are sharded."""
         if self._shared:
-            self._hand_over({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
+            self._send_state({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
 
-    def _hand_over(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self._send(TakeOver(process_group.described(tensors), facts))
+    def _send_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        self._send(LoadState(process_group.described(tensors), facts))
         self._broadcast(tensors)
 
-    def take_best(self, tensors: Mapping[str, Tensor], *, merges: bool) -> None:
+    def send_best(self, tensors: Mapping[str, Tensor], *, merges: bool) -> None:
         """Send the tensors of the best epoch, which this process holds, to the others; training is over then."""
         self._stale = False
-        self._send(TakeBest(process_group.described(tensors), merges))
+        self._send(LoadBest(process_group.described(tensors), merges))
         self._broadcast(tensors)
 
     def _broadcast(self, tensors: Mapping[str, Tensor]) -> None:
-        with self.heard():
+        with self.propagating_errors():
             process_group.send(tensors.values())
 
     def _send(self, order: Order) -> None:
@@ -242,14 +242,14 @@ class DataParallelStepper:
         if isinstance(part.train, Features | Subset):
             part.train.prepare(epoch)  # while the others are free to help
         if part.train.cached and gradient.linear_of(part.network) is not None:
-            self._ranks.went_on()
+            self._ranks.mark_stale()
             return self._alone.steps(part, indices, epoch, first)
         return self._together(part, indices, epoch, first)
 
     def _together(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        self._ranks.order(MakeSteps(epoch, first, len(indices)))
+        self._ranks.order(RunSteps(epoch, first, len(indices)))
         seen = self._views.seen
-        with self._ranks.heard():
+        with self._ranks.propagating_errors():
             for step in data_parallel.steps(part, indices, self._optimizer, self._recipe, epoch=epoch, first=first):
                 seen += len(step.labels)
                 if not part.train.cached:

@@ -76,7 +76,7 @@ class Sums:
         self._waiting.clear()
 
 
-class SumsOfSeveral:
+class SumsPerHead:
     """The sums of several heads that train together, computed for many steps and all heads at once."""
 
     def __init__(self, smoothings: Sequence[float]) -> None:

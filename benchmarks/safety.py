@@ -105,7 +105,7 @@ def share(bench: Bench) -> Iterator[Row]:
     runs = [{**base, "freeze_mode": mode, "lr": 1e-3} for mode in ("head", "full")]
     watch = Stopwatch()
     with watch.over(
-        *((journal, "append_epoch"), (journal, "note"), (journal, "rewrite_epochs"), (provenance, "write")),
+        *((journal, "append_epoch"), (journal, "append"), (journal, "rewrite_epochs"), (provenance, "write")),
         *((CheckpointWriter, "save"), (CheckpointWriter, "__exit__"), (hashing, "of_tensors")),
     ):
         whole = bench.sweep(runs).seconds

@@ -76,7 +76,7 @@ def carry_out(folder):
 
 
 def test_a_job_leaves_a_run_alone_that_another_process_has_and_takes_it_when_that_is_gone(run):
-    journal.note(run, "run", uid="a", tags={})
+    journal.append(run, "run", uid="a", tags={})
     with held(run) as process:
         before = content(run)
         left = carry_out(run)
@@ -120,7 +120,7 @@ def test_of_many_that_come_at_once_one_has_the_run(tmp_path, monkeypatch):
 
 def elsewhere(folder, name=BEAT, age=5.0):
     """Write the sign of life of a process on another machine, so many seconds old."""
-    owner = dataclasses.replace(liveness.me(), host="elsewhere", pid=1)
+    owner = dataclasses.replace(liveness.this_process(), host="elsewhere", pid=1)
     (folder / name).write_text(json.dumps(dataclasses.asdict(owner)))
     then = time.time() - age
     os.utime(folder / name, (then, then))
@@ -145,7 +145,7 @@ def test_who_is_elsewhere_is_waited_for_until_its_next_sign_or_its_silence(tmp_p
         monkeypatch.undo()
         monkeypatch.setattr(heartbeat, "_LOOK", 0.01)
         heart.claim(tmp_path)
-        assert liveness.read(tmp_path / BEAT) == liveness.me()
+        assert liveness.read(tmp_path / BEAT) == liveness.this_process()
 
 
 def test_what_a_sweep_took_goes_to_its_jobs_and_to_nobody_elses(run):
@@ -191,10 +191,10 @@ def test_a_folder_that_can_only_be_read_is_nobodys(tmp_path):
 
 
 def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
-    place = {"host": liveness.me().host, "name": "n", "tags": {}, "time": 0}
+    place = {"host": liveness.this_process().host, "name": "n", "tags": {}, "time": 0}
     for folder in (tmp_path, tmp_path / "0", tmp_path / "1"):
         folder.mkdir(exist_ok=True)
-        journal.note(folder, "run", uid=folder.name, **place)
+        journal.append(folder, "run", uid=folder.name, **place)
     elsewhere(tmp_path, OWNER, age=2 * liveness.SILENT)
     elsewhere(tmp_path / "0")
     elsewhere(tmp_path / "1", age=2 * liveness.SILENT)
@@ -266,7 +266,7 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys, m
     (folder / "0").mkdir()
     with held(folder / "0") as process:
         tags = {"frostline.digest": digest(configs[0])}
-        journal.note(folder / "0", "run", uid="a0", name="head", tags=tags, time=now())
+        journal.append(folder / "0", "run", uid="a0", name="head", tags=tags, time=now())
         before = (folder / "0" / layout.RECORD).read_bytes()
         status, ran, said = again()
         assert (status, ran) == (1, [1])

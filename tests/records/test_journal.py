@@ -52,35 +52,35 @@ def test_what_is_no_number_or_of_no_epoch_is_left_out(tmp_path):
 def test_cut_off_anywhere_it_keeps_every_whole_line_and_goes_on(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("cut")
     for number in range(4):
-        journal.note(folder, "tags", values={"né": "x" * number})
+        journal.append(folder, "tags", values={"né": "x" * number})
     file = folder / "record.jsonl"
     whole = file.read_bytes()[:cut]
     file.write_bytes(whole)
     kept = whole.count(b"\n")
-    assert len(list(journal.notes(folder))) == kept
-    journal.note(folder, "end", status="KILLED", time=1)
-    assert [entry["op"] for entry, _ in journal.notes(folder)] == ["tags"] * kept + ["end"]
+    assert len(list(journal.entries(folder))) == kept
+    journal.append(folder, "end", status="KILLED", time=1)
+    assert [entry["op"] for entry, _ in journal.entries(folder)] == ["tags"] * kept + ["end"]
 
 
 def test_a_damaged_line_costs_only_itself(tmp_path):
     for number in range(3):
-        journal.note(tmp_path, "tags", values={"a": str(number)})
+        journal.append(tmp_path, "tags", values={"a": str(number)})
     first, second, third = (tmp_path / "record.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "record.jsonl").write_bytes(first + b"\xff\x00" + second[2:] + third)
-    assert [entry["values"]["a"] for entry, _ in journal.notes(tmp_path)] == ["0", "2"]
+    assert [entry["values"]["a"] for entry, _ in journal.entries(tmp_path)] == ["0", "2"]
 
 
 def test_notes_are_read_on_from_where_one_stopped(tmp_path):
-    journal.note(tmp_path, "one")
-    (_, behind), = journal.notes(tmp_path)  # fmt: skip
-    journal.note(tmp_path, "two", sync=True)
-    assert [entry["op"] for entry, _ in journal.notes(tmp_path, behind)] == ["two"]
+    journal.append(tmp_path, "one")
+    (_, behind), = journal.entries(tmp_path)  # fmt: skip
+    journal.append(tmp_path, "two", sync=True)
+    assert [entry["op"] for entry, _ in journal.entries(tmp_path, behind)] == ["two"]
 
 
 def test_the_last_word_says_whether_a_run_ended(tmp_path):
     said = []
     for op in ("run", "metrics", "end", "tags", "resume", "tags", "end"):
-        journal.note(tmp_path, op)
+        journal.append(tmp_path, op)
         said.append(journal.ended(tmp_path))
     assert said == [False, False, True, True, False, False, True]
 

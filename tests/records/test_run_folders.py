@@ -111,7 +111,7 @@ def nested(folder):
     runs = [{"name": name, "choices": {}, "folder": f"{name}/0.1"} for name in ("head", "full")]
     (folder / "head" / "0.1").mkdir(parents=True)
     (folder / "sweep.json").write_text(json.dumps({"tracker": None, "runs": runs}))
-    journal.note(folder / "head" / "0.1", "run", uid="u", tags={})
+    journal.append(folder / "head" / "0.1", "run", uid="u", tags={})
     return folder
 
 

@@ -87,7 +87,7 @@ def test_a_result_that_no_run_can_have_is_none_and_a_run_that_ended_with_it_is_s
     assert read.metrics.keys() == whole.metrics.keys() and read.status == "FINISHED"
     (own / "result.json").write_text(json.dumps({**asdict(whole), **damage}))
     assert sweep_record.read(tmp_path).results[0].status == "RUNNING"
-    journal.note(own, "run")
-    journal.note(own, "end", status="FINISHED")
+    journal.append(own, "run")
+    journal.append(own, "end", status="FINISHED")
     (read,) = sweep_record.read(tmp_path).results
     assert (read.status, read.reason) == ("KILLED", "it ended, but its result.json is damaged or gone")

@@ -82,7 +82,7 @@ def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
         assert {key: written[key] for key in CPU} == CPU
         assert facts.settled == {**CPU, "data.pixels": "auto", "model.sha256": None}  # no random crops, no file
         assert journal.digest(folder) == facts.digest
-        params = next(entry["values"] for entry, _ in journal.notes(folder) if entry["op"] == "params")
+        params = next(entry["values"] for entry, _ in journal.entries(folder) if entry["op"] == "params")
         assert {key: params[key] for key in CPU} == CPU
         assert json.loads((folder / "plan.json").read_text())["precision"] == "float32"
 

@@ -34,7 +34,7 @@ def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
 def another(tmp_path, **changes):
     """Return the owner of a folder that is in use by another process."""
     folder = claim(tmp_path / "sweep", ["d"], again=True, named=True)
-    owner = dataclasses.replace(liveness.me(), **changes)
+    owner = dataclasses.replace(liveness.this_process(), **changes)
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
     return folder
 
@@ -50,7 +50,7 @@ def test_a_folder_in_use_is_refused_with_its_owners_name(tmp_path, process):
     import psutil
 
     started = psutil.Process(process.pid).create_time()
-    folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=liveness.me().host)
+    folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=liveness.this_process().host)
     with pytest.raises(UserError, match=f"in use by ada@.* \\(process {process.pid}, started "):
         claim(folder, ["d"], again=True, named=True)
 
@@ -61,21 +61,21 @@ def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, proces
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, named=True)
     assert claim(folder, ["d"], again=True, named=True) == folder
-    assert liveness.read(folder / OWNER) == liveness.me()
+    assert liveness.read(folder / OWNER) == liveness.this_process()
 
 
 def test_who_is_elsewhere_counts_as_gone_only_after_a_long_silence():
-    owner = dataclasses.replace(liveness.me(), host="elsewhere")
+    owner = dataclasses.replace(liveness.this_process(), host="elsewhere")
     assert not owner.gone() and not owner.gone(time.time() - 60) and owner.gone(time.time() - 3600)
-    assert not liveness.me().gone()
+    assert not liveness.this_process().gone()
 
 
 @pytest.mark.parametrize("sign", ["x", "", None])
 def test_what_a_person_makes_of_tags_says_nothing_of_who_has_a_run(sign):
-    elsewhere = dataclasses.replace(liveness.me(), host="elsewhere")
+    elsewhere = dataclasses.replace(liveness.this_process(), host="elsewhere")
     tags = elsewhere.tags() | {layout.SIGN_TAG: sign}
     assert liveness.of_run("RUNNING", {key: value for key, value in tags.items() if value is not None})
-    assert liveness.of_run("RUNNING", liveness.me().tags() | {"frostline.pid": "-1"}) is None
+    assert liveness.of_run("RUNNING", liveness.this_process().tags() | {"frostline.pid": "-1"}) is None
     assert "at no time" in str(liveness.of_tags(elsewhere.tags() | {"frostline.started": "inf"}))
 
 
@@ -86,12 +86,12 @@ def test_a_folder_that_cannot_be_read_is_not_at_hand(told, tmp_path):
     assert past("RUNNING", **{layout.FOLDER_TAG: told}).folder is None
 
 
-@pytest.mark.skipif(len(liveness.me().machine.split()) < 3, reason="this machine has no /etc/machine-id")
+@pytest.mark.skipif(len(liveness.this_process().machine.split()) < 3, reason="this machine has no /etc/machine-id")
 def test_who_ran_here_before_the_power_was_lost_is_gone_at_once():
-    installed, boot, processes = liveness.me().machine.split()
-    assert dataclasses.replace(liveness.me(), machine=f"{installed} another {processes}").gone(time.time())
-    assert not dataclasses.replace(liveness.me(), machine=f"another {boot} {processes}").gone(time.time())
-    assert not dataclasses.replace(liveness.me(), machine=f"{installed} {boot} another").gone(time.time())
+    installed, boot, processes = liveness.this_process().machine.split()
+    assert dataclasses.replace(liveness.this_process(), machine=f"{installed} another {processes}").gone(time.time())
+    assert not dataclasses.replace(liveness.this_process(), machine=f"another {boot} {processes}").gone(time.time())
+    assert not dataclasses.replace(liveness.this_process(), machine=f"{installed} {boot} another").gone(time.time())
 
 
 @pytest.mark.slow
@@ -101,11 +101,11 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     client = MlflowClient(uri)
     experiment = client.create_experiment("mended")
-    dead = dataclasses.replace(liveness.me(), started=1.0)
-    elsewhere = dataclasses.replace(liveness.me(), host="elsewhere")
+    dead = dataclasses.replace(liveness.this_process(), started=1.0)
+    elsewhere = dataclasses.replace(liveness.this_process(), host="elsewhere")
     silent = {**elsewhere.tags(), layout.SIGN_TAG: f"{time.time() - 2 * liveness.SILENT:.0f}"}  # its sweep is gone
     (tmp_path / layout.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
-    tags = {"dead": dead.tags(), "alive": liveness.me().tags(), "foreign": {}, "silent": silent}
+    tags = {"dead": dead.tags(), "alive": liveness.this_process().tags(), "foreign": {}, "silent": silent}
     tags["beating"] = {**silent, layout.FOLDER_TAG: str(tmp_path)}
     runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
     with pytest.raises(UserError, match=r"^experiments=mendd: expected the name of an .*; did you mean mended\?$"):
@@ -129,7 +129,7 @@ def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gi
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     client = MlflowClient(uri)
     experiment = client.create_experiment("mended")
-    lost = dataclasses.replace(liveness.me(), host="lost")
+    lost = dataclasses.replace(liveness.this_process(), host="lost")
     tags = {
         name: dict(owner.tags()) for name, owner in (("quiet", lost), ("here", lost), ("other", lost), ("new", lost))
     }
@@ -188,7 +188,7 @@ def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
 
 
 def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
-    working = past("RUNNING", owner=liveness.me())
+    working = past("RUNNING", owner=liveness.this_process())
     assert resume.judge([working], "s", "f") == resume.Judgement(busy=working)
     ended = past("KILLED", **{layout.FOLDER_TAG: str(tmp_path)})  # so somebody said who did not know better
     assert resume.judge([ended], "s", "f") == resume.Judgement(interrupted=ended)
@@ -198,7 +198,7 @@ def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
 
 def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):
     (tmp_path / "config.yaml").write_text("")
-    journal.note(tmp_path, "run", uid="new", tags={})
+    journal.append(tmp_path, "run", uid="new", tags={})
     place = {layout.FOLDER_TAG: str(tmp_path)}
     assert past(**place, **{layout.UID_TAG: "new"}).folder == tmp_path
     assert past(**place, **{layout.UID_TAG: "old"}).folder is None
@@ -238,7 +238,7 @@ def test_the_plans_of_a_dry_run_make_way_for_the_sweep(tmp_path, process, digest
 
 def test_what_a_run_recorded_is_no_plan_whatever_the_sweeps_file_says(tmp_path, process):
     folder = ended(tmp_path, process, tracker=None)
-    journal.note(folder / "0", "run", tags={"frostline.digest": "d"})
+    journal.append(folder / "0", "run", tags={"frostline.digest": "d"})
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, named=True)
 
@@ -256,7 +256,7 @@ def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path)
 def test_a_sweep_that_no_longer_says_what_it_does_is_known_by_its_runs(tmp_path, process):
     folder = ended(tmp_path, process)
     (folder / "sweep.json").write_text("{")
-    journal.note(folder / "0", "run", tags={"frostline.digest": "d"})
+    journal.append(folder / "0", "run", tags={"frostline.digest": "d"})
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, named=True)
     assert claim(folder, ["d"], again=True, named=True) == folder
@@ -266,8 +266,8 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
     for name in ("mine", "other"):
         run = tmp_path / name / "0"
         run.mkdir(parents=True)
-        journal.note(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
-        journal.note(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
+        journal.append(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
+        journal.append(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
     monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
     tracker = Tracker("", "mine", str(tmp_path / "new"), None, None)
     found = resume.look(tracker, tmp_path, ["mine", "other"])
@@ -287,8 +287,8 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
     ],
 )
 def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content):
-    journal.note(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
-    journal.note(tmp_path, "end", status="FINISHED", time=1)
+    journal.append(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
+    journal.append(tmp_path, "end", status="FINISHED", time=1)
     metrics, images = {VAL: 0.5, TEST: 1.0}, {"test": 3}
     write_result(tmp_path, Result(0, "head", str(tmp_path), None, "FINISHED", None, {}, metrics, images))
     found = past_runs.of_folder(tmp_path)
@@ -300,7 +300,7 @@ def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content
 
 @pytest.mark.parametrize("odd", [{"started": 10**400}, {"started": "x"}, {"pid": None}])
 def test_an_owner_that_somebody_damaged_is_none(tmp_path, odd):
-    (tmp_path / OWNER).write_text(json.dumps({**dataclasses.asdict(liveness.me()), **odd}))
+    (tmp_path / OWNER).write_text(json.dumps({**dataclasses.asdict(liveness.this_process()), **odd}))
     assert liveness.read(tmp_path / OWNER) is None
 
 
@@ -311,8 +311,8 @@ def test_a_finished_run_whose_accuracy_somebody_took_from_mlflow_has_that_of_its
     tags = {"frostline.digest": "d", "frostline.source": "s", layout.FOLDER_TAG: str(tmp_path)}
     if there:
         (tmp_path / layout.CONFIG).touch()
-        journal.note(tmp_path, "run", uid="a", tags=tags)
-        journal.note(tmp_path, "end", status="FINISHED", time=1)
+        journal.append(tmp_path, "run", uid="a", tags=tags)
+        journal.append(tmp_path, "end", status="FINISHED", time=1)
         write_result(tmp_path, Result(0, "head", "", None, "FINISHED", None, {}, {VAL: 0.5, TEST: 0.25}))
     monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [])
     known = {"run_id": "a" * 32, "status": "FINISHED", "tags": tags, "metrics": {VAL: 0.5}}
@@ -333,5 +333,5 @@ def test_a_trial_that_waits_is_its_searchs_while_that_lives(tmp_path, process):
     waits = past_runs.of_folder(trial)
     assert waits is not None and waits.status == "PAUSED" and str(process.pid) in str(waits.holder)
     assert resume.judge([waits], waits.source, None).busy is waits
-    (folder / OWNER).write_text(json.dumps(dataclasses.asdict(liveness.me())))
+    (folder / OWNER).write_text(json.dumps(dataclasses.asdict(liveness.this_process())))
     assert waits.holder is None and resume.judge([waits], waits.source, None).interrupted is waits

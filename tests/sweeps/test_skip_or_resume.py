@@ -25,7 +25,7 @@ from frostline.tracking import claims, pending_sweeps, server
 from small import compose
 
 AWAY = "http://127.0.0.1:9"
-FAR = dataclasses.replace(liveness.me(), host="far", machine="another", pid=1, user="ada")
+FAR = dataclasses.replace(liveness.this_process(), host="far", machine="another", pid=1, user="ada")
 
 
 def past(folder: Path, status: str = "FINISHED", **tags: str) -> Past:
@@ -51,7 +51,7 @@ def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source:
     (folder := root / name).mkdir(parents=True)
     tags = {layout.SOURCE_TAG: source or project.source_sha256(), **owner.tags()}
     facts: dict[str, Any] = {"tags": tags, "uri": AWAY, "experiment": "demo", "time": 0}
-    journal.note(folder, "run", uid=name.ljust(32, "0"), name=name, **facts)
+    journal.append(folder, "run", uid=name.ljust(32, "0"), name=name, **facts)
     (folder / layout.OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
     pending_sweeps.remember(folder, pending_sweeps.Place(AWAY, root, "demo"))
     tracker = Tracker(AWAY, "demo", str(folder), None, None)
@@ -78,10 +78,10 @@ def test_what_a_sweep_elsewhere_has_before_it_is_left_to_that(tmp_path: Path, sa
     theirs = [facts["same"], facts["begun"], dataclasses.replace(facts["other data"], data="/elsewhere")]
     sweep(tmp_path, "theirs", FAR, *theirs)
     sweep(tmp_path, "old", FAR, facts["other code"], source="o" * 64)
-    sweep(tmp_path, "gone", dataclasses.replace(liveness.me(), pid=2**22 + 1), facts["nobodys"])
+    sweep(tmp_path, "gone", dataclasses.replace(liveness.this_process(), pid=2**22 + 1), facts["nobodys"])
     (tmp_path / "theirs" / "begun").mkdir()
-    journal.note(tmp_path / "theirs" / "begun", "run", uid="b" * 32, name="begun", tags={}, time=0)
-    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.me()), [*names])
+    journal.append(tmp_path / "theirs" / "begun", "run", uid="b" * 32, name="begun", tags={}, time=0)
+    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [*names])
     with own.left_to_others([*facts.values()], 0) as left:
         assert [one.name for one in left if not one.to_do] == ["same"]
     assert left[0].busy is not None and left[0].busy["folder"] == str(tmp_path / "theirs" / "same")
@@ -100,7 +100,7 @@ def test_data_that_a_worker_dies_of_are_not_known_and_are_asked_for_once(tmp_pat
         asked.append(function)
         raise WorkerDied("its worker was killed by signal 9")
 
-    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.me()), [], ask=dies)
+    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [], ask=dies)
     config = compose()
     assert [own._fingerprints([config]) for _ in range(2)] == [{repr(config.data): None}] * 2
     assert len(asked) == 1
@@ -112,7 +112,7 @@ def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: li
     owners = {name: dataclasses.replace(FAR, host=name) for name in ("one", "two")}
     trackers = {name: sweep(tmp_path, name, owner) for name, owner in owners.items()}
     mine = threading.local()
-    monkeypatch.setattr(liveness, "me", lambda: mine.owner)
+    monkeypatch.setattr(liveness, "this_process", lambda: mine.owner)
 
     def plan(name: str) -> None:
         mine.owner = owners[name]

@@ -225,8 +225,8 @@ def ours_and_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[St
     storage = [storage_of(config.search, None) for _ in range(2)]
     ours = Study(storage[0], "head", config, SPACE, tmp_path / "ours")
     parent = psutil.Process(os.getppid())
-    them = replace(liveness.me(), pid=parent.pid, started=parent.create_time())
-    monkeypatch.setattr(liveness, "me", lambda: them)
+    them = replace(liveness.this_process(), pid=parent.pid, started=parent.create_time())
+    monkeypatch.setattr(liveness, "this_process", lambda: them)
     theirs = Study(storage[1], "head", config, SPACE, tmp_path / "theirs")
     monkeypatch.undo()
     return ours, theirs

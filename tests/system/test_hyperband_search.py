@@ -54,7 +54,7 @@ def test_who_is_among_the_best_third_goes_on_from_its_checkpoint_and_the_others_
         assert run["status"] == "FINISHED" and run["metrics"]["cost/epochs"] == trial.user_attrs["epochs"] == came
         assert run["metrics"].get("search/pruned_after") == (None if came == 9 else came)
         assert trial.state is (TrialState.COMPLETE if came == 9 else TrialState.PRUNED)
-        ends = [note["status"] for note, _ in journal.notes(folder) if note["op"] == "end"]
+        ends = [note["status"] for note, _ in journal.entries(folder) if note["op"] == "end"]
         assert ends == ["PAUSED"] * {1: 1, 3: 2, 9: 2}[came] + ["FINISHED"]
         assert not (folder / layout.CHECKPOINT).exists()
     assert trained(searched.out) == sum(lengths) + 9  # none twice; those of the fresh seed, too

@@ -200,7 +200,7 @@ def test_two_at_once_share_a_study_and_one_takes_over_what_the_other_was_killed_
     assert [runs[number]["choices"]["lr"] for number in range(8)] == [trial.params["lr"] for trial in found]
     assert sum("confirms" in run["choices"] for run in results(ours)) == 2
     for number in range(8):  # each was carried out to its end by one of the two
-        notes = [note for folder in (ours, theirs) for note, _ in journal.notes(folder / f"head-{number}")]
+        notes = [note for folder in (ours, theirs) for note, _ in journal.entries(folder / f"head-{number}")]
         assert [note["status"] for note in notes if note["op"] == "end"].count("FINISHED") == 1
 
 

@@ -87,7 +87,7 @@ def test_what_is_killed_between_ask_and_tell_goes_to_the_next_and_nothing_runs_t
         ends = [
             note["status"]
             for folder in folders
-            for note, _ in journal.notes(folder / f"head-{number}")
+            for note, _ in journal.entries(folder / f"head-{number}")
             if note["op"] == "end"
         ]
         assert len(ends) == 1, (number, ends)

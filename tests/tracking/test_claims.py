@@ -14,7 +14,7 @@ from faulty import serve
 from frostline.records import layout, liveness
 from frostline.tracking import claims, server
 
-FAR = dataclasses.replace(liveness.me(), host="far", machine="another", pid=1)
+FAR = dataclasses.replace(liveness.this_process(), host="far", machine="another", pid=1)
 
 
 @pytest.fixture(scope="module")

@@ -57,22 +57,22 @@ def experiment(client, request) -> str:
 
 def begin(folder: Path, uid: str = "a1b2") -> None:
     folder.mkdir(exist_ok=True)
-    journal.note(folder, "run", uid=uid, name="run", tags={"first": "1"}, time=now())
-    journal.note(folder, "params", values={f"p{number}": str(number) for number in range(130)})
-    journal.note(folder, "dataset", name="digits", source="digits", digest="f" * 64, images={"train": 3, "test": 2})
+    journal.append(folder, "run", uid=uid, name="run", tags={"first": "1"}, time=now())
+    journal.append(folder, "params", values={f"p{number}": str(number) for number in range(130)})
+    journal.append(folder, "dataset", name="digits", source="digits", digest="f" * 64, images={"train": 3, "test": 2})
 
 
 def epochs(folder: Path, first: int = 1, last: int = EPOCHS) -> None:
     for epoch in range(first, last + 1):
         values = {"train/loss": 1 / epoch, "val/accuracy": float("nan")}
-        journal.note(folder, "metrics", step=epoch, time=now(), values=values)
+        journal.append(folder, "metrics", step=epoch, time=now(), values=values)
 
 
 def finish(folder: Path) -> None:
     (folder / "plan.json").write_text("{}")
-    journal.note(folder, "artifact", path="plan.json", inside=None)
-    journal.note(folder, "tags", values={"last": "é"})
-    journal.note(folder, "end", status="FINISHED", time=now())
+    journal.append(folder, "artifact", path="plan.json", inside=None)
+    journal.append(folder, "tags", values={"last": "é"})
+    journal.append(folder, "end", status="FINISHED", time=now())
 
 
 def check(client: MlflowClient, experiment: str, folder: Path) -> None:
@@ -91,9 +91,9 @@ def check(client: MlflowClient, experiment: str, folder: Path) -> None:
     assert not Mirror(folder).pending()
 
 
-def bring(mirror: Mirror, client: MlflowClient, experiment: str) -> bool:
+def synced(mirror: Mirror, client: MlflowClient, experiment: str) -> bool:
     try:
-        mirror.bring(client, experiment, None)
+        mirror.sync(client, experiment, None)
     except Exception:  # as the follower does
         return False
     return True
@@ -106,7 +106,7 @@ def journey(faulty: Faulty, client: MlflowClient, experiment: str, folder: Path)
         stroke(folder)
         for attempt in range(30):
             mirror = mirror if (number + attempt) % 2 else Mirror(folder)
-            if bring(mirror, client, experiment):
+            if synced(mirror, client, experiment):
                 break
     faulty.fault = faulty.often = None
     check(client, experiment, folder)
@@ -168,10 +168,10 @@ def test_a_kill_in_any_call_costs_nothing(faulty, client, tmp_path, request, aft
         begin(folder), epochs(folder), finish(folder)
         died = False
         try:
-            Mirror(folder).bring(Mortal(client, at, after=after), experiment, None)
+            Mirror(folder).sync(Mortal(client, at, after=after), experiment, None)
         except Killed:
             died = True
-        Mirror(folder).bring(client, experiment, None)
+        Mirror(folder).sync(client, experiment, None)
         check(client, experiment, folder)
         at += 1
     assert at > 6
@@ -181,24 +181,24 @@ def test_a_kill_in_any_call_costs_nothing(faulty, client, tmp_path, request, aft
 def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path, 1, 2)
     mirror = Mirror(tmp_path)
-    mirror.bring(client, experiment, None)
-    journal.note(tmp_path, "end", status="KILLED", time=now())
-    mirror.bring(client, experiment, None)
+    mirror.sync(client, experiment, None)
+    journal.append(tmp_path, "end", status="KILLED", time=now())
+    mirror.sync(client, experiment, None)
     assert client.get_run(journal.run_id(tmp_path)).info.status == "KILLED"
-    journal.note(tmp_path, "resume", time=now())
-    mirror.bring(client, experiment, None)
+    journal.append(tmp_path, "resume", time=now())
+    mirror.sync(client, experiment, None)
     assert client.get_run(journal.run_id(tmp_path)).info.status == "RUNNING"
     epochs(tmp_path, 2, EPOCHS), finish(tmp_path)
-    Mirror(tmp_path).bring(client, experiment, None)
+    Mirror(tmp_path).sync(client, experiment, None)
     check(client, experiment, tmp_path)
 
 
 def test_a_run_whose_note_of_how_far_it_got_is_gone_is_not_recorded_twice(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path, 1, 2)
-    Mirror(tmp_path, fresh=True).bring(client, experiment, None)
+    Mirror(tmp_path, fresh=True).sync(client, experiment, None)
     (tmp_path / layout.MIRRORED).unlink()
     epochs(tmp_path, 3, EPOCHS), finish(tmp_path)
-    Mirror(tmp_path).bring(client, experiment, None)
+    Mirror(tmp_path).sync(client, experiment, None)
     check(client, experiment, tmp_path)
 
 
@@ -225,12 +225,12 @@ def test_what_is_no_value_in_a_journal_keeps_nothing_else_from_mlflow(tmp_path, 
 def test_that_a_process_is_gone_does_not_undo_what_mlflow_has_of_a_damaged_journal(client, experiment, tmp_path):
     for stroke in (begin, epochs, finish):
         stroke(tmp_path)
-    assert bring(Mirror(tmp_path), client, experiment)
+    assert synced(Mirror(tmp_path), client, experiment)
     path = tmp_path / "record.jsonl"
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     (tmp_path / "mirrored.json").write_text("{")
     end(tmp_path, "KILLED", GONE)
-    assert bring(Mirror(tmp_path), client, experiment)
+    assert synced(Mirror(tmp_path), client, experiment)
     check(client, experiment, tmp_path)
     (run,) = client.search_runs([experiment])
     assert not {"frostline.reason", "mlflow.note.content"} & set(run.data.tags)
@@ -239,12 +239,12 @@ def test_that_a_process_is_gone_does_not_undo_what_mlflow_has_of_a_damaged_journ
 def test_a_run_whose_journal_is_gone_is_recorded_by_the_one_that_it_begins_anew(client, experiment, tmp_path):
     for stroke in (begin, epochs):
         stroke(tmp_path)
-    assert bring(Mirror(tmp_path), client, experiment)
+    assert synced(Mirror(tmp_path), client, experiment)
     (tmp_path / "record.jsonl").unlink()
     run_id = journal.run_id(tmp_path)
     with recording(tmp_path, name="run", tags={"new": "1"}, params={}, resume_run_id=run_id) as record:
         record.metrics({"train/loss": 0.25}, step=4)
-    assert bring(Mirror(tmp_path), client, experiment)
+    assert synced(Mirror(tmp_path), client, experiment)
     (run,) = client.search_runs([experiment])
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     assert run.data.tags["new"] == "1" and run.data.metrics["train/loss"] == 0.25
@@ -254,14 +254,14 @@ def test_a_run_whose_journal_is_gone_is_recorded_by_the_one_that_it_begins_anew(
 def test_a_run_goes_on_in_another_folder_which_then_says_how_it_ended(faulty, client, experiment, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     begin(old, "dead"), epochs(old, 1, 1)
-    Mirror(old).bring(client, experiment, None)
+    Mirror(old).sync(client, experiment, None)
     epochs(old, 2, 2)  # written, but not mirrored
     new.mkdir()
-    journal.note(new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=now(), run_id=journal.run_id(old))
+    journal.append(new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=now(), run_id=journal.run_id(old))
     epochs(new, 2, EPOCHS), finish(new)
-    Mirror(new).bring(client, experiment, None)
+    Mirror(new).sync(client, experiment, None)
     end(old, "KILLED", "gone")
-    Mirror(old).bring(client, experiment, None)
+    Mirror(old).sync(client, experiment, None)
     check(client, experiment, new)
     assert journal.run_id(old) == journal.run_id(new)
 
@@ -270,24 +270,24 @@ def test_a_record_that_mlflow_has_lost_is_written_anew_and_a_deleted_one_stays_d
     faulty, client, experiment, tmp_path
 ):
     begin(tmp_path), epochs(tmp_path)
-    Mirror(tmp_path).bring(client, experiment, None)
+    Mirror(tmp_path).sync(client, experiment, None)
     at = journal.position(tmp_path)
     journal.set_position(tmp_path, journal.MirrorPosition("0" * 32, at.offset))
     client.delete_run(at.run_id)
     finish(tmp_path)
-    Mirror(tmp_path).bring(client, experiment, None)
+    Mirror(tmp_path).sync(client, experiment, None)
     check(client, experiment, tmp_path)
     client.delete_run(journal.run_id(tmp_path))
-    journal.note(tmp_path, "tags", values={"more": "x"})
-    Mirror(tmp_path).bring(client, experiment, None)
+    journal.append(tmp_path, "tags", values={"more": "x"})
+    Mirror(tmp_path).sync(client, experiment, None)
     assert client.search_runs([experiment]) == [] and not Mirror(tmp_path).pending()
 
 
 def test_a_param_that_differs_keeps_its_first_value_and_hinders_nothing(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path)
-    Mirror(tmp_path).bring(client, experiment, None)
-    journal.note(tmp_path, "params", values={"p1": "other", "more": "x", "bad*name": "y"})
-    Mirror(tmp_path).bring(client, experiment, None)
+    Mirror(tmp_path).sync(client, experiment, None)
+    journal.append(tmp_path, "params", values={"p1": "other", "more": "x", "bad*name": "y"})
+    Mirror(tmp_path).sync(client, experiment, None)
     params = client.get_run(journal.run_id(tmp_path)).data.params
     assert (params["p1"], params["more"], len(params)) == ("1", "x", 131)
 
@@ -298,9 +298,9 @@ def test_a_journal_from_elsewhere_gets_no_file_but_those_beside_it(faulty, clien
     begin(folder)
     (folder / "link").symlink_to(tmp_path / "secret")
     for path in ("../secret", str(tmp_path / "secret"), "link", "gone", "."):
-        journal.note(folder, "artifact", path=path, inside=None)
+        journal.append(folder, "artifact", path=path, inside=None)
     finish(folder)
-    Mirror(folder).bring(client, experiment, None)
+    Mirror(folder).sync(client, experiment, None)
     assert [item.path for item in client.list_artifacts(journal.run_id(folder))] == ["plan.json"]
 
 
@@ -321,12 +321,12 @@ def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_repl
     experiment = server.experiment(uri, tmp_path, request.node.name)
     begin(folder := tmp_path / "run")
     tensorfile.save(folder / "best.safetensors", {"weight": torch.zeros(3)}, {})
-    journal.note(folder, "artifact", path="best.safetensors", inside="weights")
+    journal.append(folder, "artifact", path="best.safetensors", inside="weights")
     journal.append_epoch(folder, {"epoch": 1})
-    journal.note(folder, "artifact", path="metrics.jsonl", inside=None)
+    journal.append(folder, "artifact", path="metrics.jsonl", inside=None)
     finish(folder)
     client = server.client_of(uri)
-    Mirror(folder).bring(client, experiment, None)
+    Mirror(folder).sync(client, experiment, None)
     top = Path(client.get_run(journal.run_id(folder)).info.artifact_uri.removeprefix("file:"))
     assert (top / "weights" / "best.safetensors").samefile(folder / "best.safetensors")
     assert (top / "plan.json").samefile(folder / "plan.json")
@@ -347,7 +347,7 @@ def test_a_run_that_is_over_when_it_is_seen_takes_four_calls_and_its_files(clien
     asked: list[str] = []
     for name in ("get_run", "search_runs", "create_run", "log_batch", "log_inputs", "update_run", "set_terminated"):
         monkeypatch.setattr(client, name, partial(_noted, asked, name, getattr(client, name)), raising=True)
-    Mirror(tmp_path, fresh=True).bring(client, experiment, None)
+    Mirror(tmp_path, fresh=True).sync(client, experiment, None)
     assert asked == ["create_run", "log_batch", "log_inputs", "set_terminated"]
     (run,) = client.search_runs([experiment])
     assert run.info.status == "FINISHED"
@@ -364,11 +364,11 @@ def test_a_run_that_has_just_begun_is_left_for_a_moment_unless_somebody_waits_fo
     (sweep := tmp_path / "sweep").mkdir()
     begin(sweep, "5ee9")
     begin(sweep / "0", "a0"), begin(sweep / "1", "a1")
-    journal.note(sweep / "1", "end", status="FINISHED", time=now())
+    journal.append(sweep / "1", "end", status="FINISHED", time=now())
     mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name))
-    mirror.bring(at_once=False)
+    mirror.sync(at_once=False)
     assert [journal.run_id(folder) is not None for folder in (sweep, sweep / "0", sweep / "1")] == [True, False, True]
-    mirror.bring()
+    mirror.sync()
     assert journal.run_id(sweep / "0")
 
 
@@ -377,9 +377,9 @@ def test_a_run_that_began_under_this_sweep_has_its_id_at_once_and_the_rest_later
     begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
     mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
     for _ in range(2):
-        mirror.bring(at_once=False)
+        mirror.sync(at_once=False)
         assert client.get_run(journal.run_id(run)).data.params == {} and mirror.pending() == 1
-    mirror.bring()
+    mirror.sync()
     assert client.get_run(journal.run_id(run)).data.params != {}
     assert len(client.search_runs([mirror.experiment_id])) == 2
 
@@ -388,12 +388,12 @@ def test_a_run_that_is_over_is_looked_at_again_only_when_somebody_waits(served, 
     (sweep := tmp_path / "sweep").mkdir()
     begin(sweep, "5ee9"), begin(run := sweep / "0", "a0"), finish(run)
     mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
-    mirror.bring(at_once=False)
+    mirror.sync(at_once=False)
     assert client.get_run(journal.run_id(run)).info.status == "FINISHED"
-    journal.note(run, "tags", values={"late": "yes"})
-    mirror.bring(at_once=False)
+    journal.append(run, "tags", values={"late": "yes"})
+    mirror.sync(at_once=False)
     assert "late" not in client.get_run(journal.run_id(run)).data.tags
-    mirror.bring()
+    mirror.sync()
     assert client.get_run(journal.run_id(run)).data.tags["late"] == "yes"
 
 
@@ -402,14 +402,14 @@ def test_a_run_that_waits_is_scheduled_until_it_goes_on(served, request, client,
     begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
     end(run, "PAUSED", None)
     mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
-    mirror.bring(at_once=False)
+    mirror.sync(at_once=False)
     waits = client.get_run(journal.run_id(run)).info
     assert (waits.status, waits.end_time) == ("SCHEDULED", None)
-    journal.note(run, "resume", time=now())
-    mirror.bring()
+    journal.append(run, "resume", time=now())
+    mirror.sync()
     assert client.get_run(waits.run_id).info.status == "RUNNING"
     finish(run)
-    mirror.bring(at_once=False)
+    mirror.sync(at_once=False)
     assert client.get_run(waits.run_id).info.status == "FINISHED"
 
 
@@ -423,12 +423,12 @@ def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(fau
     faulty.largest = 10**5
     mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name))
     with pytest.raises(server.Unreachable, match="413"):
-        mirror.bring()
+        mirror.sync()
     runs = client.search_runs([mirror.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert sorted(len(client.list_artifacts(run.info.run_id)) for run in runs) == [0, 1, 1]
     faulty.largest = None
-    mirror.bring()
+    mirror.sync()
     assert sorted(len(client.list_artifacts(run.info.run_id)) for run in runs) == [1, 1, 1]
     assert {len(client.get_metric_history(run.info.run_id, "train/loss")) for run in runs} == {0, EPOCHS}
     assert mirror.pending() == 0

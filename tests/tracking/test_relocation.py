@@ -36,16 +36,16 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     folder = root / "multirun" / "today" / "now"
     (run := folder / "0").mkdir(parents=True)
     facts: Any = {"tags": {}, "time": now(), "uri": tracking_uri.portable(uri, root), "experiment": "moved"}
-    journal.note(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
+    journal.append(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
     tags = {"frostline.digest": DIGEST, "frostline.source": "s", layout.FOLDER_TAG: str(run)}
-    journal.note(run, "run", uid="b" * 32, name="run", tags=tags, time=now())
-    journal.note(run, "metrics", step=1, time=now(), values={"val/loss": 1.0})
+    journal.append(run, "run", uid="b" * 32, name="run", tags=tags, time=now())
+    journal.append(run, "metrics", step=1, time=now(), values={"val/loss": 1.0})
     (run / "config.yaml").write_text("x")
-    journal.note(run, "artifact", path="config.yaml", inside=None)
+    journal.append(run, "artifact", path="config.yaml", inside=None)
     place = pending_sweeps.Place(uri, root, "moved")
     pending_sweeps.remember(folder, place)
     if mirrored:
-        SweepMirror(folder, place).bring()
+        SweepMirror(folder, place).sync()
     return folder
 
 

@@ -207,7 +207,7 @@ def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_
 def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, client, root, tmp_path):
     (tmp_path / "0").mkdir()
     other = open_sweep(tracker.uri, root=root, folder=tmp_path)
-    journal.note(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=now())
+    journal.append(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=now())
     lost = Result(
         0,
         "lost",
@@ -250,7 +250,7 @@ def test_interrupts_end_a_sweep_before_anything_that_takes_long(tracker, client,
             if moment:
                 patch.setattr(session.Follower, moment, interrupted)
             open_sweep(tracker.uri, root=root, folder=sweep, experiment="hasty")
-            journal.note(sweep / "0", "run", uid="lost", name="lost", tags={}, time=now())
+            journal.append(sweep / "0", "run", uid="lost", name="lost", tags={}, time=now())
             interrupted()
         assert journal.ended(sweep) and str(sweep) not in session._followers
         assert client.get_run(journal.run_id(sweep)).info.status == "KILLED"
@@ -268,7 +268,7 @@ def test_an_error_ends_a_sweep_as_failed_unless_runs_go_on(tracker, client, root
             opened = open_sweep(tracker.uri, root=root, folder=sweep, experiment="hasty")
             raise OSError("full")
         assert journal.ended(sweep) != bool(alive)
-        session.bring(opened)
+        session.flush(opened)
         assert client.get_run(journal.run_id(sweep)).info.status == ("RUNNING" if alive else "FAILED")
         session._followers.pop(str(sweep), None)
 
@@ -357,7 +357,7 @@ def test_a_pending_sweep_in_a_home_that_is_closed_stops_nobody(tmp_path, monkeyp
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for name in ("own", "closed"):
         (tmp_path / name).mkdir()
-        journal.note(tmp_path / name, "run", uid=name, tags={}, uri=uri, experiment="e")
+        journal.append(tmp_path / name, "run", uid=name, tags={}, uri=uri, experiment="e")
         pending_sweeps.remember(tmp_path / name, pending_sweeps.Place(uri, tmp_path, "e", None))
     (tmp_path / "pending" / "long.json").write_text(
         json.dumps({"store": tracking_uri.name(uri), "folder": f"/home/{'a' * 5000}"})
@@ -467,7 +467,7 @@ def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker
                 record.metrics({"train/loss": 1.0})
     metrics = client.get_run(mirrored(tracker, folder)).data.metrics
     assert metrics["system/system_memory_usage_megabytes"] > 0
-    assert len(list(journal.notes(folder))) == len((folder / layout.RECORD).read_text().splitlines())
+    assert len(list(journal.entries(folder))) == len((folder / layout.RECORD).read_text().splitlines())
 
 
 def test_the_pages_open_at_the_newest_experiment_with_the_columns_that_answer(tracker, client):
@@ -521,8 +521,8 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     (run / "config.yaml").touch()
     facts = {"name": "n", "tags": {}, "time": 0}
     place = {"uri": tracker.uri, "experiment": "demo"}
-    journal.note(dead, "run", sync=True, uid="a" * 32, **place, **facts)
-    journal.note(run, "run", sync=True, uid="b" * 32, **facts)
+    journal.append(dead, "run", sync=True, uid="a" * 32, **place, **facts)
+    journal.append(run, "run", sync=True, uid="b" * 32, **facts)
     left = Past(None, "RUNNING", {layout.FOLDER_TAG: str(run)})
     named = resume.with_run_id(left, root, tracker.uri)
     assert re.fullmatch("[0-9a-f]{32}", named.run_id)
@@ -536,7 +536,7 @@ def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path):
     """A folder that was removed while its run was at work holds the lines since then, none of which names a run."""
     folder = tmp_path / "0"
     folder.mkdir()
-    journal.note(folder, "metrics", step=3, time=now(), values={"val/loss": 1.0})
+    journal.append(folder, "metrics", step=3, time=now(), values={"val/loss": 1.0})
     with recording(folder, name="run", tags={}, params={}):
         pass
     assert journal.uid(folder) is not None

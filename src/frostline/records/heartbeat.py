@@ -32,7 +32,7 @@ class Busy(Exception):
         self.folder, self.owner = folder, owner
 
 
-class Heart:
+class Heartbeat:
     """The heartbeat of this process: a thread that touches the files which name it; owns the runs that it took."""
 
     def __init__(self, *signs: Path) -> None:
@@ -51,7 +51,7 @@ class Heart:
         try:
             with locks.held(folder / RUN_LOCK):
                 owner = liveness.living(folder / BEAT)
-                if owner not in (None, liveness.me(), heir_of):
+                if owner not in (None, liveness.this_process(), heir_of):
                     return owner
                 liveness.write(folder / BEAT)
         except OSError as error:
@@ -92,7 +92,7 @@ class Heart:
         self._thread.join()
         for folder in self._taken:
             with suppress(OSError), locks.held(folder / RUN_LOCK):
-                if liveness.read(folder / BEAT) == liveness.me():  # else another process has taken it
+                if liveness.read(folder / BEAT) == liveness.this_process():  # else another process has taken it
                     (folder / BEAT).unlink()
 
     def _run(self) -> None:
@@ -100,7 +100,7 @@ class Heart:
         while not self._done.wait(_EVERY):
             for sign in [*self._signs]:
                 with suppress(OSError):
-                    if liveness.read(sign) == liveness.me():
+                    if liveness.read(sign) == liveness.this_process():
                         os.utime(sign)
             if time.monotonic() - told >= _TOLD:
                 told = time.monotonic()
@@ -110,9 +110,9 @@ class Heart:
 
 
 @contextmanager
-def beating(*signs: Path) -> Iterator[Heart]:
+def beating(*signs: Path) -> Iterator[Heartbeat]:
     """Keep the heartbeat of the files `signs` and of all runs taken within the block; release the runs at its end."""
-    heart = Heart(*signs)
+    heart = Heartbeat(*signs)
     try:
         yield heart
     finally:

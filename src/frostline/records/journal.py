@@ -60,24 +60,24 @@ def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         files.write(folder / METRICS, text, sync=True)
 
 
-def note(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:
+def append(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:
     """Append an entry for MLflow to `record.jsonl`; with `sync`, it and all before it are on disk on return."""
     _append(folder / RECORD, {"op": op, **values}, sync=sync)
 
 
-def notes(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+def entries(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield each entry of `record.jsonl` after byte `offset`, and the offset after it; skip a torn last line."""
     yield from ((entry, behind) for entry, behind in _lines(folder / RECORD, offset) if "op" in entry)
 
 
 def uid(folder: Path) -> str | None:
     """Return our own id of the record in `folder`, which precedes MLflow's run id; None without a record."""
-    return next((str(entry.get("uid")) for entry, _ in notes(folder) if entry["op"] == "run"), None)
+    return next((str(entry.get("uid")) for entry, _ in entries(folder) if entry["op"] == "run"), None)
 
 
 def digest(folder: Path) -> str | None:
     """Return the config digest of the run whose record is in `folder`; None where it is not recorded."""
-    tags = [entry.get("tags") for entry, _ in notes(folder) if entry["op"] == "run"]
+    tags = [entry.get("tags") for entry, _ in entries(folder) if entry["op"] == "run"]
     return next((each.get(DIGEST_TAG) for each in tags if isinstance(each, dict)), None)
 
 
@@ -93,7 +93,7 @@ def finished(folder: Path) -> bool:
 
 def _end(folder: Path) -> str | None:
     """Return the status with which the run ended; None while it goes on."""
-    words = [entry for entry, _ in notes(folder) if entry["op"] in ("run", "resume", "end")]
+    words = [entry for entry, _ in entries(folder) if entry["op"] in ("run", "resume", "end")]
     return str(words[-1].get("status")) if words and words[-1]["op"] == "end" else None
 
 

@@ -55,7 +55,7 @@ class Owner:
     @property
     def here(self) -> bool:
         """Whether its process id can be looked up by this process: same machine, boot and namespace."""
-        return (self.host, self.machine) == (me().host, me().machine)
+        return (self.host, self.machine) == (this_process().host, this_process().machine)
 
     def gone(self, sign: float | None = None, *, silent: float = SILENT) -> bool:
         """Return whether the process is gone.
@@ -75,8 +75,8 @@ class Owner:
 
     def _before_this_boot(self) -> bool:
         """Return whether it ran on this machine before its last reboot."""
-        then, now = self.machine.split(), me().machine.split()
-        same = self.host == me().host and len(then) == len(now) == _PARTS and then[0] == now[0]
+        then, now = self.machine.split(), this_process().machine.split()
+        same = self.host == this_process().host and len(then) == len(now) == _PARTS and then[0] == now[0]
         return same and then[1] != now[1]
 
 
@@ -85,7 +85,7 @@ Holder = Owner | cluster_jobs.Job
 
 
 @functools.cache
-def me() -> Owner:
+def this_process() -> Owner:
     """Return this process as an owner."""
     import psutil
 
@@ -103,7 +103,7 @@ def me() -> Owner:
     return Owner(user, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time())
 
 
-os.register_at_fork(after_in_child=me.cache_clear)  # some launchers fork
+os.register_at_fork(after_in_child=this_process.cache_clear)  # some launchers fork
 
 
 def of_tags(tags: Mapping[str, str]) -> Owner | None:
@@ -129,7 +129,7 @@ def of_run(status: str, tags: Mapping[str, str], *, silent: float = SILENT) -> O
 
 def write(path: Path) -> None:
     """Write this process as the owner into the file at `path`."""
-    files.write(path, json.dumps(asdict(me())))
+    files.write(path, json.dumps(asdict(this_process())))
 
 
 def read(path: Path) -> Owner | None:
@@ -161,7 +161,7 @@ def holder(folder: Path, *, silent: float = SILENT) -> Holder | None:
     return alive or cluster_jobs.holding(folder)
 
 
-def let_go(folder: Path) -> None:
+def release(folder: Path) -> None:
     """Remove the ownership of the run or sweep in `folder`, whose process is known to be gone."""
     for name in (BEAT, OWNER):
         with suppress(OSError):

@@ -44,20 +44,20 @@ class Record:
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Write `values` at `step` (an epoch, 1-based). Infinity is written as nan, since SQL stores would clip it."""
         finite = {key: float(value) if math.isfinite(value) else math.nan for key, value in values.items()}
-        journal.note(self._folder, "metrics", sync=True, step=step, time=now(), values=finite)
+        journal.append(self._folder, "metrics", sync=True, step=step, time=now(), values=finite)
 
     def dataset(self, *, name: str, source: str, digest: str, images: Mapping[str, int]) -> None:
         """Write the data set of the run; `images` are counts by split (`train`, `val`, `test`)."""
-        journal.note(self._folder, "dataset", name=name, source=source, digest=digest, images=dict(images))
+        journal.append(self._folder, "dataset", name=name, source=source, digest=digest, images=dict(images))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Make the file at `path`, in the run's folder, an artifact in the subfolder `folder` of the artifacts."""
         inside = path.resolve().relative_to(self._folder.resolve())
-        journal.note(self._folder, "artifact", path=str(inside), inside=folder)
+        journal.append(self._folder, "artifact", path=str(inside), inside=folder)
 
     def tag(self, key: str, value: str) -> None:
         """Write one tag."""
-        journal.note(self._folder, "tags", values={key: value})
+        journal.append(self._folder, "tags", values={key: value})
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def recording(
     """
     begin(folder, name, tags, run_id=resume_run_id)
     rated = isinstance(params.get("lr"), float)  # the metric that then follows syncs the params, too
-    journal.note(folder, "params", sync=not rated, values={key: str(value) for key, value in params.items()})
+    journal.append(folder, "params", sync=not rated, values={key: str(value) for key, value in params.items()})
     running = Record(folder)
     try:
         if rated:
@@ -100,12 +100,12 @@ def begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> Non
     The uid finds the run in MLflow if the answer to its creation is lost.
     """
     if journal.uid(folder) is not None:
-        journal.note(folder, "resume", time=now())
-        journal.note(folder, "tags", sync=True, values=dict(tags))
+        journal.append(folder, "resume", time=now())
+        journal.append(folder, "tags", sync=True, values=dict(tags))
     else:
         journal.forget_position(folder)  # a leftover of a deleted journal
         uid = uuid.uuid4().hex
-        journal.note(folder, "run", sync=True, uid=uid, name=name, tags=dict(tags), time=now(), **facts)
+        journal.append(folder, "run", sync=True, uid=uid, name=name, tags=dict(tags), time=now(), **facts)
 
 
 def end(folder: Path, status: str, reason: str | None) -> None:
@@ -114,10 +114,10 @@ def end(folder: Path, status: str, reason: str | None) -> None:
     For a run that finished after an interruption, the reason of that interruption is cleared.
     """
     if reason:
-        journal.note(folder, "tags", values=reason_tags(status, reason, folder))
+        journal.append(folder, "tags", values=reason_tags(status, reason, folder))
     elif status == "FINISHED" and _was_interrupted(folder):
-        journal.note(folder, "tags", values=dict.fromkeys((REASON_TAG, NOTE_TAG), ""))
-    journal.note(folder, "end", sync=True, status=status, time=now())
+        journal.append(folder, "tags", values=dict.fromkeys((REASON_TAG, NOTE_TAG), ""))
+    journal.append(folder, "end", sync=True, status=status, time=now())
 
 
 def reason_tags(status: str, reason: str, folder: Path | str | None) -> dict[str, str]:
@@ -132,7 +132,7 @@ def reason_tags(status: str, reason: str, folder: Path | str | None) -> dict[str
 
 def _was_interrupted(folder: Path) -> bool:
     """Return whether the run in `folder` may have a reason already, its own or from the run that it resumes."""
-    for entry, _ in journal.notes(folder):
+    for entry, _ in journal.entries(folder):
         match entry:
             case {"op": "run", "run_id": str()} | {"op": "tags", "values": {layout.REASON_TAG: str()}}:
                 return True

@@ -22,7 +22,7 @@ from frostline.core.config_keys import choices, digest, flatten, semantic, with_
 from frostline.core.errors import user_error
 from frostline.core.validation import parse
 from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, trial_tags
-from frostline.records.heartbeat import Busy, Heart
+from frostline.records.heartbeat import Busy, Heartbeat
 from frostline.records.layout import RESULT
 from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
@@ -108,7 +108,7 @@ def _done_since(sweep: Path, folder: Path) -> Result | None:
 
 
 def _carry_out(
-    ordered: Callable[[], Order], number: int, shared: Shared, sweep: Path, folder: Path, heart: Heart
+    ordered: Callable[[], Order], number: int, shared: Shared, sweep: Path, folder: Path, heart: Heartbeat
 ) -> Result:
     """Run a run whose folder `heart` has claimed."""
     from frostline.runs.run import execute  # imports torch
@@ -243,7 +243,7 @@ def _recording(
         layout.DIGEST_TAG: digest(order.config),
         layout.SOURCE_TAG: code.sha256,
         layout.FOLDER_TAG: str(folder),
-        **liveness.me().tags(),
+        **liveness.this_process().tags(),
         **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
         **trial_tags.tags(facts.choices),
     }

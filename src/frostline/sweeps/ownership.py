@@ -64,7 +64,8 @@ def _take_over(folder: Path, digests: Sequence[str], search: str | None, *, agai
     with locks.held(folder / OWNER_LOCK):
         owner = liveness.read(folder / layout.OWNER)
         whose = f"{owner}" if owner else "an unknown process"
-        if owner is not None and not owner.gone((folder / layout.OWNER).stat().st_mtime) and owner != liveness.me():
+        theirs = owner not in (None, liveness.this_process())
+        if owner is not None and theirs and not owner.gone((folder / layout.OWNER).stat().st_mtime):
             raise user_error("hydra.sweep.dir", folder, f"a new folder; this one is in use by {whose}")
         dry = owner is not None and run_folders.is_dry(folder)
         if owner is None or not (dry or _does(folder, digests, search)):

@@ -64,7 +64,7 @@ class Past:
             return there
         if self.status == "PAUSED" and self.place is not None:  # its search decides whether it continues
             search = liveness.living((run_folders.sweep_of(self.place) or self.place) / layout.OWNER, silent=silent)
-            return None if search == liveness.me() else search
+            return None if search == liveness.this_process() else search
         return liveness.of_run(self.status, self.tags, silent=silent)
 
     @property
@@ -86,7 +86,7 @@ class Past:
         if owner is None or owner.host != host or self._holder(liveness.SILENT_WHEN_TOLD) is not None:
             return False
         if self.place is not None:
-            liveness.let_go(self.place)
+            liveness.release(self.place)
         return True
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ def of_folder(folder: Path) -> Past | None:
     tags: dict[str, str] = {}
     params: dict[str, str] = {}
     status = "RUNNING"
-    for entry, _ in journal.notes(folder):
+    for entry, _ in journal.entries(folder):
         match entry:
             case {"op": "run", "tags": dict(first)}:
                 tags |= first

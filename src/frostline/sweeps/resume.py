@@ -104,7 +104,9 @@ def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
     """
     for sweep in pending_sweeps.remembered(tracker.uri, root):
         owner = liveness.living(sweep / layout.OWNER)
-        if owner in (None, liveness.me()) or pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
+        if owner in (None, liveness.this_process()):
+            continue
+        if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
             continue
         if sweep_record.Shared.there(sweep) and (own := of_folder(sweep)) is not None:
             for facts in sweep_record.Shared.read(sweep).runs:

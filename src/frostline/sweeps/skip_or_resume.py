@@ -14,7 +14,7 @@ from frostline.core import files, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, value_of
 from frostline.records import layout, liveness, trial_tags
-from frostline.records.heartbeat import Heart
+from frostline.records.heartbeat import Heartbeat
 from frostline.records.result import Result, number_of, write_result
 from frostline.records.sweep_record import RunFacts, Tracker
 from frostline.sweeps import job, past_runs, resume
@@ -48,7 +48,7 @@ class Takeover:
         folder: Path,
         *,
         root: Path,
-        heart: Heart,
+        heart: Heartbeat,
         ask: Callable[[Callable[[], Any]], Any],
         digests: Collection[str] | None,
     ) -> None:

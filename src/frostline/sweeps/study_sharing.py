@@ -30,7 +30,7 @@ class Sharing:
 
     def __init__(self, study: optuna.Study, storage: Storage, sweep: Path | None) -> None:
         """Take part in a `study`, for the search in the folder of the `sweep`."""
-        self.me = {**asdict(liveness.me()), "sweep": str(sweep), "search": uuid.uuid4().hex}
+        self.me = {**asdict(liveness.this_process()), "sweep": str(sweep), "search": uuid.uuid4().hex}
         self._study, self._storage = study, storage
 
     def goes_on_elsewhere(self, trial: FrozenTrial) -> bool:
@@ -93,7 +93,7 @@ class Sharing:
         """Return whether a search's process is gone; an earlier search of this process counts as gone, too."""
         owner = Owner(**{one.name: holder[one.name] for one in fields(Owner)})
         sign = self._study.user_attrs.get(_sign(holder), owner.started)
-        return owner == liveness.me() or owner.gone(sign)
+        return owner == liveness.this_process() or owner.gone(sign)
 
 
 def _sign(holder: Mapping[str, Any]) -> str:

@@ -123,7 +123,7 @@ def run_planned(
             if tracker is not None:
                 if interrupt is not None:  # the record is complete even if this process is killed now
                     end(folder, closing.status_of(runs.results(), interrupt), None)
-                session.bring(tracker)
+                session.flush(tracker)
             results = runs.results()
             recorded = close(folder, tracker, results, interrupt, executor.aside)
     if interrupt is not None:
@@ -189,5 +189,5 @@ def _open(place: Place, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
     sweep = str(folder.relative_to(place.root) if folder.is_relative_to(place.root) else folder)
     code = {layout.SOURCE_TAG: project.source_sha256()}
-    tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **code, **liveness.me().tags()}
+    tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **code, **liveness.this_process().tags()}
     return session.open_sweep(place, folder=folder, name=name, tags=tags, say=job.screen().say)

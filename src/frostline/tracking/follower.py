@@ -81,7 +81,7 @@ class Follower:
                 self._rest(_BACKOFF[min(failures, len(_BACKOFF)) - 1])
 
     def _follow(self) -> None:
-        failures, others = 0, sync.others(self.sweep)
+        failures, others = 0, sync.complete_others(self.sweep)
         while not self._stop.is_set():
             failures = 0 if self._look() else failures + 1
             while not failures and not self._wake.is_set() and self._step(others):
@@ -100,7 +100,7 @@ class Follower:
         """Make one pass: send all that is new, and return whether that succeeded."""
         at_once = self._begin()
         try:
-            self.sweep.bring(at_once=at_once)
+            self.sweep.sync(at_once=at_once)
         except Exception as error:
             log.debug("the record is pending", exc_info=True)
             self._met(error)

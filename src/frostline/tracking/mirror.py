@@ -55,7 +55,7 @@ class Mirror:
         self._complete = state
         return False
 
-    def bring(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
+    def sync(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
         """Send what MLflow lacks of this run, in `experiment` under the run `parent`; errors of MLflow propagate.
 
         The position in the journal is saved, so that the next call continues from there, in any process.
@@ -77,12 +77,12 @@ class Mirror:
             raise
         self._doubt = False
 
-    def unheard_of(self) -> bool:
+    def is_unsent(self) -> bool:
         """Return whether nothing of a run that began under this sweep was ever sent to MLflow."""
         return self._fresh and not journal.begun(self.folder)
 
     def begin(self, client: MlflowClient, experiment: str, parent: str | None) -> None:
-        """Create a run that is `unheard_of` in MLflow, so that its files can state its id; `bring` sends the rest."""
+        """Create a run that `is_unsent` in MLflow, so that its files can state its id; `sync` sends the rest."""
         try:
             news, _ = unsent_of(self.folder, 0)
             if news.start is not None and not news.start.get("run_id"):

@@ -85,7 +85,7 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
 
     Raises UserError where neither the journal nor the sweep's file states a place.
     """
-    runs = [entry for entry, _ in journal.notes(folder) if entry["op"] == "run"]
+    runs = [entry for entry, _ in journal.entries(folder) if entry["op"] == "run"]
     for told in (*runs, _tracker(folder)):  # the sweep's file helps if the journal is damaged
         match told:
             case {"uri": str(recorded), "experiment": str(experiment), **more}:
@@ -104,4 +104,4 @@ def _tracker(folder: Path) -> object:
 
 def experiment(folder: Path) -> str | None:
     """Return the name of the experiment of the sweep in `folder`; None where its journal does not state one."""
-    return next((entry.get("experiment") for entry, _ in journal.notes(folder) if entry["op"] == "run"), None)
+    return next((entry.get("experiment") for entry, _ in journal.entries(folder) if entry["op"] == "run"), None)

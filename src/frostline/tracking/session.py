@@ -86,7 +86,7 @@ def leave(tracker: Tracker) -> None:
         follower.stop(patience=1.0)
 
 
-def bring(tracker: Tracker) -> None:
+def flush(tracker: Tracker) -> None:
     """Send all that is written by now to MLflow, if it answers in time; then every run has its id there."""
     if (follower := _followers.get(tracker.folder)) is not None:
         patience, limit = _CLOSE

@@ -44,7 +44,7 @@ class SweepMirror:
         """Folders and journals of the sweep and its runs."""
         self._bases = set[str]()
 
-    def bring(self, *, at_once: bool = True) -> None:
+    def sync(self, *, at_once: bool = True) -> None:
         """Send what MLflow does not have, the sweep first, since it is the parent of its runs.
 
         Without `at_once`, only the name of a run that has just begun is sent for a moment: most runs are over soon, and
@@ -64,12 +64,12 @@ class SweepMirror:
             if (mirror := self._mirrors.get(folder)) is None:
                 mirror = self._mirrors[folder] = Mirror(folder, fresh=self._fresh)
             whole = at_once or folder == self.folder or self._is_due(folder)
-            if not mirror.pending() or not (whole or mirror.unheard_of()):
+            if not mirror.pending() or not (whole or mirror.is_unsent()):
                 continue
             parent = None if folder == self.folder else journal.run_id(self.folder)
             try:
                 with server.problems(uri):
-                    (mirror.bring if whole else mirror.begin)(server.client_of(uri), self.experiment_id, parent)
+                    (mirror.sync if whole else mirror.begin)(server.client_of(uri), self.experiment_id, parent)
             except server.Unreachable as problem:
                 if not server.refused(problem.__cause__) or journal.run_id(folder) is None:
                     raise
@@ -84,7 +84,7 @@ class SweepMirror:
         """Make the initial weights that runs share artifacts of the sweep; runs do not write to the sweep's journal."""
         there = {str(file.relative_to(self.folder)) for file in (self.folder / BASES).glob("*.safetensors")}
         if not there <= self._bases:
-            self._bases = {entry["path"] for entry, _ in journal.notes(self.folder) if entry["op"] == "artifact"}
+            self._bases = {entry["path"] for entry, _ in journal.entries(self.folder) if entry["op"] == "artifact"}
         for path in sorted(there - self._bases):
             Record(self.folder).artifact(self.folder / path, BASES)
         self._bases |= there
@@ -114,14 +114,14 @@ def complete(sweep: SweepMirror) -> bool:
     """Complete the record of a sweep whose process is gone; return False, with nothing done, if it is being mirrored.
 
     Runs without an end in their journal end KILLED, unless they still go on: then the sweep stays pending. Raises as
-    `SweepMirror.bring` does.
+    `SweepMirror.sync` does.
     """
     try:
         with locks.held(sweep.folder / MIRROR_LOCK, timeout=0):
-            hosts = (entry.get("host") for entry, _ in journal.notes(sweep.folder) if entry["op"] == "run")
+            hosts = (entry.get("host") for entry, _ in journal.entries(sweep.folder) if entry["op"] == "run")
             if next(hosts, None) == socket.gethostname():
                 end_the_dead(with_record(sweep.folder))
-            sweep.bring()
+            sweep.sync()
     except Timeout:
         return False
     if not going_on(sweep.folder):
@@ -129,7 +129,7 @@ def complete(sweep: SweepMirror) -> bool:
     return True
 
 
-def others(sweep: SweepMirror) -> Iterator[bool]:
+def complete_others(sweep: SweepMirror) -> Iterator[bool]:
     """Complete the other sweeps that are pending in the same store, one per step; one that fails stays pending."""
     uri, root = sweep.place.uri, sweep.place.root
     for folder in remembered(uri, root):

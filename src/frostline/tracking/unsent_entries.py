@@ -47,7 +47,7 @@ def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
     Entries that frostline cannot have written, such as values edited by hand, are left out.
     """
     news = Unsent()
-    for entry, behind in journal.notes(folder, offset):
+    for entry, behind in journal.entries(folder, offset):
         offset = behind
         if not all(_is_count(entry.get(key, 0)) for key in ("time", "step")):
             continue
@@ -83,4 +83,4 @@ def _is_count(value: object) -> bool:
 
 def resumed(folder: Path) -> bool:
     """Return whether the run was ever resumed, so that MLflow may have some of its metrics already."""
-    return any(entry["op"] == "resume" or entry.get("run_id") for entry, _ in journal.notes(folder))
+    return any(entry["op"] == "resume" or entry.get("run_id") for entry, _ in journal.entries(folder))

@@ -181,12 +181,12 @@ def test_every_thread_says_who_hears_of_its_death():
 def test_a_file_is_held_together_or_alone(tmp_path: Path):
     (file := tmp_path / "file").write_text("")
     one, two = locks.Shared(file), locks.Shared(file)
-    with pytest.raises(BlockingIOError), locks.alone(file):
+    with pytest.raises(BlockingIOError), locks.exclusive(file):
         pass
     del one
-    with pytest.raises(BlockingIOError), locks.alone(file):
+    with pytest.raises(BlockingIOError), locks.exclusive(file):
         pass
     del two
-    with locks.alone(file), pytest.raises(BlockingIOError):
+    with locks.exclusive(file), pytest.raises(BlockingIOError):
         locks.Shared(file)
     locks.Shared(file)

@@ -56,7 +56,7 @@ def test_it_begins_where_the_network_was_and_ends_as_a_plain_network(name: str, 
     before = model.module(images())
     assert not torch.equal(before, expected)
     assert adapters.without(model.module).keys() == plain.state_dict().keys()
-    touched = adapters.touched(model.module)
+    touched = adapters.merge_targets(model.module)
     merged = adapters.merge(model.module)
     assert merged.keys() == touched & plain.state_dict().keys()
     after = model.module(images())

@@ -48,7 +48,7 @@ def test_halves_are_the_whole_at_every_border_and_the_features_those_of_timm(nam
         whole = module(images)
         for border in range(1, len(structure.stages)):
             below = structure.stages[:border]
-            assert cut.reach(module, structure, below) == below
+            assert cut.cuttable(module, structure, below) == below
             lower, upper = cut.halves(module, structure, below)
             features = lower(images)
             assert torch.equal(upper(features), whole)
@@ -83,7 +83,7 @@ def test_layers_lie_in_the_stages_that_people_expect(name: str, stages: dict[str
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "xcit_nano_12_p8_224", "levit_128s"])
 def test_numbers_that_a_network_reads_of_shapes_do_not_hinder_a_cut(name: str) -> None:
     model = of_timm(name, meta=True)
-    assert cut.reach(model.module, model.structure, model.structure.stages[:3]) == model.structure.stages[:3]
+    assert cut.cuttable(model.module, model.structure, model.structure.stages[:3]) == model.structure.stages[:3]
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_the_fast_copy_below_the_line_does_the_same(name: str) -> None:
 
 def test_a_network_whose_branches_run_side_by_side_is_left_whole() -> None:
     model = of_timm("crossvit_tiny_240", meta=True)
-    assert cut.reach(model.module, model.structure, model.structure.stages[:-1]) == ()
+    assert cut.cuttable(model.module, model.structure, model.structure.stages[:-1]) == ()
 
 
 def test_torchvisions_resnet_and_timms_are_the_same_network(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_layers_that_a_network_has_under_several_names_are_one_in_all_that_is_do
     assert torch.equal(module(images), plain.module.eval()(images))
     module.get_submodule("cpe1.proj.adapter").get_parameter("scale").mul_(2)
     expected, still = module(images), freeze_guard.frozen_tensors(module.requires_grad_(False)).keys()
-    assert still == module.state_dict().keys() and {*twice} <= adapters.touched(module)
+    assert still == module.state_dict().keys() and {*twice} <= adapters.merge_targets(module)
     assert adapters.without(module).keys() == plain.module.state_dict().keys()
     assert {*twice} <= adapters.merge(module).keys()
     tensorfile.save(tmp_path / "w.safetensors", module.state_dict(), {})

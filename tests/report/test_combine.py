@@ -40,7 +40,7 @@ def test_a_folder_without_a_sweep_is_refused_with_the_nearest_that_is(tmp_path):
 
 def test_what_differs_between_sweeps_becomes_a_choice(tmp_path):
     one, two = sweep(tmp_path / "one", GRID, epochs=4), sweep(tmp_path / "two", GRID, epochs=8)
-    results = combine.together([sweep_record.read(one), sweep_record.read(two)])
+    results = combine.merged([sweep_record.read(one), sweep_record.read(two)])
     assert [result.choices["epochs"] for result in results] == [4] * 4 + [8] * 4
     assert len(cells(results)) == 8
 
@@ -53,14 +53,14 @@ def test_equal_sweeps_with_other_seeds_share_their_cells(tmp_path):
         path.write_text(json.dumps(result))
         config = yaml.safe_load(path.with_name("config.yaml").read_text())
         path.with_name("config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
-    found = cells(combine.together([sweep_record.read(one), sweep_record.read(two)]))
+    found = cells(combine.merged([sweep_record.read(one), sweep_record.read(two)]))
     assert [len(cell.finished) for cell in found] == [2] * 4
 
 
 def test_a_run_that_was_done_twice_counts_once(tmp_path):
     one = sweep(tmp_path / "one", GRID)
     two = sweep(tmp_path / "two", GRID, states={0: "FAILED"})
-    results = combine.together([sweep_record.read(one), sweep_record.read(two)])
+    results = combine.merged([sweep_record.read(one), sweep_record.read(two)])
     assert len(results) == 4 and {result.status for result in results} == {"FINISHED"}
     assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the one that failed the second time
 
@@ -97,9 +97,9 @@ def test_runs_on_images_that_changed_in_between_are_not_compared(tmp_path):
     sweeps.append(sweep(tmp_path / "c", {"freeze_mode": ["lp_ft", "full"]}, states={1: "FAILED"}))
     for folder, fingerprint in zip(sweeps, ("1" * 64, "1" * 64, "2" * 64), strict=True):
         (folder / "0" / "provenance.json").write_text(json.dumps({"data": {"fingerprint": fingerprint}}))
-    same = combine.together([sweep_record.read(folder) for folder in sweeps[:2]])
+    same = combine.merged([sweep_record.read(folder) for folder in sweeps[:2]])
     assert [contest.where for contest in contests(same)] == [""] and "data.fingerprint" not in same[0].choices
-    found = contests(combine.together([sweep_record.read(folder) for folder in sweeps]))
+    found = contests(combine.merged([sweep_record.read(folder) for folder in sweeps]))
     assert sorted((one.where, len(one.results)) for one in found) == [
         ("data.fingerprint=11111111", 2),
         ("data.fingerprint=22222222", 2),
@@ -126,7 +126,7 @@ def test_folds_stay_together_and_seeds_are_no_folds_whatever_else_is_put_beside_
         described(sweep(tmp_path / "whole", {**modes, "data": ["digits"]}, seeds=3), digits, "cc"),
         described(sweep(tmp_path / "birds", {**modes, "data": ["birds"]}, seeds=3), birds, "dd"),
     ]
-    found = contests(combine.together([sweep_record.read(folder) for folder in sweeps]))
+    found = contests(combine.merged([sweep_record.read(folder) for folder in sweeps]))
     told = {one.where: (one.difference.seeds, one.difference.folds) for one in found}
     assert told == {
         "data.folds=3 data=digits data.fingerprint=a0a0a0a0": (3, True),
@@ -157,26 +157,26 @@ def test_data_of_one_name_are_told_apart_by_their_settings_whatever_other_data_t
         settled(sweep(tmp_path / "many", modes | digits), digits={"limit": 500, "download": False}),
         settled(sweep(tmp_path / "birds", modes | birds), birds={"limit": None, "download": True}),
     ]
-    found = contests(combine.together([sweep_record.read(folder) for folder in sweeps]))
+    found = contests(combine.merged([sweep_record.read(folder) for folder in sweeps]))
     assert {one.where for one in found} == {
         "data.limit=100 data=digits",
         "data.limit=500 data=digits",
         "data.limit=null data=birds",
     }
-    (alike,) = contests(combine.together([sweep_record.read(folder) for folder in sweeps[:1] * 2]))
+    (alike,) = contests(combine.merged([sweep_record.read(folder) for folder in sweeps[:1] * 2]))
     assert alike.where == ""
     told = settled(sweep(tmp_path / "again", modes | digits), digits={"limit": 100, "download": False})
-    runs = combine.together([sweep_record.read(sweeps[0]), sweep_record.read(told)])
+    runs = combine.merged([sweep_record.read(sweeps[0]), sweep_record.read(told)])
     assert not [name for run in runs for name in run.choices if name == "data.download"]
 
 
 def test_an_optimizer_with_other_settings_is_another_cell_beside_other_optimizers(tmp_path):
     both = settled(sweep(tmp_path / "both", {"optimizer": ["adam", "sgd"]}), adam={"decay": 0.1}, sgd={"decay": 0.01})
     more = settled(sweep(tmp_path / "more", {"optimizer": ["adam"]}), adam={"decay": 0.5})
-    found = cells(combine.together([sweep_record.read(both), sweep_record.read(more)]))
+    found = cells(combine.merged([sweep_record.read(both), sweep_record.read(more)]))
     told = sorted((cell.choices["optimizer"], cell.choices["optimizer.decay"]) for cell in found)
     assert told == [("adam", 0.1), ("adam", 0.5), ("sgd", 0.01)]
-    (alone, *others) = cells(combine.together([sweep_record.read(both), sweep_record.read(both)]))
+    (alone, *others) = cells(combine.merged([sweep_record.read(both), sweep_record.read(both)]))
     assert len(others) == 1 and "optimizer.decay" not in alone.choices
 
 
@@ -202,12 +202,12 @@ def test_freeze_modes_of_one_name_and_other_rules_are_told_apart_by_what_learns(
         mode = {"name": "mine", "phases": [{**phase, **more} for phase in written]}
         grid = {"freeze_mode": ["mine", "full"]} if name == "a" else {"freeze_mode": ["mine"]}
         told.append(with_config(sweep(tmp_path / name, grid), freeze_mode=mode))
-    found = cells(combine.together(told[1:3]))
+    found = cells(combine.merged(told[1:3]))
     assert {cell.choices["freeze_mode"] for cell in found} == {"mine (head/* stage4/*)", "mine (head/*, then *)"}
-    found = cells(combine.together([told[0], told[3]]))  # the same rules, for other epochs
+    found = cells(combine.merged([told[0], told[3]]))  # the same rules, for other epochs
     assert len({one for cell in found if (one := cell.choices["freeze_mode"]).startswith("mine (head/* ")}) == 2
-    assert {cell.choices["freeze_mode"] for cell in cells(combine.together([told[0], told[4]]))} == {"mine", "full"}
-    assert "`" not in answer(combine.together(told[1:3])), "no one command has both"
+    assert {cell.choices["freeze_mode"] for cell in cells(combine.merged([told[0], told[4]]))} == {"mine", "full"}
+    assert "`" not in answer(combine.merged(told[1:3])), "no one command has both"
 
 
 def test_what_differs_in_lists_and_in_options_that_some_have_is_another_cell(tmp_path):
@@ -215,13 +215,13 @@ def test_what_differs_in_lists_and_in_options_that_some_have_is_another_cell(tmp
         with_config(sweep(tmp_path / str(low), {"freeze_mode": ["full"]}), augment={"scale": [low, 1.0]})
         for low in (0.08, 0.9)
     ]
-    found = cells(combine.together(scales))
+    found = cells(combine.merged(scales))
     assert {cell.choices["augment.scale"] for cell in found} == {"[0.08,1]", "[0.9,1]"}
     (bare, own) = (
         with_config(sweep(tmp_path / name, GRID), optimizer={"name": "adam", "options": options})
         for name, options in (("bare", {}), ("own", {"eps": 0.1}))
     )
-    found = cells(combine.together([bare, own]))
+    found = cells(combine.merged([bare, own]))
     assert len(found) == 8 and {cell.choices["optimizer.options.eps"] for cell in found} == {"null", 0.1}
     run = found[0].finished[0]
     assert command_line.command(run, {"lr": [1e-2], "optimizer.options.eps": ["null", 0.1]}) is None
@@ -347,7 +347,7 @@ def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(t
     (folders[0] / "0" / "config.yaml").write_text(bomb)
     typed.write_text("[" * 10**5)
     assert command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
-    assert len(combine.together([sweep_record.read(folder) for folder in folders])) == 2
+    assert len(combine.merged([sweep_record.read(folder) for folder in folders])) == 2
 
 
 def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):

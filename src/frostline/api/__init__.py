@@ -143,7 +143,7 @@ def open(*names: str | Path) -> Sweep:
     alone = found[0] if len(found) == 1 else None
     name = f"Sweep {alone.name}" if alone else f"{len(found)} sweeps"
     own = alone.folder if alone and not alone.folder.is_relative_to(scratch) else None
-    return Sweep(name, tuple(combine.together(found)), own, found[0].tracker, scratch)
+    return Sweep(name, tuple(combine.merged(found)), own, found[0].tracker, scratch)
 
 
 def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto") -> Classifier:

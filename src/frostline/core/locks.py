@@ -67,7 +67,7 @@ class Shared:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on an existing file within the block; raises `BlockingIOError` while others hold it."""
     with path.open("rb") as file:
         _flock(file.fileno(), fcntl.LOCK_EX)

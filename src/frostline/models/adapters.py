@@ -66,7 +66,7 @@ def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module, Adapter]]:
             yield path, layer, adapter
 
 
-def touched(module: nn.Module) -> frozenset[str]:
+def merge_targets(module: nn.Module) -> frozenset[str]:
     """Return the names of the tensors that `merge` will change or remove."""
     own = [layer._parameters[name] for _, layer, _ in adapted(module) for name in _tensors(layer)]
     return frozenset(_called(module, (*own, *_parameters(module))))

@@ -168,7 +168,7 @@ def _load(
     ours = classes is None or said.get("classes") in (None, list(classes))
     adapt = partial(found.adapt, module)
     loaded = load_into(module, content(path), heads, source=str(path), take_head=ours, adapt=adapt)
-    hashing.come_from({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
+    hashing.remember_source({name: layer for name, layer in module.named_parameters() if name in loaded.names}, digest)
     return digest, loaded
 
 

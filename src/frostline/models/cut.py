@@ -38,7 +38,7 @@ def head_alone(structure: Structure, below: Sequence[str]) -> bool:
     return len(below) == len(structure.stages) - 1
 
 
-def reach(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[str, ...]:
+def cuttable(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[str, ...]:
     """Return the stages `below` up to the highest one above which the network can be cut; perhaps none."""
     if structure.side is None:
         return tuple(below)

@@ -31,7 +31,7 @@ class Structure:
     _stage_by_name: dict[str, str] = field(repr=False)
     side: int | None = None
     """None if a single tensor is known to cross every border; else the side in pixels of the images with which
-    `cut.reach` tests this."""
+    `cut.cuttable` tests this."""
 
     def stage_of(self, name: str) -> str:
         """Return the stage of a parameter, buffer or module by its dotted path.

@@ -85,7 +85,7 @@ def _groups(backbones: Sequence[Backbone]) -> Ints | None:
 
 def _places(borders: Sequence[Border], groups: Ints | None) -> list[Place]:
     first = max(borders, key=lambda border: border.probe)
-    level = statistics.together(len(borders) - 1)
+    level = statistics.bonferroni_level(len(borders) - 1)
     return [_place(border, first, groups, level) for border in borders]
 
 

@@ -23,7 +23,7 @@ _LONGEST = 60  # characters of the rules that tell freeze modes of one name apar
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 
-def together(sweeps: Sequence[Sweep]) -> list[Result]:
+def merged(sweeps: Sequence[Sweep]) -> list[Result]:
     """Return the runs of several sweeps as if they were one: keys that differ between sweeps become choices too.
 
     Freeze modes of one name with different rules, as in two files of a user, are told apart by their rules. Of a run

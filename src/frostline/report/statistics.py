@@ -121,7 +121,7 @@ def _quantile(freedom: float, level: float = LEVEL) -> float:
     return float(stdtrit(freedom, (1 + level) / 2) if math.isfinite(freedom) else ndtri((1 + level) / 2))
 
 
-def together(comparisons: int) -> float:
+def bonferroni_level(comparisons: int) -> float:
     """Return the level of each of so many intervals that together hold with 95% confidence (Bonferroni)."""
     return 1 - (1 - LEVEL) / max(1, comparisons)
 

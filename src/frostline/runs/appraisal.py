@@ -170,7 +170,7 @@ def _put(setup: Setup, top: Tensor, solved: Solution) -> bool:
     below = structure.stages[:-1]
     if head is None or head.weight.shape != solved.weight.shape:
         return False
-    if cut.reach(module, structure, below) != below:
+    if cut.cuttable(module, structure, below) != below:
         return False
     head.weight.copy_(solved.weight)
     head.bias.copy_(solved.bias)

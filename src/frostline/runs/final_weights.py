@@ -36,7 +36,7 @@ def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft
     if setup.config.save_weights == LEARNED and setup.config.freeze_mode.solver != "knn":  # kNN keeps no weights
         heads = setup.model.structure.heads
         left = {name for name in tensors if base_weights.belongs(name, heads)}
-        left -= learner.mutable | adapters.touched(module)
+        left -= learner.mutable | adapters.merge_targets(module)
         if not left.isdisjoint(name for name, _ in module.named_parameters()):
             facts[base_weights.KEY] = base_weights.keep(module, heads, sweep / layout.BASES)
             tensors = {name: tensor for name, tensor in tensors.items() if name not in left}

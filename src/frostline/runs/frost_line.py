@@ -51,7 +51,7 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
     """
     setup.enter(phase)
     module, structure, images = setup.model.module, setup.model.structure, setup.images
-    below = cut.reach(module, structure, cut.stages_below(structure, setup.phases[phase]))
+    below = cut.cuttable(module, structure, cut.stages_below(structure, setup.phases[phase]))
     if not below:
         return _whole_network(setup, phase)
     head_alone = cut.head_alone(structure, below)

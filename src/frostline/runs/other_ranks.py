@@ -120,7 +120,7 @@ class Follower:
     def execute(self, order: Order, rank: int) -> None:
         """Carry out an order of the first process."""
         if isinstance(order, Join):
-            process_group.meet(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
+            process_group.join(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
             self.setup = sharded(self.setup)
             self._learner = learner_of(self.setup)
             self._shared = sharding.any_shared(self.setup.model.module)
@@ -131,12 +131,12 @@ class Follower:
                 state.copy(self._learner.eval_module, self._learner.mutable)
         elif isinstance(order, LoadState):
             self._guard.check()
-            state.restore(self._learner, process_group.received(order.tensors, self.setup.device), order.facts)
+            state.restore(self._learner, process_group.receive(order.tensors, self.setup.device), order.facts)
             self._guard, self._part = Guard(self.setup.model.module), None
         elif isinstance(order, LoadBest):
             if order.merges:
                 adapters.merge(self.setup.model.module)
-            state.load(self.setup.model.module, process_group.received(order.tensors, self.setup.device))
+            state.load(self.setup.model.module, process_group.receive(order.tensors, self.setup.device))
         elif isinstance(order, RunSteps):
             self._make(order)
         elif isinstance(order, Evaluate):
@@ -171,7 +171,7 @@ class Follower:
         return self._part[1]
 
     def _views(self, split: str) -> Views:
-        return self.setup.images.called(split) or robustness.corrupted(self.setup, split)
+        return self.setup.images.of_split(split) or robustness.corrupted(self.setup, split)
 
     @torch.inference_mode()
     def _evaluate(self, order: Evaluate) -> None:

@@ -210,7 +210,7 @@ def _uncut(setup: Setup) -> str:
     told = []
     for number, phase in enumerate(setup.phases, 1):
         below = cut.stages_below(structure, phase)
-        reached = cut.reach(module, structure, below)
+        reached = cut.cuttable(module, structure, below)
         if reached != below:
             place = f" in phase {number}" if len(setup.phases) > 1 else ""
             told.append(f"{', '.join(below[len(reached) :])}{place}")

@@ -145,7 +145,7 @@ def layer(predictor: Predictor, name: str) -> Layer:
     if name not in names:
         raise user_error("features", name, f"one of {', '.join(names)}", names)
     below = stages if name == "head" else stages[: stages.index(name) + 1]
-    if cut.reach(module, structure, below) != below:
+    if cut.cuttable(module, structure, below) != below:
         expected = f"a stage above which {predictor.model.name} can be cut"
         raise user_error("features", name, expected)
     lower, upper = cut.halves(module, structure, below)

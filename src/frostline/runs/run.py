@@ -96,7 +96,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
         start_others(setup, folder) as (setup, learner),
         draft_of(setup, learner, folder, run.sweep or folder) as draft,
     ):
-        merged = adapters.touched(setup.model.module)  # adapters that the network keeps are not among them
+        merged = adapters.merge_targets(setup.model.module)  # adapters that the network keeps are not among them
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.immutable.items() if name not in merged})
         if config.freeze_mode.solver is None:

@@ -25,7 +25,7 @@ from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
 from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
 from frostline.runs.run_data import load_data, store_of
-from frostline.runs.split_views import Images, look
+from frostline.runs.split_views import Images, images_of
 from frostline.store.device_budget import DeviceBudget
 from frostline.store.store import Store
 from frostline.training import dataset, optim, schedule
@@ -71,7 +71,7 @@ class Setup:
     @functools.cached_property
     def images(self) -> Images:
         """The views of the splits, on the device; a copy of the setup counts the images it uses from 0."""
-        return look(self)
+        return images_of(self)
 
     @functools.cached_property
     def image_weights(self) -> Tensor | None:

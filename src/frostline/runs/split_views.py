@@ -36,7 +36,7 @@ class Images:
         """The views that training and validation read."""
         return tuple(views for views in (self.train, self.val, self.whole) if views is not None)
 
-    def called(self, name: str) -> Views | None:
+    def of_split(self, name: str) -> Views | None:
         """Return the views that say of themselves that they are of the split `name`, None where none here do."""
         return next((views for views in (*self.learnt_from, self.test) if views.identity["split"] == name), None)
 
@@ -46,7 +46,7 @@ class Images:
         return sum(views.seen for views in (*self.learnt_from, self.test))
 
 
-def look(setup: Setup) -> Images:
+def images_of(setup: Setup) -> Images:
     """Return the views of all splits, on the device of `setup`."""
     config, data = setup.config, setup.data
     policy = augment_policy(config)

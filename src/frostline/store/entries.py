@@ -149,11 +149,11 @@ def _checks(place: Path, about: str, tensors: Mapping[str, Any]) -> dict[str, Ch
 
 
 @contextmanager
-def unused(place: Path) -> Iterator[None]:
+def exclusive(place: Path) -> Iterator[None]:
     """Prevent the use of an entry, which may be damaged, within the block; `OSError` if it is in use."""
     with ExitStack() as held:
         with suppress(FileNotFoundError, NotADirectoryError):
-            held.enter_context(locks.alone(place / _SEAL))
+            held.enter_context(locks.exclusive(place / _SEAL))
         yield
 
 

@@ -55,8 +55,8 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the sha256 (hex) over names, types, shapes and bytes of `tensors`, in name order.
 
     The bytes of a parameter are read once, and again only after torch has written to it: pass
-    `state_dict(keep_vars=True)` for a module. Parameters from a file (`come_from`) are read once for all networks built
-    from it.
+    `state_dict(keep_vars=True)` for a module. Parameters from a file (`remember_source`) are read once for all networks
+    built from it.
     """
     digest = hashlib.sha256()
     found = {name: known for name, tensor in tensors.items() if (known := _known(tensor)) is not None}
@@ -71,7 +71,7 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def come_from(parameters: Mapping[str, nn.Parameter], digest: str) -> None:
+def remember_source(parameters: Mapping[str, nn.Parameter], digest: str) -> None:
     """Remember that `parameters` were loaded, under their names, from the file with the sha256 `digest`."""
     for name, parameter in parameters.items():
         _origins[parameter] = (parameter._version, (digest, name, parameter.shape))

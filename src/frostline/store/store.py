@@ -258,7 +258,7 @@ def _memory() -> int:
 @contextmanager
 def _alone(item: Item) -> Iterator[None]:
     """Hold an entry exclusively within the block; `OSError` if it is being made or in use."""
-    with locks.held(_beside(item.place, ".lock"), timeout=0), entries.unused(item.place):  # Timeout is an OSError
+    with locks.held(_beside(item.place, ".lock"), timeout=0), entries.exclusive(item.place):  # Timeout is an OSError
         yield
 
 

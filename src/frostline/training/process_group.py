@@ -14,11 +14,11 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 _PATIENCE = timedelta(minutes=10)
 """Timeout of collective operations: before an epoch's first step, a process may have to decode images, for example."""
 
-Described = Mapping[str, tuple[torch.Size, torch.dtype, str]]
+TensorSpecs = Mapping[str, tuple[torch.Size, torch.dtype, str]]
 """Shape, dtype and device type of tensors by name, in the order in which they are sent."""
 
 
-def meet(meeting: str, *, rank: int, ranks: int, device: torch.device) -> None:
+def join(meeting: str, *, rank: int, ranks: int, device: torch.device) -> None:
     """Join the group of `ranks` processes that meet through the file `meeting`: NCCL on GPUs, gloo elsewhere."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this host, whose name may not resolve
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -43,8 +43,8 @@ def lost_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def described(tensors: Mapping[str, Tensor]) -> Described:
-    """Return the description of tensors that `received` needs."""
+def describe(tensors: Mapping[str, Tensor]) -> TensorSpecs:
+    """Return the description of tensors that `receive` needs."""
     return {name: (tensor.shape, tensor.dtype, tensor.device.type) for name, tensor in tensors.items()}
 
 
@@ -54,7 +54,7 @@ def send(tensors: Iterable[Tensor]) -> None:
         dist.broadcast(tensor.detach().contiguous(), 0)
 
 
-def received(tensors: Described, device: torch.device) -> dict[str, Tensor]:
+def receive(tensors: TensorSpecs, device: torch.device) -> dict[str, Tensor]:
     """Receive and return the tensors that the first process broadcasts."""
     found = {}
     for name, (shape, dtype, kind) in tensors.items():

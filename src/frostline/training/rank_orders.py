@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from frostline.training.process_group import Described
+from frostline.training.process_group import TensorSpecs
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Join:
 class LoadState:
     """Receive a training state: tensors of this description, and these facts."""
 
-    tensors: Described
+    tensors: TensorSpecs
     facts: Mapping[str, Any]
 
 
@@ -60,7 +60,7 @@ class Evaluate:
 class LoadBest:
     """Receive the tensors of the best epoch; if it `merges`, merge adapters into the network first."""
 
-    tensors: Described
+    tensors: TensorSpecs
     """See `LoadState`."""
     merges: bool
 

@@ -96,7 +96,7 @@ class Ranks:
         meeting = str(Path(self._folder.name) / "meeting")
         self._send(Join(meeting, len(self)))
         with self.propagating_errors():
-            process_group.meet(meeting, rank=0, ranks=len(self), device=device)
+            process_group.join(meeting, rank=0, ranks=len(self), device=device)
         if device.type == "cuda":
             background.start(self._watch, name="ranks", died=lambda error: None)
 
@@ -169,13 +169,13 @@ class Ranks:
             self._send_state({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
 
     def _send_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self._send(LoadState(process_group.described(tensors), facts))
+        self._send(LoadState(process_group.describe(tensors), facts))
         self._broadcast(tensors)
 
     def send_best(self, tensors: Mapping[str, Tensor], *, merges: bool) -> None:
         """Send the tensors of the best epoch, which this process holds, to the others; training is over then."""
         self._stale = False
-        self._send(LoadBest(process_group.described(tensors), merges))
+        self._send(LoadBest(process_group.describe(tensors), merges))
         self._broadcast(tensors)
 
     def _broadcast(self, tensors: Mapping[str, Tensor]) -> None:

@@ -32,7 +32,7 @@ from frostline.core.project import config_folder, register_resolver
 from frostline.records import journal, trial_tags
 from frostline.records.recording import Paused
 from frostline.records.result import EPOCHS, PRUNED, SECONDS, TEST, VAL, Result, write_result
-from frostline.records.sweep_record import Shared
+from frostline.records.sweep_record import SweepFacts
 from frostline.records.trial_tags import Decision
 from frostline.runs import run
 from frostline.runs.run_context import Judge, RunContext
@@ -171,7 +171,7 @@ class _Here:
             self._record(number, composed, overrides, sweep, folder)
             self.within.append(time.perf_counter() - began)
         else:
-            facts, config = Shared.read(sweep).runs[number], job.config_of(composed)
+            facts, config = SweepFacts.read(sweep).runs[number], job.config_of(composed)
             done = Result(number, facts.name, str(folder), None, "FINISHED", None, facts.choices, {})
             marks = (facts.choices[trial_tags.STUDY], facts.choices[trial_tags.TRIAL])
             judge = None if config.search.prune == "none" else study.judge_of(config, sweep, *marks)
@@ -199,8 +199,8 @@ class _Here:
     def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path, folder: Path) -> None:
         """Run a job with all files that it writes."""
 
-        def order() -> job.Order:
+        def configure() -> job.JobConfig:
             config = job.config_of(composed)
-            return job.Order(config, job.recordable(composed, config), overrides)
+            return job.JobConfig(config, job.recordable(composed, config), overrides)
 
-        job.carry_out(order, number=number, sweep=sweep, folder=folder)
+        job.carry_out(configure, number=number, sweep=sweep, folder=folder)

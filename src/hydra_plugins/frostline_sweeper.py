@@ -53,7 +53,7 @@ class FrostlineSweeper(Sweeper):
         """Compose, check and run the grid or search; exit with a status other than 0 unless all runs finish."""
         from frostline.sweeps.cluster import Cluster, queues
         from frostline.sweeps.compose_cache import Composer
-        from frostline.sweeps.executor import Executor, Foreign, Workers
+        from frostline.sweeps.executor import Executor, HydraLauncher, Workers
         from frostline.sweeps.ray_tasks import Tasks, carries_out
         from frostline.sweeps.search import is_asked, run_search
         from frostline.sweeps.sweep import run_sweep
@@ -76,7 +76,7 @@ class FrostlineSweeper(Sweeper):
         elif queues(launcher):
             executor = Cluster(launcher, config, detached=not searches)
         else:
-            executor = (Tasks if carries_out(launcher) else Foreign)(launcher, self._batch, config)
+            executor = (Tasks if carries_out(launcher) else HydraLauncher)(launcher, self._batch, config)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
             if searches:

@@ -211,11 +211,11 @@ class _Executor(Executor):
     def __init__(self, folder: Path, *, interrupted: bool = False) -> None:
         self.folder, self.interrupted, self.ran = folder, interrupted, list[int]()
 
-    def ask(self, function, meanwhile=lambda: None):
+    def call(self, function, meanwhile=lambda: None):
         meanwhile()
         return function()
 
-    def settle(self, folder, planned):
+    def add_runs(self, folder, planned):
         assert folder == self.folder
 
     def run(self, numbers, further):

@@ -13,7 +13,7 @@ import pytest
 from frostline.core import files
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, Result, write_result
-from frostline.records.sweep_record import RunFacts, Shared, SweepFile, Tracker
+from frostline.records.sweep_record import RunFacts, SweepFacts, SweepFile, Tracker
 
 TRACKER = Tracker("sqlite:///mlflow.db", "frostline", "/sweep", None, None)
 
@@ -30,8 +30,8 @@ def test_a_job_of_a_search_reads_the_runs_that_are_new_or_changed(
     monkeypatch.setattr(sweep_record.files, "parsed", lambda text: (read.append(text), real(text))[1])
     for number in range(20):
         file.add([facts(number)], {3: facts(3, "full")} if number == 10 else {})
-        assert len(Shared.read(tmp_path).runs) == number + 1
-    assert Shared.read(tmp_path) == Shared(
+        assert len(SweepFacts.read(tmp_path).runs) == number + 1
+    assert SweepFacts.read(tmp_path) == SweepFacts(
         TRACKER, tuple(facts(number, "full" if number == 3 else "head") for number in range(20)), "tpe"
     )
     assert len(read) == 20 + 20 + 1  # the head every time, each run once, and what changed
@@ -42,10 +42,10 @@ def test_a_file_that_others_wrote_is_read_too(tmp_path: Path, indent: int | None
     SweepFile(tmp_path, None).add(map(facts, range(3)))
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(json.loads(file.read_text()), indent=indent))
-    assert Shared.read(tmp_path) == Shared(None, tuple(map(facts, range(3))))
+    assert SweepFacts.read(tmp_path) == SweepFacts(None, tuple(map(facts, range(3))))
     file.write_text(file.read_text()[:-2])
     with pytest.raises(ValueError, match="delimiter"):
-        Shared.read(tmp_path)
+        SweepFacts.read(tmp_path)
 
 
 def test_a_run_whose_result_names_a_folder_that_cannot_be_read_lies_where_it_was_found(tmp_path: Path) -> None:
@@ -59,7 +59,8 @@ def test_a_run_whose_result_names_a_folder_that_cannot_be_read_lies_where_it_was
 
 def test_a_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
     SweepFile(tmp_path, None).add([])
-    assert Shared.read(tmp_path) == Shared(None, ()) and json.loads((tmp_path / "sweep.json").read_text())["runs"] == []
+    assert SweepFacts.read(tmp_path) == SweepFacts(None, ())
+    assert json.loads((tmp_path / "sweep.json").read_text())["runs"] == []
 
 
 @pytest.mark.parametrize(

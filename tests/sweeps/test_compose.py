@@ -34,7 +34,7 @@ def meant(meaning: dict[str, str], *cells: PlannedRun) -> dict[str, dict[str, st
 
 def settled(meaning: dict[str, Any], *overrides: str) -> str:
     """Return the digest of a run on a device of which `auto` means that."""
-    return digest(composing.settled([cell(*overrides)], meant(meaning, cell(*overrides)))[0].config)
+    return digest(composing.resolve_auto([cell(*overrides)], meant(meaning, cell(*overrides)))[0].config)
 
 
 def test_a_run_in_float32_does_not_count_as_the_run_in_bf16_that_a_card_makes_of_the_same_words() -> None:
@@ -47,9 +47,9 @@ def test_a_run_in_float32_does_not_count_as_the_run_in_bf16_that_a_card_makes_of
 
 def test_words_that_mean_the_same_are_the_same_cell() -> None:
     cells = [cell("precision=auto"), cell("precision=fp32")]
-    assert len(composing.settled(cells, meant(CARD, *cells))) == 2
+    assert len(composing.resolve_auto(cells, meant(CARD, *cells))) == 2
     with pytest.raises(UserError, match="its runs 0 and 1 are both this one"):
-        composing.settled(cells, meant(CPU, *cells))
+        composing.resolve_auto(cells, meant(CPU, *cells))
 
 
 def test_what_random_crops_are_cut_from_is_another_run_where_it_is_chosen() -> None:
@@ -75,7 +75,7 @@ def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
-    shared = sweep_record.Shared.read(trained.folder)
+    shared = sweep_record.SweepFacts.read(trained.folder)
     for number, facts in enumerate(shared.runs):
         folder: Path = trained.folder / str(number)
         written = yaml.safe_load((folder / "config.yaml").read_text())

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 import warm
 from frostline.sweeps import pool as pools
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.executor import Foreign, Workers
+from frostline.sweeps.executor import HydraLauncher, Workers
 from frostline.sweeps.pool import Pool, WorkerDied
 from frostline.sweeps.sweep import run_planned
 from small import compose
@@ -42,10 +42,10 @@ class GivesUp:
 
 def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_batch() -> None:
     launcher = GivesUp()
-    executor = Foreign(launcher, 2, OmegaConf.create({"hydra": {"sweep": {"dir": "here", "subdir": "0"}}}))
+    executor = HydraLauncher(launcher, 2, OmegaConf.create({"hydra": {"sweep": {"dir": "here", "subdir": "0"}}}))
     config = compose()
     runs = [PlannedRun(config, "", {}, str(number), [f"lr={number}"]) for number in range(6)]
-    executor.settle(Path("here"), runs)
+    executor.add_runs(Path("here"), runs)
     reasons = executor.run(dict.fromkeys((0, 1, 2, 3, 5)), lambda number: {})
     assert launcher.launched == [0, 1, 2, 3, 4, 5]
     assert {number: str(error) for number, error in reasons.items()} == dict.fromkeys(
@@ -76,10 +76,10 @@ def _place(only: int) -> int:
     return os.getpid()
 
 
-class Dies(Foreign):
+class Dies(HydraLauncher):
     """Dies of what is asked before the runs."""
 
-    def ask(self, *_: object) -> NoReturn:
+    def call(self, *_: object) -> NoReturn:
         raise WorkerDied("its worker was killed by signal 9")
 
 

@@ -31,7 +31,7 @@ def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[
     tracker = Tracker("sqlite:///none.db", "frostline", str(sweep), None, None)
     SweepFile(sweep, tracker).add([RunFacts("head", {}, "0", previous=previous)])
     return job.carry_out(
-        lambda: job.Order(config, asdict(config), overrides), number=0, sweep=sweep, folder=sweep / "0"
+        lambda: job.JobConfig(config, asdict(config), overrides), number=0, sweep=sweep, folder=sweep / "0"
     )
 
 

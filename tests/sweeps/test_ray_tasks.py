@@ -92,20 +92,20 @@ def tasks(*, check: str = "job", address: str | None = None) -> Tasks:
 
 def test_what_is_asked_is_a_task_that_has_what_a_run_has_unless_it_is_to_be_done_here(ray: Ray) -> None:
     done: list[str] = []
-    assert tasks().ask(lambda: [*done, "asked"], lambda: done.append("meanwhile")) == ["meanwhile", "asked"]
+    assert tasks().call(lambda: [*done, "asked"], lambda: done.append("meanwhile")) == ["meanwhile", "asked"]
     assert ray.asked == [{"num_gpus": 1, "max_retries": 3}]
-    assert tasks(check="here").ask(os.getpid) == os.getpid() and len(ray.asked) == 1
+    assert tasks(check="here").call(os.getpid) == os.getpid() and len(ray.asked) == 1
 
 
 def test_a_cluster_that_is_there_is_not_asked_for_memory_and_none_is_connected_to_twice(
     ray: Ray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = tasks()
-    executor.ask(os.getpid)
+    executor.call(os.getpid)
     executor.run({0: None}, lambda number: {})
     assert ray.begun == [{"address": None, "object_store_memory": ray_tasks._LITTLE}]
     ray.begun.clear()
-    tasks(address="10.0.0.1:6379").ask(os.getpid)
+    tasks(address="10.0.0.1:6379").call(os.getpid)
     assert ray.begun == [{"address": "10.0.0.1:6379"}]
     ray.begun.clear()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
@@ -118,16 +118,16 @@ def test_a_mistake_is_raised_as_it_is_and_a_task_that_dies_is_a_worker_that_died
         raise UserError("lr=x: expected a number")
 
     with pytest.raises(UserError, match=r"^lr=x: expected a number$"):
-        tasks().ask(refuse)
+        tasks().call(refuse)
     ray.killed = True
     with pytest.raises(WorkerDied, match=r"^the task that checks failed: RayError: The worker died: out of"):
-        tasks().ask(os.getpid)
+        tasks().call(os.getpid)
 
 
 def test_a_cluster_that_is_away_is_one_line(ray: Ray) -> None:
     ray.away = True
     with pytest.raises(UserError, match=r"^cluster=ray: expected a cluster that answers \(ConnectionError: Failed to"):
-        tasks(address="10.0.0.1:6379").ask(os.getpid)
+        tasks(address="10.0.0.1:6379").call(os.getpid)
     given_up = tasks(check="here").run(dict.fromkeys((0, 1)), lambda number: {})  # by then a record is to say why
     assert [type(error) for error in given_up.values()] == [UserError, UserError]
 
@@ -135,6 +135,6 @@ def test_a_cluster_that_is_away_is_one_line(ray: Ray) -> None:
 def test_more_than_this_machine_has_is_refused_where_ray_starts_here_and_would_wait_for_it(ray: Ray) -> None:
     ray.resources = {"CPU": 2.0}
     with pytest.raises(UserError, match=r"^cluster.gpus=1: expected at most 0 on this machine, where Ray starts if R"):
-        tasks().ask(os.getpid)
+        tasks().call(os.getpid)
     assert not ray.begun
-    tasks(address="10.0.0.1:6379").ask(os.getpid)  # that one may grow
+    tasks(address="10.0.0.1:6379").call(os.getpid)  # that one may grow

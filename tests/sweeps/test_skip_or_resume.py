@@ -67,8 +67,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def taken_over(root: Path, tracker: Tracker, digests: list[str], ask: Any = None) -> Takeover:
-    what: dict[str, Any] = {"heart": None, "ask": ask, "digests": digests}
+def taken_over(root: Path, tracker: Tracker, digests: list[str], call: Any = None) -> Takeover:
+    what: dict[str, Any] = {"heart": None, "call": call, "digests": digests}
     return Takeover(tracker, Path(tracker.folder), root=root, **what)
 
 
@@ -100,7 +100,7 @@ def test_data_that_a_worker_dies_of_are_not_known_and_are_asked_for_once(tmp_pat
         asked.append(function)
         raise WorkerDied("its worker was killed by signal 9")
 
-    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [], ask=dies)
+    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [], call=dies)
     config = compose()
     assert [own._fingerprints([config]) for _ in range(2)] == [{repr(config.data): None}] * 2
     assert len(asked) == 1
@@ -137,7 +137,7 @@ def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_b
     server.load()
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     monkeypatch.setattr(skip_or_resume, "fingerprints", lambda configs: ["print"] * len(configs))
-    ask = {"ask": lambda function: function()}
+    call = {"call": lambda function: function()}
     config = compose()
     run, key = PlannedRun(config, "head", {}, "0", []), digest(config)
     with serve(tmp_path) as (_, uri):
@@ -150,7 +150,7 @@ def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_b
         def typed(name: str) -> RunFacts:
             sweep_id = client.create_run(experiment, tags=dataclasses.replace(FAR, host=name).tags()).info.run_id
             (tmp_path / name).mkdir()
-            what: dict[str, Any] = {"heart": None, "digests": [key], **ask}
+            what: dict[str, Any] = {"heart": None, "digests": [key], **call}
             tracker = Tracker(uri, "demo", str(tmp_path / name), experiment, sweep_id)
             return Takeover(tracker, tmp_path / name, root=tmp_path / name, **what).facts([run], 0)[0]
 

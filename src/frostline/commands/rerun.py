@@ -79,7 +79,7 @@ class _Again(Executor):
         self._found, self._planned = found, planned
         self.reports: dict[int, Report] = {}
 
-    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Remember the folder of the new sweep."""
         self._folder = folder
 
@@ -97,8 +97,8 @@ class _Again(Executor):
         shown = rerun.differences(known, here if known.keys() != {"environment"} else {}, shown=True)
         for line in shown:
             job.screen().say(f"  differs now: {line}")
-        order = job.Order(config, asdict(config), [f"rerun={old.identity}"])
-        result = job.carry_out(lambda: order, number=number, sweep=self._folder, folder=own)
+        ours = job.JobConfig(config, asdict(config), [f"rerun={old.identity}"])
+        result = job.carry_out(lambda: ours, number=number, sweep=self._folder, folder=own)
         record = Record(own)
         record.tag(layout.RERUN_TAG, old.identity)
         if result.status != "FINISHED":

@@ -75,7 +75,7 @@ _LINES: dict[str, RunFacts] = {}
 
 
 @dataclass(frozen=True)
-class Shared:
+class SweepFacts:
     """Facts that every job needs about its sweep: JSON in the sweep's folder, readable by processes of any launcher."""
 
     tracker: Tracker | None
@@ -85,20 +85,20 @@ class Shared:
     """Description of the search, if further runs are decided while the sweep goes on."""
 
     @staticmethod
-    def there(folder: Path) -> bool:
+    def exist(folder: Path) -> bool:
         """Return whether `folder` has the file of a sweep."""
         return (folder / layout.SWEEP).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Shared:
+    def read(cls, folder: Path) -> SweepFacts:
         """Return the facts in the sweep's `folder`, cached until the file is replaced."""
         path = folder / layout.SWEEP
         found = path.stat()
-        return _shared(path, found.st_ino, *files.facts(str(path)))
+        return _sweep_facts(path, found.st_ino, *files.facts(str(path)))
 
 
 @functools.lru_cache(1)
-def _shared(path: Path, *state: int) -> Shared:
+def _sweep_facts(path: Path, *state: int) -> SweepFacts:
     """Return the content of the file at `path` in this `state`; a thousand runs take nearly a megabyte.
 
     A search replaces the file for every trial, so only lines that were not in the previous file are parsed.
@@ -115,14 +115,14 @@ def _shared(path: Path, *state: int) -> Shared:
     _LINES.clear()
     _LINES.update(known)
     tracker = values["tracker"] and Tracker(**values["tracker"])
-    return Shared(tracker, tuple(map(known.__getitem__, lines)), values.get("search"))
+    return SweepFacts(tracker, tuple(map(known.__getitem__, lines)), values.get("search"))
 
 
 class SweepFile:
     """Writer of a sweep's file, to which runs are added; the facts of earlier runs are not serialised again."""
 
     def __init__(self, folder: Path, tracker: Tracker | None, search: str | None = None) -> None:
-        """Prepare the file that `Shared.read` reads in the sweep's `folder`; `add` writes it."""
+        """Prepare the file that `SweepFacts.read` reads in the sweep's `folder`; `add` writes it."""
         self._file = folder / layout.SWEEP
         self._head = json.dumps({"tracker": tracker and asdict(tracker), "search": search}).removesuffix("}")
         self._runs: list[str] = []

@@ -58,9 +58,9 @@ class Earlier:
 
     def _begins(self, folder: Path, first: Config) -> bool:
         """Return whether the recorded sweep in `folder`, a grid of this machine, begins with this run."""
-        if not (folder / layout.DATA).is_file() or not sweep_record.Shared.there(folder):
+        if not (folder / layout.DATA).is_file() or not sweep_record.SweepFacts.exist(folder):
             return False
-        owner, told = liveness.read(folder / layout.OWNER), sweep_record.Shared.read(folder)
+        owner, told = liveness.read(folder / layout.OWNER), sweep_record.SweepFacts.read(folder)
         whole = told.search is None and told.tracker is not None and len(told.runs) > 0
         return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
@@ -72,7 +72,7 @@ class Earlier:
         return next(filter(None, (self._whole(folder, planned, index) for folder in self.found)), None)
 
     def _whole(self, folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> Answered | None:
-        told = sweep_record.Shared.read(folder)
+        told = sweep_record.SweepFacts.read(folder)
         tracker, runs = told.tracker, told.runs
         if tracker is None or len(runs) != len(planned) or not data_index.is_same(folder, index):
             return None

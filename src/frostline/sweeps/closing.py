@@ -14,7 +14,7 @@ from frostline.records import cluster_jobs, journal, layout, liveness, run_folde
 from frostline.records.recording import end, reason_of
 from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
-from frostline.records.sweep_record import RunFacts, Shared, Tracker
+from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
 from frostline.report import cells as best
 from frostline.report import outcome
 from frostline.report.terminal import sentences
@@ -103,9 +103,9 @@ def close_if_over(folder: Path) -> bool:
     its record began, the results are only shown.
     """
     with locks.held(folder / layout.CLOSING_LOCK):
-        if not Shared.there(folder) or journal.ended(folder) or cluster_jobs.alive(folder):
+        if not SweepFacts.exist(folder) or journal.ended(folder) or cluster_jobs.alive(folder):
             return False
-        shared = Shared.read(folder)
+        shared = SweepFacts.read(folder)
         if shared.search is not None:
             return False
         tracker = shared.tracker or _begun(folder)

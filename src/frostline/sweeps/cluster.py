@@ -26,7 +26,7 @@ from frostline.core.config import ClusterConfig, Config
 from frostline.core.errors import UserError, user_error
 from frostline.records import cluster_jobs, slurm
 from frostline.records.recording import reason_of
-from frostline.records.sweep_record import Shared
+from frostline.records.sweep_record import SweepFacts
 from frostline.sweeps import closing, watching
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further, pin, pinned
@@ -73,7 +73,7 @@ class Cluster(Executor):
         """Take the settings of `cluster` from the first config."""
         self.how: ClusterConfig = config.cluster
 
-    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+    def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call `function` in this process."""
         meanwhile()
         return function()
@@ -88,7 +88,7 @@ class Cluster(Executor):
         """1 if a job may run several runs, which it can train in lockstep; else 0."""
         return 0 if self.how.pack == 1 else 1
 
-    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Remember the runs, and write the sweep's folder into the config."""
         self._folder = folder
         self._planned += planned
@@ -191,7 +191,7 @@ class Batch:
         as_job(self.sweep, self._carry_out, fault="a job failed")
 
     def _carry_out(self) -> None:
-        tracker = Shared.read(self.sweep).tracker
+        tracker = SweepFacts.read(self.sweep).tracker
         if tracker is not None:
             session.take_up(tracker, project.project_root())
         for number, overrides in self.orders:

@@ -175,18 +175,18 @@ def _composing_typed(overrides: Overrides) -> Iterator[list[str]]:
         raise explain(error, overrides) from None
 
 
-def settled(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
+def resolve_auto(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
     """Return the runs with `auto` replaced by its values for each kind of run (`to_check`), by key.
 
     So a run in float32 differs from one in bf16 that the same command makes on another machine, and a run differs from
     one whose weights lay in the same file before. Raises `UserError` if two runs are the same now.
     """
-    found = [settled_as(run, meaning[kind(run.config)]) for run in planned]
+    found = [with_auto(run, meaning[kind(run.config)]) for run in planned]
     _require_distinct(found)
     return found
 
 
-def settled_as(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
+def with_auto(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
     """Return the run with the values of `meaning`, by key, in place of `auto` or null."""
     values = flatten(run.config)
     said = {key: value for key, value in meaning.items() if values[key] in ("auto", None)}

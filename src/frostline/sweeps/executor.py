@@ -37,7 +37,7 @@ class Executor(Protocol):
         """Start preparing for the jobs, given the config of the first one."""
         return
 
-    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+    def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call `function` in a process with torch and return its value; call `meanwhile` here in the waiting time."""
         return function()
 
@@ -48,7 +48,7 @@ class Executor(Protocol):
         """
         return function()
 
-    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Take in the folder of the sweep, and further runs before the first of them starts."""
 
     def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
@@ -84,7 +84,7 @@ class Workers(Executor):
         errand = Errand(garbage.spared, (partial(importlib.import_module, "frostline.runs.run"),))
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, errands=[errand])
 
-    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+    def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call `function` in the first worker."""
         self._launcher.pool.begin(function)
         meanwhile()
@@ -95,10 +95,10 @@ class Workers(Executor):
         """Call `function` in the first worker, or here if that worker dies or an interrupt has ended the workers."""
         if self._launcher.pool is not None:
             with suppress(WorkerDied):
-                return self.ask(function)
+                return self.call(function)
         return function()
 
-    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Remember the folders of the runs, which each config gets when it is composed for a worker."""
         self._jobs += [run.overrides for run in planned]
         self._folder = folder
@@ -132,7 +132,7 @@ class Workers(Executor):
         self._launcher.close(now=now)
 
 
-class Foreign(Executor):
+class HydraLauncher(Executor):
     """Another launcher of Hydra, which takes whole batches and numbers their jobs itself."""
 
     def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
@@ -141,7 +141,7 @@ class Foreign(Executor):
         self._jobs: list[list[str]] = []
         self._launched: set[int] = set()
 
-    def settle(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
+    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Add the folders to the overrides of every job, since the launcher composes its config itself."""
         pin(self._config, folder)
         self._jobs += [pinned(run.overrides, folder, run.folder) for run in planned]

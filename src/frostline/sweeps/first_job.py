@@ -18,7 +18,7 @@ from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, layout
-from frostline.records.sweep_record import Shared, SweepFile
+from frostline.records.sweep_record import SweepFacts, SweepFile
 from frostline.sweeps import forecast, job, watching
 from frostline.sweeps.already_finished import settled_digest
 from frostline.sweeps.cluster import Cluster, as_job
@@ -56,11 +56,11 @@ def send(
     own = _as_there(planned, folder) if named else digests
     folder = claim(folder, own, again=config.resume, named=named)
     carried = cloudpickle.dumps((executor.launcher, executor.config))
-    head = Head(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
-    if fresh := not Shared.there(folder):  # record the planned runs now, whatever happens to the job
+    first = FirstJob(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
+    if fresh := not SweepFacts.exist(folder):  # record the planned runs now, whatever happens to the job
         SweepFile(folder, None).add(map(facts_of, planned))
     try:
-        (number,) = executor.submit([head], [()], folder)
+        (number,) = executor.submit([first], [()], folder)
     except UserError:
         if fresh:  # keep the folder of an earlier sweep
             shutil.rmtree(folder)
@@ -80,7 +80,7 @@ def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int
 
 def _as_there(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
     """Return the digests of the `planned` runs, with the values that `auto` took in the sweep that is in `folder`."""
-    there = Shared.read(folder).runs if Shared.there(folder) else ()
+    there = SweepFacts.read(folder).runs if SweepFacts.exist(folder) else ()
     if len(there) != len(planned):
         return [digest(run.config) for run in planned]
     return [settled_digest(run.config, facts) for run, facts in zip(planned, there, strict=True)]
@@ -95,7 +95,7 @@ def _under_way(folder: Path, asked: str) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Head:
+class FirstJob:
     """The first job of a sweep."""
 
     jobs: Sequence[Overrides]

@@ -26,7 +26,7 @@ from frostline.records.heartbeat import Busy, Heartbeat
 from frostline.records.layout import RESULT
 from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
-from frostline.records.sweep_record import RunFacts, Shared, Tracker
+from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.records.trial_tags import Decision
 from frostline.report.terminal import Screen
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class JobConfig:
     """The config of a job, as it runs and as it is recorded."""
 
     config: Config
@@ -46,8 +46,8 @@ class Order:
     command: Sequence[str]
     """The overrides that the user typed for it."""
 
-    def settled(self, values: Mapping[str, Any]) -> Order:
-        """Return the order with `values`, by key, set in the config and in its recorded form."""
+    def with_values(self, values: Mapping[str, Any]) -> JobConfig:
+        """Return the config with `values`, by key, set in the config and in its recorded form."""
         written = deepcopy(dict(self.values))
         for key, value in values.items():
             *sections, name = key.split(".")
@@ -59,26 +59,26 @@ def run_job(composed: DictConfig) -> Result:
     """Run one job and return its result, which is also in `result.json`; only interrupts are raised."""
     hydra = HydraConfig.get()
     sweep, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
-    if not Shared.there(sweep):
+    if not SweepFacts.exist(sweep):
         raise hydra_keys.not_ours()
 
-    def order() -> Order:
+    def configure() -> JobConfig:
         config = config_of(composed)
         own = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
         typed = [*own, *hydra.overrides.task, *hydra_keys.of_launcher(hydra.overrides.hydra)]
-        return Order(config, recordable(composed, config), typed)
+        return JobConfig(config, recordable(composed, config), typed)
 
-    return carry_out(order, number=hydra.job.num, sweep=sweep, folder=folder)
+    return carry_out(configure, number=hydra.job.num, sweep=sweep, folder=folder)
 
 
-def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder: Path) -> Result:
-    """Do the work of `run_job`, as job `number` of `sweep`; `ordered` returns the config to run.
+def carry_out(configure: Callable[[], JobConfig], *, number: int, sweep: Path, folder: Path) -> Result:
+    """Do the work of `run_job`, as job `number` of `sweep`; `configure` returns the config to run.
 
     A run that another process holds, or that was finished after the sweep was planned, is left alone, and its state is
     returned.
     """
     logging.raiseExceptions = False  # no tracebacks on the screen if a log cannot be written
-    shared = Shared.read(sweep)
+    shared = SweepFacts.read(sweep)
     facts = shared.runs[number]
     if known := facts.finished or facts.busy:  # launchers that take whole batches also launch these
         return Result(**known)
@@ -86,7 +86,7 @@ def carry_out(ordered: Callable[[], Order], *, number: int, sweep: Path, folder:
     try:
         with heartbeat.beating() as heart:
             heart.claim(folder, heir_of=sweeps)
-            return _done_since(sweep, folder) or _carry_out(ordered, number, shared, sweep, folder, heart)
+            return _done_since(sweep, folder) or _carry_out(configure, number, shared, sweep, folder, heart)
     except Busy as busy:
         log.info("%s is left alone: %s", facts.name, busy)
         return busy_result(number, facts, folder, busy.owner)
@@ -108,7 +108,7 @@ def _done_since(sweep: Path, folder: Path) -> Result | None:
 
 
 def _carry_out(
-    ordered: Callable[[], Order], number: int, shared: Shared, sweep: Path, folder: Path, heart: Heartbeat
+    configure: Callable[[], JobConfig], number: int, shared: SweepFacts, sweep: Path, folder: Path, heart: Heartbeat
 ) -> Result:
     """Run a run whose folder `heart` has claimed."""
     from frostline.runs.run import execute  # imports torch
@@ -123,11 +123,11 @@ def _carry_out(
     try:
         if before and before != folder / layout.PREVIOUS:  # two jobs that resume it would write to one MLflow run
             heart.claim(before, heir_of=liveness.read(sweep / layout.OWNER))
-        order = ordered().settled(facts.settled)
+        job = configure().with_values(facts.settled)
         with (
-            screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=order.config.epochs),
-            _recording(order, facts, shared.tracker, sweep, folder) as record,
-            sampled(record, on=order.config.tracking.system_metrics),
+            screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=job.config.epochs),
+            _recording(job, facts, shared.tracker, sweep, folder) as record,
+            sampled(record, on=job.config.tracking.system_metrics),
             heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
             _failure_told(record, result) as spent,
         ):
@@ -137,11 +137,11 @@ def _carry_out(
                 screen=screen(),
                 previous=before,
                 fetch=find_weights.weights,
-                siblings=functools.partial(lockstep_groups.siblings, order.config, number, shared.runs),
-                judge=_judge(order.config, facts, sweep),
+                siblings=functools.partial(lockstep_groups.siblings, job.config, number, shared.runs),
+                judge=_judge(job.config, facts, sweep),
                 sweep=sweep,
             )
-            metrics, images = execute(order.config, run, record)
+            metrics, images = execute(job.config, run, record)
             status = "FINISHED" if record else "PLANNED"
             result = replace(result, status=status, metrics=metrics, images=images)
             _tell_state(record, result)
@@ -231,16 +231,16 @@ def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
 
 
 def _recording(
-    order: Order, facts: RunFacts, tracker: Tracker | None, sweep: Path, folder: Path
+    job: JobConfig, facts: RunFacts, tracker: Tracker | None, sweep: Path, folder: Path
 ) -> AbstractContextManager[Record | None]:
     """Return the run's record, opened with its tags and params; in a dry run a context that yields None."""
     code = provenance.source()
-    files.write(folder / layout.CONFIG, config_text(order.values))
+    files.write(folder / layout.CONFIG, config_text(job.values))
     if tracker is None:
         return nullcontext()
     tags = {
         layout.SWEEP_TAG: sweep.name,
-        layout.DIGEST_TAG: digest(order.config),
+        layout.DIGEST_TAG: digest(job.config),
         layout.SOURCE_TAG: code.sha256,
         layout.FOLDER_TAG: str(folder),
         **liveness.this_process().tags(),
@@ -250,8 +250,8 @@ def _recording(
     if (cluster_job := cluster_jobs.here(sweep)) is not None:
         cluster_jobs.write(folder, cluster_job)
         tags |= {layout.JOB_TAG: str(cluster_job), layout.LOG_TAG: cluster_job.log}
-    provenance.write_software(folder, order.command)
-    config, written = order.config, flatten(order.values)
+    provenance.write_software(folder, job.command)
+    config, written = job.config, flatten(job.values)
     params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
     resumed = (facts.previous or {}).get("run_id")
     if resumed and tracker.sweep_run_id:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.records.recording import reason_of
-from frostline.sweeps.executor import Foreign, Further
+from frostline.sweeps.executor import Further, HydraLauncher
 from frostline.sweeps.pool import WorkerDied
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def carries_out(launcher: object) -> bool:
     return hasattr(launcher, "ray_cfg")
 
 
-class Tasks(Foreign):
+class Tasks(HydraLauncher):
     """Ray's launcher, with a task for the checks before the runs."""
 
     def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
@@ -36,10 +36,10 @@ class Tasks(Foreign):
         """Take `cluster.check` from the first config."""
         self._here = config.cluster.check == "here"
 
-    def ask(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+    def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call `function` in a task with the resources of a run; raises `WorkerDied` if Ray lost the task."""
         if self._here:
-            return super().ask(function, meanwhile)
+            return super().call(function, meanwhile)
         import ray
 
         self._connect()

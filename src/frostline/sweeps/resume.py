@@ -86,10 +86,10 @@ def _whole(past: Past) -> Past:
 def _queued(sweep: Path) -> Iterator[Past]:
     """Yield runs of a `sweep` in a cluster's queue, without a journal so far; they will run today's code."""
     jobs = cluster_jobs.by_run(sweep)
-    if not jobs or not sweep_record.Shared.there(sweep):
+    if not jobs or not sweep_record.SweepFacts.exist(sweep):
         return
     source = project.source_sha256()
-    for facts in sweep_record.Shared.read(sweep).runs:
+    for facts in sweep_record.SweepFacts.read(sweep).runs:
         folder = sweep / facts.folder
         if facts.to_do and facts.folder in jobs and not (folder / layout.RECORD).exists():
             tags = {layout.DIGEST_TAG: facts.digest, layout.SOURCE_TAG: source, FOLDER_TAG: str(folder)}
@@ -108,8 +108,8 @@ def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
             continue
         if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
             continue
-        if sweep_record.Shared.there(sweep) and (own := of_folder(sweep)) is not None:
-            for facts in sweep_record.Shared.read(sweep).runs:
+        if sweep_record.SweepFacts.exist(sweep) and (own := of_folder(sweep)) is not None:
+            for facts in sweep_record.SweepFacts.read(sweep).runs:
                 if facts.to_do and not (sweep / facts.folder / layout.RECORD).exists():
                     tags = {layout.DIGEST_TAG: facts.digest, FOLDER_TAG: str(sweep / facts.folder)}
                     same = {key: own.tags[key] for key in (layout.SOURCE_TAG, *layout.OWNER_TAGS) if key in own.tags}

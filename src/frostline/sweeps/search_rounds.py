@@ -72,7 +72,7 @@ class Search:
         return self._identity
 
     def _settled(self, cell: Cell) -> Config:
-        return composing.settled_as(cell.known, self._auto[id(cell)]).config
+        return composing.with_auto(cell.known, self._auto[id(cell)]).config
 
     def corners(self, cell: Cell) -> list[PlannedRun]:
         """Return runs with the lowest, the highest and each listed value of the space; raises `UserError` for bad ones.
@@ -247,7 +247,7 @@ class Search:
             **marks,
         }
         run = composing.compose_trial(setting, self.of_job, shown=shown, folder=folder, marks=ours)
-        return replace(composing.settled_as(run, self._auto[id(cell)]), elsewhere=where and where / folder)
+        return replace(composing.with_auto(run, self._auto[id(cell)]), elsewhere=where and where / folder)
 
     def _confirmations(self) -> list[PlannedRun]:
         found = [] if self._dry else confirmations(self.cells, self._of)

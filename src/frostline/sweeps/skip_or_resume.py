@@ -49,15 +49,15 @@ class Takeover:
         *,
         root: Path,
         heart: Heartbeat,
-        ask: Callable[[Callable[[], Any]], Any],
+        call: Callable[[Callable[[], Any]], Any],
         digests: Collection[str] | None,
     ) -> None:
         """Look for earlier runs with these `digests`, None for all, on behalf of the sweep in `folder`.
 
-        `heart` claims the runs to resume, so that no other sweep resumes them; `ask` calls a function in a process
+        `heart` claims the runs to resume, so that no other sweep resumes them; `call` calls a function in a process
         with torch.
         """
-        self._tracker, self._folder, self._heart, self._ask = tracker, folder, heart, ask
+        self._tracker, self._folder, self._heart, self._call = tracker, folder, heart, call
         self._root, self._looks = root, bool(digests)
         self._source = project.source_sha256()
         self._prints: dict[str, str | None] = {}
@@ -129,7 +129,7 @@ class Takeover:
         if new:
             self._prints |= dict.fromkeys(new)
             with suppress(WorkerDied):  # the runs will report it
-                self._prints |= zip(new, self._ask(partial(fingerprints, [*new.values()])), strict=True)
+                self._prints |= zip(new, self._call(partial(fingerprints, [*new.values()])), strict=True)
         return self._prints
 
     def _claimed(self, interrupted: Sequence[Past]) -> dict[str, liveness.Owner]:

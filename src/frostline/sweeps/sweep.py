@@ -20,7 +20,7 @@ from frostline.records.sweep_record import Tracker
 from frostline.sweeps import already_finished, closing, data_index, hydra_keys, job, unused_keys
 from frostline.sweeps.closing import as_planned, close, repeat
 from frostline.sweeps.cluster import Cluster
-from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, settled, sweep_folder, to_check
+from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, resolve_auto, sweep_folder, to_check
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.first_job import send
 from frostline.sweeps.ownership import claim
@@ -99,7 +99,7 @@ def run_planned(
     except WorkerDied as death:
         closing.show(closing.never_begun(folder, planned, death))
         return 1
-    planned = settled(planned, auto)
+    planned = resolve_auto(planned, auto)
     if claimed:
         liveness.write(folder / layout.OWNER)
     else:
@@ -117,7 +117,7 @@ def run_planned(
         runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity)
         if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
             return status
-        if not sweep_record.Shared.there(folder):  # else the results would call every run "not started"
+        if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
             raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
         with interrupts.deferred():  # closing the record takes a few seconds; a second interrupt waits for it
             if tracker is not None:
@@ -140,10 +140,10 @@ def _checked(
     dies.
     """
     mlflow = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
-    auto = executor.ask(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
+    auto = executor.call(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
     if rounds is None:
         return auto, None
-    return auto, rounds.settle(auto, lambda configs: executor.ask(partial(fingerprints, configs)))
+    return auto, rounds.settle(auto, lambda configs: executor.call(partial(fingerprints, configs)))
 
 
 def _carried_out(
@@ -164,7 +164,7 @@ def _carried_out(
             of_grid = {digest(run.config) for run in planned} if rounds is None else None
             digests = of_grid if resume else ()  # without resume only the trials of a shared study count
             root = project.project_root()
-            takeover = Takeover(tracker, folder, root=root, heart=heart, ask=executor.ask, digests=digests)
+            takeover = Takeover(tracker, folder, root=root, heart=heart, call=executor.call, digests=digests)
         runs = SweepRuns(executor, folder, tracker, takeover, identity)
         return runs, runs.carry_out(planned) if rounds is None else runs.carry_out_rounds(rounds)
 

@@ -93,7 +93,7 @@ class SweepRuns:
         further = [run for run in planned if run.folder not in self._numbers]
         on = [self._numbers[run.folder] for run in planned if run.folder in self._numbers]
         self._numbers |= {run.folder: number for number, run in enumerate(further, first)}
-        self._executor.settle(self._folder, further)
+        self._executor.add_runs(self._folder, further)
         facts = self._takeover.facts(further, first) if self._takeover else tuple(map(facts_of, further))
         with self._takeover.left_to_others(facts, first) if self._takeover else nullcontext(facts) as own:
             workers = self._executor.workers if self._recorded else 0

@@ -13,7 +13,7 @@ from frostline.core.errors import UserError
 from frostline.core.metrics import METRICS
 from frostline.records import cluster_jobs, journal, layout, liveness
 from frostline.records.result import number_of, percent, read_result
-from frostline.records.sweep_record import RunFacts, Shared
+from frostline.records.sweep_record import RunFacts, SweepFacts
 from frostline.sweeps import closing, job
 
 _LOOK = 1.0  # seconds between two looks at the folder
@@ -46,7 +46,7 @@ def follow(sweep: Path) -> int:
     checks = _Checks.of(cluster_jobs.of(sweep))
     if checks and checks.job.refused and not checks.queued:
         raise UserError(checks.job.refused)
-    runs = Shared.read(sweep).runs
+    runs = SweepFacts.read(sweep).runs
     closed = bool(cluster_jobs.of(sweep)) and closing.close_if_over(sweep)
     results = closing.results(sweep, runs)
     if not closed:
@@ -112,7 +112,7 @@ class _Shown:
 
     def look(self) -> bool:
         """Show news, and return whether the sweep is over, or has no live process or job any more."""
-        runs = Shared.read(self._sweep).runs if Shared.there(self._sweep) else ()
+        runs = SweepFacts.read(self._sweep).runs if SweepFacts.exist(self._sweep) else ()
         jobs = cluster_jobs.of(self._sweep)
         checks = _Checks.of(jobs)
         over = bool(runs) and journal.ended(self._sweep) and not (checks and checks.at_work)  # it may be typed again

@@ -38,6 +38,6 @@ def together(count: int, function: Callable[[], T]) -> list[T]:
 
 def _member(function: Callable[[], T], meeting: str, rank: int, count: int, pipe: Connection) -> None:
     torch.set_num_threads(1)
-    process_group.meet(meeting, rank=rank, ranks=count, device=torch.device("cpu"))
+    process_group.join(meeting, rank=rank, ranks=count, device=torch.device("cpu"))
     pipe.send_bytes(pickle.dumps(function()))  # whole, as a tensor's memory goes with its process
     signal.pause()  # until all have what they need of each other

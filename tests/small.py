@@ -28,7 +28,7 @@ from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
 from frostline.data.decode_image import convert, tensor_of
 from frostline.data.open_image import open_image, why
-from frostline.data.pixel_cache import Sight
+from frostline.data.pixel_cache import ViewSpec
 from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data
 from frostline.models import freezing
@@ -159,7 +159,7 @@ def data_config(**fields: Any) -> DataConfig:
 def load_data(center: CenterCrop = CENTER, side: int | None = None, **fields: Any) -> Data:
     """Return data, decoded in memory, as a network for `center` sees them, with crops from a shorter `side`."""
     store = Store(None, budget=10**9, say=print)
-    return loading.load(data_config(**fields), sight=Sight(center, side), store=store, progress=silently)
+    return loading.load(data_config(**fields), spec=ViewSpec(center, side), store=store, progress=silently)
 
 
 def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:

@@ -25,7 +25,7 @@ from frostline.data import broken_images, loading, pixel_cache, splits
 from frostline.data import decode_all as decoder
 from frostline.data.decode_all import Differing, Keep, decode_all
 from frostline.data.listing import survey
-from frostline.data.pixel_cache import Sight
+from frostline.data.pixel_cache import ViewSpec
 from frostline.data.resize import CenterCrop
 from frostline.runs import checks
 from frostline.store import store as storing
@@ -194,8 +194,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def load(root: Path, store: Store, **changes: Any) -> splits.Data:
     loading._last.clear()
-    sight = Sight(changes.pop("center", SMALL), changes.pop("side", None))
-    return loading.load(data_config(**request(root, **changes)), sight=sight, store=store, progress=silently)
+    spec = ViewSpec(changes.pop("center", SMALL), changes.pop("side", None))
+    return loading.load(data_config(**request(root, **changes)), spec=spec, store=store, progress=silently)
 
 
 def test_one_report_names_every_broken_image_and_no_other(broken: Path, store: Store):

@@ -198,7 +198,7 @@ def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path
         and "2 .nef (needs a conversion to PNG or TIFF)" in told
         and ".txt" not in told
     )
-    assert leftovers.told({".txt": 3, ".db": 1, "readme": 1}) is None
+    assert leftovers.describe({".txt": 3, ".db": 1, "readme": 1}) is None
     said: list[str] = []
     assert len(image_list.gather(tmp_path / ".list", [tmp_path], say=said.append)) == 12
     assert said == [f"{tmp_path}: {told}"]

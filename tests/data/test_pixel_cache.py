@@ -21,7 +21,7 @@ from frostline.core import memory
 from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
-from frostline.data.pixel_cache import Sight
+from frostline.data.pixel_cache import ViewSpec
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.data.splits import Data, Split
 from frostline.data.views import View, Views
@@ -67,7 +67,7 @@ def load(
     loading._last.clear()
     request = {**plain("data=image_folder", f"data.root={photos}")["data"], **changes}
     own = Store(store, budget=budget, say=print)
-    return loading.load(data_config(**request), sight=Sight(center, side), store=own, progress=silently)
+    return loading.load(data_config(**request), spec=ViewSpec(center, side), store=own, progress=silently)
 
 
 def seen(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Tensor:

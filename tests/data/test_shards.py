@@ -24,7 +24,7 @@ import object_store
 from frostline.core.errors import UserError
 from frostline.data import loading, remote_files, shard_headers, shard_index
 from frostline.data.broken_images import BadImages
-from frostline.data.pixel_cache import Sight
+from frostline.data.pixel_cache import ViewSpec
 from frostline.data.shard_headers import Wanted
 from frostline.data.sources import open_splits
 from frostline.data.splits import Data
@@ -412,7 +412,7 @@ def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, mo
 
     def fingerprint() -> tuple[str, dict[str, str | None]]:
         loading._last.clear()
-        found = loading.load(config(tmp_path / "data"), sight=Sight(CENTER, None), store=store, progress=silently)
+        found = loading.load(config(tmp_path / "data"), spec=ViewSpec(CENTER, None), store=store, progress=silently)
         identities = {
             name: source.identity for name, source in open_splits(config(tmp_path / "data"), store, silently).items()
         }

@@ -156,7 +156,7 @@ def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gi
 
 
 def past(status="FINISHED", source="s", owner=None, **tags):
-    return past_runs.Past("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
+    return past_runs.PastRun("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
 
 
 def of(fingerprint, status="FINISHED", source="s", **more):
@@ -270,7 +270,7 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
         journal.append(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
     monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
     tracker = Tracker("", "mine", str(tmp_path / "new"), None, None)
-    found = resume.look(tracker, tmp_path, ["mine", "other"])
+    found = resume.earlier_runs(tracker, tmp_path, ["mine", "other"])
     assert found["mine"] and not found["other"]
 
 
@@ -317,7 +317,7 @@ def test_a_finished_run_whose_accuracy_somebody_took_from_mlflow_has_that_of_its
     monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [])
     known = {"run_id": "a" * 32, "status": "FINISHED", "tags": tags, "metrics": {VAL: 0.5}}
     monkeypatch.setattr(resume.query, "runs", lambda *asked: [known])
-    (past,) = resume.look(Tracker("", "e", str(tmp_path / "new"), "1", None), tmp_path, ["d"])["d"]
+    (past,) = resume.earlier_runs(Tracker("", "e", str(tmp_path / "new"), "1", None), tmp_path, ["d"])["d"]
     judged = resume.judge([past], "s", None)
     assert (judged.finished is past and past.metrics[TEST] == 0.25) if there else judged.interrupted is past
 

@@ -18,7 +18,7 @@ from frostline.records import journal, layout, liveness
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.sweeps import closing, resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.past_runs import Past
+from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.skip_or_resume import Takeover
 from frostline.tracking import claims, pending_sweeps, server
@@ -28,10 +28,10 @@ AWAY = "http://127.0.0.1:9"
 FAR = dataclasses.replace(liveness.this_process(), host="far", machine="another", pid=1, user="ada")
 
 
-def past(folder: Path, status: str = "FINISHED", **tags: str) -> Past:
+def past(folder: Path, status: str = "FINISHED", **tags: str) -> PastRun:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / layout.CONFIG).touch()
-    return Past("r", status, {layout.FOLDER_TAG: str(folder), **tags})
+    return PastRun("r", status, {layout.FOLDER_TAG: str(folder), **tags})
 
 
 def test_skipped_runs_are_named_and_of_many_it_is_said_how_many_are_where(tmp_path):
@@ -39,7 +39,7 @@ def test_skipped_runs_are_named_and_of_many_it_is_said_how_many_are_where(tmp_pa
     lines = skip_or_resume.said_of(runs)
     assert len(lines) == 20 and lines[3] == f"head lr=3: skipped, finished in {tmp_path}/first/3 as run r"
     diverged = past(tmp_path / "second" / "0", "FAILED", **{layout.REASON_TAG: "Diverged: nan"})
-    assert skip_or_resume.said_of([*runs, ("full lr=1", diverged), ("full lr=2", Past("r", "FINISHED", {}))]) == [
+    assert skip_or_resume.said_of([*runs, ("full lr=1", diverged), ("full lr=2", PastRun("r", "FINISHED", {}))]) == [
         f"20 runs: skipped, finished in {tmp_path}/first",
         f"1 run: skipped, diverged in {tmp_path}/second",
         "1 run: skipped, finished in another place",

@@ -31,7 +31,7 @@ from frostline.records.sweep_record import Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume
-from frostline.sweeps.past_runs import Past
+from frostline.sweeps.past_runs import PastRun
 from frostline.tracking import download, pending_sweeps, query, server, session, sync, tracking_uri
 from frostline.tracking.pending_sweeps import Place
 from frostline.tracking.sync import SweepMirror
@@ -452,7 +452,7 @@ def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found
     elsewhere = liveness.Owner("me", "far", "another boot", 1, time.time())
     with recording(folder, name="run", tags=elsewhere.tags(), params={}):
         run_id = mirrored(tracker, folder)
-        past = Past(run_id, "RUNNING", dict(query.running(tracker.uri, "demo"))[run_id])
+        past = PastRun(run_id, "RUNNING", dict(query.running(tracker.uri, "demo"))[run_id])
         assert past.holder is not None
         monkeypatch.setattr(liveness, "SILENT", -1.0)  # time goes by
         assert past.holder is None
@@ -523,7 +523,7 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     place = {"uri": tracker.uri, "experiment": "demo"}
     journal.append(dead, "run", sync=True, uid="a" * 32, **place, **facts)
     journal.append(run, "run", sync=True, uid="b" * 32, **facts)
-    left = Past(None, "RUNNING", {layout.FOLDER_TAG: str(run)})
+    left = PastRun(None, "RUNNING", {layout.FOLDER_TAG: str(run)})
     named = resume.with_run_id(left, root, tracker.uri)
     assert re.fullmatch("[0-9a-f]{32}", named.run_id)
     assert named.run_id == journal.run_id(run) == resume.with_run_id(left, root, tracker.uri).run_id

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(facts(results), indent=1, ensure_ascii=False))
     else:
         screen = Screen()
-        parts, sentence = outcome.said(results, limit=screen.limit)
+        parts, sentence = outcome.summary(results, limit=screen.limit)
         screen.outcome(parts)
         screen.verdict(sentence)
     return 0 if any(result.status == "FINISHED" for result in results) else 1

@@ -140,7 +140,7 @@ def _in_folder(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
     for file in walk(folder, left):
         none = False
         yield file
-    if told := leftovers.told(left.other):
+    if told := leftovers.describe(left.other):
         say(f"{folder}: {told}")
     if none:
         raise user_error("images", folder, f"a folder with images ({', '.join(SUFFIXES)})")

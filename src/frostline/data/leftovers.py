@@ -32,7 +32,7 @@ def kind(name: str) -> str:
     return name.lower() if name.lower() in _HARMLESS_NAMES else NO_SUFFIX
 
 
-def told(counts: Mapping[str, int]) -> str | None:
+def describe(counts: Mapping[str, int]) -> str | None:
     """Return a line about files left out because of their names, with advice; None if all are harmless."""
     odd = {
         name: count for name, count in counts.items() if name not in _HARMLESS.split() and name not in _HARMLESS_NAMES

@@ -20,7 +20,7 @@ from frostline.data.broken_images import blamed, broken_of, leave_out, require_r
 from frostline.data.decode_all import Keep, Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.layouts import SPLITS
-from frostline.data.pixel_cache import Decoded, PixelCache, Sight
+from frostline.data.pixel_cache import Decoded, PixelCache, ViewSpec
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
 from frostline.data.split_findings import of_images, of_sources, of_times
@@ -32,7 +32,7 @@ from frostline.store.writer import Writer
 _last: dict[str, Data] = {}
 
 
-def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) -> Data:
+def load(config: DataConfig, *, spec: ViewSpec, store: Store, progress: Progress) -> Data:
     """Return the splits, decoded into `store` by the first process that needs them.
 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
@@ -42,10 +42,10 @@ def load(config: DataConfig, *, sight: Sight, store: Store, progress: Progress) 
     """
     root = str(expanded(config.root).absolute())
     decisive = replace(config, root=root, name="", flip=False)  # the last two change nothing here
-    key = json.dumps([asdict(decisive), asdict(sight), str(store.folder), store.budget], sort_keys=True)
+    key = json.dumps([asdict(decisive), asdict(spec), str(store.folder), store.budget], sort_keys=True)
     if key not in _last:
         _last.clear()  # before loading: two data sets may not fit into memory at once
-        _last[key] = _assemble(_divide(config, store, progress), config, sight, store, progress)
+        _last[key] = _assemble(_divide(config, store, progress), config, spec, store, progress)
     return _last[key]
 
 
@@ -90,7 +90,7 @@ def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
 
 
 def _assemble(
-    parts: Mapping[str, Selection], config: DataConfig, sight: Sight, store: Store, progress: Progress
+    parts: Mapping[str, Selection], config: DataConfig, spec: ViewSpec, store: Store, progress: Progress
 ) -> Data:
     about = config.source + ("" if config.source == "glyphs" else f" in {config.root}")
     cache = PixelCache(store, progress, pixels=config.pixels, max_pixels=config.max_pixels, about=about)
@@ -101,13 +101,13 @@ def _assemble(
     decoded: dict[str, Decoded] = {}
     for source in sources.values():
         own = {name: part.ids for name, part in parts.items() if part.source is source}
-        decoded |= cache.decode(source, own, sight, levels)
+        decoded |= cache.decode(source, own, spec, levels)
     good = {name: leave_out(part, decoded[name].bad) for name, part in parts.items()}
     require_readable(parts, good, decoded, root=config.root, skip=config.skip_bad)
     pairs = [(good[name], decoded[name]) for name in SPLITS]
     splits = {name: _split(*pair) for name, pair in zip(SPLITS, pairs, strict=True)}
     whole = None
-    if config.folds is not None and sight.side is None and len(sources) == 1:
+    if config.folds is not None and spec.side is None and len(sources) == 1:
         ids = torch.cat([part.ids for part in good.values()]).sort().values
         whole = _split(Selection(train.source, ids), decoded["train"])
     counts = _conversions(pairs) | _summed(source.left_out for source in sources.values())
@@ -122,8 +122,8 @@ def _assemble(
         classes=train.source.classes,
         fingerprint=_fingerprint(splits.values(), train.source.classes),
         counts=counts,
-        crops=sight.side is not None,
-        pixels=_cut_from(decoded["train"].keep) if sight.side is not None else "auto",
+        crops=spec.side is not None,
+        pixels=_cut_from(decoded["train"].keep) if spec.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
         findings=(*told, *of_times(parts), *of_images(good, splits, decoded), *shown),

@@ -40,7 +40,7 @@ _CODE = ("data.decode_all", "data.sources", "data.value_range")
 
 
 @dataclass(frozen=True)
-class Sight:
+class ViewSpec:
     """The views of images that a network takes."""
 
     center: CenterCrop
@@ -139,14 +139,14 @@ class PixelCache:
         said = self._store_of(source).get("pixels", self._key(source, ids, chosen), make, about=about).meta
         return Levels(said["low"], said["high"])
 
-    def decode(self, source: Source, ids: Mapping[str, Tensor], sight: Sight, levels: Levels) -> dict[str, Decoded]:
+    def decode(self, source: Source, ids: Mapping[str, Tensor], spec: ViewSpec, levels: Levels) -> dict[str, Decoded]:
         """Return the decoded images `ids` of each split of a source; only the split `train` is cropped at random.
 
         Small images are kept whole, which takes less room than their views and serves all networks.
         """
         with at_most(self._max_pixels):  # headers are read before anything is decoded
             sizes = Sizes(_union(ids.values()), self._header_sizes(source, _union(ids.values())))
-            chosen = self._choose(ids, sizes, sight, levels)
+            chosen = self._choose(ids, sizes, spec, levels)
             splits = {keep: _union(ids[name] for name in ids if chosen[name] == keep) for keep in chosen.values()}
             kept = {keep: part for keep, part in splits.items() if self._is_kept(source, part, keep, sizes)}
             others = [part for keep, part in splits.items() if keep not in kept]
@@ -161,18 +161,16 @@ class PixelCache:
                 decoded |= {keep: replace(checked, keep=keep, kept=False) for keep in splits if keep not in decoded}
             return {name: decoded[chosen[name]] for name in ids}
 
-    def _choose(self, ids: Mapping[str, Tensor], sizes: Sizes, sight: Sight, levels: Levels) -> dict[str, Keep]:
+    def _choose(self, ids: Mapping[str, Tensor], sizes: Sizes, spec: ViewSpec, levels: Levels) -> dict[str, Keep]:
         """Return the form of the images of each split, which depends only on the sizes of all."""
-        view = Keep("view", view=sight.center, levels=levels)
+        view = Keep("view", view=spec.center, levels=levels)
         whole = Keep("original" if sizes.alike else "stored", levels=levels)
-        if 0 < sizes.bytes_of(whole) <= sizes.bytes_of(view) and (sight.side is None or sizes.shortest <= sight.side):
+        if 0 < sizes.bytes_of(whole) <= sizes.bytes_of(view) and (spec.side is None or sizes.shortest <= spec.side):
             return dict.fromkeys(ids, whole)
         cut = (
-            Keep("nothing", levels=levels)
-            if self._pixels == "exact"
-            else Keep("stored", side=sight.side, levels=levels)
+            Keep("nothing", levels=levels) if self._pixels == "exact" else Keep("stored", side=spec.side, levels=levels)
         )
-        return {name: cut if name == "train" and sight.side is not None else view for name in ids}
+        return {name: cut if name == "train" and spec.side is not None else view for name in ids}
 
     def _is_kept(self, source: Source, ids: Tensor, keep: Keep, sizes: Sizes) -> bool:
         """Return whether the images are in the store in this form already, or would fit into it."""

@@ -18,14 +18,14 @@ def of_sources(sources: Iterable[Source], suffixes: Counter[str]) -> Iterator[Fi
     """Yield findings about whole sources; `suffixes` counts the files left out that are not images by their names."""
     for source in sources:
         yield from source.findings
-    if (told := leftovers.told(suffixes)) is not None:
+    if (told := leftovers.describe(suffixes)) is not None:
         yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
 
 
 def of_times(parts: Mapping[str, Selection]) -> list[Finding]:
     """Return the finding about the times of splits, if the splits were made by time."""
     known = parts["train"].source.times
-    return [] if known is None else [times.told(known, {name: part.ids for name, part in parts.items()})]
+    return [] if known is None else [times.finding(known, {name: part.ids for name, part in parts.items()})]
 
 
 def of_images(

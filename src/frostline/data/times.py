@@ -51,7 +51,7 @@ def read(column: str, texts: Sequence[str]) -> Times:
     return Times(column, torch.from_numpy(ranks), tuple(given[first]))
 
 
-def told(times: Times, splits: Mapping[str, Tensor]) -> Finding:
+def finding(times: Times, splits: Mapping[str, Tensor]) -> Finding:
     """Return the finding about the time span of each split; `splits` has indices of images, `(M,)` int64."""
     ranks = {name: times.ranks[splits[name]] for name in SPLITS}
     each = (f"{name} {times.texts[own.min()]} to {times.texts[own.max()]}" for name, own in ranks.items())

@@ -46,7 +46,7 @@ class Model:
     """Whether the head has new weights, which depend on the seed, instead of those of the file."""
     trained_for: tuple[str, ...] | None = None
     """The classes for which the weights were trained, if the file says so."""
-    kept: AdapterConfig | None = None
+    kept_adapter: AdapterConfig | None = None
     """Adapters that cannot be merged and stay in the network."""
 
     @property
@@ -120,13 +120,13 @@ def build(
 def with_adapters(model: Model, how: AdapterConfig, *, seed: int) -> Model:
     """Insert the adapters that `how` describes and return the model with them; UserError if none fits the network."""
     structure = adapters.insert(model.module, model.structure, how, seed=seed, side=model.input.size)
-    return replace(model, structure=structure, kept=how if how.kind in KEPT else None)
+    return replace(model, structure=structure, kept_adapter=how if how.kind in KEPT else None)
 
 
 def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
     """Return the metadata that `tensorfile.save` must write beside the weights, so that `build` can read the file."""
     said = {"model": model.name, "library": model.library, "classes": list(classes)}
-    return {**said, **asdict(model.input), **({"adapter": asdict(model.kept)} if model.kept else {})}
+    return {**said, **asdict(model.input), **({"adapter": asdict(model.kept_adapter)} if model.kept_adapter else {})}
 
 
 def _network(name: str, found: Architecture, size: int) -> nn.Module:

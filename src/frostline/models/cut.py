@@ -172,7 +172,7 @@ class _Stages(fx.Tracer):
         self._structure = structure
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return self._structure.lies_in_one(module_qualified_name) or super().is_leaf_module(m, module_qualified_name)
+        return self._structure.in_one_stage(module_qualified_name) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _levels(graph: fx.Graph, structure: Structure) -> dict[fx.Node, int]:

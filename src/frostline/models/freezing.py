@@ -73,7 +73,7 @@ def addresses_of_modules(module: nn.Module, structure: Structure) -> dict[str, t
     """Return the addresses, `stage/kind/path`, of each module that lies in a single stage, by its path."""
     found = {}
     for path, part in module.named_modules():
-        if structure.lies_in_one(path):
+        if structure.in_one_stage(path):
             stages = _names_of_stage(structure, path)
             found[path] = tuple(f"{stage}/{_kind(path, part)}/{path}" for stage in stages)
     return found
@@ -158,7 +158,7 @@ def freeze(module: nn.Module, structure: Structure, phase: Phase, *, norm_stats:
 
 
 def _trains(path: str, part: nn.Module, structure: Structure, phase: Phase, active: set[str], norm_stats: str) -> bool:
-    if not structure.lies_in_one(path):
+    if not structure.in_one_stage(path):
         return False
     stage = structure.stage_of(path)
     if is_norm(part):

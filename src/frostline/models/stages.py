@@ -40,7 +40,7 @@ class Structure:
         """
         return self._stage_by_name[name]
 
-    def lies_in_one(self, name: str) -> bool:
+    def in_one_stage(self, name: str) -> bool:
         """Return whether a module or tensor lies within one stage; a container may span several."""
         return name in self._stage_by_name
 

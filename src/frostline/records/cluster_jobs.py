@@ -177,7 +177,7 @@ def read(folder: Path) -> Job | None:
 def states(jobs: Sequence[Job]) -> Iterator[tuple[Job, State]]:
     """Yield each job with its state by the engine; if the engine does not answer, a job counts as alive."""
     of_slurm = [job for job in jobs if job.engine == "slurm" and (not job.ended or job.stopped)]
-    told = slurm.told(sorted({job.id.partition("_")[0] for job in of_slurm}))
+    told = slurm.states(sorted({job.id.partition("_")[0] for job in of_slurm}))
     for job in jobs:
         if job.ended and not job.stopped:
             state = State("COMPLETED", alive=False)

@@ -25,7 +25,7 @@ def of(sweep: Path) -> list[Path]:
     If the sweep's file cannot be read, return the folders one or two levels down with a record or a result.
     """
     try:
-        return [sweep / told(facts) for facts in files.read_json(sweep / SWEEP)["runs"]]
+        return [sweep / folder_of(facts) for facts in files.read_json(sweep / SWEEP)["runs"]]
     except (OSError, ValueError, KeyError, TypeError):
         found = {path.parent for depth in _DEPTHS for name in _LEFT for path in sweep.glob(f"{depth}/{name}")}
         return sorted(found, key=lambda path: (len(path.name), path))
@@ -38,7 +38,7 @@ def is_dry(sweep: Path) -> bool:
     return planned and not any((run / layout.RECORD).exists() for run in of(sweep))
 
 
-def told(facts: Mapping[str, Any]) -> str:
+def folder_of(facts: Mapping[str, Any]) -> str:
     """Return the folder of a run, relative to its sweep's, from the sweep's file; raises ValueError for one outside.
 
     The file may come from an untrusted source.

@@ -44,7 +44,7 @@ class State:
 _answers: dict[tuple[str, ...], tuple[float, dict[str, State] | None]] = {}
 
 
-def told(ids: Sequence[str]) -> dict[str, State] | None:
+def states(ids: Sequence[str]) -> dict[str, State] | None:
     """Return the states of jobs and of array members by id; None where Slurm does not answer."""
     when, known = _answers.get(tuple(ids), (-_ASKED, None))
     if not ids or time.monotonic() - when < _ASKED:

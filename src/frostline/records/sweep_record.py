@@ -156,7 +156,7 @@ def read(folder: Path) -> Sweep:
     folder = run_folders.sweep_of(folder) or folder
     try:
         shared = files.read_json(folder / SWEEP)
-        told = [(run_folders.told(facts), str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
+        told = [(run_folders.folder_of(facts), str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]

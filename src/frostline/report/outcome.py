@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ROWS = 40  # trials of a search that the terminal shows
 
 
-def said(results: Sequence[Result], *, limit: int | None = None) -> tuple[list[Table | str], str]:
+def summary(results: Sequence[Result], *, limit: int | None = None) -> tuple[list[Table | str], str]:
     """Return the tables and lines that the terminal shows, the table of cells at most `limit` wide, and the verdict."""
     return [*rows(results, limit=limit)], answer(results)
 

@@ -134,7 +134,7 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
     """Return whether averaged weights equal the network's below the line; they differ if these learned earlier."""
     module, structure = setup.model.module, setup.model.structure
     below, theirs = cut.stages_below(structure, setup.phases[phase]), averaged.state_dict()
-    known = ((name, tensor) for name, tensor in module.state_dict().items() if structure.lies_in_one(name))
+    known = ((name, tensor) for name, tensor in module.state_dict().items() if structure.in_one_stage(name))
     return all(torch.equal(tensor, theirs[name]) for name, tensor in known if structure.stage_of(name) in below)
 
 

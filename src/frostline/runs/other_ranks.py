@@ -22,7 +22,7 @@ from frostline.models import adapters
 from frostline.models.freeze_guard import Guard
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness
-from frostline.runs.setup import Setup, assemble, groups_of
+from frostline.runs.setup import Setup, assemble, param_groups_of
 from frostline.runs.train import learner_of
 from frostline.store import hashing
 from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
@@ -76,10 +76,10 @@ def sharded(setup: Setup) -> Setup:
     for path, part in module.named_modules():
         names = {f"{path}.{name}" for name, _ in part.named_parameters()}
         inside = any(path.startswith(f"{unit}.") for unit in units)
-        if not inside and not names.isdisjoint(learning) and structure.lies_in_one(path):
+        if not inside and not names.isdisjoint(learning) and structure.in_one_stage(path):
             units.append(path)
     sharding.shard(module, units, learning, setup.device)
-    return replace(setup, groups=groups_of(setup.config, setup.model, setup.phases))
+    return replace(setup, param_groups=param_groups_of(setup.config, setup.model, setup.phases))
 
 
 def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoReturn:

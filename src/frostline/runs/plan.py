@@ -139,7 +139,7 @@ def describe(setup: Setup, name: str) -> Plan:
     """Return the plan of the run called `name`."""
     config, data = setup.config, setup.data
     module, solver = setup.model.module, config.freeze_mode.solver
-    groups = setup.groups if solver != "knn" else []  # kNN trains no head
+    groups = setup.param_groups if solver != "knn" else []  # kNN trains no head
     reached = {span.phase for span in setup.timeline}
     return Plan(
         name=name,
@@ -198,7 +198,7 @@ def _adapter(setup: Setup) -> str:
     if kind == "none":
         return ""
     count = sum(freezing.ADAPTER in part._modules for part in setup.model.module.modules())
-    if setup.model.kept:
+    if setup.model.kept_adapter:
         return f"{kind} at {count} places, kept in {BEST}; also alone in {ADAPTER}/, with the network's names"
     layout = "frostline's names" if kind == "ssf" else "PEFT's names"
     return f"{kind} at {count} layers, merged into them at the end; also alone in {ADAPTER}/, with {layout}"

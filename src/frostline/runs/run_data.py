@@ -11,7 +11,7 @@ from frostline.core.input_spec import InputSpec
 from frostline.data import loading
 from frostline.data.augment import Policy, stored_side
 from frostline.data.broken_images import BadImages
-from frostline.data.pixel_cache import Sight
+from frostline.data.pixel_cache import ViewSpec
 from frostline.data.resize import CenterCrop
 from frostline.data.splits import Data
 from frostline.report.terminal import Screen
@@ -31,9 +31,9 @@ def load_data(config: Config, spec: InputSpec, store: Store, screen: Screen) -> 
 
     Images that cannot be read are listed on `screen`.
     """
-    sight = Sight(CenterCrop.of(spec), _side(config, spec))
+    view_spec = ViewSpec(CenterCrop.of(spec), _side(config, spec))
     try:
-        return loading.load(config.data, sight=sight, store=store, progress=screen.progress)
+        return loading.load(config.data, spec=view_spec, store=store, progress=screen.progress)
     except PermissionError as error:
         raise user_error("data.root", config.data.root, f"a readable folder, and {error.filename} is not") from None
     except BadImages as error:

@@ -48,7 +48,7 @@ class Setup:
     model: Model
     phases: tuple[Phase, ...]
     timeline: tuple[Span, ...]
-    groups: list[dict[str, Any]]
+    param_groups: list[dict[str, Any]]
     steps_per_epoch: int
     recipe: Recipe
     autocast: torch.dtype | None
@@ -118,7 +118,7 @@ def assemble(
         model=model,
         phases=phases,
         timeline=schedule.spans([phase.share for phase in phases], epochs=config.epochs, steps_per_epoch=steps),
-        groups=groups_of(config, model, phases),
+        param_groups=param_groups_of(config, model, phases),
         steps_per_epoch=steps,
         recipe=recipe(config, data),
         autocast=machine.autocast_dtype(config.precision, device),
@@ -128,7 +128,7 @@ def assemble(
     )
 
 
-def groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> list[dict[str, Any]]:
+def param_groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> list[dict[str, Any]]:
     """Return the optimizer's param groups: the parameters that learn in some phase, as they are now (e.g. sharded)."""
     how, module, structure = config.optimizer, model.module, model.structure
     both = how.decay_norm_and_bias

@@ -153,7 +153,7 @@ def rewind_record(progress: Progress, folder: Path, record: Record) -> None:
 def learner_of(setup: Setup) -> Learner:
     """Return the network with its optimizer and, if the config has one, the moving average of its weights."""
     config, module = setup.config, setup.model.module
-    optimizer = optim.build(config.optimizer.name, setup.groups, lr=config.lr, options=config.optimizer.options)
+    optimizer = optim.build(config.optimizer.name, setup.param_groups, lr=config.lr, options=config.optimizer.options)
     ema = AveragedModel(module) if config.train.ema_decay else None
     return Learner(module, optimizer, ema, state.mutable_names(module, setup.enter, setup.phases))
 

@@ -18,7 +18,7 @@ from frostline.records.result import Result, read_result
 from frostline.records.sweep_record import RunFacts, Tracker
 from frostline.sweeps import data_index, past_runs
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.past_runs import Past
+from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.skip_or_resume import NAMED
 from frostline.tracking import pending_sweeps, query, tracking_uri
 
@@ -33,7 +33,7 @@ class Answered:
     tracker: Tracker
     results: tuple[Result, ...]
     """In the order of the new sweep, with its names."""
-    pasts: tuple[Past, ...]
+    pasts: tuple[PastRun, ...]
 
 
 class Earlier:
@@ -112,7 +112,7 @@ def settled_digest(config: Config, facts: RunFacts) -> str:
     return digest(with_values(config, meant))
 
 
-def _finished(folder: Path, pairs: Sequence[tuple[PlannedRun, RunFacts]]) -> Iterator[tuple[Result, Past]]:
+def _finished(folder: Path, pairs: Sequence[tuple[PlannedRun, RunFacts]]) -> Iterator[tuple[Result, PastRun]]:
     """Yield the result of each run, up to the first that is not finished with today's source."""
     source = project.source_sha256()
     for number, (run, facts) in enumerate(pairs):

@@ -171,7 +171,7 @@ def repeat(answered: Answered) -> None:
 def show(results: Sequence[Result], aside: Aside = _here) -> str:
     """Show the table and the verdict, also in quiet mode, and return the verdict."""
     terminal = job.screen()
-    parts, sentence = aside(partial(outcome.said, results, limit=terminal.limit))
+    parts, sentence = aside(partial(outcome.summary, results, limit=terminal.limit))
     terminal.answer()
     terminal.say("")
     terminal.outcome(parts)

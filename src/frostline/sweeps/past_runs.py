@@ -18,7 +18,7 @@ WAITS = "SCHEDULED"
 
 
 @dataclass(frozen=True)
-class Past:
+class PastRun:
     """A run of an earlier sweep."""
 
     run_id: str | None
@@ -95,7 +95,7 @@ class Past:
         return f"{where} as run {self.run_id}" if self.run_id else where
 
 
-def of_folder(folder: Path) -> Past | None:
+def of_folder(folder: Path) -> PastRun | None:
     """Return the run of the journal in `folder`; None if it finished but its result is damaged."""
     tags: dict[str, str] = {}
     params: dict[str, str] = {}
@@ -116,7 +116,7 @@ def of_folder(folder: Path) -> Past | None:
     numbers = _numbers(folder, status) if status in ("FINISHED", "FAILED") else {}
     if numbers is None and status == "FINISHED":
         return None
-    return Past(journal.run_id(folder), status, tags, params=params, **(numbers or {}))
+    return PastRun(journal.run_id(folder), status, tags, params=params, **(numbers or {}))
 
 
 def _numbers(folder: Path, status: str) -> dict[str, dict[str, Any]] | None:

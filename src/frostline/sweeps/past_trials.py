@@ -10,7 +10,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import semantic
 from frostline.records.result import PRUNED
 from frostline.sweeps import search_space
-from frostline.sweeps.past_runs import Past
+from frostline.sweeps.past_runs import PastRun
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -21,7 +21,9 @@ _HOW = ("search.prune",)
 """Keys that do not change the result of a run that was not stopped early."""
 
 
-def observations(past: Iterable[Past], config: Config, space: Mapping[str, BaseDistribution]) -> Iterator[Observation]:
+def observations(
+    past: Iterable[PastRun], config: Config, space: Mapping[str, BaseDistribution]
+) -> Iterator[Observation]:
     """Yield the runs of `past` that are observations for the cell of `config`, sorted, each point once.
 
     Skips runs that were stopped early and runs outside of the `space`.

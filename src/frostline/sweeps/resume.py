@@ -18,7 +18,7 @@ from frostline.records import cluster_jobs, journal, layout, liveness, run_folde
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.result import TEST, VAL
 from frostline.records.sweep_record import Tracker
-from frostline.sweeps.past_runs import Past, of_folder
+from frostline.sweeps.past_runs import PastRun, of_folder
 from frostline.tracking import pending_sweeps, query, server, sync
 from frostline.tracking.sync import SweepMirror
 
@@ -29,17 +29,17 @@ _PATIENCE = 30.0  # seconds to complete the record of a run that is to be resume
 class Judgement:
     """The decision about one run of the new sweep; all None: run it from the start."""
 
-    finished: Past | None = None
-    interrupted: Past | None = None
-    busy: Past | None = None
+    finished: PastRun | None = None
+    interrupted: PastRun | None = None
+    busy: PastRun | None = None
     """Another process works on it."""
     note: str | None = None
     """A note for the user."""
 
 
-def look(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[str, list[Past]]:
+def earlier_runs(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[str, list[PastRun]]:
     """Return earlier runs with these `digests`, None for all, by digest, with any source and data."""
-    by_digest: dict[str, dict[object, Past]] = {digest: {} for digest in digests or ()}
+    by_digest: dict[str, dict[object, PastRun]] = {digest: {} for digest in digests or ()}
     for past in _all(tracker, root, digests):
         runs = by_digest.setdefault(past.tags[layout.DIGEST_TAG], {})
         runs.setdefault(past.run_id or past.tags.get(FOLDER_TAG), past)
@@ -49,13 +49,13 @@ def look(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[
     return {digest: list(runs.values()) for digest, runs in by_digest.items()}
 
 
-def _found(past: Past, lying: Mapping[str, Path]) -> Past:
+def _found(past: PastRun, lying: Mapping[str, Path]) -> PastRun:
     """Return the run with its present folder, if that was moved to one in `lying` (folders by uid)."""
     where = lying.get(past.tags.get(UID_TAG, "")) if past.folder is None else None
     return replace(past, tags={**past.tags, FOLDER_TAG: str(where)}) if where else past
 
 
-def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[Past]:
+def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[PastRun]:
     """Yield earlier runs: from journals of pending sweeps, then from MLflow, newest first."""
     for sweep in pending_sweeps.remembered(tracker.uri, root):
         if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
@@ -67,12 +67,12 @@ def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Itera
         yield from (past for past in _queued(sweep) if query.is_wanted(past.tags, digests))
     if tracker.experiment_id is not None:
         try:
-            yield from (_whole(Past(**facts)) for facts in query.runs(tracker.uri, tracker.experiment_id, digests))
+            yield from (_whole(PastRun(**facts)) for facts in query.runs(tracker.uri, tracker.experiment_id, digests))
         except server.Unreachable:
             return
 
 
-def _whole(past: Past) -> Past:
+def _whole(past: PastRun) -> PastRun:
     """Return a run that finished with what it came to as its folder has it, where somebody took that from the store.
 
     Where that is not here it is to be run again.
@@ -83,7 +83,7 @@ def _whole(past: Past) -> Past:
     return there if there is not None and there.status == "FINISHED" else replace(past, status="KILLED")
 
 
-def _queued(sweep: Path) -> Iterator[Past]:
+def _queued(sweep: Path) -> Iterator[PastRun]:
     """Yield runs of a `sweep` in a cluster's queue, without a journal so far; they will run today's code."""
     jobs = cluster_jobs.by_run(sweep)
     if not jobs or not sweep_record.SweepFacts.exist(sweep):
@@ -93,11 +93,11 @@ def _queued(sweep: Path) -> Iterator[Past]:
         folder = sweep / facts.folder
         if facts.to_do and facts.folder in jobs and not (folder / layout.RECORD).exists():
             tags = {layout.DIGEST_TAG: facts.digest, layout.SOURCE_TAG: source, FOLDER_TAG: str(folder)}
-            if (past := Past(None, "RUNNING", tags)).holder is not None:
+            if (past := PastRun(None, "RUNNING", tags)).holder is not None:
                 yield past
 
 
-def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
+def planned(tracker: Tracker, root: Path) -> Iterator[tuple[PastRun, str | None]]:
     """Yield runs that other live sweeps have yet to start, and the location of the data of each.
 
     They have no journal yet. Sweeps of other machines are seen if folders and the list of pending sweeps are shared.
@@ -113,10 +113,10 @@ def planned(tracker: Tracker, root: Path) -> Iterator[tuple[Past, str | None]]:
                 if facts.to_do and not (sweep / facts.folder / layout.RECORD).exists():
                     tags = {layout.DIGEST_TAG: facts.digest, FOLDER_TAG: str(sweep / facts.folder)}
                     same = {key: own.tags[key] for key in (layout.SOURCE_TAG, *layout.OWNER_TAGS) if key in own.tags}
-                    yield Past(None, "RUNNING", {**same, **tags}), facts.data
+                    yield PastRun(None, "RUNNING", {**same, **tags}), facts.data
 
 
-def judge(runs: Sequence[Past], source: str, fingerprint: str | None, *, trial: bool = False) -> Judgement:
+def judge(runs: Sequence[PastRun], source: str, fingerprint: str | None, *, trial: bool = False) -> Judgement:
     """Decide about a run with this `source`, given earlier `runs` of its config.
 
     `fingerprint` is that of its data, None for unreadable data. A `trial` that diverged counts as finished, since a
@@ -137,11 +137,11 @@ def judge(runs: Sequence[Past], source: str, fingerprint: str | None, *, trial: 
     return Judgement(note=f"not skipped: the source changed since it finished in {other}") if other else Judgement()
 
 
-def _can_go_on(run: Past) -> bool:
+def _can_go_on(run: PastRun) -> bool:
     return run.folder is not None and (run.folder / CHECKPOINT).is_dir()
 
 
-def with_run_id(past: Past, root: Path, uri: str) -> Past:
+def with_run_id(past: PastRun, root: Path, uri: str) -> PastRun:
     """Return `past` with its MLflow run id; if MLflow lacks the run, first complete the record of its sweep.
 
     Otherwise the run would continue under a new id, and its journal would later be recorded a second time. Without
@@ -163,7 +163,7 @@ def mend(uri: str, experiment: str, say: Callable[[str], object], *, lost: str |
     """
     mended = 0
     for run_id, tags in query.running(uri, experiment):
-        past = Past(run_id, "RUNNING", tags)
+        past = PastRun(run_id, "RUNNING", tags)
         owner = liveness.of_tags(tags)
         if owner is not None and (past.holder is None or (lost and past.left_by(lost))):
             why = f"process {owner.pid} on {owner.host} is gone"

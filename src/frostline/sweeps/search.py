@@ -19,7 +19,7 @@ from frostline.sweeps.compose import Overrides
 from frostline.sweeps.compose_cache import Compose
 from frostline.sweeps.composed import Jobs
 from frostline.sweeps.executor import Executor
-from frostline.sweeps.search_cells import GRID, cells_of, said
+from frostline.sweeps.search_cells import GRID, cells_of, describe
 from frostline.sweeps.search_rounds import Search
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
     cells = cells_of(jobs, ranges, compose, of_job, executor.start)
     configs = [cell.known.config for cell in cells]
     lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, of_job, _storage(configs[0]))
-    for line in [*lines, *said(cells)]:
+    for line in [*lines, *describe(cells)]:
         job.screen().say(line)
     folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])
     planned = [run for cell in cells for run in rounds.corners(cell)]

@@ -117,7 +117,7 @@ def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:
         raise user_error("data.folds", config.data.folds, "null in a search, where a trial is one run")
 
 
-def said(cells: Sequence[Cell]) -> Iterator[str]:
+def describe(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield lines about the search space and budget of the cells."""
     config = cells[0].config
     alike: dict[str, list[str]] = {}

@@ -26,7 +26,7 @@ from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, search_space, trial_outcomes
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composed import Jobs
-from frostline.sweeps.past_runs import Past
+from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
 from frostline.sweeps.search_cells import Cell, is_shown
 from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
@@ -34,7 +34,7 @@ from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
 if TYPE_CHECKING:
     from frostline.sweeps.study_storage import Storage
 
-Pasts = Callable[[Config], Iterable[Past]]
+Pasts = Callable[[Config], Iterable[PastRun]]
 """Returns the finished runs of earlier sweeps with today's source and the data of a config."""
 _MANY = 10**6  # more trials than any cell has
 

@@ -19,7 +19,7 @@ from frostline.records.result import Result, number_of, write_result
 from frostline.records.sweep_record import RunFacts, Tracker
 from frostline.sweeps import job, past_runs, resume
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.past_runs import Past
+from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import fingerprints
 from frostline.sweeps.resume import Judgement
@@ -61,11 +61,11 @@ class Takeover:
         self._root, self._looks = root, bool(digests)
         self._source = project.source_sha256()
         self._prints: dict[str, str | None] = {}
-        self._skipped: list[tuple[str, Past]] = []
+        self._skipped: list[tuple[str, PastRun]] = []
         self._notes: list[tuple[str, str]] = []
         with suppress(server.Unreachable):
             resume.mend(tracker.uri, tracker.experiment, job.screen().say)
-        self._before = resume.look(tracker, root, digests)
+        self._before = resume.earlier_runs(tracker, root, digests)
 
     def facts(self, planned: Sequence[PlannedRun], first: int) -> tuple[RunFacts, ...]:
         """Return the facts of the runs, numbered from `first`, and print which runs are skipped or resumed."""
@@ -91,7 +91,7 @@ class Takeover:
         self._skipped, self._notes = [], []
         return tuple(found)
 
-    def _add_given(self, past: Past) -> None:
+    def _add_given(self, past: PastRun) -> None:
         """Add a run that a shared study assigned to this sweep; if it waited in another sweep, it is free now."""
         key = past.tags.get(layout.DIGEST_TAG, "")
         others = [
@@ -111,13 +111,13 @@ class Takeover:
             yield tuple(self._left_to(theirs, number, one) for number, one in enumerate(facts, first))
 
     def _left_to(
-        self, theirs: Mapping[tuple[str, str | None, str | None], Past], number: int, one: RunFacts
+        self, theirs: Mapping[tuple[str, str | None, str | None], PastRun], number: int, one: RunFacts
     ) -> RunFacts:
         past = theirs.get((one.digest, self._source, one.data)) if one.to_do else None
         who = past.holder if past is not None else None
         return one if past is None or who is None else _left(number, one, past.place, who)
 
-    def finished(self, config: Config) -> list[Past]:
+    def finished(self, config: Config) -> list[PastRun]:
         """Return the finished runs with today's source and the data of the config."""
         prints = self._fingerprints([config])
         same = (past for runs in self._before.values() for past in runs if past.source == self._source)
@@ -132,7 +132,7 @@ class Takeover:
                 self._prints |= zip(new, self._call(partial(fingerprints, [*new.values()])), strict=True)
         return self._prints
 
-    def _claimed(self, interrupted: Sequence[Past]) -> dict[str, liveness.Owner]:
+    def _claimed(self, interrupted: Sequence[PastRun]) -> dict[str, liveness.Owner]:
         """Claim interrupted runs in MLflow, and return the owners of those that others have claimed, by run id."""
         ids = [past.run_id for past in interrupted if past.run_id is not None]
         with suppress(server.Unreachable):
@@ -158,7 +158,7 @@ class Takeover:
             return _left(number, facts, None, owner)
         return self._going_on(number, facts, found.interrupted)
 
-    def _finished(self, number: int, run: PlannedRun, past: Past, *, vacant: bool) -> Result:
+    def _finished(self, number: int, run: PlannedRun, past: PastRun, *, vacant: bool) -> Result:
         """Return the result of a skipped run, and write it into its folder in this sweep if no process works there."""
         own = self._folder / run.folder
         self._skipped.append((run.name, past))
@@ -173,7 +173,7 @@ class Takeover:
             write_result(own, result)
         return result
 
-    def _going_on(self, number: int, facts: RunFacts, interrupted: Past) -> RunFacts:
+    def _going_on(self, number: int, facts: RunFacts, interrupted: PastRun) -> RunFacts:
         """Return the facts of a run that resumes an interrupted one, unless another process resumes it already."""
         past = resume.with_run_id(interrupted, project.project_root(), self._tracker.uri)
         at, kept = past.folder, self._folder / facts.folder / layout.PREVIOUS
@@ -208,7 +208,7 @@ def noted(notes: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{number_of(count[what], 'run')}: {what}, the first in {where}" for what, where in first.items()]
 
 
-def said_of(skipped: Sequence[tuple[str, Past]]) -> list[str]:
+def said_of(skipped: Sequence[tuple[str, PastRun]]) -> list[str]:
     """Return a line per skipped run, given by name; for many runs a line per earlier sweep, with their number."""
     if len(skipped) <= NAMED:
         return [f"{name}: skipped, {_ended(past)} in {past}" for name, past in skipped]
@@ -218,5 +218,5 @@ def said_of(skipped: Sequence[tuple[str, Past]]) -> list[str]:
     ]
 
 
-def _ended(past: Past) -> str:
+def _ended(past: PastRun) -> str:
     return "diverged" if past.diverged else "finished"

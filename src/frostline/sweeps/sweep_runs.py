@@ -16,7 +16,7 @@ from frostline.sweeps import closing
 from frostline.sweeps.compose import PlannedRun, in_order
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.lockstep_groups import stacked
-from frostline.sweeps.past_runs import Past
+from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.skip_or_resume import Takeover, facts_of
 
 
@@ -30,7 +30,7 @@ class Rounds(Protocol):
         """
         ...
 
-    def begin(self, folder: Path | None, workers: int, past: Callable[[Config], Iterable[Past]]) -> None:
+    def begin(self, folder: Path | None, workers: int, past: Callable[[Config], Iterable[PastRun]]) -> None:
         """Begin in the sweep's `folder`, None in a dry run, with so many `workers`.
 
         `past` returns the finished runs of earlier sweeps with today's source and the data of a config.

@@ -74,11 +74,11 @@ class Progress:
     @property
     def best_phase(self) -> int:
         """The 0-based phase of the best epoch."""
-        phase: int = self.best_epoch_line["phase"]
+        phase: int = self.best_epoch_metrics["phase"]
         return phase - 1
 
     @property
-    def best_epoch_line(self) -> Mapping[str, Any]:
+    def best_epoch_metrics(self) -> Mapping[str, Any]:
         """The metrics of the best epoch."""
         return self.epochs[self.best_epoch - 1]
 

@@ -1,4 +1,4 @@
-"""Draws depend on their address alone, are the same everywhere and for ever, and are uniform."""
+"""Draws depend on their derived seed alone, are the same everywhere and for ever, and are uniform."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from frostline.core.randomness import address, generator, uniform
+from frostline.core.randomness import derive_seed, generator, uniform
 
 MASK = 2**64 - 1
 seeds = st.integers(0, 2**63 - 1)
@@ -35,7 +35,7 @@ def test_draws_are_splitmix64_of_seed_and_id(seed: int, ids: list[int], draws: i
 
 
 def test_recorded_draws_never_change() -> None:
-    assert address(0, "order", 1) == 4739946833832999988
+    assert derive_seed(0, "order", 1) == 4739946833832999988
     assert uniform(0, torch.tensor([0, 1]), 2).tolist() == [
         [0.8833107948303223, 0.4315279722213745],
         [0.3380524516105652, 0.26913022994995117],
@@ -82,14 +82,14 @@ def test_neighbours_do_not_resemble_each_other(seed: int) -> None:
     assert abs(correlation(values, uniform(seed + 1, torch.arange(4097), 2))) < 0.08  # neighbouring seeds
 
 
-def test_addresses_tell_their_parts_apart() -> None:
+def test_derived_seeds_tell_their_parts_apart() -> None:
     parts = [(0, "order", 1), (0, "order", 11), (0, "order1", 1), (0, "orde", "r1"), (0, 1, "order"), (1, "order", 0)]
-    seeds = {address(*part) for part in parts}
+    seeds = {derive_seed(*part) for part in parts}
     assert len(seeds) == len(parts)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_generators_with_the_same_address_agree() -> None:
+def test_generators_with_the_same_seed_agree() -> None:
     draws = [torch.rand(4, generator=generator(3, purpose)) for purpose in ("order", "order", "init")]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])

@@ -1,4 +1,4 @@
-"""Addressed randomness: every draw comes from a seed that names its purpose, never from a shared stream.
+"""Derived seeds: every draw comes from a seed that names its purpose, never from a shared stream.
 
 The draws for one sample depend only on (run seed, purpose, epoch, sample). Batch size, order, workers and device change
 nothing, and a resumed run needs no generator state.
@@ -14,15 +14,15 @@ from torch import Tensor
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 
 
-def address(*parts: int | str) -> int:
-    """Return a seed in 0..2**63-1 that is a hash of `parts`, e.g. `address(seed, "order", epoch)`."""
+def derive_seed(*parts: int | str) -> int:
+    """Return a seed in 0..2**63-1 that is a hash of `parts`, e.g. `derive_seed(seed, "order", epoch)`."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """Return a CPU generator seeded with `address(*parts)`."""
-    return torch.Generator().manual_seed(address(*parts))
+    """Return a CPU generator seeded with `derive_seed(*parts)`."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 def uniform(seed: int, ids: Tensor, draws: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Random augmentation in batches: crops, mirroring, colour jitter, TrivialAugment.
 
-Nothing here waits for the device. Every draw is addressed by (seed, purpose, epoch, image).
+Nothing here waits for the device. Every draw depends only on (seed, purpose, epoch, image).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frostline.core.randomness import address, uniform
+from frostline.core.randomness import derive_seed, uniform
 from frostline.data.resize import CenterCrop, center_boxes
 from frostline.data.trivial_augment import blend, gray, trivial_augment
 
@@ -110,7 +110,7 @@ def recolor(views: Tensor, ids: Tensor, *, policy: Policy, seed: int, epoch: int
 
 
 def _draws(seed: int, purpose: str, epoch: int, ids: Tensor, count: int) -> Tensor:
-    return uniform(address(seed, "augment", purpose, epoch), ids, count)
+    return uniform(derive_seed(seed, "augment", purpose, epoch), ids, count)
 
 
 def random_boxes(sizes: Tensor, draws: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:

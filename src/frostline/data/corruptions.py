@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frostline.core import machine
-from frostline.core.randomness import address, uniform
+from frostline.core.randomness import derive_seed, uniform
 
 Strengths = tuple[float, float, float, float, float]
 """From severity 1 to severity 5."""
@@ -72,7 +72,7 @@ def _noise(images: Tensor, scale: float, ids: Tensor) -> Tensor:
 
 def _normal(ids: Tensor, count: int) -> Tensor:
     """Return `(len(ids), count)` standard normal draws; each row depends only on its id (Box and Muller 1958)."""
-    even = uniform(address("shift", "noise"), ids, count + count % 2)
+    even = uniform(derive_seed("shift", "noise"), ids, count + count % 2)
     first, second = even.chunk(2, 1)
     radius, angle = (-2 * (1 - first).log()).sqrt(), 2 * math.pi * second
     return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.core.randomness import address, uniform
+from frostline.core.randomness import derive_seed, uniform
 
 # Lower case only where it differs from upper case by more than size (EMNIST's merged classes, arXiv:1702.05373).
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghijmnqrty")
@@ -41,7 +41,7 @@ def render(*, images_per_class: int, seed: int, size: int) -> Tensor:
     """
     outlines = _outlines()
     ids = torch.arange(images_per_class * len(LETTERS))
-    grey = torch.cat([_draw(outlines, part, address(seed, "glyphs"), size) for part in torch.split(ids, _CHUNK)])
+    grey = torch.cat([_draw(outlines, part, derive_seed(seed, "glyphs"), size) for part in torch.split(ids, _CHUNK)])
     return grey.expand(-1, 3, -1, -1).contiguous()
 
 
@@ -79,7 +79,7 @@ def _draw(outlines: Tensor, ids: Tensor, seed: int, size: int) -> Tensor:
     places = _places(draws[:, 1:7], size * _CELLS) + _bend(draws[:, 10:], bend, size * _CELLS)
     distance = functional.grid_sample(outline, places, padding_mode="border", align_corners=False)
     grey = functional.avg_pool2d(_ink(outline, distance, pen), _CELLS)
-    noise = uniform(address(seed, "noise"), ids, size * size).view_as(grey) - 0.5
+    noise = uniform(derive_seed(seed, "noise"), ids, size * size).view_as(grey) - 0.5
     grey = grey + noise * _between(grain, 0, 0.1) * (grey > 0)
     return (grey.clamp(0, 1) * 16).round().mul(255 / 16).round().to(torch.uint8)
 

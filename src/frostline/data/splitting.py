@@ -15,7 +15,7 @@ from torch import Tensor
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_counts, multi_label
-from frostline.core.randomness import address
+from frostline.core.randomness import derive_seed
 from frostline.data.names import some
 from frostline.data.source import Source
 from frostline.data.stratification import choose, choose_groups, largest_remainder, share_out, stratified
@@ -78,13 +78,13 @@ def _split_off(
     Images with the same number in `together`, `(N,)` int64, stay together.
     """
     quotas = largest_remainder(part.counts, round(fraction * len(part.ids)), part.counts - 1)
-    address_of, group = address(seed, "split", name), _groups(part, together)
+    own_seed, group = derive_seed(seed, "split", name), _groups(part, together)
     if multi_label(part.labels):
-        chosen = share_out(part.labels, part.ids, group, [1 - fraction, fraction], address_of) == 1
+        chosen = share_out(part.labels, part.ids, group, [1 - fraction, fraction], own_seed) == 1
     elif int(group.max()) + 1 == len(group):
-        chosen = choose(part.labels, part.ids, quotas, address_of)
+        chosen = choose(part.labels, part.ids, quotas, own_seed)
     else:
-        chosen = choose_groups(part.labels, part.ids, quotas, address_of, group)
+        chosen = choose_groups(part.labels, part.ids, quotas, own_seed, group)
     if not chosen.any():
         raise _too_few(part, name, fraction, quotas)
     return _parted(part, chosen, name, f"data.{name}_fraction", fraction)
@@ -125,7 +125,7 @@ def _cut_out(part: Selection, folds: int, fold: int, seed: int, together: Tensor
     group = _groups(part, together)
     if int(group.max()) + 1 < folds:
         raise user_error("data.folds", folds, f"at most {int(group.max()) + 1}, the number of groups")
-    chosen = share_out(part.labels, part.ids, group, [1] * folds, address(seed, "folds")) == fold
+    chosen = share_out(part.labels, part.ids, group, [1] * folds, derive_seed(seed, "folds")) == fold
     return _parted(part, chosen, "test", "data.folds", folds)
 
 

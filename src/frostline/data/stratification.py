@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.labels import class_counts, multi_label, strata_of
-from frostline.core.randomness import address, uniform
+from frostline.core.randomness import derive_seed, uniform
 
 
 def stratified(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
@@ -22,7 +22,7 @@ def stratified(labels: Tensor, ids: Tensor, count: int, seed: int) -> Tensor:
     There must be at most `count` classes. A smaller choice is a subset of a larger one with the same `ids`. For that,
     multi-label images are not stratified: one image of each class is chosen, and all others are drawn at random.
     """
-    draw = address(seed, "subset")
+    draw = derive_seed(seed, "subset")
     if multi_label(labels):
         return _cover(labels, ids, count, draw)
     of_each = labels.bincount()

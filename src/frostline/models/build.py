@@ -15,7 +15,7 @@ from torch import nn
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import one_line, user_error
 from frostline.core.input_spec import InputSpec
-from frostline.core.randomness import address
+from frostline.core.randomness import derive_seed
 from frostline.core.validation import adapter_config
 from frostline.models import adapters, pooling
 from frostline.models.architecture import Architecture, Pretrained
@@ -174,7 +174,7 @@ def _load(
 
 @contextmanager
 def _seeded(*parts: int | str) -> Iterator[None]:
-    """Draw new weights from an addressed seed; restore the CPU generator afterwards, and leave others untouched."""
+    """Draw new weights from a derived seed; restore the CPU generator afterwards, and leave others untouched."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(address(*parts))
+        torch.default_generator.manual_seed(derive_seed(*parts))
         yield

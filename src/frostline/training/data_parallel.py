@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from frostline.core import machine
-from frostline.core.randomness import address
+from frostline.core.randomness import derive_seed
 from frostline.training import sharding
 from frostline.training.criterion import Targets
 from frostline.training.dataset import Dataset, prefetched
@@ -46,7 +46,7 @@ def steps(
     together = max(part.train.fetch_size * ranks // recipe.batch_size, 1)
     for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
         step, share, device = first + number, shares[number], labels.device
-        seed_dropout(device, address(recipe.seed, "step", step))
+        seed_dropout(device, derive_seed(recipe.seed, "step", step))
         optimizer.zero_grad(set_to_none=True)
         weights = None if part.weights is None else part.weights[mine[number].to(device)]
         inputs, targets = mix(inputs, labels, weights, recipe, step)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.labels import multi_label
-from frostline.core.randomness import address
+from frostline.core.randomness import derive_seed
 from frostline.training import criterion, gradient
 from frostline.training.captured_step import CapturedStep
 from frostline.training.dataset import Dataset, shuffled
@@ -189,7 +189,7 @@ class Stack:
             return inputs
         found = []
         for seed, x in zip(self._seeds, inputs, strict=True):
-            seed_dropout(x.device, address(seed, "step", step))
+            seed_dropout(x.device, derive_seed(seed, "step", step))
             for layer in layers:
                 x = layer(x)
             found.append(x)

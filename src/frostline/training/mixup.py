@@ -7,7 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from frostline.core.randomness import address
+from frostline.core.randomness import derive_seed
 
 
 def mix(
@@ -21,7 +21,7 @@ def mix(
     methods = [(_mixup, mixup)] * (mixup > 0) + [(_cutmix, cutmix)] * (cutmix > 0)
     if not methods:
         return inputs, labels, 1.0
-    draws = np.random.default_rng(address(seed, "mix", step))
+    draws = np.random.default_rng(derive_seed(seed, "mix", step))
     method, alpha = methods[draws.integers(len(methods))]
     mixed, share = method(inputs, float(draws.beta(alpha, alpha)), draws)
     return mixed, labels.roll(1, 0), share

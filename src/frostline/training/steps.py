@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from frostline.core.randomness import address
+from frostline.core.randomness import derive_seed
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
 from frostline.training.dataset import Dataset, Outputs, outputs, prefetched
@@ -90,7 +90,7 @@ def steps(
     together = max(samples // recipe.batch_size, 1)
     for number, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch)):
         step = first + number
-        seed_dropout(labels.device, address(recipe.seed, "step", step))
+        seed_dropout(labels.device, derive_seed(recipe.seed, "step", step))
         if head is not None:
             with gradient.threads_for(head, len(inputs)):
                 loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)

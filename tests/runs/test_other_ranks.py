@@ -77,7 +77,7 @@ def run(
     folder.mkdir(exist_ok=True)
     loading.forget()
     record, screen, computed, scored = Memory(), Watched(before_step), 0, 0
-    call, answering = Backbone.__call__, evaluation.answering
+    call, logits_function = Backbone.__call__, evaluation.logits_function
 
     def counted(backbone: Backbone, views: Tensor) -> Tensor:
         nonlocal computed
@@ -85,19 +85,19 @@ def run(
         return call(backbone, views)
 
     def answers(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
-        answer = answering(module, autocast)
+        compute_logits = logits_function(module, autocast)
 
         def counts(inputs: Tensor) -> Tensor:
             nonlocal scored
             scored += 1
             while_scoring()
-            return answer(inputs)
+            return compute_logits(inputs)
 
         return counts
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backbone, "__call__", counted)
-        patch.setattr(evaluation, "answering", answers)
+        patch.setattr(evaluation, "logits_function", answers)
         config = compose(*overrides, "store.enabled=true", f"store.path={folder / 'store'}")
         metrics, _ = carry_out(config, folder, record, screen)
     epochs = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]

@@ -17,7 +17,7 @@ from torchvision.ops import StochasticDepth
 from frostline.training import data_parallel, steps
 from frostline.training.criterion import Criterion
 from frostline.training.dataset import InMemory, batches, ordered, outputs
-from frostline.training.evaluation import NO_EPOCH, answering, evaluate, evaluating
+from frostline.training.evaluation import NO_EPOCH, evaluate, evaluating, logits_function
 from frostline.training.steps import Recipe, TrainedPart
 from frostline.training.sums import Sums
 from frostline.training.sync_batch_norm import Share
@@ -113,7 +113,7 @@ def scored_together() -> list[Tensor]:
     module, data = to_score()
     with torch.inference_mode(), evaluating(module):
         for size in SIZES:
-            data_parallel.send(data, answering(module, None), ordered(data, size), NO_EPOCH)
+            data_parallel.send(data, logits_function(module, None), ordered(data, size), NO_EPOCH)
     return []
 
 

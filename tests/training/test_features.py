@@ -137,7 +137,7 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
     learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
     events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
-    line = frost_line.draw(run, epochs[-1].phase, keep=robustness._keeps(run, epochs[-1].phase))
+    line = frost_line.draw(run, epochs[-1].phase, cache=robustness._caches(run, epochs[-1].phase))
     blurred = line.dataset(robustness._views(run, "blur", 1.0))
     under = evaluate(line.above(run.model.module), blurred, batch_size=10, autocast=line.autocast)
     numbers = [n for e in epochs for n in (e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy)]
@@ -353,7 +353,7 @@ def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     images, sizes = run.images, list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    passing = frost_line.draw(run, 0, keep=False).dataset(images.train)
+    passing = frost_line.draw(run, 0, cache=False).dataset(images.train)
     sizes.clear()
     every = passing.inputs(torch.arange(TRAIN), 1)
     for index in torch.arange(TRAIN).flip(0).split(7):

@@ -68,7 +68,7 @@ def measure(setup: Setup, seconds: float) -> Cost:
         if mixes.mixup or mixes.cutmix or line.dataset(images.train) is images.train:  # see `frost_line.part`
             phases.append(_on_images(setup, learner.optimizer, seconds))
         else:
-            passing = frost_line.draw(setup, number, keep=False)
+            passing = frost_line.draw(setup, number, cache=False)
             phase, each = _on_features(setup, learner.optimizer, passing, kept=line.cached)
             phases.append(phase)
             kept = max(kept, each * (len(setup.data.train) + len(setup.data.val)) if line.cached else 0)

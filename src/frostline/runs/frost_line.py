@@ -44,10 +44,10 @@ class Line:
     """Returns the stages below the line; None if there are none."""
 
 
-def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
+def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
     """Put the model into the state of a phase and return the frost line of this phase.
 
-    Features are kept if `keep` is set and they fit; results are the same bits whether or not they are kept.
+    Features are cached if `cache` is set and they fit; results are the same bits whether or not they are cached.
     """
     setup.enter(phase)
     module, structure, images = setup.model.module, setup.model.structure, setup.images
@@ -56,7 +56,7 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
         return _whole_network(setup, phase)
     head_alone = cut.head_alone(structure, below)
     lower, upper = cut.halves(module, structure, below)
-    cached = keep and setup.config.features.enabled and (head_alone or _fits(setup, lower))
+    cached = cache and setup.config.features.enabled and (head_alone or _fits(setup, lower))
     backbone = functools.cache(functools.partial(for_inference, setup, lower))
     identity = _identity(setup, below, lower) if cached else {}
 
@@ -85,7 +85,7 @@ def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
             return features(views)
         return Subset(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
 
-    by = _in_this_process if cached and head_alone else _scoring(setup, phase, keep)
+    by = _in_this_process if cached and head_alone else _scoring(setup, phase, cache)
     return Line(above, dataset, None if head_alone else setup.autocast, cached, by, backbone)
 
 
@@ -104,8 +104,8 @@ def _in_this_process(views: Views) -> Outputs:
     return outputs
 
 
-def _scoring(setup: Setup, phase: int, keep: bool) -> Callable[[Views], Outputs]:
-    return _in_this_process if setup.ranks is None else functools.partial(setup.ranks.scoring, phase, keep)
+def _scoring(setup: Setup, phase: int, cache: bool) -> Callable[[Views], Outputs]:
+    return _in_this_process if setup.ranks is None else functools.partial(setup.ranks.scoring, phase, cache)
 
 
 def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:

@@ -27,7 +27,7 @@ from frostline.runs.train import learner_of
 from frostline.store import hashing
 from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
 from frostline.training.dataset import batches, ordered, sampled
-from frostline.training.evaluation import NO_EPOCH, answering, evaluating
+from frostline.training.evaluation import NO_EPOCH, evaluating, logits_function
 from frostline.training.features import padded_batches
 from frostline.training.rank_orders import Compute, Evaluate, GatherShards, Join, LoadBest, LoadState, Order, RunSteps
 from frostline.training.ranks import Origin, Ranks
@@ -123,7 +123,7 @@ class Follower:
             process_group.join(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
             self.setup = sharded(self.setup)
             self._learner = learner_of(self.setup)
-            self._shared = sharding.any_shared(self.setup.model.module)
+            self._sharded = sharding.any_sharded(self.setup.model.module)
         elif isinstance(order, GatherShards):
             if order.optimizer:
                 state.capture(self._learner, Progress())
@@ -180,14 +180,14 @@ class Follower:
             part = self._entered(order.phase)
             network, data, autocast = part.val_network, part.val, part.val_autocast
         else:
-            line = frost_line.draw(setup, order.phase, keep=order.keep)
+            line = frost_line.draw(setup, order.phase, cache=order.cache)
             network, data = line.above(setup.model.module), line.dataset(self._views(order.split))
             autocast = line.autocast
         with evaluating(network):
             every = ordered(data, setup.recipe.eval_batch_size)
-            answer = answering(network, autocast)
-            answer = sharding.outside_inference(answer) if self._shared else answer
-            data_parallel.send(data, answer, every, NO_EPOCH, level=self._shared)
+            logits = logits_function(network, autocast)
+            logits = sharding.outside_inference(logits) if self._sharded else logits
+            data_parallel.send(data, logits, every, NO_EPOCH, level=self._sharded)
 
     def _compute(self, order: Compute) -> None:
         views = self._views(order.split)

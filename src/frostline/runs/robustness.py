@@ -27,7 +27,7 @@ def measure(
     If only the head is above the frost line of `phase`, features of the corrupted images are cached in the store, like
     all features. The run's costs do not include this. `instead` classifies instead of the layers above the line.
     """
-    line = frost_line.draw(setup, phase, keep=_keeps(setup, phase))
+    line = frost_line.draw(setup, phase, cache=_caches(setup, phase))
     found: dict[str, list[float]] = {}
     for name, strengths in corruptions.strengths(setup.model.input.size).items():
         views = (_views(setup, name, strength) for strength in strengths)
@@ -42,7 +42,7 @@ def metrics(found: dict[str, list[float]]) -> dict[str, float]:
     return {**means, "shift/mean": fmean(means.values())}
 
 
-def _keeps(setup: Setup, phase: int) -> bool:
+def _caches(setup: Setup, phase: int) -> bool:
     """Return whether features of all corrupted splits are cached: only the small ones directly below the head."""
     structure = setup.model.structure
     return cut.head_alone(structure, cut.stages_below(structure, setup.phases[phase]))

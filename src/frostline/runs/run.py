@@ -107,7 +107,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
         shifted = _shifted(setup, progress, run, voters) if config.eval.shift else {}
     metrics = _metrics(setup, plan, progress, scored) | of_adapters | shifted
     metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
-    if voters is None and not sharding.any_shared(setup.model.module):  # the other ranks have ended
+    if voters is None and not sharding.any_sharded(setup.model.module):  # the other ranks have ended
         metrics[SPEED] = speed.images_per_second(setup)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())

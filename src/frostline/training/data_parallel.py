@@ -83,7 +83,7 @@ def _summed(part: TrainedPart, inputs: Tensor, targets: Targets, share: Share, r
     if not share.whole or dist.get_rank() == 0:
         every[share.start : share.stop] = logits.detach()
     sums = torch.stack([total.detach(), count])
-    sum_over_processes([*(one for one in gradients if not sharding.is_shared(one)), every, sums])
+    sum_over_processes([*(one for one in gradients if not sharding.is_sharded(one)), every, sums])
     torch._foreach_div_([sharding.local(one) for one in gradients], sums[1])
     return sums[0] / sums[1], every
 

@@ -51,22 +51,22 @@ def evaluate(
     """
     every, done = torch.empty(0), 0
     with evaluating(module):
-        for logits in outputs(data, answering(module, autocast), ordered(data, batch_size), NO_EPOCH):
+        for logits in outputs(data, logits_function(module, autocast), ordered(data, batch_size), NO_EPOCH):
             every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
             every[done : done + len(logits)] = logits  # in place: with many classes memory does not hold it twice
             done += len(logits)
     return of_logits(every, data.labels)
 
 
-def answering(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+def logits_function(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
     """Return a function from inputs to float32 logits `(B, classes)`."""
 
-    def answer(inputs: Tensor) -> Tensor:
+    def compute(inputs: Tensor) -> Tensor:
         with machine.autocast(inputs.device, autocast):
             logits: Tensor = module(inputs)
         return logits.float()
 
-    return answer
+    return compute
 
 
 def of_logits(every: Tensor, labels: Tensor) -> Evaluation:

@@ -52,7 +52,7 @@ class Evaluate:
 
     phase: int
     split: str
-    keep: bool
+    cache: bool
     """See `frost_line.draw`."""
 
 

@@ -69,17 +69,17 @@ class Ranks:
             self._processes.append(process)
         self._learner: Learner | None = None
         self._stale = True
-        self._shared = False
+        self._sharded = False
         """Whether parameters are sharded: then this process trains nothing alone."""
 
     def lead(self, learner: Learner) -> None:
         """Make the others train together with `learner`, from its current state."""
-        self._learner, self._shared = learner, sharding.any_shared(learner.module)
-        self._stale = not self._shared
+        self._learner, self._sharded = learner, sharding.any_sharded(learner.module)
+        self._stale = not self._sharded
 
     def gather_shards(self, optimizer: bool) -> None:
         """Make the others take part in gathering sharded tensors, which this process then reads; else do nothing."""
-        if self._shared:
+        if self._sharded:
             self._send(GatherShards(optimizer))
 
     def join(self, device: torch.device, origin: Origin) -> None:
@@ -120,9 +120,9 @@ class Ranks:
         """Return a function that computes a split's features below the line of a phase, distributed over all ranks."""
         return self._sharing(lambda epoch: Compute(phase, views.identity["split"], epoch), views)
 
-    def scoring(self, phase: int, keep: bool, views: Views) -> Outputs:
+    def scoring(self, phase: int, cache: bool, views: Views) -> Outputs:
         """Return a function that evaluates a split above the line of a phase, distributed over all ranks."""
-        return self._sharing(lambda epoch: Evaluate(phase, views.identity["split"], keep), views)
+        return self._sharing(lambda epoch: Evaluate(phase, views.identity["split"], cache), views)
 
     def _sharing(self, order: Callable[[int], Order], views: Views) -> Outputs:
 
@@ -133,7 +133,7 @@ class Ranks:
                 data.prepare(epoch)  # while the others are free to help
             told = order(epoch)
             self.order(told)
-            if self._shared and isinstance(told, Evaluate):
+            if self._sharded and isinstance(told, Evaluate):
                 compute = sharding.outside_inference(compute)
             with self.propagating_errors():
                 yield from data_parallel.gathered(data, compute, batches, epoch)
@@ -165,7 +165,7 @@ class Ranks:
 
     def send_checkpoint(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Send a checkpoint that this process has restored to the others, if parameters are sharded."""
-        if self._shared:
+        if self._sharded:
             self._send_state({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
 
     def _send_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

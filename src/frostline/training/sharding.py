@@ -43,35 +43,35 @@ def _no_view(unit: nn.Module, inputs: object, output: Any) -> Any:
     return output.clone() if isinstance(output, Tensor) and output._is_view() else output
 
 
-def is_shared(tensor: Tensor) -> TypeGuard[DTensor]:
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Return whether a tensor is sharded, i.e. each process holds only a share."""
     return hasattr(tensor, "full_tensor")
 
 
-def any_shared(module: nn.Module) -> bool:
+def any_sharded(module: nn.Module) -> bool:
     """Return whether a network has sharded parameters."""
-    return any(map(is_shared, module.parameters()))
+    return any(map(is_sharded, module.parameters()))
 
 
 def local(tensor: Tensor) -> Tensor:
     """Return this process's share of a tensor, in the same memory; the tensor itself if it is not sharded."""
     with torch.no_grad():
-        return tensor.to_local() if is_shared(tensor) else tensor
+        return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return the whole tensor, gathered on the CPU if it is sharded; a collective operation."""
-    return tensor.full_tensor().detach().cpu() if is_shared(tensor) else tensor
+    return tensor.full_tensor().detach().cpu() if is_sharded(tensor) else tensor
 
 
 def placeholder(tensor: Tensor) -> Tensor:
     """Return zeros of a sharded tensor's whole shape and type on the CPU, without memory; other tensors unchanged."""
-    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) if is_shared(tensor) else tensor
+    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) if is_sharded(tensor) else tensor
 
 
-def share_of(own: Tensor, tensor: Tensor) -> Tensor:
+def shard_of(own: Tensor, tensor: Tensor) -> Tensor:
     """Return this process's share of a whole `tensor`, sharded like `own`."""
-    if not is_shared(own):
+    if not is_sharded(own):
         return tensor
     parts, number = tensor.chunk(own.device_mesh.size()), own.device_mesh.get_local_rank()
     return parts[number] if number < len(parts) else tensor[:0]
@@ -79,7 +79,7 @@ def share_of(own: Tensor, tensor: Tensor) -> Tensor:
 
 def whole_state(parameter: Tensor, value: Tensor) -> Tensor:
     """Return the whole of an optimizer's state tensor `value` of a sharded parameter; a collective operation."""
-    if not is_shared(parameter) or value.shape != local(parameter).shape:
+    if not is_sharded(parameter) or value.shape != local(parameter).shape:
         return value
     from torch.distributed.tensor import DTensor
 
@@ -92,7 +92,7 @@ def optimized(parameter: nn.Parameter) -> nn.Parameter:
 
     torch's fused optimizers accept no others, and their state is elementwise, so shares are independent.
     """
-    if not is_shared(parameter):
+    if not is_sharded(parameter):
         return parameter
     if not hasattr(parameter, "optimized"):
         parameter.optimized = nn.Parameter(local(parameter))  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ def optimized(parameter: nn.Parameter) -> nn.Parameter:
 
 def hand_gradients(module: nn.Module) -> None:
     """Move the gradients of sharded parameters to the optimizer's plain parameters."""
-    for parameter in filter(is_shared, module.parameters()):
+    for parameter in filter(is_sharded, module.parameters()):
         mine = optimized(parameter)  # type: ignore[arg-type]
         mine.data = local(parameter)
         mine.grad = None if parameter.grad is None else local(parameter.grad)
@@ -123,8 +123,8 @@ def outside_inference(compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
     """Clip gradients like `clip_grad_norm_`, by the norm over all shares; a collective operation."""
     every = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    shares = [local(gradient) for gradient in every if is_shared(gradient)]
-    others = [gradient for gradient in every if not is_shared(gradient)]
+    shares = [local(gradient) for gradient in every if is_sharded(gradient)]
+    others = [gradient for gradient in every if not is_sharded(gradient)]
     square = torch.zeros((), device=every[0].device)
     for gradient in shares:
         square += gradient.square().sum()

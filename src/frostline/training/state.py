@@ -128,7 +128,7 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into those of `module` by name."""
     own = module.state_dict()
     for name, tensor in tensors.items():
-        sharding.local(own[name]).copy_(sharding.share_of(own[name], tensor))
+        sharding.local(own[name]).copy_(sharding.shard_of(own[name], tensor))
 
 
 def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -200,7 +200,7 @@ def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
     if tensor.shape != parameter.shape or not tensor.dim():
         return tensor
     own = torch.empty_like(sharding.optimized(parameter), dtype=tensor.dtype, requires_grad=False)
-    return own.copy_(sharding.share_of(parameter, tensor))
+    return own.copy_(sharding.shard_of(parameter, tensor))
 
 
 def _optimized(learner: Learner) -> dict[str, nn.Parameter]:

@@ -185,10 +185,10 @@ def extraction_rate(chosen: Choices, folder: Path) -> float:
     """
     folder.mkdir(parents=True)
     assembled = setup.assemble(config(chosen), folder, meta=False, screen=silent())
-    line, images = frost_line.draw(assembled, 0), assembled.images
-    line.dataset(images.val).inputs(torch.arange(1), 0)
-    images.train.inputs(torch.arange(1), 1)
-    train = line.dataset(images.train)
+    line, views = frost_line.draw(assembled, 0), assembled.views
+    line.dataset(views.val).inputs(torch.arange(1), 0)
+    views.train.inputs(torch.arange(1), 1)
+    train = line.dataset(views.train)
     _wait(assembled.device)
     began = time.perf_counter()
     train.inputs(torch.arange(1), 1)

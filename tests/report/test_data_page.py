@@ -17,7 +17,7 @@ from PIL import Image
 from frostline.data.findings import Finding
 from frostline.report import data_page
 from frostline.runs.data_facts import DataFacts, Given, Sizes
-from frostline.runs.data_gallery import Gallery, Shown
+from frostline.runs.data_gallery import Gallery, GalleryImage
 
 FIVE = (10.0, 20.0, 30.0, 40.0, 1234.0)
 RGB = (0.5, 0.25, 0.125)
@@ -86,8 +86,8 @@ def noise(count: int, side: int = 96) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
 
 
-def shown(label: str, views: list[np.ndarray], split: str = "train") -> Shown:
-    return Shown(f"{split}/{label}/1.jpg", split, label, tuple(views))
+def shown(label: str, views: list[np.ndarray], split: str = "train") -> GalleryImage:
+    return GalleryImage(f"{split}/{label}/1.jpg", split, label, tuple(views))
 
 
 def test_numbers_and_names_stand_in_the_page(tmp_path):

@@ -27,7 +27,7 @@ from frostline.data import loading
 from frostline.report import command_line
 from frostline.runs import data_facts, data_gallery, setup
 from frostline.runs.data_facts import DataFacts, Opened
-from frostline.runs.data_gallery import Gallery, Shown
+from frostline.runs.data_gallery import Gallery, GalleryImage
 from small import Told
 
 SIDE = 32
@@ -135,7 +135,7 @@ def test_images_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, pix
     chosen = ("augment=standard", "seed=3", "features.views=2", f"data.pixels={pixels}")
     found = opened(folder, *chosen)
     run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=Told())
-    views, train = run.images.train, run.data.train
+    views, train = run.views.train, run.data.train
     names = loading.image_names(run.config.data, run.store)["train"]
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
     see = seen_by(found)
@@ -170,7 +170,7 @@ def test_measured_are_the_views_that_a_run_sees_first(folder: Path, monkeypatch:
     assert given.measured_std == pytest.approx(tuple(values.std((0, 2, 3))), abs=1e-5)
 
 
-def beside(facts: DataFacts, gallery: Gallery, words: str) -> list[tuple[Shown, ...]]:
+def beside(facts: DataFacts, gallery: Gallery, words: str) -> list[tuple[GalleryImage, ...]]:
     (found,) = (
         list(groups) for finding, groups in zip(facts.findings, gallery.findings, strict=True) if words in finding.about
     )

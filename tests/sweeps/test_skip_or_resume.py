@@ -36,10 +36,11 @@ def past(folder: Path, status: str = "FINISHED", **tags: str) -> PastRun:
 
 def test_skipped_runs_are_named_and_of_many_it_is_said_how_many_are_where(tmp_path):
     runs = [(f"head lr={number}", past(tmp_path / "first" / str(number))) for number in range(20)]
-    lines = skip_or_resume.said_of(runs)
+    lines = skip_or_resume.describe_skipped(runs)
     assert len(lines) == 20 and lines[3] == f"head lr=3: skipped, finished in {tmp_path}/first/3 as run r"
     diverged = past(tmp_path / "second" / "0", "FAILED", **{layout.REASON_TAG: "Diverged: nan"})
-    assert skip_or_resume.said_of([*runs, ("full lr=1", diverged), ("full lr=2", PastRun("r", "FINISHED", {}))]) == [
+    more = [("full lr=1", diverged), ("full lr=2", PastRun("r", "FINISHED", {}))]
+    assert skip_or_resume.describe_skipped([*runs, *more]) == [
         f"20 runs: skipped, finished in {tmp_path}/first",
         f"1 run: skipped, diverged in {tmp_path}/second",
         "1 run: skipped, finished in another place",

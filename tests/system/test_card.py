@@ -121,7 +121,7 @@ def run(
     found.append(score(whole, epochs[-1].phase).loss)
     if shift:
         found.append(robustness.measure(whole, epochs[-1].phase, lambda text: None))
-    return found, whole.images.seen
+    return found, whole.views.seen
 
 
 @dataclass(frozen=True)

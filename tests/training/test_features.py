@@ -70,7 +70,7 @@ def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResu
     learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
     events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     epochs = [event for event in events if isinstance(event, EpochResult)]
-    return epochs, score(run, epochs[-1].phase).logits, run.images.seen
+    return epochs, score(run, epochs[-1].phase).logits, run.views.seen
 
 
 def whole_network(patch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
     events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
     *_, last = (event for event in events if isinstance(event, EpochResult))
     assert learner.ema is not None
-    expected = evaluate(learner.ema.module, run.images.val, batch_size=64, autocast=None)
+    expected = evaluate(learner.ema.module, run.views.val, batch_size=64, autocast=None)
     assert last.val.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
@@ -350,16 +350,16 @@ def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_t
 
 def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
     run = setup.assemble(chosen("freeze=head"), tmp_path, meta=False, screen=Screen())
-    images, sizes = run.images, list[int]()
+    views, sizes = run.views, list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
     lower.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    passing = frost_line.draw(run, 0, cache=False).dataset(images.train)
+    passing = frost_line.draw(run, 0, cache=False).dataset(views.train)
     sizes.clear()
     every = passing.inputs(torch.arange(TRAIN), 1)
     for index in torch.arange(TRAIN).flip(0).split(7):
         assert torch.equal(passing.inputs(index, 1), every[index])
     assert set(sizes) == {32}
-    assert images.train.seen == 2 * TRAIN
+    assert views.train.seen == 2 * TRAIN
 
 
 @pytest.mark.parametrize("mode", ["full", "head"])

@@ -66,7 +66,7 @@ def shared(digests: Tensor, others: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SplitHashes:
     """Digests, perceptual hashes and labels of a split's images, for comparison."""
 
     split: str
@@ -90,7 +90,7 @@ class Shown:
         return Place(self.split, int(self.ids[row]))
 
 
-def find(splits: Mapping[str, Shown], classes: Sequence[str]) -> list[Finding]:
+def find(splits: Mapping[str, SplitHashes], classes: Sequence[str]) -> list[Finding]:
     """Return findings about identical images in the splits `train`, `val` and `test`."""
     return [
         *_across(splits, "test", "train"),
@@ -101,7 +101,7 @@ def find(splits: Mapping[str, Shown], classes: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding]:
+def _across(splits: Mapping[str, SplitHashes], one: str, two: str) -> Iterator[Finding]:
     places = shared(splits[one].digests, splits[two].digests)
     rows = (places >= 0).nonzero()[:, 0]
     if not len(rows):
@@ -118,7 +118,7 @@ def _across(splits: Mapping[str, Shown], one: str, two: str) -> Iterator[Finding
     )
 
 
-def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iterator[Finding]:
+def _contradictions(splits: Mapping[str, SplitHashes], classes: Sequence[str]) -> Iterator[Finding]:
     """Yield a finding about identical images with different labels."""
     where: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, found in splits.items():
@@ -142,14 +142,14 @@ def _contradictions(splits: Mapping[str, Shown], classes: Sequence[str]) -> Iter
     yield Finding(f"{count:,} {each} ({first_few([*map(shown, two)])})", True, tuple(map(shown, groups)), places)
 
 
-def _two_labels(group: Sequence[tuple[str, int]], splits: Mapping[str, Shown]) -> list[tuple[str, int]]:
+def _two_labels(group: Sequence[tuple[str, int]], splits: Mapping[str, SplitHashes]) -> list[tuple[str, int]]:
     """Return the first image of a group of copies, and the first one with other labels."""
     first, *others = group
     label = splits[first[0]].labels[first[1]]
     return [first, next((s, row) for s, row in others if not splits[s].labels[row].equal(label))]
 
 
-def _copies(train: Shown) -> Iterator[Finding]:
+def _copies(train: SplitHashes) -> Iterator[Finding]:
     first: dict[bytes, int] = {}
     rows = [(row, first.setdefault(digest.tobytes(), row)) for row, digest in enumerate(train.digests.numpy())]
     copies = [(row, twin) for row, twin in rows if row != twin]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frostline.data.duplicates import Shown, shared
+from frostline.data.duplicates import SplitHashes, shared
 from frostline.data.findings import PAIRS, Finding, first_few
 from frostline.data.perceptual_hash import NONE
 
@@ -24,7 +24,7 @@ _AT_ONCE = 1 << 21  # pairs compared at once: bounds the memory
 _FAR = np.iinfo(np.int64).max
 
 
-def find(splits: Mapping[str, Shown]) -> Iterator[Finding]:
+def find(splits: Mapping[str, SplitHashes]) -> Iterator[Finding]:
     """Yield findings about near duplicates of `train` in `test` and `val`, without exact duplicates."""
     train = splits["train"]
     for split in ("test", "val"):

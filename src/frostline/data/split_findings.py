@@ -36,7 +36,7 @@ def of_images(
     classes = parts["train"].source.classes
     yield from findings.of_classes(labels, classes)
     shown = {
-        name: duplicates.Shown(
+        name: duplicates.SplitHashes(
             name,
             split.ids,
             split.digests,

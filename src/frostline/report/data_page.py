@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from frostline.data.findings import Finding
     from frostline.runs.data_facts import DataFacts
-    from frostline.runs.data_gallery import Gallery, Shown
+    from frostline.runs.data_gallery import Gallery, GalleryImage
 
     Pixels = NDArray[np.uint8]
 
@@ -87,7 +87,7 @@ def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
     return page_assets.table(heads, ([*map(escape, row)] for row in rows))
 
 
-def _finding(finding: Finding, groups: Sequence[Sequence[Shown]], address: Callable[[Pixels], str]) -> str:
+def _finding(finding: Finding, groups: Sequence[Sequence[GalleryImage]], address: Callable[[Pixels], str]) -> str:
     """Return a finding as HTML: its text, example images in groups, and the names of the first images concerned."""
     mark = '<span class="wrong">!</span> ' if finding.alarming else ""
     names = [escape(name) for name in finding.images[:_NAMED]]
@@ -129,9 +129,11 @@ def _about_sheet(facts: DataFacts, gallery: Gallery) -> str:
     return classes + (views if facts.given.training else "") + "Point at an image to see its name."
 
 
-def _class(name: str, group: Sequence[Shown], address: Callable[[Pixels], str]) -> str:
+def _class(name: str, group: Sequence[GalleryImage], address: Callable[[Pixels], str]) -> str:
     """Return the images of a class as HTML, a line for each split."""
-    by_split: Mapping[str, list[Shown]] = {one.split: [two for two in group if two.split == one.split] for one in group}
+    by_split: dict[str, list[GalleryImage]] = {}
+    for one in group:
+        by_split.setdefault(one.split, []).append(one)
     lines = "".join(
         f'<div class="line"><span class="quiet">{split}</span>{"".join(_figure(one, address) for one in own)}</div>'
         for split, own in by_split.items()
@@ -139,7 +141,7 @@ def _class(name: str, group: Sequence[Shown], address: Callable[[Pixels], str]) 
     return f'<article><h3>{escape(name)}</h3><div class="lines">{lines}</div></article>'
 
 
-def _figure(one: Shown, address: Callable[[Pixels], str], *, label: bool = False) -> str:
+def _figure(one: GalleryImage, address: Callable[[Pixels], str], *, label: bool = False) -> str:
     """Return an image in all its views as HTML; with a caption that states its class if `label`."""
     small = ' class="pixels"' if len(one.views[0]) <= _PIXELATED else ""
     titles = [one.name, *(f"{one.name}, epoch {epoch}" for epoch in range(1, len(one.views)))]

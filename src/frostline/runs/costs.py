@@ -60,12 +60,12 @@ def measure(setup: Setup, seconds: float) -> Cost:
     `seconds` is the time per image through the network without its head. Compilation is not included. Raises
     torch.OutOfMemoryError if a step does not fit into GPU memory.
     """
-    images, learner, mixes = setup.images, learner_of(setup), setup.config.train
+    views, learner, mixes = setup.views, learner_of(setup), setup.config.train
     kept = 0
     phases: list[_Phase] = []
     for number in range(len(setup.phases)):
         line = frost_line.draw(setup, number)
-        if mixes.mixup or mixes.cutmix or line.dataset(images.train) is images.train:  # see `frost_line.part`
+        if mixes.mixup or mixes.cutmix or line.dataset(views.train) is views.train:  # see `frost_line.part`
             phases.append(_on_images(setup, learner.optimizer, seconds))
         else:
             passing = frost_line.draw(setup, number, cache=False)
@@ -81,7 +81,7 @@ def _summed(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
     once = every = 0.0
     for span in setup.timeline:
         phase, share = phases[span.phase], (span.end - span.start) / setup.steps_per_epoch
-        views = {setup.images.train.view_of(epoch) for epoch in range(1, max(1, round(share)) + 1)}
+        views = {setup.views.train.view_of(epoch) for epoch in range(1, max(1, round(share)) + 1)}
         if phase.kept:
             once += phase.below * (train * len(views) + val)
         passed = 0.0 if phase.kept else phase.below
@@ -92,7 +92,7 @@ def _summed(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
 def _on_images(setup: Setup, optimizer: torch.optim.Optimizer, seconds: float) -> _Phase:
     """Measure steps of a network on images, without cached features."""
     rows = _batches(setup, 1 + _STEPS)
-    step = _step(setup, optimizer, setup.model.module, setup.images.train, rows, setup.autocast)
+    step = _step(setup, optimizer, setup.model.module, setup.views.train, rows, setup.autocast)
     return _Phase(0.0, False, step, seconds)
 
 
@@ -101,7 +101,7 @@ def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, 
     size = batch_size(setup.device)
     rows = torch.cat(_batches(setup, 2 + 2 * size // setup.config.batch_size))
     first, rest = rows[:size], rows[size : len(rows) // size * size] if len(rows) >= 2 * size else rows
-    train = setup.images.train
+    train = setup.views.train
     features = line.dataset(train)
     features.inputs(first, 1)
     machine.synchronize(setup.device)

@@ -141,7 +141,7 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
     cpu = torch.device("cpu")
     setup = replace(made, device=cpu, device_budget=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
     plain = {name: split_views.centred(setup, name, split) for name, split in setup.data.splits.items()}
-    return Opened(setup, plain, setup.images.train)
+    return Opened(setup, plain, setup.views.train)
 
 
 def facts(opened: Opened) -> DataFacts:

@@ -31,7 +31,7 @@ _SIDE = 96  # pixels of a thumbnail's side
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryImage:
     """An image as the network sees it."""
 
     name: str
@@ -46,9 +46,9 @@ class Shown:
 class Gallery:
     """Images to look at."""
 
-    classes: dict[str, tuple[Shown, ...]]
+    classes: dict[str, tuple[GalleryImage, ...]]
     """Images of some classes, from the largest class to the smallest: from train, val and test."""
-    findings: tuple[tuple[tuple[Shown, ...], ...], ...]
+    findings: tuple[tuple[tuple[GalleryImage, ...], ...], ...]
     """For each finding, the groups of images to show side by side."""
 
 
@@ -64,12 +64,12 @@ def gallery(opened: Opened) -> Gallery:
     )
 
 
-def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[Shown, ...]]:
+def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[GalleryImage, ...]]:
     """Return images of classes that are evenly spaced from the largest to the smallest."""
     data = opened.data
     by_size = class_counts(data.train.labels, len(data.classes)).argsort(descending=True, stable=True)
     chosen = _spread(by_size, CLASSES).tolist()
-    found: dict[str, list[Shown]] = {data.classes[label]: [] for label in chosen}
+    found: dict[str, list[GalleryImage]] = {data.classes[label]: [] for label in chosen}
     for name, split in data.splits.items():
         most = TRAIN if name == "train" else OTHERS
         for label in chosen:
@@ -85,9 +85,9 @@ def _spread(values: Tensor, most: int) -> Tensor:
 
 def _side_by_side(
     opened: Opened, places: Sequence[Place], name_of: dict[str, Callable[[int], str]]
-) -> tuple[Shown, ...]:
+) -> tuple[GalleryImage, ...]:
     """Return the images at `places`; empty if one of them is not used by the run."""
-    found: list[Shown] = []
+    found: list[GalleryImage] = []
     for split, number in places:
         row = (opened.data.splits[split].ids == number).nonzero()[:, 0]
         found += _shown(opened, split, row, name_of[split])
@@ -96,14 +96,14 @@ def _side_by_side(
 
 def _shown(
     opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
-) -> list[Shown]:
+) -> list[GalleryImage]:
     """Return the images of a split at `rows`; with `random`, also their augmented training views if there are any."""
     split, classes = opened.data.splits[name], opened.data.classes
     seen = [_thumbnails(opened.spec, opened.plain[name], rows, 1)]
     if random and name == "train" and augment_policy(opened.config).random:
         seen += [_thumbnails(opened.spec, opened.training, rows, epoch) for epoch in range(1, EPOCHS + 1)]
     return [
-        Shown(name_of(int(split.ids[row])), name, label_text(split.labels[row], classes), views)
+        GalleryImage(name_of(int(split.ids[row])), name, label_text(split.labels[row], classes), views)
         for row, views in zip(rows.tolist(), zip(*seen, strict=True), strict=True)
     ]
 

@@ -63,7 +63,7 @@ def conclude(
     scored = score(setup, progress.best_phase, voters)
     if not math.isfinite(scored.loss):  # argmax of nan would be right by chance
         raise Diverged(f"the test loss is {scored.loss}; try a smaller lr or train.clip_norm")
-    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.images.test.images)
+    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.views.test.images)
     return scored, saved.result() if saved else None, metrics
 
 
@@ -98,7 +98,7 @@ def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
 
     RuntimeError if that change exceeds `_AGREES` on a batch of validation images.
     """
-    module, val = setup.model.module, setup.images.val
+    module, val = setup.model.module, setup.views.val
     views = val.inputs(torch.arange(min(len(val.labels), setup.config.batch_size)), 1)
     with evaluating(module):
         before, merged, after = module(views), adapters.merge(module), module(views)
@@ -111,4 +111,4 @@ def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
 
 def score(setup: Setup, phase: int, instead: nn.Module | None = None) -> Evaluation:
     """Evaluate the model in its current state on the test split, with the frost line of `phase`."""
-    return frost_line.score(setup, frost_line.draw(setup, phase), setup.images.test, instead)
+    return frost_line.score(setup, frost_line.draw(setup, phase), setup.views.test, instead)

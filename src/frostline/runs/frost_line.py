@@ -50,7 +50,7 @@ def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
     Features are cached if `cache` is set and they fit; results are the same bits whether or not they are cached.
     """
     setup.enter(phase)
-    module, structure, images = setup.model.module, setup.model.structure, setup.images
+    module, structure, splits = setup.model.module, setup.model.structure, setup.views
     below = cut.cuttable(module, structure, cut.stages_below(structure, setup.phases[phase]))
     if not below:
         return _whole_network(setup, phase)
@@ -81,9 +81,9 @@ def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
     def dataset(views: Views) -> Dataset:
         if not cached:
             return UncachedFeatures(views, backbone)
-        if images.whole is None or views not in (images.train, images.val, images.test):  # e.g. corrupted ones
+        if splits.whole is None or views not in (splits.train, splits.val, splits.test):  # e.g. corrupted ones
             return features(views)
-        return Subset(features(images.whole), torch.searchsorted(images.whole.ids, views.ids), views.labels)
+        return Subset(features(splits.whole), torch.searchsorted(splits.whole.ids, views.ids), views.labels)
 
     by = _in_this_process if cached and head_alone else _scoring(setup, phase, cache)
     return Line(above, dataset, None if head_alone else setup.autocast, cached, by, backbone)
@@ -114,19 +114,19 @@ def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
     Mixup and CutMix combine two images, so features of single images do not apply: the whole network trains on images.
     """
     line = draw(setup, phase)
-    module, images, options = setup.model.module, setup.images, setup.config.train
+    module, splits, options = setup.model.module, setup.views, setup.config.train
     train = _whole_network(setup, phase) if options.mixup or options.cutmix else line
     val_network = module if averaged is None else averaged
     val = line if averaged is None or _agree(setup, phase, averaged) else _whole_network(setup, phase)
     return TrainedPart(
         network=train.above(module),
-        train=train.dataset(images.train),
+        train=train.dataset(splits.train),
         autocast=train.autocast,
         val_network=val.above(val_network),
-        val=val.dataset(images.val),
+        val=val.dataset(splits.val),
         val_autocast=val.autocast,
         weights=setup.image_weights,
-        val_outputs=val.outputs(images.val),
+        val_outputs=val.outputs(splits.val),
     )
 
 
@@ -156,12 +156,12 @@ def for_inference(setup: Setup, lower: nn.Module) -> Backbone:
 @torch.inference_mode()
 def _fits(setup: Setup, lower: nn.Module) -> bool:
     """Return whether the features of one epoch fit into memory, and the features of all views into half the store."""
-    side, images = setup.model.input.size, setup.images
+    side, splits = setup.model.input.size, setup.views
     with evaluating(lower):
         one = lower(torch.zeros(1, 3, side, side, device=setup.device))
-    samples = len(images.train.labels) + len(images.val.labels)
+    samples = len(splits.train.labels) + len(splits.val.labels)
     size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
-    distinct = len({images.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
+    distinct = len({splits.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
     return size <= setup.device_budget.total and size * distinct <= setup.store.half
 
 

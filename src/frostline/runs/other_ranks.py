@@ -171,7 +171,7 @@ class Follower:
         return self._part[1]
 
     def _views(self, split: str) -> Views:
-        return self.setup.images.of_split(split) or robustness.corrupted(self.setup, split)
+        return self.setup.views.of_split(split) or robustness.corrupted(self.setup, split)
 
     @torch.inference_mode()
     def _evaluate(self, order: Evaluate) -> None:

@@ -145,7 +145,7 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -
         "cost/images_per_second": progress.images / progress.seconds,
         "cost/peak_memory_bytes": float(memory.peak(setup.device)),
         PARAMETERS: float(plan.trainable_parameters),
-        IMAGES: float(setup.images.seen),
+        IMAGES: float(setup.views.seen),
     }
     if selection.EFFECTIVE in best:
         metrics[VAL_EFFECTIVE] = best[selection.EFFECTIVE]

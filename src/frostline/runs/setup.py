@@ -25,7 +25,7 @@ from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
 from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
 from frostline.runs.run_data import load_data, store_of
-from frostline.runs.split_views import Images, images_of
+from frostline.runs.split_views import SplitViews, views_of
 from frostline.store.device_budget import DeviceBudget
 from frostline.store.store import Store
 from frostline.training import dataset, optim, schedule
@@ -69,9 +69,9 @@ class Setup:
         return machine.memory_format(channels_last=self.config.channels_last)
 
     @functools.cached_property
-    def images(self) -> Images:
+    def views(self) -> SplitViews:
         """The views of the splits, on the device; a copy of the setup counts the images it uses from 0."""
-        return images_of(self)
+        return views_of(self)
 
     @functools.cached_property
     def image_weights(self) -> Tensor | None:

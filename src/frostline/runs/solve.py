@@ -49,7 +49,7 @@ def solve(
     if head is None:
         raise not_linear(setup.config)
     began = time.perf_counter()
-    train, val = (HeadInputs(line.dataset(views), head) for views in (setup.images.train, setup.images.val))
+    train, val = (HeadInputs(line.dataset(views), head) for views in (setup.views.train, setup.views.val))
     chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, run.screen.say)
     seconds = time.perf_counter() - began
     record.metrics(chosen)

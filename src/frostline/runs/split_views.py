@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Images:
+class SplitViews:
     """The views of all splits of a run."""
 
     train: Views
@@ -32,21 +32,21 @@ class Images:
     """All images together, for cross-validation without augmentation: features computed once serve all folds."""
 
     @property
-    def learnt_from(self) -> tuple[Views, ...]:
+    def train_and_val(self) -> tuple[Views, ...]:
         """The views that training and validation read."""
         return tuple(views for views in (self.train, self.val, self.whole) if views is not None)
 
     def of_split(self, name: str) -> Views | None:
-        """Return the views that say of themselves that they are of the split `name`, None where none here do."""
-        return next((views for views in (*self.learnt_from, self.test) if views.identity["split"] == name), None)
+        """Return the views of the split `name`; None if it is none of these."""
+        return next((views for views in (*self.train_and_val, self.test) if views.identity["split"] == name), None)
 
     @property
     def seen(self) -> int:
         """Number of images that went through any part of the backbone."""
-        return sum(views.seen for views in (*self.learnt_from, self.test))
+        return sum(views.seen for views in (*self.train_and_val, self.test))
 
 
-def images_of(setup: Setup) -> Images:
+def views_of(setup: Setup) -> SplitViews:
     """Return the views of all splits, on the device of `setup`."""
     config, data = setup.config, setup.data
     policy = augment_policy(config)
@@ -57,7 +57,7 @@ def images_of(setup: Setup) -> Images:
     else:
         train = centred(setup, "train", data.train)
     whole = centred(setup, "folds", data.whole) if data.whole is not None and not policy.random else None
-    return Images(train, centred(setup, "val", data.val), centred(setup, "test", data.test), whole)
+    return SplitViews(train, centred(setup, "val", data.val), centred(setup, "test", data.test), whole)
 
 
 def centred(setup: Setup, name: str, split: Split) -> Views:

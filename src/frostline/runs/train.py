@@ -68,7 +68,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
 
         def save() -> None:
             tensors, facts = state.capture(learner, progress)
-            counts = [*(views.seen for views in setup.images.learnt_from), guard.compared]
+            counts = [*(views.seen for views in setup.views.train_and_val), guard.compared]
             keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
 
         events = fit_phases(setup, learner, guard, run.screen, progress=progress, pause=keeper.due, stepper=stepper)
@@ -108,7 +108,7 @@ def _alone(setup: Setup, learner: Learner) -> loop.Stepper:
     """Return the stepper of a run that trains without lockstep."""
     if setup.ranks is None:
         return PlainStepper(learner.optimizer, setup.recipe)
-    return DataParallelStepper(setup.ranks, learner.optimizer, setup.recipe, setup.images.train)
+    return DataParallelStepper(setup.ranks, learner.optimizer, setup.recipe, setup.views.train)
 
 
 def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decision:
@@ -135,7 +135,7 @@ def resume(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guar
                 say(f"  skipped: the checkpoint in {place}: {problem}")
                 continue
             *seen, guard.compared = facts["counts"]
-            for views, count in zip(setup.images.learnt_from, seen, strict=True):
+            for views, count in zip(setup.views.train_and_val, seen, strict=True):
                 views.seen = count
             at = progress.position
             say(f"  resumes after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
@@ -172,7 +172,7 @@ def fit_phases(
 
     Without a `stepper`, the run trains alone.
     """
-    config, train = setup.config, setup.images.train
+    config, train = setup.config, setup.views.train
     total = config.epochs * setup.steps_per_epoch
 
     def enter(phase: int) -> TrainedPart:

@@ -22,7 +22,7 @@ from frostline.sweeps import job
 from frostline.sweeps.already_finished import Answered
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.pool import WorkerDied
-from frostline.sweeps.skip_or_resume import said_of
+from frostline.sweeps.skip_or_resume import describe_skipped
 from frostline.tracking import pending_sweeps, session
 
 T = TypeVar("T")
@@ -162,7 +162,8 @@ def status_of(results: Sequence[Result], interrupt: KeyboardInterrupt | None) ->
 
 def repeat(answered: Answered) -> None:
     """Show the results of an earlier sweep that has finished all runs of this one."""
-    for line in said_of([(done.name, past) for done, past in zip(answered.results, answered.pasts, strict=True)]):
+    skipped = [(done.name, past) for done, past in zip(answered.results, answered.pasts, strict=True)]
+    for line in describe_skipped(skipped):
         job.screen().say(line)
     show(answered.results)
     _point_to(answered.folder / layout.REPORT, answered.tracker)

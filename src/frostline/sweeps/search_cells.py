@@ -28,7 +28,7 @@ GRID = "grid"
 
 
 @dataclass
-class Cell:
+class SearchCell:
     """One combination of the listed values, and the study of the keys with ranges."""
 
     name: str
@@ -66,11 +66,11 @@ def cells_of(
     compose: Compose,
     of_job: Jobs,
     start: Callable[[Config], object],
-) -> list[Cell]:
+) -> list[SearchCell]:
     """Return the checked cells, each with a run that has the lowest value of every range; raises UserError."""
     settings = hydra_keys.settings_of(jobs)
     varied = hydra_keys.varied(settings)
-    cells: list[Cell] = []
+    cells: list[SearchCell] = []
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         composed = compose(overrides)
         config = job.config_of(composed)
@@ -90,7 +90,7 @@ def cells_of(
         first = search_space.ends(space)[0]
         lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
         known = composing.compose_trial(lowest, of_job, folder=name)
-        cells.append(Cell(name, setting, space, config, known))
+        cells.append(SearchCell(name, setting, space, config, known))
     numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
     if config.search.name == "cmaes" and min(numbers, default=2) < 2:
         raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
@@ -117,7 +117,7 @@ def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:
         raise user_error("data.folds", config.data.folds, "null in a search, where a trial is one run")
 
 
-def describe(cells: Sequence[Cell]) -> Iterator[str]:
+def describe(cells: Sequence[SearchCell]) -> Iterator[str]:
     """Yield lines about the search space and budget of the cells."""
     config = cells[0].config
     alike: dict[str, list[str]] = {}

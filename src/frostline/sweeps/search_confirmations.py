@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.records import layout, trial_tags
 from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.search_cells import Cell
+from frostline.sweeps.search_cells import SearchCell
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 LOOK = 1.0  # seconds between two looks at other searches in a shared study
-RunOf = Callable[[Cell, Mapping[str, str], str, Mapping[str, Any], Path | None], PlannedRun]
+RunOf = Callable[[SearchCell, Mapping[str, str], str, Mapping[str, Any], Path | None], PlannedRun]
 """Returns a run of a cell, given its overrides, folder and marks, and the folder of another sweep that has it."""
 
 
-def confirmations(cells: Iterable[Cell], run_of: RunOf) -> list[PlannedRun]:
+def confirmations(cells: Iterable[SearchCell], run_of: RunOf) -> list[PlannedRun]:
     """Return the runs of the best trials on fresh seeds, for cells whose trials are over; none if all are confirmed.
 
     Waits for confirmations by other searches, which this sweep takes over if they die.
@@ -29,7 +29,7 @@ def confirmations(cells: Iterable[Cell], run_of: RunOf) -> list[PlannedRun]:
     waiting = [(cell, best) for cell in cells if (best := _unconfirmed(cell))]
     while waiting:
         found: list[PlannedRun] = []
-        taken: list[tuple[Cell, FrozenTrial]] = []
+        taken: list[tuple[SearchCell, FrozenTrial]] = []
         for cell, best in waiting:
             try:
                 found += _confirm(cell, best, cell.study.sharing.confirm(best.number), run_of)
@@ -42,12 +42,12 @@ def confirmations(cells: Iterable[Cell], run_of: RunOf) -> list[PlannedRun]:
     return []
 
 
-def _unconfirmed(cell: Cell) -> FrozenTrial | None:
+def _unconfirmed(cell: SearchCell) -> FrozenTrial | None:
     """Return the best trial of a cell whose trials are over, unless this sweep has confirmed it; else None."""
     return cell.study.best() if cell.confirmed is None and cell.study.over() else None
 
 
-def _confirm(cell: Cell, best: FrozenTrial, where: Path | None, run_of: RunOf) -> Iterator[PlannedRun]:
+def _confirm(cell: SearchCell, best: FrozenTrial, where: Path | None, run_of: RunOf) -> Iterator[PlannedRun]:
     """Yield the runs of the best trial of a cell on fresh seeds; another sweep in `where` may have finished them."""
     cell.confirmed = best.number
     for seed in range(cell.config.seed + 1, cell.config.seed + 1 + cell.config.search.confirm):

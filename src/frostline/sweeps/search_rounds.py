@@ -28,7 +28,7 @@ from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composed import Jobs
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
-from frostline.sweeps.search_cells import Cell, is_shown
+from frostline.sweeps.search_cells import SearchCell, is_shown
 from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
 
 if TYPE_CHECKING:
@@ -43,20 +43,22 @@ _MANY = 10**6  # more trials than any cell has
 class Search:
     """The rounds of a search."""
 
-    cells: list[Cell]
+    cells: list[SearchCell]
     of_job: Jobs
     storage: Storage | None = None
     """A storage shared with other searches; None for a file in the sweep's folder."""
     _round: dict[str, str] = field(default_factory=dict)
     """By folder, the digests of runs of the last round whose results the studies do not have yet."""
-    _waiting: dict[str, list[tuple[Cell, int]]] = field(default_factory=dict)
+    _waiting: dict[str, list[tuple[SearchCell, int]]] = field(default_factory=dict)
     """By digest of a running run, the trials with its values."""
-    _twins: list[tuple[Cell, int, int]] = field(default_factory=list)
+    _twins: list[tuple[SearchCell, int, int]] = field(default_factory=list)
     """Trials with the values of an earlier one that may continue later: cell, number, number of the earlier one."""
     _done: dict[str, Result] = field(default_factory=dict)
     """Results by digest."""
 
-    def settle(self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]) -> str:
+    def resolve_auto(
+        self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]
+    ) -> str:
         """Take in the values of `auto` for each kind of run, and return the identity of the search.
 
         The identity covers space, sampler, settings, weights, code, and data, whose fingerprints `prints` returns: a
@@ -71,10 +73,10 @@ class Search:
         self._identity = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
         return self._identity
 
-    def _settled(self, cell: Cell) -> Config:
+    def _settled(self, cell: SearchCell) -> Config:
         return composing.with_auto(cell.known, self._auto[id(cell)]).config
 
-    def corners(self, cell: Cell) -> list[PlannedRun]:
+    def corners(self, cell: SearchCell) -> list[PlannedRun]:
         """Return runs with the lowest, the highest and each listed value of the space; raises `UserError` for bad ones.
 
         Their checks show before the search whether its trials can run.
@@ -99,7 +101,7 @@ class Search:
             if search.past and not self._dry:
                 self._observe(cell, past)
 
-    def _observe(self, cell: Cell, past: Pasts) -> None:
+    def _observe(self, cell: SearchCell, past: Pasts) -> None:
         """Add earlier runs of the same cell to its study as observations, and print how many."""
         config = self._settled(cell)
         cell.study.observe([*observations(past(config), config, cell.space)])
@@ -150,7 +152,7 @@ class Search:
             elif not [cell for cell in self.cells if cell.study.rungs.conclude()]:
                 return []
 
-    def _next(self, cell: Cell, share: int) -> list[PlannedRun]:
+    def _next(self, cell: SearchCell, share: int) -> list[PlannedRun]:
         """Return the next trials of a cell: those that its study has already, else promoted and new ones."""
         if known := self._known(cell):
             return [run for number in known for run in self._taken(cell, number)]
@@ -163,7 +165,7 @@ class Search:
             run for number, values, where in [*promoted, *asked] for run in self._planned(cell, number, values, where)
         ]
 
-    def _taken(self, cell: Cell, number: int) -> Iterator[PlannedRun]:
+    def _taken(self, cell: SearchCell, number: int) -> Iterator[PlannedRun]:
         """Yield the run of an existing trial, unless another search has it, or finished it in an unreadable folder."""
         from frostline.sweeps.study_sharing import Taken
 
@@ -177,24 +179,24 @@ class Search:
             return
         yield from self._planned(cell, number, cell.study.asked(number), where)
 
-    def _left(self, cell: Cell) -> int:
+    def _left(self, cell: SearchCell) -> int:
         """Return how many more trials of a cell may begin, as far as known now."""
         return len(self._known(cell)) or int(min(cell.budget.room(cell.study.spent()), _MANY))
 
-    def _may_promote(self, cell: Cell) -> bool:
+    def _may_promote(self, cell: SearchCell) -> bool:
         """Return whether a waiting trial of a cell can be promoted within the budget."""
         return self._affords(cell) and cell.study.rungs.may_promote()
 
-    def _affords(self, cell: Cell) -> bool:
+    def _affords(self, cell: SearchCell) -> bool:
         """Return whether the budget allows to promote a trial; always if trials are counted, since it is counted."""
         return cell.budget.unit == "trials" or cell.budget.room(cell.study.spent()) > 0
 
-    def _known(self, cell: Cell) -> list[int]:
+    def _known(self, cell: SearchCell) -> list[int]:
         """Return the numbers of trials that the study has and this sweep has not begun, within a budget of trials."""
         numbers = [number for number in cell.study.numbers() if number not in cell.begun]
         return numbers[: max(0, int(cell.budget.amount) - len(cell.begun))] if cell.budget.unit == "trials" else numbers
 
-    def _at_once(self, cell: Cell, share: int) -> int:
+    def _at_once(self, cell: SearchCell, share: int) -> int:
         """Return how many trials can be drawn now without results of others: all, a sampler's first few, or a batch."""
         from frostline.sweeps.samplers import INDEPENDENT
 
@@ -209,7 +211,7 @@ class Search:
         return min(self._left(cell), max(startup - len(cell.study.trials()), search.batch or share))
 
     def _planned(
-        self, cell: Cell, number: int, values: Mapping[str, Any], where: Path | None = None
+        self, cell: SearchCell, number: int, values: Mapping[str, Any], where: Path | None = None
     ) -> Iterator[PlannedRun]:
         """Yield the run of a trial, unless an earlier one has the same values, whose result then counts for both.
 
@@ -232,7 +234,7 @@ class Search:
             yield run
 
     def _of(
-        self, cell: Cell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any], where: Path | None
+        self, cell: SearchCell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any], where: Path | None
     ) -> PlannedRun:
         from optuna.distributions import distribution_to_json
 
@@ -266,7 +268,7 @@ class Search:
             if cell.confirmed is not None:
                 cell.study.sharing.confirmed(cell.confirmed)
 
-    def _tell_of(self, cell: Cell, number: int, result: Result) -> None:
+    def _tell_of(self, cell: SearchCell, number: int, result: Result) -> None:
         """Report the result of a trial to its study; a trial that waits now may run again."""
         trial_outcomes.tell(cell, number, result)
         if cell.study.rungs.waits(number):

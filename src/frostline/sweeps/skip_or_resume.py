@@ -86,7 +86,7 @@ class Takeover:
         theirs = self._claimed([one.interrupted for one in judged if one.interrupted is not None])
         pairs = enumerate(zip(planned, judged, strict=True), first)
         found = [self._facts(number, run, one, theirs) for number, (run, one) in pairs]
-        for line in [*noted(self._notes), *said_of(self._skipped)]:
+        for line in [*describe_notes(self._notes), *describe_skipped(self._skipped)]:
             job.screen().say(line)
         self._skipped, self._notes = [], []
         return tuple(found)
@@ -195,7 +195,7 @@ def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder
     return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
 
 
-def noted(notes: Sequence[tuple[str, str]]) -> list[str]:
+def describe_notes(notes: Sequence[tuple[str, str]]) -> list[str]:
     """Return a line per note on a run; for many runs a line per kind of note, with the place of the first run."""
     if len(notes) <= NAMED:
         return [f"{name}: {note}" for name, note in notes]
@@ -208,7 +208,7 @@ def noted(notes: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{number_of(count[what], 'run')}: {what}, the first in {where}" for what, where in first.items()]
 
 
-def said_of(skipped: Sequence[tuple[str, PastRun]]) -> list[str]:
+def describe_skipped(skipped: Sequence[tuple[str, PastRun]]) -> list[str]:
     """Return a line per skipped run, given by name; for many runs a line per earlier sweep, with their number."""
     if len(skipped) <= NAMED:
         return [f"{name}: skipped, {_ended(past)} in {past}" for name, past in skipped]

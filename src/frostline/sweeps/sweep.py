@@ -143,7 +143,7 @@ def _checked(
     auto = executor.call(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
     if rounds is None:
         return auto, None
-    return auto, rounds.settle(auto, lambda configs: executor.call(partial(fingerprints, configs)))
+    return auto, rounds.resolve_auto(auto, lambda configs: executor.call(partial(fingerprints, configs)))
 
 
 def _carried_out(

@@ -23,7 +23,9 @@ from frostline.sweeps.skip_or_resume import Takeover, facts_of
 class Rounds(Protocol):
     """Decides the next runs of a sweep from the results of earlier ones: a search."""
 
-    def settle(self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]) -> str:
+    def resolve_auto(
+        self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]
+    ) -> str:
         """Take in the values of `auto` for each kind of run, and a function for fingerprints of data.
 
         Returns the identity of the search: two searches with the same identity are the same search.

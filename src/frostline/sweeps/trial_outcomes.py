@@ -11,7 +11,7 @@ from frostline.core.metrics import METRICS
 from frostline.records import journal, trial_tags
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps.search_budget import Spent
-from frostline.sweeps.search_cells import Cell
+from frostline.sweeps.search_cells import SearchCell
 
 if TYPE_CHECKING:
     from optuna.trial import TrialState
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from frostline.core.objectives import Objective
 
 
-def tell(cell: Cell, number: int, result: Result) -> None:
+def tell(cell: SearchCell, number: int, result: Result) -> None:
     """Report the result of a trial to its study, or that the trial waits at a rung.
 
     A trial that diverged is pruned without a value, which samplers rank below all others. A trial that failed otherwise

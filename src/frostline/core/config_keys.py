@@ -25,7 +25,7 @@ NOT_SEMANTIC = (
 
 Another device, or number of devices, changes only the last bits, as another thread count or CPU does. The record names
 the device, and a run on another one counts as the same run. `auto` can change more than the last bits:
-`compose.settled` replaces it before any digest.
+`compose.resolve_auto` replaces it before any digest.
 """
 _NOT_SOLVED = (
     *("lr", "epochs", "batch_size", "optimizer", "schedule", "augment", "train", "compile"),

@@ -194,7 +194,9 @@ def test_a_network_takes_images_in_any_form(store, tmp_path):
         network.predict(tmp_path)
     with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
         network.export(tmp_path / "network.exe")
-    with pytest.raises(frostline.UserError, match=r"^path=.*network\.onnx: expected a file called \.safetensors"):
+    with pytest.raises(
+        frostline.UserError, match=r"^path=.*network\.onnx: expected a file whose name ends in \.safetensors"
+    ):
         network.export(tmp_path / "network.onnx", "safetensors")
     with pytest.raises(frostline.UserError, match=r"^path=.*none/network\.pt: expected a place that can be written to"):
         network.export(tmp_path / "none" / "network.pt")
@@ -216,7 +218,7 @@ def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tm
     network = frostline.load(store.folder / "1", device="cpu")
     Image.new("L", (9, 9)).save(tmp_path / "one.png")
     for output, options, line in (
-        ("said.txt", {}, r"^output=.*said\.txt: expected a file called \.parquet"),
+        ("said.txt", {}, r"^output=.*said\.txt: expected a file whose name ends in \.parquet"),
         ("said.csv", {"features": "head"}, r"^features=head: expected an output of \.parquet or \.jsonl"),
         ("said.jsonl", {"features": "stage9"}, "^features=stage9: expected one of stem"),
         ("said.csv", {"path": "image"}, "^path=image: expected to be given with a table"),

@@ -178,6 +178,16 @@ def test_a_source_a_network_and_a_command_are_found_by_name(package, capsys):
     assert capsys.readouterr().out == "hello you\n"
 
 
+def test_the_list_of_networks_shows_how_one_of_a_package_is_named_without_anothers_weights_and_size(
+    package, monkeypatch, capsys
+):
+    monkeypatch.setattr(plugins, "names", lambda group: ["tiny"])
+    assert commands.run("models", ["tiny", "--library", "torchvision"]) == 0
+    (shown,) = (line for line in capsys.readouterr().out.splitlines() if "=tiny " in line)
+    assert shown.split()[:3] == ["model.name=tiny", "model.weights=null", "model.image_size=null"]
+    assert "16 px" in shown
+
+
 @pytest.mark.parametrize("word", ["-m", "--help", "lr=1e-2"])
 def test_what_is_installed_is_not_looked_through_for_what_is_no_command(word, monkeypatch):
     monkeypatch.setattr(commands, "names", lambda: pytest.fail("looked"))

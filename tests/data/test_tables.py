@@ -184,7 +184,11 @@ def test_a_whole_number_is_a_label_to_its_last_digit(
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [('{"path": ', "line 3: Expecting value"), ("7", "line 3 is no object"), ("9" * 5000, "line 3: Exceeds the limit")],
+    [
+        ('{"path": ', "line 3: Expecting value"),
+        ("7", "line 3 is not an object"),
+        ("9" * 5000, "line 3: Exceeds the limit"),
+    ],
 )
 def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: str, said: str) -> None:
     (tmp_path / "t.jsonl").write_text('{"path": "a.png", "label": "a"}\n\n' + line)

@@ -202,8 +202,11 @@ def test_networks_are_found_by_a_pattern(capsys: pytest.CaptureFixture[str]) -> 
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 3 and "model=timm model.name=vit_small_patch14_dinov2 " in rows[1]
     assert rows[1].split()[2:] == ["22,441,192", "518", "px", "lvd142m"]
+    assert command.main(["vit*dino*"]) == 0
+    many = capsys.readouterr().out.splitlines()
+    assert many[-1] == f"Parameters are counted for up to 12 networks, and {len(many) - 2} match the pattern."
     assert command.main(["resnet18", "--library", "torchvision"]) == 0
-    assert "model.name=resnet18" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[1].startswith("model=resnet18 ")  # with its own weights and size
     with pytest.raises(UserError, match="did you mean vit_small"):
         command.main(["vit_smal_patch99"])
 

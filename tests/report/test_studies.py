@@ -85,6 +85,15 @@ def test_by_how_much_the_best_trial_looked_better_is_said_in_text_json_and_page(
     assert section.count("+1.90 points") == 2
 
 
+def test_one_trial_one_epoch_and_one_fresh_seed_are_singular(tmp_path: Path) -> None:
+    results = [run for run in searched(tmp_path, trials=1) if run.choices["seed"] < 2]
+    for run in results:
+        run.metrics["cost/epochs"] = 1.0
+    told = answer(results)
+    assert "Used: full 1 trial, 1 epoch, " in told and "; head 1 trial, 1 epoch, " in told
+    assert told.count("its fresh seed ") == 2 and "its fresh seeds" not in told
+
+
 def test_importances_are_those_of_optuna(tmp_path: Path) -> None:
     head, _ = studies(searched(tmp_path))
     study = optuna.create_study(direction="maximize")

@@ -331,7 +331,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, images, tmp_path
         "o.parquet", images, features="stage_2"
     )
     (tmp_path / "t.jsonl").write_text('{"file": "x.png"}\n[1]\n')
-    assert "expected a table that can be read (line 2 is no object)" in refused("o.csv", tmp_path / "t.jsonl")
+    assert "expected a table that can be read (line 2 is not an object)" in refused("o.csv", tmp_path / "t.jsonl")
 
 
 def test_images_that_are_not_there_are_rows(network, images, tmp_path):

@@ -302,7 +302,10 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("search=tpe", "lr=interval(1e-3,1)", "trials=0"), "trials=0: expected a whole number of at least 1"),
     (("search=tpe", "freeze=interval(0,1)", "lr=auto"), "freeze=interval(0,1): expected options with commas"),
     (("lr=interval(1e-3,1)",), "lr=interval(1e-3,1): expected values with commas between, since a grid has no ranges"),
-    (("lr=auto",), "lr=auto: expected numbers with commas between in a grid; search=tpe searches a range"),
+    (
+        ("lr=auto",),
+        "lr=auto: expected numbers with commas between, since a grid has no ranges; search=tpe searches them",
+    ),
     (("search=tpe", "lr=1e-3"), "search=tpe: expected at least one range"),
     (
         ("search=tpe", "lr=auto", "search.prune=asha"),

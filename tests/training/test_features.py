@@ -277,6 +277,14 @@ def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_reco
     assert ('"frostline.approximation"' in (tmp_path / layout.RECORD).read_text()) == said
 
 
+@pytest.mark.parametrize(("skipped", "said"), [(1, "1 broken image is left out"), (2, "2 broken images are left out")])
+def test_the_screen_says_how_many_broken_images_are_left_out(tmp_path: Path, skipped: int, said: str) -> None:
+    run = setup.assemble(chosen("freeze=head"), tmp_path, meta=True, screen=Screen())
+    run = replace(run, data=replace(run.data, counts={"skipped": skipped}))
+    announce(run, RunContext("run", tmp_path, screen := Screen(Console(file=StringIO()))))
+    assert f"note: {said}, since data.skip_bad=true" in screen.console.file.getvalue()
+
+
 @pytest.mark.slow
 def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from frostline.models.offers import Offer
 
 _COUNTED = 12  # up to so many networks are built to count their parameters: on the meta device, up to a second each
-_LOADS = {"torchvision": "model.name={}", "timm": "model=timm model.name={}"}
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +33,8 @@ def main(arguments: list[str]) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    if len(found) > _COUNTED:
+        print(f"Parameters are counted for up to {_COUNTED} networks, and {len(found):,} match the pattern.")
     if missing:
         print(f"Networks of timm are not listed: {missing}")
     return 0
@@ -55,7 +56,14 @@ def _matching(offer: Offer, wanted: str) -> Offer | None:
 
 def _row(offer: Offer, *, counted: bool) -> tuple[str, str, str, str]:
     from frostline.models.offers import size_of
+    from frostline.models.torchvision_models import NAMES
 
-    name = _LOADS[offer.library].format(offer.name)
+    if offer.library == "timm":
+        name = f"model=timm model.name={offer.name}"
+    elif offer.name in NAMES:
+        name = f"model={offer.name}"
+    else:  # of a package: `model` stays at its default option, whose weights and image size are another network's
+        weights = offer.weights[0] if offer.weights else "null"
+        name = f"model.name={offer.name} model.weights={weights} model.image_size=null"
     size, count = size_of(offer.name, offer.library, counted=counted)
     return name, f"{count:,}" if count else "", f"{size} px", ", ".join(offer.weights) or "none"

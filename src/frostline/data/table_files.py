@@ -214,5 +214,5 @@ def _object(number: int, line: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"line {number:,}: {error}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"line {number:,} is no object")
+        raise ValueError(f"line {number:,} is not an object")
     return row

@@ -107,7 +107,8 @@ def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:
     parts = []
     for name, runs in trials.items():
         epochs, seconds = _took(runs, "epochs"), _took(runs, "seconds")
-        parts.append(f"{name} {_tried(runs)} trials, {epochs:.0f} epochs, {duration(seconds)} of training")
+        how_long = f"{number_of(round(epochs), 'epoch')}, {duration(seconds)} of training"
+        parts.append(f"{name} {number_of(_tried(runs), 'trial')}, {how_long}")
     return [f"Used: {'; '.join(parts)}."] if any(_took(runs, "epochs") for runs in trials.values()) else []
 
 
@@ -131,9 +132,8 @@ def _optimism(study: Study, name: str, digits: int) -> list[str]:
     first = f"On validation{what} the best trial of {name} reached {by.text(found.then, digits)}"
     better = abs(found.gap)
     chance = f": chance made it look {by.gap(better, digits).lstrip('+')} better"
-    return [
-        f"{first}, its fresh seeds {by.text(found.now, digits)}{chance if by.better(found.then, found.now) else ''}."
-    ]
+    fresh = "its fresh seed" if found.seeds == 1 else "its fresh seeds"
+    return [f"{first}, {fresh} {by.text(found.now, digits)}{chance if by.better(found.then, found.now) else ''}."]
 
 
 def _optimum(study: Study, name: str) -> list[str]:

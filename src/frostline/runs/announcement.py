@@ -9,6 +9,7 @@ from pathlib import Path
 from frostline.core import files
 from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY
+from frostline.data.names import counted
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.runs.plan import Plan, describe
@@ -39,7 +40,8 @@ def announce(setup: Setup, run: RunContext) -> Plan:
     for approximated in approximations(setup):
         screen.say(f"  note: an approximation, {approximated}", "yellow")
     if skipped := setup.data.counts.get("skipped"):
-        screen.say(f"  note: {skipped:,} broken images are left out, since data.skip_bad=true", "yellow")
+        told = counted(skipped, "broken image is", "broken images are")
+        screen.say(f"  note: {told} left out, since data.skip_bad=true", "yellow")
     files.write_json(run.folder / layout.PLAN, asdict(plan))
     return plan
 

@@ -47,7 +47,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     """
     others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
     if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # decides the reader
-        raise user_error("path", output, f"a file called {SUFFIXES[kind]}")
+        raise user_error("path", output, f"a file whose name ends in {SUFFIXES[kind]}")
     module, cpu = network.model.module, torch.device("cpu")
     model = replace(network.model, module=module if network.device == cpu else copy.deepcopy(module).to(cpu))
     network = replace(network, model=model, device=cpu, config=replace(network.config, precision="fp32"))

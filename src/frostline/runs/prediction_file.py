@@ -120,7 +120,7 @@ def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
 def check(output: Path, features: str | None) -> None:
     """Raise `UserError` for an output that cannot be written, is not ours to overwrite, or cannot hold features."""
     if output.suffix.lower() not in SUFFIXES:
-        raise user_error("output", output, f"a file called {', '.join(SUFFIXES)}", SUFFIXES)
+        raise user_error("output", output, f"a file whose name ends in {', '.join(SUFFIXES)}", SUFFIXES)
     if os.path.isdir(output) or not os.path.isdir(output.absolute().parent):
         raise user_error("output", output, "a file in an existing folder")
     ours = os.path.exists(_parts_of(output) / _JOB) or _told(output).get("output") == [*facts(str(output))]

@@ -137,7 +137,9 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
             raise user_error(str(one.key_or_group), typed, "at least one value, not an empty range")
         key = one.get_key_element()
         if key.lstrip("+") == "lr" and "auto" in found:
-            raise user_error("lr", "auto", "numbers with commas between in a grid; search=tpe searches a range")
+            raise user_error(
+                "lr", "auto", "numbers with commas between, since a grid has no ranges; search=tpe searches them"
+            )
         values[key] = [f"{key}={value}" for value in found]
     return [[*job] for job in itertools.product(*values.values())]
 

@@ -110,7 +110,7 @@ def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Seq
 def _require_trained(name: str, key: str, one: Override) -> None:
     """Raise UserError for the typed `key` if `name` is no setting of training."""
     if name in _FIXED or name.partition(".")[0] in _FIXED_GROUPS:
-        raise user_error(key, _typed(one), "one value: it is no setting of training")
+        raise user_error(key, _typed(one), "one value, since it is not a setting of training")
 
 
 def distribution(key: str, one: Override) -> BaseDistribution:

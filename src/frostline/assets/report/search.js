@@ -33,7 +33,7 @@ function drawHistory() {
     const after = end + Math.max(1, end * .03) * (1 + n * .6);
     return [points(study, false, i => study.number[i]), line, ...(fresh ? [{ type: "scatter", mode: "markers", legendgroup: study.name, showlegend: false, x: [after], y: [fresh[0]], marker: { color: colour(study.series), symbol: "diamond", size: 12 },
       error_y: { type: "data", symmetric: false, thickness: 1.6, width: 5, array: [fresh[1] == null ? 0 : fresh[2] - fresh[0]], arrayminus: [fresh[1] == null ? 0 : fresh[0] - fresh[1]] },
-      hovertemplate: `${name}: ${fresh[3]} fresh seeds of the best<br>validation ${score(fresh[0], 2)}<extra></extra>` }] : [])];
+      hovertemplate: `${name}: ${fresh[3]} fresh seed${fresh[3] === 1 ? "" : "s"} of the best<br>validation ${score(fresh[0], 2)}<extra></extra>` }] : [])];
   });
   return [traces, { xaxis: { title: "trial", range: [-.02 * end - .3, end * 1.02 + Math.max(1, end * .03) * (1 + .6 * studies.length)] }, yaxis: validation() }];
 }

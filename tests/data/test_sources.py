@@ -244,7 +244,7 @@ def test_a_download_that_fails_says_why_in_one_line(tmp_path: Path, monkeypatch:
         raise URLError("no network")
 
     monkeypatch.setattr(torchvision.datasets.DTD, "_download", offline)
-    with pytest.raises(UserError, match=r"data\.root=.*the whole files of DTD: .*no network"):
+    with pytest.raises(UserError, match=r"data\.root=.*the complete files of DTD: .*no network"):
         load_data(**request("dtd", root=str(tmp_path), download=True))
 
 

@@ -88,7 +88,7 @@ def find(key: str, pattern: str, suffix: str) -> list[RemoteFile]:
     lost = [url for url, file in zip(dict.fromkeys(urls), found, strict=True) if file is None]
     if lost or not found:
         there = f"{some(lost)} {'is' if len(lost) == 1 else 'are'} not there" if lost else "there are none"
-        raise user_error(key, pattern, f"files that are there, such as shards-000.tar, but {there}")
+        raise user_error(key, pattern, f"shards that exist, such as shards-000.tar, but {there}")
     return [file for file in found if file is not None]
 
 

@@ -48,7 +48,7 @@ def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, 
         raise user_error("data.splits", dict(arguments), f"arguments of torchvision's {name}: {error}") from error
     except (RuntimeError, OSError) as error:
         hint = "set data.download=true to fetch them" if downloads and not download else str(error).split("\n")[0]
-        raise user_error("data.root", root, f"the whole files of {name}: {hint}") from error
+        raise user_error("data.root", root, f"the complete files of {name}: {hint}") from error
     labels = _labels(name, dataset)
     rows = _rows(dataset)
     names = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)

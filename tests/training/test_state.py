@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, part: 
     whole = run(tmp_path / "whole", change)
     again = run(part, change)
     assert again is not None
-    assert any("skipped" in line and "made with another config" in line for line in again["said"])
+    assert any("skipped" in line and "made with different config" in line for line in again["said"])
     require_same(whole, again)
 
 
@@ -245,7 +245,7 @@ def test_other_frozen_weights_are_noticed(part: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(hashing, "of_tensors", lambda tensors: "0" * 64)
     again = run(part)
     assert again is not None
-    assert any("made with another still" in line for line in again["said"])
+    assert any("made with different frozen weights" in line for line in again["said"])
 
 
 def test_a_checkpoint_in_another_folder_is_used_and_stays(

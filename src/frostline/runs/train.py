@@ -54,7 +54,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
     origin = {
         "data": setup.data.fingerprint,
         "source": project.source_sha256(),
-        "still": hashing.of_tensors(learner.immutable),
+        "frozen weights": hashing.of_tensors(learner.immutable),
     }
     whose = {"config": digest(setup.config), **origin}
     progress = resume(setup, learner, whose, guard, run)
@@ -127,7 +127,7 @@ def resume(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guar
             try:
                 then = facts.get("whose") or {}
                 if other := [key for key, value in whose.items() if then.get(key) != value]:
-                    raise state.CheckpointMismatch(f"it was made with another {' and '.join(other)}")
+                    raise state.CheckpointMismatch(f"it was made with different {' and '.join(other)}")
                 progress = state.restore(learner, tensors, facts)
                 if setup.ranks is not None:
                     setup.ranks.send_checkpoint(tensors, facts)

@@ -21,7 +21,7 @@ import warm
 from frostline import commands
 from frostline.core import plugins
 from frostline.core.errors import UserError
-from frostline.data import sources
+from frostline.data import plugin_source
 from frostline.data.source import Source
 from frostline.models import build, cut
 from frostline.records import provenance
@@ -225,13 +225,13 @@ def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package
 def test_a_source_whose_labels_are_none_is_one_line(labels, classes, told):
     odd = Source(labels, classes, lambda index: None, str)
     with pytest.raises(UserError, match=f"^data.source=mine: expected a plugin whose train has .*{told}"):
-        sources._plugged("mine", lambda root: {"train": odd}, Path(), {})
+        plugin_source.splits("mine", lambda root: {"train": odd}, Path(), {})
 
 
 def test_a_split_of_a_source_has_the_classes_of_train():
     train, test = (Source(torch.tensor([0, 1]), names, lambda i: None, str) for names in (("a", "b"), ("b", "a")))
     with pytest.raises(UserError, match="whose test has the classes of train"):
-        sources._plugged("mine", lambda root: {"train": train, "test": test}, Path(), {})
+        plugin_source.splits("mine", lambda root: {"train": train, "test": test}, Path(), {})
 
 
 def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):

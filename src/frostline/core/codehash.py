@@ -25,7 +25,7 @@ _REASONS = {
     "amount of free memory": ("core.memory",),
     "which settings are refused": ("core.validation",),
     "names of classes": ("data.class_names",),
-    "the code of a plugin is in the key": ("core.plugins",),
+    "the code of a plugin is in the key": ("core.plugins", "data.plugin_source"),
     "which images are duplicates; the images are in the key": ("data.duplicates",),
     "finds the bytes of images; the files that hold them are in the key": ("data.hub", "data.hub_images"),
     "finds the bytes of images; their offsets and files are in the key": ("data.remote_files", "data.shards"),

@@ -29,6 +29,7 @@ from frostline.data import (
     hub,
     hub_images,
     numbered_classes,
+    plugin_source,
     shards,
     split_names,
     tables,
@@ -59,7 +60,7 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
         raise user_error("data.root", root, "the place of the images; . is the working directory")
     if source not in (*EMBEDDED, *OWN_FILES):
         if plugin := plugins.load(plugins.SOURCES, source):
-            return _plugged(source, plugin, place, options)
+            return plugin_source.splits(source, plugin, place, options)
         kind = torchvision_data.data_set_class(source)
         if not {"train"} <= set(splits) <= {"train", "val", "test"}:
             expected = "arguments for train, and for val and test if the data set has them"
@@ -80,43 +81,6 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     if options:
         raise user_error("data.options", dict(options), f"none, since {source} has no options")
     return _folder(place, config.layout, missing) if source == "folder" else {"train": _digits()}
-
-
-def _plugged(name: str, plugin: Any, root: Path, options: Mapping[str, Any]) -> dict[str, Source]:
-    """Return the splits that `plugin` opens, a function from `root` and `data.options` to sources by split."""
-    try:
-        inspect.signature(plugin).bind(root=root, **options)
-    except TypeError as error:
-        expected = f"arguments that the function of the plugin {name} takes beside root ({error})"
-        raise user_error("data.options", dict(options), expected) from None
-    splits = plugin(root=root, **options)
-    sources = isinstance(splits, Mapping) and all(isinstance(one, Source) for one in splits.values())
-    if not sources or not {"train"} <= set(splits) <= {"train", "val", "test"}:
-        given = some(list(splits)) if sources and splits else "nothing" if sources else type(splits).__name__
-        expected = f"a plugin that returns a Source for train, and for val and test if it has them, not {given}"
-        raise user_error("data.source", name, expected)
-    for split, source in splits.items():
-        if (lacking := _lacking(source, splits["train"].classes)) is not None:
-            raise user_error("data.source", name, f"a plugin whose {split} has {lacking}")
-    return dict(splits)
-
-
-def _lacking(source: Source, classes: object) -> str | None:
-    """Return in words what a plugin's source lacks, given the `classes` of train; None if nothing is missing."""
-    named = isinstance(classes, tuple) and all(isinstance(one, str) for one in classes)
-    if not named or source.classes != classes or not 1 < len({*classes}) == len(classes):
-        return "the classes of train, a tuple of two or more names that differ"
-    labels: object = source.labels
-    if not isinstance(labels, Tensor) or not len(labels):
-        return "labels, a tensor of at least one"
-    if labels.ndim == 2 and labels.dtype == torch.bool and labels.shape[1] == len(source.classes):
-        return None
-    numbers = labels.ndim == 1 and labels.dtype == torch.int64
-    if not numbers or int(labels.min()) < 0 or int(labels.max()) >= len(source.classes):
-        found = f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
-        found += f" from {int(labels.min())} to {int(labels.max())}" if numbers else ""
-        return f"labels, (N,) int64 from 0 to {len(source.classes) - 1} or (N, {len(source.classes)}) bool, not {found}"
-    return None
 
 
 def _digits() -> Source:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from frostline.core.errors import first_line
+
 _AFTER = 32
 """Plain steps of a shape before it is captured: for fewer steps, capturing would take longer."""
 
@@ -77,7 +79,7 @@ class CapturedStep:
                 self._captured[inputs.shape] = captured
                 return logits
         except RuntimeError as error:
-            why = str(error).partition("\n")[0]
+            why = first_line(error)
         _put(changed, after)
         self._possible = False
         self._note(f"  note: steps are launched one operation at a time, without a CUDA graph ({why})")

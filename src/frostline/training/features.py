@@ -113,14 +113,14 @@ class Features:
         self._held: tuple[int, Tensor | Rows | None] | None = None
         """The number of a view and its features; the latter None if there is no room for them."""
         self._channels_last = False
-        self._passing = UncachedFeatures(views, backbone)
+        self._uncached = UncachedFeatures(views, backbone)
         self._full = False
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the features of the samples at `index`."""
         if self._held is not None and self._held[0] == self._views.view_of(epoch):
             if self._held[1] is None:
-                self._passing.prefetch(index, epoch)
+                self._uncached.prefetch(index, epoch)
             else:
                 prefetch(self._held[1], index)
 
@@ -136,7 +136,7 @@ class Features:
         """Return the features `(B, ...)` of the samples at `index` in `epoch`, on their device."""
         held = self.prepare(epoch)
         if held is None:
-            return self._passing.inputs(index, epoch)
+            return self._uncached.inputs(index, epoch)
         found = rows(held, index, self.labels.device).float()
         return found.permute(0, 3, 1, 2) if self._channels_last else found
 

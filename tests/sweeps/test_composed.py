@@ -131,3 +131,8 @@ def test_the_name_of_another_option_is_refused_for_which_it_would_be_taken(names
         for number, name in enumerate(names):
             jobs([name], number)
     assert jobs(["data.name=birds", "freeze=full", "freeze_mode.name=full"], 0).config.data.name == "birds"
+
+
+def test_a_solved_head_beside_options_that_it_does_not_read_is_composed():
+    config = Jobs(Composer(whole))(["freeze=probe", "augment=standard", "schedule=cosine"], 0).config
+    assert (config.freeze_mode.name, config.augment.name) == ("probe", "none")

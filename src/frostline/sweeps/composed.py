@@ -91,18 +91,20 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
         composed.hydra.job.id = composed.hydra.job.num = number
     with _current(composed):
         config = job.config_of(composed)
-        _require_own_names(config, composed.hydra.runtime)
+        _require_own_names(composed)
         return Composed(config, str(composed.hydra.sweep.dir), str(PurePosixPath(str(composed.hydra.sweep.subdir))))
 
 
-def _require_own_names(config: Config, hydra: Any) -> None:
+def _require_own_names(composed: DictConfig) -> None:
     """Raise `UserError` if a chosen option of a group carries the name of another option, and would be taken for it.
 
     That happens with a config file copied from a similar one, and with `freeze_mode.name=full` on the command line.
+    The names are those of Hydra's config: a solved head's `Config` has the defaults of groups that it does not read.
     """
+    hydra = composed.hydra.runtime
     places = [source.path for source in hydra.config_sources if source.schema == "file"]
     for group in ("freeze_mode", "schedule", "augment", "data"):
-        name, option = str(value_of(config, f"{group}.name")), hydra.choices.get(group)
+        name, option = str(composed[group].name), hydra.choices.get(group)
         if option not in (None, name) and any(files.readable(Path(place, group, f"{name}.yaml")) for place in places):
             expected = f"a name of its own, since this is {group}={option}; {group}={name} is another option"
             raise user_error(f"{group}.name", name, expected)

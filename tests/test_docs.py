@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import frostline
 from frostline import api, commands
 from frostline.core.project import at_home
-from frostline.sweeps import search_space
+from frostline.sweeps import hydra_keys
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -48,9 +48,7 @@ def test_what_is_typed_in_the_pages_can_be_typed(line: str) -> None:
     if "freeze=mine" in arguments:
         return  # written in front of it on the same page
     chosen = []
-    for override in search_space.split(OverridesParser.create().parse_overrides(arguments))[
-        0
-    ]:  # ranges are of a search
+    for override in hydra_keys.split(OverridesParser.create().parse_overrides(arguments))[0]:  # ranges are of a search
         value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else None
         chosen.append(str(override.input_line) if value is None else f"{override.get_key_element()}={value}")
     assert isinstance(frostline.compose(*chosen), frostline.Config)

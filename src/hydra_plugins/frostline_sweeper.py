@@ -55,7 +55,6 @@ class FrostlineSweeper(Sweeper):
         from frostline.sweeps.compose_cache import Composer
         from frostline.sweeps.executor import Executor, HydraLauncher, Workers
         from frostline.sweeps.ray_tasks import Tasks, carries_out
-        from frostline.sweeps.search import is_asked, run_search
         from frostline.sweeps.sweep import run_sweep
 
         assert self.config is not None and self.hydra_context is not None
@@ -66,7 +65,7 @@ class FrostlineSweeper(Sweeper):
         given = [f"{key}={value}" for key, value in self._params.items()]
         overrides = parser.parse_overrides([*given, *arguments])
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
-        searches = is_asked(overrides, compose)
+        searches = hydra_keys.is_search(overrides, compose)
         executor: Executor
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
@@ -80,6 +79,8 @@ class FrostlineSweeper(Sweeper):
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
             if searches:
+                from frostline.sweeps.search import run_search  # imports Optuna
+
                 status = run_search(overrides, compose=compose, executor=executor, folder_named=named)
             else:
                 jobs = hydra_keys.points(overrides)

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from frostline.core.errors import UserError
-from frostline.sweeps import search_space
+from frostline.sweeps import hydra_keys, search_space
 from small import MODES, compose
 
 RANGES: dict[str, Any] = {
@@ -35,7 +35,7 @@ BAD = {
 
 
 def parsed(*typed: str) -> tuple[list[Any], dict[str, Any]]:
-    return search_space.split(OverridesParser.create().parse_overrides([*typed]))
+    return hydra_keys.split(OverridesParser.create().parse_overrides([*typed]))
 
 
 @pytest.mark.parametrize(("typed", "expected"), RANGES.items())

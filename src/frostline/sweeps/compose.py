@@ -23,7 +23,7 @@ from frostline.core.hydra_errors import FOUND_WRONG, explain
 from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
-from frostline.sweeps import hydra_keys, search_space
+from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.composed import Jobs, read
 
@@ -159,7 +159,7 @@ def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[Planne
     """
     with _composing_typed(overrides) as typed:
         parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
-        jobs = hydra_keys.points(search_space.split(parsed)[0] if searched else parsed)
+        jobs = hydra_keys.points(hydra_keys.split(parsed)[0] if searched else parsed)
         return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
 
 

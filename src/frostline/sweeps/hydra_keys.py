@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.config import Config, DataConfig
@@ -19,6 +19,10 @@ from frostline.core.errors import NOTHING, UserError, user_error
 from frostline.core.hydra_errors import unreadable
 from frostline.core.project import config_folder
 
+OF_MODE = "search.space."
+"""Prefix of a range for one freeze mode, as `search.space.head.lr`."""
+AUTO = "auto"
+"""As the value of `lr`: the range of the freeze mode."""
 _ONE = "since a single run is a sweep of one"
 _TYPED = {  # keys to check before Hydra acts on them: the only value allowed, and what the error expects
     "hydra.mode": ("MULTIRUN", f"MULTIRUN, {_ONE}"),
@@ -121,6 +125,31 @@ def subdir(config: DictConfig) -> str | None:
     return None if told == _SUBDIR else told
 
 
+def split(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Override]]:
+    """Return the listed or fixed overrides, and the ranges by key; the last value of a repeated key counts."""
+    last = {one.get_key_element().lstrip("+"): one for one in overrides}
+    ranges = {key: one for key, one in last.items() if _is_range(one)}
+    return [one for one in last.values() if not _is_range(one)], ranges
+
+
+def _is_range(one: Override) -> bool:
+    value = one.value()
+    if one.key_or_group.startswith(OF_MODE) or is_auto(one):
+        return True
+    return isinstance(value, IntervalSweep | RangeSweep) or (isinstance(value, ChoiceSweep) and not value.simple_form)
+
+
+def is_auto(one: Override) -> bool:
+    """Return whether an override is `lr=auto`, as typed or as `as_read` rewrites it."""
+    value = one.value()
+    return one.key_or_group.endswith("lr") and AUTO in (value, *(value.list if isinstance(value, ChoiceSweep) else ()))
+
+
+def is_search(overrides: Sequence[Override], compose: Callable[[Sequence[str]], DictConfig]) -> bool:
+    """Return whether the overrides, together with the config files, ask for a search."""
+    return bool(compose(points(split(overrides)[0])[0]).search.name != "grid")
+
+
 def points(overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of every job: all combinations of the values, the last key varying fastest.
 
@@ -136,9 +165,9 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
         if not found:
             raise user_error(str(one.key_or_group), typed, "at least one value, not an empty range")
         key = one.get_key_element()
-        if key.lstrip("+") == "lr" and "auto" in found:
+        if key.lstrip("+") == "lr" and AUTO in found:
             raise user_error(
-                "lr", "auto", "numbers with commas between, since a grid has no ranges; search=tpe searches them"
+                "lr", AUTO, "numbers with commas between, since a grid has no ranges; search=tpe searches them"
             )
         values[key] = [f"{key}={value}" for value in found]
     return [[*job] for job in itertools.product(*values.values())]

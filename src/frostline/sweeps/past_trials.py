@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna.distributions import BaseDistribution
 
 from frostline.core.config import Config
 from frostline.core.config_keys import semantic
 from frostline.records.result import PRUNED
 from frostline.sweeps import search_space
 from frostline.sweeps.past_runs import PastRun
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+from frostline.sweeps.study import objectives_of
 
 Observation = tuple[dict[str, Any], list[float], str]
 """The searched values, the result for each objective, and the name of the run."""
@@ -28,8 +28,6 @@ def observations(
 
     Skips runs that were stopped early and runs outside of the `space`.
     """
-    from frostline.sweeps.study import objectives_of
-
     fixed = {key: str(value) for key, value in semantic(config).items() if key not in (*space, *_HOW)}
     metrics = [one.metric for one in objectives_of(config)]
     seen: set[str] = set()

@@ -8,28 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
 from frostline.core.config import Config
 from frostline.sweeps import compose as composing
-from frostline.sweeps import hydra_keys, job, search_space, sweep, unused_keys
+from frostline.sweeps import hydra_keys, job, sweep, unused_keys
 from frostline.sweeps.compose import Overrides
 from frostline.sweeps.compose_cache import Compose
 from frostline.sweeps.composed import Jobs
 from frostline.sweeps.executor import Executor
-from frostline.sweeps.search_cells import GRID, cells_of, describe
+from frostline.sweeps.search_cells import cells_of, describe
 from frostline.sweeps.search_rounds import Search
-
-if TYPE_CHECKING:
-    from frostline.sweeps.study_storage import Storage
-
-
-def is_asked(overrides: Sequence[Override], compose: Compose) -> bool:
-    """Return whether the overrides, together with the config files, ask for a search."""
-    listed, _ = search_space.split(overrides)
-    return bool(compose(hydra_keys.points(listed)[0]).search.name != GRID)
+from frostline.sweeps.study_storage import Storage, storage_of
 
 
 def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Executor, folder_named: bool) -> int:
@@ -37,7 +28,7 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
 
     Raises `UserError` before any run starts.
     """
-    listed, ranges = search_space.split(overrides)
+    listed, ranges = hydra_keys.split(overrides)
     jobs = hydra_keys.points(listed)
     of_job = Jobs(compose)
     cells = cells_of(jobs, ranges, compose, of_job, executor.start)
@@ -52,15 +43,11 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
 
 def _storage(config: Config) -> Storage | None:
     """Open `search.storage` before anything is created; None without one. UserError if it cannot be opened."""
-    if config.search.storage is None or config.dry_run:
-        return None
-    from frostline.sweeps.study_storage import storage_of
-
-    return storage_of(config.search, None)
+    return None if config.search.storage is None or config.dry_run else storage_of(config.search, None)
 
 
 def _typed(jobs: Sequence[Overrides], ranges: Mapping[str, Override]) -> dict[str, str]:
     """Return the typed values by key, without ranges for a single freeze mode, which have their own check."""
     fixed = hydra_keys.typed_values(chain.from_iterable(jobs))
     wide = {key: str(one.input_line).partition("=")[2] for key, one in ranges.items()}
-    return fixed | {key: value for key, value in wide.items() if not key.startswith("search.space.")}
+    return fixed | {key: value for key, value in wide.items() if not key.startswith(hydra_keys.OF_MODE)}

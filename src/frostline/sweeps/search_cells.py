@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.types import Override
+from optuna.distributions import BaseDistribution
 
 from frostline.core.config import Config
 from frostline.core.errors import user_error
@@ -18,13 +19,7 @@ from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.compose_cache import Compose
 from frostline.sweeps.composed import Jobs
 from frostline.sweeps.search_budget import Budget
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-    from frostline.sweeps.study import Study
-
-GRID = "grid"
+from frostline.sweeps.study import Study
 
 
 @dataclass
@@ -107,7 +102,7 @@ def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:
     if subdir is not None:
         expected = "nothing in a search, whose folders are named after cell and trial"
         raise user_error("hydra.sweep.subdir", subdir, expected)
-    if config.search.name == GRID or any(key.lstrip("+").startswith("search") for key in varied):
+    if config.search.name == "grid" or any(key.lstrip("+").startswith("search") for key in varied):
         raise user_error("search", config.search.name, "one search method for all runs of a sweep")
     for key in ("trials", "seed", "select"):
         if key in {one.lstrip("+") for one in varied}:

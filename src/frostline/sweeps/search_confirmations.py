@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna.trial import FrozenTrial
 
 from frostline.records import layout, trial_tags
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.search_cells import SearchCell
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from frostline.sweeps.study_sharing import Taken
 
 LOOK = 1.0  # seconds between two looks at other searches in a shared study
 RunOf = Callable[[SearchCell, Mapping[str, str], str, Mapping[str, Any], Path | None], PlannedRun]
@@ -24,8 +24,6 @@ def confirmations(cells: Iterable[SearchCell], run_of: RunOf) -> list[PlannedRun
 
     Waits for confirmations by other searches, which this sweep takes over if they die.
     """
-    from frostline.sweeps.study_sharing import Taken
-
     waiting = [(cell, best) for cell in cells if (best := _unconfirmed(cell))]
     while waiting:
         found: list[PlannedRun] = []

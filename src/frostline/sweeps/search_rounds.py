@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna.distributions import distribution_to_json
 
 from frostline.core import project
 from frostline.core.config import Config
@@ -28,11 +30,12 @@ from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composed import Jobs
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
+from frostline.sweeps.samplers import INDEPENDENT
 from frostline.sweeps.search_cells import SearchCell, is_shown
 from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
-
-if TYPE_CHECKING:
-    from frostline.sweeps.study_storage import Storage
+from frostline.sweeps.study import JUDGING, Study
+from frostline.sweeps.study_sharing import Taken
+from frostline.sweeps.study_storage import Storage, mend, storage_of
 
 Pasts = Callable[[Config], Iterable[PastRun]]
 """Returns the finished runs of earlier sweeps with today's source and the data of a config."""
@@ -86,9 +89,6 @@ class Search:
 
     def begin(self, folder: Path | None, workers: int, past: Pasts) -> None:
         """Open the studies; with `search.past`, new ones begin with the runs of `past` as observations."""
-        from frostline.sweeps.study import JUDGING, Study
-        from frostline.sweeps.study_storage import mend, storage_of
-
         search = self.cells[0].config.search
         self._dry, self._workers = folder is None, max(1, workers)
         JUDGING.clear()  # studies of an earlier sweep in this process, whose folder may be gone
@@ -167,8 +167,6 @@ class Search:
 
     def _taken(self, cell: SearchCell, number: int) -> Iterator[PlannedRun]:
         """Yield the run of an existing trial, unless another search has it, or finished it in an unreadable folder."""
-        from frostline.sweeps.study_sharing import Taken
-
         try:
             where = cell.study.sharing.take(number)
         except Taken:
@@ -198,8 +196,6 @@ class Search:
 
     def _at_once(self, cell: SearchCell, share: int) -> int:
         """Return how many trials can be drawn now without results of others: all, a sampler's first few, or a batch."""
-        from frostline.sweeps.samplers import INDEPENDENT
-
         search = cell.config.search
         if self._dry:
             return 1
@@ -236,8 +232,6 @@ class Search:
     def _of(
         self, cell: SearchCell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any], where: Path | None
     ) -> PlannedRun:
-        from optuna.distributions import distribution_to_json
-
         varied = hydra_keys.varied([one.setting for one in self.cells])
         shown = [*filter(is_shown, varied), *cell.space]
         ours = {

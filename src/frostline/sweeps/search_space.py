@@ -4,46 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from frostline.core.config import Config
 from frostline.core.config_keys import flatten, is_read
 from frostline.core.errors import user_error
+from frostline.sweeps.hydra_keys import AUTO, OF_MODE, is_auto
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial
-
-AUTO = "auto"
-"""As the value of `lr`: the range of the freeze mode."""
-_OF_MODE = "search.space."
 _ONE_DECADE = 10.0
 """A range of learning rates that spans more than this factor is searched on a log scale."""
 _FIXED = ("seed", "trials", "select", "resume", "dry_run", "experiment_name", "device", "threads", "tracking", "store")
 _FIXED_GROUPS = ("data", "search", "hydra", "checkpoint")
-
-
-def split(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Override]]:
-    """Return the listed or fixed overrides, and the ranges by key; the last value of a repeated key counts."""
-    last = {one.get_key_element().lstrip("+"): one for one in overrides}
-    ranges = {key: one for key, one in last.items() if _is_range(one)}
-    return [one for one in last.values() if not _is_range(one)], ranges
-
-
-def _is_range(one: Override) -> bool:
-    value = one.value()
-    if one.key_or_group.startswith(_OF_MODE) or _is_auto(one):
-        return True
-    return isinstance(value, IntervalSweep | RangeSweep) or (isinstance(value, ChoiceSweep) and not value.simple_form)
-
-
-def _is_auto(one: Override) -> bool:
-    """Return whether an override is `lr=auto`, as typed or as `hydra_keys.as_read` rewrites it."""
-    value = one.value()
-    return one.key_or_group.endswith("lr") and AUTO in (value, *(value.list if isinstance(value, ChoiceSweep) else ()))
 
 
 def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Override]) -> dict[str, BaseDistribution]:
@@ -53,16 +29,16 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     modes, which has precedence over those in the mode's own file. Raises UserError for an invalid range.
     """
     mode = config.freeze_mode
-    mine = f"{_OF_MODE}{mode.name}."
+    mine = f"{OF_MODE}{mode.name}."
     with_mode, in_file = _of_mode(config), _parsed(flatten(config.search.space.get(mode.name) or {}))
     for place, given in (("freeze_mode.space.", with_mode), (mine, in_file)):
         for key, one in given.items():
             _require_trained(key, f"{place}{key}", one)
     found = {key: one for key, one in with_mode.items() if key not in listed}
-    found |= {key: one for key, one in ranges.items() if not key.startswith(_OF_MODE)} | in_file
+    found |= {key: one for key, one in ranges.items() if not key.startswith(OF_MODE)} | in_file
     found |= {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
     found = {key: one for key, one in found.items() if is_read(key, mode.solver)}
-    if "lr" in found and _is_auto(found["lr"]):
+    if "lr" in found and is_auto(found["lr"]):
         found["lr"] = _auto_lr(config)
     return {key: distribution(key, one) for key, one in found.items()}
 
@@ -94,8 +70,8 @@ def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Seq
     `modes` are those of the sweep, `groups` the config groups.
     """
     for key, one in ranges.items():
-        if key.startswith(_OF_MODE):
-            mode, _, rest = key.removeprefix(_OF_MODE).partition(".")
+        if key.startswith(OF_MODE):
+            mode, _, rest = key.removeprefix(OF_MODE).partition(".")
             if mode not in modes:
                 raise user_error("search.space", mode, f"a freeze mode of this sweep ({', '.join(modes)})", modes)
             if not rest:
@@ -115,8 +91,6 @@ def _require_trained(name: str, key: str, one: Override) -> None:
 
 def distribution(key: str, one: Override) -> BaseDistribution:
     """Return the distribution from which Optuna draws the values of `key`; UserError for an invalid range."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
     value, typed = one.value(), _typed(one)
     if isinstance(value, ChoiceSweep):
         return CategoricalDistribution(_choices(key, one, value))
@@ -137,8 +111,6 @@ def distribution(key: str, one: Override) -> BaseDistribution:
 
 
 def _stepped(key: str, one: Override, *, log: bool) -> BaseDistribution:
-    from optuna.distributions import FloatDistribution, IntDistribution
-
     values = [float(text) for text in one.sweep_string_iterator()]
     if len(values) < 2:
         raise user_error(key, _typed(one), "at least two values")
@@ -167,8 +139,6 @@ def _typed(one: Override) -> str:
 
 def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
     """Return the value of `key` in a trial: the one that it has, or a new one from its sampler."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
     if isinstance(values, FloatDistribution):
         return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
     if isinstance(values, IntDistribution):
@@ -179,8 +149,6 @@ def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
 
 def value_of(text: str, values: BaseDistribution) -> Any | None:
     """Return the recorded `text` as a value of the distribution, None if it is outside of it."""
-    from optuna.distributions import CategoricalDistribution, IntDistribution
-
     if isinstance(values, CategoricalDistribution):
         return next((one for one in values.choices if str(one) == text), None)
     try:
@@ -198,8 +166,6 @@ def text_of(value: Any) -> str:
 
 def ends(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     """Return points of a space that together contain the lowest and highest value, or all choices, of each key."""
-    from optuna.distributions import CategoricalDistribution
-
     corners = {
         key: [*one.choices] if isinstance(one, CategoricalDistribution) else [one.low, one.high]  # type: ignore[attr-defined]
         for key, one in space.items()
@@ -210,8 +176,6 @@ def ends(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
 
 def words(key: str, one: BaseDistribution) -> str:
     """Return a range in words, e.g. `lr from 1e-05 to 1 on a log scale`."""
-    from optuna.distributions import CategoricalDistribution
-
     if isinstance(one, CategoricalDistribution):
         return f"{key} among {', '.join(map(text_of, one.choices))}"
     low, high, log, step = (getattr(one, name) for name in ("low", "high", "log", "step"))

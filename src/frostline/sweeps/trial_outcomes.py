@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
 
 from frostline.core.metrics import METRICS
+from frostline.core.objectives import Objective
 from frostline.records import journal, trial_tags
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.search_cells import SearchCell
-
-if TYPE_CHECKING:
-    from optuna.trial import TrialState
-
-    from frostline.core.objectives import Objective
+from frostline.sweeps.study import objectives_of
 
 
 def tell(cell: SearchCell, number: int, result: Result) -> None:
@@ -26,8 +24,6 @@ def tell(cell: SearchCell, number: int, result: Result) -> None:
     is left, so that the same command runs it again, as in a grid. A trial that an earlier search had trained further
     still waits at the rungs, so that the search draws the same trials.
     """
-    from frostline.sweeps.study import objectives_of
-
     study, spent = cell.study, Spent.of(result)
     values, state = outcome(result, objectives_of(cell.config))
     by, matter = METRICS[cell.config.select], cell.config.search.prune != "none"
@@ -42,8 +38,6 @@ def tell(cell: SearchCell, number: int, result: Result) -> None:
 
 def outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:
     """Return the values and the state of a trial, given its run's result; None as state if it is not over."""
-    from optuna.trial import TrialState
-
     if result.status == "FINISHED":
         if PRUNED in result.metrics:
             return None, TrialState.PRUNED

@@ -54,6 +54,7 @@ DECIDING = {
             "data.perceptual_hash",
             "data.decode_image",
             "data.open_image",
+            "data.pixel_form",
             "data.reduction",
             "data.resize",
             "data.resize_by_matrices",

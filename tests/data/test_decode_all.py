@@ -23,9 +23,10 @@ from frostline.core import memory
 from frostline.core.errors import UserError
 from frostline.data import broken_images, loading, pixel_cache, splits
 from frostline.data import decode_all as decoder
-from frostline.data.decode_all import Differing, Keep, decode_all
+from frostline.data.decode_all import Differing, decode_all
 from frostline.data.listing import survey
 from frostline.data.pixel_cache import ViewSpec
+from frostline.data.pixel_form import PixelForm
 from frostline.data.resize import CenterCrop
 from frostline.runs import checks
 from frostline.store import store as storing
@@ -45,14 +46,14 @@ def noise(side: int = 64, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8))
 
 
-def decoded(images: list[Image.Image], keep: Keep, **options: Any) -> tuple[dict[str, Tensor], list[list[Any]]]:
+def decoded(images: list[Image.Image], form: PixelForm, **options: Any) -> tuple[dict[str, Tensor], list[list[Any]]]:
     writer = Writer()
     read = [image.copy for image in images]
     meta = decode_all(
         writer,
         range(len(images)),
         lambda index: read[index](),
-        **{"keep": keep, "max_pixels": 10**6, "progress": lambda count: None, **options},
+        **{"form": form, "max_pixels": 10**6, "progress": lambda count: None, **options},
     )
     return writer.tensors, meta["bad"]
 
@@ -60,7 +61,7 @@ def decoded(images: list[Image.Image], keep: Keep, **options: Any) -> tuple[dict
 def test_views_are_kept_and_the_size_of_images_is_remembered():
     center = CenterCrop(size=6, resize=6, interpolation="bilinear")
     found, bad = decoded(
-        [Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))], Keep("view", view=center)
+        [Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))], PixelForm("view", view=center)
     )
     assert found["pixels"].shape == (3, 3, 6, 6) and found["pixels"].dtype == torch.uint8 and bad == []
     assert (found["pixels"] == torch.tensor(RED).view(3, 1, 1)).all()
@@ -71,12 +72,12 @@ def test_originals_of_one_size_are_kept_pixel_by_pixel_and_differing_ones_refuse
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (5, 7, 3), dtype=np.uint8) for _ in range(40)]
     counted: list[int] = []
-    found, _ = decoded([Image.fromarray(array) for array in arrays], Keep("original"), progress=counted.append)
+    found, _ = decoded([Image.fromarray(array) for array in arrays], PixelForm("original"), progress=counted.append)
     assert (found["pixels"].permute(0, 2, 3, 1).numpy() == np.stack(arrays)).all() and sum(counted) == 40
     for array, digest in zip(arrays, found["digests"], strict=True):
         assert bytes(digest.tolist()) == hashlib.sha256(array.tobytes()).digest()
     with pytest.raises(Differing):
-        decoded([Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))], Keep("original"))
+        decoded([Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))], PixelForm("original"))
 
 
 def test_what_is_stored_keeps_its_shape_and_what_is_small_every_pixel(tmp_path: Path):
@@ -85,7 +86,7 @@ def test_what_is_stored_keeps_its_shape_and_what_is_small_every_pixel(tmp_path: 
     exif = Image.Exif()
     exif[0x0112] = 6
     noise(90).crop((0, 0, 90, 60)).save(turned, exif=exif)
-    found, bad = decoded([large, small, Image.open(turned)], Keep("stored", side=30))
+    found, bad = decoded([large, small, Image.open(turned)], PixelForm("stored", side=30))
     assert bad == []
     kept = Ragged(found["pixels"], found["starts"], found["shapes"])[torch.arange(3)]
     assert [tuple(image.shape) for image in kept] == [(3, 30, 50), (3, 24, 10), (3, 45, 30)]
@@ -453,8 +454,8 @@ def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
     count, size, cpu = 1200, 256, torch.device("cpu")
 
     def make(writer: Writer) -> dict[str, Any]:
-        keep = Keep("view", view=CenterCrop(size, size, "bilinear"))
-        options: dict[str, Any] = {"keep": keep, "max_pixels": 10**6, "progress": lambda count: None}
+        form = PixelForm("view", view=CenterCrop(size, size, "bilinear"))
+        options: dict[str, Any] = {"form": form, "max_pixels": 10**6, "progress": lambda count: None}
         return decode_all(writer, range(count), lambda index: Image.new("RGB", (8, 8), (index % 256, 0, 0)), **options)
 
     room = Store(store.folder, budget=10**9, say=print)
@@ -525,7 +526,7 @@ def test_what_was_looked_at_before_a_kill_is_not_looked_at_again(
 ) -> None:
     images: list[Image.Image | None] = [noise(24 if kind == "original" else 20 + i % 3, i) for i in range(100)]
     images[3] = images[90] = None
-    keep = Keep(kind, view=SMALL if kind == "view" else None)
+    form = PixelForm(kind, view=SMALL if kind == "view" else None)
     looked: list[int] = []
 
     def read(index: int) -> Image.Image:
@@ -543,7 +544,7 @@ def test_what_was_looked_at_before_a_kill_is_not_looked_at_again(
                 raise end
 
         def make(writer: Writer) -> dict[str, Any]:
-            return decode_all(writer, range(100), read, keep=keep, max_pixels=10**6, progress=advance)
+            return decode_all(writer, range(100), read, form=form, max_pixels=10**6, progress=advance)
 
         return store.get("pixels", "0" * 64, make, about="images")
 

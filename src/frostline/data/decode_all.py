@@ -19,9 +19,10 @@ from torch import Tensor
 
 from frostline.core import machine
 from frostline.data import perceptual_hash
-from frostline.data.bit_depth import FULL, Levels
+from frostline.data.bit_depth import Levels
 from frostline.data.decode_image import convert, tensor_of
 from frostline.data.open_image import at_most, is_passing, why
+from frostline.data.pixel_form import PixelForm
 from frostline.data.reduction import reduce, reduced
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.store.writer import Writer
@@ -37,20 +38,6 @@ def unseen(what: str, total: int) -> Iterator[Callable[[int], object]]:
 
 
 _CHUNK = 16  # images per task: few enough for an even end, many enough for little overhead
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The form in which images are kept."""
-
-    kind: str
-    """`view`: the centre view; `original`: whole images, all of one size; `stored`: whole images of any sizes, perhaps
-    reduced; `nothing`: no pixels, only facts about each image."""
-    view: CenterCrop | None = None
-    side: int | None = None
-    """`stored`: shorter side in pixels to which larger images are reduced; None for no reduction."""
-    levels: Levels = FULL
-    """Mapping of values of more than 8 bits."""
 
 
 class Differing(Exception):
@@ -88,7 +75,7 @@ def decode_all(
     ids: Sequence[int],
     read: Callable[[int], Image.Image],
     *,
-    keep: Keep,
+    form: PixelForm,
     max_pixels: int,
     progress: Callable[[int], object],
 ) -> dict[str, Any]:
@@ -109,7 +96,7 @@ def decode_all(
             done=writer.tensor("done", (len(ids),), torch.int16).numpy(),
             spans=writer.tensor("spans", (len(ids), 2), torch.float64).numpy(),
         )
-        job = _Job(read, _keeper(writer, ids, read, keep), keep.levels, columns, writer)
+        job = _Job(read, _keeper(writer, ids, read, form), form.levels, columns, writer)
         done = {start: [(number, reason) for number, reason in bad] for start, bad in writer.notes}
         bad = [*chain.from_iterable(done.values())]
         chunks = [chunk for chunk in _chunks(len(ids)) if chunk.start not in done]
@@ -121,22 +108,22 @@ def decode_all(
     return {"bad": sorted(bad)}
 
 
-def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Image], keep: Keep) -> _Keeper:
+def _keeper(writer: Writer, ids: Sequence[int], read: Callable[[int], Image.Image], form: PixelForm) -> _Keeper:
     """Allocate the pixels of an entry, and return the function that says what to write there for an image."""
-    if keep.kind == "view":
-        assert keep.view is not None
-        writer.tensor("pixels", (len(ids), 3, keep.view.size, keep.view.size), torch.uint8, piecemeal=True)
-        return partial(_view, keep.view)
-    if keep.kind == "original":
-        width, height = first_size(ids, read, keep.levels) or (1, 1)
+    if form.kind == "view":
+        assert form.view is not None
+        writer.tensor("pixels", (len(ids), 3, form.view.size, form.view.size), torch.uint8, piecemeal=True)
+        return partial(_view, form.view)
+    if form.kind == "original":
+        width, height = first_size(ids, read, form.levels) or (1, 1)
         writer.tensor("pixels", (len(ids), 3, height, width), torch.uint8, piecemeal=True)
         return partial(_original, (3, height, width))
-    if keep.kind == "stored":
-        areas = torch.tensor([width * height for width, height in reduced(header_sizes(ids, read), keep.side)])
+    if form.kind == "stored":
+        areas = torch.tensor([width * height for width, height in reduced(header_sizes(ids, read), form.side)])
         starts = writer.tensor("starts", (len(ids),), torch.int64).copy_(3 * (areas.cumsum(0) - areas))
         shapes = writer.tensor("shapes", (len(ids), 2), torch.int32)
         writer.tensor("pixels", (3 * int(areas.sum()),), torch.uint8, piecemeal=True)
-        return partial(_stored, starts.tolist(), areas.tolist(), shapes, keep.side)
+        return partial(_stored, starts.tolist(), areas.tolist(), shapes, form.side)
     return lambda row, image: None
 
 

@@ -17,10 +17,11 @@ from frostline.core.files import expanded
 from frostline.data import findings
 from frostline.data.bit_depth import of_range
 from frostline.data.broken_images import blamed, broken_of, leave_out, require_readable
-from frostline.data.decode_all import Keep, Progress, unseen
+from frostline.data.decode_all import Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.layouts import SPLITS
 from frostline.data.pixel_cache import Decoded, PixelCache, ViewSpec
+from frostline.data.pixel_form import PixelForm
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
 from frostline.data.split_findings import of_images, of_sources, of_times
@@ -123,7 +124,7 @@ def _assemble(
         fingerprint=_fingerprint(splits.values(), train.source.classes),
         counts=counts,
         crops=spec.side is not None,
-        pixels=_cut_from(decoded["train"].keep) if spec.side is not None else "auto",
+        pixels=_cut_from(decoded["train"].form) if spec.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
         findings=(*told, *of_times(parts), *of_images(good, splits, decoded), *shown),
@@ -132,9 +133,9 @@ def _assemble(
     )
 
 
-def _cut_from(keep: Keep) -> str:
+def _cut_from(form: PixelForm) -> str:
     """Return the value of `data.pixels` that describes what random crops are cut from."""
-    return "exact" if keep.kind == "nothing" else "auto" if keep.side is None else "stored"
+    return "exact" if form.kind == "nothing" else "auto" if form.side is None else "stored"
 
 
 def _split(part: Selection, decoded: Decoded) -> Split:
@@ -143,7 +144,7 @@ def _split(part: Selection, decoded: Decoded) -> Split:
     digest = hashlib.sha256()
     for tensor in (digests, sizes, ids):
         digest.update(tensor.numpy().data)
-    pixels, centred = decoded.pixels(ids), decoded.keep.kind == "view"
+    pixels, centred = decoded.pixels(ids), decoded.form.kind == "view"
     counted = None if weights is None else weights[ids]
     return Split(pixels, centred, sizes, part.labels, ids, digests, digest.hexdigest(), counted, _grouped(part))
 

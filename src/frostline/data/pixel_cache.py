@@ -22,10 +22,10 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.data import image_formats, value_range
 from frostline.data.bit_depth import Levels
-from frostline.data.decode_all import Differing, Keep, Progress, decode_all, header_sizes
+from frostline.data.decode_all import Differing, Progress, decode_all, header_sizes
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.open_image import at_most
-from frostline.data.reduction import reduced
+from frostline.data.pixel_form import PixelForm, Sizes
 from frostline.data.resize import CenterCrop
 from frostline.data.source import Source
 from frostline.store import hashing
@@ -56,7 +56,7 @@ class Decoded:
     source: Source
     entry: Entry
     ids: Tensor
-    keep: Keep
+    form: PixelForm
     """Form of the images, stored or not."""
     kept: bool
 
@@ -66,11 +66,11 @@ class Decoded:
 
     def pixels(self, ids: Tensor) -> Rows | Ragged | Undecoded:
         """Return the pixels of the images `ids`, or their files to decode if the pixels are not stored."""
-        tensors, rows, keep = self.entry.tensors, self.rows(ids), self.keep
+        tensors, rows, form = self.entry.tensors, self.rows(ids), self.form
         if not self.kept:
-            instead = keep.kind != "nothing"
-            return Undecoded(self.source.read, self.source.name, ids, keep.levels, side=keep.side, instead=instead)
-        if keep.kind == "stored":
+            instead = form.kind != "nothing"
+            return Undecoded(self.source.read, self.source.name, ids, form.levels, side=form.side, instead=instead)
+        if form.kind == "stored":
             return Ragged(tensors["pixels"], tensors["starts"][rows], tensors["shapes"][rows])
         return Rows(tensors["pixels"], rows)
 
@@ -82,39 +82,8 @@ class Decoded:
     @property
     def reduced_to(self) -> int | None:
         """Shorter side in pixels to which images were reduced; None if none was."""
-        side = self.keep.side
+        side = self.form.side
         return side if side is not None and bool((self.entry.tensors["sizes"].amin(1) > side).any()) else None
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of images from their headers."""
-
-    ids: Tensor
-    """`(N,)` int64, ascending."""
-    sizes: Tensor
-    """`(N, 2)`: width and height in pixels, 0 for broken images."""
-
-    @property
-    def alike(self) -> bool:
-        """Whether all readable images have the same size."""
-        known = self.sizes[self.sizes[:, 0] > 0]
-        return bool((known == known[:1]).all())
-
-    @property
-    def shortest(self) -> int:
-        """Largest shorter side of all images, in pixels."""
-        return int(self.sizes.amin(1).max())
-
-    def bytes_of(self, keep: Keep, ids: Tensor | None = None) -> int:
-        """Return the bytes that the pixels of all images, or of the images `ids`, take in the form `keep`."""
-        sizes = self.sizes if ids is None else self.sizes[torch.searchsorted(self.ids, ids)]
-        if keep.view is not None:
-            return 3 * keep.view.size**2 * len(sizes)
-        if keep.kind == "original":  # broken images have a row, too
-            return 3 * len(sizes) * int(self.sizes.long().prod(1).max())
-        each = reduced([(width, height) for width, height in sizes.tolist()], keep.side)
-        return 3 * sum(width * height for width, height in each)
 
 
 class PixelCache:
@@ -147,36 +116,35 @@ class PixelCache:
         with at_most(self._max_pixels):  # headers are read before anything is decoded
             sizes = Sizes(_union(ids.values()), self._header_sizes(source, _union(ids.values())))
             chosen = self._choose(ids, sizes, spec, levels)
-            splits = {keep: _union(ids[name] for name in ids if chosen[name] == keep) for keep in chosen.values()}
-            kept = {keep: part for keep, part in splits.items() if self._is_kept(source, part, keep, sizes)}
-            others = [part for keep, part in splits.items() if keep not in kept]
-            decoded: dict[Keep, Decoded] = {}
-            for keep, part in kept.items():
+            splits = {form: _union(ids[name] for name in ids if chosen[name] == form) for form in chosen.values()}
+            kept = {form: part for form, part in splits.items() if self._is_kept(source, part, form, sizes)}
+            others = [part for form, part in splits.items() if form not in kept]
+            decoded: dict[PixelForm, Decoded] = {}
+            for form, part in kept.items():
                 try:
-                    decoded[keep] = self._decode(source, part, keep)
+                    decoded[form] = self._decode(source, part, form)
                 except (NoRoom, Differing):  # the disk has less room than before, or a header was wrong
                     others.append(part)
             if others:
-                checked = self._decode(source, _union(others), Keep("nothing", levels=levels))
-                decoded |= {keep: replace(checked, keep=keep, kept=False) for keep in splits if keep not in decoded}
+                checked = self._decode(source, _union(others), PixelForm("nothing", levels=levels))
+                decoded |= {form: replace(checked, form=form, kept=False) for form in splits if form not in decoded}
             return {name: decoded[chosen[name]] for name in ids}
 
-    def _choose(self, ids: Mapping[str, Tensor], sizes: Sizes, spec: ViewSpec, levels: Levels) -> dict[str, Keep]:
+    def _choose(self, ids: Mapping[str, Tensor], sizes: Sizes, spec: ViewSpec, levels: Levels) -> dict[str, PixelForm]:
         """Return the form of the images of each split, which depends only on the sizes of all."""
-        view = Keep("view", view=spec.center, levels=levels)
-        whole = Keep("original" if sizes.alike else "stored", levels=levels)
+        view = PixelForm("view", view=spec.center, levels=levels)
+        whole = PixelForm("original" if sizes.alike else "stored", levels=levels)
         if 0 < sizes.bytes_of(whole) <= sizes.bytes_of(view) and (spec.side is None or sizes.shortest <= spec.side):
             return dict.fromkeys(ids, whole)
-        cut = (
-            Keep("nothing", levels=levels) if self._pixels == "exact" else Keep("stored", side=spec.side, levels=levels)
-        )
+        kind, side = ("nothing", None) if self._pixels == "exact" else ("stored", spec.side)
+        cut = PixelForm(kind, side=side, levels=levels)
         return {name: cut if name == "train" and spec.side is not None else view for name in ids}
 
-    def _is_kept(self, source: Source, ids: Tensor, keep: Keep, sizes: Sizes) -> bool:
+    def _is_kept(self, source: Source, ids: Tensor, form: PixelForm, sizes: Sizes) -> bool:
         """Return whether the images are in the store in this form already, or would fit into it."""
-        if keep.kind == "nothing":
+        if form.kind == "nothing":
             return False
-        return self._is_there(source, ids, keep) or sizes.bytes_of(keep, ids) <= self._store_of(source).half
+        return self._is_there(source, ids, form) or sizes.bytes_of(form, ids) <= self._store_of(source).half
 
     def _header_sizes(self, source: Source, ids: Tensor) -> Tensor:
         """Return `(N, 2)`, width and height of the images `ids` from their headers; 0 for broken ones."""
@@ -190,28 +158,28 @@ class PixelCache:
         entry, ids_there = self._get(source, ids, "sizes", make, "sizes of {count:,} images of {about}")
         return entry.tensors["sizes"][torch.searchsorted(ids_there, ids)]
 
-    def _is_there(self, source: Source, ids: Tensor, keep: Keep) -> bool:
+    def _is_there(self, source: Source, ids: Tensor, form: PixelForm) -> bool:
         """Return whether the images were decoded into the store before."""
-        keys = (self._key(source, chosen, keep) for chosen in (None, ids))
+        keys = (self._key(source, chosen, form) for chosen in (None, ids))
         return source.identity is not None and any(self._store.has("pixels", key) for key in keys)
 
-    def _decode(self, source: Source, ids: Tensor, keep: Keep) -> Decoded:
-        """Return images of a source in the form `keep`, from the store or decoded into it."""
+    def _decode(self, source: Source, ids: Tensor, form: PixelForm) -> Decoded:
+        """Return images of a source in a form, from the store or decoded into it."""
 
         def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
             with self._progress("decoding", len(ids)) as advance:
                 return decode_all(
-                    writer, ids.tolist(), source.read, keep=keep, max_pixels=self._max_pixels, progress=advance
+                    writer, ids.tolist(), source.read, form=form, max_pixels=self._max_pixels, progress=advance
                 )
 
-        entry, ids = self._get(source, ids, keep, make, f"{{count:,}} images of {{about}}, {_about(keep)}")
-        return Decoded(source, entry, ids, keep, kept=keep.kind != "nothing")
+        entry, ids = self._get(source, ids, form, make, f"{{count:,}} images of {{about}}, {form.about}")
+        return Decoded(source, entry, ids, form, kept=form.kind != "nothing")
 
     def _get(
         self,
         source: Source,
         ids: Tensor,
-        keep: Keep | str,
+        form: PixelForm | str,
         make: Callable[[Writer, Tensor], dict[str, Any]],
         about: str,
     ) -> tuple[Entry, Tensor]:
@@ -222,7 +190,7 @@ class PixelCache:
         """
         every = torch.arange(len(source.labels))
         store = self._store_of(source)
-        whole, some = (self._key(source, chosen, keep) for chosen in (None, ids))
+        whole, some = (self._key(source, chosen, form) for chosen in (None, ids))
         if len(ids) == len(every) or (source.identity is not None and store.has("pixels", whole)):
             key, ids = whole, every
         else:
@@ -234,10 +202,10 @@ class PixelCache:
         """Return the store for a source: one that keeps nothing if decoding takes no time."""
         return Store(None, budget=0, say=print) if source.identity is None else self._store
 
-    def _key(self, source: Source, ids: Tensor | None, keep: Keep | str) -> str:
+    def _key(self, source: Source, ids: Tensor | None, form: PixelForm | str) -> str:
         facts = {
             "source": source.identity,
-            "keep": keep if isinstance(keep, str) else asdict(keep),
+            "keep": form if isinstance(form, str) else asdict(form),
             "max_pixels": self._max_pixels,
             "ids": None if ids is None else hashlib.sha256(ids.numpy().data).hexdigest(),
             "libraries": [
@@ -252,13 +220,3 @@ class PixelCache:
 def _union(parts: Iterable[Tensor]) -> Tensor:
     """Return all ids in ascending order."""
     return torch.cat([*parts]).unique()
-
-
-def _about(keep: Keep) -> str:
-    """Return a description of the form `keep` for people."""
-    if keep.view is not None:
-        view = keep.view
-        return f"views of {view.size} pixels from {view.resized}, {view.interpolation}"
-    if keep.kind == "stored" and keep.side is not None:
-        return f"shorter side {keep.side} pixels"
-    return "checked" if keep.kind == "nothing" else "whole"

@@ -23,7 +23,7 @@ for typed in json.loads(sys.argv[1]):
 """
 
 
-def to(lines: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[tuple[int, str, str]]:
+def run_lines(lines: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[tuple[int, str, str]]:
     """Return of each command line its exit status, and what it printed to stdout and stderr."""
     done = warm.run([sys.executable, "-c", _TYPE, json.dumps(lines)], env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

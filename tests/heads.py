@@ -15,7 +15,7 @@ from small import Samples, compose
 DIM, CLASSES, BATCH = 16, 5, 8
 
 
-def learn(
+def make_heads(
     heads: int,
     seeds: int = 1,
     rates: int | None = None,

@@ -81,7 +81,7 @@ class Lab:
             from frostline.cli import main
             from frostline.sweeps import pool
 
-            pool.subprocess = warm.module()
+            pool.subprocess = warm.forking_subprocess()
             main()
 
         return self.fork(program)

@@ -20,6 +20,6 @@ def pairs(found: Data) -> Counter[tuple[int, str]]:
     return said
 
 
-def told(found: Data) -> list[str]:
+def messages(found: Data) -> list[str]:
     """Return what is told of the source, beside how many images of each class splits have."""
     return [finding.about for finding in found.findings if " has one image of " not in finding.about]

@@ -230,9 +230,9 @@ def _run() -> None:
     shape = ("model.image_size=40", "data.limit=20", "data.test_fraction=0.02", "data.val_fraction=0.02", "epochs=1")
     with tempfile.TemporaryDirectory() as folder, machine.isolated_torch_state():
         for mode in ("head", "full"):
-            config = small.plain(f"freeze={mode}", *shape, "batch_size=10", "threads=1", "store.enabled=false")
+            config = small.plain_config(f"freeze={mode}", *shape, "batch_size=10", "threads=1", "store.enabled=false")
             config_text(config)
-            small.carry_out(parse(config), Path(folder) / mode)
+            small.execute_run(parse(config), Path(folder) / mode)
     project.source_sha256()
     OmegaConf.clear_resolver("project_root")
     for known in (files._alike, notices._told):

@@ -17,7 +17,7 @@ from frostline.training import process_group
 T = TypeVar("T")
 
 
-def together(count: int, function: Callable[[], T]) -> list[T]:
+def run_in_group(count: int, function: Callable[[], T]) -> list[T]:
     """Return what `function` returns in each of `count` processes, which form a group."""
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(count)]

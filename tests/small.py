@@ -98,15 +98,15 @@ def last_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[dict[str,
 
 
 @contextmanager
-def silently(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def no_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show no progress."""
     yield lambda count: None
 
 
-class Told:
+class FakeScreen:
     """A screen that keeps what is said."""
 
-    progress = staticmethod(silently)
+    progress = staticmethod(no_progress)
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -121,7 +121,7 @@ class Told:
     def epoch(self, done: EpochResult, **facts: object) -> None: ...
 
 
-class Memory:
+class FakeRecord:
     """A record in memory."""
 
     def __init__(self) -> None:
@@ -141,14 +141,14 @@ class Memory:
     def dataset(self, **facts: object) -> None: ...
 
 
-def carry_out(
-    config: Config, folder: Path, record: Memory | None = None, screen: Told | None = None, **around: Any
+def execute_run(
+    config: Config, folder: Path, record: FakeRecord | None = None, screen: FakeScreen | None = None, **around: Any
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Return what `execute` does of a run in `folder`, made if need be; `around` is the rest of its `RunContext`."""
     folder.mkdir(parents=True, exist_ok=True)
     provenance.write(folder, provenance.software([]))  # as a job does
-    run = RunContext("a run", folder, cast(Screen, screen or Told()), **around)
-    return execute(config, run, cast(Record, record or Memory()))
+    run = RunContext("a run", folder, cast(Screen, screen or FakeScreen()), **around)
+    return execute(config, run, cast(Record, record or FakeRecord()))
 
 
 def data_config(**fields: Any) -> DataConfig:
@@ -159,10 +159,10 @@ def data_config(**fields: Any) -> DataConfig:
 def load_data(center: CenterCrop = CENTER, side: int | None = None, **fields: Any) -> Data:
     """Return data, decoded in memory, as a network for `center` sees them, with crops from a shorter `side`."""
     store = Store(None, budget=10**9, say=print)
-    return loading.load(data_config(**fields), spec=ViewSpec(center, side), store=store, progress=silently)
+    return loading.load(data_config(**fields), spec=ViewSpec(center, side), store=store, progress=no_progress)
 
 
-def shown(image: Image.Image, levels: Levels = FULL) -> Image.Image:
+def as_rgb(image: Image.Image, levels: Levels = FULL) -> Image.Image:
     """Return an opened image as networks are shown it, by way of Pillow alone."""
     return convert(image, levels)[0]
 
@@ -266,7 +266,7 @@ def train(
     )
 
 
-def plain(*overrides: str) -> dict[str, Any]:
+def plain_config(*overrides: str) -> dict[str, Any]:
     """Return what Hydra composes of a command line, as plain values of the caller's own.
 
     Hydra reads every file anew each time; here it composes the choices of groups once, and values are put into that.
@@ -310,7 +310,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 def _pickled(overrides: tuple[str, ...]) -> bytes:
     groups = [one.partition("=")[0] for one in overrides]
     if len(groups) < 2 or len({*groups}) < len(groups) or not {"model", *_APART} >= {*groups}:
-        return pickle.dumps(whole(overrides))
+        return pickle.dumps(hydra_config(overrides))
     config = _composed(tuple(one for one in overrides if one.startswith("model=")))
     for group, override in zip(groups, overrides, strict=True):
         if group in _APART:
@@ -318,7 +318,7 @@ def _pickled(overrides: tuple[str, ...]) -> bytes:
     return pickle.dumps(config)
 
 
-def whole(overrides: Sequence[str]) -> DictConfig:
+def hydra_config(overrides: Sequence[str]) -> DictConfig:
     """Return what Hydra composes of a command line."""
     OmegaConf.register_new_resolver("project_root", lambda: str(CONF.parent), replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -327,4 +327,4 @@ def whole(overrides: Sequence[str]) -> DictConfig:
 
 def compose(*overrides: str) -> Config:
     """Return the checked config of a command line."""
-    return parse(plain(*overrides))
+    return parse(plain_config(*overrides))

@@ -380,7 +380,7 @@ def test_where_a_sweep_lies_is_said_once():
 @pytest.mark.slow
 def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(api, "subprocess", warm.module())
+    monkeypatch.setattr(api, "subprocess", warm.forking_subprocess())
     quick = ("data.limit=200", "epochs=1", "batch_size=50", "model.image_size=32", "resume=false", "freeze=head")
     uri = f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -20,7 +20,7 @@ import small
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, flatten
 from frostline.core.validation import parse
-from small import ADAPTED, BASE, CONF, KEPT_MODES, MODES, compose, plain
+from small import ADAPTED, BASE, CONF, KEPT_MODES, MODES, compose, plain_config
 
 GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule", "search")
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
@@ -63,18 +63,18 @@ def test_every_option_of_every_group_composes_with_the_defaults(chosen: dict[str
     ids=" ".join,
 )
 def test_choices_that_tests_put_together_are_what_hydra_composes_of_them(typed: tuple[str, ...]) -> None:
-    ours, theirs = (OmegaConf.to_container(read(typed)) for read in (small._composed, small.whole))
+    ours, theirs = (OmegaConf.to_container(read(typed)) for read in (small._composed, small.hydra_config))
     assert ours == theirs
 
 
 def test_values_that_tests_put_in_are_where_hydra_puts_them() -> None:
     values = ("model.weights=null", "optimizer.options={momentum:0.9}", "freeze_mode.l2=[10,1]", "data.root='a b'")
     typed = ("freeze=probe", "optimizer=sgd", "lr=1", "seed=3", "lr=1e-2", *values)
-    assert plain(*typed) == OmegaConf.to_container(small.whole(typed), resolve=True)
+    assert plain_config(*typed) == OmegaConf.to_container(small.hydra_config(typed), resolve=True)
 
 
 def test_a_network_that_no_line_composes_is_a_valid_one_and_says_nothing_to_hydra() -> None:
-    defaults = plain()
+    defaults = plain_config()
     for name in (chosen["model"] for chosen in TOGETHER[ROWS:]):
         assert name is not None
         text = (CONF / "model" / f"{name}.yaml").read_text()
@@ -98,7 +98,7 @@ def test_every_option_gives_each_field_without_a_default_once_and_opens_with_wha
 
 @pytest.mark.parametrize("name", ["full", "probe"])
 def test_freeze_is_the_short_name_of_freeze_mode(name: str) -> None:
-    short, long = plain(f"freeze={name}"), plain(f"freeze_mode={name}")
+    short, long = plain_config(f"freeze={name}"), plain_config(f"freeze_mode={name}")
     assert short == long
     assert short["freeze_mode"]["name"] == name
     assert "freeze" not in short
@@ -130,7 +130,7 @@ def test_every_experiment_composes_into_a_config_and_says_how_to_run_it(name: st
     swept = composed.hydra.sweeper.get("params") or {}
     for key, choice in swept.items():  # the first value of each
         first = str(choice).split(",")[0].replace("range(5)", "0")
-        assert parse(plain(f"experiment={name}", f"{key}={first}"))
+        assert parse(plain_config(f"experiment={name}", f"{key}={first}"))
     assert compose(f"experiment={name}").experiment_name
 
 

@@ -259,7 +259,7 @@ def _become(told: dict[str, Any]) -> None:
         stream = open(descriptor, "w", buffering=-1 if whole else 1, encoding="utf-8", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
     sys.path[:0] = filter(None, told["environment"].get("PYTHONPATH", "").split(os.pathsep))
-    sys.modules["frostline.sweeps.pool"].subprocess = module()
+    sys.modules["frostline.sweeps.pool"].subprocess = forking_subprocess()
     if sys.modules["frostline.core.project"].own_configs([]):  # which the plugin looks for when it is imported
         importlib.reload(sys.modules["hydra_plugins.frostline_sweeper"])
     _know_mode()
@@ -306,7 +306,7 @@ def renew_threads() -> None:
     torch.set_num_threads(torch.get_num_threads())
 
 
-def module() -> Any:
+def forking_subprocess() -> Any:
     """Return what may stand for the module `subprocess` where workers are started, so that they are forked."""
     return SimpleNamespace(**{**vars(subprocess), "Popen": Popen}) if _address() else subprocess
 

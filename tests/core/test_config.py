@@ -23,7 +23,7 @@ from frostline.core.config_keys import choices, digest, flatten, semantic
 from frostline.core.errors import UserError, user_error
 from frostline.core.objectives import several
 from frostline.core.validation import parse
-from small import compose, plain
+from small import compose, plain_config
 
 BAD: dict[str, list[Any]] = {
     "lr": [nan, inf, -inf, 0.0, -1.0],
@@ -92,7 +92,7 @@ CHECKED = [(key, value) for key, values in BAD.items() for value in values]
 
 @cache
 def _defaults() -> dict[str, Any]:
-    return plain("freeze_mode=gradual", "optimizer=sgd")
+    return plain_config("freeze_mode=gradual", "optimizer=sgd")
 
 
 def defaults() -> dict[str, Any]:
@@ -251,7 +251,7 @@ def test_a_bad_value_in_a_phase_is_named_by_its_place(path: tuple[Any, ...], val
     ],
 )
 def test_a_value_of_another_type_is_refused_also_where_hydra_did_not_look(key: str, value: Any) -> None:
-    values = {name: inner for name, inner in plain().items() if name != "hydra"}
+    values = {name: inner for name, inner in plain_config().items() if name != "hydra"}
     section, _, name = key.rpartition(".")
     (values[section] if section else values)[name] = value
     with pytest.raises(UserError, match=f"^{key}="):

@@ -36,7 +36,7 @@ from frostline.store.ragged import Ragged
 from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import Writer
-from small import compose, data_config, silently
+from small import compose, data_config, no_progress
 
 RED = (250, 20, 10)
 SMALL = CenterCrop(size=10, resize=12, interpolation="bilinear")  # smaller than the images
@@ -196,7 +196,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def load(root: Path, store: Store, **changes: Any) -> splits.Data:
     loading._last.clear()
     spec = ViewSpec(changes.pop("center", SMALL), changes.pop("side", None))
-    return loading.load(data_config(**request(root, **changes)), spec=spec, store=store, progress=silently)
+    return loading.load(data_config(**request(root, **changes)), spec=spec, store=store, progress=no_progress)
 
 
 def test_one_report_names_every_broken_image_and_no_other(broken: Path, store: Store):

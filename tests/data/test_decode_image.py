@@ -17,13 +17,13 @@ from frostline.data.decode_image import CONVERSIONS, ImageFacts, convert, tensor
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import survey
 from frostline.data.open_image import at_most, open_image
-from small import image_in, shown
+from small import as_rgb, image_in
 
 RED = (250, 20, 10)
 
 
 def corner(image: Image.Image) -> tuple[int, ...]:
-    return shown(image).getpixel((0, 0))
+    return as_rgb(image).getpixel((0, 0))
 
 
 def test_grey_palette_and_cmyk_become_rgb():
@@ -221,7 +221,7 @@ def test_a_jpeg_in_which_there_is_something_to_convert_is_left_to_pillow(tmp_pat
     with Image.open(file) as opened:
         found, facts = tensor_of(opened)
     with open_image(file) as opened:
-        assert np.array_equal(found.permute(1, 2, 0), np.asarray(shown(opened)))
+        assert np.array_equal(found.permute(1, 2, 0), np.asarray(as_rgb(opened)))
     assert facts.done == 1 << CONVERSIONS.index(done)
 
 

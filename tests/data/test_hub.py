@@ -26,8 +26,8 @@ from frostline.data.broken_images import BadImages
 from frostline.data.sources import open_splits
 from frostline.data.splits import Data
 from frostline.store.store import Store
-from numbered import numbers, pairs, told
-from small import data_config, load_data, silently
+from numbered import messages, numbers, pairs
+from small import data_config, load_data, no_progress
 
 NONE = dict.fromkeys(("image", "label", "group", "config", "revision", "train", "val", "test"))
 CLASSES = ("cat", "dog")
@@ -103,7 +103,7 @@ def parts() -> dict[str, Any]:
 def test_a_saved_data_set_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = saved(tmp_path / "one", rows(300))
     found = load(folder)
-    assert found.classes == CLASSES and pairs(found) == in_turn(300) and not told(found)
+    assert found.classes == CLASSES and pairs(found) == in_turn(300) and not messages(found)
     assert found.counts == {}
     assert capfd.readouterr() == ("", "")
 
@@ -142,7 +142,7 @@ def test_images_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
 def test_what_is_saved_anew_is_known_and_what_changed_is_not(tmp_path: Path) -> None:
     def of(folder: Path) -> tuple[str, str | None]:
         loading._last.clear()
-        source = open_splits(data_config(source="hub", root=str(folder), options=dict(NONE)), STORE, silently)["train"]
+        source = open_splits(data_config(source="hub", root=str(folder), options={**NONE}), STORE, no_progress)["train"]
         return load(folder).fingerprint, source.identity
 
     one, two = saved(tmp_path / "one", rows(20)), saved(tmp_path / "two", rows(20))
@@ -190,7 +190,7 @@ def test_rows_without_an_image_or_a_label_are_left_out_and_told(tmp_path: Path) 
     odd = [(None, None, 0), (png(90), None, None), (png(91), None, -1)]
     opened = load(saved(tmp_path / "set", rows(20, odd=odd)))
     assert pairs(opened) == in_turn(20)
-    assert told(opened) == [
+    assert messages(opened) == [
         "1 row without an image is left out: train[20]",
         "2 rows without a label are left out: train[21], train[22]",
     ]
@@ -200,7 +200,7 @@ def test_a_split_without_labels_is_left_out_and_made_of_train(tmp_path: Path) ->
     folder = saved(tmp_path / "set", datasets.DatasetDict({"train": rows(20), "test": rows(8, 50, labels=[-1] * 8)}))
     found = load(folder)
     assert pairs(found) == in_turn(20) and len(found.test) == 4
-    assert told(found)[0].startswith("8 rows without a label are left out: test[0], test[1], test[2]")
+    assert messages(found)[0].startswith("8 rows without a label are left out: test[0], test[1], test[2]")
 
 
 def test_splits_are_found_by_name_or_said(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_images_that_the_library_leaves_out_are_told(tmp_path: Path) -> None:
         file = tmp_path / "set" / CLASSES[number % 2] / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(png(number))
-    [line] = [line for line in told(load(tmp_path / "set")) if "library" in line]
+    [line] = [line for line in messages(load(tmp_path / "set")) if "library" in line]
     assert line.startswith(f"12 of 20 images below {tmp_path / 'set'} are left out by the library of the hub")
 
 

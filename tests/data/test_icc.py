@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 import profiles
 from frostline.data import decode_image, icc, open_image
 from frostline.data.decode_image import CONVERSIONS, convert, tensor_of
-from small import shown
+from small import as_rgb
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 WIDE = {name: profiles.rgb(*getattr(profiles, name)) for name in ("ADOBE_RGB", "DISPLAY_P3", "PROPHOTO")}
@@ -52,7 +52,7 @@ def test_a_colour_of_adobe_rgb_is_what_the_definitions_of_both_spaces_say():
     to_srgb = np.linalg.inv([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
     linear = to_srgb @ xyz
     expected = 255 * (1.055 * linear ** (1 / 2.4) - 0.055)
-    assert shown(image).getpixel((0, 0)) == pytest.approx(tuple(expected), abs=1.5)
+    assert as_rgb(image).getpixel((0, 0)) == pytest.approx(tuple(expected), abs=1.5)
 
 
 def test_a_plain_jpeg_in_srgb_keeps_the_fast_path_and_its_bits(tmp_path: Path):
@@ -62,7 +62,7 @@ def test_a_plain_jpeg_in_srgb_keeps_the_fast_path_and_its_bits(tmp_path: Path):
         assert decode_image._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
         assert (found.permute(1, 2, 0).numpy() == np.asarray(without)).all() and not facts.done
-        assert (np.asarray(shown(opened)) == np.asarray(without)).all()
+        assert (np.asarray(as_rgb(opened)) == np.asarray(without)).all()
 
 
 def test_shades_of_grey_stay_grey_by_their_own_profile_or_one_of_colours():
@@ -83,7 +83,7 @@ def test_ink_by_its_profile_and_cielab_become_rgb():
     converted, facts = convert(image)
     assert (np.asarray(converted) == plainly(image, profiles.ink())).all() and named(facts.done) == {"cmyk", "profile"}
     lab = Image.new("LAB", (2, 2), (255, 128, 128))
-    assert shown(lab).getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=1)
+    assert as_rgb(lab).getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=1)
 
 
 def test_what_is_transparent_stays_so():
@@ -116,9 +116,9 @@ def test_threads_share_a_profile_that_is_read_once():
         image = Image.fromarray(shades)
         image.info["icc_profile"] = bytes(bytearray(WIDE["DISPLAY_P3"]))
         images.append(image)
-    shown(images[0])
+    as_rgb(images[0])
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(shown, images * 4))
+        found = list(pool.map(as_rgb, images * 4))
     assert icc._transform.cache_info().misses == 1
     expected = [plainly(image, WIDE["DISPLAY_P3"]) for image in images] * 4
     assert all((np.asarray(one) == other).all() for one, other in zip(found, expected, strict=True))

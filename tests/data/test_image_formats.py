@@ -13,7 +13,7 @@ from frostline.data import image_formats
 from frostline.data.image_formats import FORMATS, SUFFIXES, candidates, readable_with
 from frostline.data.listing import survey
 from frostline.data.open_image import open_image
-from small import image_in, shown
+from small import as_rgb, image_in
 
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 NEED = "pillow-heif (pip install 'frostline[formats]')"
@@ -63,4 +63,4 @@ def test_plugins_read_their_formats_upright_once(tmp_path: Path, suffix: str, mo
     smooth.save(tmp_path / f"turned{suffix}", quality=95, exif=exif.tobytes())
     with open_image(tmp_path / f"turned{suffix}") as opened:
         stored = opened.size
-        assert shown(opened).size == stored  # the file itself says how it is turned, its EXIF no more
+        assert as_rgb(opened).size == stored  # the file itself says how it is turned, its EXIF no more

@@ -17,7 +17,7 @@ from frostline.core.errors import UserError
 from frostline.data import duplicates, loading, sources, splits
 from frostline.data.resize import CenterCrop
 from frostline.store.store import Store
-from small import data_config, load_data, silently
+from small import data_config, load_data, no_progress
 
 
 def load(**changes: Any) -> splits.Data:
@@ -156,7 +156,7 @@ def test_files_are_compared_once_and_again_when_one_has_changed(tmp_path: Path, 
 
     def ids() -> dict[str, list[int]]:
         store = Store(tmp_path / "store", budget=10**6, say=print)
-        return {name: part.ids.tolist() for name, part in loading._divide(config, store, silently).items()}
+        return {name: part.ids.tolist() for name, part in loading._divide(config, store, no_progress).items()}
 
     first = ids()
     assert first == ids() and looked == [20]

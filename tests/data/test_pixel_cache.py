@@ -30,7 +30,7 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.store.ragged import Ragged
 from frostline.store.rows import Rows
 from frostline.store.store import Store
-from small import data_config, plain, read_image, silently
+from small import data_config, no_progress, plain_config, read_image
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
 CPU = torch.device("cpu")
@@ -65,9 +65,9 @@ def load(
     **changes: Any,
 ) -> Data:
     loading._last.clear()
-    request = {**plain("data=image_folder", f"data.root={photos}")["data"], **changes}
+    request = {**plain_config("data=image_folder", f"data.root={photos}")["data"], **changes}
     own = Store(store, budget=budget, say=print)
-    return loading.load(data_config(**request), spec=ViewSpec(center, side), store=own, progress=silently)
+    return loading.load(data_config(**request), spec=ViewSpec(center, side), store=own, progress=no_progress)
 
 
 def seen(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Tensor:

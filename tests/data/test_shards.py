@@ -29,8 +29,8 @@ from frostline.data.shard_headers import Wanted
 from frostline.data.sources import open_splits
 from frostline.data.splits import Data
 from frostline.store.store import Store
-from numbered import numbers, pairs, told
-from small import CENTER, data_config, load_data, silently
+from numbered import messages, numbers, pairs
+from small import CENTER, data_config, load_data, no_progress
 
 NONE = {"train": None, "val": None, "test": None, "image": None, "label": None, "group": None, "classes": None}
 Files = list[tuple[str, bytes]]
@@ -110,7 +110,7 @@ def test_shards_are_read_as_people_write_them(tmp_path: Path, name: str) -> None
     found = load(tmp_path)
     assert found.classes == ("cat", "dog")
     assert pairs(found) == in_turn(20)
-    assert not told(found)
+    assert not messages(found)
     assert found.counts.get("hidden", 0) == (2 if name == "of_macos" else 0)
 
 
@@ -174,7 +174,7 @@ def test_numbers_are_named_by_a_file_beside_them_by_options_or_not_at_all(tmp_pa
     names = ["zebra", "ant", *map(str, range(100, 108)), "yak"]
     assert load(file, classes=names).classes == ("zebra", "ant", "yak")
     assert pairs(load(file, classes=names)) == in_turn(30, ("zebra", "ant", "yak"))
-    assert told(load(file, classes=names)) == [
+    assert messages(load(file, classes=names)) == [
         "8 of 11 class names are left out, as train has no image of 100, 101, 102, 103, 104 and 3 more"
     ]
     assert "expected labels below 2, the number of class names, but s.tar/00002.png has 10" in refused(
@@ -200,7 +200,7 @@ def test_images_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
     ]
     found = load(write(tmp_path / "s.tar", files))
     assert pairs(found) == in_turn(20, ("0", "1"))
-    assert told(found) == [
+    assert messages(found) == [
         "1 sample without an image is left out",
         "2 images without a label are left out: s.tar/x.png, s.tar/y.png",
     ]
@@ -343,8 +343,8 @@ def test_damaged_labels_and_groups_are_told(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tar", [*files.items()])
     json_told = "a.tar/00003.json (no JSON: Expecting value: line 1 column 1 (char 0))"
     both = f"{json_told}, a.tar/00005.json (no text in UTF-8)"
-    assert told(load(file, label="label")) == [f"2 images are left out, as their labels cannot be read: {both}"]
-    assert told(load(file, group="patient")) == [
+    assert messages(load(file, label="label")) == [f"2 images are left out, as their labels cannot be read: {both}"]
+    assert messages(load(file, group="patient")) == [
         "1 image is left out, as its label cannot be read: a.tar/00006.cls (no text in UTF-8)",
         "1 image without a label is left out: a.tar/00007.png",
         f"2 images are each their own group, as their groups cannot be read: {both}",
@@ -353,7 +353,7 @@ def test_damaged_labels_and_groups_are_told(tmp_path: Path) -> None:
     line = refused(file)
     assert "but 24 texts cannot be read: a.tar/00000.json (no JSON: " in line and "data.options.label=null" in line
     write(file, [*samples(), ("long.png", png(90)), ("long.cls", b"1" * 2**20 + b"2")])
-    assert "cannot be read: a.tar/long.cls (of more than 1,048,576 bytes)" in told(load(file))[0]
+    assert "cannot be read: a.tar/long.cls (of more than 1,048,576 bytes)" in messages(load(file))[0]
 
 
 def test_odd_ends_of_shards_are_told(tmp_path: Path) -> None:
@@ -361,10 +361,10 @@ def test_odd_ends_of_shards_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 512])
     found = load(tmp_path)
     assert pairs(found) == in_turn(20)
-    assert told(found) == ["a.tar breaks off without the mark of its end: there may have been more"]
+    assert messages(found) == ["a.tar breaks off without the mark of its end: there may have been more"]
     (tmp_path / "a.tar").write_bytes(whole + tar(samples(20, first=20)))
     assert pairs(load(tmp_path / "a.tar")) == in_turn(20)
-    assert "has something behind its end" in told(load(tmp_path / "a.tar"))[0]
+    assert "has something behind its end" in messages(load(tmp_path / "a.tar"))[0]
 
 
 def test_links_are_left_out_and_told(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_links_are_left_out_and_told(tmp_path: Path) -> None:
             archive.addfile(member)
     (tmp_path / "a.tar").write_bytes(stream.getvalue())
     found = load(tmp_path)
-    assert pairs(found) == in_turn(20) and told(found) == ["a.tar holds 2 links, which are left out"]
+    assert pairs(found) == in_turn(20) and messages(found) == ["a.tar holds 2 links, which are left out"]
 
 
 def test_copies_are_on_one_side(tmp_path: Path) -> None:
@@ -412,9 +412,9 @@ def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, mo
 
     def fingerprint() -> tuple[str, dict[str, str | None]]:
         loading._last.clear()
-        found = loading.load(config(tmp_path / "data"), spec=ViewSpec(CENTER, None), store=store, progress=silently)
+        found = loading.load(config(tmp_path / "data"), spec=ViewSpec(CENTER, None), store=store, progress=no_progress)
         identities = {
-            name: source.identity for name, source in open_splits(config(tmp_path / "data"), store, silently).items()
+            name: source.identity for name, source in open_splits(config(tmp_path / "data"), store, no_progress).items()
         }
         return found.fingerprint, identities
 
@@ -430,7 +430,7 @@ def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, mo
 def test_images_may_be_read_by_threads(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", samples(20))
     shards = remote_files.find("data.root", str(tmp_path), ".tar")
-    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), silently)
+    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), no_progress)
     assert [found.name(row) for row in (0, 19)] == ["a.tar/00000.png", "a.tar/00019.png"]
 
     def red(row: int) -> int:
@@ -444,7 +444,7 @@ def test_images_may_be_read_by_threads(tmp_path: Path) -> None:
 def test_shards_without_labels_can_be_listed_and_opened(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", [(name, content) for name, content in samples(5) if name.endswith("png")])
     shards = remote_files.find("data.root", str(tmp_path), ".tar")
-    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), silently)
+    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), no_progress)
     assert len(found) == 5 and not found.texts
     assert "data.options.label=null: expected a field with text" in refused(tmp_path)
 
@@ -608,5 +608,5 @@ def test_a_forked_process_reads_from_a_server_that_was_asked_before(served: tupl
 def test_identity_is_that_of_the_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", samples(6))
     shards = remote_files.find("data.root", str(tmp_path), ".tar")
-    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), silently)
+    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), no_progress)
     assert found.identity(torch.tensor([0, 1])) != found.identity(torch.tensor([0, 2]))

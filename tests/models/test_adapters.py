@@ -20,7 +20,7 @@ from frostline.models.adapter_kinds import Adapter, DoRA
 from frostline.models.build import Model
 from frostline.records import layout
 from frostline.records.result import PARAMETERS
-from small import ADAPTED, SMALL, Memory, carry_out, compose, mode, network, resolve
+from small import ADAPTED, SMALL, FakeRecord, compose, execute_run, mode, network, resolve
 
 NETWORKS = ("shufflenet", "vit", "convnext")
 """Convolutions and norms that keep statistics; attention; linear layers, grouped convolutions and layer norms."""
@@ -189,8 +189,8 @@ def test_new_values_depend_on_the_seed_and_the_layer_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["lora", "ssf"])
 def test_a_run_leaves_the_merged_network_and_its_adapters_alone(chosen: str, tmp_path: Path) -> None:
-    config, record = compose(*SMALL, f"freeze={chosen}", "lr=1e-2"), Memory()
-    metrics, _ = carry_out(config, tmp_path, record)
+    config, record = compose(*SMALL, f"freeze={chosen}", "lr=1e-2"), FakeRecord()
+    metrics, _ = execute_run(config, tmp_path, record)
     weights = load_file(tmp_path / layout.BEST)
     assert weights.keys() == network("shufflenet_v2_x0_5", classes=10).module.state_dict().keys()
     assert record.tags[layout.FROZEN_TAG].endswith("tensors unchanged, bit for bit")

@@ -27,7 +27,7 @@ from frostline.models.stages import structure_of
 from frostline.records import layout
 from frostline.runs import export, predict
 from frostline.store import hashing
-from small import KEPT_MODES, SMALL, Memory, carry_out, compose, mode, network, plain, resolve
+from small import KEPT_MODES, SMALL, FakeRecord, compose, execute_run, mode, network, plain_config, resolve
 
 SIDE = 32
 RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=null", "lr=0.01")
@@ -245,7 +245,7 @@ class Stopped(Exception):
     pass
 
 
-class Stopping(Memory):
+class Stopping(FakeRecord):
     """A record that ends its run in the second epoch."""
 
     def metrics(self, values: Any, step: int = 0) -> None:
@@ -254,9 +254,9 @@ class Stopping(Memory):
         super().metrics(values, step)
 
 
-def run(folder: Path, *options: str, record: Memory | None = None) -> Memory:
-    record = record or Memory()
-    carry_out(compose(*RUN, *options), folder, record)
+def run(folder: Path, *options: str, record: FakeRecord | None = None) -> FakeRecord:
+    record = record or FakeRecord()
+    execute_run(compose(*RUN, *options), folder, record)
     return record
 
 
@@ -280,7 +280,7 @@ def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str,
     assert all(torch.equal(tensor, weights[name]) for name, tensor in tensors.items())
     assert {name for name in weights if ".adapter." in name or name.startswith("head.")} == tensors.keys()
 
-    (tmp_path / "whole" / layout.CONFIG).write_text(json.dumps(plain(*RUN, *options)))
+    (tmp_path / "whole" / layout.CONFIG).write_text(json.dumps(plain_config(*RUN, *options)))
     predictor = predict.load(tmp_path / "whole", device="cpu")
     assert len(adapters(predictor.model.module)) == 6
     assert export.export(predictor, "safetensors", tmp_path / "net.safetensors") <= export.TOLERANCE

@@ -21,7 +21,7 @@ from frostline.report.terminal import Screen
 from frostline.runs import appraisal, costs, split_views
 from frostline.runs.appraisal import Appraisal
 from frostline.runs.setup import Setup, assemble
-from small import SMALL, TINY, Told, compose, mode
+from small import SMALL, TINY, FakeScreen, compose, mode
 
 FEW = (*SMALL, "epochs=3", "data.limit=60", "data.val_fraction=0.05", "precision=fp32")
 
@@ -30,7 +30,7 @@ PROBE = replace(mode("probe"), l2=[10.0, 1.0])
 
 def made(folder: Path, *overrides: str) -> Setup:
     config: Config = compose(*FEW, *overrides)
-    return assemble(config, folder, meta=False, screen=cast(Screen, Told()))
+    return assemble(config, folder, meta=False, screen=cast(Screen, FakeScreen()))
 
 
 def appraised(setup: Setup, images: int = 60) -> Appraisal:

@@ -28,7 +28,7 @@ from frostline.report import command_line
 from frostline.runs import data_facts, data_gallery, setup
 from frostline.runs.data_facts import DataFacts, Opened
 from frostline.runs.data_gallery import Gallery, GalleryImage
-from small import Told
+from small import FakeScreen
 
 SIDE = 32
 CHOSEN = ("model=resnet18", "model.weights=null", f"model.image_size={SIDE}", "data.skip_bad=true")
@@ -70,7 +70,7 @@ def config(folder: Path, *overrides: str) -> Config:
 
 
 def opened(folder: Path, *overrides: str) -> Opened:
-    return data_facts.open_data(config(folder, *overrides), Told())
+    return data_facts.open_data(config(folder, *overrides), FakeScreen())
 
 
 def looked_at(folder: Path, *overrides: str) -> tuple[DataFacts, Gallery]:
@@ -134,7 +134,7 @@ def test_what_the_network_gets_is_measured_as_torchvision_makes_it(folder: Path)
 def test_images_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, pixels: str) -> None:
     chosen = ("augment=standard", "seed=3", "features.views=2", f"data.pixels={pixels}")
     found = opened(folder, *chosen)
-    run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=Told())
+    run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=FakeScreen())
     views, train = run.views.train, run.data.train
     names = loading.image_names(run.config.data, run.store)["train"]
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
@@ -193,7 +193,7 @@ def test_of_many_classes_some_are_shown_from_the_largest_to_the_smallest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_gallery, "CLASSES", 3)
-    found = data_facts.open_data(frostline.compose("data=digits", f"model.image_size={SIDE}"), Told())
+    found = data_facts.open_data(frostline.compose("data=digits", f"model.image_size={SIDE}"), FakeScreen())
     facts, sheet = data_facts.facts(found), data_gallery.gallery(found).classes
     sizes = [facts.counts["train"][facts.classes.index(name)] for name in sheet]
     assert len(sizes) == 3 and (sizes[0], sizes[-1]) == (max(facts.counts["train"]), min(facts.counts["train"]))
@@ -209,20 +209,20 @@ def test_groups_that_a_table_tears_apart_are_shown(folder: Path, tmp_path: Path)
     rows[4:6] = [(*row[:3], "pair") for row in rows[4:6]]
     (table := tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
     chosen = ("data=table", f"data.root={table}", f"data.options.root={folder}", "data.options.group=group")
-    found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), Told())
+    found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), FakeScreen())
     facts, gallery = data_facts.facts(found), data_gallery.gallery(found)
     assert facts.groups == {name: count - (name == "train") for name, count in facts.images.items()}
     ((one, other),) = beside(facts, gallery, "1 group has images in train and in test")
     assert [str(folder / shown.name) for shown in (one, other)] == [rows[2][0], rows[-1][0]]
 
-    fewer = data_facts.open_data(frostline.compose(*chosen, *CHOSEN, "data.limit=2"), Told())
+    fewer = data_facts.open_data(frostline.compose(*chosen, *CHOSEN, "data.limit=2"), FakeScreen())
     facts, gallery = data_facts.facts(fewer), data_gallery.gallery(fewer)
     trained_on = {one.name for group in gallery.classes.values() for one in group if one.split == "train"}
     assert len(trained_on) == sum(facts.counts["train"]) == 2 and one.name not in trained_on
     assert beside(facts, gallery, "1 group has images in train and in test") == []
 
 
-class Watched(Told):
+class Watched(FakeScreen):
     """A screen that keeps what took time."""
 
     @contextmanager

@@ -18,7 +18,7 @@ from frostline.models import build
 from frostline.records import layout
 from frostline.records.result import Result, write_result
 from frostline.runs import export, predict
-from small import SMALL, TINY, carry_out, compose, plain
+from small import SMALL, TINY, compose, execute_run, plain_config
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
 
@@ -27,8 +27,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is n
 def tiny(tmp_path_factory):
     """Return the folder of a run with a network of few layers: to write a graph takes as long as there are some."""
     folder, options = tmp_path_factory.mktemp("tiny"), (*SMALL, *TINY, "freeze=full", "epochs=1")
-    metrics, images = carry_out(compose(*options), folder)
-    (folder / layout.CONFIG).write_text(json.dumps(plain(*options)))
+    metrics, images = execute_run(compose(*options), folder)
+    (folder / layout.CONFIG).write_text(json.dumps(plain_config(*options)))
     write_result(folder, Result(0, "tiny", str(folder), None, "FINISHED", None, {}, metrics, images))
     return folder
 

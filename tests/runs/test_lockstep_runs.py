@@ -26,7 +26,7 @@ from frostline.training.features import Features
 from frostline.training.lockstep import Stack
 from frostline.training.loop import Diverged
 from frostline.training.steps import PlainStepper, Step
-from small import SMALL, TINY, Memory, Told, carry_out, compose
+from small import SMALL, TINY, FakeRecord, FakeScreen, compose, execute_run
 
 TOGETHER = (
     ("lr=1e-2",),
@@ -68,8 +68,8 @@ def _nobody_before() -> Iterator[None]:
 
 
 def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
-    record, screen = Memory(), Told()
-    metrics, _ = carry_out(config, folder, record, screen, siblings=lambda: siblings)
+    record, screen = FakeRecord(), FakeScreen()
+    metrics, _ = execute_run(config, folder, record, screen, siblings=lambda: siblings)
     journal = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
     return Ran(journal, load_file(folder / layout.BEST), screen.lines, record.tags, metrics[SECONDS])
 

@@ -19,7 +19,7 @@ from frostline.models.weights import GLYPHS, metadata_of
 from frostline.records import provenance
 from frostline.runs import network_cache, setup
 from frostline.store import tensorfile
-from small import SMALL, carry_out, compose
+from small import SMALL, compose, execute_run
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
 
 
 def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
-    carry_out(config, folder)
+    execute_run(config, folder)
     return (folder / "best.safetensors").read_bytes(), provenance.read(folder)["weights"]
 
 

@@ -26,7 +26,7 @@ from frostline.runs import other_ranks
 from frostline.training import checkpoint_timing, evaluation
 from frostline.training.features import Backbone
 from frostline.training.ranks import Origin, RankDied, Ranks
-from small import SMALL, Memory, Told, carry_out, compose
+from small import SMALL, FakeRecord, FakeScreen, compose, execute_run
 
 BACKBONE = "cost/backbone_images"
 STEADY = ("optimizer=sgd", "lr=1e-2")  # Adam makes steps of gradients that are nothing but rounding
@@ -46,7 +46,7 @@ class Ran:
     epochs: list[dict[str, Any]]
     weights: dict[str, Tensor]
     metrics: dict[str, float]
-    record: Memory
+    record: FakeRecord
     said: list[str]
     computed: int
     """Batches that the first process put through frozen stages."""
@@ -56,7 +56,7 @@ class Ran:
     """Of the test split."""
 
 
-class Watched(Told):
+class Watched(FakeScreen):
     """A screen that is asked before every step."""
 
     def __init__(self, before_step: Callable[[float], object]) -> None:
@@ -76,7 +76,7 @@ def run(
     """Carry out a run with a store of its own."""
     folder.mkdir(exist_ok=True)
     loading.forget()
-    record, screen, computed, scored = Memory(), Watched(before_step), 0, 0
+    record, screen, computed, scored = FakeRecord(), Watched(before_step), 0, 0
     call, logits_function = Backbone.__call__, evaluation.logits_function
 
     def counted(backbone: Backbone, views: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def run(
         patch.setattr(Backbone, "__call__", counted)
         patch.setattr(evaluation, "logits_function", answers)
         config = compose(*overrides, "store.enabled=true", f"store.path={folder / 'store'}")
-        metrics, _ = carry_out(config, folder, record, screen)
+        metrics, _ = execute_run(config, folder, record, screen)
     epochs = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
     logits = load_file(folder / layout.PREDICTIONS)["logits"]
     return Ran(epochs, load_file(folder / layout.BEST), metrics, record, screen.lines, computed, scored, logits)

@@ -25,7 +25,7 @@ from frostline.core.errors import UserError
 from frostline.data import image_list, table_files
 from frostline.models import cut
 from frostline.runs import predict, prediction_file
-from small import read_image, silently
+from small import no_progress, read_image
 
 COUNT = 50
 
@@ -54,7 +54,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(table_files, "_ROWS", 7)
 
 
-def write(network, output, images, *, top=2, features=None, progress=silently, **where):
+def write(network, output, images, *, top=2, features=None, progress=no_progress, **where):
     given = images if isinstance(images, list) else [images]
     return prediction_file.write(
         network,

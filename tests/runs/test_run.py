@@ -18,15 +18,15 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
 from frostline.training.evaluation import Evaluation, evaluate, of_logits
 from frostline.training.loop import Diverged
-from small import SMALL, TINY, Told, carry_out, compose
+from small import SMALL, TINY, FakeScreen, compose, execute_run
 
 
 def run(folder: Path) -> tuple[dict[str, float], list[str]]:
     """Return the metrics of a run on a card, and what it said."""
-    screen = Told()
+    screen = FakeScreen()
     with EmulatedMachine().running():
         config = compose(*SMALL, *TINY, "device=cuda", "freeze=full", "precision=fp32", "epochs=1", "data.limit=16")
-        metrics, _ = carry_out(config, folder, screen=screen)
+        metrics, _ = execute_run(config, folder, screen=screen)
     return metrics, screen.lines
 
 
@@ -73,7 +73,7 @@ def test_a_test_image_of_which_numbers_are_nan_is_told_and_not_right_by_chance(
     monkeypatch.setattr(frost_line, "evaluate", spoiled)
     config = compose(*SMALL, *TINY, "freeze=head", "epochs=1", "data.limit=16", "device=cpu")
     with pytest.raises(Diverged, match="the test loss is nan"):
-        carry_out(config, tmp_path / "run")
+        execute_run(config, tmp_path / "run")
 
 
 def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_comes_to_the_same(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_com
 
     def trained(name: str) -> tuple[dict[str, float], list[str]]:
         loading.forget()
-        config, screen = compose(*SMALL, *TINY, *data, *store, "device=cpu", "freeze=full"), Told()
-        return carry_out(config, tmp_path / name, screen=screen)[0], screen.lines
+        config, screen = compose(*SMALL, *TINY, *data, *store, "device=cpu", "freeze=full"), FakeScreen()
+        return execute_run(config, tmp_path / name, screen=screen)[0], screen.lines
 
     whole, said = trained("whole")
     loading.forget()

@@ -13,7 +13,7 @@ from frostline.records import provenance
 from frostline.records.layout import BEST
 from frostline.runs import network_cache, run
 from frostline.store import hashing
-from small import SMALL, TINY, carry_out, compose
+from small import SMALL, TINY, compose, execute_run
 
 VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_size=32", "data.limit=16")
 
@@ -21,7 +21,7 @@ VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_s
 def execute(sweep: Path, name: str, *overrides: str) -> Path:
     """Return the file of the weights of a run, in a process of its own as far as networks are kept."""
     network_cache.of_process.cache_clear()
-    carry_out(compose(*SMALL, *overrides), sweep / name, sweep=sweep)
+    execute_run(compose(*SMALL, *overrides), sweep / name, sweep=sweep)
     return sweep / name / BEST
 
 
@@ -84,7 +84,7 @@ def test_runs_of_one_network_share_what_they_begin_with_whatever_learns(tmp_path
 
 
 def test_a_run_alone_has_it_in_its_own_folder(tmp_path: Path) -> None:
-    carry_out(compose(*SMALL, *TINY, "save_weights=learned"), tmp_path / "alone")
+    execute_run(compose(*SMALL, *TINY, "save_weights=learned"), tmp_path / "alone")
     moved = Path(shutil.move(tmp_path / "alone", tmp_path / "moved"))
     assert len(bases(moved)) == 1 and len(weights.read(moved / BEST)) > len(load_file(moved / BEST))
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from frostline.report import predictions, statistics
-from small import SMALL, TINY, carry_out, compose
+from small import SMALL, TINY, compose, execute_run
 
 
 @pytest.mark.parametrize("mode", ["head", "centroid"])
@@ -27,7 +27,7 @@ def test_a_run_records_its_groups_and_what_their_images_are_worth(tmp_path: Path
         csv.writer(stream).writerows(lines)
     data = ("data=table", f"data.root={tmp_path / 't.csv'}", "data.options.group=patient", "data.limit=null")
     config = compose(*SMALL, *TINY, f"freeze={mode}", *data)
-    metrics, _ = carry_out(config, folder := tmp_path / "run")
+    metrics, _ = execute_run(config, folder := tmp_path / "run")
     found = predictions.read(str(folder))
     assert found is not None and found.groups is not None and len({*found.groups.tolist()}) == 5
     assert metrics["test/groups"] == 5

@@ -16,7 +16,7 @@ from frostline.core.errors import UserError
 from frostline.models.weights import GLYPHS
 from frostline.runs import checks, setup
 from frostline.store import hashing
-from small import SMALL, Told, compose, load_data
+from small import SMALL, FakeScreen, compose, load_data
 
 
 @pytest.mark.parametrize(("split", "words"), [("val", "validation"), ("test", "test")])
@@ -32,7 +32,7 @@ def test_auroc_needs_two_classes_to_choose_by_and_to_compare_by(
 
     monkeypatch.setattr(setup, "load_data", of_one_class)
     with pytest.raises(UserError, match=f"^select=val/auroc: expected .*: every class has all {words} images or none"):
-        setup.assemble(compose(*SMALL, "select=val/auroc"), Path(), meta=True, screen=Told())
+        setup.assemble(compose(*SMALL, "select=val/auroc"), Path(), meta=True, screen=FakeScreen())
 
 
 def test_weights_of_a_file_are_told_by_what_is_in_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from frostline.models.weights import GLYPHS
 from frostline.runs import checks, run_data
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.training.loop import Diverged
-from small import SMALL, TINY, Memory, carry_out, compose
+from small import SMALL, TINY, FakeRecord, compose, execute_run
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
 
 def run(folder: Path, *overrides: str) -> list[Any]:
     """Return all that a run recorded but for what it cost."""
-    record = Memory()
-    metrics, _ = carry_out(compose(*SMALL, *TINY, *overrides), folder, record)
+    record = FakeRecord()
+    metrics, _ = execute_run(compose(*SMALL, *TINY, *overrides), folder, record)
     return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from frostline.records.result import ADAPTER_BYTES, ADAPTER_PARAMETERS, BYTES, MERGE_ERROR, PARAMETERS, SPEED
 from frostline.runs import speed
 from frostline.runs.setup import assemble
-from small import SMALL, Told, carry_out, compose
+from small import SMALL, FakeScreen, compose, execute_run
 
 MODES = ("head", "full", "lora", "knn")
 CLASSES, IMAGES = 10, 24
@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
     found = {}
     for mode in MODES:
         folder = tmp_path_factory.mktemp(mode)
-        found[mode] = folder, carry_out(compose(*SMALL, f"freeze={mode}", "epochs=1"), folder)[0]
+        found[mode] = folder, execute_run(compose(*SMALL, f"freeze={mode}", "epochs=1"), folder)[0]
     return found
 
 
@@ -59,5 +59,5 @@ def test_adapters_that_stay_are_as_fast_as_they_are_large(monkeypatch: pytest.Mo
     found = []
     for rank in (4, 16, 4):
         options = (*SMALL, "freeze=adapter", f"freeze_mode.adapter.rank={rank}")
-        found.append(speed.images_per_second(assemble(compose(*options), Path(), meta=True, screen=Told())))
+        found.append(speed.images_per_second(assemble(compose(*options), Path(), meta=True, screen=FakeScreen())))
     assert found == [1.0, 2.0, 1.0]

@@ -57,7 +57,7 @@ def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_
 def test_what_is_done_aside_a_worker_does_or_where_none_lives_this_process(
     dies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "subprocess", warm.module())
+    monkeypatch.setattr(pools, "subprocess", warm.forking_subprocess())
     pool = Pool([{}], limit=None)
     workers = Workers(SimpleNamespace(pool=pool, compose=compose))
     here = os.getpid()

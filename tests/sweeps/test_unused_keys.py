@@ -7,7 +7,7 @@ import pytest
 from frostline.core.config_keys import flatten
 from frostline.core.errors import UserError
 from frostline.sweeps import unused_keys
-from small import compose, plain
+from small import compose, plain_config
 
 MISTAKES = [
     ("data.root=pics", [], "data=image_folder", ["data=image_folder"]),
@@ -81,5 +81,5 @@ def test_to_switch_something_off_is_no_mistake():
 
 
 def test_every_rule_is_about_keys_that_there_are():
-    keys = set(flatten({key: value for key, value in plain().items() if key != "hydra"}))
+    keys = set(flatten({key: value for key, value in plain_config().items() if key != "hydra"}))
     assert {key for rule in (*unused_keys._MISTAKES, *unused_keys._NOTES) for key in rule.keys.split()} <= keys

@@ -33,7 +33,7 @@ from frostline.sweeps import recorded_runs
 from frostline.sweeps.find_weights import found
 from frostline.tracking import download, mirror
 from frostline.training import checkpoint, state
-from small import compose, last_checkpoint, plain
+from small import compose, last_checkpoint, plain_config
 
 SECRET = "nobody-may-see-this"
 CANARIES: dict[str, Callable[[Nest], object]] = {}
@@ -78,7 +78,7 @@ class Nest:
 
     def run(self, **changes: Any) -> Path:
         """Return the folder of a finished run whose record says `changes`."""
-        values = {key: value for key, value in plain("epochs=1").items() if key != "hydra"}
+        values = {key: value for key, value in plain_config("epochs=1").items() if key != "hydra"}
         result = {"job": 0, "name": "a run", "folder": str(self.folder), "run_id": None, "status": "FINISHED"}
         rest = {"reason": None, "choices": {}, "metrics": {"best/val_accuracy": 0.5, "test/accuracy": 0.5}}
         (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))

@@ -39,7 +39,7 @@ def _forked(monkeypatch):
         assert done.returncode == 0, done.stdout + done.stderr
 
     monkeypatch.setattr(test_utils, "subprocess", SimpleNamespace(check_call=check_call))
-    monkeypatch.setattr(pool, "subprocess", warm.module())
+    monkeypatch.setattr(pool, "subprocess", warm.forking_subprocess())
 
 
 def test_it_is_discovered():

@@ -17,7 +17,7 @@ from frostline.training import captured_step, gradient, optim, steps
 from frostline.training.criterion import Targets
 from frostline.training.lockstep import Stack
 from frostline.training.steps import Recipe, TrainedPart
-from heads import BATCH, learn
+from heads import BATCH, make_heads
 from small import ONE_OF_EACH_FAMILY, Samples, mode
 
 pytestmark = pytest.mark.cuda
@@ -107,7 +107,7 @@ def test_captured_steps_of_heads_are_used_and_have_the_bits_of_single_operations
     def trained(after: int) -> list[torch.Tensor]:
         monkeypatch.setattr(captured_step, "_AFTER", after)
         notes: list[str] = []
-        members, data = learn(heads, seeds, dim=2048, device="cuda")
+        members, data = make_heads(heads, seeds, dim=2048, device="cuda")
         stack, batches = Stack(members, data, notes.append), torch.arange(len(data.labels)).split(BATCH)
         for epoch in range(1, 6):
             for _ in stack.steps(batches, epoch, (epoch - 1) * len(batches)):

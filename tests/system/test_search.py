@@ -332,7 +332,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     how = ("-m", "dry_run=true", *TINY[:-1])
     places = [where(folder / "sweep", folder / "none.db") for folder in folders]
     typed = [command(*how, *said, *place)[2:] for (said, _), place in zip(BAD, places, strict=True)]
-    return dict(zip(BAD, zip(answers.to(typed, environment()), folders, strict=True), strict=True))
+    return dict(zip(BAD, zip(answers.run_lines(typed, environment()), folders, strict=True), strict=True))
 
 
 @pytest.mark.parametrize(("typed", "line"), BAD)

@@ -16,7 +16,7 @@ import warm
 from frostline.records import sweep_record
 from frostline.report import predictions
 from frostline.report.verdict import answer
-from small import carry_out, compose
+from small import compose, execute_run
 
 RARE, OFTEN = 12, 228
 SELECT = ("accuracy", "macro_f1", "balanced_accuracy", "auroc")
@@ -98,7 +98,9 @@ LOSSES = {
 
 def recall_of_rare(folder: Path, *how: str) -> float:
     """Return the share of rare images of the test split that a run, with nothing around it, finds."""
-    carry_out(compose(*WHAT, "model.image_size=32", "batch_size=50", "threads=1", "select=val/macro_f1", *how), folder)
+    execute_run(
+        compose(*WHAT, "model.image_size=32", "batch_size=50", "threads=1", "select=val/macro_f1", *how), folder
+    )
     said = predictions.read(str(folder))
     assert said is not None
     return float((said.said == said.labels)[said.labels == 1].mean())

@@ -463,7 +463,7 @@ def refused(tmp_path_factory):
     folders = [tmp_path_factory.mktemp("refused") for _ in BAD]
     places = [where(folder / "sweep", folder / "mlflow.db") for folder in folders]
     typed = [command("-m", *said.split(), *place)[2:] for (said, _), place in zip(BAD, places, strict=True)]
-    return dict(zip(BAD, zip(answers.to(typed, environment()), folders, strict=True), strict=True))
+    return dict(zip(BAD, zip(answers.run_lines(typed, environment()), folders, strict=True), strict=True))
 
 
 @pytest.mark.parametrize(("overrides", "line"), BAD)

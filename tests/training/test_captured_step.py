@@ -15,7 +15,7 @@ from emulated_card import EmulatedMachine, Graph
 from frostline.training import captured_step, gradient
 from frostline.training.lockstep import Stack
 from frostline.training.schedule import Rates
-from heads import BATCH, learn
+from heads import BATCH, make_heads
 from small import compose
 
 BATCHES = torch.arange(3 * BATCH + 4).split(BATCH)
@@ -47,7 +47,7 @@ def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: 
     said: list[str] = []
     losses = []
     with EmulatedMachine().running() as there:
-        members, data = learn(heads, seeds, optimizer=optimizer, device="cuda")
+        members, data = make_heads(heads, seeds, optimizer=optimizer, device="cuda")
         schedule, steps = compose("schedule=cosine").schedule, EPOCHS * len(BATCHES)
         for number, one in enumerate(members):
             one.rates = Rates(schedule, one.rates.lr, steps)

@@ -21,7 +21,7 @@ from frostline.training.evaluation import NO_EPOCH, evaluate, evaluating, logits
 from frostline.training.steps import Recipe, TrainedPart
 from frostline.training.sums import Sums
 from frostline.training.sync_batch_norm import Share
-from processes import together
+from processes import run_in_group
 
 IMAGES, BATCH = 23, 7  # the last batch has two, fewer than some groups have processes
 Trained = tuple[dict[str, Tensor], tuple[float, float]]
@@ -70,8 +70,8 @@ def trained(make: Callable[..., Any]) -> dict[str, Trained]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_weights_statistics_and_sums_are_those_of_one_process(count: int) -> None:
-    first, *others = together(count, lambda: trained(data_parallel.steps))
-    again, *_ = together(count, lambda: trained(data_parallel.steps))
+    first, *others = run_in_group(count, lambda: trained(data_parallel.steps))
+    again, *_ = run_in_group(count, lambda: trained(data_parallel.steps))
     for case, (state, sums) in trained(steps.steps).items():
         for name, tensor in state.items():
             torch.testing.assert_close(first[case][0][name], tensor, rtol=1e-6, atol=1e-7)
@@ -118,6 +118,6 @@ def scored_together() -> list[Tensor]:
 
 
 def test_what_is_scored_together_is_what_one_scores_to_the_bit() -> None:
-    first, *others = together(2, scored_together)
+    first, *others = run_in_group(2, scored_together)
     assert others == [[]]
     assert all(torch.equal(mine, one) for mine, one in zip(first, scored(outputs), strict=True))

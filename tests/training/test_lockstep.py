@@ -14,13 +14,13 @@ from torch import Tensor
 
 from emulated_card import EmulatedMachine
 from frostline.training.lockstep import Stack
-from heads import BATCH, CLASSES, learn
+from heads import BATCH, CLASSES, make_heads
 
 
 def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = "adamw") -> EmulatedMachine:
     """Return a card on which the second step of so many heads was made, each of its own learning rate or of `rates`."""
     with EmulatedMachine().running() as there:
-        members, data = learn(heads, seeds, rates, optimizer=optimizer, device="cuda")
+        members, data = make_heads(heads, seeds, rates, optimizer=optimizer, device="cuda")
         steps = Stack(members, data).steps(torch.arange(4 * BATCH).split(BATCH), 1, 0)
         next(steps)
         there.launches.clear()
@@ -55,7 +55,7 @@ def test_no_step_waits() -> None:
 
 
 def test_heads_agree_though_one_of_them_has_diverged() -> None:
-    members, data = learn(3)
+    members, data = make_heads(3)
     with torch.no_grad():
         members[1].head.linear.weight.fill_(torch.nan)
     assert Stack(members, data).agrees(torch.arange(4 * BATCH).split(BATCH), 1, 0)
@@ -72,7 +72,7 @@ def test_heads_do_not_agree_where_one_alone_lies_otherwise_in_memory(monkeypatch
 
     monkeypatch.setattr(torch, "addmm", looks_where_memory_begins)
     monkeypatch.setattr(torch, "baddbmm", of_each)  # where the second layer begins after 5 * 15 numbers of 4 bytes
-    members, data = learn(2, dim=15)
+    members, data = make_heads(2, dim=15)
     assert not Stack(members, data).agrees(torch.arange(4 * BATCH).split(BATCH), 1, 0)
 
 
@@ -84,7 +84,7 @@ def test_that_the_few_logits_of_a_small_last_batch_agree_does_not_mean_that_all_
         rare = (columns[..., :1, :] == 7.0) & (columns.shape[-1] == 1) & (len(weight) != CLASSES)  # of a head alone
         return product(bias, weight, columns) * (1 + 1e-6 * rare)
 
-    members, data = learn(2, seeds)
+    members, data = make_heads(2, seeds)
     data.tensor.round_()
     data.tensor[3, 0] = 7.0
     with torch.no_grad():

@@ -14,7 +14,7 @@ from frostline.training import data_parallel, sharding, state, steps
 from frostline.training.dataset import InMemory
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import Recipe, TrainedPart
-from processes import together
+from processes import run_in_group
 
 IMAGES, BATCH = 14, 7
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -72,7 +72,7 @@ def in_shares() -> dict[str, Trained]:
 
 @pytest.mark.slow
 def test_what_lies_in_shares_learns_the_same_and_takes_half_of_the_memory() -> None:
-    every = together(2, in_shares)
+    every = run_in_group(2, in_shares)
     for name in OPTIMIZERS:
         expected, size = train(name, steps.steps, share=False)
         for found, held in (one[name] for one in every):

@@ -17,7 +17,7 @@ from frostline.core import interrupts
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
 from frostline.training.state import Learner, Progress
-from small import SMALL, TINY, Memory, Told, carry_out, compose, last_checkpoint
+from small import SMALL, TINY, FakeRecord, FakeScreen, compose, execute_run, last_checkpoint
 
 TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes", "cost/backbone_images")
 
@@ -28,7 +28,7 @@ class Killed(BaseException):
 
 def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
     """Return all that a run ends with, or None where it died right after its checkpoint number `stop`."""
-    record, screen = Memory(), Told()
+    record, screen = FakeRecord(), FakeScreen()
     saves, save = 0, checkpoint.save
 
     def dying(*arguments: Any) -> Path:
@@ -43,7 +43,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
         patch.setattr(checkpoint, "save", dying)
         patch.setattr(checkpoint_timing, "_WORTH", 0)
         try:
-            metrics, _ = carry_out(compose(*SMALL, *TINY, *overrides), folder, record, screen, **options)
+            metrics, _ = execute_run(compose(*SMALL, *TINY, *overrides), folder, record, screen, **options)
         except (Killed, KeyboardInterrupt):
             return None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Corruptions do what their paper says, more so with every severity, and to each image by its id alone."""
+"""Corruptions: effect, severity, agreement with references, independence of the batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from frostline.data.corruptions import corrupt, strengths
 
 NAMES = tuple(strengths(224))
 SIDES = (32, 64, 224)
-NOTHING = {"noise": 0.0, "blur": 1e-3, "contrast": 1.0, "pixelate": 1.0, "jpeg": 100}
-"""Strengths at which a corruption leaves images as they are, JPEG nearly."""
+IDENTITY = {"noise": 0.0, "blur": 1e-3, "contrast": 1.0, "pixelate": 1.0, "jpeg": 100}
+"""Strengths at which images stay the same (JPEG: nearly)."""
 
 
 def images(count, side):
-    """Return waves of several lengths with some noise, `(count, 3, side, side)` whole numbers in 0..255, and ids."""
+    """Return noisy waves, `(count, 3, side, side)` whole numbers in 0..255, and ids."""
     random = generator("images", side)
     waves = torch.rand(count, 3, 8, 3, generator=random)[..., None, None]
     place = torch.linspace(0, 1, side)
@@ -33,7 +33,7 @@ def images(count, side):
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_severity_changes_more(name, side):
+def test_higher_severity_changes_images_more(name, side):
     clean, ids = images(3, side)
     changes = [(corrupt(name, strength, clean, ids) - clean).abs().mean() for strength in strengths(side)[name]]
     assert all(less < more for less, more in pairwise(changes)), changes
@@ -41,7 +41,7 @@ def test_every_severity_changes_more(name, side):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_results_are_images_of_8_bits(name):
+def test_results_are_whole_numbers_from_0_to_255(name):
     clean, ids = images(2, 32)
     for strength in strengths(32)[name]:
         found = corrupt(name, strength, clean + 0.3, ids)
@@ -50,25 +50,25 @@ def test_results_are_images_of_8_bits(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_strength_nothing_changes(name):
+def test_zero_strength_changes_nothing(name):
     clean, ids = images(2, 64)
     if name == "jpeg":
-        clean = clean[:, :1].repeat(1, 3, 1, 1)  # colours are halved in resolution at any quality
-    difference = (corrupt(name, NOTHING[name], clean, ids) - clean).abs()
+        clean = clean[:, :1].repeat(1, 3, 1, 1)  # JPEG halves the resolution of colour at any quality
+    difference = (corrupt(name, IDENTITY[name], clean, ids) - clean).abs()
     assert difference.max() <= 2 if name == "jpeg" else difference.max() == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_is_corrupted_alike_in_any_batch(name):
+def test_result_does_not_depend_on_the_batch(name):
     clean, ids = images(20, 32)
     strength = strengths(32)[name][4]
     together = corrupt(name, strength, clean, ids)
     order = torch.randperm(20, generator=generator("order"))
     apart = torch.cat([corrupt(name, strength, clean[part], ids[part]) for part in order.split(3)])
-    assert (together[order] - apart).abs().max() <= (1 if name == "blur" else 0)  # a sum in another order may round so
+    assert (together[order] - apart).abs().max() <= (1 if name == "blur" else 0)  # sum order
 
 
-def test_noise_has_the_scale_that_it_says_and_differs_between_images():
+def test_noise_has_its_scale_and_differs_between_images():
     grey = torch.full((40, 3, 32, 32), 127.0)
     noise = corrupt("noise", 0.1, grey, torch.arange(40)) - grey
     assert noise.std().item() == pytest.approx(25.5, rel=0.01)
@@ -79,13 +79,13 @@ def test_noise_has_the_scale_that_it_says_and_differs_between_images():
 
 
 @pytest.mark.parametrize("sigma", [0.4, 1.0, 6.0])
-def test_blur_is_scipys(sigma):
+def test_blur_agrees_with_scipy(sigma):
     clean, ids = images(1, 32)
     expected = gaussian_filter(clean[0].numpy().astype(np.float64), (0, sigma, sigma), mode="nearest")
     assert np.abs(corrupt("blur", sigma, clean, ids)[0].numpy() - expected).max() < 0.51
 
 
-def test_contrast_is_the_papers():
+def test_contrast_agrees_with_the_paper():
     clean, ids = images(2, 32)
     x = clean.numpy().transpose(0, 2, 3, 1) / 255
     mean = x.mean((1, 2), keepdims=True)
@@ -94,17 +94,17 @@ def test_contrast_is_the_papers():
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_blocks_are_pillows(side):
+def test_pixelate_agrees_with_pillow(side):
     clean, ids = images(1, side)
     image = Image.fromarray(clean[0].byte().permute(1, 2, 0).numpy())
     for factor in strengths(side)["pixelate"]:
         small = image.resize((int(side * factor),) * 2, Image.Resampling.BOX)
         expected = np.asarray(small.resize(image.size, Image.Resampling.BOX)).astype(np.float32)
         found = corrupt("pixelate", factor, clean, ids)[0].permute(1, 2, 0).numpy()
-        assert np.abs(found - expected).max() <= 1  # Pillow rounds in between
+        assert np.abs(found - expected).max() <= 1  # Pillow rounds after each step
 
 
-def test_jpeg_is_pillows():
+def test_jpeg_agrees_with_pillow():
     clean, ids = images(2, 32)
     buffer = io.BytesIO()
     Image.fromarray(clean[1].byte().permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=40)
@@ -112,6 +112,6 @@ def test_jpeg_is_pillows():
     assert (found == np.asarray(Image.open(buffer))).all()
 
 
-def test_strengths_are_those_published_for_the_nearest_side():
+def test_strengths_are_those_of_the_nearest_published_side():
     assert strengths(28) == strengths(32) != strengths(64) == strengths(96)
     assert strengths(128) == strengths(224) == strengths(600)

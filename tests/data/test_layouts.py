@@ -1,4 +1,4 @@
-"""Folders of strangers are read as they were meant, or their owner is asked: no split is taken for a class."""
+"""Layouts of image folders: recognised splits and classes, refused ambiguities, reported leftovers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBERS = count()
 
 
 def images(root: Path, *places: str, each: int = 3) -> None:
-    """Write images that differ from all others into folders."""
+    """Write images, each different from all others, into folders."""
     for place in places:
         (root / place).mkdir(parents=True, exist_ok=True)
         for index in range(each):
@@ -59,7 +59,7 @@ def places(found: Layout, root: Path) -> dict[str, list[str]]:
         {"imagesTrain": "train", "imagesTest": "test", "unlabeled": "unlabelled"},
     ],
 )
-def test_splits_are_known_by_their_usual_names(tops: dict[str, str], tmp_path: Path):
+def test_usual_split_names_are_recognised(tops: dict[str, str], tmp_path: Path):
     assert dict(zip(tops, roles_of(list(tops)), strict=True)) == tops
     known = {split: top for top, split in tops.items() if split != "unlabelled"}
     images(tmp_path, *within(known.values()))
@@ -83,16 +83,16 @@ def test_names_of_things_are_classes(names: list[str], tmp_path: Path):
     assert places(lay_out(tmp_path, "auto"), tmp_path) == {"train": sorted(names)}
 
 
-def test_folders_without_labels_are_left_out_and_named(tmp_path: Path):
+def test_unlabelled_folders_are_left_out_and_reported(tmp_path: Path):
     images(tmp_path, *within(["seg_train", "seg_test"]), "seg_pred", "extra/deep")
     found = load(tmp_path)
     assert found.classes == ("a", "b", "c") and len(found.test) == 9
-    told = [finding.about for finding in found.findings]
-    assert any("seg_pred with 3 images is left out" in line for line in told)
-    assert any("extra with 3 images is left out" in line for line in told)
+    about = [finding.about for finding in found.findings]
+    assert any("seg_pred with 3 images is left out" in line for line in about)
+    assert any("extra with 3 images is left out" in line for line in about)
 
 
-def test_a_test_folder_without_classes_is_left_out_and_another_one_made(tmp_path: Path):
+def test_test_folder_without_classes_is_replaced(tmp_path: Path):
     images(tmp_path, *within(["train"]), "test", each=5)
     found = load(tmp_path)
     assert len(found.train) + len(found.val) + len(found.test) == 15
@@ -109,7 +109,7 @@ def test_a_test_folder_without_classes_is_left_out_and_another_one_made(tmp_path
         (["plane", "train/steam", "train/electric"], r"plane, train \(data\.layout=classes\), .*data\.layout=splits"),
     ],
 )  # fmt: skip
-def test_what_can_be_read_in_two_ways_is_asked_in_one_line(folders: list[str], expected: str, tmp_path: Path):
+def test_ambiguous_layout_is_refused(folders: list[str], expected: str, tmp_path: Path):
     images(tmp_path, *folders)
     with pytest.raises(UserError, match=expected) as raised:
         load(tmp_path)
@@ -118,43 +118,43 @@ def test_what_can_be_read_in_two_ways_is_asked_in_one_line(folders: list[str], e
     assert list(lay_out(tmp_path, "classes").classes["train"]) == outer
 
 
-def test_splits_within_each_class_are_read_where_the_key_says_so(tmp_path: Path):
+def test_layout_key_reads_splits_within_classes(tmp_path: Path):
     images(tmp_path, *within("ab", ["train", "Test"]))
     found = load(tmp_path, layout="splits")
     assert found.classes == ("a", "b") and len(found.test) == 6
 
 
-def test_layouts_are_checked_names():
+def test_unknown_layout_names_nearest_one():
     with pytest.raises(UserError, match=r"data\.layout=split: .*did you mean splits"):
         compose("data.layout=split")
 
 
 @pytest.mark.parametrize(
-    "names, told",
+    "names, about",
     [
         (["Cat", "cat", "dog"], "'Cat' and 'cat'"),
         (["cat", "cat ", "dog"], "'cat' and 'cat '"),
         (["caf\u00e9", "cafe\u0301"], r"'cafe\u0301' \(U\+0301\) and 'caf\u00e9' \(U\+00E9\)"),
     ],
 )
-def test_a_class_with_two_spellings_is_refused(names: list[str], told: str, tmp_path: Path):
+def test_class_with_two_spellings_is_refused(names: list[str], about: str, tmp_path: Path):
     images(tmp_path, *names)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=about):
         load(tmp_path)
 
 
-def test_letters_are_classes_in_either_case(tmp_path: Path):
+def test_single_letters_may_differ_in_case_only(tmp_path: Path):
     images(tmp_path, "A", "a", each=6)
     assert load(tmp_path).classes == ("A", "a")
 
 
-def test_names_that_look_alike_in_two_splits_are_told_apart(tmp_path: Path):
+def test_unicode_variants_across_splits_are_refused(tmp_path: Path):
     images(tmp_path, "train/caf\u00e9", "train/b", "test/cafe\u0301", "test/b")
     with pytest.raises(UserError, match=r"\(U\+0301\), .*\(U\+00E9\)"):
         load(tmp_path)
 
 
-def test_a_class_without_test_images_is_allowed_by_a_key_and_told(tmp_path: Path):
+def test_missing_classes_key_allows_class_without_test_images(tmp_path: Path):
     images(tmp_path, *within(["train"]), *within(["test"], "ac"), each=5)
     (tmp_path / "test" / "b").mkdir()
     with pytest.raises(UserError, match="none in b of test"):
@@ -170,21 +170,21 @@ def test_a_class_without_test_images_is_allowed_by_a_key_and_told(tmp_path: Path
         load(tmp_path, missing_classes="ok")
 
 
-def test_one_image_per_class_is_said_so(tmp_path: Path):
+def test_one_image_per_class_is_refused(tmp_path: Path):
     images(tmp_path, "a", "b", each=1)
     with pytest.raises(UserError, match="at least two images of some class, one of them for test, but a, b have one"):
         load(tmp_path)
 
 
-def test_classes_with_few_images_and_one_with_most_are_told(tmp_path: Path):
+def test_rare_and_dominant_classes_are_reported(tmp_path: Path):
     images(tmp_path, "a", each=40)
     images(tmp_path, "b", each=1)
-    told = " ".join(finding.about for finding in load(tmp_path).findings)
-    assert "train has one image of b" in told and "val has no images of b" in told
-    assert "of train is a: predicting a for every image" in told
+    about = " ".join(finding.about for finding in load(tmp_path).findings)
+    assert "train has one image of b" in about and "val has no images of b" in about
+    assert "of train is a: predicting a for every image" in about
 
 
-def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path: Path):
+def test_skipped_files_are_counted_and_reported_unless_harmless(tmp_path: Path):
     images(tmp_path, "a", "b", each=6)
     for name in ("1.nef", "2.NEF", "3.webm", "noname", "notes.txt", "Thumbs.db", "LICENSE"):
         (tmp_path / "a" / name).write_text("x")
@@ -192,29 +192,29 @@ def test_what_is_left_out_is_counted_by_suffix_and_told_unless_harmless(tmp_path
     assert other == {".nef": 2, ".webm": 1, "(no suffix)": 1, ".txt": 1, ".db": 1, "license": 1}
     found = load(tmp_path)
     assert found.counts["other"] == 7
-    told = next(finding.about for finding in found.findings if "left out" in finding.about)
+    about = next(finding.about for finding in found.findings if "left out" in finding.about)
     assert (
-        told.startswith("4 files are left out")
-        and "2 .nef (needs a conversion to PNG or TIFF)" in told
-        and ".txt" not in told
+        about.startswith("4 files are left out")
+        and "2 .nef (needs a conversion to PNG or TIFF)" in about
+        and ".txt" not in about
     )
     assert leftovers.describe({".txt": 3, ".db": 1, "readme": 1}) is None
     said: list[str] = []
     assert len(image_list.gather(tmp_path / ".list", [tmp_path], say=said.append)) == 12
-    assert said == [f"{tmp_path}: {told}"]
+    assert said == [f"{tmp_path}: {about}"]
 
 
-def test_images_beside_the_folders_of_classes_or_splits_are_told(tmp_path: Path):
+def test_images_beside_class_folders_are_reported(tmp_path: Path):
     images(tmp_path / "one", "a", "b", ".", each=6)
     images(tmp_path / "two", "train/a", "train/b", "test/a", "test/b", "test", each=6)
     for root, place in (("one", "one"), ("two", "test")):
-        told = [finding.about for finding in load(tmp_path / root).findings if "left out" in finding.about]
-        assert told == [
+        about = [finding.about for finding in load(tmp_path / root).findings if "left out" in finding.about]
+        assert about == [
             f"6 images in {place} are left out, since they are in no class folder: 0.png, 1.png, 2.png, ..."
         ]
 
 
-def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_sweep_reports_a_finding_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     images(tmp_path, "cat", "dog", each=20)
     (tmp_path / "cat" / "1.nef").write_text("x")
     configs = [compose("data=image_folder", f"data.root={tmp_path}", f"freeze={mode}") for mode in ("head", "full")]
@@ -223,7 +223,7 @@ def test_a_sweep_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(checks.check(configs[0]).findings) == 1
 
 
-def test_folders_within_those_of_classes_are_told_where_a_class_is_made_of_several(tmp_path: Path) -> None:
+def test_merged_subfolders_of_classes_are_reported(tmp_path: Path) -> None:
     images(tmp_path / "apart", "cat/siamese", "cat/wild/lynx", "cat", "dog", "fish/images")
     (found,) = (finding for finding in load(tmp_path / "apart").findings if "subfolders" in finding.about)
     assert found.about == (
@@ -231,7 +231,7 @@ def test_folders_within_those_of_classes_are_told_where_a_class_is_made_of_sever
     )
     assert found.alarming and found.images == ("cat/siamese", "cat/wild/lynx")
     images(tmp_path / "split", "train/cat/1", "train/cat/2", "train/dog", "test/cat", "test/dog/3", "test/dog/4")
-    (told,) = (finding.about for finding in load(tmp_path / "split").findings if "subfolders" in finding.about)
-    assert told.startswith("12 images") and told.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
-    images(tmp_path / "one", "cat/images", "dog/images/more")  # each in the one folder within its own
+    (about,) = (finding.about for finding in load(tmp_path / "split").findings if "subfolders" in finding.about)
+    assert about.startswith("12 images") and about.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
+    images(tmp_path / "one", "cat/images", "dog/images/more")  # one subfolder per class
     assert not [finding for finding in load(tmp_path / "one").findings if "subfolders" in finding.about]

@@ -1,4 +1,4 @@
-"""Images of several classes: as tables say it, spread over splits and folds, and what is told of them."""
+"""Multi-label images: labels in every source, their splits and folds, and findings."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from frostline.data.splitting import Selection, divide
 from small import data_config, load_data
 
 CLASSES = ("cat", "dog", "fox")
+Labelled = tuple[Path, list[list[str]]]
 OPTIONS = {"path": None, "label": None, "split": None, "group": None, "root": None, "separator": None}
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
-    """Return a folder of images, and what each is."""
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    """Return a folder of images and the labels of each."""
     root, draw = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
     labels = []
     for number in range(40):
@@ -45,8 +46,8 @@ def load(table: Path, **options: Any) -> Data:
     return load_data(source="table", root=str(table), options={**OPTIONS, **options})
 
 
-def found_in(data: Data) -> dict[int, list[str]]:
-    """Return what each image is, by its red."""
+def labels_by_red(data: Data) -> dict[int, list[str]]:
+    """Return the labels of each image by its red value."""
     return {
         int(pixels[0, 0, 0]): [data.classes[k] for k in labels.nonzero()[:, 0].tolist()]
         for split in (data.train, data.val, data.test)
@@ -54,39 +55,37 @@ def found_in(data: Data) -> dict[int, list[str]]:
     }
 
 
-@pytest.mark.parametrize("how", ["separator", "columns", "rows", "lists.jsonl", "lists.parquet"])
-def test_labels_of_a_cell_a_list_or_columns_are_the_same(
-    said: tuple[Path, list[list[str]]], tmp_path: Path, how: str
-) -> None:
-    root, labels = said
+@pytest.mark.parametrize("form", ["separator", "columns", "rows", "lists.jsonl", "lists.parquet"])
+def test_table_labels_read_the_same_in_every_form(labelled: Labelled, tmp_path: Path, form: str) -> None:
+    root, labels = labelled
     names, options = [f"{number}.png" for number in range(40)], {"root": str(root)}
-    if how == "separator":
+    if form == "separator":
         table, options = tmp_path / "t.csv", options | {"separator": "|"}
         rows = [["file", "label"], *([name, " | ".join(own)] for name, own in zip(names, labels, strict=True))]
-    elif how == "rows":
+    elif form == "rows":
         table, options = tmp_path / "t.csv", options | {"rows": "labels"}
         each = [(name, label) for name, own in zip(names, labels, strict=True) for label in own or [""]]
         rows = [["file", "label"], *map(list, sorted(each, key=lambda row: (row[1], row[0])))]
-    elif how == "columns":
+    elif form == "columns":
         table, options = tmp_path / "t.csv", options | {"label": [*CLASSES]}
         spelled = (("0", "1"), ("false", "True"), ("no", "YES"))
         cells = [[words[name in own] for name, words in zip(CLASSES, spelled, strict=True)] for own in labels]
         rows = [["file", *CLASSES], *([name, *row] for name, row in zip(names, cells, strict=True))]
     else:
-        table, rows = tmp_path / how, []
+        table, rows = tmp_path / form, []
         frame = pd.DataFrame({"file": names, "label": labels})
-        frame.to_parquet(table) if how.endswith("parquet") else frame.to_json(table, orient="records", lines=True)
+        frame.to_parquet(table) if form.endswith("parquet") else frame.to_json(table, orient="records", lines=True)
     if rows:
         with table.open("w", newline="") as stream:
             csv.writer(stream).writerows(rows)
     data = load(table, **options)
     assert data.multi_label and data.classes == CLASSES
-    assert found_in(data) == dict(enumerate(labels))
-    assert any(not own for own in labels)  # of no class, and there
+    assert labels_by_red(data) == dict(enumerate(labels))
+    assert any(not own for own in labels)  # images of no class are kept
 
 
 def hub_set(root: Path, cells: dict[str, list[Any]], **features: Any) -> Any:
-    """Return a data set of the images and what `cells` say of them."""
+    """Return a data set of the images with the columns of `cells`."""
     datasets = pytest.importorskip("datasets")
     columns = {"image": [str(root / f"{number}.png") for number in range(40)], **cells}
     found = datasets.Dataset.from_dict(columns)
@@ -108,22 +107,22 @@ def shard(file: Path, root: Path, fields: Mapping[str, Sequence[str]]) -> Path:
     return file
 
 
-@pytest.mark.parametrize("how", ["classes", "texts", "columns", "separator"])
-def test_labels_of_a_data_set_of_the_hub_are_the_same(
-    said: tuple[Path, list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+@pytest.mark.parametrize("form", ["classes", "texts", "columns", "separator"])
+def test_hub_labels_read_the_same_in_every_form(
+    labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    root, labels = said
+    root, labels = labelled
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     options: dict[str, Any] = {}
-    if how == "columns":
+    if form == "columns":
         cells: dict[str, list[Any]] = {name: [int(name in own) for own in labels] for name in CLASSES}
         found = hub_set(root, cells, dog=datasets.ClassLabel(names=["no", "yes"]), fox=datasets.Value("bool"))
         options["label"] = [*CLASSES]
-    elif how == "separator":
+    elif form == "separator":
         found = hub_set(root, {"label": [" | ".join(own) for own in labels]})
         options["separator"] = "|"
-    elif how == "classes":
+    elif form == "classes":
         numbers = [[CLASSES.index(name) for name in own] for own in labels]
         found = hub_set(root, {"seen": numbers}, seen=datasets.List(datasets.ClassLabel(names=[*CLASSES])))
     else:
@@ -131,24 +130,24 @@ def test_labels_of_a_data_set_of_the_hub_are_the_same(
     found.save_to_disk(str(tmp_path / "set"))
     data = load_data(source="hub", root=str(tmp_path / "set"), options=options)
     assert data.multi_label and data.classes == CLASSES
-    assert found_in(data) == dict(enumerate(labels))
+    assert labels_by_red(data) == dict(enumerate(labels))
 
 
-@pytest.mark.parametrize("how", ["key", "list", "numbers", "keys", "fields", "separator"])
-def test_labels_in_shards_are_the_same(said: tuple[Path, list[list[str]]], tmp_path: Path, how: str) -> None:
-    root, labels = said
+@pytest.mark.parametrize("form", ["key", "list", "numbers", "keys", "fields", "separator"])
+def test_shard_labels_read_the_same_in_every_form(labelled: Labelled, tmp_path: Path, form: str) -> None:
+    root, labels = labelled
     options: dict[str, Any] = {}
-    if how == "key":
+    if form == "key":
         fields = {"json": [json.dumps({"labels": own, "more": [1, {}]}) for own in labels]}
-    elif how == "list":
+    elif form == "list":
         fields = {"json": [*map(json.dumps, labels)]}
-    elif how == "numbers":
+    elif form == "numbers":
         fields = {"json": [json.dumps({"label": [CLASSES.index(name) for name in own]}) for own in labels]}
         options["classes"] = [*CLASSES]
-    elif how == "keys":
+    elif form == "keys":
         fields = {"json": [json.dumps({name: name in own for name in CLASSES}) for own in labels]}
         options["label"] = [*CLASSES]
-    elif how == "fields":
+    elif form == "fields":
         fields = {f"{name}.txt": [str(int(name in own)) for own in labels] for name in CLASSES}
         options["label"] = [f"{name}.txt" for name in CLASSES]
     else:
@@ -156,13 +155,13 @@ def test_labels_in_shards_are_the_same(said: tuple[Path, list[list[str]]], tmp_p
     data = load_data(source="shards", root=str(shard(tmp_path / "s.tar", root, fields)), options=options)
     assert data.multi_label and data.classes == tuple(options.get("label", CLASSES))
     called = dict(zip(CLASSES, data.classes, strict=True))
-    assert found_in(data) == {number: [called[name] for name in own] for number, own in enumerate(labels)}
+    assert labels_by_red(data) == {number: [called[name] for name in own] for number, own in enumerate(labels)}
 
 
-def test_what_cannot_be_meant_in_shards_and_on_the_hub_is_refused_alike(
-    said: tuple[Path, list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_invalid_labels_are_refused_alike_in_hub_and_shards(
+    labelled: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, labels = said
+    root, labels = labelled
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     cells: dict[str, list[Any]] = {name: [str(int(name in own)) for own in labels] for name in CLASSES}
@@ -189,17 +188,17 @@ def test_what_cannot_be_meant_in_shards_and_on_the_hub_is_refused_alike(
             load_data(source=source, root=str(where[source]), options={"label": ["cat"]})
 
 
-def test_rows_without_any_label_are_left_out_and_told(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
-    root, labels = said
+def test_rows_without_labels_are_left_out_and_reported(labelled: Labelled, tmp_path: Path) -> None:
+    root, labels = labelled
     rows = [",".join([f"{n}.png", *(str(int(name in own)) for name in CLASSES)]) for n, own in enumerate(labels)]
     (tmp_path / "t.csv").write_text("\n".join(["file,cat,dog,fox", *rows[:39], "39.png,,,"]))
     data = load(tmp_path / "t.csv", root=str(root), label=[*CLASSES])
-    assert found_in(data) == dict(enumerate(labels[:39]))
+    assert labels_by_red(data) == dict(enumerate(labels[:39]))
     assert any("1 row without a label is left out: 39.png" in finding.about for finding in data.findings)
 
 
-def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
-    root, labels = said
+def test_invalid_table_labels_are_refused(labelled: Labelled, tmp_path: Path) -> None:
+    root, labels = labelled
     table = tmp_path / "t.csv"
     frame = pd.DataFrame({"file": [f"{n}.png" for n in range(40)], "label": ["|".join(own) for own in labels]})
     for name in CLASSES:
@@ -226,8 +225,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line(said: tuple[Path, list[list[s
     assert "data.options.rows=lable: expected labels, if each row is one label" in refused(rows="lable")
 
 
-def test_a_column_that_is_0_throughout_is_left_out_and_told(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
-    root, labels = said
+def test_class_without_images_is_left_out_and_reported(labelled: Labelled, tmp_path: Path) -> None:
+    root, labels = labelled
     rows = [f"{n}.png,{int('cat' in own)},0,{int('fox' in own)}" for n, own in enumerate(labels)]
     (tmp_path / "t.csv").write_text("\n".join(["file,cat,dog,fox", *rows]))
     data = load(tmp_path / "t.csv", root=str(root), label=["cat", "dog", "fox"])
@@ -235,19 +234,19 @@ def test_a_column_that_is_0_throughout_is_left_out_and_told(said: tuple[Path, li
     assert any("1 of 3 class names is left out" in finding.about for finding in data.findings)
 
 
-def test_the_same_image_with_other_labels_is_told_of(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
-    root, labels = said
+def test_copies_with_different_labels_are_reported(labelled: Labelled, tmp_path: Path) -> None:
+    root, labels = labelled
     for number in range(40):
         (tmp_path / f"{number}.png").write_bytes((root / f"{number}.png").read_bytes())
     (tmp_path / "copy.png").write_bytes((root / "0.png").read_bytes())
     rows = [{"file": f"{n}.png", "label": own} for n, own in enumerate(labels)]
     other = [name for name in CLASSES if name not in labels[0]]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"file": "copy.png", "label": other}])))
-    told = [finding.about for finding in load(tmp_path / "t.jsonl").findings if "different labels" in finding.about]
-    assert len(told) == 1 and " + ".join(other) in told[0] and "1 image has copies" in told[0]
+    (about,) = (one.about for one in load(tmp_path / "t.jsonl").findings if "different labels" in one.about)
+    assert " + ".join(other) in about and "1 image has copies" in about
 
 
-def drawn(count: int, shares: Sequence[float], seed: int = 0) -> Selection:
+def random_labels(count: int, shares: Sequence[float], seed: int = 0) -> Selection:
     labels = torch.from_numpy(np.random.default_rng(seed).random((count, len(shares))) < shares)
     nothing = dict.fromkeys(("twins", "groups", "weights", "times", "splits"))
     source = SimpleNamespace(labels=labels, classes=tuple(map(str, range(len(shares)))), **nothing)
@@ -263,8 +262,8 @@ def share(part: Tensor, whole: Tensor) -> list[float]:
     return (part.sum(0) / whole.sum(0)).tolist()
 
 
-def test_every_class_and_the_images_of_none_are_spread_alike() -> None:
-    whole = drawn(600, (0.02, 0.1, 0.3, 0.6))
+def test_classes_and_unlabelled_images_are_stratified() -> None:
+    whole = random_labels(600, (0.02, 0.1, 0.3, 0.6))
     parts = divided(whole)
     assert torch.cat([part.ids for part in parts.values()]).sort().values.tolist() == list(range(600))
     test = parts["test"].labels
@@ -275,16 +274,16 @@ def test_every_class_and_the_images_of_none_are_spread_alike() -> None:
     assert not divided(whole, split_seed=4)["test"].ids.equal(parts["test"].ids)
 
 
-def test_folds_have_every_class_alike_and_every_image_once() -> None:
-    whole = drawn(300, (0.05, 0.5))
+def test_folds_are_stratified_and_cover_each_image_once() -> None:
+    whole = random_labels(300, (0.05, 0.5))
     tests = [divided(whole, folds=5, fold=fold)["test"] for fold in range(5)]
     assert torch.cat([part.ids for part in tests]).sort().values.tolist() == list(range(300))
     for part in tests:
         assert share(part.labels, whole.labels) == pytest.approx([0.2, 0.2], abs=1 / float(whole.labels[:, 0].sum()))
 
 
-def test_groups_stay_on_one_side() -> None:
-    whole = drawn(400, (0.1, 0.5))
+def test_groups_are_not_split() -> None:
+    whole = random_labels(400, (0.1, 0.5))
     groups = torch.arange(400) // 8
     cast(Any, whole.source).groups = groups
     parts = divided(whole)
@@ -293,23 +292,23 @@ def test_groups_stay_on_one_side() -> None:
     assert share(parts["test"].labels, whole.labels) == pytest.approx([0.25, 0.25], abs=0.08)
 
 
-def test_a_class_of_one_image_is_for_training_and_less_data_is_a_part_of_more() -> None:
-    whole = drawn(200, (0.4, 0.5, 0.0))
+def test_single_image_classes_stay_in_train_and_limits_nest() -> None:
+    whole = random_labels(200, (0.4, 0.5, 0.0))
     whole.source.labels[17] = torch.tensor([True, True, True])
     assert 17 in divided(whole)["train"].ids.tolist()
     less, more = (set(divided(whole, limit=limit)["train"].ids.tolist()) for limit in (10, 40))
     assert len(less) == 10 and len(more) == 40 and less < more and 17 in less
     with pytest.raises(UserError, match=r"data.limit=2: expected at least 3"):
         divided(whole, limit=2)
-    several = drawn(60, (0.5, *(0.0,) * 5))
-    for number in range(5):  # of each of five classes the only image, and all of the first class, too
+    several = random_labels(60, (0.5, *(0.0,) * 5))
+    for number in range(5):  # the only image of each of five classes; all are of the first class, too
         several.source.labels[number, [0, number + 1]] = True
     assert set(range(5)) <= set(divided(several)["train"].ids.tolist())
 
 
-def test_it_is_what_iterative_stratification_is_for() -> None:
-    """A random split of the same size misses the share of the rarest class by more."""
-    whole = drawn(500, (0.02, 0.05, 0.3), seed=1)
+def test_stratification_beats_a_random_split() -> None:
+    """In random splits of the same size, the rarest class is twice as far from its share."""
+    whole = random_labels(500, (0.02, 0.05, 0.3), seed=1)
     ours = divided(whole)["test"]
     far = abs(share(ours.labels, whole.labels)[0] - 0.25)
     draws = [np.random.default_rng(seed).permutation(500)[: len(ours.ids)] for seed in range(50)]
@@ -318,30 +317,26 @@ def test_it_is_what_iterative_stratification_is_for() -> None:
     assert stratification.stratified(whole.labels, whole.ids, 100, 0).sum() == 100
 
 
-def test_separators_around_labels_and_without_any_name_no_class(
-    said: tuple[Path, list[list[str]]], tmp_path: Path
-) -> None:
-    root, labels = said
+def test_empty_labels_between_separators_are_ignored(labelled: Labelled, tmp_path: Path) -> None:
+    root, labels = labelled
     rows = [f"{number}.png,|{'||'.join(own)}||" for number, own in enumerate(labels)]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    found = found_in(load(tmp_path / "labels.csv", root=str(root), separator="|"))
+    found = labels_by_red(load(tmp_path / "labels.csv", root=str(root), separator="|"))
     assert found == {number: sorted(own) for number, own in enumerate(labels)}
 
 
-def test_there_may_be_more_classes_than_images_of_a_split(said: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+def test_split_may_have_more_classes_than_images(labelled: Labelled, tmp_path: Path) -> None:
     rows = [f"{number}.png,{'|'.join(f'c{(number + k) % 40}' for k in range(20))}" for number in range(40)]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    data = load(tmp_path / "labels.csv", root=str(said[0]), separator="|")
+    data = load(tmp_path / "labels.csv", root=str(labelled[0]), separator="|")
     assert len(data.test.labels) < int(data.test.labels.any(0).sum())
 
 
-def test_an_image_without_a_row_may_have_a_name_that_is_no_text(
-    said: tuple[Path, list[list[str]]], tmp_path: Path
-) -> None:
-    root, labels = tmp_path / "images", said[1]
+def test_image_without_row_may_have_undecodable_name(labelled: Labelled, tmp_path: Path) -> None:
+    root, labels = tmp_path / "images", labelled[1]
     root.mkdir()
     for number in range(40):
-        (root / f"{number}.png").write_bytes((said[0] / f"{number}.png").read_bytes())
+        (root / f"{number}.png").write_bytes((labelled[0] / f"{number}.png").read_bytes())
     (root / os.fsdecode(b"caf\xe9.png")).write_bytes((root / "0.png").read_bytes())
     rows = [f"{number}.png,{'|'.join(own)}" for number, own in enumerate(labels)]
     (root / "labels.csv").write_text("\n".join(["path,label", *rows]))
@@ -349,7 +344,7 @@ def test_an_image_without_a_row_may_have_a_name_that_is_no_text(
     assert [name for one in findings for name in one.images if "caf" in name] == ["caf\\udce9.png"]
 
 
-def test_numbers_in_lists_have_no_decimals_and_a_text_among_lists_is_a_label(tmp_path: Path) -> None:
+def test_lists_may_hold_integers_and_mix_with_texts(tmp_path: Path) -> None:
     for number in range(12):
         Image.new("RGB", (8, 8), (number, 7, 9)).save(tmp_path / f"{number}.png")
     names = [f"{number}.png" for number in range(12)]
@@ -362,6 +357,6 @@ def test_numbers_in_lists_have_no_decimals_and_a_text_among_lists_is_a_label(tmp
     assert read.labels[:3] == (("cat",), ("cat", "dog"), ("dog",)) and len(read.files) == 9
 
 
-def test_columns_of_classes_may_say_it_in_words_or_as_numbers_with_a_point() -> None:
+def test_class_columns_accept_words_and_decimals() -> None:
     columns = {"cat": ["1", "1.0", "True", "yes", ""], "dog": ["0", "0.0", "FALSE", "no", ""]}
     assert label_columns.of_classes(columns) == [("cat",)] * 4 + [None]

@@ -1,4 +1,4 @@
-"""What looks nearly like a training image is told, and what only has the same subject, or is too small, is not."""
+"""Near duplicates: found after re-encoding, resizing, lighting and cropping; no false matches."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SIDE = 128
 
 @cache
 def photographs() -> list[Image.Image]:
-    """The two that scikit-learn carries."""
+    """Return the two photographs of scikit-learn."""
     return [Image.fromarray(image) for image in load_sample_images().images]
 
 
 @cache
 def parts(side: int = SIDE) -> list[Image.Image]:
-    """Squares of the photographs that have no pixel in common."""
+    """Return squares of the photographs that share no pixel."""
     return [
         photo.crop((left, top, left + side, top + side))
         for photo in photographs()
@@ -69,34 +69,34 @@ def cut(image: Image.Image, by: float) -> Image.Image:
         lambda image: jpeg(resized(ImageEnhance.Brightness(image).enhance(1.1), 0.75), 75),
     ],
 )
-def test_photographs_are_known_again_however_they_were_saved_resized_lit_and_cut(
+def test_changed_photographs_are_matched(
     change: Callable[[Image.Image], Image.Image],
 ):
     own = hashes([*photographs(), *parts()])
     found = closest(hashes([change(photo) for photo in photographs()]), own)
     assert found.tolist() == [0, 1]
-    again = closest(hashes([change(part) for part in parts()]), own[2:])
-    known = own[2:, 0] != perceptual_hash.NONE
-    wrong = (again >= 0) & (again != torch.arange(len(again)))
-    assert not wrong.any() and (again >= 0)[known].float().mean() >= 0.8
+    matched = closest(hashes([change(part) for part in parts()]), own[2:])
+    hashed = own[2:, 0] != perceptual_hash.NONE
+    wrong = (matched >= 0) & (matched != torch.arange(len(matched)))
+    assert not wrong.any() and (matched >= 0)[hashed].float().mean() >= 0.8
 
 
 @pytest.mark.parametrize("side", [32, 64, SIDE])
-def test_other_parts_of_a_photograph_are_not_taken_for_alike(side: int):
+def test_other_parts_of_a_photograph_do_not_match(side: int):
     found = hashes(parts(side))
     assert (found[:, 0] != perceptual_hash.NONE).float().mean() > 0.5
     assert (closest(found[::2], found[1::2]) < 0).all()
 
 
 @pytest.mark.slow
-def test_other_letters_are_not_taken_for_alike():
+def test_other_letters_do_not_match():
     drawn = glyphs.render(images_per_class=12, seed=0, size=32).permute(0, 2, 3, 1).numpy()
     found = hashes([Image.fromarray(image) for image in drawn])
     assert (found[:, 0] != perceptual_hash.NONE).all()
     assert (closest(found[::2], found[1::2]) < 0).all()
 
 
-def test_what_is_too_small_or_too_flat_looks_like_nothing():
+def test_small_and_flat_images_get_no_hash():
     digits = np.repeat(load_digits().images[:20, :, :, None] * 15, 3, axis=3).astype(np.uint8)
     small = [Image.fromarray(image) for image in digits]
     grain = np.random.default_rng(0).integers(120, 136, (5, 90, 90, 3), dtype=np.uint8)
@@ -106,15 +106,15 @@ def test_what_is_too_small_or_too_flat_looks_like_nothing():
     assert (closest(found, found) == -1).all()
 
 
-def test_bits_are_those_of_imagehash():
-    """It makes images small in one step and by another filter, which turns bits of levels that are nearly equal."""
+def test_hashes_agree_with_imagehash():
+    """imagehash resizes in one step with another filter, which flips bits of nearly equal levels."""
     for image, (phash, dhash) in zip(photographs(), hashes(photographs()), strict=True):
         for own, other in ((phash, imagehash.phash(image)), (dhash, imagehash.dhash(image))):
             bits = np.unpackbits(own.numpy().reshape(1).view(np.uint8))
             assert (bits != other.hash.ravel()).sum() <= 5
 
 
-def test_the_nearest_is_found_as_by_comparing_all_with_all(monkeypatch: pytest.MonkeyPatch):
+def test_closest_equals_exhaustive_comparison(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(near_duplicates, "_AT_ONCE", 50)
     rng = np.random.default_rng(0)
     others = rng.integers(-(2**63), 2**63 - 1, (300, 2))
@@ -131,19 +131,19 @@ def test_the_nearest_is_found_as_by_comparing_all_with_all(monkeypatch: pytest.M
     assert (closest(torch.from_numpy(hashes), nothing) == -1).all()
 
 
-def test_a_training_image_saved_anew_for_the_test_is_told_before_training(tmp_path: Path):
+def test_near_duplicates_across_splits_are_reported(tmp_path: Path):
     places = [f"{split}/{name}" for split in ("train", "val", "test") for name in "ab"]
     pieces = [part for part, (phash, _) in zip(parts(), hashes(parts()), strict=True) if phash != perceptual_hash.NONE]
     for number, piece in enumerate(pieces[:24]):
         place = tmp_path / places[number % 6]
         place.mkdir(parents=True, exist_ok=True)
         piece.save(place / f"{number}.png")
-    pieces[0].save(tmp_path / "test" / "b" / "same.bmp")  # equal pixels are told as such, and here no more
+    pieces[0].save(tmp_path / "test" / "b" / "same.bmp")  # equal pixels are another finding
     jpeg(resized(pieces[0], 1.25), 75).save(tmp_path / "test" / "a" / "again.jpg")
     cut(pieces[1], 0.01).save(tmp_path / "val" / "b" / "cut.png")
-    told = {found.about.partition(":")[0]: found for found in load(tmp_path).findings if "nearly" in found.about}
-    assert set(told) == {
+    reported = {found.about.partition(":")[0]: found for found in load(tmp_path).findings if "nearly" in found.about}
+    assert set(reported) == {
         "1 of 10 images in test looks nearly like one in train (test/a/again.jpg ~ train/a/0.png)",
         "1 of 9 images in val looks nearly like one in train (val/b/cut.png ~ train/b/1.png)",
     }
-    assert not any(found.alarming for found in told.values())
+    assert not any(found.alarming for found in reported.values())

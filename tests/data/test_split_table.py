@@ -1,4 +1,4 @@
-"""Splits that were made once are a table, and the table has them again: the same images, numbers, labels, order."""
+"""Split tables: reading one returns the same images, ids, labels and order."""
 
 from __future__ import annotations
 
@@ -35,44 +35,44 @@ def written(file: Path, **config: Any) -> split_table.SplitTable:
     return split_table.write(file, loading.whole_splits(asked, store), asked)
 
 
-def again(found: split_table.SplitTable, **config: Any) -> Data:
+def read_back(found: split_table.SplitTable, **config: Any) -> Data:
     keys = {key.removeprefix("data."): value for key, value in found.options.items() if key != "data"}
     given = {key.removeprefix("options."): keys.pop(key) for key in [*keys] if key.startswith("options.")}
     options = {**NONE, **given}
     return load_data(source="table", options=options, **keys, **config)
 
 
-def named(found: split_table.SplitTable, source: str) -> Data:
-    """Return what is read with the keys of splits that are told by names."""
+def read_by_name(found: split_table.SplitTable, source: str) -> Data:
+    """Return the data read with the table's names of splits."""
     options = {key.removeprefix("data.options."): value for key, value in found.options.items() if "options" in key}
     return load_data(source=source, root=str(found.options["data.root"]), options=options)
 
 
-def same(one: Data, two: Data) -> None:
-    assert one.fingerprint == two.fingerprint  # of pixels, numbers, labels and names of classes, in their order
+def assert_same(one: Data, two: Data) -> None:
+    assert one.fingerprint == two.fingerprint  # covers pixels, ids, labels, class names and order
     for name in ("train", "val", "test"):
         assert torch.equal(getattr(one, name).ids, getattr(two, name).ids)
 
 
-def test_a_folder_has_its_splits_again_from_a_table_within_it_or_elsewhere(tmp_path: Path) -> None:
+def test_folder_splits_are_read_back_from_any_place(tmp_path: Path) -> None:
     root = folder(tmp_path / "birds", "b", "a", "c")
     first = load_data(source="folder", root=str(root), split_seed=3)
     within = written(root / "splits.csv", source="folder", root=str(root), split_seed=3)
     assert within.options == {"data": "table", "data.root": str(root / "splits.csv")}
     assert within.counts == {"train": len(first.train), "val": len(first.val), "test": len(first.test)}
-    same(again(within), first)
+    assert_same(read_back(within), first)
     beside = written(tmp_path / "splits.csv", source="folder", root=str(root), split_seed=3)
     assert "data.options.root" not in beside.options
-    same(again(beside), first)
+    assert_same(read_back(beside), first)
     (tmp_path / "far").mkdir()
     apart = written(tmp_path / "far" / "splits.csv", source="folder", root=str(root), split_seed=3)
     assert apart.options["data.options.root"] == str(root)
-    same(again(apart), first)
+    assert_same(read_back(apart), first)
     above = written(
         tmp_path / "far" / "too.csv", source="folder", root=str(tmp_path / "far" / ".." / "birds"), split_seed=3
     )
     assert above.options["data.options.root"] == str(root)
-    same(again(above), first)
+    assert_same(read_back(above), first)
     (tmp_path / "far" / "link").symlink_to(root)
     with pytest.raises(UserError, match=r"names of files and classes that can be read back|cannot be read back"):
         written(tmp_path / "odd.csv", source="folder", root=str(tmp_path / "far" / "link" / ".." / "birds"))
@@ -81,19 +81,19 @@ def test_a_folder_has_its_splits_again_from_a_table_within_it_or_elsewhere(tmp_p
     assert line == {"path": "birds/a/0, ü.png", "label": "a", "split": line["split"]}
 
 
-def test_what_shrinks_train_is_asked_for_again(tmp_path: Path) -> None:
+def test_limit_is_not_written_into_the_table(tmp_path: Path) -> None:
     root = folder(tmp_path, "a", "b", each=40)
     small = load_data(source="folder", root=str(root), limit=10)
     found = written(tmp_path / "splits.csv", source="folder", root=str(root), limit=10)
     assert sum(found.counts.values()) == 80
-    same(again(found, limit=10), small)
+    assert_same(read_back(found, limit=10), small)
 
 
-def test_splits_of_its_own_keep_the_numbers_of_train(tmp_path: Path) -> None:
+def test_own_splits_keep_ids_of_train(tmp_path: Path) -> None:
     folder(tmp_path / "test", "a", "b", each=5)
     folder(tmp_path / "train", "a", "b", each=20)
     first = load_data(source="folder", root=str(tmp_path))
-    found = again(written(tmp_path / "splits.csv", source="folder", root=str(tmp_path)))
+    found = read_back(written(tmp_path / "splits.csv", source="folder", root=str(tmp_path)))
     for name in ("train", "val", "test"):
         one, two = getattr(first, name), getattr(found, name)
         assert torch.equal(one.digests, two.digests) and torch.equal(one.labels, two.labels)
@@ -101,30 +101,32 @@ def test_splits_of_its_own_keep_the_numbers_of_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [{"group": "who"}, {"time": "year"}, {}])
-def test_a_table_has_its_splits_again(tmp_path: Path, how: dict[str, str]) -> None:
+def test_table_splits_are_read_back(tmp_path: Path, how: dict[str, str]) -> None:
     table = [row | {"who": number // 7, "year": 2000 + number // 3} for number, row in enumerate(rows(tmp_path, 80))]
     as_csv(tmp_path / "t.csv", table)
     options = {**NONE, **how}
     folds = {"folds": 4, "fold": 2} if not how else {}
     first = load_data(source="table", root=str(tmp_path / "t.csv"), options=options, **folds)
     found = written(tmp_path / "splits.csv", source="table", root=str(tmp_path / "t.csv"), options=options, **folds)
-    same(again(found), first)
+    assert_same(read_back(found), first)
     with (tmp_path / "splits.csv").open() as stream:
         lines = list(csv.DictReader(stream))
     if how == {"group": "who"}:
-        of = {line["group"]: {other["split"] for other in lines if other["group"] == line["group"]} for line in lines}
-        assert len(of) == 12 and all(len(splits) == 1 for splits in of.values())
+        splits_of = {
+            line["group"]: {other["split"] for other in lines if other["group"] == line["group"]} for line in lines
+        }
+        assert len(splits_of) == 12 and all(len(splits) == 1 for splits in splits_of.values())
 
 
-def test_a_class_that_a_split_lacks_is_allowed_to_lack(tmp_path: Path) -> None:
+def test_class_missing_from_a_split_is_allowed(tmp_path: Path) -> None:
     folder(tmp_path, "a", "b")
     image(tmp_path / "rare" / "1.png", 200)
     found = written(tmp_path / "splits.csv", source="folder", root=str(tmp_path))
     assert found.options["data.missing_classes"] == "ok"
-    same(again(found), load_data(source="folder", root=str(tmp_path)))
+    assert_same(read_back(found), load_data(source="folder", root=str(tmp_path)))
 
 
-def test_what_a_table_cannot_say_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+def test_unwritable_names_are_refused_and_leave_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         written(tmp_path / "splits.csv", source="digits")
     assert str(caught.value).startswith(f"--write-splits={tmp_path}/splits.csv: expected a data set of image files")
@@ -136,7 +138,7 @@ def test_what_a_table_cannot_say_is_refused_and_leaves_no_file(tmp_path: Path) -
         assert len(str(caught.value).splitlines()) == 1 and not (root / "splits.csv").exists()
 
 
-def test_splits_are_not_written_over_somebodys_labels_nor_over_other_splits(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     as_csv(table := tmp_path / "t.csv", [row | {"age": number} for number, row in enumerate(rows(tmp_path, 40))])
     before = table.read_bytes()
     given = {"source": "table", "root": str(table), "options": NONE}
@@ -149,11 +151,11 @@ def test_splits_are_not_written_over_somebodys_labels_nor_over_other_splits(tmp_
 
 
 @pytest.mark.slow
-def test_a_run_on_the_table_says_the_same_of_the_test_images_bit_for_bit(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_run_on_split_table_gives_identical_predictions(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     root = folder(tmp_path / "birds", "b", "a", each=30)
     given = ("data=image_folder", f"data.root={root}", "data.split_seed=5", "data.limit=20")
-    _, told = trained.command("data", *given, "--write-splits", "splits.csv", cwd=tmp_path)
-    typed = shlex.split(told.splitlines()[-1].partition("again: ")[2])
+    _, printed = trained.command("data", *given, "--write-splits", "splits.csv", cwd=tmp_path)
+    typed = shlex.split(printed.splitlines()[-1].partition("again: ")[2])
     assert typed == ["data=table", "data.root=splits.csv", "data.limit=20", "data.split_seed=5"]
     quick = ("epochs=2", "batch_size=8", "model.image_size=32", "augment=standard", "freeze=full")
     for name, data in (("folder", given), ("table", typed)):
@@ -163,7 +165,7 @@ def test_a_run_on_the_table_says_the_same_of_the_test_images_bit_for_bit(trained
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_several_labels_and_weights_come_back(tmp_path: Path) -> None:
+def test_labels_and_weights_are_read_back(tmp_path: Path) -> None:
     found = rows(tmp_path, 30)
     for number, row in enumerate(found):
         row["label"] = "|".join(name for name, every in (("cat", 2), ("dog", 3), ("fox", 5)) if number % every == 0)
@@ -174,9 +176,9 @@ def test_several_labels_and_weights_come_back(tmp_path: Path) -> None:
     first = load_data(**how)
     kept = written(tmp_path / "splits.csv", **how)
     assert kept.options["data.options.separator"] == "|" and kept.options["data.options.weight"] == "weight"
-    second = again(kept)
+    second = read_back(kept)
     assert second.multi_label and second.train.weights is not None
-    same(second, first)
+    assert_same(second, first)
 
 
 def hub_set(folder: Path, images: Path, first: int = 0, count: int = 24) -> Path:
@@ -206,21 +208,21 @@ def shards(folder: Path, images: Path, name: str, first: int = 0, count: int = 2
     return folder
 
 
-def test_rows_of_the_hub_have_their_splits_again_by_name(tmp_path: Path) -> None:
+def test_hub_splits_are_read_back_by_name(tmp_path: Path) -> None:
     root = hub_set(tmp_path / "set", tmp_path)
     how = {"source": "hub", "root": str(root), "options": {"group": "who"}}
     first = load_data(**how, split_seed=4, folds=4, fold=1)
     found = written(tmp_path / "splits, ü.csv", **how, split_seed=4, folds=4, fold=1)
-    same(named(found, "hub"), first)
+    assert_same(read_by_name(found, "hub"), first)
     lines = (tmp_path / "splits, ü.csv").read_text().splitlines()
     assert lines[:2] == ["image,label,split", f"train[0] 0.png,cat,{lines[1].rpartition(',')[2]}"]
     hub_set(tmp_path / "set2", tmp_path, first=1)
     found.options["data.root"] = str(tmp_path / "set2")
     with pytest.raises(UserError, match=r"data.options.splits=.*expected images that the data set has, not train"):
-        named(found, "hub")
+        read_by_name(found, "hub")
 
 
-def test_samples_in_shards_have_their_splits_again_by_name(tmp_path: Path) -> None:
+def test_shard_splits_are_read_back_by_name(tmp_path: Path) -> None:
     root = shards(tmp_path / "set", tmp_path, "train-0.tar")
     shards(root, tmp_path, "train-1.tar", first=30)
     shards(root, tmp_path, "test-0.tar", first=60, count=9)
@@ -228,14 +230,14 @@ def test_samples_in_shards_have_their_splits_again_by_name(tmp_path: Path) -> No
     first = load_data(**how)
     found = written(tmp_path / "splits.csv", **how)
     assert found.options["data.options.splits"] == str(tmp_path / "splits.csv") and found.counts["test"] == 9
-    same(named(found, "shards"), first)
+    assert_same(read_by_name(found, "shards"), first)
     lines = (tmp_path / "splits.csv").read_text().splitlines()
 
     def refused(*rows: str) -> str:
         (tmp_path / "splits.csv").write_text("\n".join(rows))
         loading.forget()
         with pytest.raises(UserError) as caught:
-            named(found, "shards")
+            read_by_name(found, "shards")
         return str(caught.value)
 
     assert "a row for every image of the data set, but there is none for test-0.tar/068.png" in refused(*lines[:-1])
@@ -251,7 +253,7 @@ def test_samples_in_shards_have_their_splits_again_by_name(tmp_path: Path) -> No
     )
 
 
-def test_names_that_do_not_tell_images_apart_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "set"
     for part in ("a", "b"):
         (root / part).mkdir(parents=True)

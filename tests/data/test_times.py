@@ -1,4 +1,4 @@
-"""Splits by time: what is tested is newer than anything that was learnt from."""
+"""Splits by time: test images are newer than val images, and these are newer than train images."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def divided(moments: list[float], labels: list[int] | None = None, groups: list[
     return splitting.divide({"train": found}, data_config(**how))
 
 
-def of(part: Selection, moments: list[float]) -> list[float]:
+def times_of(part: Selection, moments: list[float]) -> list[float]:
     return [moments[row] for row in part.ids.tolist()]
 
 
-def test_test_is_newest_val_is_before_it_and_train_is_oldest() -> None:
+def test_test_split_is_newest_and_train_oldest() -> None:
     moments = [float(number) for number in range(100)]
     random.Random(0).shuffle(moments)
     parts = divided(moments, split_seed=3)
-    assert sorted(of(parts["test"], moments)) == list(range(80, 100))
-    assert sorted(of(parts["val"], moments)) == list(range(64, 80))
-    assert sorted(of(parts["train"], moments)) == list(range(64))
+    assert sorted(times_of(parts["test"], moments)) == list(range(80, 100))
+    assert sorted(times_of(parts["val"], moments)) == list(range(64, 80))
+    assert sorted(times_of(parts["train"], moments)) == list(range(64))
 
 
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 30)), min_size=12, max_size=60), st.booleans())
-def test_nothing_is_learnt_from_what_is_as_new_as_what_is_tested(pairs: list[tuple[int, int]], grouped: bool) -> None:
+def test_train_is_strictly_older_than_val_and_test(pairs: list[tuple[int, int]], grouped: bool) -> None:
     moments, groups = [float(when) for when, _ in pairs], [group for _, group in pairs]
     try:
         parts = divided(moments, groups=groups if grouped else None)
@@ -66,26 +66,26 @@ def test_nothing_is_learnt_from_what_is_as_new_as_what_is_tested(pairs: list[tup
         assert not (seen["train"] & seen["val"] or seen["train"] & seen["test"] or seen["val"] & seen["test"])
         as_late = {name: [latest[groups[row]] for row in part.ids.tolist()] for name, part in parts.items()}
     else:
-        as_late = {name: of(part, moments) for name, part in parts.items()}
+        as_late = {name: times_of(part, moments) for name, part in parts.items()}
     assert max(as_late["train"]) < min(as_late["val"]) and max(as_late["val"]) < min(as_late["test"])
 
 
-def test_a_split_is_as_near_to_its_fraction_as_ties_allow() -> None:
+def test_ties_in_time_stay_in_one_split() -> None:
     moments = [1.0] * 50 + [2.0] * 30 + [3.0] * 12 + [4.0] * 8
     assert [len(divided(moments)[name].ids) for name in ("test", "val", "train")] == [20, 30, 50]
     assert len(divided(moments, test_fraction=0.01)["test"].ids) == 8
 
 
-def test_a_group_is_as_late_as_the_latest_of_it() -> None:
+def test_latest_image_dates_the_whole_group() -> None:
     moments = [float(number) for number in range(20)]
     groups = [*range(20)]
     groups[0] = groups[19]
     parts = divided(moments, groups=groups)
-    assert sorted(of(parts["test"], moments)) == [0, 17, 18, 19]
-    assert sorted(of(parts["val"], moments)) == [14, 15, 16]
+    assert sorted(times_of(parts["test"], moments)) == [0, 17, 18, 19]
+    assert sorted(times_of(parts["val"], moments)) == [14, 15, 16]
 
 
-def test_what_cannot_be_is_one_line() -> None:
+def test_impossible_splits_are_refused() -> None:
     ten = [float(number) for number in range(10)]
 
     def refused(*arguments: Any, **how: Any) -> str:
@@ -115,17 +115,17 @@ def test_what_cannot_be_is_one_line() -> None:
         lambda day, number: f"{day:%Y-%m-%d}" if number % 2 else f"{day:%Y-%m-%d 10:30}",
         lambda day, number: f"{number - 7.5}",
         lambda day, number: f"{1_600_000_000_000_000_000 + number * 10**9}",
-        lambda day, number: f"{9 + number}",  # as numbers, not as texts
+        lambda day, number: f"{9 + number}",  # 9 before 10: compared as numbers, not as text
     ],
 )
-def test_dates_and_numbers_are_put_in_order(write: Any) -> None:
+def test_dates_and_numbers_are_ordered(write: Any) -> None:
     days = [datetime(2019, 12, 25, tzinfo=UTC) + timedelta(days=number) for number in range(30)]
     order = random.Random(1).sample(range(30), 30)
     assert times.read("t", [write(days[number], number) for number in order]).ranks.tolist() == order
 
 
 @pytest.mark.parametrize(
-    ("texts", "odd"),
+    ("values", "odd"),
     [
         (["2021-03-04", "yesterday"], "yesterday"),
         (["1", ""], "(nothing)"),
@@ -134,14 +134,14 @@ def test_dates_and_numbers_are_put_in_order(write: Any) -> None:
         (["2021-02-30"], "2021-02-30"),
     ],
 )
-def test_what_is_neither_is_refused(texts: list[str], odd: str) -> None:
+def test_other_texts_are_refused(values: list[str], odd: str) -> None:
     with pytest.raises(UserError) as caught:
-        times.read("taken", texts)
+        times.read("taken", values)
     expected = "a column of dates such as 2021-03-04 or 2021-03-04 10:30, or of numbers"
     assert str(caught.value) == f"data.options.time=taken: expected {expected}, not of {odd}"
 
 
-def test_a_table_is_split_by_its_column_of_dates(tmp_path: Path) -> None:
+def test_table_is_split_by_its_time_column(tmp_path: Path) -> None:
     days = [datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=5 * (number // 4)) for number in range(200)]
     table = [row | {"taken_at": f"{day:%Y-%m-%d}"} for row, day in zip(rows(tmp_path, 200), days, strict=True)]
     random.Random(0).shuffle(table)
@@ -162,7 +162,7 @@ def test_a_table_is_split_by_its_column_of_dates(tmp_path: Path) -> None:
     assert again.fingerprint == data.fingerprint
 
 
-def test_a_tables_own_test_split_stays_and_val_is_the_latest_of_train(tmp_path: Path) -> None:
+def test_own_test_split_is_kept_and_val_is_latest(tmp_path: Path) -> None:
     table = [
         row | {"year": 2000 + number, "split": "test" if number < 10 else "train"}
         for number, row in enumerate(rows(tmp_path, 60))

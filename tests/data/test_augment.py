@@ -1,4 +1,4 @@
-"""Views show what the policy says, and depend on (seed, epoch, image) alone."""
+"""Augmented views: they follow the policy and depend only on seed, epoch and image."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def views(
     return view.finish(shown, ids, epoch)
 
 
-def test_a_square_image_is_seen_whole_where_nothing_is_cut_off() -> None:
+def test_center_box_covers_a_square_image() -> None:
     how = CenterCrop(size=64, resize=64, interpolation="bilinear")
     assert center_boxes(torch.tensor([[8, 8], [300, 300]]), how).tolist() == [[0, 0, 1, 1]] * 2
 
 
-def test_without_a_policy_training_sees_what_evaluation_sees() -> None:
+def test_training_view_without_policy_is_the_center_crop() -> None:
     pixels = photos(3)
     seen = views(NONE, pixels, torch.arange(3), size=28, resize=40)
     assert torch.equal(seen, center_crop(pixels, CenterCrop(28, 40, "bilinear")).float())
 
 
 @pytest.mark.parametrize("policy", [CROP, replace(CROP, scale=(0.3, 0.5))])
-def test_what_is_stored_holds_more_than_the_median_crop_shows(policy: Policy) -> None:
+def test_stored_side_exceeds_the_median_crop(policy: Policy) -> None:
     how = CenterCrop(size=224, resize=256, interpolation="bilinear")
     side = stored_side(policy, how)
     boxes = random_boxes(
@@ -89,7 +89,7 @@ def test_what_is_stored_holds_more_than_the_median_crop_shows(policy: Policy) ->
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
-def test_a_view_does_not_depend_on_its_batch(policy: Policy) -> None:
+def test_view_does_not_depend_on_its_batch(policy: Policy) -> None:
     pixels, ids = photos(12), torch.arange(100, 112)
     together = views(policy, pixels, ids)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
@@ -101,7 +101,7 @@ def test_a_view_does_not_depend_on_its_batch(policy: Policy) -> None:
 @pytest.mark.parametrize(
     "policy", [p for p in POLICIES.values() if p != NONE], ids=[n for n in POLICIES if n != "none"]
 )
-def test_a_view_depends_on_seed_epoch_and_image(policy: Policy) -> None:
+def test_view_depends_on_seed_epoch_and_image(policy: Policy) -> None:
     pixels, ids = photos(1).expand(12, -1, -1, -1), torch.arange(12)
     first = views(policy, pixels, ids)
     assert torch.equal(views(policy, pixels, ids), first)
@@ -112,8 +112,8 @@ def test_a_view_depends_on_seed_epoch_and_image(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
-def test_views_never_wait_for_the_device(policy: Policy) -> None:
-    pixels = photos(4).to("meta")  # which has no values that a host could ask for
+def test_views_do_not_synchronise_with_the_device(policy: Policy) -> None:
+    pixels = photos(4).to("meta")  # a meta tensor has no values to read
     seen = views(policy, pixels, torch.arange(4, device="meta"))
     assert seen.device.type == "meta"
     assert (seen.shape, seen.dtype) == ((4, 3, 40, 40), torch.float32)
@@ -121,7 +121,7 @@ def test_views_never_wait_for_the_device(policy: Policy) -> None:
 
 @settings(deadline=None)
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), seed=st.integers(0, 2**63 - 1))
-def test_random_boxes_lie_in_the_image_on_whole_pixels(width: int, height: int, seed: int) -> None:
+def test_random_boxes_are_whole_pixels_in_the_image(width: int, height: int, seed: int) -> None:
     sizes = torch.tensor([[width, height]]).repeat(20, 1)
     boxes = random_boxes(sizes, uniform(seed, torch.arange(20), 22), scale=CROP.scale, ratio=CROP.ratio)
     corners = boxes * sizes.repeat(1, 2)
@@ -132,7 +132,7 @@ def test_random_boxes_lie_in_the_image_on_whole_pixels(width: int, height: int, 
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (120, 300), (32, 32), (900, 100)])
-def test_random_boxes_are_distributed_as_torchvisions(width: int, height: int) -> None:
+def test_random_boxes_follow_torchvisions_distribution(width: int, height: int) -> None:
     sizes = torch.tensor([[width, height]]).repeat(3000, 1)
     boxes = random_boxes(sizes, uniform(1, torch.arange(3000), 22), scale=CROP.scale, ratio=CROP.ratio)
     left, top, right, bottom = (boxes * sizes.repeat(1, 2)).round().T
@@ -142,10 +142,10 @@ def test_random_boxes_are_distributed_as_torchvisions(width: int, height: int) -
     theirs = [crop.make_params([image]) for _ in range(3000)]
     for side, values in ours.items():
         distance = ks_2samp(values.numpy(), [params[side] for params in theirs]).statistic
-        assert distance < 0.07, side  # of two samples of 3,000; exceeded once in 1.2 million times by chance
+        assert distance < 0.07, side  # two samples of 3,000: by chance, once in 1.2 million times
 
 
-def test_half_of_the_images_are_mirrored() -> None:
+def test_half_of_the_images_are_flipped() -> None:
     pixels = photos(1).expand(1000, -1, -1, -1)
     seen = views(POLICIES["flip"], pixels, torch.arange(1000), size=32, resize=32)
     plain = pixels[0].float()
@@ -155,7 +155,7 @@ def test_half_of_the_images_are_mirrored() -> None:
     assert 420 < mirrored.sum() < 580  # 5 standard deviations
 
 
-def test_padding_shifts_by_whole_pixels_and_shows_zeros() -> None:
+def test_padding_shifts_by_whole_pixels_and_fills_zeros() -> None:
     pixels = photos(1)
     seen = views(POLICIES["pad"], pixels.expand(1000, -1, -1, -1), torch.arange(1000), size=32, resize=32)
     padded = torch.nn.functional.pad(pixels[0].float(), [4] * 4)
@@ -163,7 +163,7 @@ def test_padding_shifts_by_whole_pixels_and_shows_zeros() -> None:
     found = [[k for k, shifted in shifts.items() if torch.allclose(one, shifted, atol=0.01)] for one in seen[:60]]
     assert all(len(matches) == 1 for matches in found)
     corners = (seen[:, :, :, 0] == 0).all(2).all(1).float().mean()
-    assert abs(corners - 4 / 9) < 0.08  # the left column is padding for 4 of 9 shifts to the left
+    assert abs(corners - 4 / 9) < 0.08  # 4 of 9 horizontal shifts show padding in the left column
 
 
 def test_color_scales_brightness_then_contrast_then_saturation() -> None:
@@ -175,7 +175,7 @@ def test_color_scales_brightness_then_contrast_then_saturation() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_option_gives_each_value_and_can_be_seen(path: Path) -> None:
+def test_augment_options_are_complete_and_usable(path: Path) -> None:
     assert path.read_text().startswith("# ")
     option = yaml.safe_load(path.read_text())
     assert list(option) == [field.name for field in fields(AugmentConfig)]

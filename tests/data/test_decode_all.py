@@ -1,4 +1,4 @@
-"""Images are decoded once, each is looked at, and all that is wrong or was done to them is told before anything."""
+"""Decoding a data set: once per image, with every broken image and every conversion reported."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def decoded(images: list[Image.Image], form: PixelForm, **options: Any) -> tuple
     return writer.tensors, meta["bad"]
 
 
-def test_views_are_kept_and_the_size_of_images_is_remembered():
+def test_views_are_stored_with_the_original_sizes():
     center = CenterCrop(size=6, resize=6, interpolation="bilinear")
     found, bad = decoded(
         [Image.new("RGB", size, RED) for size in ((4, 8), (30, 20), (6, 6))], PixelForm("view", view=center)
@@ -68,7 +68,7 @@ def test_views_are_kept_and_the_size_of_images_is_remembered():
     assert found["sizes"].tolist() == [[4, 8], [30, 20], [6, 6]] and found["sizes"].dtype == torch.int32
 
 
-def test_originals_of_one_size_are_kept_pixel_by_pixel_and_differing_ones_refused():
+def test_originals_must_have_one_size_and_keep_every_pixel():
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (5, 7, 3), dtype=np.uint8) for _ in range(40)]
     counted: list[int] = []
@@ -80,7 +80,7 @@ def test_originals_of_one_size_are_kept_pixel_by_pixel_and_differing_ones_refuse
         decoded([Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))], PixelForm("original"))
 
 
-def test_what_is_stored_keeps_its_shape_and_what_is_small_every_pixel(tmp_path: Path):
+def test_stored_images_keep_their_shape_and_small_ones_all_pixels(tmp_path: Path):
     large, small = noise(100).crop((0, 0, 100, 60)), noise(24).crop((0, 0, 10, 24))
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
@@ -100,14 +100,14 @@ def save(file: Path, image: Image.Image, **options: Any) -> None:
     image.save(file, **options)
 
 
-def good(root: Path, count: int = 6) -> None:
-    """Two classes of images that can be read."""
+def write_images(root: Path, count: int = 6) -> None:
+    """Write readable images of two classes."""
     for index in range(count):
         for label, name in enumerate(("cat", "dog")):
             save(root / name / f"good{index}.png", Image.new("RGB", (20, 14), (100 * label, 20 * index, 7)))
 
 
-def cut(suffix: str, keep: float) -> Callable[[Path], None]:
+def truncated(suffix: str, keep: float) -> Callable[[Path], None]:
     def write(file: Path) -> None:
         noise().save(file.with_suffix(suffix))
         content = file.with_suffix(suffix).read_bytes()
@@ -122,7 +122,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bomb(file: Path) -> None:
-    """A header that promises 30,000 x 30,000 pixels in a hundred bytes."""
+    """Write a file of a hundred bytes whose header promises 30,000 x 30,000 pixels."""
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
 
@@ -134,18 +134,6 @@ def flipped(file: Path) -> None:
     file.write_bytes(content)
 
 
-def link(file: Path) -> None:
-    file.symlink_to("nowhere.png")
-
-
-def circle(file: Path) -> None:
-    file.symlink_to(file.name)
-
-
-def folder(file: Path) -> None:
-    file.mkdir()
-
-
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty.jpg": (lambda file: file.write_bytes(b""), "empty"),
     "text.jpg": (lambda file: file.write_text("hello"), "not an image"),
@@ -153,39 +141,35 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "page.webp": (lambda file: file.write_text("<html>404</html>"), "not an image"),
     "archive.jpeg": (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(100)), "not an image"),
     "vector.gif": (lambda file: file.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not an image"),
-    "half.jpg": (cut(".jpg", 0.5), "truncated"),
-    "half.JPG": (cut(".jpeg", 0.4), "truncated"),
-    "half.png": (cut(".png", 0.5), ""),
-    "half.gif": (cut(".gif", 0.5), ""),
-    "half.bmp": (cut(".bmp", 0.5), "truncated"),
-    "half.webp": (cut(".webp", 0.5), ""),
-    "half.tiff": (cut(".tif", 0.5), ""),
-    "half.avif": (cut(".avif", 0.5), ""),
-    "head.jpg": (cut(".jpg", 0.02), ""),
-    "head.png": (cut(".png", 0.003), ""),
+    "half.jpg": (truncated(".jpg", 0.5), "truncated"),
+    "half.JPG": (truncated(".jpeg", 0.4), "truncated"),
+    "half.png": (truncated(".png", 0.5), ""),
+    "half.gif": (truncated(".gif", 0.5), ""),
+    "half.bmp": (truncated(".bmp", 0.5), "truncated"),
+    "half.webp": (truncated(".webp", 0.5), ""),
+    "half.tiff": (truncated(".tif", 0.5), ""),
+    "half.avif": (truncated(".avif", 0.5), ""),
+    "head.jpg": (truncated(".jpg", 0.02), ""),
+    "head.png": (truncated(".png", 0.003), ""),
     "flipped.png": (flipped, ""),
     "bomb.png": (bomb, "900,000,000 pixels, more than data.max_pixels"),
     "large.png": (
         lambda file: Image.new("RGB", (1001, 1000)).save(file),
         "1,001,000 pixels, more than data.max_pixels",
     ),
-    "link.png": (link, "a broken link"),
-    "circle.png": (circle, ""),
-    "folder.jpg": (folder, "a folder"),
+    "link.png": (lambda file: file.symlink_to("nowhere.png"), "a broken link"),
+    "circle.png": (lambda file: file.symlink_to(file.name), ""),
+    "folder.jpg": (Path.mkdir, "a folder"),
     "pipe.jpg": (os.mkfifo, "not a regular file"),
 }
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    good(tmp_path)
+    write_images(tmp_path)
     for name, (write, _) in BROKEN.items():
         write(tmp_path / "dog" / name)
     return tmp_path
-
-
-def request(root: Path, **changes: Any) -> dict[str, Any]:
-    return {"source": "folder", "root": str(root), **changes}
 
 
 @pytest.fixture
@@ -199,7 +183,7 @@ def load(root: Path, store: Store, **changes: Any) -> splits.Data:
     return loading.load(data_config(**request(root, **changes)), spec=spec, store=store, progress=no_progress)
 
 
-def test_one_report_names_every_broken_image_and_no_other(broken: Path, store: Store):
+def test_error_names_exactly_the_broken_images(broken: Path, store: Store):
     with pytest.raises(broken_images.BadImages) as raised:
         load(broken, store)
     reasons = dict(raised.value.reasons)
@@ -210,7 +194,7 @@ def test_one_report_names_every_broken_image_and_no_other(broken: Path, store: S
     assert f"{len(BROKEN)} of {len(BROKEN) + 12} cannot" in line and "data.skip_bad=true" in line and "\n" not in line
 
 
-def test_a_sweep_lists_them_before_anything_runs(broken: Path, capsys: pytest.CaptureFixture[str]):
+def test_broken_images_are_listed_before_the_sweep(broken: Path, capsys: pytest.CaptureFixture[str]):
     config = compose("data=image_folder", f"data.root={broken}", "data.max_pixels=1000000")
     loading._last.clear()
     with pytest.raises(UserError, match="23 of 35 cannot"):
@@ -223,7 +207,7 @@ def test_a_sweep_lists_them_before_anything_runs(broken: Path, capsys: pytest.Ca
     listed.unlink()
 
 
-def test_skipped_images_are_counted_and_the_others_stay_where_they_were(broken: Path, store: Store):
+def test_skip_bad_counts_and_keeps_the_other_splits(broken: Path, store: Store):
     found = load(broken, store, skip_bad=True)
     assert found.counts == {"skipped": len(BROKEN)}
     splits = (found.train, found.val, found.test)
@@ -242,8 +226,8 @@ def test_skipped_images_are_counted_and_the_others_stay_where_they_were(broken: 
         assert set(split.ids.tolist()) <= set(other.ids.tolist())
 
 
-def test_a_class_that_loses_all_its_images_is_an_error(tmp_path: Path, store: Store):
-    good(tmp_path)
+def test_class_without_readable_images_is_refused(tmp_path: Path, store: Store):
+    write_images(tmp_path)
     for index in range(6):
         (tmp_path / "eel").mkdir(exist_ok=True)
         (tmp_path / "eel" / f"{index}.jpg").write_text("no image")
@@ -251,8 +235,8 @@ def test_a_class_that_loses_all_its_images_is_an_error(tmp_path: Path, store: St
         load(tmp_path, store, skip_bad=True)
 
 
-def test_what_was_done_to_images_is_counted(tmp_path: Path, store: Store):
-    good(tmp_path)
+def test_conversions_are_counted(tmp_path: Path, store: Store):
+    write_images(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
     odd = tmp_path / "cat"
@@ -269,11 +253,11 @@ def test_what_was_done_to_images_is_counted(tmp_path: Path, store: Store):
         (odd / name).write_text("x")
     found = load(tmp_path, store)
     counts = {"upright": 1, "first_frame": 1, "sixteen_bits": 1, "cmyk": 1, "alpha": 1, "hidden": 2, "other": 2}
-    assert found.counts == {**counts, "palette": 2, "grayscale": 2}  # the GIF has a palette, the deep one no colours
+    assert found.counts == {**counts, "palette": 2, "grayscale": 2}  # the GIF has a palette, and deep.png is grey
     assert sum(len(split) for split in (found.train, found.val, found.test)) == 12 + 9
 
 
-def test_files_come_in_the_order_of_their_paths(tmp_path: Path):
+def test_files_are_sorted_by_path(tmp_path: Path):
     for name in ("b.png", "a/2.png", "a/10.png", "a.png", "a-b/x.png", "a/c/z.png", "B/x.png", "a/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -281,24 +265,24 @@ def test_files_come_in_the_order_of_their_paths(tmp_path: Path):
     assert len(files) == 8 and files == sorted(files)
 
 
-def test_folders_behind_links_are_found_once(tmp_path: Path):
-    good(tmp_path / "images", 2)
+def test_linked_folders_are_read_once(tmp_path: Path):
+    write_images(tmp_path / "images", 2)
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "cats").symlink_to(tmp_path / "images" / "cat")
     (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
     assert [file.name for file in survey(tmp_path / "all").files] == ["good0.png", "good1.png"]
 
 
-def test_a_link_back_up_does_not_make_dogs_of_cats(tmp_path: Path):
-    good(tmp_path, 2)
+def test_links_to_parent_folders_are_ignored(tmp_path: Path):
+    write_images(tmp_path, 2)
     (tmp_path / "dog" / "up").symlink_to(tmp_path)
     (tmp_path / "dog" / "deep").mkdir()
     (tmp_path / "dog" / "deep" / "self").symlink_to(tmp_path / "dog")
     assert [file.parent.name for file in survey(tmp_path / "dog").files] == ["dog", "dog"]
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
-    good(tmp_path)
+def test_unlistable_folder_is_reported(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    write_images(tmp_path)
     (tmp_path / "cat" / "deep").mkdir()
     scandir = os.scandir
 
@@ -316,10 +300,8 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, store: Store, mo
     assert not load(tmp_path, store).counts
 
 
-def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-):
-    good(tmp_path)
+def test_temporary_read_errors_are_not_remembered(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    write_images(tmp_path)
     opened = Image.open
     for number in (errno.EACCES, errno.EMFILE, errno.EIO):
 
@@ -336,10 +318,8 @@ def test_whoever_may_read_more_is_not_told_what_somebody_else_could_not(
     assert load(tmp_path, store).counts == {}
 
 
-def test_names_that_are_no_text_are_shown_and_end_nothing(
-    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
-):
-    good(tmp_path)
+def test_undecodable_names_are_escaped(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]):
+    write_images(tmp_path)
     for name in (b"caf\xe9.png", b"two\nlines.png", b"\x1b[31mred.png"):
         Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/" + name)).write_text("none")
     for index in range(20):
@@ -354,10 +334,10 @@ def test_names_that_are_no_text_are_shown_and_end_nothing(
     listed.unlink()
 
 
-def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
-    good(tmp_path)
+def test_file_without_read_permission_is_reported(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    write_images(tmp_path)
     (tmp_path / "cat" / "good0.png").chmod(0)
-    if os.geteuid() == 0:  # root may read everything
+    if os.geteuid() == 0:  # root may read any file
         opened = Image.open
 
         def refuse(file: Any, **options: Any) -> Image.Image:
@@ -372,19 +352,14 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, store: Store, monke
     load(tmp_path, store)
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_images_and_subsets_are_reused(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    write_images(tmp_path)
+    first = load(tmp_path, store)
+
     def decode_again(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
-
-
-def test_images_are_decoded_once_and_a_part_of_them_is_found_too(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-):
-    good(tmp_path)
-    first = load(tmp_path, store)
-    forbid(monkeypatch)
     again = load(tmp_path, store)
     assert again.fingerprint == first.fingerprint
     for name in ("train", "val", "test"):
@@ -396,8 +371,8 @@ def test_images_are_decoded_once_and_a_part_of_them_is_found_too(
         load(tmp_path, store, center=replace(SMALL, interpolation="bicubic"))
 
 
-def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
-    good(tmp_path, 30)
+def test_limited_data_decodes_only_what_it_needs(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    write_images(tmp_path, 30)
     read: list[int] = []
     keep = decoder._view
     monkeypatch.setattr(decoder, "_view", lambda how, row, image: (read.append(row), keep(how, row, image))[1])
@@ -409,12 +384,12 @@ def test_a_few_of_many_are_decoded_alone(tmp_path: Path, store: Store, monkeypat
 
 
 @pytest.mark.parametrize("change", ["content", "name", "new", "gone"])
-def test_files_that_changed_are_decoded_anew(tmp_path: Path, store: Store, change: str):
-    good(tmp_path)
+def test_changed_files_are_decoded_again(tmp_path: Path, store: Store, change: str):
+    write_images(tmp_path)
     first = load(tmp_path, store)
     file = tmp_path / "cat" / "good0.png"
     times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
-    if change == "content":  # as long as before, and dated back
+    if change == "content":  # same length and time
         Image.new("RGB", (20, 14), (1, 1, 1)).save(file)
         os.utime(file, ns=times)
     elif change == "name":
@@ -426,8 +401,8 @@ def test_files_that_changed_are_decoded_anew(tmp_path: Path, store: Store, chang
     assert load(tmp_path, store).fingerprint != first.fingerprint
 
 
-def test_the_fingerprint_is_the_same_without_a_store_and_elsewhere(tmp_path: Path, store: Store):
-    good(tmp_path / "here")
+def test_fingerprint_does_not_depend_on_store_or_place(tmp_path: Path, store: Store):
+    write_images(tmp_path / "here")
     subprocess.run(["cp", "-r", str(tmp_path / "here"), str(tmp_path / "there")], check=True)
     first = load(tmp_path / "here", store)
     assert load(tmp_path / "here", Store(None, budget=10**8, say=print)).fingerprint == first.fingerprint
@@ -436,8 +411,8 @@ def test_the_fingerprint_is_the_same_without_a_store_and_elsewhere(tmp_path: Pat
     assert load(tmp_path / "here", store, limit=4).fingerprint == half.fingerprint != first.fingerprint
 
 
-def test_pixels_that_a_disk_changed_are_decoded_again(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]):
-    good(tmp_path)
+def test_damaged_pixels_are_decoded_again(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]):
+    write_images(tmp_path)
     first = load(tmp_path, store).train.pixels[:]
     (file,) = (file for item in store.items() for file in item.place.glob("pixels"))
     content = bytearray(file.read_bytes())
@@ -450,7 +425,7 @@ def test_pixels_that_a_disk_changed_are_decoded_again(tmp_path: Path, store: Sto
 
 
 @pytest.mark.slow
-def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
+def test_memory_stays_bounded_while_decoding_and_reading(store: Store):
     count, size, cpu = 1200, 256, torch.device("cpu")
 
     def make(writer: Writer) -> dict[str, Any]:
@@ -469,16 +444,16 @@ def test_little_of_it_is_in_memory_while_much_is_decoded_and_read(store: Store):
     assert memory.peak(cpu) - before < 90_000_000
 
 
-def test_what_macos_adds_to_an_archive_is_no_class(tmp_path: Path, store: Store):
-    good(tmp_path)
+def test_macosx_folder_is_not_a_class(tmp_path: Path, store: Store):
+    write_images(tmp_path)
     save(tmp_path / "__MACOSX" / "cat" / "._good0.png", noise())
     assert load(tmp_path, store).classes == ("cat", "dog")
 
 
-def test_a_store_that_takes_no_more_is_no_fault_of_the_images(
+def test_full_disk_keeps_pixels_in_memory(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    good(tmp_path)
+    write_images(tmp_path)
     expected = load(tmp_path, Store(None, budget=10**8, say=print)).fingerprint
     write, written = os.pwrite, list[int]()
 
@@ -490,11 +465,11 @@ def test_a_store_that_takes_no_more_is_no_fault_of_the_images(
 
     monkeypatch.setattr(os, "pwrite", full)
     assert load(tmp_path, store).fingerprint == expected
-    assert "kept in memory only" in (said := capsys.readouterr().out) and "No space left" in said
+    assert "kept in memory only" in (output := capsys.readouterr().out) and "No space left" in output
     assert not [item for item in store.items() if (item.place / "pixels").exists()]
 
 
-def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path: Path, store: Store):
+def test_minmax_range_scales_12_bit_images(tmp_path: Path, store: Store):
     drawn = np.random.default_rng(0)
     for kind in ("cat", "dog"):
         (tmp_path / kind).mkdir()
@@ -516,12 +491,12 @@ def test_a_set_of_twelve_bits_is_shown_between_its_own_black_and_white(tmp_path:
 
 
 class Kill(BaseException):
-    """Ends a process on the spot."""
+    """Ends a process without any cleaning up."""
 
 
 @pytest.mark.parametrize("kind", ["view", "original", "stored", "nothing"])
 @pytest.mark.parametrize("end", [Kill, KeyboardInterrupt])
-def test_what_was_looked_at_before_a_kill_is_not_looked_at_again(
+def test_decoding_continues_after_an_interruption(
     store: Store, monkeypatch: pytest.MonkeyPatch, kind: str, end: type[BaseException]
 ) -> None:
     images: list[Image.Image | None] = [noise(24 if kind == "original" else 20 + i % 3, i) for i in range(100)]
@@ -530,13 +505,13 @@ def test_what_was_looked_at_before_a_kill_is_not_looked_at_again(
     looked: list[int] = []
 
     def read(index: int) -> Image.Image:
-        looked.append(index)
+        decoded_ids.append(index)
         if (image := images[index]) is None:
             raise ValueError("broken")
         return image.copy()
 
-    def look(store: Store, most: int) -> Any:
-        left = [most]
+    def decode_until(store: Store, limit: int) -> Any:
+        left = [limit]
 
         def advance(count: int) -> None:
             left[0] -= count
@@ -549,29 +524,29 @@ def test_what_was_looked_at_before_a_kill_is_not_looked_at_again(
         return store.get("pixels", "0" * 64, make, about="images")
 
     assert store.folder is not None
-    whole = look(Store(store.folder.with_name("other"), budget=10**7, say=print), 1000)
+    whole = decode_until(Store(store.folder.with_name("other"), budget=10**7, say=print), 1000)
     with monkeypatch.context() as patch:
         if end is Kill:
-            patch.setattr(storing.shutil, "rmtree", lambda *_, **__: None)  # nobody is left to do it
-        for most in (20, 40):
+            patch.setattr(storing.shutil, "rmtree", lambda *_, **__: None)  # a killed process removes nothing
+        for limit in (20, 40):
             with pytest.raises(end):
-                look(store, most)
+                decode_until(store, limit)
     assert list(store.folder.glob("*/??/*.part"))
-    store.get("features", "1" * 64, lambda writer: {}, about="something else")  # which tidies up
-    before = len(looked)
+    store.get("features", "1" * 64, lambda writer: {}, about="something else")  # removes abandoned files
+    before = len(decoded_ids)
     sizes = [(0, 0) if image is None else image.size for image in images]
-    monkeypatch.setattr(decoder, "header_sizes", lambda ids, read: sizes)  # which looks at all of them
-    found = look(store, 1000)
+    monkeypatch.setattr(decoder, "header_sizes", lambda ids, read: sizes)  # it would read every image
+    found = decode_until(store, 1000)
     assert found.meta == whole.meta and [number for number, _ in found.meta["bad"]] == [3, 90]
     assert found.tensors.keys() == whole.tensors.keys()
     for name, tensor in whole.tensors.items():
         assert torch.equal(found.tensors[name].nan_to_num(), tensor.nan_to_num())
-    assert len(looked) - before <= 100 - 2 * 16 + (kind == "original")
+    assert len(decoded_ids) - before <= 100 - 2 * 16 + (kind == "original")
     assert not list(store.folder.glob("*/??/*.part"))
     assert {path.name for path in store._place("pixels", "0" * 64).iterdir()} == {*whole.tensors, "entry.jsonl"}
 
 
-def test_what_a_machine_left_that_stopped_is_not_trusted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_entries_of_another_boot_are_discarded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
 
     def make(writer: Writer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every image becomes upright 8-bit RGB, whatever its file says."""
+"""Decoding: every image becomes upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_grey_palette_and_cmyk_become_rgb():
     assert corner(Image.new("1", (4, 4), 1)) == (255, 255, 255)
 
 
-def test_what_is_transparent_lies_on_white():
+def test_transparent_pixels_become_white():
     assert corner(Image.new("RGBA", (4, 4), (*RED, 0))) == (255, 255, 255)
     assert corner(Image.new("RGBA", (4, 4), (*RED, 255))) == RED
     assert corner(Image.new("LA", (4, 4), (0, 128))) == (127, 127, 127)
@@ -49,11 +49,11 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, value: int, grey: int)
     assert image_in(file).getpixel((0, 0)) == (grey, grey, grey)
 
 
-def test_an_image_taken_sideways_is_turned_upright(tmp_path: Path):
+def test_sideways_image_is_turned_upright(tmp_path: Path):
     file, image = tmp_path / "sideways.png", Image.new("RGB", (6, 4), "white")
     image.putpixel((0, 0), RED)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     image.save(file, exif=exif)
     upright = image_in(file)
     assert upright.size == (4, 6)
@@ -62,7 +62,7 @@ def test_an_image_taken_sideways_is_turned_upright(tmp_path: Path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
-def test_every_orientation_is_turned_back(tmp_path: Path, orientation: int, suffix: str):
+def test_every_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     across = pixels.transpose(1, 0, 2)
     upright = (
@@ -76,7 +76,7 @@ def test_every_orientation_is_turned_back(tmp_path: Path, orientation: int, suff
 
 
 @pytest.mark.parametrize("kind, content", [(2, b"abc\0"), (7, b"\0\6\0\0"), (3, b"\0\0\0\0"), (3, b"\0\x99\0\0")])
-def test_an_orientation_that_is_none_leaves_an_image_as_it_is(tmp_path: Path, kind: int, content: bytes):
+def test_invalid_orientation_is_ignored(tmp_path: Path, kind: int, content: bytes):
     Image.new("RGB", (6, 4), RED).save(file := tmp_path / "a.jpg")
     entry = struct.pack(">HHHI", 1, 0x0112, kind, 4 if kind != 3 else 1) + content + bytes(4)
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + entry
@@ -85,21 +85,21 @@ def test_an_orientation_that_is_none_leaves_an_image_as_it_is(tmp_path: Path, ki
     assert image_in(file).size == (6, 4)
 
 
-def test_a_shade_of_sixteen_bits_may_stand_for_transparent(tmp_path: Path):
+def test_transparent_shade_of_16_bits_becomes_white(tmp_path: Path):
     values = np.array([[1000, 40000], [1234, 1000]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png", transparency=1000)
     assert np.asarray(image_in(tmp_path / "a.png"))[..., 0].tolist() == [[255, 156], [5, 255]]
 
 
 @pytest.mark.parametrize("kind, reason", [(np.float32, "floating point"), (np.int32, "more than 16 bits")])
-def test_numbers_whose_white_nobody_knows_are_no_image(tmp_path: Path, kind: type, reason: str):
+def test_values_of_unknown_range_are_refused(tmp_path: Path, kind: type, reason: str):
     Image.fromarray(np.full((4, 4), 70_000, dtype=kind)).save(tmp_path / "a.tif")
     with pytest.raises(OSError, match=reason):
         image_in(tmp_path / "a.tif")
 
 
 def depths(folder: Path, values: np.ndarray) -> list[Path]:
-    """Return `values`, 0..4095, in every kind of grey file that keeps them."""
+    """Return files of `values`, 0..4095, in every grey format that keeps them."""
     for name, kind in (("a.png", np.uint16), ("b.tif", np.uint16), ("c.tif", np.int32), ("d.tif", np.float32)):
         Image.fromarray(values.astype(kind)).save(folder / name)
     (folder / "e.pgm").write_bytes(b"P5 %d %d 65535\n" % values.shape[::-1] + values.astype(">u2").tobytes())
@@ -107,7 +107,7 @@ def depths(folder: Path, values: np.ndarray) -> list[Path]:
 
 
 @pytest.mark.parametrize("levels", [Levels(0, 4095), Levels(0, 100, of_image=True)], ids=["fixed", "minmax"])
-def test_twelve_bits_in_a_file_of_more_keep_all_levels_that_eight_bits_can_hold(tmp_path: Path, levels: Levels):
+def test_levels_scale_12_bits_in_every_grey_format(tmp_path: Path, levels: Levels):
     values = np.arange(4096).reshape(64, 64)
     for file in depths(tmp_path, values):
         with Image.open(file) as opened:
@@ -115,17 +115,17 @@ def test_twelve_bits_in_a_file_of_more_keep_all_levels_that_eight_bits_can_hold(
         assert (shown.numpy() == np.rint(values / 4095 * 255)).all(), file
         assert (facts.lowest, facts.highest) == (0, 4095), file
         if file.name != "d.tif":
-            assert len(np.unique(image_in(file))) == 17  # by what the type holds
+            assert len(np.unique(image_in(file))) == 17  # scaled by the range of the type
 
 
-def test_images_of_eight_bits_know_no_levels():
+def test_levels_do_not_change_8_bit_images():
     grey, levels = np.arange(256, dtype=np.uint8).reshape(16, 16), Levels(100, 101)
     for image in (Image.fromarray(grey), Image.fromarray(np.dstack([grey] * 3))):
         converted, facts = convert(image, levels)
         assert (np.asarray(converted) == grey[..., None]).all() and np.isnan([facts.lowest, facts.highest]).all()
 
 
-def test_sixteen_bits_per_colour_are_counted_since_pillow_keeps_the_upper_eight(tmp_path: Path):
+def test_rgb_of_16_bits_is_reduced_and_counted(tmp_path: Path):
     body = struct.pack(">6H", 0x1234, 0xABFF, 0xFFFF, 0, 0x00FF, 0x8000)
     chunks = [
         (b"IHDR", struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0)),
@@ -140,7 +140,7 @@ def test_sixteen_bits_per_colour_are_counted_since_pillow_keeps_the_upper_eight(
     assert facts.done == 1 << CONVERSIONS.index("sixteen_bits") | 1 << CONVERSIONS.index("deep_colours")
 
 
-def test_white_is_the_lowest_value_where_a_tiff_says_so(tmp_path: Path):
+def test_tiff_with_white_as_zero_is_inverted(tmp_path: Path):
     values = np.array([[0, 65535], [257, 1000]], dtype=np.uint16)
     Image.fromarray(values).save(file := tmp_path / "a.tif")
     content = file.read_bytes()
@@ -151,7 +151,7 @@ def test_white_is_the_lowest_value_where_a_tiff_says_so(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_zeros_where_there_was_an_image_are_noticed(tmp_path: Path, suffix: str):
+def test_zero_filled_files_are_refused(tmp_path: Path, suffix: str):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file := tmp_path / f"a{suffix}")
     content = file.read_bytes()
@@ -159,21 +159,21 @@ def test_zeros_where_there_was_an_image_are_noticed(tmp_path: Path, suffix: str)
         file.write_bytes(content[: round(kept * len(content))].ljust(len(content), b"\0"))
         with pytest.raises(OSError, match=f"a{suffix}"):
             image_in(file)
-    file.write_bytes(content + bytes(100))  # what lies behind it does not matter
+    file.write_bytes(content + bytes(100))  # bytes after the image do not matter
     assert image_in(file).size == (64, 64)
 
 
-def test_every_damaged_bit_of_a_png_is_noticed(tmp_path: Path):
+def test_damaged_png_bits_are_detected(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 255, (5, 5, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file := tmp_path / "a.png")
     content = file.read_bytes()
-    for place in range(len(content) - 12):  # up to the last chunk, which is empty
+    for place in range(len(content) - 12):  # without the last chunk, which is empty
         file.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
         with pytest.raises(OSError, match=r"a\.png"):
             image_in(file)
 
 
-def test_no_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_postscript_never_runs_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def run(*_: object, **__: object) -> None:
         raise AssertionError("Ghostscript")
 
@@ -185,12 +185,12 @@ def test_no_program_is_run_for_an_image(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".Png"])
 def test_every_listed_suffix_can_be_read(tmp_path: Path, suffix: str):
-    Image.new("RGB", (16, 16), RED).save(tmp_path / f"image{suffix}")  # also .pgm and .pfm, by content a .ppm
+    Image.new("RGB", (16, 16), RED).save(tmp_path / f"image{suffix}")  # .pgm and .pfm files have the content of a .ppm
     (file,) = survey(tmp_path).files
     assert image_in(file).getpixel((8, 8)) == pytest.approx(RED, abs=12)
 
 
-def test_hidden_and_other_files_are_left_out(tmp_path: Path):
+def test_hidden_and_other_files_are_skipped(tmp_path: Path):
     for name in ("b.png", "deep/a.png", "._b.png", ".hidden/c.png", "__MACOSX/d.png", "notes.txt"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
@@ -205,7 +205,7 @@ def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30, "optimize": True}])
-def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options: dict[str, object]):
+def test_plain_jpeg_equals_pillow(tmp_path: Path, options: dict[str, object]):
     file = jpeg(tmp_path / "plain.jpg", **options)
     with Image.open(file) as opened, Image.open(file) as known:
         assert decode_image._plain_jpeg(opened) is not None
@@ -214,7 +214,7 @@ def test_a_plain_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options
 
 
 @pytest.mark.parametrize("mode, done", [("L", "grayscale"), ("CMYK", "cmyk"), ("RGB", "upright")])
-def test_a_jpeg_in_which_there_is_something_to_convert_is_left_to_pillow(tmp_path: Path, mode: str, done: str):
+def test_other_jpegs_are_converted_by_pillow(tmp_path: Path, mode: str, done: str):
     exif = Image.Exif()
     exif[0x0112] = 6
     file = jpeg(tmp_path / "odd.jpg", mode, **({"exif": exif} if done == "upright" else {}))
@@ -225,19 +225,19 @@ def test_a_jpeg_in_which_there_is_something_to_convert_is_left_to_pillow(tmp_pat
     assert facts.done == 1 << CONVERSIONS.index(done)
 
 
-def test_a_jpeg_that_stops_short_is_pillows_to_refuse(tmp_path: Path):
+def test_truncated_jpeg_is_refused(tmp_path: Path):
     file = jpeg(tmp_path / "short.jpg")
     file.write_bytes(file.read_bytes()[:-200])
     with Image.open(file) as opened, pytest.raises(OSError, match="truncated"):
         tensor_of(opened)
 
 
-def test_pillow_and_warnings_are_as_they_were_once_no_thread_decodes_any_more():
-    """Each thread that took back what it had found brought back what another had set: nothing warned any more."""
+def test_pixel_limit_and_warnings_are_restored():
+    """Threads overlap here: restoring what each had found would keep the other's settings."""
     limit, filters = Image.MAX_IMAGE_PIXELS, warnings.filters
     first, second = at_most(100), at_most(200)
     with first:
         second.__enter__()
-    assert Image.MAX_IMAGE_PIXELS == 100  # for who is in it still: Pillow refuses twice as many
+    assert Image.MAX_IMAGE_PIXELS == 100  # half of 200: Pillow refuses twice as many
     second.__exit__(None, None, None)
     assert limit == Image.MAX_IMAGE_PIXELS and warnings.filters is filters

@@ -1,4 +1,4 @@
-"""Copies of an image stay on one side of a split, and those that do not are told and counted out."""
+"""Duplicates: copies of an image stay in one split; copies across splits are reported and discounted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from frostline.report.verdict import answer
 
 
 def copies(root: Path, count: int, times: int) -> None:
-    """Images with coin-toss labels, each `times` times."""
+    """Write images with random labels, each `times` times."""
     toss = random.Random(0)
     for number in range(count):
         place = root / toss.choice(("heads", "tails"))
@@ -30,33 +30,33 @@ def copies(root: Path, count: int, times: int) -> None:
             Image.new("RGB", (8, 8), (number, 7, 9)).save(place / f"{number}-{copy}.png")
 
 
-def groups(found: Data) -> list[set[bytes]]:
+def digests_by_split(found: Data) -> list[set[bytes]]:
     return [{row.numpy().tobytes() for row in split.digests} for split in (found.train, found.val, found.test)]
 
 
-def test_copies_stay_together_and_splits_stay_stratified(tmp_path: Path):
+def test_copies_stay_together_in_stratified_splits(tmp_path: Path):
     copies(tmp_path, 60, 5)
     found = load(tmp_path)
-    train, val, test = groups(found)
+    train, val, test = digests_by_split(found)
     assert not (train & val or train & test or val & test)
     whole = torch.cat([split.labels for split in (found.train, found.val, found.test)]).bincount()
     for split, fraction in ((found.test, 0.2), (found.val, 0.16)):
         assert (split.labels.bincount() - whole * fraction).abs().max() <= 5
-    told = [finding for finding in found.findings if "are copies of others" in finding.about]
-    assert len(told) == 1 and len(told[0].images) == len(found.train) - len(train)
+    (finding,) = (one for one in found.findings if "are copies of others" in one.about)
+    assert len(finding.images) == len(found.train) - len(train)
 
 
-def test_copies_in_two_classes_stay_together_too_and_are_told(tmp_path: Path):
+def test_copies_in_two_classes_stay_together_and_are_reported(tmp_path: Path):
     images(tmp_path, "a", "b", each=10)
     shutil.copy(tmp_path / "a" / "3.png", tmp_path / "b" / "same.png")
     found = load(tmp_path)
-    train, val, test = groups(found)
+    train, val, test = digests_by_split(found)
     assert not (train & val or train & test or val & test)
-    told = next(finding for finding in found.findings if "different labels" in finding.about)
-    assert "a/3.png (a) = b/same.png (b)" in told.images
+    finding = next(one for one in found.findings if "different labels" in one.about)
+    assert "a/3.png (a) = b/same.png (b)" in finding.images
 
 
-def test_only_copies_leave_nothing_to_divide(tmp_path: Path):
+def test_copies_alone_cannot_be_split(tmp_path: Path):
     for name in "ab":
         images(tmp_path, name, each=1)
         for index in range(4):
@@ -65,7 +65,7 @@ def test_only_copies_leave_nothing_to_divide(tmp_path: Path):
         load(tmp_path)
 
 
-def test_equal_files_are_found_by_their_bytes_alone(tmp_path: Path):
+def test_equal_files_are_found_by_content(tmp_path: Path):
     contents = [b"x" * 9000, b"x" * 8999 + b"y", b"x" * 9000, b"z" + b"x" * 8999, b"", b"", b"z" + b"x" * 8999]
     files = [tmp_path / str(number) for number in range(len(contents) + 1)]
     for file, content in zip(files, contents, strict=False):
@@ -77,10 +77,10 @@ def test_equal_files_are_found_by_their_bytes_alone(tmp_path: Path):
     assert duplicates.of_rows(rows).tolist() == [0, 1, 0]
 
 
-def test_the_same_image_in_two_splits_is_told_before_training(tmp_path: Path):
+def test_copies_across_splits_are_reported(tmp_path: Path):
     images(tmp_path, "train/a", "train/b", "val/a", "val/b", "test/a", "test/b", each=4)
     with Image.open(tmp_path / "train" / "a" / "0.png") as image:
-        image.save(tmp_path / "test" / "a" / "again.bmp")  # other bytes, equal pixels
+        image.save(tmp_path / "test" / "a" / "again.bmp")  # different bytes, equal pixels
     shutil.copy(tmp_path / "train" / "b" / "1.png", tmp_path / "val" / "b" / "again.png")
     found = load(tmp_path)
     about = {finding.about.partition(":")[0]: finding for finding in found.findings}
@@ -88,7 +88,7 @@ def test_the_same_image_in_two_splits_is_told_before_training(tmp_path: Path):
     assert "1 of 9 images in val is in train, too (val/b/again.png = train/b/1.png)" in about
 
 
-def test_the_verdict_gives_the_accuracy_without_shared_images():
+def test_verdict_gives_accuracy_without_shared_images():
     def result(job: int, mode: str, metrics: dict[str, float]) -> Result:
         scores = {"best/val_accuracy": 0.9 - job / 10, "test/accuracy": 0.9 - job / 10, "cost/train_seconds": 1.0}
         choices = {"model": "m", "freeze_mode": mode, "optimizer": "sgd", "data": "d", "lr": 0.1, "seed": 0}
@@ -99,10 +99,10 @@ def test_the_verdict_gives_the_accuracy_without_shared_images():
     assert "Without the 12 test images that are also in train, it is 50.0% against 62.5%." in answer(both)
     assert "Without the 12 test images that are also in train, it is 50.0%." in answer(both[:1])
     assert "Every test image is also in train" in answer([result(0, "full", {SHARED: 200})])
-    assert "in train, too" not in answer([result(0, "full", {}), result(1, "head", {})])
+    assert "also in train" not in answer([result(0, "full", {}), result(1, "head", {})])
 
 
-def test_weights_for_other_classes_are_told():
+def test_weights_for_other_classes_are_reported():
     assert of_weights(["a", "b"], None, "w") == of_weights(["a", "b"], ["a", "b"], "w") == []
     assert of_weights(["a", "b"], ["x", "y"], "w") == []
     assert "the same classes in another order" in of_weights(["a", "b"], ["b", "a"], "w")[0].about

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: each image is tested once, classes are spread, groups stay whole."""
+"""Folds: each image is tested once, folds are stratified, groups stay whole."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def source(labels: list[int], groups: list[int] | None = None) -> Source:
     return Source(torch.tensor(labels), names, lambda _: Image.new("RGB", (1, 1)), str, groups=grouped)
 
 
-def asked(**how: Any) -> DataConfig:
+def config(**how: Any) -> DataConfig:
     return data_config(source="folder", val_fraction=0.2, test_fraction=0.2, **how)
 
 
 def divided(found: Source, fold: int, folds: int = FOLDS, seed: int = 0) -> dict[str, splitting.Selection]:
-    return splitting.divide({"train": found}, asked(split_seed=seed, folds=folds, fold=fold))
+    return splitting.divide({"train": found}, config(split_seed=seed, folds=folds, fold=fold))
 
 
-def test_every_image_is_tested_once_and_is_not_learnt_from_then() -> None:
+def test_folds_test_each_image_once() -> None:
     found = source([number % 3 for number in range(101)])
     parts = [divided(found, fold) for fold in range(FOLDS)]
     tested = torch.cat([part["test"].ids for part in parts])
@@ -45,7 +45,7 @@ def test_every_image_is_tested_once_and_is_not_learnt_from_then() -> None:
     assert not torch.equal(divided(found, 2, seed=1)["test"].ids, parts[2]["test"].ids)
 
 
-def test_classes_are_spread_as_scikit_learn_spreads_them() -> None:
+def test_folds_are_stratified_like_scikit_learns() -> None:
     draw = np.random.default_rng(0)
     labels = draw.choice(4, 173, p=[0.6, 0.25, 0.1, 0.05])
     theirs = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(np.zeros(len(labels)), labels)
@@ -58,7 +58,7 @@ def test_classes_are_spread_as_scikit_learn_spreads_them() -> None:
     assert max(sizes) - min(sizes) <= 2
 
 
-def test_groups_stay_whole_and_classes_are_spread_over_folds_all_the_same() -> None:
+def test_groups_stay_whole_in_stratified_folds() -> None:
     draw = np.random.default_rng(0)
     groups = draw.integers(0, 80, 800)
     labels = np.where(groups % 5 == 0, 1, draw.integers(0, 3, 800))
@@ -76,21 +76,21 @@ def test_groups_stay_whole_and_classes_are_spread_over_folds_all_the_same() -> N
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "message"),
     [
         (source([0, 1]), "data.folds=5: expected at most 2, the number of images"),
         (source([0, 1] * 6, [0, 1, 2] * 4), "data.folds=5: expected at most 3, the number of groups"),
         (source([0] * 9 + [1]), "data.folds=5: expected images of 1 for train that are no copies of those of test"),
     ],
 )
-def test_what_cannot_be_cut_so_is_refused(found: Source, said: str) -> None:
+def test_impossible_folds_are_refused(found: Source, message: str) -> None:
     with pytest.raises(UserError) as caught:
         for fold in range(FOLDS):
             divided(found, fold)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
-def test_a_test_split_of_its_own_is_no_fold() -> None:
+def test_folds_with_an_own_test_split_are_refused() -> None:
     found = source([0, 1] * 10)
     with pytest.raises(UserError, match=r"^data.folds=2: expected null, since the data has its own test split"):
-        splitting.divide({"train": found, "test": found}, asked(folds=2))
+        splitting.divide({"train": found, "test": found}, config(folds=2))

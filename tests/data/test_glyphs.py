@@ -1,4 +1,4 @@
-"""Glyphs are letters, reproducible bit by bit, and look like the digits."""
+"""Glyphs: reproducible images of letters with the grey levels of the digits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from frostline.data import glyphs
 
 @pytest.fixture(scope="module", autouse=True)
 def _outlines_once():
-    """Let outlines, which depend on nothing, be made once for all tests."""
+    """Compute the outlines, which depend on nothing, once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glyphs, "_outlines", functools.cache(glyphs._outlines))
         yield
 
 
 @pytest.mark.slow
-def test_pixels_labels_and_letters_fit_together():
+def test_pixels_labels_and_letters_agree():
     pixels, labels, letters = glyphs.render(images_per_class=3, seed=0, size=8), glyphs.labels(3), glyphs.LETTERS
     assert pixels.shape == (3 * len(letters), 3, 8, 8) and pixels.dtype == torch.uint8
     assert (pixels == pixels[:, :1]).all()
@@ -30,7 +30,7 @@ def test_pixels_labels_and_letters_fit_together():
 
 
 @pytest.mark.slow
-def test_an_image_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch):
+def test_image_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPatch):
     few, many = (glyphs.render(images_per_class=count, seed=5, size=8) for count in (4, 9))
     assert torch.equal(few, many[: len(few)])
     monkeypatch.setattr(glyphs, "_CHUNK", 7)
@@ -43,15 +43,15 @@ def test_size_sets_the_side():
     assert glyphs.render(images_per_class=1, seed=0, size=20).shape[-2:] == (20, 20)
 
 
-def test_every_face_has_its_own_outline_of_every_letter():
+def test_fonts_have_distinct_outlines_for_all_letters():
     outlines = glyphs._outlines()
     assert len(outlines) > 15
     for face in outlines:
         apart = torch.cdist((face > 0).flatten(1).float(), (face > 0).flatten(1).float(), p=1)
-        assert apart.fill_diagonal_(64.0).min() > 30, "a box for what is missing would be the same for many letters"
+        assert apart.fill_diagonal_(64.0).min() > 30, "a font shows the same box for many missing letters"
 
 
-def test_glyphs_have_the_grey_levels_and_the_ink_of_the_digits():
+def test_grey_levels_and_ink_match_the_digits():
     grey = glyphs.render(images_per_class=20, seed=0, size=8)[:, 0].float()
     digits = (torch.from_numpy(load_digits().images) * 255 / 16).round()
     assert set(grey.unique().tolist()) == set(digits.unique().tolist())
@@ -60,7 +60,7 @@ def test_glyphs_have_the_grey_levels_and_the_ink_of_the_digits():
 
 
 @pytest.mark.slow
-def test_letters_can_be_told_apart():
+def test_letters_are_distinguishable():
     known, labels = glyphs.render(images_per_class=80, seed=0, size=8), glyphs.labels(80)
     asked, answers = glyphs.render(images_per_class=5, seed=1, size=8), glyphs.labels(5)
     neighbours = KNeighborsClassifier(3).fit(known[:, 0].flatten(1), labels)

@@ -1,4 +1,4 @@
-"""An image's colours are those of sRGB, whatever ICC profile it carries."""
+"""ICC profiles: images are converted to sRGB."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def noise(channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (20, 30, channels), dtype=np.uint8).squeeze()
 
 
-def plainly(image: Image.Image, profile: bytes) -> np.ndarray:
-    """Return what ImageCms makes of an image, called as its manual says."""
+def reference(image: Image.Image, profile: bytes) -> np.ndarray:
+    """Return the image as ImageCms converts it, called as its manual says."""
     target = ImageCms.createProfile("sRGB")
     return np.asarray(ImageCms.profileToProfile(image, BytesIO(profile), target, outputMode="RGB"))
 
 
-def named(done: int) -> set[str]:
+def steps(done: int) -> set[str]:
     return {name for i, name in enumerate(CONVERSIONS) if done >> i & 1}
 
 
 @pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_colours_of_a_wide_gamut_become_those_that_image_cms_computes(tmp_path: Path, name: str, suffix: str):
+def test_wide_gamut_images_agree_with_image_cms(tmp_path: Path, name: str, suffix: str):
     Image.fromarray(noise()).save(file := tmp_path / f"a.{suffix}", icc_profile=WIDE[name], lossless=True)
     with open_image.open_image(file) as opened, Image.open(file) as known:
         found, facts = tensor_of(opened)
-        before, expected = np.asarray(known), plainly(known, WIDE[name])
-    assert (found.permute(1, 2, 0).numpy() == expected).all() and named(facts.done) == {"profile"}
+        before, expected = np.asarray(known), reference(known, WIDE[name])
+    assert (found.permute(1, 2, 0).numpy() == expected).all() and steps(facts.done) == {"profile"}
     assert np.abs(expected.astype(int) - before).max() > 20
 
 
-def test_a_colour_of_adobe_rgb_is_what_the_definitions_of_both_spaces_say():
+def test_adobe_rgb_agrees_with_its_definition():
     primaries, gamma = profiles.ADOBE_RGB
     image = Image.new("RGB", (2, 2), (120, 160, 90))
     image.info["icc_profile"] = WIDE["ADOBE_RGB"]
@@ -55,7 +55,7 @@ def test_a_colour_of_adobe_rgb_is_what_the_definitions_of_both_spaces_say():
     assert as_rgb(image).getpixel((0, 0)) == pytest.approx(tuple(expected), abs=1.5)
 
 
-def test_a_plain_jpeg_in_srgb_keeps_the_fast_path_and_its_bits(tmp_path: Path):
+def test_srgb_jpeg_takes_the_fast_path_unchanged(tmp_path: Path):
     for name, options in (("a", {}), ("b", {"icc_profile": SRGB})):
         Image.fromarray(noise()).save(tmp_path / f"{name}.jpg", **options)
     with Image.open(tmp_path / "a.jpg") as without, Image.open(tmp_path / "b.jpg") as opened:
@@ -65,50 +65,56 @@ def test_a_plain_jpeg_in_srgb_keeps_the_fast_path_and_its_bits(tmp_path: Path):
         assert (np.asarray(as_rgb(opened)) == np.asarray(without)).all()
 
 
-def test_shades_of_grey_stay_grey_by_their_own_profile_or_one_of_colours():
+def test_grey_images_stay_grey_with_any_profile():
     image = Image.fromarray(noise(1))
     for profile, changed in ((profiles.grey(1.0), True), (WIDE["PROPHOTO"], True), (SRGB, False)):
         image.info["icc_profile"] = profile
         converted, facts = convert(image)
         found = np.asarray(converted).astype(int)
         colour = image if profile == profiles.grey(1.0) else image.convert("RGB")
-        assert np.abs(found - plainly(colour, profile)).max() <= 1
-        assert named(facts.done) == ({"grayscale", "profile"} if changed else {"grayscale"})
+        assert np.abs(found - reference(colour, profile)).max() <= 1
+        assert steps(facts.done) == ({"grayscale", "profile"} if changed else {"grayscale"})
         assert np.ptp(found, axis=-1).max() <= 1
 
 
-def test_ink_by_its_profile_and_cielab_become_rgb():
+def test_cmyk_and_cielab_become_rgb():
     image = Image.fromarray(noise(4), "CMYK")
     image.info["icc_profile"] = profiles.ink()
     converted, facts = convert(image)
-    assert (np.asarray(converted) == plainly(image, profiles.ink())).all() and named(facts.done) == {"cmyk", "profile"}
+    assert (np.asarray(converted) == reference(image, profiles.ink())).all() and steps(facts.done) == {
+        "cmyk",
+        "profile",
+    }
     lab = Image.new("LAB", (2, 2), (255, 128, 128))
     assert as_rgb(lab).getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=1)
 
 
-def test_what_is_transparent_stays_so():
+def test_transparency_survives_a_profile():
     image = Image.fromarray(noise(4))
     image.info["icc_profile"] = WIDE["ADOBE_RGB"]
     converted, facts = convert(image)
-    colours = Image.fromarray(plainly(image.convert("RGB"), WIDE["ADOBE_RGB"]))
+    colours = Image.fromarray(reference(image.convert("RGB"), WIDE["ADOBE_RGB"]))
     colours.putalpha(image.getchannel("A"))
     expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
-    assert (np.asarray(converted) == np.asarray(expected)).all() and named(facts.done) == {"alpha", "profile"}
+    assert (np.asarray(converted) == np.asarray(expected)).all() and steps(facts.done) == {
+        "alpha",
+        "profile",
+    }
 
 
 @pytest.mark.parametrize(
     "profile",
     [b"no profile", SRGB[:200], profiles.grey(2.2), profiles.ink()],
-    ids=["not one", "cut off", "of grey", "of ink"],  # the bytes hold the second when they were made
+    ids=["garbage", "truncated", "grey", "cmyk"],  # not the bytes, which hold a time
 )
-def test_a_profile_that_cannot_be_followed_is_passed_over_and_counted(tmp_path: Path, profile: bytes):
+def test_unusable_profiles_are_ignored_and_counted(tmp_path: Path, profile: bytes):
     Image.fromarray(noise()).save(tmp_path / "a.jpg", icc_profile=profile)
     with Image.open(tmp_path / "a.jpg") as opened, Image.open(tmp_path / "a.jpg") as known:
         found, facts = tensor_of(opened)
-        assert (found.permute(1, 2, 0).numpy() == np.asarray(known)).all() and named(facts.done) == {"bad_profile"}
+        assert (found.permute(1, 2, 0).numpy() == np.asarray(known)).all() and steps(facts.done) == {"bad_profile"}
 
 
-def test_threads_share_a_profile_that_is_read_once():
+def test_threads_share_one_transform():
     icc._transform.cache_clear()
     images = []
     for seed in range(16):
@@ -120,5 +126,5 @@ def test_threads_share_a_profile_that_is_read_once():
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(as_rgb, images * 4))
     assert icc._transform.cache_info().misses == 1
-    expected = [plainly(image, WIDE["DISPLAY_P3"]) for image in images] * 4
+    expected = [reference(image, WIDE["DISPLAY_P3"]) for image in images] * 4
     assert all((np.asarray(one) == other).all() for one, other in zip(found, expected, strict=True))

@@ -1,4 +1,4 @@
-"""What is called like an image is read, or what would read it is known."""
+"""Image formats: which are read, and what installs support for the others."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NOISE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 NEED = "pillow-heif (pip install 'frostline[formats]')"
 
 
-def test_formats_are_read_by_content_and_only_those_that_are_images():
+def test_only_image_formats_are_candidates():
     Image.init()
     assert set(FORMATS) - {"MPO"} <= set(Image.OPEN)
     assert not {"PDF", "WMF", "HDF5", "GRIB", "BUFR", "FITS", "MPEG", "PSD"} & set(candidates())
     assert not {".eps", ".ps", ".pdf", ".wmf", ".emf", ".h5", ".fit"} & set(SUFFIXES)
 
 
-def test_noise_is_no_tga_unless_it_is_called_so(tmp_path: Path):
+def test_tga_is_recognised_by_suffix_only(tmp_path: Path):
     Image.fromarray(NOISE).save(data := io.BytesIO(), format="TGA")
     for name in ("a.tga", "a.jpg"):
         (tmp_path / name).write_bytes(data.getvalue())
@@ -36,13 +36,13 @@ def test_noise_is_no_tga_unless_it_is_called_so(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".ppm", ".pnm", ".tga", ".qoi", ".sgi", ".pcx", ".dib", ".apng"])
-def test_what_loses_nothing_gives_back_every_pixel(tmp_path: Path, suffix: str):
+def test_lossless_formats_return_every_pixel(tmp_path: Path, suffix: str):
     Image.fromarray(NOISE).save(tmp_path / f"a{suffix}")
     (file,) = survey(tmp_path).files
     assert (np.asarray(image_in(file)) == NOISE).all()
 
 
-def test_what_cannot_be_read_here_says_what_would_read_it(monkeypatch: pytest.MonkeyPatch):
+def test_unreadable_suffix_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch):
     assert readable_with(".JPG") is None and readable_with(".txt") is None and readable_with("") is None
     assert "conversion" in str(readable_with(".nef")) and "conversion" in str(readable_with(".PDF"))
     monkeypatch.setattr(image_formats, "find_spec", lambda module: None)
@@ -52,7 +52,7 @@ def test_what_cannot_be_read_here_says_what_would_read_it(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("suffix, module", [(".heic", "pillow_heif"), (".jxl", "pillow_jxl")])
-def test_plugins_read_their_formats_upright_once(tmp_path: Path, suffix: str, module: str):
+def test_plugin_formats_are_read_and_rotated_once(tmp_path: Path, suffix: str, module: str):
     pytest.importorskip(module)
     smooth = Image.fromarray(NOISE[:2, :3]).resize((48, 32), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / f"a{suffix}", quality=95)

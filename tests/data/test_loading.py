@@ -1,7 +1,8 @@
-"""Splits are stratified, stable and told apart by their fingerprint."""
+"""Loading data: splits are stratified and stable, and their fingerprint follows their content."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ def load(**changes: Any) -> splits.Data:
     return load_data(**{"source": "digits", **changes})
 
 
-def test_tensors_have_the_promised_types_and_shapes():
+def test_tensors_have_the_documented_types_and_shapes():
     found = load()
     assert found.classes == tuple("0123456789")
     for split in (found.train, found.val, found.test):
@@ -34,7 +35,7 @@ def test_tensors_have_the_promised_types_and_shapes():
         assert split.labels.dtype == split.ids.dtype == torch.int64
 
 
-def test_embedded_digits_are_those_of_scikit_learn():
+def test_embedded_digits_are_scikit_learns():
     original = load_digits()
     for split in (load().train, load().val, load().test):
         expected = (torch.from_numpy(original.images)[split.ids] * 255 / 16).round().to(torch.uint8)
@@ -42,7 +43,7 @@ def test_embedded_digits_are_those_of_scikit_learn():
         assert torch.equal(split.labels, torch.from_numpy(original.target)[split.ids])
 
 
-def test_they_are_asked_of_scikit_learn_where_its_file_lies_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_digits_come_from_scikit_learn_if_file_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     pixels, labels = sources._read_digits()
     elsewhere = SimpleNamespace(locate_file=lambda name: tmp_path / name)
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: elsewhere)
@@ -50,7 +51,7 @@ def test_they_are_asked_of_scikit_learn_where_its_file_lies_elsewhere(monkeypatc
     assert (asked[0] == pixels).all() and torch.equal(asked[1], labels)
 
 
-def test_splits_share_no_image_leave_none_out_and_have_the_classes_in_proportion():
+def test_splits_are_disjoint_complete_and_stratified():
     found = load()
     ids = torch.cat([found.train.ids, found.val.ids, found.test.ids])
     assert ids.sort().values.tolist() == list(range(1797))
@@ -61,7 +62,7 @@ def test_splits_share_no_image_leave_none_out_and_have_the_classes_in_proportion
 
 
 @pytest.mark.slow
-def test_the_split_seed_and_nothing_else_moves_images_between_splits():
+def test_only_split_seed_changes_the_test_split():
     assert load(split_seed=1).test.ids.tolist() != load().test.ids.tolist()
     assert load(limit=50, val_fraction=0.1).test.ids.tolist() == load().test.ids.tolist()
 
@@ -74,9 +75,7 @@ def whole() -> splits.Data:
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(limit=st.integers(10, 1200), fraction=st.floats(0.001, 1))
-def test_a_smaller_training_split_is_stratified_and_leaves_the_others_whole(
-    whole: splits.Data, limit: int, fraction: float
-):
+def test_limited_train_is_stratified_and_other_splits_unchanged(whole: splits.Data, limit: int, fraction: float):
     small = load(limit=limit, fraction=fraction)
     assert len(small.train) == min(limit, max(10, round(fraction * len(whole.train))))
     counts = small.train.labels.bincount(minlength=10)
@@ -88,32 +87,35 @@ def test_a_smaller_training_split_is_stratified_and_leaves_the_others_whole(
     assert torch.equal(small.val.ids, whole.val.ids) and torch.equal(small.test.pixels[:], whole.test.pixels[:])
 
 
-def test_growing_the_limit_in_even_steps_only_adds_images():
+def test_larger_limit_only_adds_images():
     few, many = load(limit=100).train, load(limit=400).train
     assert set(few.ids.tolist()) <= set(many.ids.tolist())
 
 
-def test_validation_and_test_can_be_made_smaller_too_and_are_not_decoded_then(whole: splits.Data):
+def test_eval_limit_shrinks_val_and_test(whole: splits.Data):
     few = load(eval_limit=30)
     assert (len(few.train), len(few.val), len(few.test)) == (len(whole.train), 30, 30)
     for name in ("val", "test"):
         one, all_ = getattr(few, name), getattr(whole, name)
         assert set(one.ids.tolist()) < set(all_.ids.tolist()) and one.labels.bincount().min() >= 2
-    with pytest.raises(UserError, match=r"data\.eval_limit=9: expected at least 10, one image per class"):
-        load(eval_limit=9)
 
 
-def test_too_few_images_are_answered_with_what_is_needed():
-    with pytest.raises(UserError, match=r"data\.limit=9: expected at least 10"):
-        load(limit=9)
-    with pytest.raises(UserError, match=r"data\.val_fraction=0\.0"):
-        load(**{"val_fraction": 0.0})
-    with pytest.raises(UserError, match=r"data\.test_fraction=0\.0001"):
-        load(**{"test_fraction": 0.0001})
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limit": 9}, "data.limit=9: expected at least 10"),
+        ({"eval_limit": 9}, "data.eval_limit=9: expected at least 10, one image per class"),
+        ({"val_fraction": 0.0}, "data.val_fraction=0.0"),
+        ({"test_fraction": 0.0001}, "data.test_fraction=0.0001"),
+    ],
+)
+def test_too_few_images_are_refused(change: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        load(**change)
 
 
 @pytest.mark.slow
-def test_what_is_larger_than_its_view_is_kept_as_the_view_and_remembers_its_size():
+def test_large_images_are_stored_at_view_size():
     found = load(center=CenterCrop(size=6, resize=7, interpolation="bilinear"))
     for split in (found.train, found.val, found.test):
         assert split.centred and split.pixels.shape[-2:] == (6, 6)
@@ -122,7 +124,7 @@ def test_what_is_larger_than_its_view_is_kept_as_the_view_and_remembers_its_size
 
 
 @pytest.mark.slow
-def test_the_fingerprint_follows_the_content():
+def test_fingerprint_depends_on_content_alone():
     fingerprint = load().fingerprint
     assert len(fingerprint) == 64
     others = [load(**change).fingerprint for change in ({"split_seed": 1}, {"limit": 20})]
@@ -132,26 +134,26 @@ def test_the_fingerprint_follows_the_content():
 
 
 @pytest.mark.slow
-def test_a_sweep_that_asks_again_gets_the_same_tensors():
+def test_loading_twice_returns_the_same_object():
     assert load() is load()
     assert load(limit=20) is not load()
 
 
 @pytest.mark.slow
-def test_glyphs_are_loaded_like_any_other_data():
+def test_glyphs_are_loaded():
     options = {"images_per_class": 10, "seed": 0, "size": 8}
     found = load(source="glyphs", options=options)
     assert len(found.classes) == 41
     assert found.train.pixels.shape[1:] == (3, 8, 8)
 
 
-def test_files_are_compared_once_and_again_when_one_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    looked = list[int]()
+def test_files_are_compared_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compared = list[int]()
     compare = duplicates.of_files
-    monkeypatch.setattr(duplicates, "of_files", lambda files: (looked.append(len(files)), compare(files))[1])
+    monkeypatch.setattr(duplicates, "of_files", lambda files: (compared.append(len(files)), compare(files))[1])
     for index in range(20):
         (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (9, 9), (10 * (index // 4), 0, index % 2)).save(folder / f"{index}.png")  # two of each
+        Image.new("RGB", (9, 9), (10 * (index // 4), 0, index % 2)).save(folder / f"{index}.png")  # two copies of each
     config = data_config(source="folder", root=str(tmp_path / "data"), val_fraction=0.2)
 
     def ids() -> dict[str, list[int]]:
@@ -159,11 +161,11 @@ def test_files_are_compared_once_and_again_when_one_has_changed(tmp_path: Path, 
         return {name: part.ids.tolist() for name, part in loading._divide(config, store, no_progress).items()}
 
     first = ids()
-    assert first == ids() and looked == [20]
+    assert first == ids() and compared == [20]
     names = sorted((tmp_path / "data").rglob("*.png"))
-    for split in first.values():  # both of each are in one split
+    for split in first.values():  # both copies are in one split
         numbers = {int(names[index].stem) for index in split}
         assert {number ^ 2 for number in numbers} == numbers
     Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "data" / "a" / "0.png")
     ids()
-    assert looked == [20, 20]
+    assert compared == [20, 20]

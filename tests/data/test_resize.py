@@ -1,4 +1,4 @@
-"""What a network is shown is what its weights were made for: torchvision's own transforms of a Pillow image."""
+"""Resizing: views agree with the weights' own torchvision and timm transforms of a Pillow image."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CENTERS = {
     for key, entry in get_model_weights(name).__members__.items()
     if entry.meta["categories"]
 }
-"""Every way in which weights of torchvision want images to be resized, and weights that want it."""
+"""Every centre crop of torchvision's weights, with weights that use it."""
 INTERPOLATIONS = st.sampled_from(["bilinear", "bicubic"])
-LEVEL = 1.0  # in 8 bits: what two roundings may differ by
+LEVEL = 1.0  # the difference in 8 bits that rounding allows
 
 
 def image(height: int, width: int, batch: int = 1) -> Tensor:
@@ -41,7 +41,7 @@ def image(height: int, width: int, batch: int = 1) -> Tensor:
 
 
 def photos() -> dict[str, Image.Image]:
-    """Photographs of all shapes: as taken, tall, wide, small, square, large."""
+    """Return photographs of several shapes."""
     china, flower = (Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
     return {
         "as taken": china,
@@ -59,7 +59,7 @@ def tensor(image: Image.Image) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), CENTERS.values(), ids=map(str, CENTERS))
-def test_the_centre_is_what_the_weights_own_transforms_show(name: str, key: str) -> None:
+def test_center_crop_agrees_with_torchvision_transforms(name: str, key: str) -> None:
     spec = lookup.input_of(name, weights=key, image_size=None)
     transforms = get_model_weights(name)[key].transforms()
     for kind, photo in photos().items():
@@ -76,23 +76,23 @@ TAGS = (
     *("vit_small_patch16_lingbot.robbyant", "vit_tiny_patch16_224.augreg_in21k"),
     "deepseek_vit_412m_enc.deepseek_v4_flash_vision_exp",
 )
-"""Of timm, squashed wholly or in part and by both filters, or of a shorter side, or whole within a border."""
+"""Models of timm that squash, in part or fully, by both filters, resize the shorter side, or add a border."""
 
 
 @pytest.mark.parametrize("name", TAGS)
-def test_the_centre_is_what_timms_own_transforms_show(name: str) -> None:
+def test_center_crop_agrees_with_timm_transforms(name: str) -> None:
     spec = lookup.input_of(name, library="timm", weights="DEFAULT", image_size=None)
     transforms = create_transform(**resolve_data_config(pretrained_cfg=get_pretrained_cfg(name).to_dict()))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     for kind, photo in photos().items():
         ours = center_crop(tensor(photo)[None], CenterCrop.of(spec))[0].float() / 255
         apart = (ours - (transforms(photo) * std + mean)).abs() * 255
-        # Of the tall one, squashed, torch's own resize and Pillow's differ by as much.
+        # For the squashed tall photo, torch's own resize differs from Pillow's by as much.
         assert (apart < LEVEL + 0.01).float().mean() >= 0.998, kind
         assert apart.mean() < (0.2 if kind == "tall" else 0.1), kind
 
 
-def test_an_image_of_any_shape_has_a_view() -> None:
+def test_any_shape_and_memory_format_can_be_cropped() -> None:
     for shape, border in itertools.product(((1, 1), (1, 2000), (3000, 2), (33, 40)), (None, (1, 2, 3))):
         how = CenterCrop(size=32, resize=40, interpolation="bicubic", border=border)
         pixels = image(*shape)
@@ -103,7 +103,7 @@ def test_an_image_of_any_shape_has_a_view() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), INTERPOLATIONS, st.sampled_from(CROPS))
-def test_the_product_of_matrices_is_what_torch_resizes(height: int, width: int, interpolation: str, crop: str) -> None:
+def test_resize_by_matrices_agrees_with_torch(height: int, width: int, interpolation: str, crop: str) -> None:
     how = CenterCrop.of(InputSpec(24, 28, (0.1, 0.5, 1), (1, 1, 1), interpolation, crop))
     pixels, sizes = image(height, width), torch.tensor([[width, height]])
     boxes = center_boxes(sizes, how) * sizes.repeat(1, 2)
@@ -114,9 +114,9 @@ def test_the_product_of_matrices_is_what_torch_resizes(height: int, width: int, 
 
 @st.composite
 def crops(draw: st.DrawFn) -> tuple[int, int, list[int], int, str]:
-    """Height and width of an image, a box in whole pixels inside it, the size it becomes, and how.
+    """Return height and width of an image, a box in whole pixels inside it, the new size and the filter.
 
-    Of a single pixel torch's own assertion fails where channels come first (UpSampleKernelAVXAntialias.h:269).
+    Sides have two pixels or more, as torch's own assertion fails for one (UpSampleKernelAVXAntialias.h:269).
     """
     height, width = draw(st.integers(2, 70)), draw(st.integers(2, 70))
     left, top = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
@@ -130,7 +130,7 @@ def fractions(boxes: list[list[int]], height: int, width: int) -> Tensor:
 
 @settings(max_examples=150, deadline=None)
 @given(crops())
-def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int, str]) -> None:
+def test_resized_crop_agrees_with_torchvision(crop: tuple[int, int, list[int], int, str]) -> None:
     height, width, box, size, interpolation = crop
     left, top, right, bottom = box
     pixels = image(height, width)
@@ -142,12 +142,12 @@ def test_a_box_is_torchvisions_resized_crop(crop: tuple[int, int, list[int], int
         pixels, torch.tensor([box]).float(), torch.tensor([[width, height]]), size, interpolation
     )
     apart = (by_matrices - theirs.float()).abs()
-    assert apart.max() <= 2 and (apart > LEVEL).sum() <= max(1, 0.01 * apart.numel())  # one of an image of few
+    assert apart.max() <= 2 and (apart > LEVEL).sum() <= max(1, 0.01 * apart.numel())  # one pixel of a small image
 
 
 @settings(max_examples=60, deadline=None)
 @given(x=st.integers(-40, 40), y=st.integers(-40, 40), size=st.sampled_from([8, 20, 32, 50]))
-def test_outside_of_the_image_there_is_nothing_but_what_fills_it(x: int, y: int, size: int) -> None:
+def test_area_outside_the_image_is_filled(x: int, y: int, size: int) -> None:
     pixels, fill = image(32, 32), (26, 0, 255)
     ours = resized_crop(pixels, fractions([[x, y, x + 32, y + 32]], 32, 32), size, interpolation="bilinear", fill=fill)
     padded = tv.pad(pixels, [40] * 4, fill=[*fill])
@@ -158,7 +158,7 @@ def test_outside_of_the_image_there_is_nothing_but_what_fills_it(x: int, y: int,
     assert (by_matrices - ours).abs().max() <= 2
 
 
-def test_each_image_has_its_own_size_box_and_mirror() -> None:
+def test_images_have_their_own_size_box_and_flip() -> None:
     images = [image(20, 30)[0], image(70, 40)[0], image(33, 90)[0]]
     boxes = torch.tensor([[0, 0, 1, 1], [0.1, 0.2, 0.7, 0.9], [0.5, 0.5, 1, 1]])
     flip = torch.tensor([False, True, False])
@@ -172,7 +172,7 @@ def test_each_image_has_its_own_size_box_and_mirror() -> None:
     assert ((by_matrices - together).abs() > LEVEL).float().mean() < 0.01
 
 
-def test_an_image_at_its_own_size_passes_unchanged() -> None:
+def test_image_at_its_own_size_is_unchanged() -> None:
     pixels = image(24, 24)
     assert torch.equal(center_crop(pixels, CenterCrop(24, 24, "bicubic")), pixels)
     assert torch.equal(resized_crop(pixels, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 24, interpolation="bilinear"), pixels)

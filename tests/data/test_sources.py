@@ -1,4 +1,4 @@
-"""Every option of conf/data finds its images in the layout that its makers gave them."""
+"""Data sources: each option of conf/data reads the layout of its original files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COUNTS = {"train": 10, "val": 4, "test": 6}
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """The one colour of all images of a class, so that a wrong label or image shows."""
+    """Return the one colour of all images of a class, which shows a wrong label or image."""
     return (40 + 120 * label, 90, 200 - 150 * label)
 
 
@@ -50,7 +50,7 @@ def array(label: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def numbered(pixels: np.ndarray) -> np.ndarray:
-    """Make the last pixel say which image it is, since equal ones would stay together."""
+    """Make the last pixel unique per image, because equal images would stay in one split."""
     pixels[-1, -1] = next(_numbers) % 256
     return pixels
 
@@ -203,13 +203,13 @@ def request(name: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny files cannot have the checksums of the real ones; that they are there is still checked."""
+    """Check only that files exist: tiny files cannot have the checksums of the real ones."""
     for module in ("cifar", "svhn", "stl10", "flowers102"):
         present = lambda file, md5=None: Path(file).is_file()  # noqa: E731
         monkeypatch.setattr(getattr(torchvision.datasets, module), "check_integrity", present)
 
 
-def test_every_option_is_tested_here():
+def test_every_data_option_is_tested():
     names = {file.stem for file in CONF.glob("*.yaml")}
     assert names == {*WRITERS, "digits", "glyphs", "table", "hub", "shards"}
     for name in names:
@@ -218,7 +218,7 @@ def test_every_option_is_tested_here():
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_images_and_classes_of_every_option(name: str, tmp_path: Path, unchecked: None):
+def test_data_option_reads_images_and_classes(name: str, tmp_path: Path, unchecked: None):
     WRITERS[name](tmp_path)
     asked = request(name, root=str(tmp_path))
     found = load_data(**asked)
@@ -233,13 +233,13 @@ def test_images_and_classes_of_every_option(name: str, tmp_path: Path, unchecked
 
 
 @pytest.mark.parametrize("name", sorted(set(WRITERS) - {"image_folder"}))
-def test_what_is_missing_can_be_downloaded_and_one_line_says_so(name: str, tmp_path: Path):
+def test_missing_data_suggests_download(name: str, tmp_path: Path):
     with pytest.raises(UserError, match=r"data\.root=.*data\.download=true") as raised:
         load_data(**request(name, root=str(tmp_path / "nothing")))
     assert "\n" not in str(raised.value)
 
 
-def test_a_download_that_fails_says_why_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_download_gives_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def offline(self: object) -> None:
         raise URLError("no network")
 
@@ -248,14 +248,14 @@ def test_a_download_that_fails_says_why_in_one_line(tmp_path: Path, monkeypatch:
         load_data(**request("dtd", root=str(tmp_path), download=True))
 
 
-def test_an_image_missing_within_a_dataset_is_named(tmp_path: Path):
+def test_missing_image_of_a_dataset_is_named(tmp_path: Path):
     dtd(tmp_path)
     (tmp_path / "dtd" / "dtd" / "images" / "a" / "test0.jpg").unlink()
     with pytest.raises(UserError, match=r"data\.root=.*test0\.jpg"):
         load_data(**request("dtd", root=str(tmp_path)))
 
 
-def test_a_dataset_that_keeps_no_list_of_labels_is_read_through(tmp_path: Path):
+def test_dataset_without_label_list_is_read(tmp_path: Path):
     for index, label in enumerate(labels("train")):
         file = tmp_path / "gtsrb" / "GTSRB" / "Training" / f"{label:05d}" / f"{index}.ppm"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -268,14 +268,14 @@ def test_a_dataset_that_keeps_no_list_of_labels_is_read_through(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["StanfordCarz", "VisionTransformer", "wrap_dataset_for_transforms_v2", "os.system"])
-def test_only_names_of_datasets_are_sources(name: str):
+def test_other_names_are_no_sources(name: str):
     with pytest.raises(
         UserError, match=f"data.source={name}: expected digits, glyphs, folder, table, hub, shards, a class"
     ):
         load_data(**request("cifar10", source=name))
 
 
-def test_the_nearest_source_is_offered():
+def test_unknown_source_names_nearest_one():
     with pytest.raises(UserError, match="did you mean digits"):
         load_data(**request("digits", source="digit"))
 
@@ -294,14 +294,14 @@ def test_the_nearest_source_is_offered():
         ({"source": "FER2013", "download": True, "splits": {"train": {}}}, "data.download"),
     ],
 )
-def test_arguments_that_do_not_fit_are_answered_in_one_line(changes: dict[str, Any], key: str, tmp_path: Path):
+def test_invalid_source_arguments_are_refused(changes: dict[str, Any], key: str, tmp_path: Path):
     name = "digits" if changes["source"] in ("digits", "glyphs") else "image_folder"
     with pytest.raises(UserError, match=key) as raised:
         load_data(**request(name, root=str(tmp_path), **changes))
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_with_splits_of_its_own(tmp_path: Path):
+def test_folder_with_own_splits_is_read(tmp_path: Path):
     for split, number in (("train", 3), ("validation", 2), ("test", 1)):
         for label, name in enumerate(("zebra", "Ant")):
             for index in range(number):
@@ -313,7 +313,7 @@ def test_a_folder_with_splits_of_its_own(tmp_path: Path):
     assert found.train.pixels[found.train.labels == 0][:, :, 0, 0].unique(dim=0).tolist() == [list(colour(0))]
 
 
-def test_folders_of_splits_are_known_in_any_letter_case_and_none_is_passed_over(tmp_path: Path):
+def test_split_folders_ignore_case_and_must_be_unique(tmp_path: Path):
     for split, number in (("Train", 5), ("VAL", 3)):
         for label, name in enumerate(("a", "b")):
             for index in range(number):
@@ -341,21 +341,21 @@ def test_broken_images_are_named_with_their_split(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines"])
-def test_a_class_whose_name_is_no_text_is_told_before_anything(tmp_path: Path, name: bytes):
+def test_class_name_must_be_text(tmp_path: Path, name: bytes):
     image_folder(tmp_path)
     (tmp_path / "b").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     with pytest.raises(UserError, match=r"UTF-8 text, not (caf\\udce9|two\\nlines)"):
         load_data(**request("image_folder", root=str(tmp_path)))
 
 
-def test_a_class_may_be_called_train(tmp_path: Path):
+def test_class_may_be_called_train(tmp_path: Path):
     for label, name in enumerate(("plane", "train")):
         for index in range(5):
             image(tmp_path / name / f"{index}.png", label)
     assert load_data(**request("image_folder", root=str(tmp_path))).classes == ("plane", "train")
 
 
-def test_folders_that_cannot_be_used_are_explained(tmp_path: Path):
+def test_unusable_folders_are_refused(tmp_path: Path):
     asked = request("image_folder", root=str(tmp_path / "pets"))
     with pytest.raises(UserError, match="a folder that exists"):
         load_data(**asked)
@@ -373,7 +373,7 @@ def test_folders_that_cannot_be_used_are_explained(tmp_path: Path):
         load_data(**asked)
 
 
-def test_a_broken_image_is_named_and_macos_ones_are_left_out(tmp_path: Path):
+def test_broken_image_is_named_and_macos_files_ignored(tmp_path: Path):
     image_folder(tmp_path)
     text(tmp_path / "a" / "._0.jpg", "a resource fork")
     assert len(survey(tmp_path).files) == COUNTS["train"]

@@ -1,4 +1,4 @@
-"""Labels that stand in a table: as spreadsheets and data frames write them, and split by the groups that it names."""
+"""Tables: labels in the usual file formats, and splits by the table's groups."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from numbered import numbers, pairs
 from small import data_config, load_data
 
 NONE = {"path": None, "label": None, "split": None, "group": None, "time": None, "root": None}
+NO_PATH = "expected a path in every row, but there is none in row 21"
+LISTS = pd.DataFrame({"file": [["a.png", "b.png"]], "label": ["cat"]}).to_parquet()
 Row = dict[str, Any]
 
 
@@ -35,7 +37,7 @@ def image(file: Path, number: int) -> None:
 
 
 def rows(root: Path, count: int = 20, classes: Iterable[str] = ("cat", "dog")) -> list[Row]:
-    """Return rows of images that are written below `root`, classes in turn."""
+    """Write images below `root` and return their rows, classes in turn."""
     names = list(classes)
     found: list[Row] = []
     for number in range(count):
@@ -62,7 +64,7 @@ WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
     "plain.csv": as_csv,
     "bom.csv": lambda file, found: as_csv(file, found, head="\ufeff"),
     "semicolons.csv": lambda file, found: as_csv(file, found, delimiter=";", lineterminator="\r\n"),
-    "told.csv": lambda file, found: as_csv(file, found, head="sep=|\n", delimiter="|"),
+    "sep_line.csv": lambda file, found: as_csv(file, found, head="sep=|\n", delimiter="|"),
     "empty_rows.csv": lambda file, found: as_csv(file, [found[0], *[dict.fromkeys(found[0], "")] * 3, *found[1:]]),
     "utf16.txt": lambda file, found: as_csv(file, found, delimiter="\t", encoding="utf-16"),
     "all_quoted.csv": lambda file, found: as_csv(file, found, quoting=csv.QUOTE_ALL),
@@ -74,7 +76,7 @@ WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_table_is_read_as_people_write_it(tmp_path: Path, name: str) -> None:
+def test_usual_table_formats_are_read(tmp_path: Path, name: str) -> None:
     found = [row | {"notes": 'a "quoted", line;\nand another'} for row in rows(tmp_path)]
     WRITERS[name](tmp_path / name, found)
     data = load(tmp_path / name)
@@ -83,7 +85,7 @@ def test_a_table_is_read_as_people_write_it(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [".csv", ".parquet", ".jsonl"])
-def test_labels_are_what_stands_there(tmp_path: Path, kind: str) -> None:
+def test_labels_are_not_reinterpreted(tmp_path: Path, kind: str) -> None:
     names = ("007", "7", "NA", "1e3", "null", "10")
     found = rows(tmp_path, 36, names)
     WRITERS[{".csv": "plain.csv", ".parquet": "rows.parquet", ".jsonl": "lines.jsonl"}[kind]](
@@ -94,7 +96,7 @@ def test_labels_are_what_stands_there(tmp_path: Path, kind: str) -> None:
     assert set(pairs(data)) == {(number, names[number % 6]) for number in range(36)}
 
 
-def test_numbers_of_a_data_frame_are_labels_without_decimals(tmp_path: Path) -> None:
+def test_whole_floats_are_labels_without_decimals(tmp_path: Path) -> None:
     found = rows(tmp_path)
     frame = pd.DataFrame({"file": [row["file"] for row in found], "label": [float(n % 3) for n in range(20)]})
     frame.loc[5, "label"] = np.nan
@@ -106,7 +108,7 @@ def test_numbers_of_a_data_frame_are_labels_without_decimals(tmp_path: Path) -> 
     ]
 
 
-def test_categories_may_lack_values_and_numbers_may_be_too_large_for_an_integer(tmp_path: Path) -> None:
+def test_missing_categories_and_huge_floats_are_read(tmp_path: Path) -> None:
     found = rows(tmp_path)
     frame = pd.DataFrame({"file": [row["file"] for row in found], "label": [(1.0, 1e300)[n % 2] for n in range(20)]})
     frame["group"] = pd.Categorical([None if n < 4 else "one" for n in range(20)])
@@ -116,27 +118,25 @@ def test_categories_may_lack_values_and_numbers_may_be_too_large_for_an_integer(
     assert read.groups == ("",) * 4 + ("one",) * 16
 
 
-def test_a_root_may_be_that_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_may_be_the_file_system_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows(tmp_path)
     as_csv(tmp_path / "t.csv", [row | {"file": str(tmp_path / row["file"])} for row in found])
     monkeypatch.setattr(tables, "_LOOKED_AT", 10)
     assert len(tables.read(tmp_path / "t.csv", {"root": "/"}).splits["train"].files) == len(found)
 
 
-def test_images_without_a_row_are_looked_for_as_long_as_that_takes_no_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_search_for_images_without_rows_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_csv(tmp_path / "t.csv", rows(tmp_path, 10))
     for number in range(200):
         image(tmp_path / f"more {number:03}" / "1.png", number)
     monkeypatch.setattr(tables, "_LOOKED_AT", 230)
-    [told] = [finding.about for finding in load(tmp_path / "t.csv").findings if "in no row" in finding.about]
-    assert told.startswith("49 images below") and told.endswith("(of the first 251 files and folders there)")
+    (about,) = [finding.about for finding in load(tmp_path / "t.csv").findings if "in no row" in finding.about]
+    assert about.startswith("49 images below") and about.endswith("(of the first 251 files and folders there)")
     monkeypatch.setattr(tables, "_LOOKED_AT", 1000)
     assert tables.read(tmp_path / "t.csv", {}).findings[0].about.startswith("200 images below")
 
 
-def test_columns_splits_and_the_root_have_names_of_their_own(tmp_path: Path) -> None:
+def test_options_choose_columns_and_root(tmp_path: Path) -> None:
     found = rows(tmp_path / "far" / "away")
     fold = {0: "Training", 1: "Training", 2: "valid", 3: "TEST"}
     as_csv(tmp_path / "t.csv", [{"x": r["file"], "y": r["label"], "fold": fold[n // 5]} for n, r in enumerate(found)])
@@ -145,20 +145,20 @@ def test_columns_splits_and_the_root_have_names_of_their_own(tmp_path: Path) -> 
     assert numbers(data.train) == list(range(10))
 
 
-def test_a_column_of_splits_that_is_called_otherwise_is_told(tmp_path: Path) -> None:
+def test_unused_split_column_is_reported(tmp_path: Path) -> None:
     found = rows(tmp_path)
     table = [row | {"subset": "Test" if n < 6 else "Training", "n": n % 2} for n, row in enumerate(found)]
     as_csv(tmp_path / "t.csv", table)
-    told = [finding for finding in load(tmp_path / "t.csv").findings if "not used" in finding.about]
-    assert [one.about for one in told] == ["column subset is not used: data.options.split=subset uses its splits"]
-    assert told[0].alarming
+    (finding,) = (one for one in load(tmp_path / "t.csv").findings if "not used" in one.about)
+    assert finding.about == "column subset is not used: data.options.split=subset uses its splits"
+    assert finding.alarming
     assert not [one for one in load(tmp_path / "t.csv", split="subset").findings if "not used" in one.about]
     for values in (("Test", "other"), ("Training", "Training")):
         as_csv(tmp_path / "u.csv", [row | {"subset": values[n % 2]} for n, row in enumerate(found)])
         assert not [one for one in load(tmp_path / "u.csv").findings if "not used" in one.about]
 
 
-def test_images_that_lie_elsewhere_are_refused_as_such_and_what_is_odd_is_said_once(tmp_path: Path) -> None:
+def test_urls_and_odd_values_are_refused_concisely(tmp_path: Path) -> None:
     found = rows(tmp_path)
     as_csv(tmp_path / "t.csv", [row | {"file": f"https://host/{row['file']}"} for row in found])
     assert "expected paths of files, not https://host/pics/0.png, " in refused(tmp_path / "t.csv")
@@ -169,11 +169,9 @@ def test_images_that_lie_elsewhere_are_refused_as_such_and_what_is_odd_is_said_o
 
 @pytest.mark.parametrize("numbers", [(2**53 + 1, 2**53, None), (10**29, -(2**63) - 1, 7)])
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
-def test_a_whole_number_is_a_label_to_its_last_digit(
-    tmp_path: Path, kind: str, numbers: tuple[int | None, ...]
-) -> None:
+def test_large_integers_keep_every_digit(tmp_path: Path, kind: str, numbers: tuple[int | None, ...]) -> None:
     if kind == ".parquet":
-        numbers = tuple(one and one % 2**63 for one in numbers)  # what its type holds
+        numbers = tuple(one and one % 2**63 for one in numbers)  # the range of int64
         pq.write_table(pa.table({"label": pa.array(numbers)}), tmp_path / "t.parquet")
     else:
         (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"label": one}) for one in numbers))
@@ -183,16 +181,16 @@ def test_a_whole_number_is_a_label_to_its_last_digit(
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"path": ', "line 3: Expecting value"),
         ("7", "line 3 is not an object"),
         ("9" * 5000, "line 3: Exceeds the limit"),
     ],
 )
-def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_invalid_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "t.jsonl").write_text('{"path": "a.png", "label": "a"}\n\n' + line)
-    assert f"t.jsonl: expected a table that can be read ({said}" in refused(tmp_path / "t.jsonl")
+    assert f"t.jsonl: expected a table that can be read ({message}" in refused(tmp_path / "t.jsonl")
 
 
 def refused(table: Path, **options: Any) -> str:
@@ -203,7 +201,7 @@ def refused(table: Path, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("label", [{"cat": 0, "dog": 1}, [["cat"], ["dog"]], [{"name": "cat"}]])
-def test_what_has_keys_is_no_label(tmp_path: Path, label: object) -> None:
+def test_nested_labels_are_refused(tmp_path: Path, label: object) -> None:
     lines = [{"path": "a.png", "label": "cat"}, {"path": "b.png", "label": label}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert refused(tmp_path / "t.jsonl").endswith(
@@ -211,57 +209,70 @@ def test_what_has_keys_is_no_label(tmp_path: Path, label: object) -> None:
     )
 
 
-def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
-    found = rows(tmp_path)
-    table = tmp_path / "t.csv"
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"file": "../secret.png", "label": "cat"},
+            "expected paths below {root} (data.options.root), not ../secret.png",
+        ),
+        ({"file": "/etc/passwd", "label": "cat"}, "not /etc/passwd"),
+        ({"file": "pics/0.png", "label": "dog"}, "expected one label for each image, but pics/0.png is cat and dog"),
+        ({"file": "pics/x.png", "label": "Cat"}, "expected one spelling for each class, not 'Cat' and 'cat'"),
+        ({"file": "", "label": "cat"}, NO_PATH),
+        # Before version 3 pandas ends a text at NUL.
+        ({"file": "pics/\0.png", "label": "cat"}, NO_PATH if pd.__version__ >= "3" else "pics: a folder"),
+    ],
+)
+def test_invalid_row_is_refused(tmp_path: Path, row: Row, message: str) -> None:
+    as_csv(tmp_path / "t.csv", [*rows(tmp_path), row])
+    assert message.format(root=tmp_path) in refused(tmp_path / "t.csv")
 
-    def with_rows(*more: Row) -> None:
-        as_csv(table, [*found, *more])
 
-    with_rows({"file": "../secret.png", "label": "cat"})
-    assert f"expected paths below {tmp_path} (data.options.root), not ../secret.png" in refused(table)
-    with_rows({"file": "/etc/passwd", "label": "cat"})
-    assert "not /etc/passwd" in refused(table)
-    with_rows({"file": "pics/0.png", "label": "dog"})
-    assert "expected one label for each image, but pics/0.png is cat and dog" in refused(table)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": "~nobody/x"}, "data.options.root=~nobody/x: expected a folder that exists"),
+        ({"root": "nowhere"}, "data.options.root=nowhere: expected a folder that exists"),
+        ({"label": "lable"}, "label=lable: expected a column of the table: file, label; did you mean label?"),
+        ({"labels": "x"}, "labels=x: expected one of path, label, split, group, time, weight, root"),
+    ],
+)
+def test_invalid_option_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    as_csv(tmp_path / "t.csv", rows(tmp_path))
+    assert message in refused(tmp_path / "t.csv", **options)
+
+
+def test_invalid_columns_are_refused(tmp_path: Path) -> None:
+    found, table = rows(tmp_path), tmp_path / "t.csv"
     as_csv(table, [row | {"who": str(number)} for number, row in enumerate([*found, found[0]])])
     assert "expected one group for each image, but pics/0.png is 0 and 20" in refused(table, group="who")
-    with_rows({"file": "pics/x.png", "label": "Cat"})
-    assert "expected one spelling for each class, not 'Cat' and 'cat'" in refused(table)
-    with_rows({"file": "", "label": "cat"})
-    assert "expected a path in every row, but there is none in row 21" in refused(table)
-    with_rows({"file": "pics/\0.png", "label": "cat"})
-    no_path = "expected a path in every row, but there is none in row 21"
-    assert (no_path if int(pd.__version__.split(".")[0]) >= 3 else "pics: a folder") in refused(table)  # 2 ends at NUL
-    with_rows()
-    assert "data.options.root=~nobody/x: expected a folder that exists" in refused(table, root="~nobody/x")
-    assert "data.options.label=lable: expected a column of the table: file, label; did you mean label?" in refused(
-        table, label="lable"
-    )
-    assert "data.options.labels=x: expected one of path, label, split, group, time, weight, root" in refused(
-        table, labels="x"
-    )
-    assert "data.options.root=nowhere: expected a folder that exists" in refused(table, root="nowhere")
     as_csv(table, [{"a": row["file"], "b": row["label"]} for row in found])
     assert "data.options.path=null: expected one of the table's columns: a, b" in refused(table)
     as_csv(table, [row | {"split": "fold 3"} for row in found])
     assert "data.options.split=split: expected a column of train, val and test, not of fold 3" in refused(table)
     as_csv(table, [{"file": row["file"], "label": "cat"} for row in found])
     assert "expected images of two or more classes, found cat" in refused(table)
-    table.write_bytes(b"file,label\nna\xefve.png,cat\n")
-    assert "expected a table in UTF-8" in refused(table)
-    table.write_text("file,label\na.png,cat,dog\n")
-    assert "expected a table whose rows have as many fields as its head" in refused(table)
-    assert "expected a table that exists" in refused(tmp_path / "none.csv")
-    (tmp_path / "t.xlsx").write_bytes(b"PK")
-    assert "expected a table: .csv, .tsv, .parquet or .jsonl" in refused(tmp_path / "t.xlsx")
-    (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    assert "expected a table that can be read" in refused(tmp_path / "t.parquet")
-    pd.DataFrame({"file": [["a.png", "b.png"]], "label": ["cat"]}).to_parquet(tmp_path / "t.parquet")
-    assert "expected one text per row in column file, not a list" in refused(tmp_path / "t.parquet")
 
 
-def test_rows_without_a_file_are_broken_images_and_files_without_a_row_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"file,label\nna\xefve.png,cat\n", "expected a table in UTF-8"),
+        ("t.csv", b"file,label\na.png,cat,dog\n", "expected a table whose rows have as many fields as its head"),
+        ("t.csv", None, "expected a table that exists"),
+        ("t.xlsx", b"PK", "expected a table: .csv, .tsv, .parquet or .jsonl"),
+        ("t.parquet", b"PAR1", "expected a table that can be read"),
+        ("t.parquet", LISTS, "expected one text per row in column file, not a list"),
+    ],
+)
+def test_invalid_file_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert message in refused(tmp_path / name)
+
+
+def test_missing_files_and_missing_rows_are_reported(tmp_path: Path) -> None:
     found = rows(tmp_path)
     image(tmp_path / "pics" / "more.png", 99)
     for ours in ("mlruns/1/artifacts", "multirun/2026-11-29/plots"):
@@ -273,18 +284,18 @@ def test_rows_without_a_file_are_broken_images_and_files_without_a_row_are_told(
     assert [name for name, _ in caught.value.reasons] == ["pics/gone.png"]
     data = load(tmp_path / "t.csv", skip_bad=True)
     assert data.counts["skipped"] == 1
-    said = [finding.about for finding in data.findings]
-    assert f"1 image below {tmp_path} is in no row of the table: a link/more.png" in said
-    assert "1 row repeats an image and is ignored" in said
+    findings = [finding.about for finding in data.findings]
+    assert f"1 image below {tmp_path} is in no row of the table: a link/more.png" in findings
+    assert "1 row repeats an image and is ignored" in findings
 
 
-def test_windows_paths_are_found(tmp_path: Path) -> None:
+def test_windows_paths_are_read(tmp_path: Path) -> None:
     found = [row | {"file": row["file"].replace("/", "\\")} for row in rows(tmp_path)]
     as_csv(tmp_path / "t.csv", found)
     assert len(pairs(load(tmp_path / "t.csv"))) == 20
 
 
-def test_a_group_is_on_one_side_of_every_split(tmp_path: Path) -> None:
+def test_groups_are_not_split(tmp_path: Path) -> None:
     found = [row | {"patient": f"p{number // 5}"} for number, row in enumerate(rows(tmp_path, 200))]
     as_csv(tmp_path / "t.csv", found)
     hints = [finding.about for finding in load(tmp_path / "t.csv").findings]
@@ -300,9 +311,7 @@ def test_a_group_is_on_one_side_of_every_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "blank"), [({}, -1), ({"rows": "labels"}, 0)])
-def test_a_group_and_a_time_that_one_row_of_an_image_tells_are_the_image_s(
-    tmp_path: Path, options: dict[str, str], blank: int
-) -> None:
+def test_one_row_gives_group_and_time_of_an_image(tmp_path: Path, options: dict[str, str], blank: int) -> None:
     found = [
         {**row, "patient": f"p{n // 4}", "taken": str(2000 + n)} for n, row in enumerate(rows(tmp_path)) for _ in "ab"
     ]
@@ -313,18 +322,17 @@ def test_a_group_and_a_time_that_one_row_of_an_image_tells_are_the_image_s(
     assert train.groups == tuple(f"p{n // 4}" for n in range(20))
 
 
-def test_groups_that_the_tables_own_splits_tear_apart_are_told(tmp_path: Path) -> None:
+def test_own_splits_that_divide_groups_are_reported(tmp_path: Path) -> None:
     found = [
         row | {"patient": f"p{number // 3}", "split": ("train", "test")[number >= 10]}
         for number, row in enumerate(rows(tmp_path))
     ]
     as_csv(tmp_path / "t.csv", found)
-    told = [finding for finding in load(tmp_path / "t.csv", group="patient").findings if "group" in finding.about]
-    assert [finding.about for finding in told] == ["1 group has images in train and in test: p3"]
-    assert told[0].alarming
+    (finding,) = (one for one in load(tmp_path / "t.csv", group="patient").findings if "group" in one.about)
+    assert finding.about == "1 group has images in train and in test: p3" and finding.alarming
 
 
-def test_a_split_knows_which_of_its_images_are_of_one_group_whatever_that_is_called(tmp_path: Path) -> None:
+def test_groups_do_not_depend_on_their_names(tmp_path: Path) -> None:
     found = rows(tmp_path, 40)
 
     def grouped(file: str, name: Callable[[int], str], **options: Any) -> Data:
@@ -342,7 +350,7 @@ def test_a_split_knows_which_of_its_images_are_of_one_group_whatever_that_is_cal
     assert alone.test.groups is None and alone.fingerprint == plain.fingerprint != data.fingerprint
 
 
-def test_who_is_of_which_group_is_part_of_the_data(tmp_path: Path) -> None:
+def test_fingerprint_includes_groups(tmp_path: Path) -> None:
     found = [row | {"split": ("train", "val", "test")[number % 3]} for number, row in enumerate(rows(tmp_path, 30))]
     prints = []
     for size in (2, 3):
@@ -362,7 +370,7 @@ def divided(found: Source, **changes: Any) -> dict[str, splitting.Selection]:
     return splitting.divide({"train": found, "val": found}, data_config(**how))
 
 
-def test_a_group_that_is_most_of_a_class_stays_in_train_and_the_class_is_tested_by_its_others() -> None:
+def test_dominant_group_of_a_class_stays_in_train() -> None:
     labels = [0] * 100 + [1] * 100
     groups = [*range(100), *[1000] * 90, *range(200, 210)]  # one group is 90% of class 1
     for seed in range(20):
@@ -371,7 +379,7 @@ def test_a_group_that_is_most_of_a_class_stays_in_train_and_the_class_is_tested_
         assert counts[0] == 20 and 1 <= counts[1] <= 10
 
 
-def test_groups_of_several_classes_bring_all_near_to_their_share() -> None:
+def test_grouped_splits_are_nearly_stratified() -> None:
     draw = np.random.default_rng(0)
     groups = draw.integers(0, 60, 600).tolist()
     labels = [int(draw.integers(0, 3)) if group % 2 else group % 3 for group in groups]
@@ -382,12 +390,12 @@ def test_groups_of_several_classes_bring_all_near_to_their_share() -> None:
     assert ((share > 0.12) & (share < 0.28)).all(), share
 
 
-def test_one_group_alone_cannot_be_split() -> None:
+def test_single_group_cannot_be_split() -> None:
     with pytest.raises(UserError, match=r"^data.test_fraction=0.2: expected images that are no copies of each other"):
         divided(source([0, 1] * 10, [5] * 20))
 
 
-def test_groups_and_copies_together_are_one(tmp_path: Path) -> None:
+def test_groups_that_share_copies_stay_together(tmp_path: Path) -> None:
     found = [row | {"group": str(number // 4)} for number, row in enumerate(rows(tmp_path, 80))]
     for number in range(0, 80, 8):  # the first image of every other group is a copy of the next group's first
         image(tmp_path / f"pics/{number + 4}.png", number)
@@ -397,7 +405,7 @@ def test_groups_and_copies_together_are_one(tmp_path: Path) -> None:
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
-def test_what_an_image_counts_stands_in_a_column_and_is_part_of_the_data(tmp_path: Path) -> None:
+def test_weights_are_read_checked_and_fingerprinted(tmp_path: Path) -> None:
     found = [row | {"weight": 1 + number / 4} for number, row in enumerate(rows(tmp_path))]
     as_csv(table := tmp_path / "t.csv", found)
     data = load(table, weight="weight")

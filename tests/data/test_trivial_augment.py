@@ -1,4 +1,4 @@
-"""TrivialAugment on a batch is torchvision's, one operation and strength per image."""
+"""TrivialAugment on a batch agrees with torchvision, with one operation and strength per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPACE = autoaugment.TrivialAugmentWide()._augmentation_space(STRENGTHS)
 
 
 def images(batch: int) -> Tensor:
-    """Return smooth coloured images in whole levels, each of another contrast."""
+    """Return smooth coloured images in whole levels, each with another contrast."""
     random = torch.Generator().manual_seed(0)
     coarse = torch.rand(batch, 3, 6, 6, generator=random) * torch.linspace(80, 250, batch)[:, None, None, None]
     return torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear").round()
@@ -33,27 +33,27 @@ def reference(batch: Tensor, operation: str, strength: int, sign: int) -> Tensor
     magnitudes, signed = SPACE[name]
     magnitude = float(magnitudes[strength]) if magnitudes.ndim else 0.0
     if name.startswith("Translate"):
-        magnitude = round(magnitude, 4)  # float32 has 15.999999, which torchvision then cuts to 15 pixels
+        magnitude = round(magnitude, 4)  # torchvision cuts float32's 15.999999 to 15 pixels
     nearest = InterpolationMode.NEAREST
     return autoaugment._apply_op(batch.byte(), name, sign * magnitude if signed else magnitude, nearest, None).float()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_is_torchvisions(operation: str) -> None:
+def test_operations_agree_with_torchvision(operation: str) -> None:
     for strength in range(0, STRENGTHS, 3):
         for sign in (-1, 1):
             ours = trivial_augment(images(2), draws(operation, strength, sign).expand(2, 3))
             difference = (ours - reference(images(2), operation, strength, sign)).abs()
-            # A blend may be one level off (they cut 149.99999 to 149); a source halfway between pixels may be either.
+            # Blends may differ by one level (torchvision cuts 149.99999 to 149), shears at sources between two pixels.
             assert (difference > 1).float().mean() < 0.01, (operation, strength, sign)
             assert operation.startswith("shear") or difference.max() <= 1, (operation, strength, sign)
 
 
-def test_the_space_is_torchvisions() -> None:
+def test_operation_space_is_torchvisions() -> None:
     assert [NAMES.get(name, name.title().replace("_", "")) for name in OPERATIONS] == list(SPACE)
 
 
-def test_each_image_has_an_operation_of_its_own() -> None:
+def test_each_image_gets_its_own_operation() -> None:
     batch = images(len(OPERATIONS))
     each = torch.cat([draws(name, 25, 1) for name in OPERATIONS])
     together = trivial_augment(batch, each)
@@ -61,12 +61,11 @@ def test_each_image_has_an_operation_of_its_own() -> None:
         assert torch.equal(together[i], trivial_augment(batch[i : i + 1], each[i : i + 1])[0])
 
 
-def test_passing_all_images_through_all_kernels_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_path_gives_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, each = images(64), uniform(0, torch.arange(64), 3)
     picked = trivial_augment(batch, each)
-    monkeypatch.setattr(
-        "frostline.data.trivial_augment._apply", lambda kernel, family, *args: kernel(*args)
-    )  # as on a GPU
+    all_kernels = "frostline.data.trivial_augment._apply"  # on a GPU, each image passes through each kernel
+    monkeypatch.setattr(all_kernels, lambda kernel, family, *args: kernel(*args))
     assert torch.equal(trivial_augment(batch, each), picked)
 
 

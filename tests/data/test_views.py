@@ -1,9 +1,9 @@
-"""A split as a network sees it: the rows that were asked for, in their order, counted."""
+"""Views of a split: they return the requested rows in order and count them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,16 +25,11 @@ from frostline.store.rows import Rows
 from frostline.training import dataset
 
 CENTER = CenterCrop(size=4, resize=4, interpolation="bilinear")
-CPU = torch.device("cpu")
 MUCH = 1 << 30
 
 
-def same(epoch: int) -> int:
-    return epoch
-
-
 def split(pixels: Rows | Ragged | Undecoded | None = None) -> Split:
-    """Return five images, if nothing else is said of one value each: ten times their place."""
+    """Return five images; unless `pixels` are given, the values of each are ten times its index."""
     values = (torch.arange(5) * 10).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
     sizes = torch.stack([torch.arange(5) + 100, torch.arange(5) + 200], 1).int()
     labels, ids, digests = torch.arange(4, -1, -1), torch.arange(70, 75), torch.zeros(5, 32, dtype=torch.uint8)
@@ -45,22 +40,29 @@ def plain(views: Tensor, ids: Tensor, number: int) -> Tensor:
     return views
 
 
-def seen_through(
-    finish: Callable[[Tensor, Tensor, int], Tensor] = plain,
+PLAIN = View(CENTER, None, plain)
+
+
+def views_of(
+    images: Split,
+    view: View = PLAIN,
+    budget: int = 0,
+    device: str = "cpu",
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Views:
-    view = View(CENTER, None, finish)
-    return Views(split(), view, DeviceBudget(CPU, MUCH), memory_format, view_of=same, identity={})
+    """Return views of a split; they keep at most `budget` bytes on the device, and are the same in every epoch."""
+    room = DeviceBudget(torch.device(device), budget)
+    return Views(images, view, room, memory_format, view_of=lambda epoch: epoch, identity={})
 
 
-def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
+def test_view_gets_the_requested_rows() -> None:
     given: list[tuple[Tensor, Tensor, int]] = []
 
     def finish(views: Tensor, ids: Tensor, number: int) -> Tensor:
         given.append((views.clone(), ids, number))
         return views + number
 
-    views = seen_through(finish)
+    views = views_of(split(), View(CENTER, None, finish), MUCH)
     inputs = views.inputs(torch.tensor([3, 0, 3]), 2)
     ((shown, ids, number),) = given
     assert shown.dtype == torch.float32
@@ -71,12 +73,12 @@ def test_a_view_is_given_the_rows_that_were_asked_for() -> None:
 
 
 def test_labels_are_those_of_the_split() -> None:
-    views = seen_through()
+    views = views_of(split(), budget=MUCH)
     assert torch.equal(views.labels, split().labels)
 
 
-def test_every_image_that_is_handed_out_is_counted() -> None:
-    views = seen_through()
+def test_images_handed_out_are_counted() -> None:
+    views = views_of(split(), budget=MUCH)
     assert views.seen == 0
     for index in ([0, 1, 2, 3], [4], [1, 1]):
         views.inputs(torch.tensor(index), 1)
@@ -84,37 +86,33 @@ def test_every_image_that_is_handed_out_is_counted() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_views_lie_in_memory_as_asked(memory_format: torch.memory_format) -> None:
-    views = seen_through(plain, memory_format)
+def test_views_have_the_requested_memory_format(memory_format: torch.memory_format) -> None:
+    views = views_of(split(), budget=MUCH, memory_format=memory_format)
     inputs = views.inputs(torch.tensor([1, 4]), 0)
     assert inputs.shape == (2, 3, 4, 4)
     assert inputs.is_contiguous(memory_format=memory_format)
     assert inputs[:, 2, 3, 3].tolist() == [10, 40]
 
 
-def test_what_is_read_from_a_file_is_read_while_the_batch_before_is_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_reads_overlap_with_the_previous_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = mapped.create(tmp_path / "pixels", (5, 3, 4, 4), torch.uint8)
     pixels.copy_(split().pixels[torch.arange(5)])
     readers: list[str] = []
     read = Rows._read
 
-    def told(self: Rows, file: int, index: Tensor) -> Tensor:
+    def noting(self: Rows, file: int, index: Tensor) -> Tensor:
         readers.append(threading.current_thread().name)
         return read(self, file, index)
 
-    monkeypatch.setattr(Rows, "_read", told)
+    monkeypatch.setattr(Rows, "_read", noting)
     from_file = replace(split(), pixels=Rows(pixels, torch.arange(5)))
-    views = Views(
-        from_file, View(CENTER, None, plain), DeviceBudget(CPU, 0), torch.contiguous_format, view_of=same, identity={}
-    )
+    views = views_of(from_file)
     found = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
     assert torch.equal(torch.cat(found), split().pixels[torch.arange(5)].float())
     assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
 
 
-def test_images_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
+def test_storage_kinds_give_identical_views(tmp_path: Path) -> None:
     random = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (20 + i, 30 - i, 3), dtype=torch.uint8, generator=random) for i in range(5)]
     shapes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
@@ -132,12 +130,7 @@ def test_images_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
     for cut in (None, crop):
         found = []
         for pixels, budget in ((Ragged(kept, starts, shapes), MUCH), (Ragged(kept, starts, shapes), 0), (undecoded, 0)):
-            views = Views(
-                replace(split(pixels), sizes=sizes),
-                View(CENTER, cut, plain),
-                *(DeviceBudget(CPU, budget), torch.contiguous_format),
-                **{"view_of": same, "identity": {}},
-            )
+            views = views_of(replace(split(pixels), sizes=sizes), View(CENTER, cut, plain), budget)
             ahead = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
             assert torch.equal(torch.cat(ahead), views.inputs(torch.arange(5), 1))
             found.append(torch.cat(ahead))
@@ -146,12 +139,9 @@ def test_images_are_seen_alike_however_they_are_kept(tmp_path: Path) -> None:
         assert len(found[0].flatten(1).unique(dim=0)) == 5
 
 
-def test_what_a_card_rounds_otherwise_is_known_from_what_the_cpu_shows_of_the_same_images() -> None:
+def test_identity_separates_cpu_and_gpu_rounding() -> None:
     def identity(images: Split, device: str) -> Mapping[str, object]:
-        room = DeviceBudget(torch.device(device), 0)
-        return Views(
-            images, View(CENTER, None, plain), room, torch.contiguous_format, view_of=same, identity={}
-        ).identity
+        return views_of(images, device=device).identity
 
     centred, whole = split(), replace(split(), centred=False)
     exact, instead = (
@@ -167,21 +157,16 @@ def test_what_a_card_rounds_otherwise_is_known_from_what_the_cpu_shows_of_the_sa
     assert by_cpu == [by_cpu[0]] * 5 and by_card == [by_card[0]] * 2 and by_cpu[0] != by_card[0]
 
 
-def test_an_image_that_can_no_longer_be_read_is_named() -> None:
+def test_unreadable_image_is_named() -> None:
     def read(index: int) -> Image.Image:
         raise FileNotFoundError(index)
 
-    views = Views(
-        split(Undecoded(read, "cat/{}.png".format, torch.arange(5), FULL)),
-        View(CENTER, None, plain),
-        *(DeviceBudget(CPU, 0), torch.contiguous_format),
-        **{"view_of": same, "identity": {}},
-    )
+    views = views_of(split(Undecoded(read, "cat/{}.png".format, torch.arange(5), FULL)))
     with pytest.raises(OSError, match=r"cat/3\.png: missing.*could be read before"):
         views.inputs(torch.tensor([3]), 1)
 
 
-def test_a_row_reaches_its_file_whole_or_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_write_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensor, values = mapped.create(tmp_path / "rows", (2, 3), torch.uint8), torch.tensor([7, 8, 9], dtype=torch.uint8)
     mapped.put(tensor, 3, values)
     assert tensor.tolist() == [[0, 0, 0], [7, 8, 9]] and (tmp_path / "rows").read_bytes() == bytes((0, 0, 0, 7, 8, 9))

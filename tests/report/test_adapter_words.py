@@ -1,4 +1,4 @@
-"""Adapters are named where a sweep has some: in the table of the terminal, of the page, and of every run."""
+"""How the terminal and the report describe a run's adapter."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LORA = {"peft_type": "LORA", "r": 8, "lora_alpha": 16.0, "use_dora": False}
 NUMBERS = {"cost/adapter_parameters": 294_912.0, "cost/adapter_bytes": 1_190_000.0}
 
 
-def adapted(folder: Path, facts: dict[str, object], metrics: dict[str, float]) -> Path:
-    """Return a sweep of two runs of which the second has adapters."""
+def sweep_with_adapter(folder: Path, facts: dict[str, object], metrics: dict[str, float]) -> Path:
+    """Write a sweep of two runs, of which only the second has an adapter, and return its folder."""
     sweep(folder, {"freeze_mode": ["head", "full"]})
     own = folder / "1"
-    told = json.loads((own / "result.json").read_text())
-    told["metrics"] |= metrics
-    (own / "result.json").write_text(json.dumps(told))
+    result = json.loads((own / "result.json").read_text())
+    result["metrics"] |= metrics
+    (own / "result.json").write_text(json.dumps(result))
     (own / "adapter").mkdir()
     (own / "adapter" / "adapter_config.json").write_text(json.dumps(facts))
     return folder
@@ -50,23 +50,23 @@ def adapted(folder: Path, facts: dict[str, object], metrics: dict[str, float]) -
         ({"kind": "prompt", "tokens": 10}, None, "prompt tokens=10, 294,912 parameters, 1.19 MB", "prompt"),
     ],
 )
-def test_an_adapter_is_its_kind_its_size_its_file_and_its_error(
+def test_adapter_description_has_kind_size_and_merge_error(
     facts: dict[str, object], error: float | None, full: str, short: str, tmp_path: Path
 ) -> None:
     numbers = NUMBERS | ({} if error is None else {"test/merge_error": error})
-    plain, result = sweep_record.read(adapted(tmp_path / "s", facts, numbers)).results
+    plain, result = sweep_record.read(sweep_with_adapter(tmp_path / "s", facts, numbers)).results
     assert (adapter_words.full(result), adapter_words.short(result)) == (full, f"{short}, 1.19 MB")
     assert (adapter_words.full(plain), adapter_words.short(plain)) == ("", "-")
 
 
-def test_of_a_folder_that_is_not_here_the_numbers_are_left(tmp_path: Path) -> None:
-    _, result = sweep_record.read(adapted(tmp_path / "s", LORA, NUMBERS)).results
+def test_without_its_file_an_adapter_keeps_its_numbers(tmp_path: Path) -> None:
+    _, result = sweep_record.read(sweep_with_adapter(tmp_path / "s", LORA, NUMBERS)).results
     (tmp_path / "s" / "1" / "adapter" / "adapter_config.json").unlink()
     assert adapter_words.full(result) == "adapter, 294,912 parameters, 1.19 MB"
 
 
-def test_tables_have_a_column_of_adapters_where_there_is_one(tmp_path: Path) -> None:
-    found = sweep_record.read(adapted(tmp_path / "s", LORA, NUMBERS)).results
+def test_adapter_column_appears_only_if_a_run_has_one(tmp_path: Path) -> None:
+    found = sweep_record.read(sweep_with_adapter(tmp_path / "s", LORA, NUMBERS)).results
     table = cells_table(cells(found), ["freeze_mode"])
     shown = {str(column.header): [str(text) for text in column.cells] for column in table.columns}
     assert sorted(zip(shown["freeze_mode"], shown["adapter"], strict=True)) == [

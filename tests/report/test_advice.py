@@ -1,4 +1,4 @@
-"""Ties are called ties, and what is clearly worse is no part of the next sweep, nor a mode that does not fit."""
+"""The ranking of backbones by `advise`, and the sweep that it suggests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES = 200
 
 
 def border(right: int, *, stage: str = "stage1", shift: int = 0) -> Border:
-    """Return what a probe says that gets so many images right, those from `shift` on."""
+    """Return a probe that classifies `right` images correctly, beginning with image `shift`."""
     answers = tuple(shift <= number < shift + right for number in range(IMAGES))
     return Border(stage, "as it is", 8, 0.5, right / IMAGES, 0.1, answers)
 
@@ -39,7 +39,7 @@ WORSE, GOOD = backbone("resnet18", border(120)), backbone("resnet34", border(180
 NEAR = backbone("resnet50", border(60), border(177, stage="stage2", shift=10))
 
 
-def test_the_best_probe_of_any_stage_ranks_and_what_is_not_told_apart_is_a_tie() -> None:
+def test_backbones_rank_by_best_stage_and_may_tie() -> None:
     ranked = advice.standings([WORSE, NEAR, GOOD])
     assert [one.backbone.name for one in ranked] == ["resnet34", "resnet50", "resnet18"]
     assert [one.best.tied for one in ranked] == [True, True, False]
@@ -50,9 +50,9 @@ def test_the_best_probe_of_any_stage_ranks_and_what_is_not_told_apart_is_a_tie()
     assert [one.backbone.name for one in advice.standings(equal)] == ["small", "large"]
 
 
-def test_images_in_groups_tell_no_more_apart_than_their_groups_do() -> None:
+def test_image_groups_widen_the_intervals() -> None:
     ranked = advice.standings([GOOD, WORSE])
-    alike = [of_groups(one, IMAGES // 10) for one in (GOOD, WORSE)]
+    alike = [with_groups(one, IMAGES // 10) for one in (GOOD, WORSE)]
     grouped = advice.standings(alike)
     assert [one.backbone.name for one in grouped] == ["resnet34", "resnet18"] and not grouped[1].best.tied
     spans = [
@@ -61,38 +61,38 @@ def test_images_in_groups_tell_no_more_apart_than_their_groups_do() -> None:
         for within in (one.best.interval, one.best.behind_interval)
     ]
     assert spans[2] > 2 * spans[0] and spans[3] > 2 * spans[1]
-    (little,) = [line for line in advice.sentences(advised(*alike)) if line.startswith("Limits: ")]
-    assert little.endswith("; the intervals cover the choice of the 20 groups of images alone.")
-    assert advice.standings([of_groups(one, 1) for one in (GOOD, WORSE)])[1].best.tied
+    (limits,) = [line for line in advice.sentences(advised(*alike)) if line.startswith("Limits: ")]
+    assert limits.endswith("; the intervals cover the choice of the 20 groups of images alone.")
+    assert advice.standings([with_groups(one, 1) for one in (GOOD, WORSE)])[1].best.tied
 
 
-def test_of_many_backbones_that_are_alike_the_best_is_left_as_of_two() -> None:
-    """The first of many is first by chance, too: each is compared with the best of them all."""
+def test_best_of_ten_similar_backbones_is_kept() -> None:
+    """The first of many may lead by chance, so the interval must allow for comparing each with the best."""
     random, left, clear = np.random.default_rng(0), [], []
     for _ in range(150):
         answers = random.normal(size=IMAGES) + random.normal(size=(10, IMAGES)) < 1.2
         borders = [Border("top", "as it is", 8, 0.5, float(row.mean()), 0.1, tuple(row.tolist())) for row in answers]
-        several = [of_groups(one, IMAGES // 2) for one in map(backbone, "abcdefghij", borders)]
+        several = [with_groups(one, IMAGES // 2) for one in map(backbone, "abcdefghij", borders)]
         tied = {one.backbone.name: one.best.tied for one in advice.standings(several)}
         left.append(tied["a"])
         clear.append(not all(tied.values()))
-    assert np.mean(left) >= 0.95 and np.mean(clear) < 0.25  # each at 95%: 0.90 and 0.63
+    assert np.mean(left) >= 0.95 and np.mean(clear) < 0.25  # 0.90 and 0.63 if each interval has 95% of its own
 
 
-def of_groups(one: Backbone, count: int) -> Backbone:
+def with_groups(one: Backbone, count: int) -> Backbone:
     groups = tuple(number * count // IMAGES for number in range(IMAGES))
     return replace(one, appraisal=replace(one.appraisal, groups=groups))
 
 
-def test_the_probe_under_the_head_has_a_first_of_its_own_and_keeps_it_in_the_next_sweep() -> None:
-    deep = backbone("resnet50", border(150))
-    ranked = advice.standings([GOOD, deep, backbone("resnet34", border(180), border(100, stage="stage2"))])
+def test_best_backbone_under_the_head_stays_in_next_sweep() -> None:
+    resnet50 = backbone("resnet50", border(150))
+    ranked = advice.standings([GOOD, resnet50, backbone("resnet34", border(180), border(100, stage="stage2"))])
     assert [(one.best.tied, one.top.tied, one.left) for one in ranked[-1:]] == [(False, True, True)]
-    assert "model=resnet34,resnet50 " in advice.next_sweep(advised(GOOD, deep))
+    assert "model=resnet34,resnet50 " in advice.next_sweep(advised(GOOD, resnet50))
 
 
 @pytest.mark.slow
-def test_the_next_sweep_has_what_is_not_clearly_worse_and_can_be_typed() -> None:
+def test_next_sweep_omits_worse_backbones_and_composes() -> None:
     command = advice.next_sweep(advised(WORSE, NEAR, GOOD, **{"experiment_name": "a b"}))
     program, *typed = shlex.split(command)[1:]
     assert (program, typed[0]) == ("train.py", "-m")
@@ -104,7 +104,7 @@ def test_the_next_sweep_has_what_is_not_clearly_worse_and_can_be_typed() -> None
     assert "lr=0.5,0.1 " in advice.next_sweep(advised(NEAR, GOOD, lr="0.5,0.1"))
 
 
-def test_a_mode_is_left_out_where_it_fits_nowhere_and_for_nothing_else() -> None:
+def test_next_sweep_omits_modes_that_fit_no_backbone() -> None:
     small = backbone("resnet34", border(180), too_large=("full",))
     assert "freeze=head,probe" in advice.next_sweep(advised(small))
     assert "freeze=head,full,probe" in advice.next_sweep(advised(small, NEAR))
@@ -112,18 +112,18 @@ def test_a_mode_is_left_out_where_it_fits_nowhere_and_for_nothing_else() -> None
     assert "freeze=head,full,probe" in advice.next_sweep(advised(perfect))
 
 
-def test_the_time_of_the_next_sweep_counts_features_once_and_every_run() -> None:
-    runs = 2 * 3  # points that were typed, times learning rates that were not
+def test_time_of_next_sweep_counts_features_once() -> None:
+    runs = 2 * 3  # modes that were given, times the suggested learning rates
     assert advice.seconds_of_next(advised(WORSE, GOOD)) == pytest.approx((3.0 + runs * 10) + runs * 10)
     assert advice.seconds_of_next(advised(GOOD, lr="0.1")) == pytest.approx((3.0 + 2 * 10) + 2 * 10)
 
 
-def test_it_says_how_little_it_is_and_programs_can_read_it() -> None:
+def test_advice_states_its_limits_and_serializes_to_json() -> None:
     found = advised(WORSE, NEAR, GOOD)
-    told = " ".join(advice.sentences(found))
-    assert "By the best probe of any stage, these cannot be told apart: resnet34, resnet50." in told
-    assert "By the probe under the head, resnet50 is first." in told
-    assert "Spearman" in told and advice.next_sweep(found) in told
+    text = " ".join(advice.sentences(found))
+    assert "By the best probe of any stage, these cannot be told apart: resnet34, resnet50." in text
+    assert "By the probe under the head, resnet50 is first." in text
+    assert "Spearman" in text and advice.next_sweep(found) in text
     assert "300 of 1,000 train and 200 of 400 val images" in advice.looked_at(found)
     facts = json.loads(json.dumps(advice.facts(found), allow_nan=False))
     assert [one["left"] for one in facts["backbones"]] == [True, True, False]

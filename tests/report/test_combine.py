@@ -1,4 +1,4 @@
-"""Sweeps are read again as they are, one by one or together; commands say what they came to."""
+"""Sweep folders are read, merged, compared and plotted."""
 
 from __future__ import annotations
 
@@ -26,26 +26,31 @@ from written_sweeps import sweep
 GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
 
 
-def test_a_run_of_a_sweep_stands_for_it(tmp_path):
+def merged(*folders):
+    """Return the results of several sweep folders together."""
+    return combine.merged([sweep_record.read(folder) for folder in folders])
+
+
+def test_run_folder_stands_for_its_sweep(tmp_path):
     folder = sweep(tmp_path / "s", GRID)
     assert sweep_record.read(folder / "1") == sweep_record.read(folder)
 
 
-def test_a_folder_without_a_sweep_is_refused_with_the_nearest_that_is(tmp_path):
+def test_folder_without_sweep_names_nearest_sweep(tmp_path):
     sweep(tmp_path / "monday", GRID)
     (tmp_path / "mondey").mkdir()
     with pytest.raises(UserError, match=r"sweep=.*mondey: expected the folder of a sweep.*did you mean .*monday"):
         sweep_record.read(tmp_path / "mondey")
 
 
-def test_what_differs_between_sweeps_becomes_a_choice(tmp_path):
+def test_keys_that_differ_between_sweeps_become_choices(tmp_path):
     one, two = sweep(tmp_path / "one", GRID, epochs=4), sweep(tmp_path / "two", GRID, epochs=8)
-    results = combine.merged([sweep_record.read(one), sweep_record.read(two)])
+    results = merged(one, two)
     assert [result.choices["epochs"] for result in results] == [4] * 4 + [8] * 4
     assert len(cells(results)) == 8
 
 
-def test_equal_sweeps_with_other_seeds_share_their_cells(tmp_path):
+def test_sweeps_that_differ_by_seed_share_cells(tmp_path):
     one, two = sweep(tmp_path / "one", GRID, epochs=4), sweep(tmp_path / "two", GRID, epochs=4)
     for path in two.glob("*/result.json"):
         result = json.loads(path.read_text())
@@ -53,19 +58,19 @@ def test_equal_sweeps_with_other_seeds_share_their_cells(tmp_path):
         path.write_text(json.dumps(result))
         config = yaml.safe_load(path.with_name("config.yaml").read_text())
         path.with_name("config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
-    found = cells(combine.merged([sweep_record.read(one), sweep_record.read(two)]))
+    found = cells(merged(one, two))
     assert [len(cell.finished) for cell in found] == [2] * 4
 
 
-def test_a_run_that_was_done_twice_counts_once(tmp_path):
+def test_repeated_run_counts_once(tmp_path):
     one = sweep(tmp_path / "one", GRID)
     two = sweep(tmp_path / "two", GRID, states={0: "FAILED"})
-    results = combine.merged([sweep_record.read(one), sweep_record.read(two)])
+    results = merged(one, two)
     assert len(results) == 4 and {result.status for result in results} == {"FINISHED"}
     assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the one that failed the second time
 
 
-def test_report_writes_into_the_sweep_or_where_it_is_told(tmp_path, capsys, monkeypatch):
+def test_report_goes_to_sweep_or_output_path(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, two = sweep(tmp_path / "one", GRID), sweep(tmp_path / "two", GRID, epochs=5)
     assert report.main([str(one)]) == 0
@@ -76,38 +81,37 @@ def test_report_writes_into_the_sweep_or_where_it_is_told(tmp_path, capsys, monk
         report.main(["nothing/here"])
 
 
-def test_compare_says_the_answer_again_for_people_and_programs(tmp_path, capsys):
+def test_compare_prints_verdict_as_text_and_json(tmp_path, capsys):
     folder = sweep(tmp_path / "s", GRID)
     assert compare.main([str(folder)]) == 0
     out = capsys.readouterr().out
-    said = answer(sweep_record.read(folder).results)
-    assert said in " ".join(out.split()) and "0.001" in out
+    verdict = answer(sweep_record.read(folder).results)
+    assert verdict in " ".join(out.split()) and "0.001" in out
     assert compare.main([str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     (contest,) = facts["contests"]
-    assert facts["answer"] == said and contest["outcome"] == "win" and contest["contenders"][0]["value"] == "full"
+    assert facts["answer"] == verdict and contest["outcome"] == "win" and contest["contenders"][0]["value"] == "full"
     first, second = (one["mean"]["test/accuracy"] for one in contest["contenders"])
     assert contest["difference"]["gap"] == pytest.approx(first - second)
     assert facts["runs"] == {"FINISHED": 4} and len(facts["cells"]) == 4
 
 
-def test_runs_on_images_that_changed_in_between_are_not_compared(tmp_path):
-    """The folder is the same, what lies in it is not."""
+def test_runs_on_different_data_fingerprints_are_not_compared(tmp_path):
     sweeps = [sweep(tmp_path / name, {"freeze_mode": [mode]}) for name, mode in (("a", "head"), ("b", "full"))]
     sweeps.append(sweep(tmp_path / "c", {"freeze_mode": ["lp_ft", "full"]}, states={1: "FAILED"}))
     for folder, fingerprint in zip(sweeps, ("1" * 64, "1" * 64, "2" * 64), strict=True):
         (folder / "0" / "provenance.json").write_text(json.dumps({"data": {"fingerprint": fingerprint}}))
-    same = combine.merged([sweep_record.read(folder) for folder in sweeps[:2]])
+    same = merged(*sweeps[:2])
     assert [contest.where for contest in contests(same)] == [""] and "data.fingerprint" not in same[0].choices
-    found = contests(combine.merged([sweep_record.read(folder) for folder in sweeps]))
+    found = contests(merged(*sweeps))
     assert sorted((one.where, len(one.results)) for one in found) == [
         ("data.fingerprint=11111111", 2),
         ("data.fingerprint=22222222", 2),
     ]
 
 
-def described(folder, config, fingerprint):
-    """Say of the runs of a written sweep what their data were."""
+def with_data(folder, config, fingerprint):
+    """Write the data section and the fingerprint of the runs of a sweep."""
     for number, run in enumerate(sorted(folder.glob("[0-9]*"), key=lambda run: int(run.name))):
         data = {"data": {"folds": None, "fold": 0, **config, **({"fold": number % 3} if config.get("folds") else {})}}
         values = yaml.safe_load((run / "config.yaml").read_text())
@@ -116,19 +120,19 @@ def described(folder, config, fingerprint):
     return folder
 
 
-def test_folds_stay_together_and_seeds_are_no_folds_whatever_else_is_put_beside_them(tmp_path):
+def test_merging_sweeps_keeps_folds_and_seeds_apart(tmp_path):
     folds = {"freeze_mode": ["head", "full"], "data.fold": [0, 1, 2]}
     modes, digits, birds = {"freeze_mode": ["head", "full"]}, {"name": "digits"}, {"name": "birds"}
     three = {**digits, "folds": 3}
     sweeps = [
-        described(sweep(tmp_path / "folds", {**folds, "data": ["digits"]}), three, "a{}"),
-        described(sweep(tmp_path / "others", {**folds, "data": ["digits"]}), three, "b{}"),  # images have changed
-        described(sweep(tmp_path / "whole", {**modes, "data": ["digits"]}, seeds=3), digits, "cc"),
-        described(sweep(tmp_path / "birds", {**modes, "data": ["birds"]}, seeds=3), birds, "dd"),
+        with_data(sweep(tmp_path / "folds", {**folds, "data": ["digits"]}), three, "a{}"),
+        with_data(sweep(tmp_path / "others", {**folds, "data": ["digits"]}), three, "b{}"),  # images have changed
+        with_data(sweep(tmp_path / "whole", {**modes, "data": ["digits"]}, seeds=3), digits, "cc"),
+        with_data(sweep(tmp_path / "birds", {**modes, "data": ["birds"]}, seeds=3), birds, "dd"),
     ]
-    found = contests(combine.merged([sweep_record.read(folder) for folder in sweeps]))
-    told = {one.where: (one.difference.seeds, one.difference.folds) for one in found}
-    assert told == {
+    found = contests(merged(*sweeps))
+    repeats = {one.where: (one.difference.seeds, one.difference.folds) for one in found}
+    assert repeats == {
         "data.folds=3 data=digits data.fingerprint=a0a0a0a0": (3, True),
         "data.folds=3 data=digits data.fingerprint=b0b0b0b0": (3, True),
         "data.folds=null data=digits": (3, False),
@@ -136,8 +140,8 @@ def test_folds_stay_together_and_seeds_are_no_folds_whatever_else_is_put_beside_
     }
 
 
-def settled(folder, **config):
-    """Say of the runs of a written sweep what their configs were, by their data and optimizer."""
+def with_options(folder, **config):
+    """Write config sections for the data and optimizer of a sweep's runs, with a matching fingerprint."""
     for run in folder.glob("[0-9]*"):
         choices = json.loads((run / "result.json").read_text())["choices"]
         values = yaml.safe_load((run / "config.yaml").read_text())
@@ -150,44 +154,46 @@ def settled(folder, **config):
     return folder
 
 
-def test_data_of_one_name_are_told_apart_by_their_settings_whatever_other_data_there_are(tmp_path):
+def test_data_with_other_settings_is_other_data(tmp_path):
     modes, digits, birds = {"freeze_mode": ["head", "full"]}, {"data": ["digits"]}, {"data": ["birds"]}
     sweeps = [
-        settled(sweep(tmp_path / "few", modes | digits), digits={"limit": 100, "download": True}),
-        settled(sweep(tmp_path / "many", modes | digits), digits={"limit": 500, "download": False}),
-        settled(sweep(tmp_path / "birds", modes | birds), birds={"limit": None, "download": True}),
+        with_options(sweep(tmp_path / "few", modes | digits), digits={"limit": 100, "download": True}),
+        with_options(sweep(tmp_path / "many", modes | digits), digits={"limit": 500, "download": False}),
+        with_options(sweep(tmp_path / "birds", modes | birds), birds={"limit": None, "download": True}),
     ]
-    found = contests(combine.merged([sweep_record.read(folder) for folder in sweeps]))
+    found = contests(merged(*sweeps))
     assert {one.where for one in found} == {
         "data.limit=100 data=digits",
         "data.limit=500 data=digits",
         "data.limit=null data=birds",
     }
-    (alike,) = contests(combine.merged([sweep_record.read(folder) for folder in sweeps[:1] * 2]))
+    (alike,) = contests(merged(*sweeps[:1] * 2))
     assert alike.where == ""
-    told = settled(sweep(tmp_path / "again", modes | digits), digits={"limit": 100, "download": False})
-    runs = combine.merged([sweep_record.read(sweeps[0]), sweep_record.read(told)])
+    again = with_options(sweep(tmp_path / "again", modes | digits), digits={"limit": 100, "download": False})
+    runs = merged(sweeps[0], again)
     assert not [name for run in runs for name in run.choices if name == "data.download"]
 
 
-def test_an_optimizer_with_other_settings_is_another_cell_beside_other_optimizers(tmp_path):
-    both = settled(sweep(tmp_path / "both", {"optimizer": ["adam", "sgd"]}), adam={"decay": 0.1}, sgd={"decay": 0.01})
-    more = settled(sweep(tmp_path / "more", {"optimizer": ["adam"]}), adam={"decay": 0.5})
-    found = cells(combine.merged([sweep_record.read(both), sweep_record.read(more)]))
-    told = sorted((cell.choices["optimizer"], cell.choices["optimizer.decay"]) for cell in found)
-    assert told == [("adam", 0.1), ("adam", 0.5), ("sgd", 0.01)]
-    (alone, *others) = cells(combine.merged([sweep_record.read(both), sweep_record.read(both)]))
+def test_optimizer_with_other_settings_is_another_cell(tmp_path):
+    both = with_options(
+        sweep(tmp_path / "both", {"optimizer": ["adam", "sgd"]}), adam={"decay": 0.1}, sgd={"decay": 0.01}
+    )
+    more = with_options(sweep(tmp_path / "more", {"optimizer": ["adam"]}), adam={"decay": 0.5})
+    found = cells(merged(both, more))
+    decays = sorted((cell.choices["optimizer"], cell.choices["optimizer.decay"]) for cell in found)
+    assert decays == [("adam", 0.1), ("adam", 0.5), ("sgd", 0.01)]
+    (alone, *others) = cells(merged(both, both))
     assert len(others) == 1 and "optimizer.decay" not in alone.choices
 
 
 def with_config(folder, **sections):
-    """Have the configs of a written sweep say this, too."""
+    """Replace config sections of a sweep's runs and return its record."""
     for file in folder.glob("[0-9]*/config.yaml"):
         file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **sections}))
     return sweep_record.read(folder)
 
 
-def test_freeze_modes_of_one_name_and_other_rules_are_told_apart_by_what_learns(tmp_path):
+def test_freeze_modes_of_one_name_are_distinguished_by_rules(tmp_path):
     rules = {
         "a": [["head/*"]],
         "b": [["head/*", "stage4/*"]],
@@ -195,22 +201,22 @@ def test_freeze_modes_of_one_name_and_other_rules_are_told_apart_by_what_learns(
         "d": [["head/*"]],
         "a2": [["head/*"]],
     }
-    told = []
+    records = []
     for name, phases in rules.items():
         written = [{"rules": [{"match": one} for one in own] + [{"match": "*", "lr_scale": 0}]} for own in phases]
         more = {"epochs": 3} if name == "d" else {}
         mode = {"name": "mine", "phases": [{**phase, **more} for phase in written]}
         grid = {"freeze_mode": ["mine", "full"]} if name == "a" else {"freeze_mode": ["mine"]}
-        told.append(with_config(sweep(tmp_path / name, grid), freeze_mode=mode))
-    found = cells(combine.merged(told[1:3]))
+        records.append(with_config(sweep(tmp_path / name, grid), freeze_mode=mode))
+    found = cells(combine.merged(records[1:3]))
     assert {cell.choices["freeze_mode"] for cell in found} == {"mine (head/* stage4/*)", "mine (head/*, then *)"}
-    found = cells(combine.merged([told[0], told[3]]))  # the same rules, for other epochs
+    found = cells(combine.merged([records[0], records[3]]))  # the same rules, for other epochs
     assert len({one for cell in found if (one := cell.choices["freeze_mode"]).startswith("mine (head/* ")}) == 2
-    assert {cell.choices["freeze_mode"] for cell in cells(combine.merged([told[0], told[4]]))} == {"mine", "full"}
-    assert "`" not in answer(combine.merged(told[1:3])), "no one command has both"
+    assert {cell.choices["freeze_mode"] for cell in cells(combine.merged([records[0], records[4]]))} == {"mine", "full"}
+    assert "`" not in answer(combine.merged(records[1:3])), "one command cannot name both modes"
 
 
-def test_what_differs_in_lists_and_in_options_that_some_have_is_another_cell(tmp_path):
+def test_differing_lists_and_options_make_other_cells(tmp_path):
     scales = [
         with_config(sweep(tmp_path / str(low), {"freeze_mode": ["full"]}), augment={"scale": [low, 1.0]})
         for low in (0.08, 0.9)
@@ -230,14 +236,14 @@ def test_what_differs_in_lists_and_in_options_that_some_have_is_another_cell(tmp
     )
 
 
-def test_compare_of_a_sweep_without_results_says_so_in_its_exit_status(tmp_path, capsys):
+def test_compare_without_results_exits_with_one(tmp_path, capsys):
     folder = sweep(tmp_path / "s", GRID, states=dict.fromkeys(range(4), "FAILED"))
     assert compare.main([str(folder)]) == 1
     assert "No answer" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
+def test_plots_use_distinct_markers_and_name_units(tmp_path):
     folder = sweep(tmp_path / "s", GRID, seeds=2)
     files = plots.write(tmp_path / "plots", sweep_record.read(folder).results)
     assert sorted(file.name for file in files) == [
@@ -250,7 +256,7 @@ def test_plots_differ_by_more_than_colour_and_name_their_units(tmp_path):
         assert len({str(look[name]) for look in drawn}) == len(drawn)
 
 
-def test_a_legend_hides_nothing_of_a_plot_however_many_it_names() -> None:
+def test_legend_does_not_overlap_the_plot() -> None:
     for names in (["head", "full"], [f"feature extraction {number}, val" for number in range(9)]):
         figure = Figure()
         axes = figure.add_axes((0, 0, 1, 1))
@@ -265,7 +271,7 @@ def test_a_legend_hides_nothing_of_a_plot_however_many_it_names() -> None:
         assert found.x0 >= 0 and found.x1 <= figure.bbox.x1
 
 
-def test_plots_over_backbones_have_a_shape_for_each(tmp_path):
+def test_plots_label_each_backbone(tmp_path):
     folder = sweep(tmp_path / "s", {**GRID, "model": ["net_a", "net_b"]})
     plots.write(tmp_path / "plots", sweep_record.read(folder).results)
     text = " ".join(ElementTree.parse(tmp_path / "plots" / "accuracy_cost.svg").getroot().itertext())
@@ -273,10 +279,10 @@ def test_plots_over_backbones_have_a_shape_for_each(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_freeze_mode_has_a_colour_of_its_own_and_the_same_in_every_sweep(tmp_path):
+def test_freeze_mode_has_the_same_own_colour_everywhere(tmp_path):
     shipped = sorted(path.stem for path in project.config_folder().glob("freeze_mode/*.yaml"))
     every = sweep_record.read(sweep(tmp_path / "all", {"freeze_mode": [*shipped, "mine"]})).results
-    assert plots.write(tmp_path / "plots", every), "a marker that cannot be drawn"
+    assert plots.write(tmp_path / "plots", every), "a marker cannot be drawn"
     numbers = style.numbers(every, "freeze_mode")
     assert sorted(numbers.values()) == list(range(len(shipped) + 1)) and len(shipped) <= len(style.COLOURS)
     for name in shipped:
@@ -292,7 +298,7 @@ def test_plots_without_anything_to_draw_are_left_out(tmp_path):
     assert {file.stem for file in drawn} == {"accuracy_cost", "curves"}
 
 
-def test_a_run_whose_process_is_gone_is_not_running(tmp_path):
+def test_run_of_a_dead_process_is_killed(tmp_path):
     folder = sweep(tmp_path / "s", GRID, states={0: "RUNNING", 1: "RUNNING"})
     liveness.write(folder / "0" / layout.BEAT)
     liveness.write(folder / "1" / layout.BEAT)
@@ -302,7 +308,7 @@ def test_a_run_whose_process_is_gone_is_not_running(tmp_path):
     assert first.status == "RUNNING" and (second.status, second.reason) == ("KILLED", "its process is gone")
 
 
-def test_what_a_sweep_had_not_begun_when_it_was_killed_is_not_still_to_come(tmp_path):
+def test_waiting_runs_of_a_dead_sweep_are_killed(tmp_path):
     folder = sweep(tmp_path / "s", GRID, states={2: "WAITING", 3: "WAITING"})
     liveness.write(folder / layout.OWNER)
     assert [run.status for run in sweep_record.read(folder).results][2:] == ["WAITING"] * 2
@@ -313,7 +319,7 @@ def test_what_a_sweep_had_not_begun_when_it_was_killed_is_not_still_to_come(tmp_
     assert "still to come" not in answer(results)
 
 
-def test_a_half_written_result_is_a_run_without_one(tmp_path):
+def test_half_written_result_counts_as_running(tmp_path):
     folder = sweep(tmp_path / "s", GRID)
     (folder / "2" / "result.json").write_text('{"job": 2, "na')
     shutil.rmtree(folder / "3")
@@ -321,36 +327,36 @@ def test_a_half_written_result_is_a_run_without_one(tmp_path):
     assert statuses == ["FINISHED", "FINISHED", "RUNNING", "WAITING"]
 
 
-@pytest.mark.parametrize("said", ["[]", '{"runs": 3}', '{"runs": [{"name": 1}]}', '{"runs": [], "tracker": "x"}'])
-def test_a_sweep_whose_facts_are_others_is_refused(tmp_path, said):
+@pytest.mark.parametrize("content", ["[]", '{"runs": 3}', '{"runs": [{"name": 1}]}', '{"runs": [], "tracker": "x"}'])
+def test_malformed_sweep_record_is_refused(tmp_path, content):
     folder = sweep(tmp_path / "s", {"freeze_mode": ["head"]})
-    (folder / SWEEP).write_text(said)
+    (folder / SWEEP).write_text(content)
     with pytest.raises(UserError, match="expected the folder of a sweep"):
         sweep_record.read(folder)
 
 
 @pytest.mark.parametrize("part", ["metrics", "choices", "images", "name", "status"])
-def test_a_result_of_another_shape_is_a_run_without_one(tmp_path, part):
+def test_malformed_result_counts_as_running(tmp_path, part):
     path = sweep(tmp_path / "s", {"freeze_mode": ["head"]}) / "0" / layout.RESULT
     path.write_text(json.dumps({**json.loads(path.read_text()), part: [1]}))
     assert sweep_record.read(path.parents[1]).results[0].status == "RUNNING"
 
 
-def test_what_a_record_takes_from_the_environment_or_unfolds_is_never_expanded(tmp_path, monkeypatch):
+def test_interpolations_and_yaml_bombs_are_not_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     folders = [sweep(tmp_path / name, {"freeze_mode": ["head", "full"]}) for name in "ab"]
-    typed = folders[0] / "0" / "provenance.json"
-    typed.write_text('{"command": ["data.root=${oc.env:SECRET}"]}')
-    said = command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]})
-    assert "data.root=${oc.env:SECRET}" in said and "hunter2" not in said
+    provenance = folders[0] / "0" / "provenance.json"
+    provenance.write_text('{"command": ["data.root=${oc.env:SECRET}"]}')
+    command = command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]})
+    assert "data.root=${oc.env:SECRET}" in command and "hunter2" not in command
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]\n" for n in range(9))
     (folders[0] / "0" / "config.yaml").write_text(bomb)
-    typed.write_text("[" * 10**5)
+    provenance.write_text("[" * 10**5)
     assert command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
-    assert len(combine.merged([sweep_record.read(folder) for folder in folders])) == 2
+    assert len(merged(*folders)) == 2
 
 
-def test_a_store_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):
+def test_unreachable_tracking_store_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(UserError, match="sweep=abc: expected a folder, or a tracking store that answers"):
         catalog.sweeps(["abc"], tmp_path)

@@ -1,4 +1,4 @@
-"""What is printed to be typed means what was meant, to a shell and to Hydra."""
+"""Printed overrides have the intended value after the shell and Hydra have parsed them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from frostline.report.command_line import typed
 ODD = ("|", " ", "/a b/ü (1), c.csv", 'a\'s "x" \\', 'x\\"y', "007", "null", "1e3", "train-{0..3}.tar", "C:\\x", "a=b")
 
 
-def read(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     if isinstance(value, list):
-        return [*map(read, value)]
+        return [*map(plain_value, value)]
     return value.text if isinstance(value, QuotedString) else value
 
 
 @pytest.mark.parametrize("value", [*ODD, "splits.csv", "/a/b-1.csv", [*ODD, "plain"], True, 3, 0.5])
-def test_a_value_comes_back(value: object) -> None:
+def test_value_survives_shell_and_hydra(value: object) -> None:
     [argument] = shlex.split(typed("key", value))
-    assert read(OverridesParser.create().parse_override(argument).value()) == value
+    assert plain_value(OverridesParser.create().parse_override(argument).value()) == value

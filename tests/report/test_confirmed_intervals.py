@@ -1,4 +1,4 @@
-"""Intervals of what a search confirmed hold the truth as often as they claim, though chance chose the best of many."""
+"""Coverage of the confidence intervals of a confirmed best trial."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ MEAN, NOISE = 0.85, 0.018
 LRS = np.logspace(-4, -1, TRIALS)
 
 
-def searched(
+def search_results(
     random: np.random.Generator, mode: str, truths: np.ndarray, easier: Mapping[str, float]
 ) -> Iterator[Result]:
-    """Yield a search of settings that have these true accuracies, of which seeds differ.
+    """Yield the runs of a search whose settings have these true accuracies, with noise by seed.
 
-    All runs are scored on the same images, which are `easier` than others by so much.
+    All runs are scored on the same images, which are easier than average by `easier`.
     """
 
     def run(at: int, seed: int, marks: Mapping[str, int]) -> Result:
-        mine = random.normal(truths[at], NOISE)
+        accuracy = random.normal(truths[at], NOISE)
         sizes = ((VAL, VAL_IMAGES), (TEST, TEST_IMAGES))
-        metrics = {name: round(float(np.clip(mine + easier[name], 0, 1)) * n) / n for name, n in sizes}
+        metrics = {name: round(float(np.clip(accuracy + easier[name], 0, 1)) * n) / n for name, n in sizes}
         choices = {"freeze_mode": mode, "data": "digits", "lr": float(LRS[at]), "seed": seed, "search": "random"}
         choices |= {"study": mode, "space": {}, **marks}
         images = {"val": VAL_IMAGES, "test": TEST_IMAGES}
@@ -43,30 +43,30 @@ def searched(
 
 
 @pytest.mark.slow
-def test_confirmed_intervals_hold_the_truth_although_the_best_of_many_trials_looks_better() -> None:
+def test_confirmed_intervals_cover_the_true_accuracy() -> None:
     random = np.random.default_rng(0)
-    held: dict[str, list[bool]] = {"test": [], "validation": [], "difference": []}
-    looked, came = list[float](), list[float]()
+    covered: dict[str, list[bool]] = {"test": [], "validation": [], "difference": []}
+    bias_before, bias_after = list[float](), list[float]()
     for _ in range(SEARCHES):
         truths = {mode: random.normal(MEAN, 0.01, TRIALS) for mode in ("head", "full")}
         sizes = ((VAL, VAL_IMAGES), (TEST, TEST_IMAGES))
         easier = {name: random.binomial(n, MEAN) / n - MEAN for name, n in sizes}
-        results = [run for mode in truths for run in searched(random, mode, truths[mode], easier)]
+        results = [run for mode in truths for run in search_results(random, mode, truths[mode], easier)]
         (contest,) = contests(results)
         true = {}
         for one in contest.contenders:
             chosen = true[one.value] = truths[one.value][one.cell.choices["confirms"]]
             assert one.interval is not None and len(one.cell.finished) == FRESH
-            held["test"].append(chosen in one.interval)
+            covered["test"].append(chosen in one.interval)
         for study in studies(results):
             assert study.optimism is not None and study.optimism.interval is not None
             chosen = true[study.name]
-            held["validation"].append(chosen in study.optimism.interval)
-            looked.append(study.optimism.then - chosen)
-            came.append(study.optimism.now - chosen)
+            covered["validation"].append(chosen in study.optimism.interval)
+            bias_before.append(study.optimism.then - chosen)
+            bias_after.append(study.optimism.now - chosen)
         assert contest.difference is not None and contest.difference.interval is not None
         first, second = (true[one.value] for one in contest.contenders)
-        held["difference"].append(first - second in contest.difference.interval)
-    for name, one in held.items():
+        covered["difference"].append(first - second in contest.difference.interval)
+    for name, one in covered.items():
         assert 0.93 <= fmean(one) <= 0.97, name
-    assert fmean(looked) > 0.02 and abs(fmean(came)) < 0.001
+    assert fmean(bias_before) > 0.02 and abs(fmean(bias_after)) < 0.001

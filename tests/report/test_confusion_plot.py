@@ -1,4 +1,4 @@
-"""The image of a confusion matrix: legible for any classes, small, and of the matrix that it is given."""
+"""The image of a confusion matrix is legible, small and correct for any class names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def names(count: int) -> list[str]:
     return [f"class {number}" for number in range(count)]
 
 
-def drawn(matrix: np.ndarray, classes: list[str], path: Path) -> ElementTree.Element:
+def draw(matrix: np.ndarray, classes: list[str], path: Path) -> ElementTree.Element:
     confusion_plot.draw(Confusions(tuple(classes), *matrix.nonzero(), matrix[matrix.nonzero()]), path)
     return ElementTree.parse(path).getroot()
 
@@ -29,47 +29,47 @@ def texts(image: ElementTree.Element) -> list[str]:
 
 
 def cells(image: ElementTree.Element) -> dict[tuple[int, int], str]:
-    """Return the colour of each cell that is not empty, by row and column."""
+    """Return the colour of each non-empty cell by row and column."""
     _, *paths = image.findall(f"{SVG}g[@shape-rendering]/{SVG}path")
     found = [(path.attrib["fill"], re.findall(r"M(\d+) (\d+)h1v1h-1z", path.attrib["d"])) for path in paths]
     return {(int(row), int(column)): fill for fill, places in found for column, row in places}
 
 
-def side(image: ElementTree.Element) -> tuple[int, int]:
+def size(image: ElementTree.Element) -> tuple[int, int]:
     return int(image.attrib["width"]), int(image.attrib["height"])
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 60])
-def test_the_image_grows_with_the_classes(tmp_path, count):
-    width, height = side(drawn(np.eye(count, dtype=int) * 7, names(count), tmp_path / "confusion.svg"))
+def test_image_grows_with_the_number_of_classes(tmp_path, count):
+    width, height = size(draw(np.eye(count, dtype=int) * 7, names(count), tmp_path / "confusion.svg"))
     assert min(width, height) > max(400, 12 * count)
 
 
-def test_the_image_of_a_thousand_classes_shows_a_hundred_and_says_so(tmp_path):
-    image = drawn(np.eye(1000, dtype=int), names(1000), tmp_path / "confusion.svg")
-    assert all(1000 < length < 2500 for length in side(image)) and len(cells(image)) == 100
+def test_image_of_many_classes_shows_the_most_confused(tmp_path):
+    image = draw(np.eye(1000, dtype=int), names(1000), tmp_path / "confusion.svg")
+    assert all(1000 < length < 2500 for length in size(image)) and len(cells(image)) == 100
     assert "the 100 of 1,000 classes that are confused most often" in texts(image)[0]
 
 
-def test_it_takes_any_class_name_and_a_class_without_images(tmp_path):
+def test_image_accepts_any_class_names(tmp_path):
     classes = ["<&>", '"quoted"', "猫", "x" * 300, "", "a\0b\nc\udcff"]
-    said = texts(drawn(np.diag([5, 3, 0, 2, 1, 4]), classes, tmp_path / "confusion.svg"))
+    labels = texts(draw(np.diag([5, 3, 0, 2, 1, 4]), classes, tmp_path / "confusion.svg"))
     for name in ("<&>", '"quoted"', "猫", f"{'x' * 22}..", "a\ufffdb\ufffdc\ufffd"):
-        assert said.count(name) == 2
+        assert labels.count(name) == 2
 
 
-def test_an_image_shows_its_own_matrix(tmp_path):
+def test_image_shows_the_given_matrix(tmp_path):
     matrix = np.array([[1, 2, 0], [4, 50, 6], [0, 0, 9]])
-    image = drawn(matrix, names(3), tmp_path / "confusion.svg")
+    image = draw(matrix, names(3), tmp_path / "confusion.svg")
     assert sorted(cells(image)) == [*zip(*(part.tolist() for part in matrix.nonzero()), strict=True)]
     assert sorted(text for text in texts(image) if text.isdigit()) == sorted(["1", "2", "4", "50", "6", "9", "0"])
     assert texts(image)[0] == "top-1 accuracy 83.33% (60 of 72)"
 
 
-def test_a_share_of_the_true_class_is_a_colour_of_the_scale_and_a_rare_confusion_is_another_one_than_none(tmp_path):
+def test_rare_confusion_has_another_colour_than_none(tmp_path):
     matrix = np.diag([9999, 800, 30])
     matrix[0, 1] = 1
-    image = drawn(matrix, names(3), tmp_path / "confusion.svg")
+    image = draw(matrix, names(3), tmp_path / "confusion.svg")
     darkest, lightest = "#08306b", "#f7fbff"  # both ends of ColorBrewer's Blues
     assert cells(image)[1, 1] == cells(image)[2, 2] == darkest
     assert cells(image)[0, 1] not in (lightest, darkest)
@@ -77,6 +77,6 @@ def test_a_share_of_the_true_class_is_a_colour_of_the_scale_and_a_rare_confusion
     assert empty is not None and empty.attrib["fill"] == lightest
 
 
-def test_an_image_of_ten_classes_is_small(tmp_path):
-    drawn(np.eye(10, dtype=int) * 30 + np.eye(10, k=1, dtype=int), names(10), tmp_path / "confusion.svg")
+def test_image_of_ten_classes_is_below_5_kb(tmp_path):
+    draw(np.eye(10, dtype=int) * 30 + np.eye(10, k=1, dtype=int), names(10), tmp_path / "confusion.svg")
     assert (tmp_path / "confusion.svg").stat().st_size < 5_000

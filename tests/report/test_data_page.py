@@ -1,4 +1,4 @@
-"""The page on data says its numbers without help, and stays small however much data there is."""
+"""The data page shows all facts, loads nothing from elsewhere, and stays small."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SMALL = DataFacts(
 
 
 class Page(HTMLParser):
-    """The rows of a page's tables, its text, images, and what it would fetch."""
+    """The table rows, text, images, scripts and external links of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -86,11 +86,11 @@ def noise(count: int, side: int = 96) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
 
 
-def shown(label: str, views: list[np.ndarray], split: str = "train") -> GalleryImage:
+def gallery_image(label: str, views: list[np.ndarray], split: str = "train") -> GalleryImage:
     return GalleryImage(f"{split}/{label}/1.jpg", split, label, tuple(views))
 
 
-def test_numbers_and_names_stand_in_the_page(tmp_path):
+def test_page_has_all_numbers_and_names(tmp_path):
     page = Page(data_page.write(tmp_path / "data.html", SMALL, Gallery({}, ((),))))
     assert page.fetched == []
     for row in (
@@ -119,23 +119,23 @@ def test_numbers_and_names_stand_in_the_page(tmp_path):
     assert all(words in page.words for words in ("~/<b>", "birds & co", "2 images & more", "a = b", "c = d"))
 
 
-def test_images_are_those_that_were_given(tmp_path):
+def test_page_has_the_gallery_images(tmp_path):
     flat = [np.full((96, 96, 3), level, np.uint8) for level in (10, 90, 170, 250)]
-    gallery = Gallery({"wren": (shown("wren", flat[:3]),)}, (((shown("wren", flat[3:], "test"),),),))
+    gallery = Gallery({"wren": (gallery_image("wren", flat[:3]),)}, (((gallery_image("wren", flat[3:], "test"),),),))
     page = Page(data_page.write(tmp_path / "data.html", SMALL, gallery))
     found = [Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) for address in page.images]
     assert [np.array(one).mean() for one in found] == pytest.approx([250, 10, 90, 170], abs=1)
 
 
-def test_a_page_on_very_many_classes_is_small_and_has_all_of_them(tmp_path):
+def test_page_of_20000_classes_is_small_and_complete(tmp_path):
     names = tuple(f"species number {number}" for number in range(20_000))
     counts = {split: tuple(range(20_000)) for split in SMALL.counts}
     many = tuple(f"{name} = {name}" for name in names)
     facts = replace(SMALL, classes=names, counts=counts, broken=tuple((name, "empty") for name in names))
     facts = replace(facts, findings=(Finding("copies", True, many),))
     gallery = Gallery(
-        {name: tuple(shown(name, noise(4)) for _ in range(4)) for name in names[:24]},
-        (tuple((shown("a", noise(1)), shown("b", noise(1))) for _ in range(60)),),
+        {name: tuple(gallery_image(name, noise(4)) for _ in range(4)) for name in names[:24]},
+        (tuple((gallery_image("a", noise(1)), gallery_image("b", noise(1))) for _ in range(60)),),
     )
     path = data_page.write(tmp_path / "data.html", facts, gallery)
     assert path.stat().st_size < 3_000_000

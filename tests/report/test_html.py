@@ -1,4 +1,4 @@
-"""The report says what the runs came to, whatever they are called, and needs nothing but itself."""
+"""The HTML report: its numbers, escaping, links, size, and independence of the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODES = ("head", "full")
 
 
 class Page(HTMLParser):
-    """The elements of a page, and what stands in its scripts."""
+    """The elements of a page and the text of its scripts."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def page(folder: Path) -> Page:
     return Page(html.write(folder / "report.html", found.results, title=f"<b>{folder.name}", tracker=found.tracker))
 
 
-def test_numbers_are_those_of_the_runs(tmp_path):
+def test_page_has_the_numbers_of_the_runs(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]}, seeds=2)
     shown, results = page(folder).data, sweep_record.read(folder).results
     for run, result in zip(shown["runs"], results, strict=True):
@@ -71,8 +71,8 @@ def test_numbers_are_those_of_the_runs(tmp_path):
         assert {run.choices["lr"] for run in runs} == {cell["at"]["lr"]} and len(runs) == 2
         assert cell["val"][0] == pytest.approx(np.mean([run.metrics[VAL] for run in runs]), abs=1e-5)
     best = group["contenders"][0]
-    said = [predictions.read(results[number].folder) for number in best["runs"]]
-    parts = [(one.confidence, one.said == one.labels) for one in said]
+    predicted = [predictions.read(results[number].folder) for number in best["runs"]]
+    parts = [(one.confidence, one.said == one.labels) for one in predicted]
     confidence, right = (np.concatenate(part) for part in zip(*parts, strict=True))
     assert best["calibration"]["ece"] == pytest.approx(calibration.calibration(confidence, right).ece, abs=1e-5)
     assert np.average(best["accuracy"], weights=best["images"]) == pytest.approx(best["test"][0], abs=1e-4)
@@ -81,55 +81,56 @@ def test_numbers_are_those_of_the_runs(tmp_path):
     for (low, high), hits, total in zip(best["within"], right, best["images"], strict=True):
         within = statistics.wilson(round(hits / seeds), round(total / seeds))
         assert (low, high) == pytest.approx((within.low, within.high), abs=1e-4)
-    macro = [f1_score(one.labels, one.said, average="macro") for one in said]
+    macro = [f1_score(one.labels, one.said, average="macro") for one in predicted]
     assert best["over_classes"]["macro F1"] == pytest.approx(np.mean(macro), abs=1e-4)
 
 
-def test_a_class_is_as_sure_as_its_groups_say(tmp_path):
+def test_class_intervals_account_for_image_groups(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": ["full"]}, seeds=2)
     for run in "01":
         found = load_file(folder / run / "test_predictions.safetensors")
-        found["groups"] = np.where(found["labels"] == 3, 0, found["ids"] // 30)  # all of one class are of one group
+        found["groups"] = np.where(found["labels"] == 3, 0, found["ids"] // 30)  # all images of class 3 in one group
         save_file(found, folder / run / "test_predictions.safetensors")
     (best,) = page(folder).data["groups"][0]["contenders"]
-    said = [predictions.read(str(folder / run)) for run in "01"]
+    predicted = [predictions.read(str(folder / run)) for run in "01"]
     for kind, ends in enumerate(best["within"]):
-        right = np.concatenate([(one.said == kind)[one.labels == kind] for one in said])
-        worth = statistics.effective_images(right, np.concatenate([one.groups[one.labels == kind] for one in said]), 2)
+        right = np.concatenate([(one.said == kind)[one.labels == kind] for one in predicted])
+        groups = np.concatenate([one.groups[one.labels == kind] for one in predicted])
+        worth = statistics.effective_images(right, groups, 2)
         within = statistics.wilson(right.mean() * worth, worth) if worth else None
         assert (worth == 0) == (kind == 3)
         assert ends == ([None, None] if within is None else pytest.approx([within.low, within.high], abs=1e-6))
 
 
-def test_what_is_compared_has_a_colour_by_the_name_that_its_runs_and_cells_carry(tmp_path):
+def test_runs_and_cells_name_a_series_with_a_colour(tmp_path):
     shown = page(sweep(tmp_path / "s", {"lr": [1e-3, 3e-5, 1e-5]})).data  # floats have more than one short form
     assert shown["key"] == "lr" and len(set(shown["looks"].values())) == 3
     assert {run["series"] for run in shown["runs"]} == shown["looks"].keys()
     assert {cell["series"] for cell in shown["groups"][0]["cells"]} == shown["looks"].keys()
 
 
-def test_what_draws_a_search_has_no_name_twice():
+def test_page_scripts_define_no_name_twice():
     code = "\n".join(page_assets.text(name) for name in ("page.js", "search.js"))
     names = re.findall(r"^(?:function|const|let) ([a-zA-Z]\w*)", code, re.MULTILINE)
     names += [name for group in re.findall(r"^const \[([\w, ]+)\]", code, re.MULTILINE) for name in group.split(", ")]
     assert len(names) > 60 and sorted(names) == sorted(set(names))
 
 
-def test_a_share_of_images_is_shown_as_it_is_in_the_table_on_the_screen():
+def test_shortened_shares_round_as_in_the_table():
     for images in (359, 1_000, 7_919):
         for right in range(images + 1):
             share = right / images
             assert percent(page_numbers.shortened(share)) == percent(share)
 
 
-def test_the_verdict_stands_in_the_page_itself(tmp_path):
+def test_page_has_the_verdict_as_text(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]})
     plain = unescape(re.sub(r"<[^>]+>", "", re.search(r'<p class="verdict".*?</p>', page(folder).text, re.S)[0]))
-    said = answer(sweep_record.read(folder).results).replace("`", "")
-    assert " ".join(plain.split()) == said
+    verdict = answer(sweep_record.read(folder).results).replace("`", "")
+    assert " ".join(plain.split()) == verdict
 
 
-def test_the_largest_class_stands_below_those_who_are_to_beat_it(tmp_path):
+def test_page_has_the_largest_class_baseline(tmp_path):
     found = page(sweep(tmp_path / "s", {"freeze_mode": MODES}))
     labels = predictions.read(str(tmp_path / "s" / "0")).labels
     share = np.bincount(labels).max() / len(labels)
@@ -137,16 +138,16 @@ def test_the_largest_class_stands_below_those_who_are_to_beat_it(tmp_path):
     assert f'always {CLASSES[0]}, the largest class</span></td><td class="number">{share:.2%}' in found.text
 
 
-def test_what_accuracy_is_where_images_are_of_several_classes_is_said(tmp_path):
+def test_page_defines_accuracy_for_several_labels(tmp_path):
     (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES})).data["groups"]
-    told = "the images whose classes are all right"
-    assert told not in html._contenders(0, group)
-    group["contenders"][0]["f1"] = [0.5]  # which only such images have
-    assert told in html._contenders(0, group)
-    assert told not in html._contenders(0, group | {"by": asdict(MAP)})
+    explanation = "the images whose classes are all right"
+    assert explanation not in html._contenders(0, group)
+    group["contenders"][0]["f1"] = [0.5]  # only images of several classes have it
+    assert explanation in html._contenders(0, group)
+    assert explanation not in html._contenders(0, group | {"by": asdict(MAP)})
 
 
-def test_of_many_classes_the_most_confused_are_drawn_as_shares_of_all_their_images(tmp_path):
+def test_confusions_of_many_classes_show_the_most_confused(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, classes=[f"class {i}" for i in range(120)])
     for one in page(folder).data["groups"][0]["contenders"]:
         assert len(one["shown"]) == 100 and len(one["images"]) == 120
@@ -155,7 +156,7 @@ def test_of_many_classes_the_most_confused_are_drawn_as_shares_of_all_their_imag
         assert all(pairs[true, said] == times for true, said, times, _ in one["pairs"])
 
 
-def test_names_are_text_whatever_they_hold(tmp_path):
+def test_names_are_escaped(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "data": ["digits", "</script><script>alert(1)</script>"]})
     found = page(folder)
     assert [attrs.get("id") for tag, attrs in found.tags if tag == "script"] == [
@@ -168,7 +169,7 @@ def test_names_are_text_whatever_they_hold(tmp_path):
     assert found.text.count("<b>") == 0
 
 
-def test_the_page_needs_no_network_and_carries_whole_libraries(tmp_path):
+def test_page_includes_its_libraries_and_loads_nothing(tmp_path):
     found = page(sweep(tmp_path / "s", {"freeze_mode": MODES}))
     for _, attrs in found.tags:
         assert not (attrs.get("src") or attrs.get("href") or "data:").startswith(("http", "//"))
@@ -177,7 +178,7 @@ def test_the_page_needs_no_network_and_carries_whole_libraries(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_is_reported_on_without_what_only_sweeps_and_notebooks_need(tmp_path):
+def test_report_command_imports_no_heavy_libraries(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     heavy = {"itables", "matplotlib", "mlflow", "pandas", "plotly", "pyarrow", "torch"}
     code = f"import sys, frostline; frostline.open(sys.argv[1]).report(); print(*{heavy} & {{*sys.modules}})"
@@ -185,7 +186,7 @@ def test_a_folder_is_reported_on_without_what_only_sweeps_and_notebooks_need(tmp
     assert (folder / "report.html").is_file() and done.stdout.strip() == ""
 
 
-def test_runs_that_failed_or_go_on_are_shown_as_they_are(tmp_path):
+def test_failed_and_running_runs_are_shown(tmp_path):
     states = {0: "FAILED", 2: "RUNNING", 3: "WAITING"}
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]}, states=states, epochs=8)
     shown = page(folder).data
@@ -196,13 +197,13 @@ def test_runs_that_failed_or_go_on_are_shown_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["FAILED", "RUNNING", "WAITING"])
-def test_a_sweep_of_which_nothing_finished_has_a_page(tmp_path, status):
+def test_sweep_without_finished_runs_has_a_page(tmp_path, status):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, states={0: status, 1: status})
     assert "No answer: none of 2 runs finished." in page(folder).text
 
 
 @pytest.mark.slow
-def test_two_hundred_runs_fit_into_five_megabytes(tmp_path):
+def test_page_of_200_runs_is_below_5_mb(tmp_path):
     grid = {"freeze_mode": ["head", "full", "lp_ft", "gradual"], "lr": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]}
     folder = sweep(tmp_path / "s", {**grid, "weight_decay": [0.0, 1e-3]}, seeds=5, epochs=60)
     found = page(folder)
@@ -212,7 +213,7 @@ def test_two_hundred_runs_fit_into_five_megabytes(tmp_path):
     assert max(len(curve["epoch"]) for curve in found.data["curves"]) <= 61
 
 
-def test_links_lead_to_the_files_of_the_run_and_move_with_the_folder(tmp_path):
+def test_links_are_relative_to_the_sweep_folder(tmp_path):
     tracker = {"uri": "https://mlflow.example.org/", "experiment_id": "7", "sweep_run_id": "0" * 32}
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, tracker=tracker)
     run = page(folder).data["runs"][1]
@@ -223,7 +224,7 @@ def test_links_lead_to_the_files_of_the_run_and_move_with_the_folder(tmp_path):
     assert page(moved).data["groups"][0]["contenders"][0]["confusion"]
 
 
-def test_a_run_that_mlflow_heard_of_when_it_was_over_is_linked_there(tmp_path):
+def test_run_mirrored_after_its_end_is_linked(tmp_path):
     tracker = {"uri": "https://mlflow.example.org/", "experiment_id": "7", "sweep_run_id": "0" * 32}
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, tracker=tracker)
     written = folder / "1" / "result.json"
@@ -234,22 +235,22 @@ def test_a_run_that_mlflow_heard_of_when_it_was_over_is_linked_there(tmp_path):
     assert "/runs/" + "a" * 32 in run["mlflow"] and run["again"] == f"python train.py rerun={'a' * 32}"
 
 
-def test_epochs_that_somebody_damaged_cost_no_page(tmp_path):
+def test_damaged_epoch_records_do_not_prevent_the_page(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     lacking = '{"epoch": 1}\n{"epoch": 2, "phase": 1, "val/accuracy": null}\n'
-    for said in (lacking, lacking.replace("null", f"{10**400}"), '{"val/accuracy": 0.5}\n'):
+    for content in (lacking, lacking.replace("null", f"{10**400}"), '{"val/accuracy": 0.5}\n'):
         for number in (0, 1):
-            (folder / str(number) / "metrics.jsonl").write_text(said)
+            (folder / str(number) / "metrics.jsonl").write_text(content)
         epochs = [curve["epoch"] for curve in page(folder).data["curves"]]
-        assert epochs == [[1, 2] if "epoch" in said else []] * 2
+        assert epochs == [[1, 2] if "epoch" in content else []] * 2
         assert plots.write(tmp_path / "plots", sweep_record.read(folder).results)
 
 
-def test_images_are_of_images_that_the_best_two_name_differently(tmp_path):
+def test_tiles_show_images_on_which_the_best_two_differ(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     (group,) = page(folder).data["groups"]
-    said = [predictions.read(str(folder / str(number))) for number in (1, 0)]  # full is the better one
-    differ = said[0].said != said[1].said
+    predicted = [predictions.read(str(folder / str(number))) for number in (1, 0)]  # full is the better one
+    differ = predicted[0].said != predicted[1].said
     found = group["disagreements"]
     assert found["differ"] == differ.sum() > 0 and found["tiles"]
     for source, label, first, second in found["tiles"]:
@@ -257,7 +258,7 @@ def test_images_are_of_images_that_the_best_two_name_differently(tmp_path):
         assert label in range(len(CLASSES))
 
 
-def test_which_fold_a_run_was_of_is_told_as_its_seed_is(tmp_path):
+def test_folds_are_repeats_as_seeds_are(tmp_path):
     found = page(sweep(tmp_path / "s", {"freeze_mode": MODES, "data.fold": [0, 1]}, seeds=2)).data
     assert found["repeated"] == ["seed", "data.fold"] and found["swept"] == ["freeze_mode"]
     assert [run["repeat"] for run in found["runs"][:4]] == [[0, 0], [1, 0], [0, 1], [1, 1]]
@@ -266,7 +267,7 @@ def test_which_fold_a_run_was_of_is_told_as_its_seed_is(tmp_path):
     assert alone["repeated"] == [] == alone["groups"][0]["disagreements"]["of"]
 
 
-def test_confusions_have_images_of_whichever_seed_made_them(tmp_path):
+def test_confusion_images_come_from_all_seeds(tmp_path):
     (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES}, seeds=4)).data["groups"]
     assert group["disagreements"]["of"] == ["with seed 0"]
     for one in group["contenders"]:
@@ -274,12 +275,12 @@ def test_confusions_have_images_of_whichever_seed_made_them(tmp_path):
         assert all(len(shown) == len(set(shown)) <= 4 for _, _, _, shown in one["pairs"])
 
 
-def test_what_has_not_begun_is_not_run_again(tmp_path):
+def test_waiting_run_has_no_rerun_command(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES}, states={1: "WAITING"})
     assert [bool(run["again"]) for run in page(folder).data["runs"]] == [True, False]
 
 
-def test_robustness_and_phases_are_there_when_they_were_measured(tmp_path):
+def test_page_has_robustness_and_phases(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": ["head", "lp_ft"]}, shift=True, epochs=10)
     shown = page(folder).data
     assert [curve["starts"] for curve in shown["curves"]] == [[], [6]]

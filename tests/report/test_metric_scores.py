@@ -1,4 +1,4 @@
-"""Measures are what scikit-learn computes, and their intervals hold the truth as often as they say."""
+"""Metrics equal those of scikit-learn, and their 95% intervals have about that coverage."""
 
 from __future__ import annotations
 
@@ -31,42 +31,43 @@ def logits_of(labels: Any, random: np.random.Generator, skill: float) -> Any:
     return found
 
 
-def said(labels: Any, logits: Any) -> Said:
+def predictions_of(labels: Any, logits: Any) -> Said:
     chances = log_softmax(logits, 1)
     return Said(labels, logits.argmax(1), -chances[np.arange(len(labels)), labels], chances)
 
 
-def theirs(metric: Metric, labels: Any, logits: Any, weights: Any = None) -> float:
-    guessed, chances, there = logits.argmax(1), softmax(logits, 1), np.unique(labels)
+def sklearn_value(metric: Metric, labels: Any, logits: Any, weights: Any = None) -> float:
+    guessed, chances, present = logits.argmax(1), softmax(logits, 1), np.unique(labels)
     if metric == BALANCED_ACCURACY:
         return float(balanced_accuracy_score(labels, guessed, sample_weight=weights))
     if metric == MACRO_F1:
-        return float(f1_score(labels, guessed, average="macro", labels=there, sample_weight=weights))
+        return float(f1_score(labels, guessed, average="macro", labels=present, sample_weight=weights))
     if metric == LOSS:
         return float(log_loss(labels, chances, sample_weight=weights, labels=range(logits.shape[1])))
     score = roc_auc_score if metric == AUROC else average_precision_score
-    ranks = log_softmax(logits, 1)  # as given to ours: what is equal before is not always so after it
-    return float(np.mean([score(labels == k, ranks[:, k], sample_weight=weights) for k in there]))
+    ranks = log_softmax(logits, 1)  # the same input as ours, because softmax may break or create ties
+    return float(np.mean([score(labels == k, ranks[:, k], sample_weight=weights) for k in present]))
 
 
 @pytest.fixture(scope="module")
-def drawn() -> tuple[Any, Any]:
+def labels_and_logits() -> tuple[Any, Any]:
+    """Return labels of three unequal classes and logits with ties."""
     random = np.random.default_rng(0)
     labels = random.choice(len(SHARES), 120, p=SHARES)
-    return labels, logits_of(labels, random, 1.0).round(1)  # with ties
+    return labels, logits_of(labels, random, 1.0).round(1)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_values_are_those_of_scikit_learn_and_influences_their_derivatives(drawn: Any, metric: Metric) -> None:
-    labels, logits = drawn
-    found = measure(metric, said(labels, logits))
-    assert found is not None and found.value == pytest.approx(theirs(metric, labels, logits), abs=1e-9)
+def test_values_equal_sklearn_and_influences_its_derivatives(labels_and_logits: Any, metric: Metric) -> None:
+    labels, logits = labels_and_logits
+    found = measure(metric, predictions_of(labels, logits))
+    assert found is not None and found.value == pytest.approx(sklearn_value(metric, labels, logits), abs=1e-9)
     assert found.influence.mean() == pytest.approx(0, abs=1e-9)
-    assert_influences(found, lambda weights: theirs(metric, labels, logits, weights))
+    assert_influences(found, lambda weights: sklearn_value(metric, labels, logits, weights))
 
 
 def assert_influences(found: Measured, weighted: Callable[[Any], float]) -> None:
-    """Assert that influences are the derivatives by the weight of an image of what is computed with weights."""
+    """Assert that each influence is the derivative of the metric by the weight of an image."""
     count = len(found.influence)
     for number in range(0, count, 7):
         moved = []
@@ -79,29 +80,29 @@ def assert_influences(found: Measured, weighted: Callable[[Any], float]) -> None
 
 
 @pytest.mark.parametrize("metric", [MACRO_F1, MAP, AUROC], ids=lambda metric: metric.name)
-def test_of_several_classes_of_an_image_each_is_measured_as_scikit_learn_does(metric: Metric) -> None:
+def test_multi_label_metrics_equal_those_of_sklearn(metric: Metric) -> None:
     random = np.random.default_rng(0)
     labels = random.random((90, 4)) < (0.05, 0.3, 0.6, 0.9)
     logits = (random.normal(size=labels.shape) + labels).round(1)  # with ties
 
-    def theirs_of_several(weights: Any = None) -> float:
+    def sklearn_multi_label(weights: Any = None) -> float:
         if metric == MACRO_F1:
             return float(f1_score(labels, logits > 0, average="macro", sample_weight=weights))
         score = roc_auc_score if metric == AUROC else average_precision_score
         return float(score(labels, logits, average="macro", sample_weight=weights))
 
     found = measure(metric, Said(labels, logits > 0, scores=logits))
-    assert found is not None and found.value == pytest.approx(theirs_of_several(), abs=1e-9)
+    assert found is not None and found.value == pytest.approx(sklearn_multi_label(), abs=1e-9)
     assert found.influence.mean() == pytest.approx(0, abs=1e-9)
-    assert_influences(found, theirs_of_several)
+    assert_influences(found, sklearn_multi_label)
 
 
-def test_each_of_several_classes_has_the_precision_recall_and_f1_of_scikit_learn() -> None:
+def test_multi_label_rows_equal_sklearn_per_class() -> None:
     random = np.random.default_rng(1)
     labels, logits = random.random((60, 3)) < (0.0, 0.3, 0.6), random.normal(size=(60, 3))
     rows = label_scores.rows(labels, logits, ("a", "b", "c"))
-    theirs_of_each = precision_recall_fscore_support(labels, logits > 0, zero_division=np.nan)
-    for name, expected in zip(("precision", "recall", "f1", "images"), theirs_of_each, strict=True):
+    sklearn_per_class = precision_recall_fscore_support(labels, logits > 0, zero_division=np.nan)
+    for name, expected in zip(("precision", "recall", "f1", "images"), sklearn_per_class, strict=True):
         assert [np.nan if row[name] is None else row[name] for row in rows] == pytest.approx(expected, nan_ok=True)
     assert [row["average_precision"] for row in rows] == [
         None,
@@ -109,24 +110,24 @@ def test_each_of_several_classes_has_the_precision_recall_and_f1_of_scikit_learn
     ]
 
 
-def test_a_class_without_an_image_is_left_out_and_one_alone_has_no_auroc(drawn: Any) -> None:
-    labels, logits = (part[drawn[0] != 2] for part in drawn)
+def test_class_without_images_is_left_out_of_the_mean(labels_and_logits: Any) -> None:
+    labels, logits = (part[labels_and_logits[0] != 2] for part in labels_and_logits)
     for metric in (BALANCED_ACCURACY, MACRO_F1, AUROC):
         with np.errstate(all="raise"):
-            found = measure(metric, said(labels, logits))
+            found = measure(metric, predictions_of(labels, logits))
         assert found is not None
-        if metric == BALANCED_ACCURACY:  # which warns of classes that are only said
+        if metric == BALANCED_ACCURACY:  # scikit-learn warns of classes that are only predicted
             recall = [(logits.argmax(1) == labels)[labels == k].mean() for k in (0, 1)]
             assert found.value == pytest.approx(np.mean(recall))
         else:
-            assert found.value == pytest.approx(theirs(metric, labels, logits), abs=1e-9)
-    alone = measure(AUROC, said(labels[labels == 1], logits[labels == 1]))
+            assert found.value == pytest.approx(sklearn_value(metric, labels, logits), abs=1e-9)
+    alone = measure(AUROC, predictions_of(labels[labels == 1], logits[labels == 1]))
     assert alone is not None and np.isnan(alone.value)
-    assert measure(ACCURACY, said(labels, logits)) is None
+    assert measure(ACCURACY, predictions_of(labels, logits)) is None
 
 
 @pytest.mark.parametrize("metric", [MACRO_F1, MAP, AUROC], ids=lambda metric: metric.name)
-def test_images_that_are_all_of_no_class_define_no_mean_over_classes(metric: Metric) -> None:
+def test_images_without_labels_have_undefined_means(metric: Metric) -> None:
     with np.errstate(all="raise"):
         found = measure(metric, Said(np.zeros((5, 3), bool), np.ones((5, 3), bool), scores=np.ones((5, 3))))
     assert found is not None and np.isnan(found.value) and not found.influence.any()
@@ -134,42 +135,43 @@ def test_images_that_are_all_of_no_class_define_no_mean_over_classes(metric: Met
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_intervals_of_differences_hold_the_truth_95_times_in_100(metric: Metric) -> None:
+def test_intervals_of_differences_have_95_percent_coverage(metric: Metric) -> None:
     random = np.random.default_rng(1)
 
     def draw(images: int) -> tuple[float, Any, float]:
         labels = random.choice(len(SHARES), images, p=SHARES)
         one = logits_of(labels, random, 1.5)
-        pair = [measure(metric, said(labels, logits)) for logits in (one, one + random.normal(size=one.shape) * 0.7)]
+        other = one + random.normal(size=one.shape) * 0.7
+        pair = [measure(metric, predictions_of(labels, logits)) for logits in (one, other)]
         assert pair[0] and pair[1]
         return pair[0].value - pair[1].value, pair[0].influence - pair[1].influence, pair[0].least
 
     truth = draw(200_000)[0]
     samples = [draw(150) for _ in range(400)]
-    held = [truth in statistics.by_influence(gap, influence, least) for gap, influence, least in samples]
-    assert 0.92 <= np.mean(held) <= 0.99
+    covered = [truth in statistics.by_influence(gap, influence, least) for gap, influence, least in samples]
+    assert 0.92 <= np.mean(covered) <= 0.99
 
 
-def test_where_nothing_differs_the_interval_is_as_wide_as_half_an_image_of_the_rarest_class(drawn: Any) -> None:
-    labels, logits = drawn
-    found = measure(BALANCED_ACCURACY, said(labels, logits))
+def test_equal_runs_have_an_interval_of_half_an_image(labels_and_logits: Any) -> None:
+    labels, logits = labels_and_logits
+    found = measure(BALANCED_ACCURACY, predictions_of(labels, logits))
     assert found is not None
     within = statistics.by_influence(0.0, found.influence - found.influence, found.least)
     half_an_image = 1 / 3 / np.bincount(labels).min() / 2
     assert within.high == pytest.approx(1.96 * half_an_image, rel=1e-3) and within.low == -within.high
 
 
-def test_what_is_as_sure_as_numbers_go_is_still_told_apart() -> None:
-    drawn = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    chances = softmax(drawn.astype(np.float64), 1)
-    assert log_odds(drawn) == pytest.approx(np.log(chances / (1 - chances)))
+def test_auroc_orders_saturated_logits() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    chances = softmax(logits.astype(np.float64), 1)
+    assert log_odds(logits) == pytest.approx(np.log(chances / (1 - chances)))
     sure = np.array([[20, 0], [25, 0], [30, 0], [18, 0]], np.float32)
     found = measure(AUROC, Said(np.array([1, 0, 0, 1]), np.zeros(4, np.int64), scores=log_odds(sure)))
     assert found is not None and found.value == 1.0
 
 
 @pytest.mark.parametrize("metric", [MAP, AUROC], ids=lambda metric: metric.name)
-def test_an_image_that_alone_is_not_of_a_class_counts_as_one_that_alone_is(metric: Metric) -> None:
+def test_single_negative_image_sets_the_least_step(metric: Metric) -> None:
     labels, logits = np.ones((40, 2), bool), np.random.default_rng(0).normal(size=(40, 2))
     labels[3, 0] = labels[:20, 1] = False
     found = measure(metric, Said(labels, logits > 0, scores=logits))

@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they claim, and numbers agree with what can be worked out by hand."""
+"""Coverage of the confidence intervals, and their agreement with published and hand-computed values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from frostline.report.calibration import calibration
 from frostline.report.metric_scores import Said, measure
 from frostline.report.statistics import Interval, paired_bootstrap, t_interval, unpaired, welch, wilson
 
-SIMULATIONS = 1500  # the share of 95% intervals that hold is then known to +-1.1 points
+SIMULATIONS = 1500  # coverage of 95% intervals is then known to +-1.1 points
 rng = np.random.default_rng
 
 
@@ -29,7 +29,7 @@ def coverage(intervals: list[Interval], truth: float) -> float:
     ("images", "only_first", "only_second"),
     [(360, 0.035, 0.01), (1000, 0.01, 0.01), (360, 0.01, 0.001)],
 )
-def test_the_paired_bootstrap_holds_a_true_difference_and_none(images, only_first, only_second, monkeypatch):
+def test_paired_bootstrap_has_95_percent_coverage(images, only_first, only_second, monkeypatch):
     monkeypatch.setattr(statistics, "_DRAWS", 2000)
     random, found = rng(0), []
     for seed in range(SIMULATIONS):
@@ -43,7 +43,7 @@ def test_the_paired_bootstrap_holds_a_true_difference_and_none(images, only_firs
 
 @pytest.mark.parametrize("truth", [0.0, 0.02])
 @pytest.mark.parametrize("seeds", [2, 5])
-def test_intervals_over_seeds_hold_a_true_difference_and_none(truth, seeds):
+def test_seed_intervals_have_95_percent_coverage(truth, seeds):
     random = rng(1)
     first = random.normal(0.9 + truth, 0.01, (SIMULATIONS, seeds))
     second = random.normal(0.9, 0.01, (SIMULATIONS, seeds))
@@ -54,29 +54,29 @@ def test_intervals_over_seeds_hold_a_true_difference_and_none(truth, seeds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "spread"), [(2, 3.0), (3, 0.8), (3, 2.0), (5, 0.5), (5, 2.0)])
-def test_intervals_over_few_seeds_hold_although_accuracies_move_in_whole_images(seeds, spread):
+def test_few_seed_intervals_cover_despite_rounding_to_images(seeds, spread):
     random, images = rng(6), 359
     truth = random.uniform(-3, 3, (2 * SIMULATIONS, 1))  # images
     right = [np.round(random.normal(300 + add, spread, (2 * SIMULATIONS, seeds))) for add in (truth, 0)]
     found = [t_interval(a, statistics.step(images)) for a in (right[0] - right[1]) / images]
-    held = sum(float(value) / images in one for value, one in zip(truth[:, 0], found, strict=True)) / len(found)
-    assert 0.94 <= held <= 0.975
+    covered = sum(float(value) / images in one for value, one in zip(truth[:, 0], found, strict=True)) / len(found)
+    assert 0.94 <= covered <= 0.975
 
 
-def test_the_seeds_that_an_interval_needs_are_counted_with_their_own_quantile():
+def test_seeds_to_resolve_use_their_own_t_quantile():
     values = np.array([0.01, 0.03, -0.01])  # mean 1, deviation 2 points: t(17) 2 / sqrt(18) is the first below 1
     assert statistics.seeds_to_resolve(0.01, t_interval(values), 3, paired=True) == 18
     assert statistics.seeds_to_resolve(1e-9, t_interval(values), 3, paired=True) == 10_000
 
 
-def test_the_interval_of_an_accuracy_holds_it():
+def test_wilson_interval_has_95_percent_coverage():
     random = rng(2)
     for truth in (0.5, 0.9, 0.97):
         found = [wilson(int(right), 359) for right in random.binomial(359, truth, SIMULATIONS)]
         assert 0.93 <= coverage(found, truth) <= 0.97
 
 
-def test_known_intervals():
+def test_intervals_equal_published_and_scipy_values():
     first, second = (56, 70), (48, 80)
     found = unpaired(first, second)  # Newcombe 1998, table II (a)
     assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
@@ -90,37 +90,37 @@ def test_known_intervals():
     assert (welch(values, other).low, welch(values, other).high) == pytest.approx((expected.low, expected.high))
 
 
-def test_the_interval_of_an_accuracy_stays_within_what_accuracies_can_be():
+def test_clamped_interval_stays_within_0_and_1():
     assert statistics.clamped(t_interval([0.3, 0.9])) == Interval(0.0, 1.0)
 
 
-def test_seeds_that_agree_to_the_digit_are_not_certain():
+def test_equal_seeds_keep_a_positive_interval_width():
     assert t_interval([0.01, 0.01, 0.01]) == Interval(pytest.approx(0.01), pytest.approx(0.01))
     found = t_interval([0.01, 0.01, 0.01], least=1 / 360)
     assert found.low < 0.01 - 1 / 360
 
 
-def test_models_that_agree_everywhere_differ_by_nothing_but_not_for_certain():
+def test_equal_models_keep_a_positive_bootstrap_width():
     same = np.ones(360, bool)
     found = paired_bootstrap(same, same)
     assert 0.0 in found and 0 < found.high < 0.015 and found.low == pytest.approx(-found.high, abs=0.003)
 
 
-def test_the_bootstrap_is_the_same_each_time_and_turns_its_sign_with_its_sides():
+def test_bootstrap_is_deterministic_and_antisymmetric():
     first, second = rng(3).random((2, 500)) < 0.8
     assert paired_bootstrap(first, second) == paired_bootstrap(first, second)
-    there, back = paired_bootstrap(first, second), paired_bootstrap(second, first)
-    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.006)
+    found, back = paired_bootstrap(first, second), paired_bootstrap(second, first)
+    assert (found.low, found.high) == pytest.approx((-back.high, -back.low), abs=0.006)
 
 
-def test_what_several_networks_got_right_is_compared_image_by_image_without_groups_too():
+def test_paired_jackknife_without_groups_pairs_images():
     first, second = rng(5).choice([0.0, 0.5, 1.0], (2, 2000))
     found, apart = statistics.paired_jackknife(first, second, None), first - second
     half = 1.96 * np.hypot(stats.sem(apart, ddof=0), 1 / 2000)
     assert (found.low, found.high) == pytest.approx((apart.mean() - half, apart.mean() + half), abs=1e-5)
 
 
-def test_calibration_by_hand():
+def test_calibration_equals_hand_computation():
     chances = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     found = calibration(chances.max(1), chances.argmax(1) == np.array([0, 1, 1, 1]))
     assert found.ece == pytest.approx((abs(1 - 1.8) + 0.4 + 0.2) / 4)
@@ -129,7 +129,7 @@ def test_calibration_by_hand():
     assert np.isnan(found.accuracy[0])
 
 
-def test_a_model_that_means_what_it_says_is_calibrated():
+def test_only_a_calibrated_model_has_low_ece():
     random = rng(4)
     logits = random.normal(0, 2, (40_000, 3))
     chances, bolder = (softmax(scale * logits, axis=1) for scale in (1, 3))
@@ -138,14 +138,14 @@ def test_a_model_that_means_what_it_says_is_calibrated():
     assert calibration(bolder.max(1), right).ece > 0.1
 
 
-def test_folds_share_training_images_and_so_their_interval_is_corrected():
+def test_fold_interval_is_corrected_for_shared_training_images():
     values = [0.80, 0.84, 0.79, 0.85, 0.82]
     found = statistics.t_interval(values, overlap=1 / 4)
     half = stats.t.ppf(0.975, 4) * np.std(values, ddof=1) * np.sqrt(1 / 5 + 1 / 4)
     assert (found.low, found.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
 
 
-def test_corrected_intervals_over_folds_hold_the_truth_where_plain_ones_do_not():
+def test_corrected_fold_intervals_cover_where_plain_ones_do_not():
     """The difference of two nearest-mean classifiers, one of which sees more features, over five folds of 60 points."""
     random = np.random.default_rng(0)
     means = np.array([[0.0] * 6, [0.7, 0.7, 0.3, 0.3, 0.0, 0.0]])
@@ -163,7 +163,7 @@ def test_corrected_intervals_over_folds_hold_the_truth_where_plain_ones_do_not()
         return right[0] - right[1]
 
     truth = np.mean([gap(draw(48), draw(2000)) for _ in range(300)])
-    held = {0.0: [], 1 / 4: []}
+    covered = {0.0: [], 1 / 4: []}
     for _ in range(300):
         x, y = draw(60)
         folds = random.permutation(60).reshape(5, 12)
@@ -171,16 +171,17 @@ def test_corrected_intervals_over_folds_hold_the_truth_where_plain_ones_do_not()
         for fold in folds:
             rest = np.setdiff1d(np.arange(60), fold)
             gaps.append(gap((x[rest], y[rest]), (x[fold], y[fold])))
-        for overlap, found in held.items():
+        for overlap, found in covered.items():
             found.append(truth in statistics.t_interval(gaps, 0.0, overlap))
-    plain, corrected = (np.mean(found) for found in held.values())
+    plain, corrected = (np.mean(found) for found in covered.values())
     assert corrected >= 0.94 and plain < corrected - 0.03
 
 
 def in_groups(random, count, *, right=0.85, alike=0.5, apart=0.2):
-    """Return what two networks get right of images in `count` groups of 1 to 20, as `(N,)` bool each, and the groups.
+    """Return which images two networks get right, `(N,)` bool each, and the groups of the images.
 
-    Images of a group are `alike` hard, and the networks differ by `apart` of that, mostly by whole groups.
+    There are `count` groups of 1 to 20 images. `alike` is the share of an image's difficulty that its group has in
+    common, `apart` the variance by which the networks differ, mostly by whole groups.
     """
     groups = np.repeat(np.arange(count), random.integers(1, 21, count))
 
@@ -192,8 +193,8 @@ def in_groups(random, count, *, right=0.85, alike=0.5, apart=0.2):
     return *(hard + np.sqrt(apart) * drawn(0.7) < limit for _ in range(2)), groups
 
 
-def leaving_out(value, groups):
-    """Return the interval of `value`, a function of the images that are kept, by leaving out a group at a time."""
+def group_jackknife(value, groups):
+    """Return value, standard error and t quantile of a function of the kept images, by a jackknife over groups."""
     found, names = value(np.full(len(groups), True)), np.unique(groups)
     without = np.array([value(groups != name) for name in names])
     error = np.sqrt((len(names) - 1) / len(names) * ((without - found) ** 2).sum())
@@ -201,21 +202,21 @@ def leaving_out(value, groups):
     return found, error, stats.t.ppf(0.975, 1 / (shares**2).sum() - 1)
 
 
-def test_images_in_groups_are_compared_by_leaving_out_a_group_at_a_time():
+def test_grouped_images_use_a_jackknife_over_groups():
     first, second, groups = in_groups(rng(0), 15)
-    gap, error, quantile = leaving_out(lambda kept: first[kept].mean() - second[kept].mean(), groups)
+    gap, error, quantile = group_jackknife(lambda kept: first[kept].mean() - second[kept].mean(), groups)
     found, half = statistics.paired_jackknife(first, second, groups), quantile * np.hypot(error, 1 / len(groups))
     assert found is not None and (found.low, found.high) == pytest.approx((gap - half, gap + half))
     labels = np.arange(len(groups)) % 3
-    said = np.where(first, labels, (labels + 1) % 3)
+    predicted = np.where(first, labels, (labels + 1) % 3)
     f1 = partial(f1_score, average="macro")
-    value, error, quantile = leaving_out(lambda kept: f1(labels[kept], said[kept]), groups)
-    measured = measure(MACRO_F1, Said(labels, said))
+    value, error, quantile = group_jackknife(lambda kept: f1(labels[kept], predicted[kept]), groups)
+    measured = measure(MACRO_F1, Said(labels, predicted))
     within = statistics.by_influence(measured.value, measured.influence, groups=groups)
-    assert within.high - value == pytest.approx(quantile * error, rel=0.1)  # of what is no mean, to first order
+    assert within.high - value == pytest.approx(quantile * error, rel=0.1)  # F1 is no mean: equal to first order
 
 
-def test_of_many_groups_the_interval_is_that_of_the_cluster_bootstrap():
+def test_jackknife_over_many_groups_equals_cluster_bootstrap():
     first, second, groups = in_groups(rng(1), 300)
     sums, sizes = np.bincount(groups, first.astype(float) - second), np.bincount(groups)
     drawn = rng(2).multinomial(300, np.full(300, 1 / 300), 4000)
@@ -227,60 +228,60 @@ def test_of_many_groups_the_interval_is_that_of_the_cluster_bootstrap():
 
 
 @pytest.mark.parametrize("count", [12, 60])
-def test_intervals_over_groups_hold_the_truth_where_those_over_images_do_not(count):
-    random, held = rng(3), {"groups": [], "images": [], "one": [], "one by images": []}
+def test_group_intervals_cover_where_image_intervals_do_not(count):
+    random, covered = rng(3), {"groups": [], "images": [], "one": [], "one by images": []}
     for _ in range(400):
         first, second, groups = in_groups(random, count)
-        held["groups"].append(0 in statistics.paired_jackknife(first, second, groups))
+        covered["groups"].append(0 in statistics.paired_jackknife(first, second, groups))
         apart = first.astype(float) - second
-        held["images"].append(0 in statistics.by_influence(apart.mean(), apart - apart.mean(), 1 / len(apart)))
+        covered["images"].append(0 in statistics.by_influence(apart.mean(), apart - apart.mean(), 1 / len(apart)))
         worth = statistics.effective_images(first, groups)
-        held["one"].append(0.85 in wilson(first.mean() * worth, worth))
-        held["one by images"].append(0.85 in wilson(int(first.sum()), len(first)))
-    share = {name: np.mean(found) for name, found in held.items()}
+        covered["one"].append(0.85 in wilson(first.mean() * worth, worth))
+        covered["one by images"].append(0.85 in wilson(int(first.sum()), len(first)))
+    share = {name: np.mean(found) for name, found in covered.items()}
     assert 0.92 <= share["groups"] <= 0.99 and 0.89 <= share["one"] <= 0.99, share
     assert share["images"] < 0.85 and share["one by images"] < 0.75, share
 
 
-def test_of_very_unequal_groups_intervals_hold_the_truth_as_often():
-    """Two of 60 groups have half of the images: these are worth eight groups, not 60."""
+def test_intervals_cover_with_very_unequal_groups():
+    """Two of 60 groups have half of the images, so the effective number of groups is eight."""
     random, groups = rng(5), np.repeat(np.arange(60), [290, 290, *[10] * 58])
-    held: dict[str, list[bool]] = {"difference": [], "one": []}
+    covered: dict[str, list[bool]] = {"difference": [], "one": []}
     for _ in range(600):
-        chances = random.dirichlet((0.9, 0.9, 7.2), 60)[groups].cumsum(1)  # one, the other, or neither errs alone
+        chances = random.dirichlet((0.9, 0.9, 7.2), 60)[groups].cumsum(1)  # only the first errs, only the second, none
         draw = random.random(len(groups))
         first, second = draw >= chances[:, 0], (draw < chances[:, 0]) | (draw >= chances[:, 1])
-        held["difference"].append(0 in statistics.paired_jackknife(first, second, groups))
+        covered["difference"].append(0 in statistics.paired_jackknife(first, second, groups))
         worth = statistics.effective_images(first, groups)
-        held["one"].append(0.9 in wilson(first.mean() * worth, worth))
-    share = {name: np.mean(found) for name, found in held.items()}
-    assert share["difference"] >= 0.94 and share["one"] >= 0.93, share  # of 59 degrees of freedom 0.91 both
+        covered["one"].append(0.9 in wilson(first.mean() * worth, worth))
+    share = {name: np.mean(found) for name, found in covered.items()}
+    assert share["difference"] >= 0.94 and share["one"] >= 0.93, share  # with 59 degrees of freedom both are 0.91
 
 
-def test_where_nearly_all_images_are_of_one_group_an_interval_is_one_of_two_groups():
+def test_degrees_of_freedom_are_at_least_one():
     groups = np.repeat(np.arange(9), [992, *[1] * 8])
     within = statistics.by_influence(0.0, np.zeros(1000), 0.001, groups)
-    assert within.high == pytest.approx(0.001 * stats.t.ppf(0.975, 1))  # not of 0.02 degrees of freedom
+    assert within.high == pytest.approx(0.001 * stats.t.ppf(0.975, 1))  # not with 0.02 degrees of freedom
 
 
-def test_images_in_groups_are_worth_as_many_as_are_independent():
+def test_effective_images_count_independent_ones():
     random = rng(4)
     right = random.random(40) < 0.8
     student = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 39)) ** 2
     copies = statistics.effective_images(np.repeat(right, 7), np.repeat(np.arange(40), 7))
-    assert copies == pytest.approx(39 * student)  # each group says one thing alone
+    assert copies == pytest.approx(39 * student)  # the images of a group agree
     first, _, groups = in_groups(random, 25)
-    _, error, quantile = leaving_out(lambda kept: first[kept].mean(), groups)
+    _, error, quantile = group_jackknife(lambda kept: first[kept].mean(), groups)
     expected = first.mean() * (1 - first.mean()) / error**2 * (stats.norm.ppf(0.975) / quantile) ** 2
     assert statistics.effective_images(first, groups) == pytest.approx(expected)
-    twice = statistics.effective_images(np.tile(first, 2), np.tile(groups, 2), 2)  # by two seeds
+    twice = statistics.effective_images(np.tile(first, 2), np.tile(groups, 2), 2)  # two seeds
     assert twice == pytest.approx(expected)
-    alternating = np.arange(200) % 2 == 0  # every group has its share: no better than images that are independent
+    alternating = np.arange(200) % 2 == 0  # groups have equal shares, which is no better than independent images
     known = statistics.effective_images(alternating, np.arange(200) // 10)
     assert known == pytest.approx(200 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 19)) ** 2)
 
 
-def test_where_all_is_right_each_group_counts_once_and_one_group_tells_nothing():
+def test_all_right_counts_groups_and_one_group_is_undefined():
     right, groups = np.full(60, True), np.arange(60) // 6
     student = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
     assert statistics.effective_images(right, groups) == pytest.approx(10 * student)

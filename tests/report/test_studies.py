@@ -1,4 +1,4 @@
-"""A search in the answer: chance in its best trial, what is as good, importances that are Optuna's, and the page."""
+"""Results of a hyperparameter search: optimism, flat optima, importances, Pareto front, and the page."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def accuracy_of(lr: float, decay: float) -> float:
     return 0.9 - 0.05 * (math.log10(lr) + 2) ** 2 - decay
 
 
-def searched(folder: Path, *, trials: int = 30, keys: int = 3, objective: tuple[str, ...] = ()) -> list[Result]:
-    """Return a search of two modes as their results, with every fifth trial stopped early and fresh seeds of the best.
+def search_results(folder: Path, *, trials: int = 30, keys: int = 3, objective: tuple[str, ...] = ()) -> list[Result]:
+    """Return the runs of a search over two modes. Every fifth trial is pruned.
 
-    On fresh seeds the best trial is two points worse.
+    The best trial is confirmed with fresh seeds, on which it is two points worse.
     """
     draw, found = random.Random(1), list[Result]()
     space = dict([*SPACE.items()][:keys])
@@ -69,33 +69,33 @@ def searched(folder: Path, *, trials: int = 30, keys: int = 3, objective: tuple[
     return found
 
 
-def test_by_how_much_the_best_trial_looked_better_is_said_in_text_json_and_page(tmp_path: Path) -> None:
-    results = searched(tmp_path)
+def test_optimism_of_best_trial_is_reported_everywhere(tmp_path: Path) -> None:
+    results = search_results(tmp_path)
     (contest,) = contests(results)
     head, full = studies(results)
     assert full.optimism is not None and full.optimism.gap == pytest.approx(0.019)
     assert full.best == max((one for one in full.trials if one.state == "complete"), key=lambda one: one.value or 0)
     assert f"chance made it look {100 * full.optimism.gap:.1f} points better" in answer(results)
-    told = {one["cell"]: one for one in facts(results)["contests"][0]["search"]}
-    assert told["full"]["best"]["by_chance"] == pytest.approx(0.019)
-    assert told["head"]["trials"] == {"complete": 24, "pruned": 6, "failed": 0}
+    search_facts = {one["cell"]: one for one in facts(results)["contests"][0]["search"]}
+    assert search_facts["full"]["best"]["by_chance"] == pytest.approx(0.019)
+    assert search_facts["head"]["trials"] == {"complete": 24, "pruned": 6, "failed": 0}
     assert head.trials and contest.contenders
     page = html.write(tmp_path / "report.html", results, title="search").read_text()
     section = page[page.index('<section id="search">') : page.index('<section id="cost">')]
     assert section.count("+1.90 points") == 2
 
 
-def test_one_trial_one_epoch_and_one_fresh_seed_are_singular(tmp_path: Path) -> None:
-    results = [run for run in searched(tmp_path, trials=1) if run.choices["seed"] < 2]
+def test_counts_of_one_are_singular(tmp_path: Path) -> None:
+    results = [run for run in search_results(tmp_path, trials=1) if run.choices["seed"] < 2]
     for run in results:
         run.metrics["cost/epochs"] = 1.0
-    told = answer(results)
-    assert "Used: full 1 trial, 1 epoch, " in told and "; head 1 trial, 1 epoch, " in told
-    assert told.count("its fresh seed ") == 2 and "its fresh seeds" not in told
+    text = answer(results)
+    assert "Used: full 1 trial, 1 epoch, " in text and "; head 1 trial, 1 epoch, " in text
+    assert text.count("its fresh seed ") == 2 and "its fresh seeds" not in text
 
 
-def test_importances_are_those_of_optuna(tmp_path: Path) -> None:
-    head, _ = studies(searched(tmp_path))
+def test_importances_equal_those_of_optuna(tmp_path: Path) -> None:
+    head, _ = studies(search_results(tmp_path))
     study = optuna.create_study(direction="maximize")
     for trial in head.trials:
         if trial.state == "complete":
@@ -105,8 +105,8 @@ def test_importances_are_those_of_optuna(tmp_path: Path) -> None:
     assert head.importances == pytest.approx(expected)
 
 
-def test_choices_that_are_no_numbers_are_told_as_they_were_typed(tmp_path: Path) -> None:
-    results = searched(tmp_path, trials=12, keys=2)
+def test_categorical_choices_are_shown_as_typed(tmp_path: Path) -> None:
+    results = search_results(tmp_path, trials=12, keys=2)
     known = {"augment.scale": CategoricalDistribution(["[0.5,1]", "[0.1,1]", "null"])}
     for number, run in enumerate(results):
         run.choices["space"] = {key: distribution_to_json(one) for key, one in known.items()}
@@ -115,12 +115,12 @@ def test_choices_that_are_no_numbers_are_told_as_they_were_typed(tmp_path: Path)
     assert [trial.at["augment.scale"] for trial in head.trials] == ["[0.5,1]", "[0.1,1]", "null"] * 4
 
 
-def test_that_nothing_beyond_the_best_was_tried_is_no_fault_of_a_range_that_goes_on(tmp_path: Path) -> None:
+def test_advice_at_the_edge_depends_on_the_range(tmp_path: Path) -> None:
     for low, high, more in (
         (1e-5, 1.0, "No larger lr of head was tried, though the range goes on to 1: more trials may do better."),
         (1e-3, 1.0061e-3, "No larger lr of head was tried: a wider range may do better."),
     ):
-        results = searched(tmp_path, trials=4, keys=1)[:4]
+        results = search_results(tmp_path, trials=4, keys=1)[:4]
         for number, run in enumerate(results):
             run.choices["space"] = {"lr": distribution_to_json(FloatDistribution(low, high, log=True))}
             run.choices["lr"] = 1.0e-3 + 2e-6 * number
@@ -129,8 +129,8 @@ def test_that_nothing_beyond_the_best_was_tried_is_no_fault_of_a_range_that_goes
         assert more in text and "any lr from" not in text
 
 
-def test_what_is_as_good_reaches_one_standard_error_and_no_trial_beyond_does(tmp_path: Path) -> None:
-    head, _ = studies(searched(tmp_path))
+def test_as_good_values_are_within_one_standard_error(tmp_path: Path) -> None:
+    head, _ = studies(search_results(tmp_path))
     assert head.best is not None and head.best.value is not None and head.error is not None
     alike = [one for one in head.trials if one.value is not None and one.value >= head.best.value - head.error]
     for key in ("lr", "optimizer.weight_decay"):
@@ -139,14 +139,14 @@ def test_what_is_as_good_reaches_one_standard_error_and_no_trial_beyond_does(tmp
     assert head.as_good["augment.flip"] == [
         one for one in (True, False) if one in {t.run.choices["augment.flip"] for t in alike}
     ]
-    alone, _ = studies(searched(tmp_path, keys=1))
+    alone, _ = studies(search_results(tmp_path, keys=1))
     low, high = alone.as_good["lr"]
     within = [one for one in alone.trials if low <= one.run.choices["lr"] <= high]
     assert all(alone.score(one) >= max(map(alone.score, alone.trials)) - alone.error for one in within)
 
 
-def test_the_page_of_a_search_has_its_trials_and_maps_between_them(tmp_path: Path) -> None:
-    results = searched(tmp_path)
+def test_page_has_trials_and_interpolated_maps(tmp_path: Path) -> None:
+    results = search_results(tmp_path)
     page = html.write(tmp_path / "report.html", results, title="search").read_text()
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
     drawn = data["groups"][0]["search"]
@@ -168,19 +168,19 @@ def test_the_page_of_a_search_has_its_trials_and_maps_between_them(tmp_path: Pat
     assert {run["status"] for run in data["runs"]} == {"FINISHED", "PRUNED"}
 
 
-def test_the_optimum_is_flat_as_far_as_nothing_worse_lies_between() -> None:
+def test_flat_range_ends_at_the_first_worse_value() -> None:
     scored = [(1e-4, 0.5), (1e-3, 0.95), (1e-2, 0.96), (1e-1, 0.955), (0.3, 0.9), (1.0, 0.96)]
     assert flat(scored[::-1], 0.02) == (1e-3, 1e-1)
     assert flat(scored, 0.0) == (1e-2, 1e-2)
     assert flat(scored, 1.0) == (1e-4, 1.0)
 
 
-def test_a_trial_that_diverged_ends_it() -> None:
+def test_diverged_trial_ends_the_flat_range() -> None:
     assert flat([(1e-3, 0.9), (1e-2, -math.inf), (1e-1, 0.9)], 0.5) == (1e-3, 1e-3)
 
 
-def test_the_pareto_front_is_over_all_cells_and_its_hypervolume_is_what_it_covers(tmp_path: Path) -> None:
-    results = searched(tmp_path, trials=20, keys=1, objective=("val/accuracy", "cost/train_seconds"))
+def test_pareto_front_and_hypervolume_over_all_cells(tmp_path: Path) -> None:
+    results = search_results(tmp_path, trials=20, keys=1, objective=("val/accuracy", "cost/train_seconds"))
     found = front(results)
     assert found is not None and len(found.points) == 2 * 16
 
@@ -200,10 +200,10 @@ def test_the_pareto_front_is_over_all_cells_and_its_hypervolume_is_what_it_cover
             best = max(best, score)
             area += (best - low) * (end - cost)
         assert volumes == sorted(volumes) and volumes[-1] == pytest.approx(area / box)
-    said = f"{len(found.best)} of 32 trials are on the Pareto front of validation accuracy and training time (s)"
-    assert said in answer(results)
-    told = facts(results)["contests"][0]["pareto"]
-    assert [one["direction"] for one in told["objectives"]] == ["maximize", "minimize"]
-    assert [tuple(one["values"]) for one in told["front"]] == [point.values for point in found.best]
+    sentence = f"{len(found.best)} of 32 trials are on the Pareto front of validation accuracy and training time (s)"
+    assert sentence in answer(results)
+    pareto = facts(results)["contests"][0]["pareto"]
+    assert [one["direction"] for one in pareto["objectives"]] == ["maximize", "minimize"]
+    assert [tuple(one["values"]) for one in pareto["front"]] == [point.values for point in found.best]
     page = html.write(tmp_path / "report.html", results, title="search").read_text()
-    assert page.count('"front":{') == 1 and "front" not in facts(searched(tmp_path))["contests"][0]
+    assert page.count('"front":{') == 1 and "front" not in facts(search_results(tmp_path))["contests"][0]

@@ -1,4 +1,4 @@
-"""What is drawn can be read on a terminal, in a file and as an image."""
+"""Terminal output: plans, progress, tables and verdicts on a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def plan() -> Plan:
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_the_plan_fits_and_says_what_learns_where(width):
+def test_plan_fits_the_width_and_lists_stages(width):
     out = io.StringIO()
     screen(width, out).plan(plan())
     lines = out.getvalue().splitlines()
@@ -109,33 +109,33 @@ def test_the_plan_fits_and_says_what_learns_where(width):
     assert "cpu, fp32, deterministic" in text
 
 
-def test_after_the_first_plan_of_a_kind_what_differs_is_said():
+def test_later_plans_show_only_differences():
     out = io.StringIO()
     shown = screen(80, out)
     shown.plan(plan())
     whole = out.getvalue()
 
-    def said(of: Plan) -> list[str]:
+    def lines_for(of: Plan) -> list[str]:
         out.seek(0), out.truncate()
         shown.plan(of)
         return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
     first, second = plan().phases
     faster = replace(first.stages[1], lr=(0.2, 0.2))
-    assert said(plan()) == said(replace(plan(), name="another seed")) == []
-    assert said(replace(plan(), batch_size=64)) == [
+    assert lines_for(plan()) == lines_for(replace(plan(), name="another seed")) == []
+    assert lines_for(replace(plan(), batch_size=64)) == [
         "input 64x64 pixels of a shorter side of 73, bilinear; batches of 64"
     ]
     with_faster = replace(plan(), phases=(replace(first, stages=(first.stages[0], faster)), second))
-    assert said(with_faster) == ["head: lr 0.2, weight decay 0.01"]
-    assert said(replace(plan(), phases=(first,)))[1].split()[:2] == ["epochs", "stage"]
-    assert len(said(replace(plan(), freeze_mode="full"))) == len(whole.splitlines())
+    assert lines_for(with_faster) == ["head: lr 0.2, weight decay 0.01"]
+    assert lines_for(replace(plan(), phases=(first,)))[1].split()[:2] == ["epochs", "stage"]
+    assert len(lines_for(replace(plan(), freeze_mode="full"))) == len(whole.splitlines())
     out.seek(0), out.truncate()
     shown.plan(plan(), whole=True)
     assert out.getvalue() == whole
 
 
-def test_who_wants_quiet_hears_the_answer_alone(monkeypatch, capsys):
+def test_quiet_prints_only_the_verdict(monkeypatch, capsys):
     monkeypatch.setenv("FROSTLINE_QUIET", "1")
     shown = Screen()
     shown.plan(plan())
@@ -150,7 +150,7 @@ def test_who_wants_quiet_hears_the_answer_alone(monkeypatch, capsys):
     ]
 
 
-def test_a_file_gets_plain_lines_and_no_bars():
+def test_file_output_has_plain_lines_without_bars():
     out = io.StringIO()
     shown = screen(80, out)
     with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
@@ -167,7 +167,7 @@ def test_a_file_gets_plain_lines_and_no_bars():
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_bars_while_a_run_lasts_and_keeps_every_line():
+def test_terminal_shows_bars_and_keeps_every_line():
     out = Terminal()
     shown = screen(80, out)
     for job in range(2):
@@ -177,7 +177,7 @@ def test_a_terminal_shows_bars_while_a_run_lasts_and_keeps_every_line():
                 time.sleep(0.11)  # rich redraws ten times a second
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert "run 2/2" in drawn and "epoch 2/3" in drawn and "left" in drawn
-    kept = on_terminal(out.getvalue())
+    kept = visible_lines(out.getvalue())
     assert [line.split()[0] for line in kept] == [
         "[1/2]",
         "epoch",
@@ -190,8 +190,8 @@ def test_a_terminal_shows_bars_while_a_run_lasts_and_keeps_every_line():
     ]
 
 
-def on_terminal(written: str) -> list[str]:
-    """Return the lines that stay visible, for the few control sequences that rich uses."""
+def visible_lines(written: str) -> list[str]:
+    """Return the lines that stay visible, interpreting the few control sequences that rich uses."""
     lines, row = [""], 0
     for text, code in re.findall(r"([^\x1b\r\n]+)|(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", written):
         if text:
@@ -206,7 +206,7 @@ def on_terminal(written: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def test_the_bars_end_with_the_run_even_when_it_fails():
+def test_progress_bars_end_with_a_failed_run():
     shown = screen(80, io.StringIO())
     with pytest.raises(ValueError, match="diverged"), shown.run("run", job=0, jobs=1, epochs=3):
         raise ValueError("diverged")
@@ -214,7 +214,7 @@ def test_the_bars_end_with_the_run_even_when_it_fails():
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_the_table_is_ordered_and_shows_only_choices_that_differ(width):
+def test_table_is_sorted_and_shows_differing_choices(width):
     out = io.StringIO()
     failed = result(2, "norm", 0, status="FAILED", reason="ValueError: loss is nan", metrics={})
     show(screen(width, out), [result(0, "head", 0.7), failed, result(1, "full", 0.9)])
@@ -227,7 +227,7 @@ def test_the_table_is_ordered_and_shows_only_choices_that_differ(width):
     assert text.splitlines()[-1] == "  failed  norm lr=[0.1]: ValueError: loss is nan (multirun/2)"
 
 
-def test_the_table_says_how_many_seeds_a_mean_is_of():
+def test_table_shows_the_number_of_seeds():
     out = io.StringIO()
     runs = [result(s, "head", 0.7 + s / 10, choices={"freeze_mode": "head", "lr": 0.1, "seed": s}) for s in range(2)]
     choices = {"freeze_mode": "head", "lr": 0.1, "seed": 2}
@@ -236,7 +236,7 @@ def test_the_table_says_how_many_seeds_a_mean_is_of():
     assert re.search(r"2 of 3 +75.00% ±7.07", out.getvalue())
 
 
-def test_a_sweep_in_which_nothing_finished_has_no_empty_table():
+def test_sweep_without_results_prints_no_table():
     out = io.StringIO()
     show(screen(80, out), [result(0, "head", 0, status="KILLED", reason="KeyboardInterrupt", metrics={})])
     assert out.getvalue() == "  killed  head lr=[0.1]: KeyboardInterrupt (multirun/0)\n"
@@ -246,7 +246,7 @@ def test_a_sweep_in_which_nothing_finished_has_no_empty_table():
     ("seconds", "text"),
     [(0.04, "0.0s"), (9.96, "10s"), (59.6, "1m00s"), (185, "3m05s"), (3599.6, "1h00m"), (7620, "2h07m")],
 )
-def test_duration(seconds, text):
+def test_durations_are_rounded_and_formatted(seconds, text):
     assert duration(seconds) == text
 
 
@@ -263,7 +263,7 @@ def grid() -> list[Result]:
     ]
 
 
-def test_a_heading_names_a_metric_only_where_all_are_of_that():
+def test_heading_names_metric_only_if_all_use_it():
     by = {"select": "val/balanced_accuracy"}
     rare = result(1, "full", 0.9, choices={"freeze_mode": "full", **by}, metrics={"best/val_balanced_accuracy": 0.8})
     for found, heading in (([rare], "val balanced accuracy"), ([result(0, "head", 0.9), rare], "val")):
@@ -272,7 +272,7 @@ def test_a_heading_names_a_metric_only_where_all_are_of_that():
 
 
 @pytest.mark.parametrize(("width", "terminal", "costs"), [(80, False, True), (100, True, True), (72, True, False)])
-def test_values_of_the_table_stay_whole_and_costs_give_way(width, terminal, costs):
+def test_narrow_table_drops_costs_before_values(width, terminal, costs):
     out = Terminal() if terminal else io.StringIO()
     show(screen(width, out), grid())
     text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
@@ -283,14 +283,14 @@ def test_values_of_the_table_stay_whole_and_costs_give_way(width, terminal, cost
     assert not terminal or max(map(len, text.splitlines())) <= width
 
 
-def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be_and_later_lines_are_not_changed():
+def test_table_in_a_file_exceeds_the_console_width():
     out = io.StringIO()
     shown = screen(40, out)
     show(shown, grid())
     assert "standard" in out.getvalue() and shown.console.width == 40
 
 
-def test_of_a_long_search_the_table_has_the_best_trials_and_the_fresh_seeds_of_the_best():
+def test_long_search_table_has_best_trials_and_confirmation():
     out, marks = io.StringIO(), {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
     trials = [result(n, "head", n / 100, choices={**marks, "lr": (n + 1) / 1e4, "trial": n}) for n in range(60)]
     fresh = result(60, "head", 0.01, choices={**marks, "lr": 0.006, "seed": 1, "confirms": 59})
@@ -300,7 +300,7 @@ def test_of_a_long_search_the_table_has_the_best_trials_and_the_fresh_seeds_of_t
     assert "20 more trials are in the report." in out.getvalue()
 
 
-def test_a_narrow_terminal_shows_every_number_of_the_table_and_every_stage_of_the_plan():
+def test_narrow_terminal_shows_all_numbers_and_stages():
     out = Terminal()
     shown = screen(40, out)
     show(shown, grid())

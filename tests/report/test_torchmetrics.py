@@ -1,13 +1,15 @@
-"""Measures are those of torchmetrics, in which people know them, as well as of scikit-learn."""
+"""Metrics equal those of torchmetrics."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY, MACRO_F1, MAP, Metric
 from frostline.report.metric_scores import Said, log_odds, measure
@@ -16,37 +18,42 @@ COUNT, CLASSES = 200, 5
 
 
 @pytest.fixture
-def theirs() -> Any:
-    """Return torchmetrics' functions, which only who runs this loads."""
+def torchmetrics() -> Any:
+    """Return the functions of torchmetrics, imported only when these tests run."""
     return importlib.import_module("torchmetrics.functional.classification")
 
 
-def value(metric: Metric, said: Said) -> float:
-    found = measure(metric, said)
-    assert found is not None
-    return found.value
+def assert_equal(predictions: Said, references: dict[Metric, Callable], *inputs: Tensor, **how: Any) -> None:
+    """Assert that each metric of `predictions` is what torchmetrics computes."""
+    for metric, reference in references.items():
+        found = measure(metric, predictions)
+        assert found is not None and found.value == pytest.approx(float(reference(*inputs, **how))), metric.name
 
 
-def test_of_one_class_an_image(theirs: Any) -> None:
+def test_single_label_metrics_equal_torchmetrics(torchmetrics: Any) -> None:
     random = np.random.default_rng(0)
     labels = random.choice(CLASSES, COUNT, p=(0.6, 0.2, 0.1, 0.05, 0.05))
     logits = random.normal(size=(COUNT, CLASSES))
     logits[np.arange(COUNT), labels] += 1
-    guessed, target, how = torch.tensor(logits), torch.tensor(labels), {"num_classes": CLASSES, "average": "macro"}
-    said = Said(labels, logits.argmax(1), scores=log_odds(logits))
-    assert value(BALANCED_ACCURACY, said) == pytest.approx(float(theirs.multiclass_recall(guessed, target, **how)))
-    assert value(MACRO_F1, said) == pytest.approx(float(theirs.multiclass_f1_score(guessed, target, **how)))
-    assert value(AUROC, said) == pytest.approx(float(theirs.multiclass_auroc(guessed, target, **how)))
-    assert value(MAP, said) == pytest.approx(float(theirs.multiclass_average_precision(guessed, target, **how)))
+    references = {
+        BALANCED_ACCURACY: torchmetrics.multiclass_recall,
+        MACRO_F1: torchmetrics.multiclass_f1_score,
+        AUROC: torchmetrics.multiclass_auroc,
+        MAP: torchmetrics.multiclass_average_precision,
+    }
+    predictions = Said(labels, logits.argmax(1), scores=log_odds(logits))
+    inputs = torch.tensor(logits), torch.tensor(labels)
+    assert_equal(predictions, references, *inputs, num_classes=CLASSES, average="macro")
 
 
-def test_of_several_classes_an_image(theirs: Any) -> None:
+def test_multi_label_metrics_equal_torchmetrics(torchmetrics: Any) -> None:
     random = np.random.default_rng(0)
     labels = random.random((COUNT, CLASSES)) < (0.05, 0.2, 0.4, 0.6, 0.9)
     logits = random.normal(size=labels.shape) + labels
-    guessed, target = torch.tensor(logits), torch.tensor(labels).int()
-    how = {"num_labels": CLASSES, "average": "macro"}
-    said = Said(labels, logits > 0, scores=logits)
-    assert value(MACRO_F1, said) == pytest.approx(float(theirs.multilabel_f1_score(guessed, target, **how)))
-    assert value(AUROC, said) == pytest.approx(float(theirs.multilabel_auroc(guessed, target, **how)))
-    assert value(MAP, said) == pytest.approx(float(theirs.multilabel_average_precision(guessed, target, **how)))
+    references = {
+        MACRO_F1: torchmetrics.multilabel_f1_score,
+        AUROC: torchmetrics.multilabel_auroc,
+        MAP: torchmetrics.multilabel_average_precision,
+    }
+    predictions, inputs = Said(labels, logits > 0, scores=logits), (torch.tensor(logits), torch.tensor(labels).int())
+    assert_equal(predictions, references, *inputs, num_labels=CLASSES, average="macro")

@@ -1,4 +1,4 @@
-"""The verdict selects on validation, reports on test, and admits what it does not know."""
+"""The verdict: it selects on validation, reports on test, and states its uncertainty."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def result(
     return Result(job, f"run {job}", "", None, status, None, chosen, metrics, {"test": 1000})
 
 
-def test_a_cell_holds_all_seeds_of_one_point_of_the_grid():
+def test_cell_holds_all_seeds_of_a_grid_point():
     results = [result(seed, "head", 0.9 + seed / 100, 0.8 + seed / 10, seed=seed) for seed in range(2)]
     (cell,) = cells([*results, result(2, "head", 0.0, 0.0, status="FAILED", seed=2)])
     assert "seed" not in cell.choices
@@ -57,7 +57,7 @@ def test_a_cell_holds_all_seeds_of_one_point_of_the_grid():
     assert cell.spread(TEST) == pytest.approx(0.1 / math.sqrt(2))
 
 
-def test_folds_that_only_one_side_has_tell_nothing_and_one_that_both_have_is_called_a_fold():
+def test_only_common_folds_are_compared():
     head = [result(fold, "head", 0.9, 0.8 + fold / 100, **{"data.fold": fold}) for fold in range(3)]
     full = [result(fold, "full", 0.8, 0.7, **{"data.fold": fold}) for fold in range(2, 5)]
     assert "Undecided: " in answer([*head, *full[1:]]) and "points, no fold in common)" in answer([*head, *full[1:]])
@@ -68,15 +68,15 @@ def test_folds_that_only_one_side_has_tell_nothing_and_one_that_both_have_is_cal
     assert "; one seed, " in answer(whole)
 
 
-def test_a_validation_split_that_is_all_right_leaves_a_standard_error_of_about_an_image():
-    """With none at all a trial that is one image behind was not as good as the best."""
+def test_perfect_validation_keeps_a_standard_error():
+    """Without it, a trial that is one image behind the best would count as worse."""
     (sure,) = [replace(run, images={"val": 144}) for run in [result(0, "head", 1.0, 0.9)]]
     assert standard_error(ACCURACY, [sure]) == pytest.approx(math.sqrt(143 / 144) / 144)
     nearly = replace(sure, metrics=sure.metrics | {VAL: 143 / 144})
     assert standard_error(ACCURACY, [nearly]) == pytest.approx(standard_error(ACCURACY, [sure]))
 
 
-def test_the_standard_error_of_a_loss_is_how_far_its_seeds_are_apart():
+def test_standard_error_of_loss_is_the_seed_deviation():
     runs = [result(seed, "head", 0.9, 0.9, seed=seed) for seed in range(3)]
     runs = [replace(run, metrics=run.metrics | {LOSS.val: 0.1 * run.job}) for run in runs]
     assert standard_error(LOSS, runs) == pytest.approx(0.1)
@@ -89,7 +89,7 @@ def test_one_seed_has_no_spread():
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=8), st.randoms())
-def test_cells_are_ordered_by_validation_with_failed_ones_last_however_the_results_arrive(runs, random):
+def test_cells_are_ordered_by_validation_with_failed_last(runs, random):
     results = [
         result(job, "full", val, 0.5, lr=job, status="FINISHED" if ok else "FAILED")
         for job, (val, ok) in enumerate(runs)
@@ -103,18 +103,18 @@ def test_cells_are_ordered_by_validation_with_failed_ones_last_however_the_resul
     assert cells(results) == ranked
 
 
-def test_a_diverged_cell_never_ranks_first():
+def test_diverged_cell_never_ranks_first():
     assert (
         cells([result(0, "full", math.nan, math.nan), result(1, "head", 0.2, 0.2)])[0].choices["freeze_mode"] == "head"
     )
 
 
-def test_varying_names_what_differs():
+def test_varying_returns_the_keys_that_differ():
     assert varying([result(0, "head", 0, 0, lr=1e-3), result(1, "full", 0, 0, lr=1e-4)]) == ["freeze_mode", "lr"]
     assert varying([result(0, "head", 0, 0)]) == []
 
 
-def test_the_winner_is_the_one_of_validation_with_gap_lr_cost_and_what_to_try():
+def test_winner_by_validation_with_gap_lr_cost_and_command():
     results = [
         result(0, "head", 0.80, 0.80, lr=1e-2, seconds=2),
         result(1, "head", 0.70, 0.99, lr=1e-3, seconds=2),
@@ -130,43 +130,55 @@ def test_the_winner_is_the_one_of_validation_with_gap_lr_cost_and_what_to_try():
     )
 
 
-def predicted(folder: Path, right: np.ndarray, ids: np.ndarray | None = None, groups: np.ndarray | None = None) -> str:
-    """Write the predictions of a run that got `right` of the images, and return its folder."""
+def write_predictions(folder: Path, right: np.ndarray, labels: np.ndarray | None = None, **more: np.ndarray) -> str:
+    """Write predictions on images of which `right` are classified correctly, and return the folder.
+
+    All images are of class 0 unless `labels`, of classes 0 and 1, are given. `more` holds `ids` or `groups`.
+    """
     folder.mkdir()
-    said, labels = (~right).astype(np.int32)[:, None], np.zeros(len(right), np.int64)
-    tensors = {"top_classes": said, "top_log_probabilities": np.zeros_like(said, np.float32), "labels": labels}
+    if labels is None:
+        labels = np.zeros(len(right), np.int64)
+    else:
+        write_counts(folder, a=int((labels == 0).sum()), b=int(labels.sum()))
+    tensors = {"top_classes": np.where(right, labels, 1 - labels).astype(np.int32)[:, None], "labels": labels}
+    tensors |= {"top_log_probabilities": np.zeros((len(right), 1), np.float32), "ids": np.arange(len(right)), **more}
     tensors["label_log_probabilities"] = np.zeros(len(right), np.float32)
-    tensors["ids"] = np.arange(len(right)) if ids is None else ids
-    tensors |= {} if groups is None else {"groups": groups}
     save_file(tensors, folder / "test_predictions.safetensors")
     return str(folder)
 
 
+def write_counts(folder: Path, **images: int) -> None:
+    """Write how many test images each class has."""
+    rows = [{"class": name, "images": count} for name, count in images.items()]
+    (folder / "per_class.json").write_text(json.dumps(rows))
+
+
 def test_one_seed_is_compared_image_by_image(tmp_path):
     right = np.ones((2, 1000), bool)
-    right[0, :20], right[1, :50] = False, False  # only the second errs in 30 images, nowhere only the first
+    right[0, :20], right[1, :50] = False, False  # the second errs in 30 more images, the first in no others
     runs = [result(0, "full", 0.9, 0.98), result(1, "head", 0.8, 0.95)]
-    runs = [replace(run, folder=predicted(tmp_path / str(run.job), row)) for run, row in zip(runs, right, strict=True)]
+    runs = [replace(run, folder=write_predictions(tmp_path / str(run.job), right[run.job])) for run in runs]
     text = answer(runs)
     assert "one seed, paired bootstrap over 1,000 test images" in text
     low, high = map(float, re.search(r"95% interval (\S+) to (\S+);", text).groups())
     assert 1.9 <= low <= 2.1 and 3.9 <= high <= 4.2  # binomial: 3.0 +- 1.96 * 0.54
-    other = replace(runs[1], folder=predicted(tmp_path / "3", right[1], ids=np.arange(1000) + 7))
+    other = replace(runs[1], folder=write_predictions(tmp_path / "3", right[1], ids=np.arange(1000) + 7))
     assert "1,000 test images each, not paired" in answer([runs[0], other])
 
 
-def grouped(run: Result, folder: Path, right: np.ndarray, groups: np.ndarray) -> Result:
-    """Return the result of a run that got `right` of the images, of which those of a group are not independent."""
+def with_groups(run: Result, folder: Path, right: np.ndarray, groups: np.ndarray, **more: np.ndarray) -> Result:
+    """Return `run` with predictions on images in groups, of which `right` are classified correctly."""
     worth = statistics.effective_images(right, groups)
     metrics = {"test/groups": float(len(set(groups))), "test/effective_images": worth, "best/val_effective_images": 9.0}
-    return replace(run, folder=predicted(folder, right, groups=groups), metrics=run.metrics | metrics)
+    folder_name = write_predictions(folder, right, groups=groups, **more)
+    return replace(run, folder=folder_name, metrics=run.metrics | metrics)
 
 
-def test_images_in_groups_are_compared_group_by_group(tmp_path):
+def test_grouped_images_are_compared_group_by_group(tmp_path):
     right, patients = np.ones((2, 1000), bool), np.arange(1000) // 50 * 50
-    right[0, :20], right[1, :50] = False, False  # what only the second gets wrong is of one patient of 20
+    right[0, :20], right[1, :50] = False, False  # the 30 more errors of the second are of one patient of 20
     runs = [result(0, "full", 0.9, 0.98), result(1, "head", 0.8, 0.95)]
-    runs = [grouped(run, tmp_path / str(run.job), row, patients) for run, row in zip(runs, right, strict=True)]
+    runs = [with_groups(run, tmp_path / str(run.job), row, patients) for run, row in zip(runs, right, strict=True)]
     within = statistics.paired_jackknife(*right, patients)
     assert answer(runs).startswith(
         "Undecided: fine-tuning (full) 98.0%, feature extraction (head) 95.0% on the test split (+3.0 points, 95% "
@@ -188,17 +200,14 @@ def test_images_in_groups_are_compared_group_by_group(tmp_path):
     assert contests(moved)[0].difference.interval == apart and one.interval == alone and two.interval.low < 0.9
 
 
-def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_path):
+def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
     runs, patients = [], np.arange(400) // 20 * 20
     for job, mode in enumerate(("full", "head")):
         wrong = np.random.default_rng(job).random(20).repeat(20) < 0.1 + 0.05 * job  # by whole patients
         run = result(job, mode, 0.9 - job / 10, 1 - wrong.mean(), select="val/macro_f1")
-        run = grouped(replace(run, metrics=run.metrics | {"best/val_macro_f1": 0.9}), tmp_path / mode, ~wrong, patients)
-        found = load_file(Path(run.folder) / "test_predictions.safetensors")
-        found["labels"] = (np.arange(400) % 20 < 6).astype(np.int64)
-        found["top_classes"] = np.where(wrong, 1 - found["labels"], found["labels"]).astype(np.int32)[:, None]
-        save_file(found, Path(run.folder) / "test_predictions.safetensors")
-        (Path(run.folder) / "per_class.json").write_text('[{"class":"a","images":280},{"class":"b","images":120}]')
+        run = replace(run, metrics=run.metrics | {"best/val_macro_f1": 0.9})
+        labels = (np.arange(400) % 20 < 6).astype(np.int64)
+        run = with_groups(run, tmp_path / mode, ~wrong, patients, labels=labels)
         score = predictions.read(run.folder).measured(MACRO_F1)
         runs.append(replace(run, metrics=run.metrics | {"test/macro_f1": score.value}))
     one, two = (predictions.read(run.folder).measured(MACRO_F1) for run in runs)
@@ -222,35 +231,34 @@ def test_other_metrics_and_the_largest_class_are_compared_group_by_group(tmp_pat
     assert baseline.lead(several, largest).interval == statistics.paired_jackknife(both, first, patients)
 
 
-def test_one_group_of_images_says_nothing_of_others(tmp_path):
+def test_images_of_one_group_are_undecided(tmp_path):
     right, patient = np.arange(2000).reshape(2, 1000) % 1000 >= [[20], [500]], np.zeros(1000, np.int64)
     runs = [result(0, "full", 0.9, 0.98), result(1, "head", 0.8, 0.5)]
-    runs = [grouped(run, tmp_path / str(run.job), row, patient) for run, row in zip(runs, right, strict=True)]
-    told = "(+48.0 points, one seed, paired jackknife over 1,000 test images, all of one group)"
+    runs = [with_groups(run, tmp_path / str(run.job), row, patient) for run, row in zip(runs, right, strict=True)]
+    gap = "(+48.0 points, one seed, paired jackknife over 1,000 test images, all of one group)"
     assert answer(runs).startswith(
-        f"Undecided: fine-tuning (full) 98.0%, feature extraction (head) 50.0% on the test split {told}"
+        f"Undecided: fine-tuning (full) 98.0%, feature extraction (head) 50.0% on the test split {gap}"
     )
     alone = "full) reached 98.0% on the test split (one seed, over 1,000 test images, all of one group)"
     assert alone in answer(runs[:1])
     assert contests([replace(run, folder="") for run in runs])[0].difference.interval is None
 
 
-def rare(folder: Path, said: list[int], job: int = 0, mode: str = "full", **choices: Any) -> Result:
-    """Return a result on 30 test images of `big`, one of `small` and none of `none`, of which a run says `said`."""
+def imbalanced(folder: Path, predicted: list[int], job: int = 0, mode: str = "full", **choices: Any) -> Result:
+    """Return a result with predictions on 30 test images of `big`, one of `small` and none of `none`."""
     (own := folder / str(job)).mkdir()
     labels = np.array([0] * 30 + [1])
-    tensors = {"labels": labels, "ids": np.arange(31), "top_classes": np.array(said, np.int32)[:, None]}
+    tensors = {"labels": labels, "ids": np.arange(31), "top_classes": np.array(predicted, np.int32)[:, None]}
     tensors |= {"top_log_probabilities": np.zeros((31, 1), np.float32), "label_log_probabilities": np.zeros(31)}
     save_file(tensors, own / "test_predictions.safetensors")
-    counts = [{"class": name, "images": count} for name, count in (("big", 30), ("small", 1), ("none", 0))]
-    (own / "per_class.json").write_text(json.dumps(counts))
-    right = float(np.mean(labels == said))
+    write_counts(own, big=30, small=1, none=0)
+    right = float(np.mean(labels == predicted))
     return replace(result(job, mode, right, right, **choices), folder=str(own), images={"test": 31})
 
 
-def test_a_majority_is_not_called_an_answer(tmp_path):
+def test_largest_class_baseline_is_not_beaten(tmp_path):
     always, worse = [0] * 31, [0] * 29 + [1, 0]
-    runs = [rare(tmp_path, always), rare(tmp_path, worse, 1, "head")]
+    runs = [imbalanced(tmp_path, always), imbalanced(tmp_path, worse, 1, "head")]
     text, missing = answer(runs), "Not tested, for lack of test images: none."
     assert re.fullmatch(
         r"No result surely beats always naming the largest class: big is 96\.8% of the test split, and fine-tuning "
@@ -261,7 +269,7 @@ def test_a_majority_is_not_called_an_answer(tmp_path):
     assert contests(runs)[0].outcome == "majority"
     alone = answer(runs[:1])
     assert alone.startswith("No result surely beats always naming the largest class: big") and alone.endswith(missing)
-    several = [rare(tmp_path, always, 2 + seed, seed=seed) for seed in range(2)]
+    several = [imbalanced(tmp_path, always, 2 + seed, seed=seed) for seed in range(2)]
     assert answer([*several, runs[1]]).startswith(
         "No result surely beats always naming the largest class: big is 96.8%"
     )
@@ -269,11 +277,10 @@ def test_a_majority_is_not_called_an_answer(tmp_path):
     assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: no result surely beats")
 
 
-def test_the_largest_class_of_folds_is_that_of_all_their_test_images(tmp_path):
-    runs = [rare(tmp_path, [0] * 31, fold, **{"data.fold": fold}) for fold in range(3)]
+def test_largest_class_of_folds_counts_all_test_images(tmp_path):
+    runs = [imbalanced(tmp_path, [0] * 31, fold, **{"data.fold": fold}) for fold in range(3)]
     whole = contest.repeats(cells(runs)[0])
-    counts = [{"class": name, "images": count} for name, count in (("big", 10), ("small", 21), ("none", 0))]
-    (Path(runs[0].folder) / "per_class.json").write_text(json.dumps(counts))
+    write_counts(Path(runs[0].folder), big=10, small=21, none=0)
     found = baseline.of(whole)
     assert (found.name, found.label, found.share) == ("big", 0, pytest.approx(70 / 93))
     assert baseline.of([replace(repeat, overlap=None) for repeat in whole]).name == "small"  # seeds have one test split
@@ -281,11 +288,10 @@ def test_the_largest_class_of_folds_is_that_of_all_their_test_images(tmp_path):
     assert baseline.of(whole) is None
 
 
-def test_the_answer_takes_the_largest_class_and_what_is_not_tested_from_all_folds(tmp_path):
-    """A class that a fold alone has no test image of is tested, and the share is that of which the gap is told."""
-    runs = [rare(tmp_path, [0] * 31, fold, **{"data.folds": 2, "data.fold": fold}) for fold in range(2)]
-    counts = [{"class": name, "images": count} for name, count in (("big", 10), ("small", 20), ("none", 1))]
-    (tmp_path / "1" / "per_class.json").write_text(json.dumps(counts))
+def test_baseline_and_untested_classes_cover_all_folds(tmp_path):
+    """A class without test images in one fold alone is tested. The reported share belongs to the reported gap."""
+    runs = [imbalanced(tmp_path, [0] * 31, fold, **{"data.folds": 2, "data.fold": fold}) for fold in range(2)]
+    write_counts(tmp_path / "1", big=10, small=20, none=1)
     tensors = load_file(tmp_path / "1" / "test_predictions.safetensors")
     tensors |= {"labels": np.array([0] * 10 + [1] * 20 + [2]), "ids": np.arange(31, 62)}
     save_file(tensors, tmp_path / "1" / "test_predictions.safetensors")
@@ -294,26 +300,21 @@ def test_the_answer_takes_the_largest_class_and_what_is_not_tested_from_all_fold
     assert "Not tested" not in text
 
 
-def of_folds(folder: Path, mode: str, rights: list[list[float]], sizes: list[int], **choices: Any) -> list[Result]:
-    """Return the runs of a mode on folds of so many images, half of class 1; of each fold shares right by its seeds."""
+def fold_runs(folder: Path, mode: str, rights: list[list[float]], sizes: list[int], **choices: Any) -> list[Result]:
+    """Return the runs of a mode on folds of these sizes, half of class 1. `rights[fold][seed]` is an accuracy."""
     runs = []
     for fold, (shares, size) in enumerate(zip(rights, sizes, strict=True)):
         for seed, share in enumerate(shares):
             right = np.arange(size) < round(share * size)
-            where = predicted(folder / f"{mode}{fold}{seed}", right, np.arange(size) + 1000 * fold)
-            found = load_file(Path(where) / "test_predictions.safetensors")
-            found["labels"] = np.arange(size) % 2
-            found["top_classes"] = np.where(right, found["labels"], 1 - found["labels"]).astype(np.int32)[:, None]
-            save_file(found, Path(where) / "test_predictions.safetensors")
-            counts = [{"class": name, "images": size // 2} for name in "ab"]
-            (Path(where) / "per_class.json").write_text(json.dumps(counts))
+            own, ids = folder / f"{mode}{fold}{seed}", np.arange(size) + 1000 * fold
+            where = write_predictions(own, right, np.arange(size) % 2, ids=ids)
             at = {"data.fold": fold, "seed": seed, "data.folds": len(sizes)} | choices
             run = result(len(runs), mode, right.mean(), right.mean(), **at)
             runs.append(replace(run, folder=where, images={"train": 300, "val": 100, "test": size}))
     return runs
 
 
-def test_who_always_names_the_largest_class_comes_to_what_scikit_learn_says():
+def test_baseline_metrics_equal_those_of_sklearn():
     labels, guess = np.array([0] * 6 + [1] * 3 + [2]), np.zeros(10, int)
     found = baseline.Baseline("a", 0, 0.6, 3, ())
     assert found.value(ACCURACY) == 0.6 and found.value(AUROC) == 0.5 and math.isnan(found.value(LOSS))
@@ -329,14 +330,14 @@ def table_of(runs: list[Result]) -> str:
     return console.file.getvalue()
 
 
-def test_an_accuracy_of_folds_is_one_number_everywhere(tmp_path):
-    """Folds are not of one size, and a seed of one did not finish: the mean over folds, each the mean of its seeds."""
-    runs = of_folds(tmp_path, "full", [[0.50, 0.60], [0.40]], [200, 100])
+def test_accuracy_over_folds_is_the_same_everywhere(tmp_path):
+    """With folds of different sizes and seeds, it is the mean over folds of the mean over seeds."""
+    runs = fold_runs(tmp_path, "full", [[0.50, 0.60], [0.40]], [200, 100])
     score = (0.55 + 0.40) / 2
     (cell,), (found,) = cells(runs), contests(runs)
     assert cell.mean(TEST) == pytest.approx(score) == found.lead.scores[0]
-    told = "largest class: a is 50.0% of the test split, and fine-tuning (full) reaches 47.5% (-2.5 points"
-    assert told in answer(runs)
+    sentence = "largest class: a is 50.0% of the test split, and fine-tuning (full) reaches 47.5% (-2.5 points"
+    assert sentence in answer(runs)
     assert table_of(runs).count("47.50% ±") == 2  # val and test
     (contender,) = page_data.collect(runs, page=tmp_path / "r.html", tracker=None)["groups"][0]["contenders"]
     assert contender["accuracy_of_test"] == contender["test"][0] == pytest.approx(score)
@@ -352,8 +353,8 @@ def test_an_accuracy_of_folds_is_one_number_everywhere(tmp_path):
     assert (within.low, within.high) == pytest.approx((-0.025 - half, -0.025 + half))
 
 
-def test_seeds_that_draw_nothing_are_no_repeats_of_a_fold_nor_of_a_table(tmp_path):
-    runs = of_folds(tmp_path, "knn", [[0.90] * 3, [0.80] * 3], [100, 100])
+def test_seeds_of_deterministic_modes_add_no_spread(tmp_path):
+    runs = fold_runs(tmp_path, "knn", [[0.90] * 3, [0.80] * 3], [100, 100])
     for run in runs:
         del run.choices["lr"]
     (cell,) = cells(runs)
@@ -365,7 +366,7 @@ def test_seeds_that_draw_nothing_are_no_repeats_of_a_fold_nor_of_a_table(tmp_pat
 
 
 @pytest.mark.parametrize("weights", [None, "null"])
-def test_seeds_of_a_solved_head_on_weights_from_scratch_are_repeats(weights):
+def test_seeds_with_random_weights_are_repeats(weights):
     runs = [result(seed, "probe", 0.5, 0.5 + seed / 10, seed=seed, **{"model.weights": weights}) for seed in range(3)]
     for run in runs:
         del run.choices["lr"]
@@ -376,10 +377,10 @@ def test_seeds_of_a_solved_head_on_weights_from_scratch_are_repeats(weights):
     assert table_of(runs).count("60.00% ±10.00") == 1
 
 
-def test_one_fold_that_both_have_is_compared_by_all_its_seeds(tmp_path):
+def test_single_common_fold_is_compared_over_seeds(tmp_path):
     runs = [
-        *of_folds(tmp_path, "full", [[0.9, 0.7]], [100]),
-        *of_folds(tmp_path, "head", [[0.6, 0.6]], [100]),
+        *fold_runs(tmp_path, "full", [[0.9, 0.7]], [100]),
+        *fold_runs(tmp_path, "head", [[0.6, 0.6]], [100]),
     ]
     (found,) = contests([replace(run, metrics=run.metrics | {VAL: 0.9}) for run in runs])
     assert found.difference.gap == pytest.approx(0.2)
@@ -389,39 +390,34 @@ def test_one_fold_that_both_have_is_compared_by_all_its_seeds(tmp_path):
     assert found.difference.interval.high - 0.2 == pytest.approx(half)
 
 
-def test_what_folds_share_are_all_images_but_those_of_test(tmp_path):
-    """A validation image that chooses the epoch is learned from, and trains in the other folds."""
+def test_folds_overlap_in_all_images_except_test(tmp_path):
+    """Validation images count too, because they choose the epoch and are training images in the other folds."""
     runs = [
-        *of_folds(tmp_path, "full", [[0.9], [0.8], [0.9]], [100] * 3),
-        *of_folds(tmp_path, "head", [[0.7], [0.7], [0.5]], [100] * 3),
+        *fold_runs(tmp_path, "full", [[0.9], [0.8], [0.9]], [100] * 3),
+        *fold_runs(tmp_path, "head", [[0.7], [0.7], [0.5]], [100] * 3),
     ]
     found = contests(runs)[0].difference
     within = statistics.t_interval([0.2, 0.1, 0.4], overlap=100 / 400)
     assert (found.interval.low, found.interval.high) == pytest.approx((within.low, within.high))
 
 
-def test_who_beats_the_largest_class_is_compared_as_ever(tmp_path):
+def test_results_above_the_baseline_are_compared(tmp_path):
     runs = []
     for job, mode in enumerate(("full", "head")):
-        folder = predicted(tmp_path / mode, np.arange(1000) >= 20 + 60 * job)
-        found = load_file(Path(folder) / "test_predictions.safetensors")
-        found["labels"] = np.arange(1000) % 2  # half and half; the same images right as before
-        found["top_classes"] = ((np.arange(1000) + found["top_classes"][:, 0]) % 2).astype(np.int32)[:, None]
-        save_file(found, Path(folder) / "test_predictions.safetensors")
-        (Path(folder) / "per_class.json").write_text('[{"class": "a", "images": 500}, {"class": "b", "images": 500}]')
+        folder = write_predictions(tmp_path / mode, np.arange(1000) >= 20 + 60 * job, np.arange(1000) % 2)
         score = 0.98 - 0.06 * job
         runs.append(replace(result(job, mode, score, score), folder=folder))
     assert answer(runs).startswith("Fine-tuning (full) wins: 98.0% against 92.0%")
 
 
 @pytest.mark.parametrize("text", ["[" * 10**5, "{}", "[]", '[{"class": "a"}]', '[{"class": "a", "images": -1}]'])
-def test_counts_that_were_not_written_here_are_none(tmp_path, text):
-    runs = [rare(tmp_path, [0] * 31), rare(tmp_path, [0] * 31, 1, "head")]
+def test_malformed_class_counts_are_ignored(tmp_path, text):
+    runs = [imbalanced(tmp_path, [0] * 31), imbalanced(tmp_path, [0] * 31, 1, "head")]
     (tmp_path / "0" / "per_class.json").write_text(text)
     assert answer(runs).startswith("A tie: ")
 
 
-def test_a_winner_that_is_behind_on_test_is_said_to_be():
+def test_validation_winner_behind_on_test_is_no_clear_winner():
     text = answer([result(0, "head", 0.80, 0.95), result(1, "full", 0.91, 0.80)])
     assert text.startswith(
         "No clear winner: fine-tuning (full) is best on validation, yet behind feature extraction (head) on the test "
@@ -431,7 +427,7 @@ def test_a_winner_that_is_behind_on_test_is_said_to_be():
 
 
 @pytest.mark.parametrize(("val", "sure"), [(1000, True), (20, False)])
-def test_more_seeds_are_not_asked_for_where_each_split_is_sure_of_another(val, sure):
+def test_contradicting_splits_need_no_more_seeds(val, sure):
     runs = [result(0, "head", 0.80, 0.95), result(1, "full", 0.95, 0.80)]
     text = answer([replace(run, images=run.images | {"val": val}) for run in runs])
     assert text.startswith("No clear winner: ") and ("seed=" in text) != sure
@@ -440,7 +436,7 @@ def test_more_seeds_are_not_asked_for_where_each_split_is_sure_of_another(val, s
     ) == sure
 
 
-def test_a_gap_that_the_test_split_cannot_resolve_is_not_called_a_win_and_more_seeds_are_asked_for():
+def test_unresolved_gap_is_undecided_and_asks_for_seeds():
     text = answer([result(0, "head", 0.90, 0.95), result(1, "full", 0.91, 0.96)])
     assert text.startswith("Undecided: fine-tuning (full) 96.0%, feature extraction (head) 95.0%")
     assert text.endswith(f"{MORE_SEEDS}: `python train.py -m freeze=full,head seed=0,1,2,3,4`.")
@@ -448,13 +444,13 @@ def test_a_gap_that_the_test_split_cannot_resolve_is_not_called_a_win_and_more_s
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.0005, -0.0009])
-def test_less_than_one_image_is_a_tie_and_the_cheaper_is_named(gap):
+def test_gap_below_one_image_is_a_tie(gap):
     text = answer([result(0, "full", 0.9, 0.8 + gap, seconds=9), result(1, "head", 0.8, 0.8)])
     assert text.startswith("A tie: ")
     assert "Feature extraction (head) is the cheaper." in text and "To decide" not in text
 
 
-def test_folds_are_no_tie_where_they_differ_by_less_than_an_image_of_each_but_surely():
+def test_small_sure_gap_over_folds_is_a_win():
     folds = [[{"data.fold": fold} for fold in range(20)]] * 2
     runs = [
         replace(
@@ -472,7 +468,7 @@ def seeds(mode: str, accuracies: list[float], first: int = 0, val: float = 0.9) 
     return [result(first + s, mode, val, a, seed=first + s) for s, a in enumerate(accuracies)]
 
 
-def test_means_over_the_same_seeds_are_compared_seed_by_seed():
+def test_common_seeds_use_a_paired_t_interval():
     text = answer([*seeds("a", [0.80, 0.90, 0.85]), *seeds("b", [0.75, 0.86, 0.80], val=0.8)])
     half = 4.302653 * stdev([0.05, 0.04, 0.05]) / math.sqrt(3)  # Student's t for two degrees of freedom
     low, high = 100 * (0.14 / 3 - half), 100 * (0.14 / 3 + half)
@@ -482,17 +478,17 @@ def test_means_over_the_same_seeds_are_compared_seed_by_seed():
     )
 
 
-def test_a_rival_is_tried_with_the_same_seeds():
+def test_suggested_rival_uses_the_same_seeds():
     assert answer(seeds("head", [0.8, 0.9], first=3)).endswith("Try: `python train.py -m freeze=head,full seed=3,4`.")
 
 
-def test_seeds_that_draw_nothing_are_one_compared_image_by_image(tmp_path):
+def test_seeds_of_deterministic_modes_count_as_one(tmp_path):
     right = np.ones((2, 16), bool)
     right[0, :2] = False
     runs = [
         result(5 * m + s, mode, 0.9 - m / 10, right[m].mean(), seed=s) for m, mode in enumerate("ab") for s in range(5)
     ]
-    folders = {mode: predicted(tmp_path / mode, row) for mode, row in zip("ab", right, strict=True)}
+    folders = {mode: write_predictions(tmp_path / mode, row) for mode, row in zip("ab", right, strict=True)}
     for run in runs:
         del run.choices["lr"]
     runs = [replace(run, folder=folders[run.choices["freeze_mode"]], images={"test": 16, "val": 16}) for run in runs]
@@ -502,8 +498,8 @@ def test_seeds_that_draw_nothing_are_one_compared_image_by_image(tmp_path):
     assert validation_interval(cells(runs)[0]) == validation_interval(cells(runs[:1])[0])
 
 
-def test_what_the_test_split_does_not_define_is_no_answer_and_compares_nobody():
-    """Of one class alone there is no AUROC: three seeds of nan were 'behind', by an interval of nan."""
+def test_undefined_test_metric_gives_no_answer():
+    """AUROC is nan on a test split of one class, and nan must not be compared."""
     runs = [result(n, m, 0.9, 0.9, seed=s, select="val/auroc") for n, m in enumerate("ab") for s in range(3)]
     runs = [replace(run, metrics=run.metrics | {AUROC.val: 0.9, AUROC.test: math.nan}) for run in runs]
     assert answer(runs) == "No answer: AUROC is not defined on the test split."
@@ -511,8 +507,8 @@ def test_what_the_test_split_does_not_define_is_no_answer_and_compares_nobody():
     assert answer([*known, *runs[3:]]).startswith("a reached 0.810 AUROC")
 
 
-def test_who_is_ahead_of_the_second_alone_is_not_said_to_win():
-    """What is as good may be third on validation, by chance: nobody wins who was not told apart from it."""
+def test_lead_over_the_second_alone_is_not_a_win():
+    """An equally good mode may be third on validation by chance, so a winner must beat all of them."""
     runs = [result(0, "full", 0.95, 0.95), result(1, "head", 0.94, 0.90), result(2, "lora", 0.93, 0.955)]
     runs.append(result(3, "norm", 0.92, 0.89))
     (found,) = contests(runs)
@@ -531,13 +527,13 @@ def test_who_is_ahead_of_the_second_alone_is_not_said_to_win():
     assert " against lora and 7 more in the report." in answer(many)
 
 
-def test_seeds_make_no_answer_surer_than_the_test_images_that_they_share(tmp_path):
-    """Five seeds that get about the same images right say little of other images, however little they differ."""
+def test_interval_adds_seeds_and_shared_test_images(tmp_path):
+    """Five seeds with nearly the same errors differ little, but say little about other test images."""
     random, runs = np.random.default_rng(0), []
     for job, (mode, wrong, seed) in enumerate((m, w, s) for m, w in (("full", 8), ("head", 12)) for s in range(5)):
         right = ~np.isin(np.arange(200), random.choice(13, wrong, replace=False) + 60 * (mode == "head"))
         run = replace(result(job, mode, 0.96 - (mode == "head") / 10, right.mean(), seed=seed), images={"test": 200})
-        runs.append(replace(run, folder=predicted(tmp_path / str(job), right)))
+        runs.append(replace(run, folder=write_predictions(tmp_path / str(job), right)))
     (found,) = contests(runs)
     difference, text = found.difference, answer(runs)
     seeds, images = difference.over_seeds, difference.over_images
@@ -553,9 +549,9 @@ def test_seeds_make_no_answer_surer_than_the_test_images_that_they_share(tmp_pat
 
 
 @pytest.mark.parametrize("main", [0.0, 0.2])
-def test_intervals_over_seeds_and_the_images_that_they_share_hold_the_truth(main):
-    """Two modes that are as good, but on other images, and whose seeds differ, by images or as a whole."""
-    random, held, alone = np.random.default_rng(0), [], []
+def test_interval_over_seeds_and_images_has_95_percent_coverage(main):
+    """Two modes are equally good, on different images. Seeds differ by image or in mean accuracy (`main`)."""
+    random, covered, alone = np.random.default_rng(0), [], []
     for _ in range(400):
         hard, own = random.normal(size=(3, 200)) * np.sqrt([[0.6], [0.2], [0.2]]), random.normal(size=(2, 8, 200))
         latent = hard[0] + hard[1:, None] + own * np.sqrt(0.2) + random.normal(size=(2, 8, 1)) * main
@@ -563,32 +559,32 @@ def test_intervals_over_seeds_and_the_images_that_they_share_hold_the_truth(main
         gaps = apart.mean(1)
         over_seeds = statistics.t_interval(gaps, statistics.step(200))
         images = statistics.by_influence(gaps.mean(), apart - gaps[:, None], 1 / 200)
-        held.append(0 in statistics.added(gaps.mean(), over_seeds, images))
+        covered.append(0 in statistics.added(gaps.mean(), over_seeds, images))
         alone.append(0 in over_seeds)
-    assert 0.94 <= np.mean(held) <= 0.99 and np.mean(alone) < (0.94 if main else 0.8)
+    assert 0.94 <= np.mean(covered) <= 0.99 and np.mean(alone) < (0.94 if main else 0.8)
 
 
-def test_means_over_other_seeds_are_compared_as_wholes_and_the_seeds_it_would_take_are_counted():
+def test_different_seeds_use_welch_and_estimate_more_seeds():
     one, two = [0.78, 0.92, 0.85], [0.76, 0.87, 0.82]
     text = answer([*seeds("a", one), *seeds("b", two, first=5, val=0.8)])
     assert text.startswith("Undecided: ") and "3 and 3 seeds, Welch's t-interval" in text
-    error = math.hypot(stdev(one), stdev(two))  # of the difference of one seed each; t with 58 to 64 degrees is 2.00
-    said = int(re.search(r"about (\d+) seeds to tell them apart", text)[1])
-    assert said == pytest.approx((2.0 * error / (0.1 / 3)) ** 2, rel=0.1)
+    error = math.hypot(stdev(one), stdev(two))  # of a difference of single seeds; t is 2.00 with 58 to 64 degrees
+    estimate = int(re.search(r"about (\d+) seeds to tell them apart", text)[1])
+    assert estimate == pytest.approx((2.0 * error / (0.1 / 3)) ** 2, rel=0.1)
 
 
-def test_two_seeds_of_which_little_is_known_are_not_said_to_need_hundreds():
+def test_seed_estimate_uses_the_quantile_of_its_count():
     text = answer([*seeds("a", [0.930, 0.960]), *seeds("b", [0.930, 0.940], val=0.8)])  # 1.0 +- 1.4 points
     assert "interval -11.7 to 13.7; 2 seeds" in text
     assert "To decide it: `python train.py -m freeze=a,b seed=0,1,2,3,4,5,6,7,8,9,10`." in text  # t(10) 2.228
 
 
-def test_no_interval_of_two_accuracies_is_said_to_reach_beyond_a_hundred_points():
+def test_interval_is_clamped_to_100_points():
     text = answer([*seeds("a", [0.5, 0.9]), *seeds("b", [0.6, 0.4], val=0.8)])
     assert "95% interval -100.0 to 100.0; 2 seeds" in text
 
 
-def test_what_was_compared_is_what_is_said_where_a_side_has_one_seed():
+def test_single_seed_is_compared_with_one_seed():
     text = answer([*seeds("a", [0.96]), *seeds("b", [0.90, 0.80, 0.70], val=0.8)])
     assert "96.0% against 90.0% for b on the test split (+6.0 points" in text
     assert "; seed 0 alone, 1,000 test images each, not paired)" in text
@@ -600,13 +596,13 @@ def test_what_was_compared_is_what_is_said_where_a_side_has_one_seed():
     ("first", "second", "cost"),
     [(9.0, 1.0, "; full takes 9.0 times the training time."), (1.0, 9.0, "; full trains 9.0 times as fast.")],
 )
-def test_whose_time_it_is_is_said_where_nobody_wins(first, second, cost):
+def test_tie_names_the_slower_or_faster_mode(first, second, cost):
     runs = [result(0, "full", 0.9, 0.80, seconds=first), result(1, "norm", 0.8, 0.80, seconds=second)]
     assert cost.replace("full", "fine-tuning (full)") in answer(runs)
 
 
 @pytest.mark.parametrize(("first", "second", "alike"), [(0.1, 0.15, True), (0.3, 0.1, True), (0.1, 0.9, False)])
-def test_times_that_differ_by_less_than_a_machine_does_anyway_are_not_told_apart(first, second, alike):
+def test_small_time_differences_count_as_equal(first, second, alike):
     for test in (0.9, 0.70):
         runs = [result(0, "full", 0.9, test, seconds=first), result(1, "norm", 0.8, 0.70, seconds=second)]
         text = answer(runs)
@@ -614,7 +610,7 @@ def test_times_that_differ_by_less_than_a_machine_does_anyway_are_not_told_apart
         assert not (alike and "is the cheaper" in text)
 
 
-def test_what_is_missing_for_a_comparison_is_said_as_a_command():
+def test_missing_rival_suggests_a_command():
     runs = [result(0, "head", 0.9, 0.8), result(1, "head", 0.8, 0.7, lr=0.1)]
     runs += [result(2, "full", 0, 0, status="FAILED"), result(3, "full", 0, 0, lr=0.1, status="KILLED")]
     text = answer(runs)
@@ -623,12 +619,12 @@ def test_what_is_missing_for_a_comparison_is_said_as_a_command():
     )
 
 
-def test_seeds_that_differ_by_little_and_surely_are_a_tie():
+def test_small_sure_difference_over_seeds_is_a_tie():
     text = answer([*seeds("a", [0.900, 0.902, 0.898, 0.901]), *seeds("b", [0.899, 0.903, 0.897, 0.901], val=0.8)])
     assert text.startswith("A tie: ")
 
 
-def test_with_one_freeze_mode_what_else_differs_is_compared():
+def test_one_freeze_mode_compares_other_keys():
     grid = [("none", 0.1, 0.7), ("none", 0.01, 0.6), ("standard", 0.1, 0.8), ("standard", 0.01, 0.9)]
     runs = [result(job, "head", val, val, augment=name, lr=lr) for job, (name, lr, val) in enumerate(grid)]
     text = answer(runs)
@@ -636,14 +632,14 @@ def test_with_one_freeze_mode_what_else_differs_is_compared():
     assert "The best lr is 0.01 for standard and 0.1 for none." in text
 
 
-def test_with_lr_alone_the_learning_rates_are_compared():
+def test_lr_alone_compares_learning_rates():
     text = answer([result(0, "head", 0.9, 0.9, lr=0.1), result(1, "head", 0.5, 0.5, lr=0.01)])
     assert text.startswith("lr=0.1 wins: 90.0% against 50.0% for lr=0.01 on the test split")
     assert "The best lr is the larger of the two tried; larger may be better still." in text
     assert text.endswith(": `python train.py -m lr=0.01,0.1,0.3,1`.")
 
 
-def test_an_edge_beyond_which_runs_failed_is_none():
+def test_failed_runs_bound_the_lr_edge():
     lrs = [("head", 0.1), ("head", 0.01), ("full", 0.1), ("full", 0.01), ("full", 0.001)]
     runs = [result(job, mode, 0.9 - (lr - 0.01) ** 2, 0.9, lr=lr) for job, (mode, lr) in enumerate(lrs)]
     runs[0] = result(0, "head", 0, 0, status="FAILED", lr=0.1)
@@ -653,8 +649,8 @@ def test_an_edge_beyond_which_runs_failed_is_none():
     assert "of `full`" not in text and "1 run of 5 did not finish." in text
 
 
-def test_what_is_said_to_be_tried_next_ends_the_search_where_the_best_lies_within():
-    """A grid without what was tried before would be sent back there by its own answer."""
+def test_following_lr_suggestions_ends_inside_the_grid():
+    """A suggested grid must keep the rates already tried, or the next answer would suggest them again."""
 
     def accuracy(lr: float) -> float:
         return 0.9 - abs(math.log10(lr / 0.003)) / 10
@@ -668,7 +664,7 @@ def test_what_is_said_to_be_tried_next_ends_the_search_where_the_best_lies_withi
     assert lrs == [0.0001, 0.001, 0.003, 0.01]
 
 
-def test_both_edges_are_tried_by_one_command_that_keeps_the_budgets_equal():
+def test_one_command_extends_both_lr_edges():
     grid = [("head", 0.1, 0.8), ("head", 0.01, 0.7), ("head", 0.001, 0.6)]
     grid += [("full", 0.1, 0.5), ("full", 0.01, 0.6), ("full", 0.001, 0.9)]
     text = answer([result(job, mode, acc, acc, lr=lr) for job, (mode, lr, acc) in enumerate(grid)])
@@ -678,13 +674,13 @@ def test_both_edges_are_tried_by_one_command_that_keeps_the_budgets_equal():
     assert "`python train.py -m freeze=full,head lr=0.0001,0.0003,0.001,0.01,0.1,0.3,1`" in text
 
 
-def test_what_the_rivals_chose_otherwise_is_repeated_with_both():
+def test_suggestion_keeps_both_rivals_choices():
     runs = [result(0, "head", 0.8, 0.8, lr=0.1, augment="none"), result(1, "head", 0.7, 0.7, lr=0.01, augment="none")]
     runs += [result(2, "full", 0.9, 0.9, lr=0.1, augment="flip"), result(3, "full", 0.6, 0.6, lr=0.01, augment="none")]
     assert "`python train.py -m freeze=full,head augment=flip,none lr=0.01,0.1,0.3,1`" in answer(runs)
 
 
-def test_seeds_that_agree_to_the_image_leave_an_interval_on_validation_too():
+def test_equal_seeds_keep_a_validation_interval():
     runs = [replace(run, images={"val": 100, "test": 1000}) for run in seeds("head", [0.8, 0.8])]
     alone, within = statistics.wilson(90, 100), validation_interval(cells(runs)[0])  # all have the same images
     assert within.low < alone.low < within.low + 0.01
@@ -695,7 +691,7 @@ def test_seeds_that_agree_to_the_image_leave_an_interval_on_validation_too():
     assert within is not None and (within.low, within.high) == pytest.approx((0.9 - half, min(1.0, 0.9 + half)))
 
 
-def test_a_time_that_is_short_since_features_were_in_the_store_is_said_to_be():
+def test_times_with_stored_features_are_marked():
     def cost(run: Result, images: float) -> Result:
         return replace(run, metrics={**run.metrics, "cost/backbone_images": images})
 
@@ -707,23 +703,23 @@ def test_a_time_that_is_short_since_features_were_in_the_store_is_said_to_be():
     assert ", and trains 8.0 times as fast (head found its features in the store)." in answer([full, better])
 
 
-def test_an_installed_package_has_no_train_py_to_be_typed(tmp_path, monkeypatch):
+def test_installed_package_suggests_the_module_command(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "project_root", lambda: tmp_path)
     assert "Try: `python -m frostline -m freeze=head,full`." in answer([result(0, "head", 0.9, 0.8)])
 
 
-def test_what_lies_beyond_the_edge_is_tried_with_the_same_seeds():
+def test_lr_suggestion_keeps_the_seeds():
     grid = [(0.1, 0.9, 0), (0.1, 0.91, 7), (0.01, 0.5, 0), (0.01, 0.5, 7)]
     runs = [result(job, "head", acc, acc, lr=lr, seed=seed) for job, (lr, acc, seed) in enumerate(grid)]
     assert answer(runs).endswith(": `python train.py -m lr=0.01,0.1,0.3,1 seed=0,7`.")
 
 
-def test_what_finished_is_named_with_all_its_digits_where_it_is_to_be_found_again():
+def test_suggestion_repeats_finished_lr_exactly():
     runs = [result(job, "head", acc, acc, lr=lr) for job, (lr, acc) in enumerate([(10**-2.5, 0.9), (1e-4, 0.5)])]
     assert answer(runs).endswith(f": `python train.py -m lr=0.0001,{10**-2.5!r},0.009,0.03`.")
 
 
-def test_commands_repeat_what_was_typed(tmp_path):
+def test_suggestion_repeats_typed_overrides(tmp_path):
     runs = [result(0, "head", 0.90, 0.95, lr=0.01), result(1, "full", 0.91, 0.96, lr=0.01)]
     for run in runs:
         (folder := tmp_path / str(run.job)).mkdir()
@@ -736,7 +732,7 @@ def test_commands_repeat_what_was_typed(tmp_path):
     assert shlex.split(command) == ["python", "train.py", "-m", *typed]
 
 
-def test_different_data_get_a_sentence_each():
+def test_each_data_set_has_its_own_sentence():
     results = [
         result(job, mode, acc, acc, **{"data.fraction": part})
         for job, (mode, acc, part) in enumerate(
@@ -770,16 +766,16 @@ def test_different_data_get_a_sentence_each():
         ),
     ],
 )
-def test_an_answer_that_cannot_be_given_is_not(results, start):
+def test_answer_without_comparison_states_why(results, start):
     assert answer(results).startswith(start)
 
 
-def test_a_mode_that_never_finished_is_mentioned():
+def test_mode_without_finished_runs_is_mentioned():
     results = [result(0, "head", 0.9, 0.8), result(1, "full", 0.8, 0.5), result(2, "norm", 0, 0, status="FAILED")]
     assert answer(results).endswith("No run of norm finished.")
 
 
-def test_runs_that_are_still_to_come_did_not_fail():
+def test_running_and_waiting_runs_are_not_failures():
     runs = [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="RUNNING"), result(2, "norm", 0.8, 0.7)]
     runs += [result(job, "full", 0, 0, status="WAITING", seed=job) for job in range(3, 5)]
     text = answer(runs)
@@ -788,7 +784,7 @@ def test_runs_that_are_still_to_come_did_not_fail():
     assert "did not finish" not in text
 
 
-def test_an_answer_before_the_end_says_so_first_and_advises_nothing_yet():
+def test_interim_answer_says_so_and_suggests_nothing():
     runs = [result(0, "head", 0.9, 0.8, lr=0.1), result(1, "full", 0.95, 0.9, lr=0.1)]
     runs.append(result(2, "full", 0, 0, status="WAITING", lr=0.01))
     text = answer(runs)
@@ -796,7 +792,7 @@ def test_an_answer_before_the_end_says_so_first_and_advises_nothing_yet():
     assert "`" not in text and text.count("to come") == 1
 
 
-def test_a_result_survives_a_launcher():
+def test_result_can_be_pickled():
     original = result(0, "head", 0.9, 0.8)
     assert pickle.loads(pickle.dumps(original)) == original
 
@@ -808,7 +804,7 @@ def selected(request, tmp_path_factory):
     return request.param, sweep_record.read(written_sweeps.sweep(folder, grid)).results
 
 
-def test_what_was_selected_by_is_what_cells_are_ranked_compared_and_shown_by(selected):
+def test_selection_metric_ranks_compares_and_shows_cells(selected):
     by, results = selected
     best = [cell.choices["freeze_mode"] for cell in cells(results)]
     assert best[0] == "full"
@@ -822,19 +818,19 @@ def test_what_was_selected_by_is_what_cells_are_ranked_compared_and_shown_by(sel
     assert all(one.cell.mean(by.test) in one.interval for one in contest.contenders)
     one, two = (by.text(cell.mean(by.test), 1) for cell in (first, second))
     names = "ine-tuning (full)", "feature extraction (head)"
-    said = {
+    sentences = {
         "win": f"F{names[0]} wins: {one} against {two} for {names[1]} in {by.words} on the test split",
         "undecided": f"Undecided: f{names[0]} {one}, {names[1]} {two} in {by.words} on the test split",
     }
     assert contest.outcome == ("undecided" if 0 in contest.difference.interval else "win")
     gap = by.gap(contest.difference.gap, 1)
-    assert answer(results).startswith(f"{said[contest.outcome]} ({gap}, 95% interval ")
+    assert answer(results).startswith(f"{sentences[contest.outcome]} ({gap}, 95% interval ")
     assert "; one seed, paired jackknife over 200 test images)" in answer(results)
     table = cells_table(cells(results), varying(results))
     assert [f"val {by.words}", f"test {by.words}"] == [c.header for c in table.columns if " " in str(c.header)]
 
 
-def test_the_row_of_the_best_of_those_that_are_compared_is_bold():
+def test_row_of_the_best_compared_cell_is_bold():
     search = {"study": "head", "space": {}}
     trials = [result(n, "head", 0.9 - n / 100, 0.8, lr=0.1**n, trial=n, **search) for n in range(3)]
     fresh = [result(3 + n, "head", 0.885, 0.8, seed=n, lr=1.0, confirms=0, **search) for n in range(2)]
@@ -843,16 +839,17 @@ def test_the_row_of_the_best_of_those_that_are_compared_is_bold():
         assert [row.style for row in table.rows] == ["bold" if n == best else "" for n in range(len(table.rows))]
 
 
-def test_over_seeds_differences_of_any_metric_are_paired_by_seed(tmp_path):
+def test_loss_over_seeds_is_paired_by_seed(tmp_path):
     grid = {"freeze_mode": ["head", "full"], "select": ["val/loss"]}
     (contest,) = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid, seeds=3)).results)
     assert contest.outcome == "win" and contest.difference.gap < 0 and contest.difference.seeds == 3
     runs = [{run.choices["seed"]: run.metrics[LOSS.test] for run in one.cell.finished} for one in contest.contenders]
     gaps = [runs[0][seed] - runs[1][seed] for seed in range(3)]
     half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / math.sqrt(3)
-    said = [[predictions.read(run.folder).measured(LOSS) for run in one.cell.finished] for one in contest.contenders]
-    apart = np.array([one.influence - two.influence for one, two in zip(*said, strict=True)])
-    own = ((apart - apart.mean(0)) ** 2).mean(1).sum() / 2  # of each seed, in each image: it is in `half` already
+    finished = [one.cell.finished for one in contest.contenders]
+    measured = [[predictions.read(run.folder).measured(LOSS) for run in runs] for runs in finished]
+    apart = np.array([one.influence - two.influence for one, two in zip(*measured, strict=True)])
+    own = ((apart - apart.mean(0)) ** 2).mean(1).sum() / 2  # variance by seed and image, already part of `half`
     images = stats.norm.ppf(0.975) * math.sqrt((apart.mean(0).var() - own / 3) / apart.shape[1])
     assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + math.hypot(half, images))
     for one in contest.contenders:
@@ -862,7 +859,7 @@ def test_over_seeds_differences_of_any_metric_are_paired_by_seed(tmp_path):
     assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + half)
 
 
-def test_runs_selected_by_different_metrics_are_not_compared(tmp_path):
+def test_runs_selected_by_other_metrics_are_not_compared(tmp_path):
     grid = {"freeze_mode": ["head", "full"], "select": ["val/accuracy", "val/loss"]}
     found = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid)).results)
     assert [contest.where for contest in found] == ["select=val/accuracy", "select=val/loss"]
@@ -870,19 +867,19 @@ def test_runs_selected_by_different_metrics_are_not_compared(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def of_backbones(tmp_path_factory):
+def backbone_results(tmp_path_factory):
     grid = {"model": ["net_a", "net_b"], "freeze_mode": ["head", "full", "lp_ft"], "lr": [1e-3, 1e-2]}
     return sweep_record.read(written_sweeps.sweep(tmp_path_factory.mktemp("sweeps") / "s", grid)).results
 
 
-def test_over_backbones_the_best_pair_and_what_each_is_worth_with_the_other_are_said(of_backbones):
-    (contest,) = contests(of_backbones)
+def test_answer_names_best_backbone_and_mode_pair(backbone_results):
+    (contest,) = contests(backbone_results)
     pairs = backbones.grid(contest)
-    first = cells(of_backbones)[0]
+    first = cells(backbone_results)[0]
     model, mode = (str(first.choices[name]) for name in ("model", "freeze_mode"))
     assert next(iter(pairs.cells)) == (model, mode) and (pairs.models[0], pairs.modes[0]) == (model, mode)
     assert len(pairs.cells) == 6 and all(cell.choices["lr"] == 1e-3 for cell in pairs.cells.values())
-    text = answer(of_backbones)
+    text = answer(backbone_results)
     assert f"Best pair on validation: `{mode}` on `{model}`." in text
     gaps = []
     for name in pairs.models:
@@ -898,46 +895,46 @@ def test_over_backbones_the_best_pair_and_what_each_is_worth_with_the_other_are_
     assert [str(cell) for cell in table.columns[0].cells] == [*pairs.models, " - ".join(pairs.models)]
 
 
-def test_without_several_backbones_or_modes_there_is_no_grid(of_backbones):
+def test_grid_needs_several_backbones_and_modes(backbone_results):
     for name, value in (("model", "net_a"), ("freeze_mode", "head")):
-        some = [run for run in of_backbones if run.choices[name] == value]
+        some = [run for run in backbone_results if run.choices[name] == value]
         assert [backbones.grid(contest) for contest in contests(some)] == [None]
         assert "Best pair" not in answer(some)
 
 
-def test_a_run_alone_is_told_how_to_find_a_rival_unless_it_is_a_rerun_which_takes_no_other_keys(tmp_path):
-    for typed, told in (("lr=0.1", True), ("rerun=abc", False)):
+def test_single_run_suggests_a_rival_unless_rerun(tmp_path):
+    for typed, suggestion in (("lr=0.1", True), ("rerun=abc", False)):
         (folder := tmp_path / typed[:2]).mkdir()
         (folder / "provenance.json").write_text(json.dumps({"command": [typed]}))
         text = answer([replace(result(0, "head", 0.9, 0.9), folder=str(folder))])
         assert "there was nothing to compare it with." in text
-        assert (" Try: `python train.py -m lr=0.1 freeze=head,full`." in text) == told == ("Try" in text)
+        assert (" Try: `python train.py -m lr=0.1 freeze=head,full`." in text) == suggestion == ("Try" in text)
 
 
 @pytest.mark.parametrize(
-    ("runs", "begins", "told"),
+    ("runs", "begins", "suggestion"),
     [
         ([result(0, "head", 0.9, 0.95), result(1, "full", 0.91, 0.96)], "Undecided", "More seeds may decide it"),
         ([result(n, "head", 0.9 - n / 10, 0.9, lr=0.01 - n / 200) for n in range(2)], "A tie", "To try more"),
         ([result(0, "head", 0.9, 0.9), result(1, "full", 0, 0, status="FAILED")], "No comparison", "To try them again"),
     ],
 )
-def test_of_reruns_no_command_is_told_that_nobody_can_type(tmp_path, runs, begins, told):
+def test_reruns_get_no_suggested_command(tmp_path, runs, begins, suggestion):
     for typed, can in (("lr=0.1", True), ("rerun=abc", False)):
         (tmp_path / "provenance.json").write_text(json.dumps({"command": [typed]}))
         text = answer([replace(run, folder=str(tmp_path)) for run in runs])
-        assert text.startswith(begins) and (told in text) == ("python train.py -m" in text) == can
+        assert text.startswith(begins) and (suggestion in text) == ("python train.py -m" in text) == can
 
 
-def test_the_grid_of_backbones_and_modes_stands_below_the_table_where_both_differ(of_backbones):
+def test_grid_follows_the_table_if_both_keys_differ(backbone_results):
     def shown(results):
         out = io.StringIO()
         Screen(Console(file=out, width=200, _environ={})).outcome(rows(results))
         return out.getvalue()
 
-    (contest,) = contests(of_backbones)
+    (contest,) = contests(backbone_results)
     pairs = backbones.grid(contest)
     heading = " - ".join(pairs.modes[:2])
-    assert heading in shown(of_backbones)
-    assert backbones.difference_text(pairs.of_modes(pairs.models[0]), contest.by) in shown(of_backbones)
-    assert heading not in shown([run for run in of_backbones if run.choices["model"] == "net_a"])
+    assert heading in shown(backbone_results)
+    assert backbones.difference_text(pairs.of_modes(pairs.models[0]), contest.by) in shown(backbone_results)
+    assert heading not in shown([run for run in backbone_results if run.choices["model"] == "net_a"])

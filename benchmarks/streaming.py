@@ -13,8 +13,7 @@ import torch
 import ours
 from bench import Bench
 from frostline.data.augment import Policy, stored_side
-from frostline.data.decode_all import Keep
-from frostline.data.pixel_cache import Sizes
+from frostline.data.pixel_form import PixelForm, Sizes
 from frostline.data.resize import CenterCrop
 from images import PHOTO
 from table import Row, figures
@@ -86,7 +85,7 @@ def plan(count: int, size: tuple[int, int], file: float, center: CenterCrop) -> 
     """Return the disk space of `count` images of one size, files of `file` bytes, for an input of `center` pixels."""
     crop = Policy("random_resized", (0.08, 1.0), (3 / 4, 4 / 3), 0.0, flip=True, color=0.0, trivial=False)
     one = Sizes(torch.zeros(1, dtype=torch.int64), torch.tensor([size]))
-    views, crops = Keep("view", view=center), Keep("stored", side=stored_side(crop, center))
+    views, crops = PixelForm("view", view=center), PixelForm("stored", side=stored_side(crop, center))
     return Plan(count, file, count * one.bytes_of(views), count * one.bytes_of(crops), count * 2048 * 4)
 
 

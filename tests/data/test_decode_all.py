@@ -180,7 +180,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def load(root: Path, store: Store, **changes: Any) -> splits.Data:
     loading._last.clear()
     spec = ViewSpec(changes.pop("center", SMALL), changes.pop("side", None))
-    return loading.load(data_config(**request(root, **changes)), spec=spec, store=store, progress=no_progress)
+    config = data_config(source="folder", root=str(root), **changes)
+    return loading.load(config, spec=spec, store=store, progress=no_progress)
 
 
 def test_error_names_exactly_the_broken_images(broken: Path, store: Store):
@@ -502,7 +503,7 @@ def test_decoding_continues_after_an_interruption(
     images: list[Image.Image | None] = [noise(24 if kind == "original" else 20 + i % 3, i) for i in range(100)]
     images[3] = images[90] = None
     form = PixelForm(kind, view=SMALL if kind == "view" else None)
-    looked: list[int] = []
+    decoded_ids: list[int] = []
 
     def read(index: int) -> Image.Image:
         decoded_ids.append(index)

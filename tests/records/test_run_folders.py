@@ -167,7 +167,7 @@ def test_who_carries_runs_out_is_part_of_what_was_typed():
     typed = ["hydra/launcher=basic", "hydra.sweep.dir=x", "lr=1", "+hydra.launcher.more=2"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = GlobalHydra.instance().config_loader().load_configuration("config", typed, RunMode.MULTIRUN)
-    assert hydra_keys.of_launcher(config.hydra.overrides.hydra) == [typed[0], typed[3]]
+    assert hydra_keys.beside(config.hydra) == [typed[0], typed[3]]
 
 
 @pytest.mark.slow

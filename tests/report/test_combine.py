@@ -20,7 +20,7 @@ from frostline.report import combine, command_line, plots, style
 from frostline.report.cells import cells
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
-from frostline.sweeps import catalog
+from frostline.sweeps import catalog, closing
 from written_sweeps import sweep
 
 GRID = {"freeze_mode": ["head", "full"], "lr": [1e-2, 1e-3]}
@@ -354,6 +354,30 @@ def test_interpolations_and_yaml_bombs_are_not_expanded(tmp_path, monkeypatch):
     provenance.write_text("[" * 10**5)
     assert command_line.command(sweep_record.read(folders[0]).results[0], {"lr": [0.1]}).endswith("-m lr=0.1")
     assert len(merged(*folders)) == 2
+
+
+def test_a_suggested_command_repeats_the_options_of_its_own_sweep(tmp_path):
+    folder = sweep(tmp_path / "s", GRID)  # an earlier command, with other options, may have finished its runs
+    for file in folder.glob("*/provenance.json"):
+        file.write_text('{"command": ["resume=False", "devices=2"]}')
+    facts = json.loads((folder / SWEEP).read_text())
+    for typed, repeated in (([], ""), (["epochs=1", "resume=False", "threads=1"], "epochs=1 threads=1 ")):
+        runs = [{**run, "command": typed} for run in facts["runs"]]
+        (folder / SWEEP).write_text(json.dumps({**facts, "runs": runs}))
+        results = sweep_record.read(folder).results
+        assert f"`python train.py -m {repeated}freeze=" in answer(results).replace(" lr=0.0001,0.0003,0.001,0.01", "")
+        again = closing.result(folder, 0, sweep_record.RunFacts("head", {}, "0", command=typed))
+        assert again.command == results[0].command == typed
+
+
+def test_a_command_for_several_sweeps_repeats_only_options_that_decide_results(tmp_path):
+    where = ["--config-dir=/own", "hydra.launcher.workers=1", "store.path=x", "devices=2", "resume=False"]
+    folders = [sweep(tmp_path / name, GRID) for name in "ab"]
+    for file in tmp_path.glob("*/*/provenance.json"):
+        file.write_text(json.dumps({"command": [*where, "epochs=1", "data.root=birds", "experiment=small_data"]}))
+    run, *_ = combine.merged([sweep_record.read(folder) for folder in folders])
+    said = command_line.command(run, {"lr": [0.1]})
+    assert said.endswith(" -m --config-dir=/own epochs=1 data.root=birds experiment=small_data lr=0.1")
 
 
 def test_unreachable_tracking_store_is_a_user_error(tmp_path, monkeypatch):

@@ -131,6 +131,12 @@ def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: li
     assert len(kept) == 1 and len(said) == 1
 
 
+def test_the_facts_of_a_run_have_all_that_was_typed_for_it_without_passwords() -> None:
+    typed = ["freeze=head", "data.root=s3://me:secret@host/x"]
+    facts = skip_or_resume.facts_of(PlannedRun(compose(), "head", {}, "0", typed, ["hydra/launcher=basic"]))
+    assert facts.command == ["hydra/launcher=basic", "freeze=head", "data.root=s3://host/x"]
+
+
 @pytest.mark.slow
 def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_by_one_of_two_that_share_no_folder(
     tmp_path: Path, said: list[str], monkeypatch: Any

@@ -64,6 +64,9 @@ class Result:
     """The metrics logged once per run: `best/...`, `test/...`, `cost/...`."""
     images: dict[str, int] = field(default_factory=dict)
     """Number of images per split; empty where the run ended before its data was read."""
+    command: list[str] | None = None
+    """The options typed for it in this sweep, which may not be the one that ran it; None if only its provenance has it.
+    """
 
     @property
     def selected_by(self) -> Metric:
@@ -77,9 +80,11 @@ class Result:
             found = cls(**values)
         except TypeError as problem:
             raise ValueError(f"not the result of a run ({problem})") from None
-        texts = (found.name, found.folder, found.status, found.run_id or "", found.reason or "")
         tables = (found.choices, found.metrics, found.images)
-        if not all(isinstance(text, str) for text in texts) or not all(isinstance(table, dict) for table in tables):
+        if not isinstance(found.command, list | None) or not all(isinstance(table, dict) for table in tables):
+            raise ValueError("not the result of a run")
+        texts = (found.name, found.folder, found.status, found.run_id or "", found.reason or "", *(found.command or ()))
+        if not all(isinstance(text, str) for text in texts):
             raise ValueError("not the result of a run")
         counts = {"job": found.job, **found.images}
         odd: dict[str, object] = {name: one for name, one in found.metrics.items() if not is_possible(name, one)}

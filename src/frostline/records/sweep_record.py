@@ -61,6 +61,8 @@ class RunFacts:
     """The values in which it may differ from that group, by key."""
     data: str | None = None
     """Location of its data: an absolute path, or a URL."""
+    command: list[str] | None = None
+    """The options typed for it in this sweep, without passwords."""
 
     @property
     def to_do(self) -> bool:
@@ -156,7 +158,10 @@ def read(folder: Path) -> Sweep:
     folder = run_folders.sweep_of(folder) or folder
     try:
         shared = files.read_json(folder / SWEEP)
-        told = [(run_folders.folder_of(facts), str(facts["name"]), dict(facts["choices"])) for facts in shared["runs"]]
+        told = [
+            (run_folders.folder_of(facts), str(facts["name"]), dict(facts["choices"]), _command(facts))
+            for facts in shared["runs"]
+        ]
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
@@ -166,6 +171,11 @@ def read(folder: Path) -> Sweep:
         jobs = cluster_jobs.in_charge(folder, [name for name, *_ in told])
         runs = [_never_begun(run, jobs.get(name)) for run, (name, *_) in zip(runs, told, strict=True)]
     return Sweep(folder, tuple(runs), tracker or None)
+
+
+def _command(facts: Mapping[str, Any]) -> list[str] | None:
+    told = facts.get("command")
+    return [*map(str, told)] if isinstance(told, list) else None
 
 
 def _never_begun(run: Result, by: tuple[cluster_jobs.Job, State] | None) -> Result:
@@ -180,11 +190,14 @@ def _gone(beat: Path) -> bool:
     return owner is not None and owner.gone(beat.stat().st_mtime)
 
 
-def _result(sweep: Path, number: int, folder: str, name: str, choices: dict[str, Any]) -> Result:
+def _result(
+    sweep: Path, number: int, folder: str, name: str, choices: dict[str, Any], command: list[str] | None
+) -> Result:
     own = sweep / folder
-    waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {})
+    waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {}, command=command)
     if (found := read_result(own)) is None:
         return _begun(own, waiting) if own.is_dir() else waiting
+    found = replace(found, command=command)
     lies_there = files.readable(Path(found.folder) / layout.CONFIG)  # else the sweep was probably moved
     return found if lies_there else replace(found, folder=str(own))
 

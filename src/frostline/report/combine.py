@@ -27,7 +27,8 @@ def merged(sweeps: Sequence[Sweep]) -> list[Result]:
     """Return the runs of several sweeps as if they were one: keys that differ between sweeps become choices too.
 
     Freeze modes of one name with different rules, as in two files of a user, are told apart by their rules. Of a run
-    that was done twice with the same seed, the one that finished last counts.
+    that was done twice with the same seed, the one that finished last counts. Of what was typed for a run, only what
+    decides its result is kept.
     """
     if len(sweeps) == 1:
         return list(sweeps[0].results)
@@ -45,7 +46,10 @@ def merged(sweeps: Sequence[Sweep]) -> list[Result]:
     last: dict[str, Result] = {}
     for result in sorted(_by_data(full, origins), key=lambda result: result.status == "FINISHED"):
         last[repr(sorted(result.choices.items()))] = result
-    return [replace(result, job=number) for number, result in enumerate(last.values())]
+    return [
+        replace(result, job=number, command=command_line.deciding(result))
+        for number, result in enumerate(last.values())
+    ]
 
 
 def _choices(config: Mapping[str, Any], keys: Iterable[str], *, lists: bool = False) -> dict[str, Any]:

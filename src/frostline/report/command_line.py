@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from frostline.core import files, project
+from frostline.core.config_keys import is_semantic
 from frostline.records import layout, trial_tags
 from frostline.records.result import Result, value_text
 
@@ -30,6 +31,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | No
     given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
     if "rerun" in given:
         return None
+    given.pop("resume", None)  # resume=false was for the runs of this sweep, which are finished now
     if trial_tags.STUDY in result.choices:  # searched keys have fixed values now
         given = {key: value for key, value in given.items() if key != "trials" and key.split(".")[0] != "search"}
     if "data.folds" in given:
@@ -73,14 +75,26 @@ def _program() -> str:
 
 
 def _overrides(result: Result) -> list[str]:
-    """Return the overrides of a run's command line, launcher keys included; empty where they cannot be read.
+    """Return the overrides typed for a run, launcher keys included; empty where they cannot be read.
 
-    References to environment variables are kept as references.
+    References to environment variables are kept as references. The command of the sweep comes first: an earlier one,
+    with other options, may have finished the run.
     """
+    if result.command is not None:
+        return result.command
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = files.read_json(Path(result.folder) / layout.PROVENANCE)["command"]
         return [str(override) for override in found] if isinstance(found, list) else []
     return []
+
+
+def deciding(result: Result) -> list[str]:
+    """Return the typed options that decide the result of a run; where it runs and is recorded is left out."""
+    return [one for one in _overrides(result) if _decides(one.partition("=")[0].lstrip("+"))]
+
+
+def _decides(key: str) -> bool:
+    return key in ("--config-dir", "data.root", "rerun") or (is_semantic(key) and not key.startswith("hydra"))
 
 
 def rerun(result: Result) -> str:

@@ -120,4 +120,4 @@ def _finished(folder: Path, pairs: Sequence[tuple[PlannedRun, RunFacts]]) -> Ite
         past, result = past_runs.of_folder(own), read_result(own)
         if past is None or result is None or past.status != "FINISHED" or past.source != source:
             return
-        yield replace(result, job=number, name=run.name, choices=facts.choices), past
+        yield replace(result, job=number, name=run.name, choices=facts.choices, command=run.command), past

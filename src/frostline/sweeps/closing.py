@@ -71,7 +71,7 @@ def result(
     written = read_result(where)
     ended_by_others = engine is not None and written is not None and written.status == "KILLED"
     if written is not None and not ended_by_others and (where == own or written.status == "FINISHED"):
-        return replace(written, job=number, name=facts.name, choices=facts.choices)
+        return replace(written, job=number, name=facts.name, choices=facts.choices, command=facts.command)
     who = liveness.holder(where)
     if who is None and where != own and (theirs := run_folders.sweep_of(where)):  # that sweep has yet to start it
         who = liveness.living(theirs / layout.OWNER)

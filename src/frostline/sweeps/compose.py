@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from frostline.core import credentials
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, is_read, with_values
 from frostline.core.errors import UserError, user_error
@@ -47,12 +48,19 @@ class PlannedRun:
     """Its folder, relative to the sweep's folder."""
     overrides: Overrides = ()
     """The overrides typed for it."""
+    beside: Overrides = ()
+    """What was typed beside them: config folders and keys of the launcher."""
     jobs: int = 1
     """Number of typed combinations that are this run, because they differ only in `unread` keys."""
     unread: tuple[str, ...] = ()
     """Keys that vary in the sweep, but that this run does not read."""
     elsewhere: Path | None = None
     """Its folder in another sweep, which ran it before."""
+
+    @property
+    def command(self) -> list[str]:
+        """All options typed for it, without passwords."""
+        return [credentials.scrubbed(argument) for argument in (*self.beside, *self.overrides)]
 
 
 def compose_all(
@@ -85,7 +93,8 @@ def compose_all(
             continue
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in (*_NAMED, *unread)}
         name = _name(config, extras)
-        planned.append(PlannedRun(config, name, {**choices(config), **_typed(config, extras)}, one.folder, overrides))
+        shown = {**choices(config), **_typed(config, extras)}
+        planned.append(PlannedRun(config, name, shown, one.folder, overrides, one.beside))
         sweeps.append(one.sweep)
     _require_distinct(planned)
     if len(set(sweeps)) > 1:
@@ -109,13 +118,13 @@ def compose_trial(
     does.
     """
     overrides = [f"{key}={value}" for key, value in setting.items()]
-    config = of_job(overrides, 0).config
+    one = of_job(overrides, 0)
+    config = one.config
     extras = {key.lstrip("+"): setting[key] for key in shown if key not in _NAMED and key in setting}
     typed = _typed(config, extras)
     trial = {name: value for name, value in marks.items() if name == "trial"}
-    return PlannedRun(
-        config, _name(config, {**trial, **typed}), {**choices(config), **typed, **marks}, folder, overrides
-    )
+    name, marked = _name(config, {**trial, **typed}), {**choices(config), **typed, **marks}
+    return PlannedRun(config, name, marked, folder, overrides, one.beside)
 
 
 def _name(config: Config, extras: Mapping[str, Any]) -> str:

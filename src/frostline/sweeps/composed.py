@@ -19,7 +19,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import value_of
 from frostline.core.errors import user_error
 from frostline.core.validation import changed
-from frostline.sweeps import job
+from frostline.sweeps import hydra_keys, job
 from frostline.sweeps.compose_cache import Compose, Composer
 
 _NUMBERED = "${hydra:job.num}"
@@ -34,6 +34,8 @@ class Composed:
     """The sweep's folder, as Hydra has it."""
     folder: str
     """The folder of the job within it."""
+    beside: tuple[str, ...]
+    """What was typed beside its overrides: config folders and keys of the launcher."""
 
 
 class Jobs:
@@ -57,7 +59,7 @@ class Jobs:
         own = {key: _as_typed(value, first.config, key) for key, value in values.items()}
         if None in own.values() or any(key.endswith(".name") for key in own):
             return None  # leave conversions and errors to Hydra; a name may belong to another option
-        return Composed(changed(first.config, own), first.sweep, str(number))
+        return Composed(changed(first.config, own), first.sweep, str(number), first.beside)
 
     def _whole(self, overrides: Sequence[str], number: int) -> Composed:
         composed = self._compose(overrides)
@@ -92,7 +94,9 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
     with _current(composed):
         config = job.config_of(composed)
         _require_own_names(composed)
-        return Composed(config, str(composed.hydra.sweep.dir), str(PurePosixPath(str(composed.hydra.sweep.subdir))))
+        place = composed.hydra.sweep
+        folder, beside = str(PurePosixPath(str(place.subdir))), tuple(hydra_keys.beside(composed.hydra))
+        return Composed(config, str(place.dir), folder, beside)
 
 
 def _require_own_names(composed: DictConfig) -> None:

@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
@@ -95,9 +96,11 @@ def as_read(argument: str) -> str:
     return f"{key}=[{value}]" if several else argument
 
 
-def of_launcher(typed: Iterable[str]) -> list[str]:
-    """Return the `typed` overrides of Hydra's launcher."""
-    return [one for one in typed if one.lstrip("+").startswith(("hydra/launcher", "hydra.launcher."))]
+def beside(hydra: Any) -> list[str]:
+    """Return what was typed beside our own keys, given the config of Hydra: config folders and keys of the launcher."""
+    folders = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
+    launcher = ("hydra/launcher", "hydra.launcher.")
+    return [*folders, *(one for one in hydra.overrides.hydra if one.lstrip("+").startswith(launcher))]
 
 
 def check(config: DictConfig, *, own_launcher: bool) -> None:

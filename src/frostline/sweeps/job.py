@@ -64,9 +64,7 @@ def run_job(composed: DictConfig) -> Result:
 
     def configure() -> JobConfig:
         config = config_of(composed)
-        own = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
-        typed = [*own, *hydra.overrides.task, *hydra_keys.of_launcher(hydra.overrides.hydra)]
-        return JobConfig(config, recordable(composed, config), typed)
+        return JobConfig(config, recordable(composed, config), [*hydra_keys.beside(hydra), *hydra.overrides.task])
 
     return carry_out(configure, number=hydra.job.num, sweep=sweep, folder=folder)
 

@@ -36,7 +36,7 @@ def facts_of(run: PlannedRun) -> RunFacts:
     settled = {key: value_of(run.config, key) for key in ("precision", "compile", "data.pixels", "model.sha256")}
     root = run.config.data.root
     data = root if "://" in root else str(files.expanded(root).absolute())
-    return RunFacts(run.name, run.choices, run.folder, digest(run.config), settled, data=data)
+    return RunFacts(run.name, run.choices, run.folder, digest(run.config), settled, data=data, command=run.command)
 
 
 class Takeover:

@@ -27,8 +27,10 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
         ids = {result.name: result.run_id for result in recorded}
         experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
         tracker = Tracker(uri, experiment.name, str(folder), experiment.experiment_id, run_id)
-        facts = (RunFacts(result.name, result.choices, str(number)) for number, result in enumerate(results))
-        SweepFile(folder, tracker).add(facts)
+        SweepFile(folder, tracker).add(
+            RunFacts(result.name, result.choices, str(number), command=result.command)
+            for number, result in enumerate(results)
+        )
         for base in files(uri, run_id, layout.BASES):
             fetch_base(uri, run_id, PurePosixPath(base).name, folder)
         for own, result in zip(run_folders.of(folder), results, strict=True):

@@ -117,6 +117,7 @@ def test_a_rerun_is_typed_as_any_other_key(whole: Any, store: Path) -> None:
     arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={whole.folder / '1'}", *place]
     done = warm.run(arguments, env=environment())
     assert done.returncode == 0 and "verdict: identical" in done.stdout, done.stdout + done.stderr
+    assert "nothing to compare it with" in done.stdout and "Try:" not in done.stdout, "no command repeats a rerun"
 
 
 def test_a_run_of_a_sweep_reruns_identically_by_its_id_and_is_linked(whole: Any, store: Path) -> None:

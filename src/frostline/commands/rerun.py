@@ -56,7 +56,13 @@ def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Plann
     varied = [key for key in keys if len({repr(values[key]) for values in settings if key in values}) > 1]
     untold = [key for key in varied if not _told(key, settings, names)]
     return [
-        PlannedRun(config, run.name, {**short, **{key: values[key] for key in untold if key in values}}, str(number))
+        PlannedRun(
+            config,
+            run.name,
+            {**short, **{key: values[key] for key in untold if key in values}},
+            str(number),
+            [f"rerun={run.identity}"],
+        )
         for number, (run, config, values, short) in enumerate(zip(found, configs, settings, names, strict=True))
     ]
 

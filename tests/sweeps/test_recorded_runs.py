@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from frostline.core.config_keys import digest, flatten
+from frostline.core.errors import UserError
 from frostline.sweeps import recorded_runs
 from frostline.sweeps.recorded_runs import configs_of
 from small import compose
@@ -28,6 +29,12 @@ def test_on_as_many_devices_as_it_ran_unless_others_are_named() -> None:
     for given, expected in (([], (2, True)), (["devices=1", "fsdp=false"], (1, False))):
         (found,) = configs_of([recorded], given)
         assert (found.devices, found.fsdp) == expected
+
+
+@pytest.mark.parametrize("key", ["trials", "search.seed", "freeze_mode.space", "features.lockstep", "cluster", "lr"])
+def test_a_key_that_a_rerun_does_not_read_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=rf"{key}=1: expected nothing but experiment_name, device, .*data\.download: "):
+        configs_of([], ["device=cpu", f"{key}=1"])
 
 
 @pytest.mark.parametrize(

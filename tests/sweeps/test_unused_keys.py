@@ -41,6 +41,12 @@ NOTED = [
 ]
 
 
+def test_keys_of_hydra_are_noted_where_no_sweep_reads_them() -> None:
+    typed = {"hydra.sweep.dir": "x", "hydra/launcher": "basic", "hydra.searchpath": "[file:///own]"}
+    said = unused_keys.check(typed, [compose()])
+    assert [line.partition(" ")[0] for line in said] == ["hydra.sweep.dir=x", "hydra/launcher=basic"]
+
+
 def checked(override, *sweep):
     """Return what is said of `override` in a sweep of runs with further overrides."""
     key, _, value = override.partition("=")

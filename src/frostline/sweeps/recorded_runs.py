@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import untrusted
 from frostline.core.config import Config
-from frostline.core.config_keys import NOT_SEMANTIC, flatten, is_semantic
+from frostline.core.config_keys import flatten, is_semantic
 from frostline.core.errors import UserError, one_line, unknown_key, user_error
 from frostline.core.files import expanded, readable
 from frostline.core.validation import parse
@@ -30,8 +30,14 @@ from frostline.sweeps.compose import composing
 from frostline.sweeps.rerun import Comparable
 from frostline.tracking import download, query
 
-_FREE = tuple(key for key in NOT_SEMANTIC if key not in ("resume", "dry_run", "save_weights"))
-"""Keys that a rerun may override. It starts from scratch and saves the same weights file, whose bytes are compared."""
+_FREE = (
+    *("experiment_name", "device", "devices", "fsdp", "checkpoint", "store", "tracking"),
+    *("data.root", "data.download"),
+)
+"""Keys that a rerun may override: where it runs, reads and writes.
+
+It starts from scratch, trains each run alone in this process, and saves the same weights, whose bytes are compared.
+"""
 _FROM_RECORD = ("device", "devices", "fsdp", "data.root", "data.download", "save_weights")
 _PLACES = ("data.root", "data.options.splits", "model.weights")
 """Keys whose value may be a path relative to the working directory."""

@@ -151,9 +151,9 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
     """Return a note for each of the keys `typed`, with its value, that no run of the sweep reads.
 
     `configs` are those of its runs. Raises `UserError` if the key must be a mistake. The values false and null are
-    always accepted.
+    always accepted. Hydra's own keys are among `typed` only in commands that start no sweep.
     """
-    lines = _of_solvers(typed, configs)
+    lines = [*_of_hydra(typed), *_of_solvers(typed, configs)]
     for rule in (*_MISTAKES, *_NOTES):
         for key in rule.keys.split():
             value = typed.get(key)
@@ -170,6 +170,12 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
 def _as_typed(value: object) -> str:
     """Return a value as text for the command line."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _of_hydra(typed: Mapping[str, str]) -> list[str]:
+    """Return a note for each of Hydra's own keys, except the one that adds config folders."""
+    unread = [key for key in typed if key.startswith(("hydra.", "hydra/")) and key != "hydra.searchpath"]
+    return [f"{key}={typed[key]} has no effect here: only a sweep reads it" for key in unread]
 
 
 def _of_solvers(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:

@@ -649,6 +649,55 @@ def test_failed_runs_bound_the_lr_edge():
     assert "of `full`" not in text and "1 run of 5 did not finish." in text
 
 
+def of_lrs(mode: str, accuracies: dict[float, float | None], first: int = 0) -> list[Result]:
+    """Return a run per lr; None stands for one that diverged."""
+    runs = [result(first + n, mode, acc or 0, acc or 0, lr=lr) for n, (lr, acc) in enumerate(accuracies.items())]
+    lost = {"status": "FAILED", "reason": "Diverged: the training loss is nan in epoch 1", "metrics": {}}
+    return [run if accuracies[run.choices["lr"]] is not None else replace(run, **lost) for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("head", "full", "said", "proposed"),
+    [
+        (
+            {0.01: 0.9, 1e30: 0.6},
+            {0.01: 0.8, 1e30: None},
+            "`full` between 0.01 and 1e+30, which diverged",
+            "0.001,0.003,0.01,0.03,0.1",
+        ),
+        (
+            {0.01: 0.5, 1e30: 0.6},
+            {0.01: 0.8, 1e30: None},
+            "`full` between 0.01 and 1e+30, which diverged",
+            "0.001,0.003,0.01,0.03,0.1,1e+30",
+        ),
+        (
+            {0.1: 0.9, 0.01: 0.6},
+            {0.001: 0.7, 0.01: 0.8, 0.1: 0.7, 1.0: None},
+            "`head` is the larger",
+            "0.001,0.01,0.1,0.3",
+        ),
+        ({0.1: 0.9, 0.01: 0.6}, {0.01: 0.8, 0.1: None}, "`full` between 0.01 and 0.1", "0.001,0.003,0.01,0.03,0.1"),
+        ({0.001: 0.8, 0.01: 0.9, 0.02: None}, {0.001: 0.5, 0.01: 0.6, 0.1: 0.5}, "", None),
+    ],
+)
+def test_no_lr_beyond_one_that_diverged_is_proposed(head, full, said, proposed):
+    text = answer([*of_lrs("head", head), *of_lrs("full", full, first=len(head))])
+    assert said in text
+    found = re.search(r"To try more .*? lr=(\S+)`", text)
+    assert (found and found[1]) == proposed
+
+
+def test_runs_that_diverged_are_not_to_be_tried_again_as_they_were():
+    text = answer(of_lrs("head", {0.01: 0.9, 1e25: None, 1e30: None}))
+    assert "An lr between 0.01 and 1e+25, which diverged, may be better still." in text
+    assert text.endswith("`python train.py -m lr=0.001,0.003,0.01,0.03,0.1`.") and "try them again" not in text
+    text = answer([*of_lrs("head", {10.0: 0.9}), *of_lrs("full", {10.0: None}, first=1)])
+    assert text.endswith(
+        "No run of full finished. To try smaller learning rates: `python train.py -m freeze=head,full lr=1,3,10`."
+    )
+
+
 def test_following_lr_suggestions_ends_inside_the_grid():
     """A suggested grid must keep the rates already tried, or the next answer would suggest them again."""
 

@@ -61,6 +61,11 @@ def state(result: Result) -> str | None:
     return STOPPED if PRUNED in result.metrics else COMPLETE
 
 
+def diverged(result: Result) -> bool:
+    """Return whether a run failed because of its own values, and would fail again."""
+    return result.status == "FAILED" and DIVERGED in str(result.reason)
+
+
 def tells_a_search(result: Result) -> bool:
     """Return whether a trial failed because it diverged, which is information for the search rather than an error."""
-    return is_trial(result.choices) and result.status == "FAILED" and DIVERGED in str(result.reason)
+    return is_trial(result.choices) and diverged(result)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from frostline.records import trial_tags
 from frostline.records.result import Result, value_text
 from frostline.report.cells import Cell
 from frostline.report.command_line import command
@@ -15,27 +17,80 @@ def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned
     """Return sentences on the contenders whose best lr lies at the edge of the grid, and a command that extends it.
 
     The command includes all finished runs, which are not run again, so that its verdict covers them, and both
-    contenders, so that they keep the same budget.
+    contenders, so that they keep the same budget. It has no lr at or above one with which a contender diverged, except
+    a contender's best.
     """
-    at: dict[tuple[str, int], list[Contender]] = {}
     rivals = found if key != "lr" else found[:1]
+    at: dict[tuple[str, int], list[Contender]] = {}
     for one in rivals:
         tried = sorted({lr for run in results if (lr := _tried_lr(run, key, one)) is not None})
         best = one.cell.choices.get("lr")
         if len(tried) > 1 and best in (tried[0], tried[-1]):
             at.setdefault(("larger" if best == tried[-1] else "smaller", len(tried)), []).append(one)
-    if not at:
-        return []
     parts = [_edge(key, side, tried, group) for (side, tried), group in at.items()]
     beyond = [lr for (side, _), group in at.items() for lr in _beyond(side, group)]
+    limits = [_limit(key, one, results) for one in rivals]
+    for one, limit in zip(rivals, limits, strict=True):
+        if between := _below(limit, key, one, results):
+            parts.append(_diverged(key, one, limit))
+            beyond += between
+    beyond = [lr for lr in beyond if lr < min(limits)]
+    again = _extended(key, rivals, results, tuned, beyond, min(limits)) if beyond else None
+    return [*parts, *([f"To try more (what is finished is not run again): `{again}`."] if again else [])]
+
+
+def _extended(
+    key: str,
+    rivals: Sequence[Contender],
+    results: Sequence[Result],
+    tuned: Sequence[str],
+    beyond: Sequence[float],
+    limit: float,
+) -> str | None:
+    """Return the command of the sweep over the finished learning rates below `limit` and those `beyond` them."""
+    best = [one.cell.choices.get("lr") for one in rivals]
     known = [_tried_lr(run, key, one) for run in results for one in rivals if run.status == "FINISHED"]
     changes: dict[str, Sequence[object]] = {} if key == "lr" else {key: [one.value for one in rivals]}
     others = {n: values for n in tuned if n != "lr" and (values := both(n, rivals[0].cell, rivals[-1].cell))}
-    seeds = sorted({run.choices.get("seed") for one in rivals for run in one.cell.results}, key=repr)
-    same = {"seed": seeds} if len(seeds) > 1 else {}
-    grid = sorted({lr for lr in (*known, *beyond) if lr is not None})
-    again = command(rivals[0].cell.finished[0], {**changes, **others, "lr": grid, **same})
-    return [*parts, *([f"To try more (what is finished is not run again): `{again}`."] if again else [])]
+    grid = sorted({lr for lr in (*known, *beyond) if lr is not None and (lr < limit or lr in best)})
+    return command(rivals[0].cell.finished[0], {**changes, **others, "lr": grid, **_seeds(rivals)})
+
+
+def _seeds(found: Sequence[Contender]) -> dict[str, Sequence[object]]:
+    seeds = sorted({run.choices.get("seed") for one in found for run in one.cell.results}, key=repr)
+    return {"seed": seeds} if len(seeds) > 1 else {}
+
+
+def smaller(key: str, values: Sequence[object], only: Contender, lost: Sequence[Result]) -> list[str]:
+    """Return a sentence with a command after all `lost` runs diverged: the only contender against the other `values`.
+
+    If these are learning rates, the command tries some between the best and the smallest that diverged; else smaller
+    ones than that.
+    """
+    lrs = [lr for run in lost if isinstance(lr := run.choices.get("lr"), float)]
+    if key == "lr":
+        return edges(key, [only], [*only.cell.results, *lost], ())
+    if not lrs:
+        return []
+    best = only.cell.choices.get("lr")
+    grid = sorted({float(f"{min(lrs) / by:.1g}") for by in (3, 10)} | ({best} if best is not None else set()))
+    again = command(only.cell.finished[0], {key: [only.value, *values], "lr": grid, **_seeds([only])})
+    return [f"To try smaller learning rates: `{again}`."] if again else []
+
+
+def _limit(key: str, one: Contender, results: Sequence[Result]) -> float:
+    """Return the smallest lr above the best with which a contender diverged; infinity if there is none."""
+    best = one.cell.choices.get("lr", math.inf)
+    lost = (lr for run in results if trial_tags.diverged(run) and (lr := _tried_lr(run, key, one)) is not None)
+    return min((lr for lr in lost if lr > best), default=math.inf)
+
+
+def _below(limit: float, key: str, one: Contender, results: Sequence[Result]) -> list[float]:
+    """Return learning rates between the best and the `limit` of a contender; empty if some were tried."""
+    best, lrs = one.cell.choices.get("lr", math.inf), (_tried_lr(run, key, one) for run in results)
+    if limit == math.inf or any(lr is not None and best < lr < limit for lr in lrs):
+        return []
+    return [lr for lr in _beyond("larger", [one]) if lr < limit]
 
 
 def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
@@ -46,10 +101,18 @@ def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
 
 def _edge(key: str, side: str, tried: int, group: Sequence[Contender]) -> str:
     """Return the sentence on contenders whose best lr lies at one edge; of only two values, each lies at an edge."""
-    names = " and ".join(f"`{value_text(one.value)}`" for one in group)
-    of = "" if key == "lr" else f" of {names}"
     where = f"is the {side} of the two tried" if tried == 2 else "lies at the edge of the grid"
-    return f"The best lr{of} {where}; {side} may be better still."
+    return f"The best lr{_of(key, group)} {where}; {side} may be better still."
+
+
+def _diverged(key: str, one: Contender, limit: float) -> str:
+    """Return the sentence on a contender that diverged with the next larger lr."""
+    best = value_text(one.cell.choices["lr"])
+    return f"An lr{_of(key, [one])} between {best} and {value_text(limit)}, which diverged, may be better still."
+
+
+def _of(key: str, group: Sequence[Contender]) -> str:
+    return "" if key == "lr" else f" of {' and '.join(f'`{value_text(one.value)}`' for one in group)}"
 
 
 def _beyond(side: str, group: Sequence[Contender]) -> list[float]:

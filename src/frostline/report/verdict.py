@@ -17,12 +17,12 @@ from frostline.records.result import (
     number_of,
     value_text,
 )
-from frostline.records.trial_tags import tells_a_search
+from frostline.records.trial_tags import diverged, tells_a_search
 from frostline.report import search_words
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, capital, contests
-from frostline.report.next_lrs import edges
+from frostline.report.next_lrs import edges, smaller
 from frostline.report.next_step import next_step, takes_longer
 from frostline.report.studies import short_text
 
@@ -249,6 +249,10 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     if _coming(results):
         return " ".join([f"No comparison: {score}.", *missing, f"{_to_come(results)}."])
     if missing:
+        lost = [run for run in results if repr(run.choices.get(key)) != repr(only.value)]
+        if lost and all(map(diverged, lost)):
+            values = [*dict.fromkeys(run.choices.get(key) for run in lost)]
+            return " ".join([f"No comparison: {score}.", *missing, *smaller(key, values, only, lost)])
         grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
         again = command(only.cell.finished[0], {key: [only.value], **grid})
         return " ".join([f"No comparison: {score}.", *missing, *([f"To try them again: `{again}`."] if again else [])])

@@ -5,7 +5,8 @@ reads a number ends the run. A `CardTensor` has numbers, or shapes alone where a
 `EmulatedMachine` refuses what a card refuses: tensors of several devices in one operation, and operations without a
 deterministic form. It counts launches, waits of the host and copies between host and card.
 
-What is captured in a graph is not carried out, and a replay is one launch that finds memory as it is then.
+What is captured in a graph is not carried out, and a replay is one launch that finds memory as it is then. After a
+capture that failed, memory and random numbers are stuck as in torch 2.11. Each thread begins with the first card.
 
 It does not see kernels themselves (their speed, their last bits, shapes they do not take), cuDNN's choices, streams,
 memory that runs out, and C++ that looks for the driver. Attention is computed by torch's plain form.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -52,6 +54,8 @@ SORTING = {
     *("index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"),
 }
 """What a card does by sorting where algorithms are deterministic; `index_put` only where it accumulates."""
+DRAWING = {"bernoulli", "bernoulli_", "native_dropout", "uniform_", "normal_", "random_", "rand", "randn", "randint"}
+"""What draws random numbers."""
 NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "_to_copy"}
 
 _LOWER = {"conv2d", "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"}
@@ -136,6 +140,10 @@ class Graph:
                 whole = one.as_strided((one.untyped_storage().nbytes() // one.itemsize,), (1,), 0)
                 self._before[place] = (whole, whole.clone())
 
+    def __del__(self) -> None:
+        if (there := getattr(EmulatedMachine, "current", None)) is not None and there.capturing not in (None, self):
+            there.invalid = True
+
     def end(self) -> None:
         """Leave memory as it is when nothing was carried out: what was taken holds anything."""
         for func, _, _, made in self._operations:
@@ -167,10 +175,9 @@ class EmulatedMachine(TorchDispatchMode):
     def __init__(self, count: int = 1, *, numbers: bool = True, free: int = MEMORY, bf16: bool = True) -> None:
         """Without `numbers` tensors have shapes alone; so many bytes of each card are `free`; not all have `bf16`."""
         super().__init__()
-        EmulatedMachine.current = self
         self.count, self.numbers, self.free, self.bf16 = count, numbers, free, bf16
         self.inside = torch.device("cpu" if numbers else "meta")
-        self.started, self.chosen = False, 0
+        self.started, self._of_thread = False, threading.local()
         self.launches: Counter[str] = Counter()
         """Operations by name."""
         self.waits: Counter[str] = Counter()
@@ -184,8 +191,15 @@ class EmulatedMachine(TorchDispatchMode):
         self.seeded: set[int] = set()
         """Cards whose random numbers were seeded."""
         self.capturing: Graph | None = None
+        self.invalid = False
+        """Whether what is captured has become impossible."""
+        self.stuck_pool: Any = None
+        """The pool of memory into which a capture goes or has failed."""
+        self.stuck_draws = False
+        """Whether random numbers are those of a capture."""
         self.coming: list[tuple[Tensor, Tensor]] = []
         """What is copied to the host without a wait, and what it will hold: until that is waited for, anything."""
+        EmulatedMachine.current = self
 
     def record_event(self) -> SimpleNamespace:
         """Return an event that comes when all that was told to the card before is done."""
@@ -199,15 +213,35 @@ class EmulatedMachine(TorchDispatchMode):
 
         return SimpleNamespace(synchronize=synchronize)
 
+    @property
+    def chosen(self) -> int:
+        """The number of this thread's card."""
+        return getattr(self._of_thread, "chosen", 0)
+
     @contextmanager
-    def capture(self, graph: Graph, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+    def capture(self, graph: Graph, *, stream: Any, capture_error_mode: str, pool: Any = "own") -> Iterator[None]:
         """Have a graph take what is launched in the block, instead of carrying it out."""
-        self.capturing = graph
+        self.empty_cache()
+        self.capturing, self.stuck_pool, self.stuck_draws, self.invalid = graph, pool, True, False
         try:
             yield
         finally:
             self.capturing = None
             graph.end()
+            if self.invalid:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+            self.stuck_pool, self.stuck_draws = None, False
+
+    def empty_cache(self) -> None:
+        """Give back memory that nothing uses."""
+        if self.stuck_pool is not None:
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    def end_pool(self, device: int, pool: Any) -> None:
+        """Take memory no longer from a pool."""
+        if self.stuck_pool != pool:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.stuck_pool = None
 
     def wait(self, why: str) -> None:
         """Count that the host waits."""
@@ -217,6 +251,7 @@ class EmulatedMachine(TorchDispatchMode):
     def refuse_while_capturing(self) -> None:
         """Refuse what has no place in a graph: a wait, or a copy of what lies in the host's memory at that moment."""
         if self.capturing is not None:
+            self.invalid = True
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     def at(self, device: torch.device) -> torch.device:
@@ -333,8 +368,10 @@ class EmulatedMachine(TorchDispatchMode):
         if others or len({card.place for card in cards}) > 1:
             places = [*(card.place for card in cards), *(one.device for one in others)]
             raise MixedDevices(f"{func}: {', '.join(map(str, places))}")
+        if name in DRAWING and self.stuck_draws and self.capturing is None:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
         if torch.are_deterministic_algorithms_enabled():
-            if name in NOT_DETERMINISTIC:
+            if name in NOT_DETERMINISTIC or (name == "cumsum" and cards[0].dtype.is_floating_point):
                 raise RuntimeError(f"{name} does not have a deterministic implementation")
             accumulates = "put" not in name or (len(args) > 3 and args[3])
             self.sorts[name] += name in SORTING and accumulates
@@ -355,6 +392,7 @@ class EmulatedMachine(TorchDispatchMode):
             for name, value in self._seen().items():
                 stack.enter_context(patch.object(torch.cuda, name, value))
             stack.enter_context(patch.object(torch.accelerator, "current_stream", lambda device=None: stream))
+            stack.enter_context(patch.object(torch._C, "_cuda_endAllocateToPool", self.end_pool, create=True))
             for module in ("torch.optim.swa_utils", "torch.optim.optimizer", "torch.nn.utils.clip_grad"):
                 stack.enter_context(patch(f"{module}._group_tensors_by_device_and_dtype", grouped))
             types = [Tensor, nn.Parameter, CardTensor]
@@ -377,7 +415,7 @@ class EmulatedMachine(TorchDispatchMode):
             return self.chosen
 
         def choose(device: Any) -> None:
-            self.chosen = device if isinstance(device, int) else torch.device(device).index or 0
+            self._of_thread.chosen = device if isinstance(device, int) else torch.device(device).index or 0
             start()
 
         def reset(device: Any) -> None:
@@ -399,9 +437,9 @@ class EmulatedMachine(TorchDispatchMode):
             **{"is_available": lambda: self.count > 0, "device_count": lambda: self.count, "init": start},
             **{"is_current_stream_capturing": lambda: self.capturing is not None},
             **{"CUDAGraph": Graph, "graph": self.capture, "Stream": lambda device: None, "stream": nullcontext},
-            **{"current_stream": lambda device: self},
+            **{"current_stream": lambda device: self, "graph_pool_handle": object},
             **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": start},
-            **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": lambda: None},
+            **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": self.empty_cache},
             **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},
             **{"memory_reserved": lambda device=None: 0, "max_memory_allocated": lambda device=None: 1},
             **{"utilization": lambda device=None: 50, "get_device_name": lambda device=None: "a card"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emulated_card import EmulatedMachine, Graph
 from frostline.training import captured_step, gradient
+from frostline.training.captured_step import CapturedStep
 from frostline.training.lockstep import Stack
 from frostline.training.schedule import Rates
 from heads import BATCH, make_heads
@@ -119,6 +121,48 @@ def test_a_step_that_waits_is_not_captured_and_goes_on_as_it_is(monkeypatch: pyt
         "(CUDA error: operation not permitted when stream is capturing)"
     ]
     assert not there.launches["graph"] and same(there, one_by_one)
+
+
+def test_after_a_capture_that_failed_memory_can_be_freed_and_random_numbers_drawn() -> None:
+    def waiting(inputs: Tensor, targets: Tensor) -> Tensor:
+        inputs.sum().item()
+        return inputs + targets
+
+    said: list[str] = []
+    with EmulatedMachine().running():
+        ones = torch.ones(3, device="cuda")
+        step = CapturedStep(waiting, lambda: [ones], said.append)
+        for _ in range(3):
+            assert step(ones, ones).cpu().tolist() == [2, 2, 2]
+        torch.cuda.empty_cache()
+        assert nn.functional.dropout(ones, 0.5).cpu().sum() in (0, 2, 4, 6)
+        again = CapturedStep(torch.add, lambda: [ones], said.append)  # the next run's
+        for _ in range(3):
+            assert again(ones, ones).cpu().tolist() == [2, 2, 2]
+    assert len(said) == 1
+
+
+def test_no_graph_that_is_garbage_is_destroyed_while_another_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaving_garbage(inputs: Tensor, targets: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            circle: list[object] = [Graph()]
+            circle.append(circle)
+            del circle
+            [[] for _ in range(100)]  # at each of which the collector looks
+        return inputs + targets
+
+    said: list[str] = []
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        with EmulatedMachine().running() as there:
+            ones = torch.ones(3, device="cuda")
+            step = CapturedStep(leaving_garbage, lambda: [ones], said.append)
+            for _ in range(3):
+                step(ones, ones)
+            assert there.launches["graph"] and not said and gc.isenabled()
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def test_a_graph_with_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

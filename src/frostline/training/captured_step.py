@@ -8,7 +8,9 @@ compared bit for bit with the plain step; if they differ, or capturing fails, st
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -79,20 +81,54 @@ class CapturedStep:
                 self._captured[inputs.shape] = captured
                 return logits
         except RuntimeError as error:
-            why = first_line(error)
+            why = first_line(error.__context__ or error)  # the end of a failed capture raises an error of its own
         _put(changed, after)
         self._possible = False
         self._note(f"  note: steps are launched one operation at a time, without a CUDA graph ({why})")
         return logits
 
     def _capture(self, inputs: Tensor, targets: Tensor) -> _Captured:
-        graph, device = torch.cuda.CUDAGraph(), inputs.device
-        with (
-            torch.cuda.stream(torch.cuda.current_stream(device)),  # restored even if the capture fails
-            torch.cuda.graph(graph, stream=_aside(device), capture_error_mode="thread_local"),  # others may use the GPU
-        ):
-            logits = self._step(inputs, targets)
+        graph, device, pool = torch.cuda.CUDAGraph(), inputs.device, torch.cuda.graph_pool_handle()
+        try:
+            with (
+                _no_garbage_collection(),  # the end of an older graph would make the capture fail
+                torch.cuda.stream(torch.cuda.current_stream(device)),  # restored even if the capture fails
+                torch.cuda.graph(
+                    graph,
+                    pool=pool,
+                    stream=_aside(device),
+                    capture_error_mode="thread_local",  # other threads may use the GPU
+                ),
+            ):
+                logits = self._step(inputs, targets)
+        except RuntimeError:
+            _end_failed_capture(device, pool)
+            raise
         return _Captured(inputs, targets, logits, graph)
+
+
+def _end_failed_capture(device: torch.device, pool: tuple[int, int]) -> None:
+    """Take torch's memory and random numbers on `device` out of a failed capture into `pool`.
+
+    Up to version 2.11 torch leaves them in it: its cache cannot be emptied any more, and no dropout can be drawn
+    (https://github.com/pytorch/pytorch/pull/180395). A capture that succeeds resets the random numbers.
+    """
+    with suppress(RuntimeError):  # newer versions have ended it
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+    one = torch.ones(1, device=device)
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_aside(device), capture_error_mode="thread_local"):
+        one.add_(1)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @functools.cache

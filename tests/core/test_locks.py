@@ -143,7 +143,7 @@ def test_threads_that_die_are_told(tmp_path, monkeypatch, said):
     record, run = Record(tmp_path), tmp_path / "run"
     run.mkdir()
     monkeypatch.setattr(record, "metrics", lambda *_, **__: 1 / 0)
-    with sampled(record, on=True):
+    with sampled(record, on=True, device="cpu"):
         pass
     monkeypatch.setattr(heartbeat, "_EVERY", 0.001)
     monkeypatch.setattr(heartbeat.os, "utime", lambda path: 1 / 0)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from emulated_card import EmulatedMachine
 from frostline.records import system_metrics
+from frostline.records.recording import Record
 
 
 class NVMLError(Exception):
@@ -13,12 +17,21 @@ class NVMLError(Exception):
 
 
 def test_a_card_that_does_not_say_how_busy_it_is_is_sampled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy() -> int:
+    def busy(device: int) -> int:
         raise NVMLError("Not Supported")
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (25, 100))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (25, 100))
     monkeypatch.setattr(torch.cuda, "utilization", busy)
-    found = system_metrics._now()
+    found = system_metrics._now(0)
     assert found["system/gpu_0_memory_usage_percentage"] == 75
     assert "system/gpu_0_utilization_percentage" not in found
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda:1", 1), ("cuda", 0), ("auto", 0)])
+def test_the_card_of_the_run_is_sampled_and_no_other_is_touched(device: str, number: int, tmp_path: Path) -> None:
+    with EmulatedMachine(2).running() as there:
+        torch.cuda.set_device(number)  # which other threads do not see
+        with system_metrics.sampled(Record(tmp_path), on=True, device=device):
+            pass
+    assert there.contexts == {number}

@@ -460,9 +460,9 @@ def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found
 
 def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):
     with recording(folder, name="run", tags={}, params={}) as record:
-        with sampled(record, on=False, every=0.01):
+        with sampled(record, on=False, device="cpu", every=0.01):
             assert "system" not in (folder / layout.RECORD).read_text()
-        with sampled(record, on=True, every=0.01):
+        with sampled(record, on=True, device="cpu", every=0.01):
             while (folder / layout.RECORD).read_text().count("system/cpu") < 3:
                 record.metrics({"train/loss": 1.0})
     metrics = client.get_run(mirrored(tracker, folder)).data.metrics

@@ -55,9 +55,9 @@ def keep_freed(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Reset the measurement of peak memory, and release freed memory; make a GPU the process's current device.
+    """Reset the measurement of peak memory, and release freed memory; make a GPU the thread's current device.
 
-    Code that names no device then uses this GPU: a memory sampler, the check that it still works, the test for bf16.
+    Code of this thread that names no device then uses this GPU: the check that it still works, the test for bf16.
     """
     import torch
 

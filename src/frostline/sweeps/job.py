@@ -125,7 +125,7 @@ def _carry_out(
         with (
             screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=job.config.epochs),
             _recording(job, facts, shared.tracker, sweep, folder) as record,
-            sampled(record, on=job.config.tracking.system_metrics),
+            sampled(record, on=job.config.tracking.system_metrics, device=job.config.device),
             heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
             _failure_told(record, result) as spent,
         ):

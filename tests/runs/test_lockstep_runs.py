@@ -152,6 +152,24 @@ def test_on_a_card_too_every_run_gets_the_bits_that_single_operations_give(
 
 
 @pytest.mark.slow
+def test_on_a_card_whose_batched_products_round_otherwise_steps_of_each_head_are_captured(
+    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agrees = Stack._agrees_on
+    monkeypatch.setattr(Stack, "_agrees_on", lambda self, *batch: len(self.members) == 1 and agrees(self, *batch))
+    monkeypatch.setattr(captured_step, "_AFTER", 1)
+    lines = [("lr=1e-2",), ("lr=3e-2", "train.label_smoothing=0.1")]
+    common = (*TINY, "device=cuda", "precision=fp32", "epochs=1")
+    with EmulatedMachine().running() as there:
+        (by_itself,) = alone(configs(*common, "features.lockstep=false", lines=lines[:1]))
+        first, second = configs(*common, lines=lines)
+        ran = run(tmp_path, first, [second])
+        assert there.launches["graph"]
+    assert ran.same(by_itself) and layout.LOCKSTEP_TAG not in ran.tags
+    assert [line for line in ran.said if "not in lockstep" in line]
+
+
+@pytest.mark.slow
 def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = dict.fromkeys((Stack, PlainStepper), 0)
 

@@ -144,15 +144,26 @@ class LockstepStepper:
             others = self._lockstep.others(list(siblings), epoch)
         if not others and on_cpu:
             return None
-        stack = Stack([me, *(member for _, member in others)], part.train, self._say)
-        if not stack.agrees(indices, epoch, first):
-            self._say("  note: not in lockstep, since here a batched product rounds differently from single ones")
+        stack = self._agreeing([me, *(member for _, member in others)], part, indices, epoch, first)
+        if stack is None and others and not on_cpu and self._setup.ranks is None:
+            others, stack = [], self._agreeing([me], part, indices, epoch, first)
+        if stack is None:
             return None
         self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)
         self.max_runs_per_step = len(stack.members)
         if others:
             self._say(f"  in lockstep with {_others(self.max_runs_per_step)} on the same features")
         return stack
+
+    def _agreeing(
+        self, members: Sequence[Member], part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int
+    ) -> Stack | None:
+        """Return a stack of `members`, or None and a note if they would not get the bits that each gets alone."""
+        stack = Stack(members, part.train, self._say)
+        if stack.agrees(indices, epoch, first):
+            return stack
+        self._say("  note: not in lockstep, since here a batched product rounds differently from single ones")
+        return None
 
     def _beginner(self, head: Head, config: Config) -> Member:
         """Return the initial head of the run of `config`; this run must be at its beginning, too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_where_pixels_lie_changes_no_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_a_network_of_every_family_takes_equal_steps_and_its_fast_copy_is_close(name: str) -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[0]):  # of all, with several it would warn
         model = build(name, weights=None, num_classes=5, seed=0, memory_format=torch.channels_last)
         module, side = model.module.to(CARD), model.input.size
         generator = torch.Generator(CARD).manual_seed(0)
@@ -115,10 +116,28 @@ def test_captured_steps_of_heads_are_used_and_have_the_bits_of_single_operations
         assert not notes
         return [parameter.detach().cpu() for one in members for parameter in one.head.linear.parameters()]
 
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
-        captured = trained(2)
-    assert sum(event.count for event in profiled.key_averages() if event.key == "cudaGraphLaunch")
+    replayed: list[torch.cuda.CUDAGraph] = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replayed.append(graph) or replay(graph))
+    captured = trained(2)
+    assert len(replayed) == 5 * 4 - 2 and len(set(replayed)) == 1
     assert all(map(torch.equal, captured, trained(10**6)))
+
+
+def test_after_a_capture_that_fails_memory_can_be_freed_and_random_numbers_drawn() -> None:
+    def waiting(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        inputs.sum().item()
+        return inputs + targets
+
+    notes: list[str] = []
+    ones = torch.ones(3, device=CARD)
+    for function in (waiting, torch.add):
+        step = captured_step.CapturedStep(function, lambda: [ones], notes.append)
+        for _ in range(captured_step._AFTER + 2):
+            assert step(ones, ones).tolist() == [2, 2, 2]
+        torch.cuda.empty_cache()
+        assert nn.functional.dropout(ones, 0.5).sum() in (0, 2, 4, 6)
+    assert len(notes) == 1 and "captur" in notes[0]
 
 
 def test_no_step_of_a_head_waits_and_each_launches_a_dozen_kernels() -> None:
@@ -134,14 +153,17 @@ def test_no_step_of_a_head_waits_and_each_launches_a_dozen_kernels() -> None:
             pass
 
     train()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         train()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profiled:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiled:  # else torch 2.11 warns
         train()
         torch.cuda.synchronize()
-    launched = sum(event.count for event in profiled.key_averages() if event.key == "cudaLaunchKernel")
-    assert launched <= 12 * len(batches)
+    launches = ("cudaLaunchKernel", "cuLaunchKernel")  # and the same with attributes, as on recent cards
+    launched = sum(event.count for event in profiled.key_averages() if event.key.startswith(launches))
+    assert 0 < launched <= 12 * len(batches)

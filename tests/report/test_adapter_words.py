@@ -10,7 +10,7 @@ import pytest
 from frostline.records import sweep_record
 from frostline.report import adapter_words, html, page_data
 from frostline.report.cells import cells
-from frostline.report.outcome import cells_table
+from frostline.report.result_tables import cells_table
 from written_sweeps import sweep
 
 LORA = {"peft_type": "LORA", "r": 8, "lora_alpha": 16.0, "use_dora": False}

@@ -14,7 +14,7 @@ from rich.console import Console
 from frostline.core.metrics import ACCURACY, MACRO_F1
 from frostline.records.result import Result
 from frostline.report.cells import cells
-from frostline.report.outcome import cells_table, rows
+from frostline.report.result_tables import cells_table, rows
 from frostline.report.tables import duration
 from frostline.report.terminal import Screen
 from frostline.runs.plan import PhasePlan, Plan, StagePlan

@@ -28,11 +28,12 @@ from frostline.core import project
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL, Result
-from frostline.report import backbones, baseline, contest, page_data, predictions, statistics
+from frostline.report import backbones, baseline, page_data, predictions, statistics
+from frostline.report.cell_intervals import repeats as repeats_of
+from frostline.report.cell_intervals import standard_error, validation_interval
 from frostline.report.cells import cells, metrics, varying
-from frostline.report.contest import contests, validation_interval
-from frostline.report.outcome import cells_table, pairs_table, rows
-from frostline.report.studies import standard_error
+from frostline.report.contest import contests
+from frostline.report.result_tables import cells_table, pairs_table, rows
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer
 
@@ -219,7 +220,7 @@ def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
     )
     alone = statistics.by_influence(one.value, one.influence, one.least, patients)
     assert contests(runs)[0].contenders[0].interval == statistics.clamped(alone)
-    repeats = contest.repeats(cells(runs)[0])
+    repeats = repeats_of(cells(runs)[0])
     largest = baseline.of(repeats)
     ahead = baseline.lead(repeats, largest)
     right = predictions.read(runs[0].folder).right
@@ -279,7 +280,7 @@ def test_largest_class_baseline_is_not_beaten(tmp_path):
 
 def test_largest_class_of_folds_counts_all_test_images(tmp_path):
     runs = [imbalanced(tmp_path, [0] * 31, fold, **{"data.fold": fold}) for fold in range(3)]
-    whole = contest.repeats(cells(runs)[0])
+    whole = repeats_of(cells(runs)[0])
     write_counts(Path(runs[0].folder), big=10, small=21, none=0)
     found = baseline.of(whole)
     assert (found.name, found.label, found.share) == ("big", 0, pytest.approx(70 / 93))

@@ -12,9 +12,9 @@ from frostline.commands import CALLED, Parser
 from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.report import backbones, outcome
+from frostline.report.cell_intervals import test_interval
 from frostline.report.cells import Cell, cells
-from frostline.report.contest import Contest, contests, repeats
-from frostline.report.paired_difference import interval
+from frostline.report.contest import Contest, contests
 from frostline.report.pareto import Front, front
 from frostline.report.studies import Study, studies
 from frostline.report.terminal import Screen
@@ -137,7 +137,7 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
 def _cell(cell: Cell) -> dict[str, Any]:
     names = dict.fromkeys(name for result in cell.finished for name in result.metrics)
     means = {name: cell.mean(name) for name in names}
-    within = interval(repeats(cell), cell.by)
+    within = test_interval(cell)
     return {
         "choices": {name: value for name, value in cell.choices.items() if name != trial_tags.SPACE},
         "mean": {name: value if value == value else None for name, value in means.items()},

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from frostline.core.metrics import Metric
+from frostline.report.cell_intervals import repeats
 from frostline.report.cells import Cell, cells, finalists
-from frostline.report.contest import Contest, repeats
+from frostline.report.contest import Contest
 from frostline.report.paired_difference import Difference, compare
 
 _NAMES = 3  # of backbones or freeze modes in a sentence

@@ -1,25 +1,21 @@
-"""Comparison of freeze modes: the best cell of each by validation, and the first two of these on the test split.
-
-numpy is imported only once there is something to compare.
-"""
+"""Comparison of freeze modes: the best cell of each by validation, and the first two of these on the test split."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from frostline.core.metrics import ACCURACY, LOSS, Metric
+from frostline.core.metrics import ACCURACY, Metric
 from frostline.records import trial_tags
-from frostline.records.result import EFFECTIVE, GROUPS, VAL_EFFECTIVE, Result, choices_text, value_text
+from frostline.records.result import Result, choices_text, value_text
+from frostline.report import baseline
+from frostline.report.baseline import Baseline
+from frostline.report.cell_intervals import repeats, test_interval
 from frostline.report.cells import FOLD, Cell, cells, finalists, varying
-
-if TYPE_CHECKING:
-    from frostline.report.baseline import Baseline
-    from frostline.report.paired_difference import Difference, Repeat
-    from frostline.report.statistics import Interval
+from frostline.report.paired_difference import Difference, compare
+from frostline.report.statistics import Interval
 
 PLAIN = {"head": "feature extraction", "full": "fine-tuning"}
 """The field's names of some freeze modes."""
@@ -103,71 +99,11 @@ def searched(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(name for group in studies.values() for name in varying(group)))
 
 
-def repeats(cell: Cell) -> list[Repeat]:
-    """Return the finished seeds of a cell in the form that a comparison takes; of a seed run twice the later run.
-
-    For a cross-validated cell, return its folds, each with the mean over its seeds.
-    """
-    from frostline.report.paired_difference import Repeat
-
-    return [
-        Repeat(
-            runs[0].choices.get(FOLD if cell.folds else "seed"),
-            fmean(run.metrics[cell.by.test] for run in runs),
-            runs[0].images.get("test", 0),
-            tuple(run.folder for run in (runs if cell.draws else runs[:1])),
-            overlap=_overlap(runs[0]) if cell.folds else None,
-            draws=cell.draws,
-            groups=round(runs[0].metrics.get(GROUPS, 0)),
-            effective=runs[0].metrics.get(EFFECTIVE, 0.0),
-        )
-        for runs in cell.repeats(cell.by.test)
-    ]
-
-
-def _overlap(run: Result) -> float:
-    """Return the overlap of folds as `statistics.t_interval` takes it: test images per image of train and val.
-
-    Validation images count: choosing the epoch is part of learning, and they are training images in other folds. In
-    simulations with a validation split of 10 to 50% of the images outside test, these intervals held the truth in 95.7
-    to 99.1 of 100 cases, and none needed more; counting training images alone makes them up to 1.3 times as wide.
-    """
-    return run.images.get("test", 0) / max(1, run.images.get("train", 0) + run.images.get("val", 0))
-
-
-def validation_interval(cell: Cell) -> Interval | None:
-    """Return the interval of a cell's score on validation; None if unknown.
-
-    It is over folds, or over images, and also over seeds if there are several. Only accuracy has an interval over
-    images; images in groups count as many as they are worth (`best/val_effective_images`).
-    """
-    from frostline.report.statistics import added, clamped, step, t_interval, wilson
-
-    values = cell.values(cell.by.val)
-    if not values or any(math.isnan(value) for value in values):
-        return None
-    if not (cell.draws or cell.folds):  # all seeds give the same value
-        values = values[:1]
-    images = cell.finished[0].images.get("val", 0)
-    worth = cell.finished[0].metrics.get(VAL_EFFECTIVE, images)
-    over_images = wilson(fmean(values) * worth, worth) if cell.by == ACCURACY and worth else None
-    if len(values) == 1:
-        return over_images
-    overlap = _overlap(cell.finished[0]) if cell.folds else 0.0
-    found = t_interval(values, 0.0 if cell.by == LOSS else step(images), overlap)
-    if over_images and not cell.folds:
-        found = added(fmean(values), found, over_images)
-    return found if cell.by == LOSS else clamped(found)
-
-
 def _contest(where: str, results: Sequence[Result]) -> Contest:
     key = compared_key(results)
     found, by = _contenders(key, results), results[0].selected_by
     if not found:
         return Contest(where, by, key, tuple(results), found, "none", None, (), None, None)
-    from frostline.report import baseline
-    from frostline.report.paired_difference import compare
-
     largest = baseline.of(repeats(found[0].cell))
     lead = _no_lead(found, largest) if largest and by == ACCURACY else None
     if len(found) < 2:
@@ -186,8 +122,6 @@ def _unbeaten(found: Sequence[Contender]) -> tuple[tuple[Contender, Difference],
     surely beat the second in one sweep of five, and then the equal one was nearly always among the rest. Beating
     all takes no correction for their number (an intersection-union test, R. Berger 1982).
     """
-    from frostline.report.paired_difference import compare
-
     first = found[0].cell
     others = [(one, compare(repeats(first), repeats(one.cell), first.by)) for one in found[2:]]
     return tuple((one, gap) for one, gap in others if outcome_of(gap, first) != "win")
@@ -198,8 +132,6 @@ def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None
 
     Also None if the interval of some contender's lead is unknown.
     """
-    from frostline.report import baseline
-
     first = None
     for one in found:
         ahead = baseline.lead(repeats(one.cell), largest)
@@ -210,8 +142,6 @@ def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None
 
 
 def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
-    from frostline.report.paired_difference import interval
-
     best: dict[str, Cell] = {}
     tried: dict[str, int] = {}
     found = cells(results)
@@ -224,7 +154,7 @@ def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
         if repeats(cell) and not math.isnan(cell.mean(cell.by.val) + cell.mean(cell.by.test)):
             best.setdefault(value, cell)
     return tuple(
-        Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), interval(repeats(cell), cell.by))
+        Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), test_interval(cell))
         for value, cell in best.items()
         for chosen in [cell.choices.get(key)]
     )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from frostline.records.result import SECONDS
+from frostline.report.cell_intervals import validation_interval
 from frostline.report.command_line import command
-from frostline.report.contest import Contender, Contest, capital, outcome_of, validation_interval
+from frostline.report.contest import Contender, Contest, capital, outcome_of
 from frostline.report.next_lrs import both
-
-if TYPE_CHECKING:
-    from frostline.report.paired_difference import Difference
+from frostline.report.paired_difference import Difference
+from frostline.report.statistics import seeds_to_resolve
 
 _MANY_SEEDS = 20  # more seeds than this are not worth a command
 _ALIKE, _INSTANT = 1.1, 0.25  # times within this factor, or this many seconds, differ by load of the machine alone
@@ -82,8 +81,6 @@ def _seeds_needed(difference: Difference) -> int:
     """
     if difference.seeds == 1 or difference.interval is None:
         return 5
-    from frostline.report.statistics import seeds_to_resolve
-
     if 0 not in difference.interval:
         return max(5, 2 * difference.seeds)
     gap, within, images = abs(difference.gap), difference.over_seeds or difference.interval, difference.over_images

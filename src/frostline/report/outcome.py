@@ -1,39 +1,27 @@
-"""The outcome of a sweep: tables and the verdict for the terminal, the report page, and plots.
+"""The outcome of a sweep: what the terminal shows, the report page, and plots.
 
-Heavy libraries are imported only once there is something to show.
+Each function imports what it needs, since a sweep has another process call it: see `closing.close`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
-from frostline.core.metrics import ACCURACY
-from frostline.records import cluster_jobs, layout, trial_tags
+from frostline.records import layout
 from frostline.records.recording import Record
-from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, SECONDS, Result, value_text
-from frostline.report import adapter_words
-from frostline.report.cells import REPEATS, Cell, cells, finalists, varying
-from frostline.report.studies import short_text
-from frostline.report.tables import duration, millions, width
-from frostline.report.verdict import answer
+from frostline.records.result import Result
 
 if TYPE_CHECKING:
-    from frostline.report.backbones import Grid
-    from frostline.report.paired_difference import Difference
-    from frostline.report.pareto import Front
-
-_ROWS = 40  # trials of a search that the terminal shows
+    from rich.table import Table
 
 
 def summary(results: Sequence[Result], *, limit: int | None = None) -> tuple[list[Table | str], str]:
     """Return the tables and lines that the terminal shows, the table of cells at most `limit` wide, and the verdict."""
+    from frostline.report.result_tables import rows
+    from frostline.report.verdict import answer
+
     return [*rows(results, limit=limit)], answer(results)
 
 
@@ -56,147 +44,3 @@ def draw_plots(folder: Path, results: Sequence[Result]) -> None:
 
     for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
         Record(folder).artifact(file, layout.PLOTS)
-
-
-def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Table | str]:
-    """Yield the table of a sweep's cells, best first by validation, then a line for every run that did not finish.
-
-    The grid of backbones by freeze modes follows the cells where both differ, as does the Pareto front of a search for
-    several objectives. `limit` is that of `cells_table`.
-    """
-    done = [cell for cell in cells(results) if cell.finished]
-    if done:
-        swept, shown = varying(results), _worth_a_row(done)
-        yield cells_table(shown, swept, limit=limit)
-        if len(shown) < len(done):
-            yield f"  {len(done) - len(shown):,} more trials are in the report."
-        if {"model", "freeze_mode"} <= {*swept}:
-            yield from _pairs(results)
-        if any(trial_tags.OBJECTIVE in result.choices for result in results):
-            yield from _fronts(results)
-    for result in sorted(results, key=lambda result: result.job):
-        if result.status != "FINISHED":
-            yield unfinished(result)
-
-
-def _worth_a_row(done: Sequence[Cell]) -> list[Cell]:
-    """Return all cells of a grid; of a long search, the best trials and the fresh seeds."""
-    return [cell for rank, cell in enumerate(done) if rank < _ROWS or trial_tags.TRIAL not in cell.choices]
-
-
-def _pairs(results: Sequence[Result]) -> Iterator[Table]:
-    from frostline.report import backbones
-    from frostline.report.contest import contests
-
-    return map(pairs_table, filter(None, map(backbones.grid, contests(results))))
-
-
-def _fronts(results: Sequence[Result]) -> Iterator[Table]:
-    from frostline.report.contest import contests
-    from frostline.report.pareto import front
-
-    return map(front_table, filter(None, (front(contest.results) for contest in contests(results))))
-
-
-def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = None) -> Table:
-    """Return a table with a row per cell, in the order given: the `swept` choices, scores over its seeds, and costs.
-
-    The best of the compared cells, which after a search are the fresh seeds, is bold. If the table would be wider than
-    `limit` characters, cost columns are left out, and at last names are folded; None is any width.
-    """
-    columns, best = _columns(ranked, swept), ranked.index(finalists(ranked)[0])
-    table = _cells_table(columns, best)
-    for cost in ("adapter", "learn", "time"):
-        if limit is not None and cost in columns and width(table) > limit:
-            del columns[cost]
-            table = _cells_table(columns, best)
-    return table
-
-
-def pairs_table(pairs: Grid) -> Table:
-    """Return a table with a row per backbone and a column per freeze mode: test scores of the best cell of each pair.
-
-    The last column is the gain of the first mode over the second, the last row that of the first backbone.
-    """
-    from frostline.report.backbones import difference_text
-
-    def gap(found: Difference | None) -> str:
-        return difference_text(found, by) if found else "-"
-
-    by = next(iter(pairs.cells.values())).by
-    named = "" if by == ACCURACY else f" {by.words}"
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in (f"test{named}", *pairs.modes, " - ".join(pairs.modes[:2])):
-        table.add_column(heading, justify="left" if heading == f"test{named}" else "right", overflow="fold")
-    for model in pairs.models:
-        own = [pairs.cells.get((model, mode)) for mode in pairs.modes]
-        scores = ["-" if cell is None else _score(cell, by.test) for cell in own]
-        table.add_row(*map(Text, (model, *scores, gap(pairs.of_modes(model)))))
-    gaps = [gap(pairs.of_models(mode)) for mode in pairs.modes]
-    table.add_row(*map(Text, (" - ".join(pairs.models[:2]), *gaps, "")))
-    return table
-
-
-def front_table(found: Front) -> Table:
-    """Return a table with a row per trial on the Pareto front, best by the first objective first."""
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in ("Pareto front", "trial", "settings"):
-        table.add_column(heading, justify="right" if heading == "trial" else "left", overflow="fold")
-    for one in found.objectives:
-        table.add_column(one.words, justify="right", overflow="fold")
-    for point in found.best:
-        settings = " ".join(f"{key}={short_text(value)}" for key, value in point.trial.at.items())
-        values = [one.text(value) for one, value in zip(found.objectives, point.values, strict=True)]
-        table.add_row(*map(Text, (point.study.name, str(point.trial.number), settings, *values)))
-    return table
-
-
-def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
-    """Return the columns of the table by heading, each a list of texts."""
-    names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
-    columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
-    if any(len(cell.results) > 1 for cell in ranked):
-        columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
-    every = {cell.by for cell in ranked}
-    which = f" {ranked[0].by.words}" if len(every) == 1 and every != {ACCURACY} else ""  # several: `select` names them
-    columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
-    columns[f"test{which}"] = [_score(cell, cell.by.test) for cell in ranked]
-    if any(ADAPTER_PARAMETERS in result.metrics for cell in ranked for result in cell.finished):
-        columns["adapter"] = [adapter_words.short((cell.finished or cell.results)[0]) for cell in ranked]
-    columns["learn"] = [millions(cell.mean(PARAMETERS)) for cell in ranked]
-    columns["time"] = [_or_dash(cell.mean(SECONDS), duration) for cell in ranked]
-    return columns
-
-
-def _cells_table(columns: Mapping[str, Sequence[str]], best: int) -> Table:
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading, texts in columns.items():
-        number = heading in ("runs", "seeds", "learn", "time") or heading.startswith(("val", "test"))
-        least = min(12, max(map(len, [heading, *texts])))  # longer texts may be folded, shorter ones not
-        table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
-    for index, row in enumerate(zip(*columns.values(), strict=True)):
-        table.add_row(*map(Text, row), style="bold" if index == best else "")
-    return table
-
-
-def _seeds(cell: Cell) -> str:
-    finished, all_of_them = len(cell.finished), len(cell.results)
-    return str(finished) if finished == all_of_them else f"{finished} of {all_of_them}"
-
-
-def _score(cell: Cell, metric: str) -> str:
-    """Return the mean over the seeds, and their standard deviation if there are several."""
-    mean, spread = cell.mean(metric), cell.spread(metric)
-    return _or_dash(mean, cell.by.text) + (f" ±{cell.by.number(spread)}" if spread is not None else "")
-
-
-def unfinished(result: Result) -> str:
-    """Return the line on a run that did not finish: status, name, reason, folder, and the log of a cluster's job."""
-    why = f": {result.reason}" if result.reason else ""
-    job = cluster_jobs.read(Path(result.folder)) if result.folder else None
-    log = f"; the log of {job} is {job.log}" if job is not None and job.log not in why else ""
-    return f"  {result.status.lower()}  {result.name}{why}" + (f" ({result.folder}{log})" if result.folder else "")
-
-
-def _or_dash(value: float, text: Callable[[float], str]) -> str:
-    return "-" if math.isnan(value) else text(value)

@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 from frostline.records import journal, trial_tags
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
 from frostline.report import adapter_words, backbones, image_details, search_page, style
+from frostline.report.cell_intervals import repeats, test_interval, validation_interval
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
-from frostline.report.contest import Contender, Contest, compared_key, contests, repeats, validation_interval
+from frostline.report.contest import Contender, Contest, compared_key, contests
 from frostline.report.page_numbers import ends, shortened
-from frostline.report.paired_difference import Difference, compare, interval
+from frostline.report.paired_difference import Difference, compare
 from frostline.report.pareto import front
 from frostline.report.studies import studies
 from frostline.report.verdict import verdict
@@ -101,7 +102,7 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
     def score(model: str, mode: str) -> list[float | None] | None:
         if (cell := found.cells.get((model, mode))) is None:
             return None
-        return [shortened(cell.mean(contest.by.test)), *ends(interval(repeats(cell), cell.by))]
+        return [shortened(cell.mean(contest.by.test)), *ends(test_interval(cell))]
 
     return {
         "models": found.models,
@@ -138,7 +139,7 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
         "series": value_text(cell.choices.get(key)),
         "at": {name: _plain(cell.choices.get(name)) for name in swept if name != key},
         "val": [shortened(cell.mean(cell.by.val)), *ends(validation_interval(cell))],
-        "test": [shortened(cell.mean(cell.by.test)), *ends(interval(repeats(cell), cell.by))],
+        "test": [shortened(cell.mean(cell.by.test)), *ends(test_interval(cell))],
         "cost": _costs({name: cell.mean(name) for name in _COSTS}),
         "adapter": adapter_words.full((cell.finished or cell.results)[0]),
         "runs": [numbers[id(result)] for result in cell.results],

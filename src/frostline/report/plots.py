@@ -11,8 +11,9 @@ from frostline.core.metrics import Metric
 from frostline.records import journal
 from frostline.records.result import SECONDS, Result, value_text
 from frostline.records.trial_tags import is_trial
+from frostline.report.cell_intervals import repeats, validation_interval
 from frostline.report.cells import Cell, cells
-from frostline.report.contest import Contest, contests, repeats, validation_interval
+from frostline.report.contest import Contest, contests
 from frostline.report.style import COLOURS, numbers
 
 if TYPE_CHECKING:

@@ -11,21 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from frostline.core.metrics import ACCURACY, Metric
+from frostline.core.metrics import Metric
 from frostline.records import trial_tags
-from frostline.records.result import VAL_EFFECTIVE, Result, value_text
+from frostline.records.result import Result, value_text
+from frostline.report.cell_intervals import standard_error, validation_interval
 from frostline.report.cells import Cell, cells, study_of
-from frostline.report.contest import validation_interval
+from frostline.report.statistics import Interval
 
 if TYPE_CHECKING:
     import optuna
-
-    from frostline.report.statistics import Interval
 
 _LEAST = 3
 """Least number of trials for a statement about the shape of the optimum."""
@@ -229,20 +227,6 @@ def _spanned(values: Sequence[Any], distribution: Any) -> tuple[float, float] | 
     if is_choice(distribution):
         return [choice for choice in distribution.choices if choice in values]
     return min(values), max(values)
-
-
-def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
-    """Return the standard error of the validation score of one of these runs; None where it is not known.
-
-    For accuracy it is the binomial error over images, which in groups count as many as they are worth; for other
-    metrics the spread of the runs. If all images are right, or none, one image counts as the exception.
-    """
-    images = finished[0].metrics.get(VAL_EFFECTIVE, finished[0].images.get("val", 0))
-    if by == ACCURACY and images:
-        share = fmean(run.metrics[by.val] for run in finished)
-        share = share if 0 < share < 1 else 1 / max(2, images)
-        return math.sqrt(share * (1 - share) / images)
-    return Cell(finished[0].choices, tuple(finished)).spread(by.val)
 
 
 def flat(scored: Iterable[tuple[float, float]], error: float) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import (
@@ -18,18 +17,16 @@ from frostline.records.result import (
     value_text,
 )
 from frostline.records.trial_tags import diverged, tells_a_search
-from frostline.report import search_words
+from frostline.report import backbones, search_words
+from frostline.report.baseline import Baseline
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, capital, contests
 from frostline.report.next_lrs import edges, smaller
 from frostline.report.next_step import next_step, takes_longer
+from frostline.report.paired_difference import Difference
+from frostline.report.statistics import Interval
 from frostline.report.studies import short_text
-
-if TYPE_CHECKING:
-    from frostline.report.baseline import Baseline
-    from frostline.report.paired_difference import Difference
-    from frostline.report.statistics import Interval
 
 _NAMES = 3  # names in a sentence, of classes or of contenders
 
@@ -57,8 +54,6 @@ def verdict(contest: Contest) -> str:
         of_search = search_words.sentences(contest, _digits(found[0].cell))
         return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *of_search, *untested])
     first = _majority(found[0], contest) if contest.lead else _comparison(contest, contest.difference)
-    from frostline.report import backbones  # imports numpy, which the difference has imported already
-
     coming, is_search = _coming(results), search_words.is_search(results)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,

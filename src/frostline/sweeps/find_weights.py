@@ -17,7 +17,6 @@ from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import Result, read_result
 from frostline.report.cells import cells, finalists
-from frostline.report.contest import contests
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import Name
 from frostline.tracking import download, query, tracking_uri
@@ -101,6 +100,8 @@ def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
 
 def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
     """Return the first seed of the best cell by validation, and a line about it; for a search a confirming run."""
+    from frostline.report.contest import contests  # imports NumPy
+
     ranked = [cell for cell in finalists(cells(results)) if cell.finished and cell.by.val in cell.finished[0].metrics]
     if not ranked:
         reasons = [result.reason for result in results if result.reason]

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -27,9 +28,12 @@ from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.skip_or_resume import NAMED, Takeover
-from frostline.sweeps.sweep_runs import Rounds, SweepRuns
+from frostline.sweeps.sweep_runs import SweepRuns
 from frostline.tracking import artifact_root, server, session, tracking_uri
 from frostline.tracking.pending_sweeps import Place
+
+if TYPE_CHECKING:
+    from frostline.sweeps.search_rounds import Search  # imports Optuna
 
 
 def run_sweep(
@@ -78,7 +82,7 @@ def run_planned(
     executor: Executor,
     folder: Path,
     folder_named: bool,
-    rounds: Rounds | None = None,
+    rounds: Search | None = None,
     claimed: bool = False,
 ) -> int:
     """Check and run the `planned` runs, write the results, and return the exit status as `run_sweep` does.
@@ -132,7 +136,7 @@ def run_planned(
 
 
 def _checked(
-    planned: Sequence[PlannedRun], executor: Executor, rounds: Rounds | None
+    planned: Sequence[PlannedRun], executor: Executor, rounds: Search | None
 ) -> tuple[Mapping[str, Mapping[str, str]], str | None]:
     """Check all runs; return the values that `auto` takes for each kind of run, and the identity of a search.
 
@@ -151,7 +155,7 @@ def _carried_out(
     executor: Executor,
     folder: Path,
     tracker: Tracker | None,
-    rounds: Rounds | None,
+    rounds: Search | None,
     identity: str | None,
 ) -> tuple[SweepRuns, KeyboardInterrupt | None]:
     """Run everything under the sweep's heartbeat; return the runs, and the interrupt if there was one."""
@@ -169,7 +173,7 @@ def _carried_out(
         return runs, runs.carry_out(planned) if rounds is None else runs.carry_out_rounds(rounds)
 
 
-def _tell(folder: Path, rounds: Rounds | None, sign: str) -> None:
+def _tell(folder: Path, rounds: Search | None, sign: str) -> None:
     """Publish a sign of life in the sweep's record, and in a study shared with other searches."""
     Record(folder).tag(layout.SIGN_TAG, sign)
     if rounds is not None:

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from frostline.core.config import Config
 from frostline.records import sweep_record
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import closing
 from frostline.sweeps.compose import PlannedRun, in_order
-from frostline.sweeps.executor import Executor, Further
+from frostline.sweeps.executor import Executor
 from frostline.sweeps.lockstep_groups import stacked
-from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.skip_or_resume import Takeover, facts_of
 
-
-class Rounds(Protocol):
-    """Decides the next runs of a sweep from the results of earlier ones: a search."""
-
-    def resolve_auto(
-        self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]
-    ) -> str:
-        """Take in the values of `auto` for each kind of run, and a function for fingerprints of data.
-
-        Returns the identity of the search: two searches with the same identity are the same search.
-        """
-        ...
-
-    def begin(self, folder: Path | None, workers: int, past: Callable[[Config], Iterable[PastRun]]) -> None:
-        """Begin in the sweep's `folder`, None in a dry run, with so many `workers`.
-
-        `past` returns the finished runs of earlier sweeps with today's source and the data of a config.
-        """
-
-    def alive(self) -> None:
-        """Give a sign of life; called regularly while the sweep runs."""
-
-    def following(self, results: Mapping[str, Result]) -> list[PlannedRun]:
-        """Return the next runs, given the results of the last round by folder; none at the end."""
-
-    def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
-        """Return further runs for a worker that is free while others train, given the result of the run in `folder`."""
+if TYPE_CHECKING:
+    from frostline.sweeps.search_rounds import Search  # imports Optuna
 
 
 class SweepRuns:
@@ -80,9 +53,11 @@ class SweepRuns:
             under_way.update(more)
             return more
 
-        reasons, interrupt = _run(self._executor, jobs, further)
-        self._reasons |= reasons
-        return interrupt
+        try:
+            self._reasons |= self._executor.run(jobs, further)
+        except KeyboardInterrupt as interrupt:
+            return interrupt
+        return None
 
     def _added(self, planned: Sequence[PlannedRun]) -> dict[int, int | None]:
         """Register runs, write the facts that their jobs need, and return those left to do, by number with their stack.
@@ -107,7 +82,7 @@ class SweepRuns:
         numbers = [*on, *(first + number for number in in_order(further))]
         return {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
 
-    def carry_out_rounds(self, rounds: Rounds) -> KeyboardInterrupt | None:
+    def carry_out_rounds(self, rounds: Search) -> KeyboardInterrupt | None:
         """Run all rounds; return the interrupt if there was one, during runs or between them."""
         past = self._takeover.finished if self._takeover else lambda _: ()
         rounds.begin(self._folder if self._recorded else None, self._executor.workers, past)
@@ -133,13 +108,3 @@ class SweepRuns:
     def results(self, which: Iterable[int] | None = None) -> list[Result]:
         """Return the results so far: of all runs in the order of their numbers, or of `which`."""
         return closing.results(self._folder, self._facts, self._reasons, which)
-
-
-def _run(
-    executor: Executor, jobs: Mapping[int, int | None], further: Further
-) -> tuple[Mapping[int, Exception], KeyboardInterrupt | None]:
-    """Run the jobs; return the errors of failed ones, and the interrupt if there was one."""
-    try:
-        return executor.run(jobs, further), None
-    except KeyboardInterrupt as interrupt:
-        return {}, interrupt

@@ -33,11 +33,11 @@ def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Exe
     of_job = Jobs(compose)
     cells = cells_of(jobs, ranges, compose, of_job, executor.start)
     configs = [cell.known.config for cell in cells]
-    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, of_job, _storage(configs[0]))
+    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
     for line in [*lines, *describe(cells)]:
         job.screen().say(line)
     folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])
-    planned = [run for cell in cells for run in rounds.corners(cell)]
+    planned = [run for cell in cells for run in cell.corners()]
     return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, rounds=rounds)
 
 

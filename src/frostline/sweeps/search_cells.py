@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.trial import TrialState
 
 from frostline.core.config import Config
 from frostline.core.errors import user_error
-from frostline.core.objectives import several
+from frostline.core.metrics import METRICS
+from frostline.core.objectives import Objective, several
+from frostline.records import journal, trial_tags
+from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, search_space
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.compose_cache import Compose
 from frostline.sweeps.composed import Jobs
-from frostline.sweeps.search_budget import Budget
-from frostline.sweeps.study import Study
+from frostline.sweeps.search_budget import Budget, Spent
+from frostline.sweeps.study import Study, objectives_of
 
 
 @dataclass
@@ -34,6 +40,11 @@ class SearchCell:
     """The config, in which searched keys have the values of the files."""
     known: PlannedRun
     """A checked run of it."""
+    of_job: Jobs
+    varied: Sequence[str]
+    """The keys, as typed, whose values differ between cells, without the freeze mode."""
+    auto: Mapping[str, str] = field(init=False)
+    """The values of `auto` in its runs, by key."""
     study: Study = field(init=False)
     begun: set[int] = field(default_factory=set)
     """The numbers of its trials that are runs of this sweep."""
@@ -54,6 +65,54 @@ class SearchCell:
         slug = re.sub(r"[^\w.=+-]+", "_", self.name)
         return f"{slug}-{which}"
 
+    @property
+    def settled(self) -> Config:
+        """The config, with the values of `auto`."""
+        return composing.with_auto(self.known, self.auto).config
+
+    def corners(self) -> list[PlannedRun]:
+        """Return runs with the lowest, the highest and each listed value of the space; raises `UserError` for bad ones.
+
+        Their checks show before the search whether its trials can run.
+        """
+        points = search_space.ends(self.space)
+        return [composing.compose_trial(self.at(values), self.of_job, folder=self.name) for values in points]
+
+    def run(self, setting: Mapping[str, str], folder: str, mark: Mapping[str, int], where: Path | None) -> PlannedRun:
+        """Return a run of the cell, given its overrides and folder, and the folder of another sweep that has it.
+
+        The `mark` states which trial it is, or which one it confirms.
+        """
+        marks = {
+            trial_tags.SEARCH: self.config.search.name,
+            trial_tags.STUDY: self.study.name,
+            trial_tags.BUDGET: str(self.budget),
+            trial_tags.SPACE: {key: distribution_to_json(one) for key, one in self.space.items()},
+            **({trial_tags.OBJECTIVE: objective} if (objective := self.config.search.objective) else {}),
+            **mark,
+        }
+        shown = [*self.varied, *self.space]
+        run = composing.compose_trial(setting, self.of_job, shown=shown, folder=folder, marks=marks)
+        return replace(composing.with_auto(run, self.auto), elsewhere=where and where / folder)
+
+    def tell(self, number: int, result: Result) -> None:
+        """Report the result of a trial to its study, or that the trial waits at a rung.
+
+        A trial that diverged is pruned without a value, which samplers rank below all others. A trial that failed
+        otherwise is left, so that the same command runs it again, as in a grid. A trial that an earlier search had
+        trained further still waits at the rungs, so that the search draws the same trials.
+        """
+        study, spent = self.study, Spent.of(result)
+        values, state = _outcome(result, objectives_of(self.config))
+        by, matter = METRICS[self.config.select], self.config.search.prune != "none"
+        epochs = [line[by.epoch] for line in journal.epochs(Path(result.folder)) if by.epoch in line] if matter else []
+        if result.status in ("PAUSED", "FINISHED") and study.rungs.pauses(number, len(epochs)):
+            study.rungs.pause(number, epochs, spent)
+        elif state is not None:
+            study.tell(number, values, state, epochs, spent)
+        elif result.status == "FAILED":
+            study.leave(number, spent)
+
 
 def cells_of(
     jobs: Sequence[Overrides],
@@ -65,6 +124,7 @@ def cells_of(
     """Return the checked cells, each with a run that has the lowest value of every range; raises UserError."""
     settings = hydra_keys.settings_of(jobs)
     varied = hydra_keys.varied(settings)
+    shown = [key for key in varied if key.lstrip("+") not in ("freeze", "freeze_mode")]
     cells: list[SearchCell] = []
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         composed = compose(overrides)
@@ -80,21 +140,33 @@ def cells_of(
         if not space and config.freeze_mode.solver is None:
             expected = "at least one range to search, as lr=interval(1e-5,1) or lr=auto; or search=grid"
             raise user_error("search", config.search.name, expected)
-        others = [f"{key.lstrip('+')}={setting[key]}" for key in varied if is_shown(key)]
+        others = [f"{key.lstrip('+')}={setting[key]}" for key in shown]
         name = " ".join([config.freeze_mode.name, *others])
         first = search_space.ends(space)[0]
         lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
         known = composing.compose_trial(lowest, of_job, folder=name)
-        cells.append(SearchCell(name, setting, space, config, known))
+        cells.append(SearchCell(name, setting, space, config, known, of_job, shown))
     numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
     if config.search.name == "cmaes" and min(numbers, default=2) < 2:
         raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
     return cells
 
 
-def is_shown(key: str) -> bool:
-    """Return whether a varied key belongs in a cell's name; the freeze mode is always there."""
-    return key.lstrip("+") not in ("freeze", "freeze_mode")
+def _outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:
+    """Return the values and the state of a trial, given its run's result; None as state if it is not over."""
+    if result.status == "FINISHED":
+        if PRUNED in result.metrics:
+            return None, TrialState.PRUNED
+        values = [result.metrics.get(one.metric, math.nan) for one in objectives]
+        return (values, TrialState.COMPLETE) if all(map(math.isfinite, values)) else (None, TrialState.FAIL)
+    if result.status == "FAILED":
+        return None, TrialState.PRUNED if trial_tags.tells_a_search(result) else None
+    return None, None
+
+
+def tells(result: Result) -> bool:
+    """Return whether a search learns from a run; after a round without such a run, further rounds are pointless."""
+    return result.status in ("FINISHED", "PAUSED") or trial_tags.tells_a_search(result)
 
 
 def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:

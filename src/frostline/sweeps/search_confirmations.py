@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -15,11 +14,9 @@ from frostline.sweeps.search_cells import SearchCell
 from frostline.sweeps.study_sharing import Taken
 
 LOOK = 1.0  # seconds between two looks at other searches in a shared study
-RunOf = Callable[[SearchCell, Mapping[str, str], str, Mapping[str, Any], Path | None], PlannedRun]
-"""Returns a run of a cell, given its overrides, folder and marks, and the folder of another sweep that has it."""
 
 
-def confirmations(cells: Iterable[SearchCell], run_of: RunOf) -> list[PlannedRun]:
+def confirmations(cells: Iterable[SearchCell]) -> list[PlannedRun]:
     """Return the runs of the best trials on fresh seeds, for cells whose trials are over; none if all are confirmed.
 
     Waits for confirmations by other searches, which this sweep takes over if they die.
@@ -30,7 +27,7 @@ def confirmations(cells: Iterable[SearchCell], run_of: RunOf) -> list[PlannedRun
         taken: list[tuple[SearchCell, FrozenTrial]] = []
         for cell, best in waiting:
             try:
-                found += _confirm(cell, best, cell.study.sharing.confirm(best.number), run_of)
+                found += _confirm(cell, best, cell.study.sharing.confirm(best.number))
             except Taken:
                 taken.append((cell, best))
         if found or not taken:
@@ -45,7 +42,7 @@ def _unconfirmed(cell: SearchCell) -> FrozenTrial | None:
     return cell.study.best() if cell.confirmed is None and cell.study.over() else None
 
 
-def _confirm(cell: SearchCell, best: FrozenTrial, where: Path | None, run_of: RunOf) -> Iterator[PlannedRun]:
+def _confirm(cell: SearchCell, best: FrozenTrial, where: Path | None) -> Iterator[PlannedRun]:
     """Yield the runs of the best trial of a cell on fresh seeds; another sweep in `where` may have finished them."""
     cell.confirmed = best.number
     for seed in range(cell.config.seed + 1, cell.config.seed + 1 + cell.config.search.confirm):
@@ -53,7 +50,7 @@ def _confirm(cell: SearchCell, best: FrozenTrial, where: Path | None, run_of: Ru
         setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
         folder = cell.folder(f"seed{seed}")
         if where is None or is_seen(where / folder):
-            yield run_of(cell, setting, folder, {trial_tags.CONFIRMS: best.number}, where)
+            yield cell.run(setting, folder, {trial_tags.CONFIRMS: best.number}, where)
 
 
 def is_seen(folder: Path) -> bool:

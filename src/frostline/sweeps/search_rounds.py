@@ -17,21 +17,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import distribution_to_json
-
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records import trial_tags
 from frostline.records.result import Result
-from frostline.sweeps import compose as composing
-from frostline.sweeps import hydra_keys, job, search_space, trial_outcomes
-from frostline.sweeps.compose import PlannedRun
-from frostline.sweeps.composed import Jobs
+from frostline.sweeps import job
+from frostline.sweeps.compose import PlannedRun, kind
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
 from frostline.sweeps.samplers import INDEPENDENT
-from frostline.sweeps.search_cells import SearchCell, is_shown
+from frostline.sweeps.search_cells import SearchCell, tells
 from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
 from frostline.sweeps.study import JUDGING, Study
 from frostline.sweeps.study_sharing import Taken
@@ -44,10 +40,9 @@ _MANY = 10**6  # more trials than any cell has
 
 @dataclass
 class Search:
-    """The rounds of a search."""
+    """The rounds of a search, which decide the next runs of a sweep from the results of earlier ones."""
 
     cells: list[SearchCell]
-    of_job: Jobs
     storage: Storage | None = None
     """A storage shared with other searches; None for a file in the sweep's folder."""
     _round: dict[str, str] = field(default_factory=dict)
@@ -64,31 +59,24 @@ class Search:
     ) -> str:
         """Take in the values of `auto` for each kind of run, and return the identity of the search.
 
-        The identity covers space, sampler, settings, weights, code, and data, whose fingerprints `prints` returns: a
-        study must not mix results of different ones.
+        Two searches with the same identity are the same search. It covers space, sampler, settings, weights, code, and
+        data, whose fingerprints `prints` returns: a study must not mix results of different ones.
         """
         search = self.cells[0].config.search
-        self._auto = {id(cell): auto[composing.kind(cell.known.config)] for cell in self.cells}
+        for cell in self.cells:
+            cell.auto = auto[kind(cell.known.config)]
         how = [search.name, search.options, search.seed, search.prune, search.objective, project.source_sha256()]
         what = [[cell.name, sorted((key, repr(one)) for key, one in cell.space.items())] for cell in self.cells]
-        configs = [self._settled(cell) for cell in self.cells]
+        configs = [cell.settled for cell in self.cells]
         told = [how, what, [*map(digest, configs)], prints(configs)]
         self._identity = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
         return self._identity
 
-    def _settled(self, cell: SearchCell) -> Config:
-        return composing.with_auto(cell.known, self._auto[id(cell)]).config
-
-    def corners(self, cell: SearchCell) -> list[PlannedRun]:
-        """Return runs with the lowest, the highest and each listed value of the space; raises `UserError` for bad ones.
-
-        Their checks show before the search whether its trials can run.
-        """
-        points = search_space.ends(cell.space)
-        return [composing.compose_trial(cell.at(values), self.of_job, folder=cell.name) for values in points]
-
     def begin(self, folder: Path | None, workers: int, past: Pasts) -> None:
-        """Open the studies; with `search.past`, new ones begin with the runs of `past` as observations."""
+        """Open the studies of the sweep in `folder`, None in a dry run, with so many `workers`.
+
+        With `search.past`, new studies begin with the runs of `past` as observations.
+        """
         search = self.cells[0].config.search
         self._dry, self._workers = folder is None, max(1, workers)
         JUDGING.clear()  # studies of an earlier sweep in this process, whose folder may be gone
@@ -103,7 +91,7 @@ class Search:
 
     def _observe(self, cell: SearchCell, past: Pasts) -> None:
         """Add earlier runs of the same cell to its study as observations, and print how many."""
-        config = self._settled(cell)
+        config = cell.settled
         cell.study.observe([*observations(past(config), config, cell.space)])
         for place, count in Counter(str(Path(one).parent) for one in cell.study.observed()).items():
             job.screen().say(f"search.past: {cell.name} begins with {count} runs of {place}")
@@ -122,7 +110,7 @@ class Search:
         if self.storage is not None:
             self.storage.ready(job.screen().say)
         self._tell(results)
-        if (self._dry and results) or (results and not any(map(trial_outcomes.tells, results.values()))):
+        if (self._dry and results) or (results and not any(map(tells, results.values()))):
             return []
         while not (found := self._trials()) and any(cell.study.is_waited_for() for cell in self.cells):
             time.sleep(LOOK)
@@ -134,7 +122,7 @@ class Search:
         None if keys of `data` are searched: their checks would need a worker, and these may be busy.
         """
         waiting = self._waiting.get(self._round.get(folder, ""))
-        if not waiting or not trial_outcomes.tells(result):
+        if not waiting or not tells(result):
             return []
         self._tell({folder: result})
         cell = waiting[0][0]
@@ -218,7 +206,7 @@ class Search:
             self._twins.append((cell, number, other))
             return
         folder = cell.folder(number)
-        run = self._of(cell, cell.at(values), folder, {trial_tags.TRIAL: number}, where)
+        run = cell.run(cell.at(values), folder, {trial_tags.TRIAL: number}, where)
         key = digest(run.config)
         if (done := self._done.get(key)) is not None and done.status != "PAUSED":
             self._tell_of(cell, number, done)
@@ -229,24 +217,8 @@ class Search:
             self._round[folder] = key
             yield run
 
-    def _of(
-        self, cell: SearchCell, setting: Mapping[str, str], folder: str, marks: Mapping[str, Any], where: Path | None
-    ) -> PlannedRun:
-        varied = hydra_keys.varied([one.setting for one in self.cells])
-        shown = [*filter(is_shown, varied), *cell.space]
-        ours = {
-            trial_tags.SEARCH: cell.config.search.name,
-            trial_tags.STUDY: cell.study.name,
-            trial_tags.BUDGET: str(cell.budget),
-            trial_tags.SPACE: {key: distribution_to_json(one) for key, one in cell.space.items()},
-            **({trial_tags.OBJECTIVE: objective} if (objective := cell.config.search.objective) else {}),
-            **marks,
-        }
-        run = composing.compose_trial(setting, self.of_job, shown=shown, folder=folder, marks=ours)
-        return replace(composing.with_auto(run, self._auto[id(cell)]), elsewhere=where and where / folder)
-
     def _confirmations(self) -> list[PlannedRun]:
-        found = [] if self._dry else confirmations(self.cells, self._of)
+        found = [] if self._dry else confirmations(self.cells)
         self._round |= {run.folder: digest(run.config) for run in found}
         return found
 
@@ -264,7 +236,7 @@ class Search:
 
     def _tell_of(self, cell: SearchCell, number: int, result: Result) -> None:
         """Report the result of a trial to its study; a trial that waits now may run again."""
-        trial_outcomes.tell(cell, number, result)
+        cell.tell(number, result)
         if cell.study.rungs.waits(number):
             cell.begun.discard(number)
 

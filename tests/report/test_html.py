@@ -21,7 +21,7 @@ from sklearn.metrics import f1_score
 from frostline.core.metrics import MAP
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, percent
-from frostline.report import calibration, html, page_assets, page_numbers, plots, predictions, statistics
+from frostline.report import calibration, html, page_assets, plots, predictions, statistics
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -120,7 +120,7 @@ def test_shortened_shares_round_as_in_the_table():
     for images in (359, 1_000, 7_919):
         for right in range(images + 1):
             share = right / images
-            assert percent(page_numbers.shortened(share)) == percent(share)
+            assert percent(page_assets.shortened(share)) == percent(share)
 
 
 def test_page_has_the_verdict_as_text(tmp_path):

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from frostline.core import files
 from frostline.records.layout import DIGEST_TAG, METRICS, MIRRORED, RECORD, RUN_ID
@@ -45,12 +45,12 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
     Damaged lines, and values that are no numbers, are left out.
     """
     found = (entry for entry, _ in _lines(folder / METRICS, 0) if isinstance(entry.get("epoch"), int))
-    return [{key: value for key, value in entry.items() if _is_number(value)} for entry in found]
+    return [{key: value for key, value in entry.items() if is_number(value)} for entry in found]
 
 
-def _is_number(value: object) -> bool:
-    """Return whether it is one that a float can hold: JSON's whole numbers may be larger."""
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a number that fits into a float; integers in JSON may be larger."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
 
 
 def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from frostline.core import files
 from frostline.core.metrics import ACCURACY, METRICS, Metric
 from frostline.records import journal
+from frostline.records.journal import is_number
 from frostline.records.layout import RESULT
 
 VAL, TEST = ACCURACY.val, ACCURACY.test
@@ -111,11 +112,6 @@ def is_possible(metric: str, value: object) -> bool:
     if metric in _SHARES:
         return is_number(value) and (math.isnan(value) or abs(value - 0.5) <= 0.5 + _ROUNDED)
     return is_number(value)
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a value is a number that fits into a float; integers in JSON may be larger."""
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
 
 
 def _is_count(value: object) -> bool:

@@ -22,7 +22,7 @@ from frostline.report.calibration import calibration
 from frostline.report.cells import FOLD, REPEATS, Cell
 from frostline.report.confusion_matrix import Confusions
 from frostline.report.metric_scores import Array
-from frostline.report.page_numbers import ends, shortened
+from frostline.report.page_assets import ends, shortened
 from frostline.report.predictions import Predictions
 from frostline.report.statistics import Ints, effective_images, wilson
 

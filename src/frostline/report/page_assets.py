@@ -1,11 +1,14 @@
-"""Building blocks of HTML pages: files in `assets/report`, tables, and JSON that is safe inside a script element."""
+"""Building blocks of HTML pages: files in `assets/report`, tables, JSON for a script element, and its numbers."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from string import Template
+
+from frostline.report.statistics import Interval
 
 
 def text(name: str) -> str:
@@ -39,3 +42,19 @@ def script_json(data: object) -> str:
     """Return `data` as JSON that is safe inside a `script` element, whatever names it contains."""
     found = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return found.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def shortened(value: float | None, digits: int = 9) -> float | int | None:
+    """Return `value` with so many significant digits; None for None, nan and infinity.
+
+    Nine digits avoid double rounding: 342 of 359, rounded to five digits and then to a percentage, would be 95.27%.
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() else short
+
+
+def ends(interval: Interval | None) -> list[float | None]:
+    """Return both ends of an interval; twice None where there is no interval."""
+    return [shortened(interval.low), shortened(interval.high)] if interval else [None, None]

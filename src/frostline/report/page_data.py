@@ -18,7 +18,7 @@ from frostline.report.cell_intervals import repeats, test_interval, validation_i
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests
-from frostline.report.page_numbers import ends, shortened
+from frostline.report.page_assets import ends, shortened
 from frostline.report.paired_difference import Difference, compare
 from frostline.report.pareto import front
 from frostline.report.studies import studies

@@ -14,7 +14,7 @@ import numpy as np
 from frostline.core.metrics import Metric
 from frostline.records import trial_tags
 from frostline.report import page_assets
-from frostline.report.page_numbers import ends, shortened
+from frostline.report.page_assets import ends, shortened
 from frostline.report.pareto import Front
 from frostline.report.search_words import alike_text
 from frostline.report.studies import Study, is_choice, short_text

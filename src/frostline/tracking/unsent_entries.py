@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from frostline.records import journal
+from frostline.records.journal import is_number
 from frostline.records.layout import NOTE_TAG, REASON_TAG
 from frostline.records.recording import GONE
-from frostline.records.result import is_number
 
 _SPLITS = {"train", "val", "test"}
 

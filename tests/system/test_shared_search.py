@@ -22,8 +22,8 @@ DYING = """
 import os
 from frostline.cli import main
 from frostline.sweeps import search_space
+from frostline.sweeps.rungs import StudyRungs
 from frostline.sweeps.study import Study
-from frostline.sweeps.study_rungs import StudyRungs
 count, real = 0, {place}
 def dying(*given):
     global count

@@ -7,7 +7,6 @@ in the file completely, or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
 from frostline.records.trial_tags import Decision
 from frostline.sweeps import search_space, trial_marks
-from frostline.sweeps.rungs import Rungs, as_over
+from frostline.sweeps.rungs import Rungs, StudyRungs, as_over
 from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NOTHING, Spent
-from frostline.sweeps.study_rungs import StudyRungs
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage, storage_of
 from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, is_left, rests, spent_of, waits
@@ -51,7 +49,8 @@ class Study:
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         self._pruner = pruner(config.search)
         self._objectives = objectives_of(config)
-        self._took: dict[int, Spent] = {}
+        self.deciding = storage.deciding
+        """Lets no other process draw a trial within a block, so that the budget holds."""
         self._study = optuna.create_study(
             storage=storage.backend,
             study_name=name,
@@ -100,10 +99,6 @@ class Study:
         self._study.sampler = given(aside.params)
         trial = Trial(self._study, trial_id)
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
-
-    def deciding(self) -> AbstractContextManager[object]:
-        """Let no other process draw a trial within the block, so that the budget holds."""
-        return self._storage.deciding()
 
     def observe(self, runs: Sequence[tuple[Mapping[str, Any], Sequence[float], str]]) -> None:
         """Add runs of earlier sweeps, as values, results and names, to a study without trials."""
@@ -174,11 +169,7 @@ class Study:
 
     def spent(self) -> list[Spent | None]:
         """Return the cost of each trial, in the order of their numbers; None for running trials."""
-        own = self._own()
-        for trial in own:
-            if trial.state in OVER and trial.number not in self._took:
-                self._took[trial.number] = spent_of(trial)
-        return [spent_of(trial) if rests(trial) else self._took.get(trial.number) for trial in own]
+        return [spent_of(one) if rests(one) or one.state in OVER else None for one in self._own()]
 
     def over(self, number: int | None = None) -> bool:
         """Return whether the trial `number` has a result, or by default whether all have one or were left."""

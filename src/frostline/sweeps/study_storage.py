@@ -1,24 +1,30 @@
-"""Storages of studies: a file in the sweep's folder, or a file or database shared by several searches."""
+"""Storages of studies: a file in the sweep's folder, or a file or database shared by several searches; their locks."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import sqlalchemy
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
-from sqlalchemy import make_url
 
 from frostline.core import credentials, files, locks
 from frostline.core.config import SearchConfig
 from frostline.core.errors import user_error
 from frostline.records import layout
-from frostline.sweeps.study_database import Lock, lock_of, wait_for
+from frostline.tracking import database
+
+Lock = Callable[[], AbstractContextManager[object]]
+_LOOK = 2.0  # seconds between two attempts to connect
+_KEY = 0x66726F73746C696E
+"""Key of the advisory lock in PostgreSQL: `frostlin` in ASCII."""
 
 
 class _Lock:
@@ -44,9 +50,8 @@ class Storage:
     """The journal in the sweep's folder, to which only this sweep adds trials."""
     shared: bool = False
     """Whether other searches may take part in the studies."""
-    lock: Lock = nullcontext
-    """Holds the lock for decisions, one process at a time; some databases have none."""
-
+    deciding: Lock = nullcontext
+    """Lets no other process make decisions within a block; some databases have no lock for that."""
     ready: Callable[[Callable[[str], object]], object] = lambda say: None
     """Waits until the storage can be reached; calls its argument with a message while waiting."""
 
@@ -71,10 +76,6 @@ class Storage:
         for epoch in range(len(trial.intermediate_values), len(epochs)):
             self.backend.set_trial_intermediate_value(trial._trial_id, epoch + 1, float(epochs[epoch]))
 
-    def deciding(self) -> AbstractContextManager[object]:
-        """Let no other process make decisions within the block, if the storage has a lock."""
-        return self.lock()
-
 
 def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
     """Return the storage of `search.storage`, else a file in the sweep's `folder`, or memory without a folder.
@@ -96,17 +97,17 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
 def _shared(place: str) -> Storage:
     """Return the storage at a URL, or in a journal file."""
     if "://" in place:
-        return Storage(_database(place), shared=True, lock=lock_of(place), ready=partial(wait_for, place))
+        return Storage(_database(place), shared=True, deciding=lock_of(place), ready=partial(wait_for, place))
     file = files.expanded(place).absolute()
     lock, deciding = (file.with_name(f".{file.name}.{what}") for what in ("lock", "deciding"))
     with locks.held(lock):
         _cut_torn_line(file)
-    return Storage(_journal(file, lock), shared=True, lock=partial(locks.held, deciding))
+    return Storage(_journal(file, lock), shared=True, deciding=partial(locks.held, deciding))
 
 
 def _database(url: str) -> BaseStorage:
     """Return the storage in a database; a server may have been restarted since the last query, hence pre-ping."""
-    server = make_url(url).get_backend_name() != "sqlite"
+    server = sqlalchemy.make_url(url).get_backend_name() != "sqlite"
     return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}) if server else url)
 
 
@@ -128,3 +129,49 @@ def _cut_torn_line(file: Path) -> None:
     content = file.read_bytes() if file.exists() else b""
     if (whole := content.rfind(b"\n") + 1) < len(content):
         os.truncate(file, whole)
+
+
+def lock_of(url: str) -> Lock:
+    """Return a function that holds the lock of the database at `url`: a file beside SQLite's, or PostgreSQL's own.
+
+    A killed process releases the lock at once. Other databases have no lock.
+    """
+    place = sqlalchemy.make_url(url)
+    if place.get_backend_name() == "postgresql":
+        return partial(_advisory, url)
+    if place.get_backend_name() == "sqlite" and place.database and place.database != ":memory:":
+        file = Path(place.database).absolute()
+        return partial(locks.held, file.with_name(f".{file.name}.deciding"))
+    return nullcontext
+
+
+@contextmanager
+def _advisory(url: str) -> Iterator[None]:
+    """Hold the lock for a transaction, which also ends with its connection, even behind a connection pooler.
+
+    See https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS.
+    """
+    with sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool).begin() as connection:
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_KEY)))
+        yield
+
+
+def wait_for(url: str, say: Callable[[str], object]) -> None:
+    """Wait until the server of the database at `url` accepts connections; call `say` once while waiting.
+
+    Raises UserError if the server refuses us. Returns at once for SQLite, which has no server.
+    """
+    told = False
+    while sqlalchemy.make_url(url).get_backend_name() != "sqlite":
+        try:
+            database.probe(url)
+        except Exception as error:  # the driver's own class
+            place, why = credentials.removed(url), credentials.one_line(error)
+            if database.refused(error):
+                raise user_error("search.storage", place, f"a database that lets us in ({why})") from error
+            if not told:
+                say(f"The search waits for {place}: {why}")
+            told = True
+            time.sleep(_LOOK)
+        else:
+            return

@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 
 import postgresql
 from frostline.core.errors import UserError
-from frostline.sweeps import study_database
-from frostline.sweeps.study_database import lock_of, wait_for
+from frostline.sweeps import study_storage
+from frostline.sweeps.study_storage import lock_of, wait_for
 from frostline.tracking import database
 
 
@@ -70,7 +70,7 @@ def test_a_database_that_is_away_is_waited_for_and_one_that_refuses_is_not(monke
             raise OperationalError("", {}, Exception(f"{asked}: {answer}"))
 
     monkeypatch.setattr(database, "probe", probe)
-    monkeypatch.setattr(study_database, "_LOOK", 0.0)
+    monkeypatch.setattr(study_storage, "_LOOK", 0.0)
     wait_for(url, said.append)
     assert not answers and len(said) == 1 and "Connection refused" in said[0] and "hunter2" not in said[0]
     answers.append('FATAL: database "studies" does not exist')

@@ -39,6 +39,7 @@ from frostline.runs.run_context import Judge, RunContext
 from frostline.sweeps import job, study
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.executor import Further, Workers
+from frostline.sweeps.job_config import JobConfig, config_of, recordable
 from frostline.sweeps.search import run_search
 from frostline.tracking.mirror import Mirror
 from table import Row
@@ -171,7 +172,7 @@ class _Here:
             self._record(number, composed, overrides, sweep, folder)
             self.within.append(time.perf_counter() - began)
         else:
-            facts, config = SweepFacts.read(sweep).runs[number], job.config_of(composed)
+            facts, config = SweepFacts.read(sweep).runs[number], config_of(composed)
             done = Result(number, facts.name, str(folder), None, "FINISHED", None, facts.choices, {})
             marks = (facts.choices[trial_tags.STUDY], facts.choices[trial_tags.TRIAL])
             judge = None if config.search.prune == "none" else study.judge_of(config, sweep, *marks)
@@ -199,8 +200,8 @@ class _Here:
     def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path, folder: Path) -> None:
         """Run a job with all files that it writes."""
 
-        def configure() -> job.JobConfig:
-            config = job.config_of(composed)
-            return job.JobConfig(config, job.recordable(composed, config), overrides)
+        def configure() -> JobConfig:
+            config = config_of(composed)
+            return JobConfig(config, recordable(composed, config), overrides)
 
         job.carry_out(configure, number=number, sweep=sweep, folder=folder)

@@ -225,7 +225,7 @@ def _run() -> None:
     import small
     from frostline.core import driver, files, machine, notices, plugins, project
     from frostline.core.validation import parse
-    from frostline.sweeps.config_text import config_text
+    from frostline.sweeps.job_config import config_text
 
     shape = ("model.image_size=40", "data.limit=20", "data.test_fraction=0.02", "data.val_fraction=0.02", "epochs=1")
     with tempfile.TemporaryDirectory() as folder, machine.isolated_torch_state():

@@ -14,6 +14,7 @@ from frostline.records.result import Result
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.runs import train
 from frostline.sweeps import job
+from frostline.sweeps.job_config import JobConfig
 from small import compose
 
 QUICK = (
@@ -31,7 +32,7 @@ def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[
     tracker = Tracker("sqlite:///none.db", "frostline", str(sweep), None, None)
     SweepFile(sweep, tracker).add([RunFacts("head", {}, "0", previous=previous)])
     return job.carry_out(
-        lambda: job.JobConfig(config, asdict(config), overrides), number=0, sweep=sweep, folder=sweep / "0"
+        lambda: JobConfig(config, asdict(config), overrides), number=0, sweep=sweep, folder=sweep / "0"
     )
 
 

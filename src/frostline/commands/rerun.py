@@ -17,6 +17,7 @@ from frostline.records.recording import Record
 from frostline.sweeps import job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
+from frostline.sweeps.job_config import JobConfig
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Report, Verdict
 from frostline.tracking import tracking_uri
@@ -103,7 +104,7 @@ class _Again(Executor):
         shown = rerun.differences(known, here if known.keys() != {"environment"} else {}, shown=True)
         for line in shown:
             job.screen().say(f"  differs now: {line}")
-        ours = job.JobConfig(config, asdict(config), [f"rerun={old.identity}"])
+        ours = JobConfig(config, asdict(config), [f"rerun={old.identity}"])
         result = job.carry_out(lambda: ours, number=number, sweep=self._folder, folder=own)
         record = Record(own)
         record.tag(layout.RERUN_TAG, old.identity)

@@ -19,8 +19,9 @@ from frostline.core.config import Config
 from frostline.core.config_keys import value_of
 from frostline.core.errors import user_error
 from frostline.core.validation import changed
-from frostline.sweeps import hydra_keys, job
+from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose_cache import Compose, Composer
+from frostline.sweeps.job_config import config_of
 
 _NUMBERED = "${hydra:job.num}"
 
@@ -92,7 +93,7 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
     with read_write(composed), open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     with _current(composed):
-        config = job.config_of(composed)
+        config = config_of(composed)
         _require_own_names(composed)
         place = composed.hydra.sweep
         folder, beside = str(PurePosixPath(str(place.subdir))), tuple(hydra_keys.beside(composed.hydra))

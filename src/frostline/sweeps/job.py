@@ -6,21 +6,17 @@ import functools
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from frostline.core import credentials, files, interrupts, notices
+from frostline.core import files, interrupts, notices
 from frostline.core.config import Config
-from frostline.core.config_keys import choices, digest, flatten, semantic, with_values
-from frostline.core.errors import user_error
-from frostline.core.validation import parse
+from frostline.core.config_keys import choices, digest, flatten, semantic
 from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, trial_tags
 from frostline.records.heartbeat import Busy, Heartbeat
 from frostline.records.layout import RESULT
@@ -31,28 +27,9 @@ from frostline.records.system_metrics import sampled
 from frostline.records.trial_tags import Decision
 from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, lockstep_groups
-from frostline.sweeps.config_text import config_text
+from frostline.sweeps.job_config import JobConfig, config_of, config_text, recordable
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class JobConfig:
-    """The config of a job, as it runs and as it is recorded."""
-
-    config: Config
-    values: Mapping[str, Any]
-    """The config for the record, without secrets from the environment."""
-    command: Sequence[str]
-    """The overrides that the user typed for it."""
-
-    def with_values(self, values: Mapping[str, Any]) -> JobConfig:
-        """Return the config with `values`, by key, set in the config and in its recorded form."""
-        written = deepcopy(dict(self.values))
-        for key, value in values.items():
-            *sections, name = key.split(".")
-            functools.reduce(dict.__getitem__, sections, written)[name] = value
-        return replace(self, config=with_values(self.config, values), values=written)
 
 
 def run_job(composed: DictConfig) -> Result:
@@ -108,10 +85,7 @@ def _done_since(sweep: Path, folder: Path) -> Result | None:
 def _carry_out(
     configure: Callable[[], JobConfig], number: int, shared: SweepFacts, sweep: Path, folder: Path, heart: Heartbeat
 ) -> Result:
-    """Run a run whose folder `heart` has claimed."""
-    from frostline.runs.run import execute  # imports torch
-    from frostline.runs.run_context import RunContext
-
+    """Run a run whose folder `heart` has claimed, and write its result, however it ends."""
     facts = shared.runs[number]
     result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
     (folder / RESULT).unlink(missing_ok=True)  # the result of an attempt that died
@@ -121,28 +95,7 @@ def _carry_out(
     try:
         if before and before != folder / layout.PREVIOUS:  # two jobs that resume it would write to one MLflow run
             heart.claim(before, heir_of=liveness.read(sweep / layout.OWNER))
-        job = configure().with_values(facts.settled)
-        with (
-            screen().run(facts.name, job=number, jobs=len(shared.runs), epochs=job.config.epochs),
-            _recording(job, facts, shared.tracker, sweep, folder) as record,
-            sampled(record, on=job.config.tracking.system_metrics, device=job.config.device),
-            heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
-            _failure_told(record, result) as spent,
-        ):
-            run = RunContext(
-                name=facts.name,
-                folder=folder,
-                screen=screen(),
-                previous=before,
-                fetch=find_weights.weights,
-                siblings=functools.partial(lockstep_groups.siblings, job.config, number, shared.runs),
-                judge=_judge(job.config, facts, sweep),
-                sweep=sweep,
-            )
-            metrics, images = execute(job.config, run, record)
-            status = "FINISHED" if record else "PLANNED"
-            result = replace(result, status=status, metrics=metrics, images=images)
-            _tell_state(record, result)
+        result = _executed(configure().with_values(facts.settled), result, shared, sweep, before, heart, spent)
     except Busy as busy:
         result = busy_result(number, facts, busy.folder, busy.owner)
     except Paused as pause:
@@ -164,16 +117,52 @@ def _carry_out(
     return result
 
 
-@contextmanager
-def _failure_told(record: Record | None, result: Result) -> Iterator[dict[str, float]]:
-    """Record the failure of a trial whose block raises, with its epochs and seconds, which count against the budget.
+def _executed(
+    job: JobConfig,
+    result: Result,
+    shared: SweepFacts,
+    sweep: Path,
+    before: Path | None,
+    heart: Heartbeat,
+    spent: dict[str, float],
+) -> Result:
+    """Return the `result` of a run that was executed to its end, or planned in a dry run; raises what ends it earlier.
 
-    Yields a dictionary, which then holds these costs.
+    `before` is the folder of the run that it resumes; `spent` gets the costs of a trial that fails.
     """
-    spent: dict[str, float] = {}
+    from frostline.runs.run import execute  # imports torch
+    from frostline.runs.run_context import RunContext
+
+    config, folder, facts = job.config, Path(result.folder), shared.runs[result.job]
+    with (
+        screen().run(facts.name, job=result.job, jobs=len(shared.runs), epochs=config.epochs),
+        _recording(job, facts, shared.tracker, sweep, folder) as record,
+        sampled(record, on=config.tracking.system_metrics, device=config.device),
+        heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
+        _failure_told(record, result, spent),
+    ):
+        run = RunContext(
+            name=facts.name,
+            folder=folder,
+            screen=screen(),
+            previous=before,
+            fetch=find_weights.weights,
+            siblings=functools.partial(lockstep_groups.siblings, config, result.job, shared.runs),
+            judge=_judge(config, facts, sweep),
+            sweep=sweep,
+        )
+        metrics, images = execute(config, run, record)
+        result = replace(result, status="FINISHED" if record else "PLANNED", metrics=metrics, images=images)
+        _tell_state(record, result)
+    return result
+
+
+@contextmanager
+def _failure_told(record: Record | None, result: Result, spent: dict[str, float]) -> Iterator[None]:
+    """Record the failure of a trial whose block raises; `spent` gets its costs, which count against the budget."""
     began = time.monotonic()
     try:
-        yield spent
+        yield
     except (Exception, SystemExit):
         if record is not None and trial_tags.is_trial(result.choices):
             spent |= {EPOCHS: len(journal.epochs(Path(result.folder))) + 1.0, SECONDS: time.monotonic() - began}
@@ -197,35 +186,12 @@ def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float
     return judge_of(config, sweep, facts.choices[trial_tags.STUDY], facts.choices[trial_tags.TRIAL])
 
 
-def config_of(composed: DictConfig) -> Config:
-    """Return the checked config from Hydra's, without the `hydra` section; UserError for credentials in it."""
-    raw = OmegaConf.to_container(composed.search, resolve=False)
-    if isinstance(raw, dict) and isinstance(place := raw["storage"], str) and credentials.removed(place) != place:
-        expected = "no credentials in a config; `'${oc.env:NAME}'` takes all of it from a variable"
-        raise user_error("search.storage", credentials.removed(place), expected)
-    values = {str(key): composed[key] for key in composed if key != "hydra"}
-    return parse(
-        {
-            key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-            if OmegaConf.is_config(value)
-            else value
-            for key, value in values.items()
-        }
-    )
-
-
 @functools.cache
 def screen() -> Screen:
     """Return the owner of this process's terminal, which also prints notices."""
     terminal = Screen()
     notices.to(lambda line: terminal.say(f"  {line}", "yellow"))
     return terminal
-
-
-def recordable(composed: DictConfig, config: Config) -> dict[str, Any]:
-    """Return the config for the record: values from the environment stay as `${oc.env:NAME}`."""
-    raw = OmegaConf.to_container(composed, resolve=False)
-    return credentials.unresolved(asdict(config), raw)  # type: ignore[arg-type]
 
 
 def _recording(

@@ -20,10 +20,11 @@ from frostline.core.objectives import Objective, several
 from frostline.records import journal, trial_tags
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
-from frostline.sweeps import hydra_keys, job, search_space
+from frostline.sweeps import hydra_keys, search_space
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.compose_cache import Compose
 from frostline.sweeps.composed import Jobs
+from frostline.sweeps.job_config import config_of
 from frostline.sweeps.search_budget import Budget, Spent
 from frostline.sweeps.study import Study, objectives_of
 
@@ -128,7 +129,7 @@ def cells_of(
     cells: list[SearchCell] = []
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         composed = compose(overrides)
-        config = job.config_of(composed)
+        config = config_of(composed)
         _check(config, varied, hydra_keys.subdir(composed))
         if number == 0:
             start(config)

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from frostline import compose
-from frostline.sweeps.config_text import config_text
+from frostline.sweeps.job_config import config_text
 
 COMMANDS = (
     ("freeze=head", "lr=0.1"),

@@ -89,8 +89,7 @@ def run_planned(
 
     With `rounds`, these decide round by round what runs, and the `planned` runs serve only for the checks.
     """
-    config = planned[0].config
-    root = project.project_root()
+    config, root = planned[0].config, project.project_root()
     uri, artifacts = tracking_uri.resolved(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
     place = Place(uri, root, config.experiment_name, artifacts)
     run_folders.require_free(folder)
@@ -107,29 +106,36 @@ def run_planned(
     if claimed:
         liveness.write(folder / layout.OWNER)
     else:
-        folder = claim(
-            folder,
-            [digest(run.config) for run in planned],
-            search=identity,
-            again=config.resume and not config.dry_run,
-            named=folder_named,
-        )
+        digests, again = [digest(run.config) for run in planned], config.resume and not config.dry_run
+        folder = claim(folder, digests, search=identity, again=again, named=folder_named)
     if not config.dry_run:
         data_index.write(folder, index)
     with session.ended_in_any_case(folder):
-        tracker = None if config.dry_run else _open(place, folder)
-        runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity)
-        if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
-            return status
-        if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
-            raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
-        with interrupts.deferred():  # closing the record takes a few seconds; a second interrupt waits for it
-            if tracker is not None:
-                if interrupt is not None:  # the record is complete even if this process is killed now
-                    end(folder, closing.status_of(runs.results(), interrupt), None)
-                session.flush(tracker)
-            results = runs.results()
-            recorded = close(folder, tracker, results, interrupt, executor.aside)
+        return _conducted(planned, executor, folder, None if config.dry_run else place, rounds, identity)
+
+
+def _conducted(
+    planned: Sequence[PlannedRun],
+    executor: Executor,
+    folder: Path,
+    place: Place | None,
+    rounds: Search | None,
+    identity: str | None,
+) -> int:
+    """Run everything in `folder`, which this process owns, with a record at `place`, and return the exit status."""
+    tracker = _open(place, folder) if place is not None else None
+    runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity)
+    if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
+        return status
+    if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
+        raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
+    with interrupts.deferred():  # closing the record takes a few seconds; a second interrupt waits for it
+        if tracker is not None:
+            if interrupt is not None:  # the record is complete even if this process is killed now
+                end(folder, closing.status_of(runs.results(), interrupt), None)
+            session.flush(tracker)
+        results = runs.results()
+        recorded = close(folder, tracker, results, interrupt, executor.aside)
     if interrupt is not None:
         return interrupts.status(interrupt)
     return 0 if recorded and all(map(as_planned, results)) else 1

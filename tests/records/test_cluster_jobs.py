@@ -13,7 +13,7 @@ from frostline.records import slurm as engine
 from frostline.records.cluster_jobs import Job
 from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts
-from frostline.sweeps import closing, cluster
+from frostline.sweeps import closing, cluster, cluster_work
 from small import compose
 
 QUEUE = "7|COMPLETED|None\n8_0|RUNNING|None\n8_1|PENDING|Resources\n8_2|CANCELLED|None\n8_4|TIMEOUT|TimeLimit"
@@ -152,9 +152,9 @@ def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(s
     slurm("scontrol", "JobId=7 JobName=frostline\n   Requeue=1 Restarts=2 BatchFlag=1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with pytest.raises(SystemExit):
-        cluster._ended_by(preempted, job, lambda: pytest.fail("queued twice"))
+        cluster_work._ended_by(preempted, job, lambda: pytest.fail("queued twice"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert cluster._ended_by(preempted, job, lambda: pytest.fail("was cancelled")) == "SIGTERM"
+    assert cluster_work._ended_by(preempted, job, lambda: pytest.fail("was cancelled")) == "SIGTERM"
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,29 @@
 """Runs as jobs on a cluster: submitit submits them, Slurm runs them.
 
-The command's own process, or a first job, queues the jobs and may then exit. Each job notes its end in the sweep's
-folder, and the last one writes the results.
+The command's own process, or a first job, queues the jobs and may then exit; see `cluster_work` for what each job does.
 """
 
 from __future__ import annotations
 
 import io
-import logging
-import os
-import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
-from frostline.core import interrupts, project
 from frostline.core.config import ClusterConfig, Config
 from frostline.core.errors import UserError, user_error
-from frostline.records import cluster_jobs, slurm
+from frostline.records import cluster_jobs
 from frostline.records.recording import reason_of
-from frostline.records.sweep_record import SweepFacts
-from frostline.sweeps import closing, watching
+from frostline.sweeps import watching
+from frostline.sweeps.cluster_work import Batch
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further, pin, pinned
 from frostline.sweeps.lockstep_groups import batches
-from frostline.tracking import session
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
 _LARGEST = 1000
 """Maximum number of jobs in an array: Slurm's `MaxArraySize` is 1001 by default."""
 _ABOUT = {
@@ -45,8 +34,6 @@ _ABOUT = {
     "partition": "partition",
 }
 """Words in Slurm's error messages, and the key of `cluster` that each is about."""
-_WARNING = f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"
-"""The signal that submitit asks for before the time limit."""
 
 
 def queues(launcher: object) -> bool:
@@ -72,11 +59,6 @@ class Cluster(Executor):
     def start(self, config: Config) -> None:
         """Take the settings of `cluster` from the first config."""
         self.how: ClusterConfig = config.cluster
-
-    def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-        """Call `function` in this process."""
-        meanwhile()
-        return function()
 
     @property
     def checks_in_job(self) -> bool:
@@ -171,94 +153,3 @@ class _Call:
 
 
 _call = _Call()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The runs of one job, one after the other."""
-
-    launcher: Any
-    sweep: Path
-    orders: Sequence[tuple[int, Sequence[str]]]
-    """The number and the overrides of each run."""
-    state: Any
-    """Hydra's state where the job was queued."""
-
-    def __call__(self) -> None:
-        """Carry out the runs, and write the sweep's results if no other job of it is left."""
-        setup_globals()
-        project.register_resolver()
-        as_job(self.sweep, self._carry_out, fault="a job failed")
-
-    def _carry_out(self) -> None:
-        tracker = SweepFacts.read(self.sweep).tracker
-        if tracker is not None:
-            session.take_up(tracker, project.project_root())
-        for number, overrides in self.orders:
-            self.launcher(list(overrides), "hydra.sweep.dir", number, "", self.state)
-        if tracker is not None:  # not after an interrupt, which leaves no time for MLflow
-            session.leave(tracker)
-
-
-def as_job(sweep: Path, work: Callable[[], str | None], *, fault: str) -> None:
-    """Do the work of a job of the `sweep`, note its end in the sweep's folder, and write the results if it was last.
-
-    `work` returns a user error that it found before any run started, or None. After an exception, which is logged as
-    `fault`, or an interrupt, the process exits with status 1.
-    """
-    queue_again, own = _listen(), cluster_jobs.here(sweep)
-    refused = stopped = None
-    try:
-        refused = work()
-    except KeyboardInterrupt as interrupt:
-        stopped = _ended_by(interrupt, own, queue_again)
-    except Exception as error:
-        stopped = reason_of(error)
-        log.exception(fault)
-    if own is not None:
-        cluster_jobs.end(sweep, own.id, stopped=stopped, refused=refused)
-    closing.close_if_over(sweep)
-    if stopped is not None:
-        raise SystemExit(1)
-
-
-def _preempted(job: cluster_jobs.Job) -> bool:
-    """Return whether a job that received SIGTERM was preempted, and neither cancelled nor timed out, by its state."""
-    ((_, state),) = cluster_jobs.states([job])
-    return job.engine == "slurm" and state.word in ("RUNNING", "PREEMPTED")
-
-
-def _queued_again(job: cluster_jobs.Job) -> bool:
-    """Return whether Slurm has requeued this process's job by itself, as it does after preemption."""
-    return job.engine == "slurm" and slurm.restarts(job.id) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-
-
-def _ended_by(interrupt: KeyboardInterrupt, own: cluster_jobs.Job | None, queue_again: Callable[[], str]) -> str:
-    """Return the reason why this process's `own` job ended; exit the process if the job is queued again."""
-    stopped = interrupts.name(interrupt)
-    if own is not None and _queued_again(own):
-        raise SystemExit(1)
-    if stopped == _WARNING or (own is not None and _preempted(own)):
-        return f"{stopped} ({queue_again()})"
-    return stopped
-
-
-def _listen() -> Callable[[], str]:
-    """Let signals end a run of this process like Ctrl-C, with a checkpoint, in place of submitit's handler.
-
-    Returns a function that calls submitit's handler afterwards: the engine queues the job again and the process exits,
-    or the function returns why not.
-    """
-    warning = getattr(signal, _WARNING)
-    queue_again = signal.getsignal(warning)
-    interrupts.install(warning=warning, once=True)
-
-    def call() -> str:
-        try:
-            if callable(queue_again):
-                queue_again(warning, None)
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # e.g. the limit of requeues is reached
-            return reason_of(error)
-        return "not queued again"
-
-    return call

@@ -21,7 +21,8 @@ from frostline.records import cluster_jobs, layout
 from frostline.records.sweep_record import SweepFacts, SweepFile
 from frostline.sweeps import forecast, job, watching
 from frostline.sweeps.already_finished import settled_digest
-from frostline.sweeps.cluster import Cluster, as_job
+from frostline.sweeps.cluster import Cluster
+from frostline.sweeps.cluster_work import as_job
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.compose_cache import Composer
 from frostline.sweeps.executor import pin, pinned

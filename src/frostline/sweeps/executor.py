@@ -86,9 +86,7 @@ class Workers(Executor):
 
     def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call `function` in the first worker."""
-        self._launcher.pool.begin(function)
-        meanwhile()
-        answer: T = self._launcher.pool.finish()
+        answer: T = self._launcher.pool.call(function, meanwhile)
         return answer
 
     def aside(self, function: Callable[[], T]) -> T:

@@ -23,7 +23,7 @@ GRACE = 25.0
 """Seconds that a worker has after SIGTERM to write its checkpoint: 5 less than Kubernetes and Slurm give us."""
 _PARTING = 10.0  # seconds that an idle worker has to exit
 _TICK = 1.0
-_BEGUN = -1  # key of the call that `finish` waits for; tasks are numbered from 0
+_CALL = -1  # key of the task of `call`; others are numbered from 0
 _START = "import sys; sys.path[:] = {path!r}; from frostline.sweeps.worker import main; main()"
 
 Task = tuple[Any, ...]
@@ -126,26 +126,24 @@ class Pool:
         """Return the number of workers."""
         return len(self._workers)
 
-    def begin(self, function: Callable[[], object]) -> None:
-        """Start a call in the first worker, whose value `finish` returns."""
-        self._begun = (function,)
-        self._workers[0].give(_BEGUN, self._begun)
+    def call(self, function: Callable[[], object], meanwhile: Callable[[], object]) -> Any:
+        """Return the value of a call in the first worker, or raise its error; retry once if its worker dies.
 
-    def finish(self) -> Any:
-        """Return the value of the call that `begin` started, or raise its error; retry once if its worker dies."""
-        tried = 1
+        `meanwhile` is called here after the worker has begun.
+        """
+        self._workers[0].give(_CALL, (function,))
+        meanwhile()
+        retried = False
         while True:
-            for worker, answer in self._answers():
-                key, worker.key = worker.key, None
-                self._replace_if_gone(worker, answer)
-                if key != _BEGUN:
+            for key, answer in self._answers():
+                if key != _CALL:
                     continue
                 if answer.error is None:
                     return answer.value
-                if not answer.last or tried > 1:
+                if not answer.last or retried:
                     raise answer.error
-                tried += 1
-                self._workers[0].give(_BEGUN, self._begun)
+                retried = True
+                self._workers[0].give(_CALL, (function,))
 
     def run(
         self,
@@ -170,49 +168,48 @@ class Pool:
                     worker.give(key, ahead.pop(key) if key in ahead else task(key))
             if waiting and waiting[0] not in ahead:  # prepare the next task while the workers are busy
                 ahead = {waiting[0]: task(waiting[0])}
-            for worker, answer in self._answers():
-                key_done, worker.key = worker.key, None
-                self._replace_if_gone(worker, answer)
-                if key_done is None:
+            for done, answer in self._answers():
+                if done is None:
                     continue
-                if answer.last and deaths[key_done] < retries:
-                    deaths[key_done] += 1
-                    say(f"job {key_done}: {answer.error}; it is restarted")
-                    waiting.appendleft(key_done)
+                if answer.last and deaths[done] < retries:
+                    deaths[done] += 1
+                    say(f"job {done}: {answer.error}; it is restarted")
+                    waiting.appendleft(done)
                 else:
-                    yield key_done, answer
+                    yield done, answer
 
     def _next_for(self, worker: _Worker, waiting: Iterable[int], stacks: Mapping[int, int | None]) -> int | None:
         """Return the first waiting task of the worker's stack, else of a stack that no other worker has begun."""
         taken = {other.stack for other in self._workers if other is not worker} - {None}
-        if worker.stack is not None and worker.stack not in taken:
-            mine = next((key for key in waiting if stacks.get(key) == worker.stack), None)
-            if mine is not None:
-                return mine
-        return next((key for key in waiting if stacks.get(key) not in taken), None)
+        free = [key for key in waiting if stacks.get(key) not in taken]
+        mine = (key for key in free if worker.stack is not None and stacks.get(key) == worker.stack)
+        return next(mine, next(iter(free), None))
 
-    def _answers(self) -> Iterator[tuple[_Worker, Answer]]:
-        """Yield the answers that arrive within a tick, perhaps none; kill workers that are silent for too long."""
+    def _answers(self) -> Iterator[tuple[int | None, Answer]]:
+        """Yield the answers that arrive within a tick, perhaps none, each with the key of its task; None for no task.
+
+        Workers that are silent for too long are killed, and workers that are gone are replaced.
+        """
         before = time.monotonic()
         by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
         ready = wait(list(by_connection), timeout=_TICK)
         # Count at most two ticks: while this process was suspended, its workers were, too.
         passed = min(time.monotonic() - before, 2 * _TICK)
-        for connection, worker in by_connection.items():
-            if connection in ready and (answer := worker.answer()) is not None:
-                yield worker, answer
-            elif connection not in ready and worker.key is not None:
+        for number, (connection, worker) in enumerate(by_connection.items()):
+            answer = worker.answer() if connection in ready else None
+            if connection not in ready and worker.key is not None:
                 worker.silent += passed
                 if self._limit is not None and worker.silent > self._limit:
                     worker.end()
                     reason = f"no sign of life for {self._limit:g} s, so its worker was killed"
-                    yield worker, Answer(error=WorkerDied(reason), last=True)
-
-    def _replace_if_gone(self, worker: _Worker, answer: Answer) -> None:
-        if answer.last:
-            number = self._workers.index(worker)
-            worker.end(_PARTING)
-            self._workers[number] = self._hire(number, worker.place)
+                    answer = Answer(error=WorkerDied(reason), last=True)
+            if answer is None:
+                continue
+            key, worker.key = worker.key, None
+            if answer.last:
+                worker.end(_PARTING)
+                self._workers[number] = self._hire(number, worker.place)
+            yield key, answer
 
     def interrupt(self, interrupt: KeyboardInterrupt) -> None:
         """Let the workers stop their tasks with a checkpoint; kill them on a second interrupt, or after `GRACE`."""

@@ -65,10 +65,8 @@ def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
     record is not plain data.
     """
     meant = catalog.meant(Name(target, "rerun"), uri)
-    if meant.folder is not None:
-        found = _in_folder(meant.folder.resolve(), uri, folder)
-    else:
-        found = [run for run_id in meant.ids for run in _in_mlflow(uri, run_id, folder)]
+    found = _in_folder(meant.folder.resolve(), uri, folder) if meant.folder else []
+    found += [run for run_id in meant.ids for run in _in_mlflow(uri, run_id, folder)]
     if not found:
         raise user_error("rerun", target, "a run that is FINISHED, or a sweep with one")
     return found
@@ -147,18 +145,18 @@ def _result(path: Path) -> Result | None:
 def _of_result(path: Path, results: Mapping[Path, Result], uri: str, fetched: Path) -> Recorded:
     """Return the run whose result is in `path`; for a run that its sweep skipped, its files are in another folder."""
     own = results[path]
-    told = Path(own.folder)
-    where = next((folder for folder in (path, told) if readable(folder / CONFIG)), None)
+    where = next((folder for folder in (path, Path(own.folder)) if readable(folder / CONFIG)), None)
     if where is None and RUN_ID.fullmatch(own.run_id or ""):
         return _of_mlflow(uri, own, results.values(), fetched)
     where = where or path
-    return Recorded(
-        own.name,
-        journal.run_id(where) or own.run_id or str(where),
-        _in_place(untrusted.mapping_of(where / CONFIG), where),
-        comparable(where, own.metrics),
-        _seeds(own, results.values()),
-    )
+    identity = journal.run_id(where) or own.run_id or str(where)
+    return _recorded(own, identity, where, comparable(where, own.metrics), results.values())
+
+
+def _recorded(own: Result, identity: str, folder: Path, parts: Comparable, family: Iterable[Result]) -> Recorded:
+    """Return the run with the result `own`, whose config is in `folder`; its `family` has the other seeds."""
+    values = _in_place(untrusted.mapping_of(folder / CONFIG), folder)
+    return Recorded(own.name, identity, values, parts, _seeds(own, family))
 
 
 def _in_place(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -223,13 +221,8 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
     if METRICS in sizes:
         epochs[METRICS] = _epochs(place / METRICS)
     once = {key: value for key, value in own.metrics.items() if not key.startswith(("train/", "val/"))}
-    return Recorded(
-        own.name,
-        own.run_id,
-        _in_place(untrusted.mapping_of(place / CONFIG), place),
-        Comparable(epochs, once, _weights(place), environment(place)),
-        _seeds(own, family),
-    )
+    parts = Comparable(epochs, once, _weights(place), environment(place))
+    return _recorded(own, own.run_id, place, parts, family)
 
 
 def _seeds(own: Result, family: Iterable[Result]) -> dict[str, list[float]]:

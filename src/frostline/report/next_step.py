@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from frostline.records.result import SECONDS
 from frostline.report.cell_intervals import validation_interval
 from frostline.report.command_line import command
-from frostline.report.contest import Contender, Contest, capital, outcome_of
+from frostline.report.contest import Contender, Contest, outcome_of
+from frostline.report.cost_words import cheaper
 from frostline.report.next_lrs import both
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import seeds_to_resolve
 
 _MANY_SEEDS = 20  # more seeds than this are not worth a command
-_ALIKE, _INSTANT = 1.1, 0.25  # times within this factor, or this many seconds, differ by load of the machine alone
 
 
 def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
@@ -32,18 +31,18 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
         second, difference = contest.unbeaten[0]
     outcome = outcome_of(difference, first.cell)
     if outcome == "tie":
-        return _cheaper(first, second)
+        return cheaper(first, second)
     if difference.folds:
-        return ["It takes more images to tell them apart, rather than more folds.", *_cheaper(first, second)]
+        return ["It takes more images to tell them apart, rather than more folds.", *cheaper(first, second)]
     if outcome == "contradiction" and _validation_is_sure(first, second):
         return ["Each split is sure of its order, so the splits differ by more than chance: check how they were made."]
     if difference.over_images and 0 in difference.over_images:
-        return ["It takes more test images to tell them apart, rather than more seeds.", *_cheaper(first, second)]
+        return ["It takes more test images to tell them apart, rather than more seeds.", *cheaper(first, second)]
     if not any(one.cell.draws for one in (first, second)):
-        return ["More seeds would not tell them apart, since neither depends on the seed.", *_cheaper(first, second)]
+        return ["More seeds would not tell them apart, since neither depends on the seed.", *cheaper(first, second)]
     seeds = _seeds_needed(difference)
     if seeds > _MANY_SEEDS:
-        return [f"It would take about {seeds:,} seeds to tell them apart.", *_cheaper(first, second)]
+        return [f"It would take about {seeds:,} seeds to tell them apart.", *cheaper(first, second)]
     changes = {contest.key: [first.value, second.value]}
     changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
     again = command(first.cell.finished[0], {**changes, "seed": range(seeds)})
@@ -61,17 +60,6 @@ def _validation_is_sure(first: Contender, second: Contender) -> bool:
     """
     one, two = (validation_interval(each.cell) for each in (first, second))
     return one is not None and two is not None and (one.low > two.high or two.low > one.high)
-
-
-def _cheaper(first: Contender, second: Contender) -> list[str]:
-    one, other = sorted((first, second), key=lambda one: one.cell.mean(SECONDS))
-    clear = one.cell.mean(SECONDS) > 0 and takes_longer(other.cell.mean(SECONDS), one.cell.mean(SECONDS))
-    return [f"{capital(one.name)} is the cheaper."] if clear else []
-
-
-def takes_longer(one: float, other: float) -> bool:
-    """Return whether the first of two training times, in seconds, is longer by more than noise."""
-    return one >= other * _ALIKE and one - other >= _INSTANT
 
 
 def _seeds_needed(difference: Difference) -> int:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import (
     GROUPS,
-    IMAGES,
-    SECONDS,
     SHARED,
     WITHOUT,
     Result,
@@ -22,8 +20,9 @@ from frostline.report.baseline import Baseline
 from frostline.report.cells import Cell, varying
 from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, capital, contests
+from frostline.report.cost_words import cost_clause
 from frostline.report.next_lrs import edges, smaller
-from frostline.report.next_step import next_step, takes_longer
+from frostline.report.next_step import next_step
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import Interval
 from frostline.report.studies import short_text
@@ -108,12 +107,12 @@ def _comparison(contest: Contest, difference: Difference) -> str:
     split = "on the test split" if by == ACCURACY else f"in {by.words} on the test split"
     one, two = first.name, second.name
     if outcome == "win":
-        cost = _cost(first, second, ", for", ", and trains")
+        cost = cost_clause(first, second, ", for", ", and trains")
         return f"{capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
     if outcome == "ahead":
-        both = f"{scores[0]} against {scores[1]} {split} {gap}{_cost(first, second, ', for', ', and trains')}"
+        both = f"{scores[0]} against {scores[1]} {split} {gap}{cost_clause(first, second, ', for', ', and trains')}"
         return f"{capital(one)} is ahead of {two}, not surely of all: {both}. {_unbeaten(contest, digits)}"
-    cost = _cost(first, second, f"; {one} takes", f"; {one} trains")
+    cost = cost_clause(first, second, f"; {one} takes", f"; {one} trains")
     if outcome == "contradiction":
         return (
             f"No clear winner: {one} is best on validation, yet behind {two} {split}, "
@@ -153,32 +152,6 @@ def _without_shared(found: Sequence[Contender]) -> list[str]:
 def _digits(cell: Cell) -> int:
     """Return how many decimals of a percentage are meaningful, given the number of test images."""
     return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
-
-
-def _cost(first: Contender, second: Contender, slower: str, faster: str) -> str:
-    """Return the clause on the training time of the first against the second; empty where a time was not measured.
-
-    The clause begins with `slower` if the first takes longer, and with `faster` if the second does.
-    """
-    mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
-    if not (mine > 0 and yours > 0):
-        return ""
-    if takes_longer(mine, yours):
-        return f"{slower} {_times(mine / yours)} times the training time{_stored(second)}"
-    if takes_longer(yours, mine):
-        return f"{faster} {_times(yours / mine)} times as fast{_stored(first)}"
-    return ", for about the same training time"
-
-
-def _stored(faster: Contender) -> str:
-    """Return the remark that a time is short because another run had already computed the features."""
-    if faster.cell.mean(IMAGES) != 0:
-        return ""
-    return f" ({value_text(faster.value)} found its features in the store)"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
 
 
 def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Callable[[object], str]) -> list[str]:

@@ -38,7 +38,7 @@ from frostline.runs.run import execute
 from frostline.runs.run_context import RunContext
 from frostline.sweeps.lockstep_groups import shared_by
 from frostline.tracking import session
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.pending_sweeps import RecordPlace
 
 ROOT = project.project_root()
 _METRICS = "metrics.json"
@@ -138,7 +138,7 @@ def _started() -> ProcessPoolExecutor:
 
 
 def _open(folder: Path) -> Tracker:
-    place = Place(mlflow_uri(folder.parent), folder.parent, "benchmarks")
+    place = RecordPlace(mlflow_uri(folder.parent), folder.parent, "benchmarks")
     return session.open_sweep(place, folder=folder, name=folder.name, tags={})
 
 

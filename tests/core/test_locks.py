@@ -22,8 +22,8 @@ from frostline.records.system_metrics import sampled
 from frostline.store.store import Store
 from frostline.sweeps import pool
 from frostline.tracking import server, session
-from frostline.tracking.follower import Follower
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.mirror_thread import MirrorThread
+from frostline.tracking.pending_sweeps import RecordPlace
 
 SOURCE = Path(__file__).parents[2] / "src"
 MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -98,7 +98,7 @@ def test_an_entry_of_the_store_is_made_once_and_kept(tmp_path, monkeypatch, said
 
 def open_sweep(folder, uri, say):
     folder.mkdir()
-    return session.open_sweep(Place(uri, folder.parent, "e"), folder=folder, name="s", tags={}, say=say)
+    return session.open_sweep(RecordPlace(uri, folder.parent, "e"), folder=folder, name="s", tags={}, say=say)
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_a_mirror_that_gets_no_lock_says_so_and_tries_again(tmp_path, monkeypatc
 
 
 def test_a_mirror_that_dies_is_told_at_once_and_costs_the_sweep_its_good_end(tmp_path, monkeypatch, said):
-    monkeypatch.setattr(Follower, "_follow", lambda self: 1 / 0)
+    monkeypatch.setattr(MirrorThread, "_follow", lambda self: 1 / 0)
     uri, began = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", time.monotonic()
     tracker = open_sweep(tmp_path / "sweep", uri, said.append)
     assert not session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)

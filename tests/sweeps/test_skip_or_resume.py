@@ -54,7 +54,7 @@ def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source:
     facts: dict[str, Any] = {"tags": tags, "uri": AWAY, "experiment": "demo", "time": 0}
     journal.append(folder, "run", uid=name.ljust(32, "0"), name=name, **facts)
     (folder / layout.OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
-    pending_sweeps.remember(folder, pending_sweeps.Place(AWAY, root, "demo"))
+    pending_sweeps.remember(folder, pending_sweeps.RecordPlace(AWAY, root, "demo"))
     tracker = Tracker(AWAY, "demo", str(folder), None, None)
     SweepFile(folder, tracker).add(runs)
     return tracker

@@ -17,7 +17,7 @@ from frostline.core.errors import UserError
 from frostline.records import journal, recording
 from frostline.records.result import Result
 from frostline.tracking import artifact_root, download, relocation, server, session, sync
-from frostline.tracking.pending_sweeps import Place, place_of
+from frostline.tracking.pending_sweeps import RecordPlace, place_of
 from frostline.tracking.sync import SweepMirror
 
 S3 = f"s3://{object_store.BUCKET}/runs"
@@ -33,7 +33,7 @@ def opened(root: Path, folder: str = "sweep", *, artifacts: str | None, experime
     """Return the tracker of a sweep of one run, which left a file."""
     (root / folder / "0").mkdir(parents=True)
     uri = more.pop("uri", None) or f"sqlite:///{stores.put(root / 'mlflow.db')}"
-    place = Place(uri, root, experiment, artifacts)
+    place = RecordPlace(uri, root, experiment, artifacts)
     tracker = session.open_sweep(place, folder=root / folder, name="s", tags={}, **more)
     with recording.recording(root / folder / "0", name="run", tags={}, params={}) as record:
         (root / folder / "0" / "config.yaml").write_text("seed: 7\n")

@@ -16,7 +16,7 @@ from frostline.core.errors import UserError
 from frostline.records import journal, layout
 from frostline.records.recording import recording
 from frostline.tracking import database, server, session, tracking_uri
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.pending_sweeps import RecordPlace
 
 SAID = 'connection to server at "db", port 5432 failed: '
 
@@ -54,7 +54,7 @@ def url() -> Any:
 
 
 def opened(root: Path, said: list[str]) -> Any:
-    place = Place(tracking_uri.resolved(None, root), root, uuid.uuid4().hex)
+    place = RecordPlace(tracking_uri.resolved(None, root), root, uuid.uuid4().hex)
     (root / "sweep" / "0").mkdir(parents=True)
     return session.open_sweep(place, folder=root / "sweep", name="s", tags={}, say=said.append)
 

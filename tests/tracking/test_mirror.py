@@ -24,7 +24,7 @@ from frostline.records.recording import GONE, end, now, recording
 from frostline.store import tensorfile
 from frostline.tracking import pending_sweeps, server, session, sync
 from frostline.tracking.mirror import Mirror
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.pending_sweeps import RecordPlace
 from frostline.tracking.sync import SweepMirror
 from frostline.tracking.unsent_entries import Unsent, unsent_of
 
@@ -94,7 +94,7 @@ def check(client: MlflowClient, experiment: str, folder: Path) -> None:
 def synced(mirror: Mirror, client: MlflowClient, experiment: str) -> bool:
     try:
         mirror.sync(client, experiment, None)
-    except Exception:  # as the follower does
+    except Exception:  # as the thread does
         return False
     return True
 
@@ -365,7 +365,7 @@ def test_a_run_that_has_just_begun_is_left_for_a_moment_unless_somebody_waits_fo
     begin(sweep, "5ee9")
     begin(sweep / "0", "a0"), begin(sweep / "1", "a1")
     journal.append(sweep / "1", "end", status="FINISHED", time=now())
-    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name))
+    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name))
     mirror.sync(at_once=False)
     assert [journal.run_id(folder) is not None for folder in (sweep, sweep / "0", sweep / "1")] == [True, False, True]
     mirror.sync()
@@ -375,7 +375,7 @@ def test_a_run_that_has_just_begun_is_left_for_a_moment_unless_somebody_waits_fo
 def test_a_run_that_began_under_this_sweep_has_its_id_at_once_and_the_rest_later(served, request, client, tmp_path):
     (sweep := tmp_path / "sweep").mkdir()
     begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
-    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
+    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name), fresh=True)
     for _ in range(2):
         mirror.sync(at_once=False)
         assert client.get_run(journal.run_id(run)).data.params == {} and mirror.pending() == 1
@@ -387,7 +387,7 @@ def test_a_run_that_began_under_this_sweep_has_its_id_at_once_and_the_rest_later
 def test_a_run_that_is_over_is_looked_at_again_only_when_somebody_waits(served, request, client, tmp_path):
     (sweep := tmp_path / "sweep").mkdir()
     begin(sweep, "5ee9"), begin(run := sweep / "0", "a0"), finish(run)
-    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
+    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name), fresh=True)
     mirror.sync(at_once=False)
     assert client.get_run(journal.run_id(run)).info.status == "FINISHED"
     journal.append(run, "tags", values={"late": "yes"})
@@ -401,7 +401,7 @@ def test_a_run_that_waits_is_scheduled_until_it_goes_on(served, request, client,
     (sweep := tmp_path / "sweep").mkdir()
     begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
     end(run, "PAUSED", None)
-    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name), fresh=True)
+    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name), fresh=True)
     mirror.sync(at_once=False)
     waits = client.get_run(journal.run_id(run)).info
     assert (waits.status, waits.end_time) == ("SCHEDULED", None)
@@ -421,7 +421,7 @@ def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(fau
         begin(sweep / name, f"a{name}"), epochs(sweep / name), finish(sweep / name)
         (sweep / name / "plan.json").write_text("x" * size)
     faulty.largest = 10**5
-    mirror = SweepMirror(sweep, Place(served[1], tmp_path, request.node.name))
+    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name))
     with pytest.raises(server.Unreachable, match="413"):
         mirror.sync()
     runs = client.search_runs([mirror.experiment_id])
@@ -439,7 +439,7 @@ def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(fau
 
 def open_sweep(uri, folder, name, said):
     (folder / "0").mkdir(parents=True)
-    return session.open_sweep(Place(uri, folder.parent, name), folder=folder, name="s", tags={}, say=said.append)
+    return session.open_sweep(RecordPlace(uri, folder.parent, name), folder=folder, name="s", tags={}, say=said.append)
 
 
 def run(tracker, steps):
@@ -519,7 +519,7 @@ def test_training_waits_for_no_answer(served, faulty, client, tmp_path, request,
     session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     assert not faulty.held.is_set() and len(said) == 2
     faulty.held.set()
-    place = Place(uri, tmp_path, name)
+    place = RecordPlace(uri, tmp_path, name)
     while not sync.complete(SweepMirror(tmp_path / "sweep", place)):  # the thread left behind holds the lock
         threading.Event().wait(0.05)
     check_sweep(client, name, 5)

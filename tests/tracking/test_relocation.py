@@ -42,7 +42,7 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     journal.append(run, "metrics", step=1, time=now(), values={"val/loss": 1.0})
     (run / "config.yaml").write_text("x")
     journal.append(run, "artifact", path="config.yaml", inside=None)
-    place = pending_sweeps.Place(uri, root, "moved")
+    place = pending_sweeps.RecordPlace(uri, root, "moved")
     pending_sweeps.remember(folder, place)
     if mirrored:
         SweepMirror(folder, place).sync()

@@ -33,7 +33,7 @@ from frostline.report import cells
 from frostline.sweeps import resume
 from frostline.sweeps.past_runs import PastRun
 from frostline.tracking import download, pending_sweeps, query, server, session, sync, tracking_uri
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.pending_sweeps import RecordPlace
 from frostline.tracking.sync import SweepMirror
 
 TAGS = {"frostline.sweep": "s", "frostline.digest": "d" * 64}
@@ -57,7 +57,7 @@ def tracker(root) -> Tracker:
 
 
 def open_sweep(uri: str, *, root: Path, experiment: str = "demo", **options) -> Tracker:
-    return session.open_sweep(Place(uri, root, experiment), **{"name": "sweep", "tags": TAGS} | options)
+    return session.open_sweep(RecordPlace(uri, root, experiment), **{"name": "sweep", "tags": TAGS} | options)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def folder(tracker, request) -> Path:
 def up_to_date(tracker) -> bool:
     """Return whether MLflow has all that was written so far, waiting for it as `close_sweep` does."""
     patience, limit = session._CLOSE
-    return session._followers[tracker.folder].complete(patience=patience, limit=limit)
+    return session._threads[tracker.folder].complete(patience=patience, limit=limit)
 
 
 def mirrored(tracker, folder) -> str:
@@ -167,13 +167,13 @@ import logging, os, sys
 from pathlib import Path
 from frostline.records.recording import recording
 from frostline.tracking import server, session, tracking_uri
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.pending_sweeps import RecordPlace
 logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 folder = root / sys.argv[2]
 (folder / "0").mkdir(parents=True)
 uri = tracking_uri.resolved(None, root)
-tracker = session.open_sweep(Place(uri, root, "demo"), folder=folder, name=sys.argv[2], tags={})
+tracker = session.open_sweep(RecordPlace(uri, root, "demo"), folder=folder, name=sys.argv[2], tags={})
 with recording(folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
     print(tracker.experiment_id, tracker.sweep_run_id, flush=True)
@@ -248,11 +248,11 @@ def test_interrupts_end_a_sweep_before_anything_that_takes_long(tracker, client,
 
         with pytest.raises(KeyboardInterrupt), session.ended_in_any_case(sweep), monkeypatch.context() as patch:
             if moment:
-                patch.setattr(session.Follower, moment, interrupted)
+                patch.setattr(session.MirrorThread, moment, interrupted)
             open_sweep(tracker.uri, root=root, folder=sweep, experiment="hasty")
             journal.append(sweep / "0", "run", uid="lost", name="lost", tags={}, time=now())
             interrupted()
-        assert journal.ended(sweep) and str(sweep) not in session._followers
+        assert journal.ended(sweep) and str(sweep) not in session._threads
         assert client.get_run(journal.run_id(sweep)).info.status == "KILLED"
     assert client.get_run(journal.run_id(sweep / "0")).info.status == "KILLED"
     assert not {tmp_path / "open", tmp_path / "runs"} & {*pending_sweeps.remembered(tracker.uri, root)}
@@ -270,7 +270,7 @@ def test_an_error_ends_a_sweep_as_failed_unless_runs_go_on(tracker, client, root
         assert journal.ended(sweep) != bool(alive)
         session.flush(opened)
         assert client.get_run(journal.run_id(sweep)).info.status == ("RUNNING" if alive else "FAILED")
-        session._followers.pop(str(sweep), None)
+        session._threads.pop(str(sweep), None)
 
 
 def test_importing_the_module_imports_neither_mlflow_nor_torch():
@@ -284,12 +284,12 @@ import sys
 from pathlib import Path
 from frostline.records.recording import recording
 from frostline.tracking import session
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.pending_sweeps import RecordPlace
 root = Path(sys.argv[1])
 folder, run = root / "sweep", root / "sweep" / "0"
 run.mkdir(parents=True)
 uri = f"sqlite:///{root}/mlflow.db"
-tracker = session.open_sweep(Place(uri, root, "demo"), folder=folder, name="sweep", tags={})
+tracker = session.open_sweep(RecordPlace(uri, root, "demo"), folder=folder, name="sweep", tags={})
 with recording(run, name="run", tags={}, params={"lr": 0.1}) as record:
     record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 10})
     record.metrics({"train/loss": 0.5}, 1)
@@ -358,7 +358,7 @@ def test_a_pending_sweep_in_a_home_that_is_closed_stops_nobody(tmp_path, monkeyp
     for name in ("own", "closed"):
         (tmp_path / name).mkdir()
         journal.append(tmp_path / name, "run", uid=name, tags={}, uri=uri, experiment="e")
-        pending_sweeps.remember(tmp_path / name, pending_sweeps.Place(uri, tmp_path, "e", None))
+        pending_sweeps.remember(tmp_path / name, pending_sweeps.RecordPlace(uri, tmp_path, "e", None))
     (tmp_path / "pending" / "long.json").write_text(
         json.dumps({"store": tracking_uri.name(uri), "folder": f"/home/{'a' * 5000}"})
     )

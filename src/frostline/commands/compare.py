@@ -16,7 +16,7 @@ from frostline.report.cell_intervals import test_interval
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests
 from frostline.report.pareto import Front, front
-from frostline.report.studies import Study, studies
+from frostline.report.studies import StudyResults, studies
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
 
@@ -87,7 +87,7 @@ def _front(found: Front) -> dict[str, Any]:
     }
 
 
-def _study(study: Study) -> dict[str, Any]:
+def _study(study: StudyResults) -> dict[str, Any]:
     """Return what a search found in one cell: `by_chance` is how much the best trial's own score overstates it.
 
     `as_good` has, by key, the range or the choices of all trials within `standard_error` of the best.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.core.objectives import Objective, several
 from frostline.records import trial_tags
 from frostline.records.result import Result
-from frostline.report.studies import Study, Trial, quiet, studies
+from frostline.report.studies import StudyResults, Trial, quiet, studies
 
 if TYPE_CHECKING:
     import optuna
@@ -23,7 +23,7 @@ _BEYOND = 0.1
 class Point:
     """A complete trial of any cell."""
 
-    study: Study
+    study: StudyResults
     trial: Trial
     values: tuple[float, ...]
     """One per objective."""
@@ -65,7 +65,7 @@ def front(results: Sequence[Result]) -> Front | None:
     return Front(tuple(objectives), tuple(points), tuple(best), reference, volumes)
 
 
-def _points(study: Study, objectives: Sequence[Objective]) -> list[Point]:
+def _points(study: StudyResults, objectives: Sequence[Objective]) -> list[Point]:
     return [
         Point(study, trial, tuple(trial.run.metrics[one.metric] for one in objectives))
         for trial in study.complete

@@ -17,14 +17,14 @@ from frostline.report import page_assets
 from frostline.report.page_assets import ends, shortened
 from frostline.report.pareto import Front
 from frostline.report.search_words import alike_text
-from frostline.report.studies import Study, is_choice, short_text
+from frostline.report.studies import StudyResults, is_choice, short_text
 
 _MAPPED = 4  # number of the most important keys that get contour maps in pairs
 _SIDE = 24  # fields along each side of a map
 _LEAST_MAPPED = 8  # least number of trials for a map
 
 
-def collect(found: Sequence[Study], series: Mapping[str, str], numbers: Mapping[int, int]) -> dict[str, Any]:
+def collect(found: Sequence[StudyResults], series: Mapping[str, str], numbers: Mapping[int, int]) -> dict[str, Any]:
     """Return the data of the studies: `series` is the compared value by study name, `numbers` run numbers by `id`.
 
     Keys come in the order of their importance, where that is known.
@@ -55,7 +55,7 @@ def _key(distribution: Any) -> dict[str, Any]:
     return {"log": bool(getattr(distribution, "log", False)), "choices": choices}
 
 
-def _study(study: Study, keys: Sequence[str], series: str, numbers: Mapping[int, int]) -> dict[str, Any]:
+def _study(study: StudyResults, keys: Sequence[str], series: str, numbers: Mapping[int, int]) -> dict[str, Any]:
     own, best, error = [key for key in keys if key in study.space], study.best, study.error
     then = best.value if best else None
     return {
@@ -77,14 +77,14 @@ def _study(study: Study, keys: Sequence[str], series: str, numbers: Mapping[int,
     }
 
 
-def _fresh(study: Study) -> list[float | None] | None:
+def _fresh(study: StudyResults) -> list[float | None] | None:
     """Return the mean of the fresh seeds, the ends of its interval, and their number; None without fresh seeds."""
     if (found := study.optimism) is None:
         return None
     return [shortened(found.now), *ends(found.interval), found.seeds]
 
 
-def _maps(study: Study, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _maps(study: StudyResults, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a map per pair of numeric keys: values interpolated linearly between trials, within their convex hull."""
     known = [trial for trial in study.trials if trial.value is not None]
     drawn = [key for key in keys if not is_choice(study.space[key])][:_MAPPED]

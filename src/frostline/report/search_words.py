@@ -13,7 +13,7 @@ from frostline.records.result import EPOCHS, PRUNED, SECONDS, Result, number_of,
 from frostline.report.cells import study_of
 from frostline.report.contest import Contender, Contest
 from frostline.report.pareto import front
-from frostline.report.studies import Study, is_choice, short_text, studies
+from frostline.report.studies import StudyResults, is_choice, short_text, studies
 from frostline.report.tables import duration
 
 
@@ -53,7 +53,7 @@ def _front(results: Sequence[Result]) -> list[str]:
     return [f"{on} ({whose}): {reach}; hypervolume {volumes}."]
 
 
-def _of(one: Contender, results: Sequence[Result]) -> list[Study]:
+def _of(one: Contender, results: Sequence[Result]) -> list[StudyResults]:
     """Return the study of a contender, if trials of it are over; empty otherwise."""
     own = study_of(one.cell.choices)
     return studies([run for run in results if study_of(run.choices) == own])
@@ -123,7 +123,7 @@ def _tried(trials: Sequence[Result]) -> int:
     return sum(run.status in ("FINISHED", "FAILED", "PAUSED") for run in trials)
 
 
-def _optimism(study: Study, name: str, digits: int) -> list[str]:
+def _optimism(study: StudyResults, name: str, digits: int) -> list[str]:
     """Return the sentence on how much better the best trial looked on validation than its fresh seeds."""
     found, by = study.optimism, study.by
     if found is None:
@@ -136,7 +136,7 @@ def _optimism(study: Study, name: str, digits: int) -> list[str]:
     return [f"{first}, {fresh} {by.text(found.now, digits)}{chance if by.better(found.then, found.now) else ''}."]
 
 
-def _optimum(study: Study, name: str) -> list[str]:
+def _optimum(study: StudyResults, name: str) -> list[str]:
     """Return sentences on the values that are as good as the best, and on a best lr at the edge of those tried."""
     if [*study.space] != ["lr"] or "lr" not in study.as_good:
         return _alike(study, name)
@@ -159,7 +159,7 @@ def _optimum(study: Study, name: str) -> list[str]:
     return parts
 
 
-def _far(last: float, end: float, study: Study) -> bool:
+def _far(last: float, end: float, study: StudyResults) -> bool:
     """Return whether there is room for a trial between the `last` lr that was tried and the `end` of its range."""
     space = study.space["lr"]
     beyond, whole = (
@@ -168,7 +168,7 @@ def _far(last: float, end: float, study: Study) -> bool:
     return abs(beyond) * len(study.trials) > whole
 
 
-def _alike(study: Study, name: str) -> list[str]:
+def _alike(study: StudyResults, name: str) -> list[str]:
     """Return the sentence on the values of trials that are as good as the best, for several keys or one besides lr."""
     found = ((key, values, is_choice(study.space[key])) for key, values in study.as_good.items())
     spans = [span for key, values, choice in found if (span := alike_text(key, values, choice=choice))]

@@ -64,7 +64,7 @@ class Optimism:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """One cell of a search."""
 
     name: str
@@ -169,7 +169,7 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def studies(results: Sequence[Result]) -> list[Study]:
+def studies(results: Sequence[Result]) -> list[StudyResults]:
     """Return the studies with at least one trial that is over, in the order of their runs; empty for a grid."""
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -178,12 +178,12 @@ def studies(results: Sequence[Result]) -> list[Study]:
     return [found for group in groups.values() if (found := _study(group)).trials]
 
 
-def _study(runs: Sequence[Result]) -> Study:
+def _study(runs: Sequence[Result]) -> StudyResults:
     by, choices = runs[0].selected_by, runs[0].choices
     space = _space(choices)
     over = [_trial(run, by, state, space) for run in runs if (state := trial_tags.state(run))]
     fresh = [cell for cell in cells(run for run in runs if trial_tags.CONFIRMS in run.choices) if cell.finished]
-    return Study(
+    return StudyResults(
         str(choices[trial_tags.STUDY]),
         str(choices[trial_tags.SEARCH]),
         by,

@@ -30,7 +30,7 @@ from frostline.sweeps.preflight import check, fingerprints
 from frostline.sweeps.skip_or_resume import NAMED, Takeover
 from frostline.sweeps.sweep_runs import SweepRuns
 from frostline.tracking import artifact_root, server, session, tracking_uri
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.pending_sweeps import RecordPlace
 
 if TYPE_CHECKING:
     from frostline.sweeps.search_rounds import Search  # imports Optuna
@@ -91,7 +91,7 @@ def run_planned(
     """
     config, root = planned[0].config, project.project_root()
     uri, artifacts = tracking_uri.resolved(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
-    place = Place(uri, root, config.experiment_name, artifacts)
+    place = RecordPlace(uri, root, config.experiment_name, artifacts)
     run_folders.require_free(folder)
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
@@ -118,7 +118,7 @@ def _conducted(
     planned: Sequence[PlannedRun],
     executor: Executor,
     folder: Path,
-    place: Place | None,
+    place: RecordPlace | None,
     rounds: Search | None,
     identity: str | None,
 ) -> int:
@@ -195,7 +195,7 @@ def _once(planned: Sequence[PlannedRun]) -> list[str]:
     ]
 
 
-def _open(place: Place, folder: Path) -> Tracker:
+def _open(place: RecordPlace, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
     sweep = str(folder.relative_to(place.root) if folder.is_relative_to(place.root) else folder)
     code = {layout.SOURCE_TAG: project.source_sha256()}

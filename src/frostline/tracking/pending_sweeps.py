@@ -17,7 +17,7 @@ from frostline.tracking import tracking_uri
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordPlace:
     """The MLflow store and experiment of a sweep's record."""
 
     uri: str
@@ -30,7 +30,7 @@ class Place:
     """URI of the artifact root that a new experiment gets instead."""
 
 
-def remember(folder: Path, place: Place) -> None:
+def remember(folder: Path, place: RecordPlace) -> None:
     """Register the sweep in `folder` as pending, so that later sweeps in the same store complete it."""
     file = _register(place.uri, place.root) / f"{journal.uid(folder)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def remember(folder: Path, place: Place) -> None:
     files.write(file, json.dumps({"store": tracking_uri.name(place.uri), "folder": str(where)}))
 
 
-def forget(folder: Path, place: Place) -> None:
+def forget(folder: Path, place: RecordPlace) -> None:
     """Remove the sweep in `folder` from the register."""
     (_register(place.uri, place.root) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
 
@@ -80,7 +80,7 @@ def _register(uri: str, root: Path) -> Path:
     return tracking_uri.beside(uri, root) / "pending"
 
 
-def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
+def place_of(folder: Path, root: Path, uri: str | None = None) -> RecordPlace:
     """Return the place of the record of the sweep in `folder`: `uri`, else the one in its journal.
 
     Raises UserError where neither the journal nor the sweep's file states a place.
@@ -90,7 +90,7 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> Place:
         match told:
             case {"uri": str(recorded), "experiment": str(experiment), **more}:
                 own = tracking_uri.resolved(uri, root) if uri else tracking_uri.resolved(recorded, root, start=root)
-                return Place(own, root, experiment, str(more["artifacts"]) if "artifacts" in more else None)
+                return RecordPlace(own, root, experiment, str(more["artifacts"]) if "artifacts" in more else None)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
 
 

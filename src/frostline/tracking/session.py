@@ -19,8 +19,8 @@ from frostline.records.recording import Record, begin, end
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
 from frostline.tracking import pending_sweeps, tracking_uri
-from frostline.tracking.follower import Follower
-from frostline.tracking.pending_sweeps import Place
+from frostline.tracking.mirror_thread import MirrorThread
+from frostline.tracking.pending_sweeps import RecordPlace
 from frostline.tracking.sync import SweepMirror
 
 _OPEN = 10.0  # seconds to wait for a server before the first run starts without it
@@ -28,12 +28,12 @@ _CREATE = 120.0  # the same for a database: creating one takes 7 s, and many pro
 _MOMENT = 2.0  # seconds to wait after an interrupt
 _CLOSE = (10.0, 60.0)  # seconds to wait at the end of a sweep: without progress, and in all
 
-_followers: dict[str, Follower] = {}
-"""The followers of this process, by sweep folder."""
+_threads: dict[str, MirrorThread] = {}
+"""The threads of this process that mirror sweeps, by sweep folder."""
 
 
 def open_sweep(
-    place: Place,
+    place: RecordPlace,
     *,
     folder: Path,
     name: str,
@@ -56,41 +56,41 @@ def open_sweep(
     begin(folder, name, tags, **facts)
     with suppress(OSError):  # without the register, `sync` needs the folder as its argument
         pending_sweeps.remember(folder, place)  # before mirroring; it also replaces the entry of a moved folder
-    follower = Follower(SweepMirror(folder, place, fresh=fresh))
-    follower.start()
-    _followers[str(folder)] = follower
+    thread = MirrorThread(SweepMirror(folder, place, fresh=fresh))
+    thread.start()
+    _threads[str(folder)] = thread
     limit = _OPEN if tracking_uri.is_server(place.uri) else _CREATE
-    reached = follower.complete(patience=limit, limit=limit)
-    if isinstance(follower.problem, UserError):
-        _followers.pop(str(folder)).stop(patience=1.0)
+    reached = thread.complete(patience=limit, limit=limit)
+    if isinstance(thread.problem, UserError):
+        _threads.pop(str(folder)).stop(patience=1.0)
         pending_sweeps.forget(folder, place)
-        raise follower.problem
+        raise thread.problem
     if not reached:
-        why = follower.problem or f"no answer from {place.uri} in {limit:g} s"
+        why = thread.problem or f"no answer from {place.uri} in {limit:g} s"
         say(f"MLflow is not available ({why}): the record is kept in {folder}, and sent when MLflow is back")
-    return Tracker(place.uri, place.experiment, str(folder), follower.sweep.experiment_id, journal.run_id(folder))
+    return Tracker(place.uri, place.experiment, str(folder), thread.sweep.experiment_id, journal.run_id(folder))
 
 
 def take_up(tracker: Tracker, root: Path) -> None:
     """Start a thread that mirrors a sweep which another process opened, whenever no other process does."""
-    if tracker.folder not in _followers:
+    if tracker.folder not in _threads:
         place = pending_sweeps.place_of(Path(tracker.folder), root, tracker.uri)
-        _followers[tracker.folder] = Follower(SweepMirror(Path(tracker.folder), place))
-        _followers[tracker.folder].start()
+        _threads[tracker.folder] = MirrorThread(SweepMirror(Path(tracker.folder), place))
+        _threads[tracker.folder].start()
 
 
 def leave(tracker: Tracker) -> None:
     """Stop mirroring a sweep that was taken up, after sending what is written by now, if MLflow answers in time."""
-    if (follower := _followers.pop(tracker.folder, None)) is not None:
-        follower.complete(*_CLOSE)
-        follower.stop(patience=1.0)
+    if (thread := _threads.pop(tracker.folder, None)) is not None:
+        thread.complete(*_CLOSE)
+        thread.stop(patience=1.0)
 
 
 def flush(tracker: Tracker) -> None:
     """Send all that is written by now to MLflow, if it answers in time; then every run has its id there."""
-    if (follower := _followers.get(tracker.folder)) is not None:
+    if (thread := _threads.get(tracker.folder)) is not None:
         patience, limit = _CLOSE
-        follower.complete(patience=patience / 2, limit=limit)
+        thread.complete(patience=patience / 2, limit=limit)
 
 
 def close_sweep(
@@ -120,17 +120,17 @@ def close_sweep(
     files.write(folder / layout.RESULTS, json.dumps([asdict(result) for result in results], indent=1, default=str))
     sweep.artifact(folder / layout.RESULTS)
     end(folder, status, None)
-    follower = _followers.pop(tracker.folder)
-    complete = follower.complete(*_CLOSE)
-    follower.stop(patience=1.0)
+    thread = _threads.pop(tracker.folder)
+    complete = thread.complete(*_CLOSE)
+    thread.stop(patience=1.0)
     later = f"the next sweep sends the rest, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
     if not complete:
-        say(f"MLflow does not have the whole record yet ({follower.problem or 'it is too slow'}): {later}")
+        say(f"MLflow does not have the whole record yet ({thread.problem or 'it is too slow'}): {later}")
     elif going_on := len(sweep_record.going_on(folder)):
         say(f"MLflow does not have the whole record yet ({going_on} run(s) go on): {later}")
     else:
-        pending_sweeps.forget(folder, follower.sweep.place)
-    return not follower.dead
+        pending_sweeps.forget(folder, thread.sweep.place)
+    return not thread.dead
 
 
 @contextmanager
@@ -161,11 +161,11 @@ def _break_off(folder: Path, status: str) -> None:
         sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
         if not journal.ended(folder):
             end(folder, status, None)
-    if (follower := _followers.pop(str(folder), None)) is not None:
-        complete = follower.complete(patience=_MOMENT, limit=_MOMENT)
-        follower.stop(patience=0.0)
+    if (thread := _threads.pop(str(folder), None)) is not None:
+        complete = thread.complete(patience=_MOMENT, limit=_MOMENT)
+        thread.stop(patience=0.0)
         if complete and not sweep_record.going_on(folder):
-            pending_sweeps.forget(folder, follower.sweep.place)
+            pending_sweeps.forget(folder, thread.sweep.place)
 
 
 def ui_command(uri: str, root: Path) -> str:

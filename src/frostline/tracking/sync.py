@@ -18,7 +18,7 @@ from frostline.records.recording import Record
 from frostline.records.sweep_record import end_the_dead, going_on, with_record
 from frostline.tracking import server
 from frostline.tracking.mirror import Mirror
-from frostline.tracking.pending_sweeps import Place, forget, place_of, remembered
+from frostline.tracking.pending_sweeps import RecordPlace, forget, place_of, remembered
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _BRIEF = 2.0  # seconds for which only the name of a new run is sent
 class SweepMirror:
     """The mirror of a sweep's record and of its runs' records. Not for several threads or processes at once."""
 
-    def __init__(self, folder: Path, place: Place, *, fresh: bool = False) -> None:
+    def __init__(self, folder: Path, place: RecordPlace, *, fresh: bool = False) -> None:
         """Mirror the sweep in `folder`; a `fresh` one began in this process."""
         self.folder, self.place, self._fresh = folder, place, fresh
         self.experiment_id: str | None = None

@@ -23,7 +23,7 @@ _INTERVAL = 0.25  # seconds between two passes over the journals
 _BACKOFF = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds to wait after the first, second ... failure in a row
 
 
-class Follower:
+class MirrorThread:
     """The thread that mirrors one sweep, and in idle time earlier sweeps that are still pending."""
 
     def __init__(self, sweep: SweepMirror) -> None:

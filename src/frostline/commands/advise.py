@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from frostline.commands import Parser, positive, with_overrides
-from frostline.report import advice as said
+from frostline.report import advice_tables
+from frostline.report.advice import facts
 from frostline.report.terminal import Screen
 from frostline.sweeps import advice
 
@@ -18,7 +19,7 @@ def main(arguments: list[str]) -> int:
     asked = with_overrides(parser, arguments, "the sweep")
     found = advice.advise(asked.overrides, images=asked.images, screen=Screen.beside())
     if asked.json:
-        print(json.dumps(said.facts(found), indent=1, ensure_ascii=False))
+        print(json.dumps(facts(found), indent=1, ensure_ascii=False))
     else:
-        said.show(found, Screen())
+        advice_tables.show(found, Screen())
     return 0

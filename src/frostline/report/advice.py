@@ -7,17 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from frostline.records.result import number_of, percent, size
+from frostline.records.result import number_of
 from frostline.report import command_line, statistics
 from frostline.report.paired_difference import paired
 from frostline.report.statistics import Interval, Ints
 from frostline.report.tables import duration
 
 if TYPE_CHECKING:
-    from frostline.report.terminal import Screen
     from frostline.runs.appraisal import Border
     from frostline.sweeps.advice import Advice, Backbone
 
@@ -31,8 +28,8 @@ MEASURED = (
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a backbone among all, by the accuracy of one of its probes."""
+class Rank:
+    """The rank of a backbone among all, by the accuracy of one of its probes."""
 
     border: Border
     interval: Interval
@@ -54,12 +51,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Standing:
-    """The places of a backbone by two probes."""
+    """The ranks of a backbone by two probes."""
 
     backbone: Backbone
-    best: Place
+    best: Rank
     """By its best probe of any stage, which correlates with the accuracy of fine-tuning."""
-    top: Place
+    top: Rank
     """By the probe on the input of its head, which correlates with the accuracy of feature extraction."""
 
     @property
@@ -71,8 +68,8 @@ class Standing:
 def standings(backbones: Sequence[Backbone]) -> list[Standing]:
     """Return the standing of each backbone, the best linear probe first; of equals the one with fewer parameters."""
     groups = _groups(backbones)
-    best = _places([max(one.appraisal.borders, key=lambda border: border.probe) for one in backbones], groups)
-    top = _places([one.appraisal.borders[-1] for one in backbones], groups)
+    best = _ranks([max(one.appraisal.borders, key=lambda border: border.probe) for one in backbones], groups)
+    top = _ranks([one.appraisal.borders[-1] for one in backbones], groups)
     found = [Standing(*each) for each in zip(backbones, best, top, strict=True)]
     return sorted(found, key=lambda one: (-one.best.border.probe, one.backbone.appraisal.parameters))
 
@@ -83,13 +80,13 @@ def _groups(backbones: Sequence[Backbone]) -> Ints | None:
     return None if found is None or len({*found}) == len(found) else np.array(found)
 
 
-def _places(borders: Sequence[Border], groups: Ints | None) -> list[Place]:
+def _ranks(borders: Sequence[Border], groups: Ints | None) -> list[Rank]:
     first = max(borders, key=lambda border: border.probe)
     level = statistics.bonferroni_level(len(borders) - 1)
-    return [_place(border, first, groups, level) for border in borders]
+    return [_rank(border, first, groups, level) for border in borders]
 
 
-def _place(border: Border, first: Border, groups: Ints | None, level: float) -> Place:
+def _rank(border: Border, first: Border, groups: Ints | None, level: float) -> Rank:
     one, other = (np.array(each.right, dtype=np.bool_) for each in (first, border))
     right, total = float(other.sum()), float(len(other))
     if groups is not None:
@@ -97,7 +94,7 @@ def _place(border: Border, first: Border, groups: Ints | None, level: float) -> 
         right = float(other.mean()) * total
     within = statistics.wilson(right, total) if total else Interval(0.0, 1.0)
     difference = None if border is first else paired(one, other, groups, level)[0] or Interval(-1.0, 1.0)
-    return Place(border, within, first.probe - border.probe, difference)
+    return Rank(border, within, first.probe - border.probe, difference)
 
 
 def next_sweep(advice: Advice) -> str:
@@ -124,87 +121,12 @@ def _left(advice: Advice) -> list[Backbone]:
     return [standing.backbone for standing in standings(advice.backbones) if standing.left]
 
 
-def show(advice: Advice, screen: Screen) -> None:
-    """Print the advice: notes, tables and sentences."""
-    ranked = standings(advice.backbones)
-    for note in advice.notes:
-        screen.say(f"  note: {note}")
-    screen.say(looked_at(advice))
-    screen.show(ranking_table(ranked))
-    for standing in ranked:
-        screen.say(standing.backbone.name, "bold")
-        screen.show(borders_table(standing.backbone))
-    screen.say("Costs", "bold")
-    screen.show(costs_table(ranked))
-    for sentence in sentences(advice):
-        screen.say(sentence)
-
-
 def looked_at(advice: Advice) -> str:
     """Return the sentence on the sample of the data on which the backbones were probed."""
     parts = [f"{advice.sample[name]:,} of {advice.images[name]:,} {name}" for name in ("train", "val")]
     where = f"{advice.data}, {advice.sample['classes']} classes: {' and '.join(parts)} images"
     some = number_of(len(advice.backbones), "backbone")
     return f"{some} on {where}, the same stratified sample for all, without test images"
-
-
-def ranking_table(ranked: Sequence[Standing]) -> Table:
-    """Return a table with a row per backbone: its best probe, the probe under its head, and their gaps to the first."""
-    behind = "behind the first"
-    table = _table("backbone", "parameters", "best probe", "95%", behind, "above", "under the head", "95%", behind)
-    for one in ranked:
-        best, top = (
-            (percent(place.border.probe), _span(place.interval), _behind(place)) for place in (one.best, one.top)
-        )
-        parameters = f"{one.backbone.appraisal.parameters:,}"
-        table.add_row(one.backbone.name, parameters, *best, one.best.border.stage, *top)
-    return table
-
-
-def _behind(place: Place) -> str:
-    if place.behind_interval is None:
-        return "-"
-    return f"{100 * place.behind:.1f} ({_span(place.behind_interval)}){', a tie' if place.tied else ''}"
-
-
-def _span(interval: Interval) -> str:
-    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-
-
-def borders_table(backbone: Backbone) -> Table:
-    """Return a table with a row per stage: scores of the activations above it, and its relative gradient norm."""
-    table = _table("above", "pooled", "values", "kNN", "probe", "LogME", "gradient")
-    pulls = dict(backbone.appraisal.gradients)
-    for one in backbone.appraisal.borders:
-        scores = (percent(one.knn), percent(one.probe), f"{one.logme:.3f}")
-        table.add_row(one.stage, one.pooling, f"{one.dimensions:,}", *scores, _pull(pulls.pop(one.stage, None)))
-    for stage, pull in pulls.items():
-        table.add_row(stage, "", "", "", "", "", _pull(pull))
-    return table
-
-
-def _pull(norm: float | None) -> str:
-    return "-" if norm is None else f"{norm:.2g}"
-
-
-def costs_table(ranked: Sequence[Standing]) -> Table:
-    """Return a table with a row per backbone and mode: time of features, of an epoch and of a run, and peak memory."""
-    table = _table("backbone", "mode", "on", "once", "an epoch", "a run", "peak memory")
-    for one in ranked:
-        for cost in one.backbone.costs:
-            times = (duration(cost.once) if cost.once else "-", duration(cost.epoch), duration(cost.run))
-            table.add_row(one.backbone.name, cost.mode, cost.device, *times, size(cost.memory))
-        for mode in one.backbone.too_large:
-            table.add_row(one.backbone.name, mode, "", "-", "-", "-", "more than the GPU has")
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in headings:
-        words = heading in ("backbone", "above", "pooled", "mode", "on")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    return table
 
 
 def sentences(advice: Advice) -> Iterator[str]:
@@ -230,9 +152,9 @@ def sentences(advice: Advice) -> Iterator[str]:
     yield f"Costs: {steps}; memory is the peak of this process during these steps{solved}."
 
 
-def _first(by: str, places: Sequence[tuple[str, Place]]) -> str:
-    tied = [name for name, place in places if place.tied]
-    ahead = next(name for name, place in places if place.behind_interval is None)
+def _first(by: str, ranks: Sequence[tuple[str, Rank]]) -> str:
+    tied = [name for name, rank in ranks if rank.tied]
+    ahead = next(name for name, rank in ranks if rank.behind_interval is None)
     return f"By {by}, these cannot be told apart: {', '.join(tied)}." if tied[1:] else f"By {by}, {ahead} is first."
 
 
@@ -257,8 +179,8 @@ def _facts(one: Standing) -> dict[str, Any]:
     return {
         "name": one.backbone.name,
         "parameters": one.backbone.appraisal.parameters,
-        "best": _place_facts(one.best),
-        "under_head": _place_facts(one.top),
+        "best": _rank_facts(one.best),
+        "under_head": _rank_facts(one.top),
         "left": one.left,
         "borders": borders,
         "relative_gradient_norms": dict(one.backbone.appraisal.gradients),
@@ -268,13 +190,13 @@ def _facts(one: Standing) -> dict[str, Any]:
     }
 
 
-def _place_facts(place: Place) -> dict[str, Any]:
-    within = place.behind_interval
+def _rank_facts(rank: Rank) -> dict[str, Any]:
+    within = rank.behind_interval
     return {
-        "stage": place.border.stage,
-        "probe": place.border.probe,
-        "interval": [place.interval.low, place.interval.high],
-        "behind": place.behind,
+        "stage": rank.border.stage,
+        "probe": rank.border.probe,
+        "interval": [rank.interval.low, rank.interval.high],
+        "behind": rank.behind,
         "behind_interval": within and [within.low, within.high],
-        "tied": place.tied,
+        "tied": rank.tied,
     }

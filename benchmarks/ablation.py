@@ -19,7 +19,7 @@ from bench import Bench
 from frostline.core import malloc, project
 from frostline.models import build, cut, fuse, onednn
 from frostline.store import tensorfile
-from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps.composer import Composer
 from frostline.training import gradient
 from frostline.training.criterion import Targets
 from frostline.training.gradient import Head

@@ -37,7 +37,7 @@ from frostline.records.trial_tags import Decision
 from frostline.runs import run
 from frostline.runs.run_context import Judge, RunContext
 from frostline.sweeps import job, study
-from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Further, Workers
 from frostline.sweeps.job_config import JobConfig, config_of, recordable
 from frostline.sweeps.search import run_search

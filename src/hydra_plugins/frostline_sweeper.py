@@ -52,7 +52,7 @@ class FrostlineSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run the grid or search; exit with a status other than 0 unless all runs finish."""
         from frostline.sweeps.cluster import Cluster, queues
-        from frostline.sweeps.compose_cache import Composer
+        from frostline.sweeps.composer import Composer
         from frostline.sweeps.executor import Executor, HydraLauncher, Workers
         from frostline.sweeps.ray_tasks import Tasks, carries_out
         from frostline.sweeps.sweep import run_sweep

@@ -24,7 +24,7 @@ from frostline.core.project import config_folder
 from frostline.records import journal, layout, run_folders, sweep_record
 from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose import compose_all
-from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps.composer import Composer
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -14,7 +14,6 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
 
 from frostline.core import credentials
 from frostline.core.config import Config
@@ -25,8 +24,7 @@ from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
 from frostline.sweeps import hydra_keys
-from frostline.sweeps.compose_cache import Composer
-from frostline.sweeps.composed import Jobs, read
+from frostline.sweeps.composer import Composer, read
 
 _ALONE = RLock()
 _NOWHERE = "hydra.sweep.dir=."  # the same folder for all runs, independent of the time
@@ -65,7 +63,7 @@ class PlannedRun:
 
 def compose_all(
     jobs: Sequence[Overrides],
-    compose: Callable[[Overrides], DictConfig],
+    compose: Composer,
     after_first: Callable[[Config], object] = lambda config: None,
 ) -> tuple[Path, list[PlannedRun]]:
     """Return the sweep's folder and the runs of the jobs; jobs that differ only in keys that they ignore are one run.
@@ -73,16 +71,15 @@ def compose_all(
     Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
     `after_first` is called as soon as the first config is valid. Cross-validation makes a run for each fold.
     """
-    of_job = Jobs(compose)
-    after_first(of_job(jobs[0], 0).config)
-    jobs = hydra_keys.in_folds(jobs, lambda overrides: of_job(overrides, 0).config)
+    after_first(compose.job(jobs[0], 0).config)
+    jobs = hydra_keys.in_folds(jobs, lambda overrides: compose.job(overrides, 0).config)
     settings = hydra_keys.settings_of(jobs)
     varied = hydra_keys.varied(settings)
     planned: list[PlannedRun] = []
     sweeps: list[str] = []
     first: dict[tuple[str, str], int] = {}
     for overrides, setting in zip(jobs, settings, strict=True):
-        one = of_job(overrides, len(planned))
+        one = compose.job(overrides, len(planned))
         config = one.config
         solver = config.freeze_mode.solver
         unread = [key for key in varied if not is_read(key.lstrip("+"), solver)]
@@ -106,7 +103,7 @@ def compose_all(
 
 def compose_trial(
     setting: Mapping[str, str],
-    of_job: Jobs,
+    compose: Composer,
     *,
     folder: str,
     shown: Sequence[str] = (),
@@ -118,7 +115,7 @@ def compose_trial(
     does.
     """
     overrides = [f"{key}={value}" for key, value in setting.items()]
-    one = of_job(overrides, 0)
+    one = compose.job(overrides, 0)
     config = one.config
     extras = {key.lstrip("+"): setting[key] for key in shown if key not in _NAMED and key in setting}
     typed = _typed(config, extras)
@@ -134,7 +131,7 @@ def _name(config: Config, extras: Mapping[str, Any]) -> str:
     return " ".join([short["freeze_mode"], *(f"{key}={value_text(value)}" for key, value in stated.items())])
 
 
-def sweep_folder(compose: Callable[[Overrides], DictConfig], overrides: Overrides) -> Path:
+def sweep_folder(compose: Composer, overrides: Overrides) -> Path:
     """Return the absolute folder of a sweep according to Hydra, given the overrides of one of its runs."""
     return Path(read(compose(overrides), overrides, 0).sweep).absolute()
 

@@ -24,7 +24,7 @@ from frostline.sweeps.already_finished import settled_digest
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.cluster_work import as_job
 from frostline.sweeps.compose import Overrides, PlannedRun
-from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import pin, pinned
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.skip_or_resume import facts_of

@@ -15,23 +15,21 @@ from frostline.core.config import Config
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, sweep, unused_keys
 from frostline.sweeps.compose import Overrides
-from frostline.sweeps.compose_cache import Compose
-from frostline.sweeps.composed import Jobs
+from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.search_cells import cells_of, describe
 from frostline.sweeps.search_rounds import Search
 from frostline.sweeps.study_storage import Storage, storage_of
 
 
-def run_search(overrides: Sequence[Override], *, compose: Compose, executor: Executor, folder_named: bool) -> int:
+def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Executor, folder_named: bool) -> int:
     """Search, confirm the best trials, write the results, and return the exit status as `sweep.run_sweep` does.
 
     Raises `UserError` before any run starts.
     """
     listed, ranges = hydra_keys.split(overrides)
     jobs = hydra_keys.points(listed)
-    of_job = Jobs(compose)
-    cells = cells_of(jobs, ranges, compose, of_job, executor.start)
+    cells = cells_of(jobs, ranges, compose, executor.start)
     configs = [cell.known.config for cell in cells]
     lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
     for line in [*lines, *describe(cells)]:

@@ -22,8 +22,7 @@ from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, search_space
 from frostline.sweeps.compose import Overrides, PlannedRun
-from frostline.sweeps.compose_cache import Compose
-from frostline.sweeps.composed import Jobs
+from frostline.sweeps.composer import Composer
 from frostline.sweeps.job_config import config_of
 from frostline.sweeps.search_budget import Budget, Spent
 from frostline.sweeps.study import Study, objectives_of
@@ -41,7 +40,7 @@ class SearchCell:
     """The config, in which searched keys have the values of the files."""
     known: PlannedRun
     """A checked run of it."""
-    of_job: Jobs
+    compose: Composer
     varied: Sequence[str]
     """The keys, as typed, whose values differ between cells, without the freeze mode."""
     auto: Mapping[str, str] = field(init=False)
@@ -77,7 +76,7 @@ class SearchCell:
         Their checks show before the search whether its trials can run.
         """
         points = search_space.ends(self.space)
-        return [composing.compose_trial(self.at(values), self.of_job, folder=self.name) for values in points]
+        return [composing.compose_trial(self.at(values), self.compose, folder=self.name) for values in points]
 
     def run(self, setting: Mapping[str, str], folder: str, mark: Mapping[str, int], where: Path | None) -> PlannedRun:
         """Return a run of the cell, given its overrides and folder, and the folder of another sweep that has it.
@@ -93,7 +92,7 @@ class SearchCell:
             **mark,
         }
         shown = [*self.varied, *self.space]
-        run = composing.compose_trial(setting, self.of_job, shown=shown, folder=folder, marks=marks)
+        run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=marks)
         return replace(composing.with_auto(run, self.auto), elsewhere=where and where / folder)
 
     def tell(self, number: int, result: Result) -> None:
@@ -118,8 +117,7 @@ class SearchCell:
 def cells_of(
     jobs: Sequence[Overrides],
     ranges: Mapping[str, Override],
-    compose: Compose,
-    of_job: Jobs,
+    compose: Composer,
     start: Callable[[Config], object],
 ) -> list[SearchCell]:
     """Return the checked cells, each with a run that has the lowest value of every range; raises UserError."""
@@ -145,8 +143,8 @@ def cells_of(
         name = " ".join([config.freeze_mode.name, *others])
         first = search_space.ends(space)[0]
         lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
-        known = composing.compose_trial(lowest, of_job, folder=name)
-        cells.append(SearchCell(name, setting, space, config, known, of_job, shown))
+        known = composing.compose_trial(lowest, compose, folder=name)
+        cells.append(SearchCell(name, setting, space, config, known, compose, shown))
     numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
     if config.search.name == "cmaes" and min(numbers, default=2) < 2:
         raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from omegaconf import DictConfig
 
 from frostline.core import garbage, interrupts, project
 from frostline.core.config import Config
@@ -22,6 +20,7 @@ from frostline.sweeps import already_finished, closing, data_index, hydra_keys, 
 from frostline.sweeps.closing import as_planned, close, repeat
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, resolve_auto, sweep_folder, to_check
+from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.first_job import send
 from frostline.sweeps.ownership import claim
@@ -39,14 +38,14 @@ if TYPE_CHECKING:
 def run_sweep(
     jobs: Sequence[Overrides],
     *,
-    compose: Callable[[Overrides], DictConfig],
+    compose: Composer,
     executor: Executor,
     folder_named: bool,
     claimed: bool = False,
 ) -> int:
     """Check and run every job, write the results, and return the exit status: 0 if every run is FINISHED.
 
-    `compose` returns the config of a job; `executor` runs jobs. If the user named the folder (`folder_named`), it must
+    `compose` composes the jobs; `executor` runs them. If the user named the folder (`folder_named`), it must
     be free or hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this
     process. Raises `UserError` before any run starts.
     """

@@ -14,8 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from frostline.core.project import config_folder
-from frostline.sweeps import compose_cache
-from frostline.sweeps.compose_cache import Composer
+from frostline.sweeps import composer as module
+from frostline.sweeps.composer import Composer
 
 Whole = Callable[[Sequence[str]], DictConfig]
 
@@ -126,7 +126,7 @@ def test_without_the_private_function_of_hydra_every_job_is_composed_by_it(
     whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an upgrade of Hydra may take away: `hydra._internal.config_loader_impl.get_overrides_dirname`."""
-    monkeypatch.setattr(compose_cache, "get_overrides_dirname", None)
+    monkeypatch.setattr(module, "get_overrides_dirname", None)
     composer, asked = counted(whole)
     jobs = [[f"lr={lr}"] for lr in (1, 2, 3)]
     assert [composer(job).lr for job in jobs] == [1, 2, 3] and asked == jobs

@@ -12,10 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.core.project import config_folder, register_resolver
-from frostline.sweeps import compose_cache, composed
+from frostline.sweeps import composer
 from frostline.sweeps.compose import compose_trial
-from frostline.sweeps.compose_cache import Composer
-from frostline.sweeps.composed import Jobs
+from frostline.sweeps.composer import Composer
 
 GRID = [
     [f"freeze={mode}", f"lr={lr}", f"seed={seed}", "data.limit=40", f"optimizer.weight_decay={decay}"]
@@ -42,11 +41,11 @@ def test_jobs_of_a_kind_have_the_configs_that_hydra_composes_and_ask_it_once():
         asked.append(job)
         return whole(job)
 
-    jobs = Jobs(Composer(counted))
-    found = [jobs(job, number) for number, job in enumerate(GRID)]
+    jobs = Composer(counted)
+    found = [jobs.job(job, number) for number, job in enumerate(GRID)]
     assert len(asked) == 3
     for number, job in enumerate(GRID):
-        expected = composed.read(whole(job), job, number)
+        expected = composer.read(whole(job), job, number)
         assert found[number] == expected
         assert digest(found[number].config) == digest(expected.config)
 
@@ -58,11 +57,11 @@ def test_trials_of_a_search_are_composed_without_a_config_of_hydras_for_each(mon
         asked.append(job)
         return whole(job)
 
-    monkeypatch.setattr(compose_cache._Template, "filled", lambda *_: pytest.fail("one for each"))
-    jobs, setting = Jobs(Composer(counted)), {"search": "tpe", "freeze": "full", "search.prune": "hyperband"}
+    monkeypatch.setattr(composer._Template, "filled", lambda *_: pytest.fail("one for each"))
+    jobs, setting = Composer(counted), {"search": "tpe", "freeze": "full", "search.prune": "hyperband"}
     for number, lr in enumerate(("0.001", "0.0025", "1.0")):
         run = compose_trial({**setting, "lr": lr}, jobs, folder=str(number), shown=("lr",), marks={"trial": number})
-        assert run.config == composed.read(whole(run.overrides), run.overrides, 0).config and len(asked) == 1
+        assert run.config == composer.read(whole(run.overrides), run.overrides, 0).config and len(asked) == 1
         assert run.choices["lr"] == float(lr) and run.name == f"full lr={float(lr):g} seed=0 trial={number}"
 
 
@@ -76,10 +75,10 @@ def test_trials_of_a_search_are_composed_without_a_config_of_hydras_for_each(mon
     ],
 )
 def test_keys_in_sections_of_sections_and_in_mappings_are_composed_as_by_hydra(before, other):
-    jobs = Jobs(Composer(whole))
+    jobs = Composer(whole)
     for number, job in enumerate([before, before, [*before[:1], *other]]):
-        expected = composed.read(whole(job), job, number)
-        found = jobs(job, number)
+        expected = composer.read(whole(job), job, number)
+        found = jobs.job(job, number)
         assert found == expected
         assert digest(found.config) == digest(expected.config)
 
@@ -95,10 +94,10 @@ def test_keys_in_sections_of_sections_and_in_mappings_are_composed_as_by_hydra(b
 def test_a_value_that_no_run_can_have_is_refused_whatever_came_before(bad, said):
     key = bad.partition("=")[0]
     good = {"lr": "lr=0.1", "seed": "seed=1", "data.folds": "data.folds=3"}[key]
-    jobs = Jobs(Composer(whole))
-    jobs([good], 0)
+    jobs = Composer(whole)
+    jobs.job([good], 0)
     with pytest.raises(UserError, match=said):
-        jobs([bad], 1)
+        jobs.job([bad], 1)
 
 
 def test_what_follows_from_other_keys_is_composed():
@@ -107,13 +106,13 @@ def test_what_follows_from_other_keys_is_composed():
         OmegaConf.update(config, "data.split_seed", "${seed}")
         return config
 
-    jobs = Jobs(Composer(following))
-    assert [jobs([f"seed={seed}"], seed).config.data.split_seed for seed in range(3)] == [0, 1, 2]
+    jobs = Composer(following)
+    assert [jobs.job([f"seed={seed}"], seed).config.data.split_seed for seed in range(3)] == [0, 1, 2]
 
 
 def test_a_folder_that_somebody_names_after_values_is_composed():
-    jobs = Jobs(Composer(lambda job: whole(job, "hydra.sweep.subdir=lr-${lr}")))
-    assert [jobs([f"lr={lr}"], number).folder for number, lr in enumerate(("0.1", "0.2"))] == ["lr-0.1", "lr-0.2"]
+    jobs = Composer(lambda job: whole(job, "hydra.sweep.subdir=lr-${lr}"))
+    assert [jobs.job([f"lr={lr}"], number).folder for number, lr in enumerate(("0.1", "0.2"))] == ["lr-0.1", "lr-0.2"]
 
 
 @pytest.mark.parametrize(
@@ -126,13 +125,13 @@ def test_a_folder_that_somebody_names_after_values_is_composed():
     ],
 )
 def test_the_name_of_another_option_is_refused_for_which_it_would_be_taken(names, group):
-    jobs = Jobs(Composer(whole))
+    jobs = Composer(whole)
     with pytest.raises(UserError, match=rf"^{names[-1]}: expected a name of its own, since this is {group}=\w+"):
         for number, name in enumerate(names):
-            jobs([name], number)
-    assert jobs(["data.name=birds", "freeze=full", "freeze_mode.name=full"], 0).config.data.name == "birds"
+            jobs.job([name], number)
+    assert jobs.job(["data.name=birds", "freeze=full", "freeze_mode.name=full"], 0).config.data.name == "birds"
 
 
 def test_a_solved_head_beside_options_that_it_does_not_read_is_composed():
-    config = Jobs(Composer(whole))(["freeze=probe", "augment=standard", "schedule=cosine"], 0).config
+    config = Composer(whole).job(["freeze=probe", "augment=standard", "schedule=cosine"], 0).config
     assert (config.freeze_mode.name, config.augment.name) == ("probe", "none")

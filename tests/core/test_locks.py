@@ -19,6 +19,7 @@ from frostline.core import background, locks, notices
 from frostline.records import heartbeat, journal
 from frostline.records.recording import Record
 from frostline.records.system_metrics import sampled
+from frostline.store import removal
 from frostline.store.store import Store
 from frostline.sweeps import pool
 from frostline.tracking import server, session
@@ -93,7 +94,7 @@ def test_an_entry_of_the_store_is_made_once_and_kept(tmp_path, monkeypatch, said
     for thread in threads:
         thread.join()
     (item,) = store.items()
-    assert len(calls) == 1 and len(said) == 1 and store.remove(item)
+    assert len(calls) == 1 and len(said) == 1 and removal.remove(item)
 
 
 def open_sweep(folder, uri, say):

@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_meanwhile_changes_nothing_that_is_seen(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = seen(load(photos, tmp_path / "one").test)
-    monkeypatch.setattr(Store, "half", 10**9)  # as it was thought to be
+    monkeypatch.setattr(Store, "room_per_kind", 10**9)  # as it was thought to be
     monkeypatch.setattr(memory, "budget", lambda device, gigabytes: LITTLE)
     found = load(photos, tmp_path / "two", budget=LITTLE)
     assert isinstance(found.test.pixels, Undecoded) and torch.equal(seen(found.test), expected)

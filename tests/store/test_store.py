@@ -25,7 +25,7 @@ import warm
 from frostline.commands.store import main as command
 from frostline.core import memory
 from frostline.core.errors import UserError
-from frostline.store import checksums, entries, mapped
+from frostline.store import checksums, entries, mapped, removal
 from frostline.store.checksums import DamagedEntry
 from frostline.store.device_budget import DeviceBudget
 from frostline.store.rows import Rows
@@ -323,10 +323,12 @@ def test_what_is_larger_than_the_budget_is_used_but_not_kept_and_moves_nothing(t
 
 def test_an_entry_that_is_being_made_is_not_removed(store: Store):
     seen: list[bool] = []
+    folder = store.folder
+    assert folder is not None
 
     def make(writer: Writer) -> dict[str, Any]:
         rows = writer.tensor("rows", (3,), torch.uint8)
-        worker = threading.Thread(target=lambda: seen.append(store.tidy() == 0))
+        worker = threading.Thread(target=lambda: seen.append(removal.tidy(folder) == 0))
         worker.start()
         worker.join()
         rows.fill_(1)
@@ -339,14 +341,14 @@ def test_an_entry_that_is_being_made_is_not_removed(store: Store):
 def test_what_is_in_use_is_not_removed_and_not_evicted(tmp_path: Path, said: list[str]):
     store = Store(tmp_path / "store", budget=50_000, say=said.append)
     rows = store.get("pixels", key("a"), kilobytes(30), about="a").tensors["rows"]
-    assert not store.remove(store.items()[0])
+    assert not removal.remove(store.items()[0])
     other = store.get("features", key("b"), kilobytes(30), about="b").tensors["rows"]
     assert (other == 7).all() and [item.about for item in store.items()] == ["a"]
     assert "30,000 bytes, more than store.budget_gb leaves beside entries in use" in said[0]
     del rows
     store.get("features", key("b"), kilobytes(30), about="b")
     assert [item.about for item in store.items()] == ["b"]
-    assert store.remove(store.items()[0]) and files(store) == []
+    assert removal.remove(store.items()[0]) and files(store) == []
 
 
 def test_who_has_an_entry_can_read_it_whatever_becomes_of_the_folder(store: Store):
@@ -397,7 +399,7 @@ def test_what_neither_the_folder_nor_the_memory_can_take_is_refused_before_it_is
     monkeypatch.setattr(memory, "budget", lambda device, gigabytes: 20_000)
     for folder in (tmp_path / "store", None):
         store = Store(folder, budget=30_000, say=said.append)
-        assert store.half == (15_000 if folder else 10_000)
+        assert store.room_per_kind == (15_000 if folder else 10_000)
         with pytest.raises(NoRoom, match="more than a third of the free memory"):
             store.get("pixels", key("a"), kilobytes(40), about="a")
     assert said == [] and files(Store(tmp_path / "store", budget=0, say=print)) == []

@@ -84,12 +84,15 @@ def _verify(store: Store) -> int:
 
 
 def _clear(store: Store, kind: str | None, age: float) -> int:
+    from frostline.store import removal
+
+    assert store.folder is not None
     refused: list[str] = []
-    freed, removed, in_use = store.tidy(refused=refused), 0, 0
+    freed, removed, in_use = removal.tidy(store.folder, refused=refused), 0, 0
     for item in store.items():
         if kind in (None, item.kind) and time.time() - item.used >= age:
             try:
-                done = store.remove(item)
+                done = removal.remove(item)
             except OSError as error:
                 refused.append(f"{item.kind} {item.about or item.place.name}: {error.strerror}")
                 continue

@@ -144,7 +144,7 @@ class PixelCache:
         """Return whether the images are in the store in this form already, or would fit into it."""
         if form.kind == "nothing":
             return False
-        return self._is_there(source, ids, form) or sizes.bytes_of(form, ids) <= self._store_of(source).half
+        return self._is_there(source, ids, form) or sizes.bytes_of(form, ids) <= self._store_of(source).room_per_kind
 
     def _header_sizes(self, source: Source, ids: Tensor) -> Tensor:
         """Return `(N, 2)`, width and height of the images `ids` from their headers; 0 for broken ones."""

@@ -162,7 +162,7 @@ def _fits(setup: Setup, lower: nn.Module) -> bool:
     samples = len(splits.train.labels) + len(splits.val.labels)
     size = samples * one.numel() * (setup.autocast or torch.float32).itemsize
     distinct = len({splits.train.view_of(epoch) for epoch in range(1, setup.config.epochs + 1)})
-    return size <= setup.device_budget.total and size * distinct <= setup.store.half
+    return size <= setup.device_budget.total and size * distinct <= setup.store.room_per_kind
 
 
 def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from frostline.core.errors import user_error
 from frostline.store import entries, unfinished
 from frostline.store.checksums import DamagedEntry
 from frostline.store.entries import Entry, Item
+from frostline.store.removal import alone, beside, clear, discard, tidy
 from frostline.store.writer import Make, NoRoom, Writer
 
 _KEY = "[0-9a-f]{64}"
@@ -49,8 +50,8 @@ class Store:
         """Descriptions of entries that were requested here and could not be kept."""
 
     @property
-    def half(self) -> int:
-        """Bytes that the pixels of a data source may take; the other half is for its features."""
+    def room_per_kind(self) -> int:
+        """Bytes that the pixels of a data source may take, and as many that its features may take."""
         return self.room // 2
 
     @property
@@ -92,40 +93,6 @@ class Store:
         found = (entries.item(place) for place in self.folder.glob("*/??/*") if re.fullmatch(_KEY, place.name))
         return sorted((item for item in found if item is not None), key=lambda item: item.used)
 
-    def remove(self, item: Item) -> bool:
-        """Remove an entry; return False if it is being made, in use or already removed.
-
-        Raises OSError if its files cannot be removed.
-        """
-        try:
-            with _alone(item):
-                _discard(item.place)
-        except (Timeout, BlockingIOError, FileNotFoundError):
-            return False
-        return True
-
-    def tidy(self, *, wanted: bool = True, refused: list[str] | None = None) -> int:
-        """Remove unfinished entries of killed processes and return their size in bytes.
-
-        With `wanted=False`, those from which a process may continue stay. For each that cannot be removed, a line is
-        added to `refused`.
-        """
-        assert self.folder is not None
-        freed = 0
-        for part in self.folder.glob("*/??/*.part"):
-            try:
-                with locks.held(part.with_suffix(".lock"), timeout=0):
-                    if wanted or not unfinished.is_wanted(part):
-                        taken = entries.size(part)
-                        _clear(part)
-                        freed += taken
-            except (Timeout, FileNotFoundError):
-                continue
-            except OSError as error:
-                if refused is not None:
-                    refused.append(f"{part.parent.parent.name} {part.name}: {error.strerror}")
-        return freed
-
     def _place(self, kind: str, key: str) -> Path:
         assert self.folder is not None and kind.isidentifier() and re.fullmatch(_KEY, key), (kind, key)
         return self.folder / kind / key[:2] / key
@@ -133,7 +100,7 @@ class Store:
     @contextmanager
     def _locked(self, place: Path, about: str) -> Iterator[None]:
         """Hold the lock of an entry within the block; show a message if waiting for it takes long."""
-        path = _beside(place, ".lock")
+        path = beside(place, ".lock")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -158,16 +125,17 @@ class Store:
 
     def _made(self, place: Path, make: Make, about: str, family: str | None) -> Entry:
         """Make an entry whose lock the caller holds; an entry that cannot be kept lives as long as its tensors."""
-        part = _beside(place, ".part")
+        assert self.folder is not None
+        part = beside(place, ".part")
         try:
             if place.exists() or place.is_symlink():
-                _discard(place)  # damaged
+                discard(place)  # damaged
             notes = unfinished.notes(part)
             if not notes:
-                _clear(part)
+                clear(part)
                 part.mkdir()
                 unfinished.begin(part)
-            self.tidy(wanted=False)
+            tidy(self.folder, wanted=False)
         except OSError as error:
             raise NoRoom(error.strerror) from error
         stays = False
@@ -213,12 +181,12 @@ class Store:
             beyond = taken + size - self.budget
             excess, chosen = max(beyond, size - _free(self.folder)), list[Item]()
             if excess > 0:
-                freed = self.tidy()
+                freed = tidy(self.folder)
                 excess, beyond = excess - freed, beyond - freed
             for item in items if size <= self.budget else ():
                 if excess > 0 and (family is None or item.family != family):
                     with suppress(OSError):
-                        held.enter_context(_alone(item))
+                        held.enter_context(alone(item))
                         chosen.append(item)
                         excess -= item.size
             if excess > 0 and beyond > 0:
@@ -226,7 +194,7 @@ class Store:
             if excess > 0:
                 raise NoRoom(os.strerror(errno.ENOSPC))
             for item in chosen:
-                _discard(item.place)
+                discard(item.place)
             yield
 
 
@@ -256,13 +224,6 @@ def _memory() -> int:
 
 
 @contextmanager
-def _alone(item: Item) -> Iterator[None]:
-    """Hold an entry exclusively within the block; `OSError` if it is being made or in use."""
-    with locks.held(_beside(item.place, ".lock"), timeout=0), entries.exclusive(item.place):  # Timeout is an OSError
-        yield
-
-
-@contextmanager
 def _claim_memory(size: int) -> Iterator[None]:
     if size > _memory():
         raise NoRoom(f"{size:,} bytes, more than a third of the free memory")
@@ -279,23 +240,3 @@ def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return `meta` after a round trip through JSON, so that a new entry equals one that is read."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(meta)))
     return plain
-
-
-def _discard(place: Path) -> None:
-    """Remove the files of an entry whose lock the caller holds; no process ever finds a part of it."""
-    part = _beside(place, ".part")
-    _clear(part)
-    place.rename(part)
-    _clear(part)
-
-
-def _clear(place: Path) -> None:
-    """Remove the folder at `place`, or a file after a disk repair; `OSError` if that fails."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)
-
-
-def _beside(place: Path, suffix: str) -> Path:
-    return place.with_name(place.name + suffix)

@@ -24,7 +24,7 @@ from frostline.data.open_image import open_image
 from frostline.data.resize import center_crop
 from frostline.models import weights
 from frostline.records.result import Result
-from frostline.runs import predict
+from frostline.runs import batch_predictions, predict
 from frostline.store import hashing, tensorfile
 from frostline.sweeps.catalog import Name
 from frostline.sweeps.find_weights import best, found
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 def answered(network, files, *, batch):
     rows = range(len(files))
     batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    return list(predict.answers(network, batches, lambda row: open_image(files[row])))
+    return list(batch_predictions.answers(network, batches, lambda row: open_image(files[row])))
 
 
 def result(job, mode, val, *, seed=0, status="FINISHED", **choices):

@@ -24,7 +24,7 @@ import warm
 from frostline.core.errors import UserError
 from frostline.data import image_list, table_files
 from frostline.models import cut
-from frostline.runs import predict, prediction_file
+from frostline.runs import batch_predictions, predict, prediction_file, prediction_rows
 from small import no_progress, read_image
 
 COUNT = 50
@@ -49,7 +49,7 @@ def images(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     monkeypatch.setattr(prediction_file, "_PART", 8)
-    monkeypatch.setattr(prediction_file, "_ROW_GROUP", 3)
+    monkeypatch.setattr(prediction_rows, "_ROW_GROUP", 3)
     monkeypatch.setattr(image_list, "_ROWS", 7)
     monkeypatch.setattr(table_files, "_ROWS", 7)
 
@@ -145,14 +145,14 @@ def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, imag
     features = None if kind == ".csv" else "head"
     whole, output = tmp_path / f"whole{kind}", tmp_path / f"said{kind}"
     write(network, whole, images, features=features)
-    computed, answers = [], predict.answers
+    computed, answers = [], batch_predictions.answers
 
     def counted(*arguments, **named):
         for found in answers(*arguments, **named):
             computed.append(found.rows)
             yield found
 
-    monkeypatch.setattr(predict, "answers", counted)
+    monkeypatch.setattr(batch_predictions, "answers", counted)
     beside = tmp_path / f"said{kind}.parts"
     for batches in (0, 3, 4):
         with pytest.raises(Kill):

@@ -94,7 +94,7 @@ def _write(gather: Callable[[Path], ImageList], options: argparse.Namespace) -> 
 
 def _print(images: ImageList, options: argparse.Namespace) -> int:
     """Print a row per image as soon as its batch is done, and report images that could not be read."""
-    from frostline.runs import predict, prediction_rows
+    from frostline.runs import batch_predictions, prediction_rows
 
     network = _load(options).network
     columns = prediction_rows.Columns.of(images, network, options.top, unread=False)
@@ -104,7 +104,7 @@ def _print(images: ImageList, options: argparse.Namespace) -> int:
 
     def tables() -> Iterator[pa.Table]:
         nonlocal unread
-        for answers in predict.answers(network, batches, images.open, show=show):
+        for answers in batch_predictions.answers(network, batches, images.open, show=show):
             unread += len(answers.errors)
             for row, reason in answers.errors.items():
                 tell(f"not read: {images.place(row)}: {reason}")

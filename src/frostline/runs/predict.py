@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +33,6 @@ from frostline.models.mean_pooling import pooled, pooling
 from frostline.records import layout
 from frostline.records.layout import BEST, CONFIG
 from frostline.store import hashing
-
-_TASK = 16  # images per decoding task: few enough to balance threads, many enough for negligible overhead
 
 
 @dataclass(frozen=True)
@@ -104,12 +100,12 @@ def view(predictor: Predictor, image: Tensor) -> Tensor:
 
 def logits(predictor: Predictor, views: Tensor) -> Tensor:
     """Return logits `(B, classes)` float32 on the CPU for views `(B, 3, S, S)` uint8, in the precision of the run."""
-    return _passed(predictor, views, None)[0]
+    return with_features(predictor, views, None)[0]
 
 
 @torch.inference_mode()
-def _passed(predictor: Predictor, views: Tensor, features: Layer | None) -> tuple[Tensor, Tensor | None]:
-    """Return the logits of views and, if a layer is given, its features `(B, D)`."""
+def with_features(predictor: Predictor, views: Tensor, features: Layer | None) -> tuple[Tensor, Tensor | None]:
+    """Return the `logits` of views and, if a layer is given, its features `(B, D)` float32 on the CPU."""
     dtype = machine.autocast_dtype(predictor.config.precision, predictor.device)
     memory_format = machine.memory_format(channels_last=predictor.config.channels_last)
     inputs = predictor.model.input.normalise(views.to(predictor.device).float())
@@ -153,81 +149,6 @@ def layer(predictor: Predictor, name: str) -> Layer:
     with torch.inference_mode():
         one = lower(torch.zeros(1, 3, side, side, device=predictor.device))
     return Layer(name, pooling(one), pooled(one).shape[1], lower.eval(), upper.eval())
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The predictions for a batch of images."""
-
-    rows: range
-    """The rows of the images in their list."""
-    probabilities: Tensor
-    """`(N, classes)` float32 of the readable images."""
-    features: Tensor | None
-    """`(N, D)` float32 of the same images, if requested."""
-    errors: Mapping[int, str]
-    """The reason for each unreadable image, by row."""
-
-
-def answers(
-    predictor: Predictor,
-    batches: Iterable[range],
-    read: Callable[[int], Image.Image],
-    *,
-    features: Layer | None = None,
-    show: Callable[[int, Tensor], object] | None = None,
-) -> Iterator[Answers]:
-    """Yield the predictions for each batch; `read(row)` opens an image, and raises if it is broken.
-
-    Images are decoded in parallel, one batch ahead of the network, and kept as views, so that memory holds two batches
-    of views however large the images are. `show` is called with each row and its view `(3, S, S)` uint8.
-    """
-    waiting: deque[tuple[range, list[Future[list[Tensor | str]]]]] = deque()
-    pool = ThreadPoolExecutor(machine.cores())
-    try:
-        with at_most(predictor.config.data.max_pixels):
-            for rows in batches:
-                parts = (rows[start : start + _TASK] for start in range(0, len(rows), _TASK))
-                waiting.append((rows, [pool.submit(_views, predictor, read, part) for part in parts]))
-                if len(waiting) > 1:
-                    yield _answer(predictor, *waiting.popleft(), features, show)
-            while waiting:
-                yield _answer(predictor, *waiting.popleft(), features, show)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _views(predictor: Predictor, read: Callable[[int], Image.Image], rows: range) -> list[Tensor | str]:
-    """Return the view of each image, or why the image cannot be read."""
-
-    def look(row: int) -> Tensor | str:
-        try:
-            with read(row) as image:
-                return view(predictor, tensor_of(image, predictor.levels)[0])
-        except Exception as error:  # a broken file makes Pillow raise anything
-            return why(error)
-
-    return [look(row) for row in rows]
-
-
-def _answer(
-    predictor: Predictor,
-    rows: range,
-    parts: Sequence[Future[list[Tensor | str]]],
-    features: Layer | None,
-    show: Callable[[int, Tensor], object] | None,
-) -> Answers:
-    seen = dict(zip(rows, (one for part in parts for one in part.result()), strict=True))
-    errors = {row: one for row, one in seen.items() if isinstance(one, str)}
-    views = {row: one for row, one in seen.items() if isinstance(one, Tensor)}
-    if show is not None:
-        for row, one in views.items():
-            show(row, one)
-    if not views:
-        vectors = None if features is None else torch.empty(0, features.dimensions)
-        return Answers(rows, torch.empty(0, len(predictor.classes)), vectors, errors)
-    said, vectors = _passed(predictor, torch.stack(list(views.values())), features)
-    return Answers(rows, probabilities_of(predictor, said), vectors, errors)
 
 
 def probabilities_of(predictor: Predictor, logits: Tensor) -> Tensor:

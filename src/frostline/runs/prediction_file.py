@@ -6,34 +6,31 @@ interrupted, the file has the same bytes as without interruption.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from filelock import Timeout
-from pyarrow import compute, parquet
+from pyarrow import compute
 
 from frostline.core import files, locks, machine
 from frostline.core.errors import user_error
 from frostline.core.files import facts
 from frostline.data.decode_all import Progress
-from frostline.data.image_list import FILE, ImageList
-from frostline.data.names import printable
-from frostline.runs import predict, prediction_rows
+from frostline.data.image_list import ImageList
+from frostline.runs import batch_predictions, predict, prediction_rows
 from frostline.runs.predict import Layer, Predictor
 from frostline.runs.prediction_rows import Columns
 
 _TEXTS = {".csv": prediction_rows.as_csv, ".jsonl": prediction_rows.as_json_lines}
 SUFFIXES = (".parquet", *_TEXTS)
 _PART = 1024  # images per part at least: the work that a kill can cost
-_ROW_GROUP = 16  # parts per row group, which Parquet readers load at once: 128 MiB for 2,048 features
 _JOB, _LIST, _LOCK, _WHOLE = "job.json", "images.arrow", "lock", "whole"
 _SHOWN = 5  # unreadable images that are named
 
@@ -192,7 +189,7 @@ def _compute(
     """Write the parts that are missing."""
     missing = {part: rows for part, rows in parts.items() if not _is_whole(part, len(rows))}
     batches = (rows[at : at + batch] for rows in missing.values() for at in range(0, len(rows), batch))
-    said = predict.answers(predictor, batches, images.open, features=layer)
+    said = batch_predictions.answers(predictor, batches, images.open, features=layer)
     with progress("images", len(images)) as advance:
         advance(len(images) - sum(map(len, missing.values())))
         for part, rows in missing.items():
@@ -225,57 +222,18 @@ def _put(part: Path, rows: pa.Table) -> None:
 
 def _join(output: Path, partial: Path, columns: Columns, parts: Sequence[Path], about: Mapping[str, str]) -> Written:
     """Join the parts into the file, by way of `partial`, and return the result."""
-    seen = _Unread(columns, [])
-    tables = seen.passed(_read(part) for part in parts)
     try:
         if output.suffix.lower() == ".parquet":
-            _write_parquet(partial, columns, tables, about)
+            prediction_rows.write_parquet(partial, columns, map(_read, parts), about)
         else:
-            _write_text(partial, _TEXTS[output.suffix.lower()](columns, tables))
+            with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+                out.writelines(_TEXTS[output.suffix.lower()](columns, map(_read, parts)))
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-    return Written(output, seen.rows, seen.unread, tuple(seen.examples))
-
-
-@dataclass
-class _Unread:
-    """Counts rows, and those of unreadable images, while tables pass through."""
-
-    columns: Columns
-    examples: list[str]
-    rows: int = 0
-    unread: int = 0
-
-    def passed(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        for rows in tables:
-            self.rows += rows.num_rows
-            bad = rows.filter(compute.is_valid(rows.column(self.columns.error)))
-            self.unread += bad.num_rows
-            left = bad.slice(0, _SHOWN - len(self.examples))
-            self.examples += map(self.columns.told, left.to_pylist())
-            yield rows
-
-
-def _write_parquet(file: Path, columns: Columns, tables: Iterator[pa.Table], about: Mapping[str, str]) -> None:
-    first = _for_parquet(next(tables))
-    facts = {**about, "classes": json.dumps(columns.classes, ensure_ascii=False)}
-    schema = first.schema.with_metadata({f"frostline.{key}": value for key, value in facts.items()})
-    every = chain([first], map(_for_parquet, tables))
-    with parquet.ParquetWriter(file, schema) as writer:
-        while group := list(islice(every, _ROW_GROUP)):
-            whole = pa.concat_tables(group).replace_schema_metadata(schema.metadata)
-            writer.write_table(whole, row_group_size=whole.num_rows)
-
-
-def _for_parquet(rows: pa.Table) -> pa.Table:
-    """Return rows with file names as text; bytes that are not UTF-8 are escaped."""
-    if rows.schema.field(0) != FILE:
-        return rows
-    names = [printable(os.fsdecode(name)) for name in rows.column(0).to_pylist()]
-    return rows.set_column(0, FILE.name, pa.array(names, pa.string()))
-
-
-def _write_text(file: Path, texts: Iterator[str]) -> None:
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-        out.writelines(texts)
+    rows, unread, examples = 0, 0, list[str]()
+    for table in map(_read, parts):
+        bad = table.filter(compute.is_valid(table.column(columns.error)))
+        rows, unread = rows + table.num_rows, unread + bad.num_rows
+        examples += map(columns.told, bad.slice(0, _SHOWN - len(examples)).to_pylist())
+    return Written(output, rows, unread, tuple(examples))

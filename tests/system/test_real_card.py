@@ -14,10 +14,10 @@ from frostline.core import machine
 from frostline.data.resize import CenterCrop, center_crop, resized_crop
 from frostline.models import cut, freezing, fuse
 from frostline.models.build import build
-from frostline.training import captured_step, gradient, optim, steps
+from frostline.training import captured_step, gradient, optim
 from frostline.training.criterion import Targets
 from frostline.training.lockstep import Stack
-from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, TrainedPart, seed_dropout
 from heads import BATCH, make_heads
 from small import ONE_OF_EACH_FAMILY, Samples, mode
 
@@ -81,7 +81,7 @@ def test_a_network_of_every_family_takes_equal_steps_and_its_fast_copy_is_close(
         found = []
         for _ in range(2):
             module.zero_grad(set_to_none=True)
-            steps.seed_dropout(CARD, 1)
+            seed_dropout(CARD, 1)
             gradient.by_autograd(module, images, Targets(labels, labels, 1.0, 0.0), torch.bfloat16)
             found.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
         assert len(found[0]) == len(list(module.parameters()))
@@ -149,7 +149,7 @@ def test_no_step_of_a_head_waits_and_each_launches_a_dozen_kernels() -> None:
     part, recipe = TrainedPart(linear, data, None, linear, data, None), Recipe(1, 32, 256, 0)
 
     def train() -> None:
-        for _ in steps.steps(part, batches, built, recipe, epoch=1, first=0):
+        for _ in PlainStepper(built, recipe).steps(part, batches, 1, 0):
             pass
 
     train()

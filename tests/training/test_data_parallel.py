@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from frostline.training import data_parallel, steps
+from frostline.training import data_parallel
 from frostline.training.criterion import Criterion
 from frostline.training.dataset import InMemory, batches, ordered, outputs
 from frostline.training.evaluation import NO_EPOCH, evaluate, evaluating, logits_function
-from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 from frostline.training.sums import Sums
 from frostline.training.sync_batch_norm import Share
 from processes import run_in_group
@@ -49,7 +49,7 @@ def train(
     how = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=0, **recipe)
     optimizer = torch.optim.SGD(learns.parameters(), lr=0.1, momentum=0.9)
     sums, indices = Sums(0.0, 0.0, how.label_smoothing), [torch.arange(IMAGES)[one] for one in batches(IMAGES, BATCH)]
-    for step in make(part, indices, optimizer, how, epoch=1, first=0):
+    for step in make(optimizer, how).steps(part, indices, 1, 0):
         sums.add(step)
     return {name: tensor.clone() for name, tensor in learns.state_dict().items()}, sums.read()
 
@@ -70,9 +70,9 @@ def trained(make: Callable[..., Any]) -> dict[str, Trained]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_weights_statistics_and_sums_are_those_of_one_process(count: int) -> None:
-    first, *others = run_in_group(count, lambda: trained(data_parallel.steps))
-    again, *_ = run_in_group(count, lambda: trained(data_parallel.steps))
-    for case, (state, sums) in trained(steps.steps).items():
+    first, *others = run_in_group(count, lambda: trained(data_parallel.DataParallelStepper))
+    again, *_ = run_in_group(count, lambda: trained(data_parallel.DataParallelStepper))
+    for case, (state, sums) in trained(PlainStepper).items():
         for name, tensor in state.items():
             torch.testing.assert_close(first[case][0][name], tensor, rtol=1e-6, atol=1e-7)
             same = [torch.equal(other[case][0][name], first[case][0][name]) for other in (again, *others)]

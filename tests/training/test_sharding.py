@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from frostline.training import data_parallel, sharding, state, steps
+from frostline.training import data_parallel, sharding, state
 from frostline.training.dataset import InMemory
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 from processes import run_in_group
 
 IMAGES, BATCH = 14, 7
@@ -51,7 +51,7 @@ def train(name: str, make: Callable[..., Any], *, share: bool) -> Trained:
     how = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=0, clip_norm=0.1)
     indices = [*torch.arange(IMAGES).split(BATCH)]
     for epoch in range(3):
-        for _ in make(part, indices, optimizer, how, epoch=epoch, first=2 * epoch):
+        for _ in make(optimizer, how).steps(part, indices, epoch, 2 * epoch):
             pass
     learner = Learner(module, optimizer, None, learning)
     kept = [value for one in optimizer.state.values() for value in one.values() if isinstance(value, Tensor)]
@@ -67,14 +67,14 @@ def train(name: str, make: Callable[..., Any], *, share: bool) -> Trained:
 
 def in_shares() -> dict[str, Trained]:
     assert dist.get_world_size() == 2
-    return {name: train(name, data_parallel.steps, share=True) for name in OPTIMIZERS}
+    return {name: train(name, data_parallel.DataParallelStepper, share=True) for name in OPTIMIZERS}
 
 
 @pytest.mark.slow
 def test_what_lies_in_shares_learns_the_same_and_takes_half_of_the_memory() -> None:
     every = run_in_group(2, in_shares)
     for name in OPTIMIZERS:
-        expected, size = train(name, steps.steps, share=False)
+        expected, size = train(name, PlainStepper, share=False)
         for found, held in (one[name] for one in every):
             assert found.keys() == expected.keys()
             for key, tensor in expected.items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from frostline.training import gradient, mixup, steps
 from frostline.training.dataset import batches
-from frostline.training.steps import Recipe, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 from frostline.training.sums import Sums
 from small import Samples
 
@@ -41,9 +41,9 @@ def learnt(
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
     part = TrainedPart(network, data, None, network, data, None)
-    sums = Sums(0.0, 0.0, recipe.label_smoothing)
+    sums, stepper = Sums(0.0, 0.0, recipe.label_smoothing), PlainStepper(optimizer, recipe)
     for call in calls:
-        for count, step in enumerate(steps.steps(part, INDICES[call], optimizer, recipe, epoch=1, first=call.start)):
+        for count, step in enumerate(stepper.steps(part, INDICES[call], 1, call.start)):
             sums.add(step)
             if count % read == 0:
                 sums.read()
@@ -100,7 +100,7 @@ def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monk
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
     part = TrainedPart(network, data, torch.bfloat16 if change == "autocast" else None, network, data, None)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    assert all(step.loss is not None for step in steps.steps(part, INDICES, optimizer, recipe, epoch=1, first=0))
+    assert all(step.loss is not None for step in PlainStepper(optimizer, recipe).steps(part, INDICES, 1, 0))
 
 
 def test_a_step_is_made_when_it_is_asked_for() -> None:
@@ -109,9 +109,7 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     data = features(cached=True)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=0)
-    made = steps.steps(
-        TrainedPart(network, data, None, network, data, None), INDICES, optimizer, recipe, epoch=1, first=0
-    )
+    made = PlainStepper(optimizer, recipe).steps(TrainedPart(network, data, None, network, data, None), INDICES, 1, 0)
     next(made)
     assert torch.equal(network.weight, before.weight)
     optimizer.param_groups[0]["lr"] = 1.0
@@ -127,7 +125,7 @@ def test_a_step_weighs_images_and_those_that_are_mixed_by_their_shares() -> None
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
         part = TrainedPart(network, data, None, network, data, None, weights)
-        (step,) = steps.steps(part, INDICES[1:2], optimizer, recipe, epoch=1, first=0)
+        (step,) = PlainStepper(optimizer, recipe).steps(part, INDICES[1:2], 1, 0)
         counts, labels = weights[INDICES[1]], data.labels[INDICES[1]]
         inputs, partners, share = mixup.mix(
             data.tensor[INDICES[1]], labels, mixup=recipe.mixup, cutmix=0.0, seed=3, step=0

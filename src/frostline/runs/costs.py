@@ -16,7 +16,7 @@ from frostline.runs.train import learner_of
 from frostline.training.dataset import Dataset, InMemory, batches, shuffled
 from frostline.training.evaluation import evaluate
 from frostline.training.features import batch_size
-from frostline.training.steps import TrainedPart, steps
+from frostline.training.steps import PlainStepper, TrainedPart
 
 _STEPS = 30  # timed steps at most, after one untimed step
 _ENOUGH = 3.0  # seconds after which no further step is timed
@@ -134,7 +134,7 @@ def _step(
 ) -> float:
     """Return the seconds per step, without the first one, which allocates memory."""
     part = TrainedPart(network, data, autocast, network, data, autocast)
-    made = steps(part, indices, optimizer, setup.recipe, epoch=1, first=0)
+    made = PlainStepper(optimizer, setup.recipe).steps(part, indices, 1, 0)
     once, _ = machine.timed(setup.device, lambda: next(made))
     spent, count = _several(setup, made)
     return spent / count if count else once

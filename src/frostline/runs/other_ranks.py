@@ -26,6 +26,7 @@ from frostline.runs.setup import Setup, assemble, param_groups_of
 from frostline.runs.train import learner_of
 from frostline.store import hashing
 from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
+from frostline.training.data_parallel import DataParallelStepper
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import NO_EPOCH, evaluating, logits_function
 from frostline.training.features import padded_batches
@@ -152,7 +153,7 @@ class Follower:
         indices = [every[batch] for batch in slices[start : start + order.count]]
         span = span_of(setup.timeline, order.first)
         part, optimizer = self._entered(span.phase), self._learner.optimizer
-        made = data_parallel.steps(part, indices, optimizer, recipe, epoch=order.epoch, first=order.first)
+        made = DataParallelStepper(optimizer, recipe).steps(part, indices, order.epoch, order.first)
         for step in range(order.first, order.first + order.count):
             total = setup.config.epochs * setup.steps_per_epoch
             schedule.set_lr_of_step(optimizer, setup.config.schedule, setup.config.lr, step, span, total)

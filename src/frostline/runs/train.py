@@ -25,7 +25,7 @@ from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
 from frostline.training.loop import EpochResult, TrainingPosition
-from frostline.training.ranks import DataParallelStepper
+from frostline.training.ranks import LeadingStepper
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import PlainStepper, TrainedPart
@@ -108,7 +108,7 @@ def _alone(setup: Setup, learner: Learner) -> loop.Stepper:
     """Return the stepper of a run that trains without lockstep."""
     if setup.ranks is None:
         return PlainStepper(learner.optimizer, setup.recipe)
-    return DataParallelStepper(setup.ranks, learner.optimizer, setup.recipe, setup.views.train)
+    return LeadingStepper(setup.ranks, learner.optimizer, setup.recipe, setup.views.train)
 
 
 def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decision:

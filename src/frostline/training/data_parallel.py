@@ -26,38 +26,37 @@ from frostline.training.sync_batch_norm import Share, WholeBatch
 _AT_ONCE = 2**26  # numbers per all-reduce: 256 MB
 
 
-def steps(
-    part: TrainedPart,
-    indices: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    *,
-    epoch: int,
-    first: int,
-) -> Iterator[Step]:
-    """Yield the same steps as `steps.steps`, on whole batches; all processes call this with the same arguments.
+class DataParallelStepper:
+    """Executes the same steps as `PlainStepper`, on whole batches; all processes call it with the same arguments.
 
     A batch with fewer samples than processes is computed as a whole by each of them.
     """
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    shares = [Share.of(len(index), rank, ranks) for index in indices]
-    partners = bool(recipe.mixup or recipe.cutmix)
-    mine = [index[_rows(share, partner=partners)] for share, index in zip(shares, indices, strict=True)]
-    together = max(part.train.fetch_size * ranks // recipe.batch_size, 1)
-    for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
-        step, share, device = first + number, shares[number], labels.device
-        seed_dropout(device, derive_seed(recipe.seed, "step", step))
-        optimizer.zero_grad(set_to_none=True)
-        weights = None if part.weights is None else part.weights[mine[number].to(device)]
-        inputs, targets = mix(inputs, labels, weights, recipe, step)
-        if partners and not share.whole:
-            inputs, targets = _without_first(inputs, targets)
-        loss, logits = _summed(part, inputs, targets, share, recipe)
-        if recipe.clip_norm is not None:
-            sharding.clip([*part.network.parameters()], recipe.clip_norm)
-        sharding.hand_gradients(part.network)
-        optimizer.step()
-        yield Step(logits, part.train.labels[indices[number].to(device)], loss)
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+        """Train the parameters of `optimizer`."""
+        self._optimizer, self._recipe = optimizer, recipe
+
+    def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+        """Execute a step on each batch of `indices` lazily, and yield it."""
+        recipe, rank, ranks = self._recipe, dist.get_rank(), dist.get_world_size()
+        shares = [Share.of(len(index), rank, ranks) for index in indices]
+        partners = bool(recipe.mixup or recipe.cutmix)
+        mine = [index[_rows(share, partner=partners)] for share, index in zip(shares, indices, strict=True)]
+        together = max(part.train.fetch_size * ranks // recipe.batch_size, 1)
+        for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
+            step, share, device = first + number, shares[number], labels.device
+            seed_dropout(device, derive_seed(recipe.seed, "step", step))
+            self._optimizer.zero_grad(set_to_none=True)
+            weights = None if part.weights is None else part.weights[mine[number].to(device)]
+            inputs, targets = mix(inputs, labels, weights, recipe, step)
+            if partners and not share.whole:
+                inputs, targets = _without_first(inputs, targets)
+            loss, logits = _summed(part, inputs, targets, share, recipe)
+            if recipe.clip_norm is not None:
+                sharding.clip([*part.network.parameters()], recipe.clip_norm)
+            sharding.hand_gradients(part.network)
+            self._optimizer.step()
+            yield Step(logits, part.train.labels[indices[number].to(device)], loss)
 
 
 def _rows(share: Share, *, partner: bool) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from frostline.core import background, interrupts
 from frostline.data.views import Views
 from frostline.training import data_parallel, gradient, process_group, sharding, state
+from frostline.training.data_parallel import DataParallelStepper
 from frostline.training.dataset import Dataset, Outputs
 from frostline.training.features import Features, Subset
 from frostline.training.process_group import lost_connection
@@ -221,8 +222,8 @@ class Ranks:
             process_group.abort()
 
 
-class DataParallelStepper:
-    """The stepper of a run on several devices: steps are data-parallel, except for a head on cached features.
+class LeadingStepper:
+    """The stepper of a run's first process of several: steps are data-parallel, except for a head on cached features.
 
     Such a head is trained in this process: its step takes less time than communication.
     """
@@ -231,8 +232,8 @@ class DataParallelStepper:
 
     def __init__(self, ranks: Ranks, optimizer: torch.optim.Optimizer, recipe: Recipe, views: Views) -> None:
         """Train the parameters of `optimizer`; `views` counts the training images of all processes."""
-        self._ranks, self._optimizer, self._recipe, self._views = ranks, optimizer, recipe, views
-        self._alone = PlainStepper(optimizer, recipe)
+        self._ranks, self._views = ranks, views
+        self._alone, self._shared = PlainStepper(optimizer, recipe), DataParallelStepper(optimizer, recipe)
 
     def restore_finished(self, epoch: int) -> None:
         """Return None: no epoch was executed before."""
@@ -250,7 +251,7 @@ class DataParallelStepper:
         self._ranks.order(RunSteps(epoch, first, len(indices)))
         seen = self._views.seen
         with self._ranks.propagating_errors():
-            for step in data_parallel.steps(part, indices, self._optimizer, self._recipe, epoch=epoch, first=first):
+            for step in self._shared.steps(part, indices, epoch, first):
                 seen += len(step.labels)
                 if not part.train.cached:
                     self._views.seen = seen

@@ -69,41 +69,6 @@ class Step:
     """Mean over the batch; None for plain cross-entropy of logits and labels, which `sums` computes for many steps."""
 
 
-def steps(
-    part: TrainedPart,
-    indices: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    *,
-    epoch: int,
-    first: int,
-) -> Iterator[Step]:
-    """Execute a training step on each batch of `indices` (on the CPU) lazily, and yield it.
-
-    `first` is the number of the first step in the run. Results are the same bits however the batches are divided among
-    calls.
-    """
-    alike = recipe.criterion.plain and part.weights is None
-    plain = part.autocast is None and alike and not (recipe.mixup or recipe.cutmix)
-    head = gradient.head_of(part.network) if plain else None
-    samples = FETCH_SIZE if head is not None and part.train.cached else part.train.fetch_size
-    together = max(samples // recipe.batch_size, 1)
-    for number, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch)):
-        step = first + number
-        seed_dropout(labels.device, derive_seed(recipe.seed, "step", step))
-        if head is not None:
-            with gradient.threads_for(head, len(inputs)):
-                loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)
-                update(part.network, optimizer, recipe)
-        else:
-            optimizer.zero_grad(set_to_none=True)
-            weights = None if part.weights is None else part.weights[indices[number].to(part.weights.device)]
-            mixed, targets = mix(inputs, labels, weights, recipe, step)
-            loss, logits = gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
-            update(part.network, optimizer, recipe)
-        yield Step(logits, labels, loss)
-
-
 class PlainStepper:
     """The stepper of a run that trains alone."""
 
@@ -117,8 +82,31 @@ class PlainStepper:
         """Return None: no epoch was executed before."""
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        """Execute and yield the steps, as the function `steps` does."""
-        return steps(part, indices, self._optimizer, self._recipe, epoch=epoch, first=first)
+        """Execute a training step on each batch of `indices` (on the CPU) lazily, and yield it.
+
+        `first` is the number of the first step in the run. Results are the same bits however the batches are divided
+        among calls.
+        """
+        optimizer, recipe = self._optimizer, self._recipe
+        alike = recipe.criterion.plain and part.weights is None
+        plain = part.autocast is None and alike and not (recipe.mixup or recipe.cutmix)
+        head = gradient.head_of(part.network) if plain else None
+        samples = FETCH_SIZE if head is not None and part.train.cached else part.train.fetch_size
+        together = max(samples // recipe.batch_size, 1)
+        for number, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch)):
+            step = first + number
+            seed_dropout(labels.device, derive_seed(recipe.seed, "step", step))
+            if head is not None:
+                with gradient.threads_for(head, len(inputs)):
+                    loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)
+                    update(part.network, optimizer, recipe)
+            else:
+                optimizer.zero_grad(set_to_none=True)
+                weights = None if part.weights is None else part.weights[indices[number].to(part.weights.device)]
+                mixed, targets = mix(inputs, labels, weights, recipe, step)
+                loss, logits = gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
+                update(part.network, optimizer, recipe)
+            yield Step(logits, labels, loss)
 
 
 def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

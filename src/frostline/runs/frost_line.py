@@ -67,7 +67,7 @@ def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
     def features(views: Views) -> Features:
         about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
         every = {**identity, **views.identity}
-        by = None if setup.is_follower else setup.ranks.computing(phase, views) if setup.ranks else outputs
+        by = None if setup.is_follower else setup.ranks.sharing(views, "compute", phase) if setup.ranks else outputs
         return Features(
             views,
             backbone,
@@ -105,7 +105,8 @@ def _in_this_process(views: Views) -> Outputs:
 
 
 def _scoring(setup: Setup, phase: int, cache: bool) -> Callable[[Views], Outputs]:
-    return _in_this_process if setup.ranks is None else functools.partial(setup.ranks.scoring, phase, cache)
+    ranks = setup.ranks
+    return _in_this_process if ranks is None else lambda views: ranks.sharing(views, "evaluate", phase, cache)
 
 
 def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:

@@ -6,12 +6,12 @@ import functools
 import os
 import queue
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -28,9 +28,9 @@ from frostline.store import hashing
 from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
 from frostline.training.data_parallel import DataParallelStepper
 from frostline.training.dataset import batches, ordered, sampled
-from frostline.training.evaluation import NO_EPOCH, evaluating, logits_function
+from frostline.training.evaluation import evaluating, logits_function
 from frostline.training.features import padded_batches
-from frostline.training.rank_orders import Compute, Evaluate, GatherShards, Join, LoadBest, LoadState, Order, RunSteps
+from frostline.training.process_group import TensorSpecs
 from frostline.training.ranks import Origin, Ranks
 from frostline.training.schedule import span_of
 from frostline.training.state import Learner, Progress
@@ -87,7 +87,7 @@ def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoRetur
     """Follow orders from `pipe` until its other end closes; on an error, send the exception and exit."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first process gets them, too, and decides
         signal.signal(number, signal.SIG_IGN)
-    orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+    orders: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
 
     def listen() -> None:
         try:
@@ -98,69 +98,98 @@ def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoRetur
 
     try:
         own = config if config.device == "cpu" else replace(config, device=f"cuda:{rank}")
-        follower = Follower(own, folder)
+        follower = Follower(own, folder, rank)
         pipe.send(origin(follower.setup))
         background.start(listen, name="orders", died=lambda error: os._exit(1))
         while True:
-            follower.execute(orders.get(), rank)
+            order, arguments = orders.get()
+            getattr(follower, order)(*arguments)
     except Exception as error:
         pipe.send(error)
     os._exit(1)
 
 
 class Follower:
-    """The network of a following process, and how it carries out orders."""
+    """The network of a following process; its public methods are the orders of the first process."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, rank: int) -> None:
         """Assemble the same setup as the first process before its first step."""
         self.setup = replace(assemble(config, folder, meta=False, screen=Screen.silent()), is_follower=True)
+        self._rank = rank
         self._learner: Learner
         self._guard = Guard(self.setup.model.module)
         self._part: tuple[int, TrainedPart] | None = None
 
-    def execute(self, order: Order, rank: int) -> None:
-        """Carry out an order of the first process."""
-        if isinstance(order, Join):
-            process_group.join(order.meeting, rank=rank, ranks=order.ranks, device=self.setup.device)
-            self.setup = sharded(self.setup)
-            self._learner = learner_of(self.setup)
-            self._sharded = sharding.any_sharded(self.setup.model.module)
-        elif isinstance(order, GatherShards):
-            if order.optimizer:
-                state.capture(self._learner, Progress())
-            else:
-                state.copy(self._learner.eval_module, self._learner.mutable)
-        elif isinstance(order, LoadState):
-            self._guard.check()
-            state.restore(self._learner, process_group.receive(order.tensors, self.setup.device), order.facts)
-            self._guard, self._part = Guard(self.setup.model.module), None
-        elif isinstance(order, LoadBest):
-            if order.merges:
-                adapters.merge(self.setup.model.module)
-            state.load(self.setup.model.module, process_group.receive(order.tensors, self.setup.device))
-        elif isinstance(order, RunSteps):
-            self._make(order)
-        elif isinstance(order, Evaluate):
-            self._evaluate(order)
-        else:
-            self._compute(order)
+    def join(self, meeting: str, ranks: int) -> None:
+        """Join the process group of `ranks` processes that meets through the file `meeting`."""
+        process_group.join(meeting, rank=self._rank, ranks=ranks, device=self.setup.device)
+        self.setup = sharded(self.setup)
+        self._learner = learner_of(self.setup)
+        self._sharded = sharding.any_sharded(self.setup.model.module)
 
-    def _make(self, order: RunSteps) -> None:
+    def gather_shards(self, optimizer: bool) -> None:
+        """Take part in gathering sharded tensors: the network's, and with `optimizer` its state's, too."""
+        if optimizer:
+            state.capture(self._learner, Progress())
+        else:
+            state.copy(self._learner.eval_module, self._learner.mutable)
+
+    def load_state(self, tensors: TensorSpecs, facts: Mapping[str, Any]) -> None:
+        """Receive a training state: tensors of this description, and these facts."""
+        self._guard.check()
+        state.restore(self._learner, process_group.receive(tensors, self.setup.device), facts)
+        self._guard, self._part = Guard(self.setup.model.module), None
+
+    def load_best(self, tensors: TensorSpecs, merges: bool) -> None:
+        """Receive the tensors of the best epoch; if it `merges`, merge adapters into the network first."""
+        if merges:
+            adapters.merge(self.setup.model.module)
+        state.load(self.setup.model.module, process_group.receive(tensors, self.setup.device))
+
+    def run_steps(self, epoch: int, first: int, count: int) -> None:
+        """Execute `count` steps of an epoch; `first` is the number of the first one in the run."""
         setup, recipe, labels = self.setup, self.setup.recipe, self.setup.data.train.labels
         slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
-        every = sampled(labels, recipe.sampling, recipe.seed, order.epoch)
-        start = order.first - (order.epoch - 1) * len(slices)
-        indices = [every[batch] for batch in slices[start : start + order.count]]
-        span = span_of(setup.timeline, order.first)
+        every = sampled(labels, recipe.sampling, recipe.seed, epoch)
+        start = first - (epoch - 1) * len(slices)
+        indices = [every[batch] for batch in slices[start : start + count]]
+        span = span_of(setup.timeline, first)
         part, optimizer = self._entered(span.phase), self._learner.optimizer
-        made = DataParallelStepper(optimizer, recipe).steps(part, indices, order.epoch, order.first)
-        for step in range(order.first, order.first + order.count):
+        made = DataParallelStepper(optimizer, recipe).steps(part, indices, epoch, first)
+        for step in range(first, first + count):
             total = setup.config.epochs * setup.steps_per_epoch
             schedule.set_lr_of_step(optimizer, setup.config.schedule, setup.config.lr, step, span, total)
             next(made)
             if self._learner.ema is not None and (decay := setup.config.train.ema_decay) is not None:
                 averaging.update(self._learner.ema, setup.model.module, decay)
         self._guard.check_if_written()
+
+    @torch.inference_mode()
+    def evaluate(self, split: str, epoch: int, phase: int, cache: bool) -> None:
+        """Compute the logits of a share of a split, above the frost line of a phase, drawn with `cache`.
+
+        For validation, averaged weights are used if there are any.
+        """
+        setup = self.setup
+        if split == "val":
+            part = self._entered(phase)
+            network, data, autocast = part.val_network, part.val, part.val_autocast
+        else:
+            line = frost_line.draw(setup, phase, cache=cache)
+            network, data, autocast = line.above(setup.model.module), line.dataset(self._views(split)), line.autocast
+        with evaluating(network):
+            every = ordered(data, setup.recipe.eval_batch_size)
+            logits = logits_function(network, autocast)
+            logits = sharding.outside_inference(logits) if self._sharded else logits
+            data_parallel.send(data, logits, every, epoch, level=self._sharded)
+
+    def compute(self, split: str, epoch: int, phase: int) -> None:
+        """Compute a share of a split's features in an epoch, below the frost line of a phase."""
+        views = self._views(split)
+        backbone = frost_line.draw(self.setup, phase).below
+        every = torch.arange(len(views.labels))
+        assert backbone is not None
+        data_parallel.send(views, backbone(), padded_batches(every, self.setup.device), epoch)
 
     def _entered(self, phase: int) -> TrainedPart:
         if self._part is None or self._part[0] != phase:
@@ -173,26 +202,3 @@ class Follower:
 
     def _views(self, split: str) -> Views:
         return self.setup.views.of_split(split) or robustness.corrupted(self.setup, split)
-
-    @torch.inference_mode()
-    def _evaluate(self, order: Evaluate) -> None:
-        setup = self.setup
-        if order.split == "val":
-            part = self._entered(order.phase)
-            network, data, autocast = part.val_network, part.val, part.val_autocast
-        else:
-            line = frost_line.draw(setup, order.phase, cache=order.cache)
-            network, data = line.above(setup.model.module), line.dataset(self._views(order.split))
-            autocast = line.autocast
-        with evaluating(network):
-            every = ordered(data, setup.recipe.eval_batch_size)
-            logits = logits_function(network, autocast)
-            logits = sharding.outside_inference(logits) if self._sharded else logits
-            data_parallel.send(data, logits, every, NO_EPOCH, level=self._sharded)
-
-    def _compute(self, order: Compute) -> None:
-        views = self._views(order.split)
-        backbone = frost_line.draw(self.setup, order.phase).below
-        every = torch.arange(len(views.labels))
-        assert backbone is not None
-        data_parallel.send(views, backbone(), padded_batches(every, self.setup.device), order.epoch)

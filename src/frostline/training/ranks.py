@@ -1,8 +1,9 @@
 """Control of the other processes of a multi-device run by the first one, which makes all decisions and records.
 
 The others hold the same network, one per device, and follow orders from a pipe: take over a state, execute steps,
-compute features, evaluate images. So all decisions about a run are made in one process, and the others only ever wait
-for the next order or for collective work. They end when the first process ends.
+compute features, evaluate images. An order is the name of a method of `other_ranks.Follower`, with arguments. So all
+decisions about a run are made in one process, and the others only ever wait for the next order or for collective work.
+They end when the first process ends.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from frostline.training.data_parallel import DataParallelStepper
 from frostline.training.dataset import Dataset, Outputs
 from frostline.training.features import Features, Subset
 from frostline.training.process_group import lost_connection
-from frostline.training.rank_orders import Compute, Evaluate, GatherShards, Join, LoadBest, LoadState, Order, RunSteps
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import PlainStepper, Recipe, Step, TrainedPart
 
@@ -81,7 +81,7 @@ class Ranks:
     def gather_shards(self, optimizer: bool) -> None:
         """Make the others take part in gathering sharded tensors, which this process then reads; else do nothing."""
         if self._sharded:
-            self._send(GatherShards(optimizer))
+            self._send("gather_shards", optimizer)
 
     def join(self, device: torch.device, origin: Origin) -> None:
         """Form a process group with all others; re-raises the error of one that fails.
@@ -95,7 +95,7 @@ class Ranks:
             if theirs != origin:
                 raise RankDied(f"process {rank + 1} of {len(self)} has other data or weights than the first")
         meeting = str(Path(self._folder.name) / "meeting")
-        self._send(Join(meeting, len(self)))
+        self._send("join", meeting, len(self))
         with self.propagating_errors():
             process_group.join(meeting, rank=0, ranks=len(self), device=device)
         if device.type == "cuda":
@@ -105,36 +105,31 @@ class Ranks:
         """Return how many processes there are, this one included."""
         return len(self._pipes) + 1
 
-    def order(self, order: Order) -> None:
+    def order(self, name: str, *arguments: object) -> None:
         """Send an order to the others, and before it the current state if this process has trained without them."""
         if self._stale:
             assert self._learner is not None
             self._stale = False
-            self._send_state(*state.capture(self._learner, Progress()))
-        self._send(order)
+            self._send_tensors("load_state", *state.capture(self._learner, Progress()))
+        self._send(name, *arguments)
 
     def mark_stale(self) -> None:
         """Note that this process has trained without the others."""
         self._stale = True
 
-    def computing(self, phase: int, views: Views) -> Outputs:
-        """Return a function that computes a split's features below the line of a phase, distributed over all ranks."""
-        return self._sharing(lambda epoch: Compute(phase, views.identity["split"], epoch), views)
+    def sharing(self, views: Views, order: str, *arguments: object) -> Outputs:
+        """Return a function that computes outputs for a split together with the others, distributed over all ranks.
 
-    def scoring(self, phase: int, cache: bool, views: Views) -> Outputs:
-        """Return a function that evaluates a split above the line of a phase, distributed over all ranks."""
-        return self._sharing(lambda epoch: Evaluate(phase, views.identity["split"], cache), views)
-
-    def _sharing(self, order: Callable[[int], Order], views: Views) -> Outputs:
+        They get the `order`, `compute` or `evaluate`, with the split, the epoch and these arguments.
+        """
 
         def together(
             data: Dataset, compute: Callable[[Tensor], Tensor], batches: Sequence[Tensor], epoch: int
         ) -> Iterator[Tensor]:
             if isinstance(data, Features | Subset):
                 data.prepare(epoch)  # while the others are free to help
-            told = order(epoch)
-            self.order(told)
-            if self._sharded and isinstance(told, Evaluate):
+            self.order(order, views.identity["split"], epoch, *arguments)
+            if self._sharded and order == "evaluate":
                 compute = sharding.outside_inference(compute)
             with self.propagating_errors():
                 yield from data_parallel.gathered(data, compute, batches, epoch)
@@ -167,26 +162,23 @@ class Ranks:
     def send_checkpoint(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Send a checkpoint that this process has restored to the others, if parameters are sharded."""
         if self._sharded:
-            self._send_state({name: one for name, one in tensors.items() if not name.startswith("best/")}, facts)
-
-    def _send_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self._send(LoadState(process_group.describe(tensors), facts))
-        self._broadcast(tensors)
+            needed = {name: one for name, one in tensors.items() if not name.startswith("best/")}
+            self._send_tensors("load_state", needed, facts)
 
     def send_best(self, tensors: Mapping[str, Tensor], *, merges: bool) -> None:
         """Send the tensors of the best epoch, which this process holds, to the others; training is over then."""
         self._stale = False
-        self._send(LoadBest(process_group.describe(tensors), merges))
-        self._broadcast(tensors)
+        self._send_tensors("load_best", tensors, merges)
 
-    def _broadcast(self, tensors: Mapping[str, Tensor]) -> None:
+    def _send_tensors(self, order: str, tensors: Mapping[str, Tensor], argument: object) -> None:
+        self._send(order, process_group.describe(tensors), argument)
         with self.propagating_errors():
             process_group.send(tensors.values())
 
-    def _send(self, order: Order) -> None:
+    def _send(self, order: str, *arguments: object) -> None:
         for pipe in self._pipes:
             try:
-                pipe.send(order)
+                pipe.send((order, arguments))
             except OSError as error:
                 raise self._failure() or RankDied("a process of the run does not respond") from error
 
@@ -248,7 +240,7 @@ class LeadingStepper:
         return self._together(part, indices, epoch, first)
 
     def _together(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        self._ranks.order(RunSteps(epoch, first, len(indices)))
+        self._ranks.order("run_steps", epoch, first, len(indices))
         seen = self._views.seen
         with self._ranks.propagating_errors():
             for step in self._shared.steps(part, indices, epoch, first):

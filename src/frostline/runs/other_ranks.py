@@ -25,7 +25,7 @@ from frostline.runs import frost_line, robustness
 from frostline.runs.setup import Setup, assemble, param_groups_of
 from frostline.runs.train import learner_of
 from frostline.store import hashing
-from frostline.training import averaging, data_parallel, process_group, schedule, sharding, state
+from frostline.training import data_parallel, process_group, sharding, state
 from frostline.training.data_parallel import DataParallelStepper
 from frostline.training.dataset import batches, ordered, sampled
 from frostline.training.evaluation import evaluating, logits_function
@@ -157,11 +157,9 @@ class Follower:
         part, optimizer = self._entered(span.phase), self._learner.optimizer
         made = DataParallelStepper(optimizer, recipe).steps(part, indices, epoch, first)
         for step in range(first, first + count):
-            total = setup.config.epochs * setup.steps_per_epoch
-            schedule.set_lr_of_step(optimizer, setup.config.schedule, setup.config.lr, step, span, total)
+            setup.rates.set(optimizer.param_groups, step, span)
             next(made)
-            if self._learner.ema is not None and (decay := setup.config.train.ema_decay) is not None:
-                averaging.update(self._learner.ema, setup.model.module, decay)
+            self._learner.average()
         self._guard.check_if_written()
 
     @torch.inference_mode()

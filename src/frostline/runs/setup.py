@@ -31,7 +31,7 @@ from frostline.store.store import Store
 from frostline.training import dataset, optim, schedule
 from frostline.training.criterion import Criterion
 from frostline.training.ranks import Ranks
-from frostline.training.schedule import Span
+from frostline.training.schedule import Rates, Span
 from frostline.training.steps import Recipe
 
 CachedNetwork = Callable[[Config, str | None, Sequence[str]], Model | None]
@@ -67,6 +67,11 @@ class Setup:
     def memory_format(self) -> torch.memory_format:
         """The memory format of images and weights."""
         return machine.memory_format(channels_last=self.config.channels_last)
+
+    @property
+    def rates(self) -> Rates:
+        """The learning rates of the run."""
+        return Rates(self.config.schedule, self.config.lr, self.config.epochs * self.steps_per_epoch)
 
     @functools.cached_property
     def views(self) -> SplitViews:

@@ -23,7 +23,7 @@ from frostline.runs.lockstep_runs import LockstepStepper
 from frostline.runs.run_context import Judge, RunContext
 from frostline.runs.setup import Setup
 from frostline.store import hashing
-from frostline.training import averaging, checkpoint, checkpoint_timing, loop, optim, schedule, state
+from frostline.training import checkpoint, checkpoint_timing, loop, optim, state
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.ranks import LeadingStepper
 from frostline.training.schedule import Span
@@ -154,8 +154,9 @@ def learner_of(setup: Setup) -> Learner:
     """Return the network with its optimizer and, if the config has one, the moving average of its weights."""
     config, module = setup.config, setup.model.module
     optimizer = optim.build(config.optimizer.name, setup.param_groups, lr=config.lr, options=config.optimizer.options)
-    ema = AveragedModel(module) if config.train.ema_decay else None
-    return Learner(module, optimizer, ema, state.mutable_names(module, setup.enter, setup.phases))
+    decay = config.train.ema_decay
+    ema = AveragedModel(module) if decay else None
+    return Learner(module, optimizer, ema, state.mutable_names(module, setup.enter, setup.phases), decay)
 
 
 def fit_phases(
@@ -173,7 +174,6 @@ def fit_phases(
     Without a `stepper`, the run trains alone.
     """
     config, train = setup.config, setup.views.train
-    total = config.epochs * setup.steps_per_epoch
 
     def enter(phase: int) -> TrainedPart:
         part = frost_line.part(setup, phase, learner.ema and learner.ema.module)
@@ -188,12 +188,8 @@ def fit_phases(
         return part
 
     def before_step(step: int, span: Span) -> None:
-        schedule.set_lr_of_step(learner.optimizer, config.schedule, config.lr, step, span, total)
+        setup.rates.set(learner.optimizer.param_groups, step, span)
         screen.advance(step / setup.steps_per_epoch)
-
-    def after_step() -> None:
-        if learner.ema is not None and (decay := config.train.ema_decay) is not None:
-            averaging.update(learner.ema, learner.module, decay)
 
     events = loop.fit(
         setup.data.train.labels,
@@ -201,7 +197,7 @@ def fit_phases(
         timeline=setup.timeline,
         enter=enter,
         before_step=before_step,
-        after_step=after_step,
+        after_step=learner.average,
         recipe=setup.recipe,
         guard=guard,
         start=progress.position,

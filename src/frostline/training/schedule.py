@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from frostline.core.config import ScheduleConfig
 
 
@@ -60,33 +58,23 @@ def set_lr(groups: Iterable[dict[str, Any]], *, lr: float, phase: int, factor: f
     """
     for group in groups:
         rate = lr * group["scales"][phase] * factor
-        group["lr"] = _float32(rate) if group["params"][0].is_cuda else rate
-
-
-def _float32(number: float) -> float:
-    return ctypes.c_float(number).value
-
-
-def set_lr_of_step(
-    optimizer: torch.optim.Optimizer, schedule: ScheduleConfig, lr: float, step: int, span: Span, steps: int
-) -> None:
-    """Set the learning rate of every group for a step of `span`, in a run of `steps` steps."""
-    at, of = (step, steps) if schedule.span == "run" else (step - span.start, span.end - span.start)
-    set_lr(optimizer.param_groups, lr=lr, phase=span.phase, factor=factor(schedule, at, of))
+        group["lr"] = ctypes.c_float(rate).value if group["params"][0].is_cuda else rate
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The learning rates of a run with one phase; equal instances give equal rates at every step."""
+    """The learning rates of a run; equal instances give equal rates at every step of runs with equal phases."""
 
     schedule: ScheduleConfig
     lr: float
     steps: int
     """Number of steps of the run."""
 
-    def set(self, groups: Iterable[dict[str, Any]], step: int) -> None:
-        """Set the learning rate of param groups for a 0-based step."""
-        set_lr(groups, lr=self.lr, phase=0, factor=factor(self.schedule, step, self.steps))
+    def set(self, groups: Iterable[dict[str, Any]], step: int, span: Span | None = None) -> None:
+        """Set the learning rate of param groups for a 0-based step of `span`; None for a run with one phase."""
+        own = span or Span(0, 0, self.steps)
+        at, of = (step, self.steps) if self.schedule.span == "run" else (step - own.start, own.end - own.start)
+        set_lr(groups, lr=self.lr, phase=own.phase, factor=factor(self.schedule, at, of))
 
 
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:

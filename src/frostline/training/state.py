@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from frostline.core.metrics import Metric
 from frostline.models import freeze_guard
-from frostline.training import sharding
+from frostline.training import averaging, sharding
 from frostline.training.loop import EpochResult, TrainingPosition
 
 
@@ -33,6 +33,8 @@ class Learner:
     ema: AveragedModel | None
     mutable: frozenset[str]
     """The names of the network's tensors that can change."""
+    decay: float | None = None
+    """Decay of the moving average per step; None without one."""
     before_gather: Callable[[bool], None] = lambda optimizer: None
     """Called before sharded tensors are gathered; its argument says whether the optimizer's are gathered, too."""
 
@@ -40,6 +42,11 @@ class Learner:
     def eval_module(self) -> nn.Module:
         """The network that is evaluated: the moving average if there is one."""
         return self.module if self.ema is None else self.ema.module
+
+    def average(self) -> None:
+        """Take the weights after a step into the moving average, if there is one."""
+        if self.ema is not None and self.decay is not None:
+            averaging.update(self.ema, self.module, self.decay)
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,8 @@ from frostline.runs.lockstep_runs import LockstepStepper
 from frostline.runs.run_context import Judge, RunContext
 from frostline.runs.setup import Setup
 from frostline.store import hashing
-from frostline.training import checkpoint, checkpoint_timing, loop, optim, state
+from frostline.training import checkpoint, loop, optim, state
+from frostline.training.checkpoint_timing import CheckpointWriter
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.ranks import LeadingStepper
 from frostline.training.schedule import Span
@@ -61,9 +63,8 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
     rewind_record(progress, run.folder, record)
     alone = _alone(setup, learner)
     stepper = LockstepStepper(setup, learner, origin, run, alone)
-    every = setup.config.checkpoint.every_seconds
-    place, say = run.folder / layout.CHECKPOINT, run.screen.say
-    keeping = checkpoint_timing.CheckpointWriter(place, size=learner.size, every=every, say=say)
+    place, every = run.folder / layout.CHECKPOINT, setup.config.checkpoint.every_seconds
+    keeping = CheckpointWriter(place, size=learner.size, every=every, say=run.screen.say)
     with keeping as keeper, interrupts.deferred():
 
         def save() -> None:
@@ -173,19 +174,7 @@ def fit_phases(
 
     Without a `stepper`, the run trains alone.
     """
-    config, train = setup.config, setup.views.train
-
-    def enter(phase: int) -> TrainedPart:
-        part = frost_line.part(setup, phase, learner.ema and learner.ema.module)
-        span = next(span for span in setup.timeline if span.phase == phase)
-        seen, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
-        counted = train.seen
-        how = {"images": seen, "batch_size": config.batch_size, "epoch": epoch}
-        choice = config.compile if config.devices == 1 else "off"
-        part = compiled(part, choice, **how, say=screen.say)
-        if not part.train.cached:  # do not count images of a trial forward pass
-            train.seen = counted
-        return part
+    config = setup.config
 
     def before_step(step: int, span: Span) -> None:
         setup.rates.set(learner.optimizer.param_groups, step, span)
@@ -195,7 +184,7 @@ def fit_phases(
         setup.data.train.labels,
         stepper=stepper or PlainStepper(learner.optimizer, setup.recipe),
         timeline=setup.timeline,
-        enter=enter,
+        enter=functools.partial(_entered, setup, learner, screen.say),
         before_step=before_step,
         after_step=learner.average,
         recipe=setup.recipe,
@@ -212,6 +201,19 @@ def fit_phases(
         early = f"; this was phase {phase} of {last}, and later phases never began" if phase < last else ""
         words, since = METRICS[config.select].words, progress.best_epoch
         screen.say(f"  stopped: no better {words} on validation since epoch {since}{early}")
+
+
+def _entered(setup: Setup, learner: Learner, say: Callable[[str], None], phase: int) -> TrainedPart:
+    """Enter a phase and return the part that is trained in it, compiled if that pays."""
+    config, train = setup.config, setup.views.train
+    part = frost_line.part(setup, phase, learner.ema and learner.ema.module)
+    span = next(span for span in setup.timeline if span.phase == phase)
+    images, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
+    choice, counted = config.compile if config.devices == 1 else "off", train.seen
+    part = compiled(part, choice, images=images, batch_size=config.batch_size, epoch=epoch, say=say)
+    if not part.train.cached:  # do not count images of a trial forward pass
+        train.seen = counted
+    return part
 
 
 def record_epoch(

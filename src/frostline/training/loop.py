@@ -139,16 +139,14 @@ def fit(
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
         part = part or begin(phase)  # None if all steps of the epoch were executed before
-        scored = evaluate(
-            part.val_network,
-            part.val,
-            batch_size=recipe.eval_batch_size,
-            autocast=part.val_autocast,
-            outputs=part.val_outputs,
-        )
+        scored = _validated(part, recipe.eval_batch_size)
         _require_finite("validation", scored.loss, epoch)
         guard.check_if_written()
         yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)
+
+
+def _validated(part: TrainedPart, size: int) -> Evaluation:
+    return evaluate(part.val_network, part.val, batch_size=size, autocast=part.val_autocast, outputs=part.val_outputs)
 
 
 def _require_finite(which: str, loss: float, epoch: int) -> None:

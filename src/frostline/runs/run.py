@@ -16,24 +16,8 @@ from frostline.core.metrics import ACCURACY, METRICS
 from frostline.data import loading
 from frostline.models import adapters
 from frostline.models.freeze_guard import Guard
-from frostline.records import layout, provenance
+from frostline.records import layout, provenance, result
 from frostline.records.recording import Record
-from frostline.records.result import (
-    BYTES,
-    EFFECTIVE,
-    EPOCHS,
-    GROUPS,
-    IMAGES,
-    PARAMETERS,
-    PRUNED,
-    SECONDS,
-    SHARED,
-    SPEED,
-    TEST,
-    VAL,
-    VAL_EFFECTIVE,
-    WITHOUT,
-)
 from frostline.runs import evaluation, network_cache, robustness, selection, speed
 from frostline.runs.announcement import announce, write_origin
 from frostline.runs.final_weights import conclude, draft_of
@@ -88,7 +72,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
     setup = assemble(config, folder, meta=record is None, screen=run.screen, fetch=run.fetch, cached=cached)
     plan = announce(setup, run)
     if record is None:
-        return {PARAMETERS: float(plan.trainable_parameters)}, plan.images
+        return {result.PARAMETERS: float(plan.trainable_parameters)}, plan.images
     write_origin(setup, plan, folder, record)
     guard = Guard(setup.model.module)
     with (
@@ -106,9 +90,9 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
         scored, final, of_adapters = conclude(setup, progress, folder, draft, voters)
         shifted = _shifted(setup, progress, run, voters) if config.eval.shift else {}
     metrics = _metrics(setup, plan, progress, scored) | of_adapters | shifted
-    metrics[BYTES] = float(speed.bytes_per_task(learner, folder, voters))
+    metrics[result.BYTES] = float(speed.bytes_per_task(learner, folder, voters))
     if voters is None and not sharding.any_sharded(setup.model.module):  # the other ranks have ended
-        metrics[SPEED] = speed.images_per_second(setup)
+        metrics[result.SPEED] = speed.images_per_second(setup)
     record.metrics(metrics)
     record.tag(layout.FROZEN_TAG, guard.verdict())
     if plan.adapter:
@@ -135,27 +119,27 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -
     by, best = METRICS[setup.config.select], progress.best_epoch_metrics
     metrics = {
         "best/epoch": float(progress.best_epoch),
-        VAL: best[ACCURACY.epoch],
+        result.VAL: best[ACCURACY.epoch],
         by.val: best[by.epoch],
-        TEST: scored.accuracy,
+        result.TEST: scored.accuracy,
         by.test: selection.value(by, scored, setup.data.test.labels),
         "test/loss": scored.loss,
-        SECONDS: progress.seconds,
-        EPOCHS: float(len(progress.epochs)),
+        result.SECONDS: progress.seconds,
+        result.EPOCHS: float(len(progress.epochs)),
         "cost/images_per_second": progress.images / progress.seconds,
         "cost/peak_memory_bytes": float(memory.peak(setup.device)),
-        PARAMETERS: float(plan.trainable_parameters),
-        IMAGES: float(setup.views.seen),
+        result.PARAMETERS: float(plan.trainable_parameters),
+        result.IMAGES: float(setup.views.seen),
     }
     if selection.EFFECTIVE in best:
-        metrics[VAL_EFFECTIVE] = best[selection.EFFECTIVE]
+        metrics[result.VAL_EFFECTIVE] = best[selection.EFFECTIVE]
     if (test := setup.data.test).groups is not None:
-        metrics[GROUPS] = float(len(test.groups.unique()))
-        metrics[EFFECTIVE] = selection.effective_images(scored, test)
+        metrics[result.GROUPS] = float(len(test.groups.unique()))
+        metrics[result.EFFECTIVE] = selection.effective_images(scored, test)
     if progress.pruned:
-        metrics[PRUNED] = float(len(progress.epochs))
+        metrics[result.PRUNED] = float(len(progress.epochs))
     if shared:
-        metrics |= {SHARED: float(shared)} | ({WITHOUT: others} if others is not None else {})
+        metrics |= {result.SHARED: float(shared)} | ({result.WITHOUT: others} if others is not None else {})
     return metrics
 
 

@@ -47,7 +47,8 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
-_FILTERS = {"bilinear": _Filter(_triangle, 1), "bicubic": _Filter(_cubic, 2)}
+FILTERS = {"bilinear": _Filter(_triangle, 1), "bicubic": _Filter(_cubic, 2)}
+"""Interpolation kernels by name."""
 
 
 def by_matrices(
@@ -69,8 +70,8 @@ def by_matrices(
     left, top, right, bottom = boxes.unbind(1)
     across, down = sizes.unbind(1)
     height, width = images.shape[2:]
-    rows = _weights(top, bottom, down, height, size, _FILTERS[interpolation], bleed)
-    columns = _weights(left, right, across, width, size, _FILTERS[interpolation], bleed)
+    rows = _weights(top, bottom, down, height, size, FILTERS[interpolation], bleed)
+    columns = _weights(left, right, across, width, size, FILTERS[interpolation], bleed)
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     shown = _product(rows, images, columns)

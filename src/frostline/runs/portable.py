@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_probabilities
+from frostline.data.resize_by_matrices import FILTERS
 
 _ENDS = 64  # positions at each end of a line that are searched for the largest weight
 
@@ -82,24 +83,10 @@ class Portable(nn.Module):
         places = torch.minimum(self._shown(resized).clamp(min=0), resized - 1)
         shown = torch.cat([places, ends, resized - 1 - ends]) + 0.5
         step = _count(pixels) / resized
-        weights = _FILTERS[self.spec.interpolation]((pixels - step * shown[:, None]).abs() / step.clamp(min=1))
+        weights = FILTERS[self.spec.interpolation].weigh((pixels - step * shown[:, None]).abs() / step.clamp(min=1))
         weights = weights / weights.sum(1, keepdim=True)
         steps = torch.exp2(torch.log2((2**15 - 0.5) / weights.max()).ceil() - 1).clamp(max=2**22)
         return (weights.sign() * (weights.abs() * steps + 0.5).floor() / steps)[: self.spec.size]
-
-
-def _triangle(distance: Tensor) -> Tensor:
-    return (1 - distance).clamp(min=0)
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    """Cubic convolution with a = -1/2, as in `data.resize`."""
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
-
-
-_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 def _pixels(line: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import nn
 
 import limit
 from bench import Bench
-from frostline.core import malloc, project
+from frostline.core import project
+from frostline.core.memory import keep_freed, release_freed
 from frostline.models import build, cut, fuse, onednn
 from frostline.store import tensorfile
 from frostline.sweeps.composer import Composer
@@ -170,13 +171,13 @@ def memory(bench: Bench) -> Iterator[Row]:
     lower, images = _backbone(bench, "resnet18")
 
     def keeping() -> None:
-        malloc.keep()
+        keep_freed(bench.device)
         lower(images)
 
     def giving_back() -> None:
-        malloc.as_usual()
+        release_freed()
         lower(images)
 
     with torch.inference_mode():
         yield _row(bench, "retained memory", f"resnet18, {_IMAGES} images, float32", keeping, giving_back)
-    malloc.as_usual()
+    release_freed()

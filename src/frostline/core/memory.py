@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import gc
 import os
 import resource
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.core import cgroups, malloc
+from frostline.core import cgroups
 
 if TYPE_CHECKING:
     import torch
 
 SHARING = "FROSTLINE_SHARING"
 """Environment variable with the number of workers that share a device."""
+
+# Options of glibc's malloc, see mallopt(3).
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+_USUAL = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
+"""The values to which glibc's own adjustment leads in a process with large blocks."""
+_set: dict[int, int] = {}
+"""The options set last."""
 
 
 def budget(device: torch.device, gigabytes: float | None, *, processes: int = 1) -> int:
@@ -48,10 +60,33 @@ def keep_freed(device: torch.device) -> None:
     """On a CPU with glibc, keep freed memory in the process until `reset_peak`.
 
     Layer outputs are freed and allocated again and again; getting their pages from the system takes a sixth of the time
-    of a forward pass. On a GPU torch's allocator keeps freed memory by itself.
+    of a forward pass, or a third with a small network (see the benchmark row `head sweep against one pass of the
+    backbone`). On a GPU torch's allocator keeps freed memory by itself.
     """
     if device.type == "cpu":
-        malloc.keep()
+        _set_malloc(_KEEPING)
+
+
+def release_freed() -> None:
+    """Return memory that is free now to the system, and let glibc do so again as usual."""
+    _set_malloc(_USUAL)
+
+
+def _set_malloc(options: Mapping[int, int]) -> None:
+    """Set options of malloc, unless they are set already, and return free memory to the system; needs glibc."""
+    libc = _glibc()
+    if libc is not None and _set != options:
+        _set.clear()
+        _set.update(options)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 def reset_peak(device: torch.device) -> None:
@@ -68,7 +103,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        malloc.as_usual()
+        release_freed()
         with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of resident memory (proc(5))
             Path("/proc/self/clear_refs").write_text("5")
 

@@ -18,7 +18,7 @@ import limit
 from bench import Bench
 from frostline.core import project
 from frostline.core.memory import keep_freed, release_freed
-from frostline.models import build, cut, fuse, onednn
+from frostline.models import build, cut, fuse
 from frostline.store import tensorfile
 from frostline.sweeps.composer import Composer
 from frostline.training import gradient
@@ -152,12 +152,12 @@ def convolutions(bench: Bench) -> Iterator[Row]:
     """Time features with convolutions fused with the next operations, against folded norms alone."""
     lower, images = _backbone(bench, bench.scale.full)
     images, how = images.bfloat16(), (torch.bfloat16, bench.device, torch.channels_last)
-    fused, available = fuse.fast_copy(lower, *how), onednn.available
-    onednn.available = lambda: False
+    fused, available = fuse.fast_copy(lower, *how), fuse.has_onednn
+    fuse.has_onednn = lambda: False
     try:
         plain = fuse.fast_copy(lower, *how)
     finally:
-        onednn.available = available
+        fuse.has_onednn = available
     with torch.inference_mode():
         yield _row(
             *(bench, "fused convolutions", f"{bench.scale.full}, {_IMAGES} images, bf16"),

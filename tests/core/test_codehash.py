@@ -24,7 +24,6 @@ DECIDING = {
             "models.stages",
             "models.freezing",
             "models.fuse",
-            "models.onednn",
             "models.build",
             "models.lookup",
             "models.load_weights",

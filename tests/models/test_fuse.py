@@ -14,7 +14,7 @@ from timm.layers import Conv2dSame, StdConv2dSame
 from torch import fx, nn
 
 from families import MEMBERS, member
-from frostline.models import cut, fuse, onednn
+from frostline.models import cut, fuse
 from frostline.models.build import build
 
 CPU = torch.device("cpu")
@@ -149,7 +149,7 @@ def test_without_the_private_operations_of_torch_the_copy_is_unfused_and_compute
     with torch.inference_mode():
         fused = fuse.fast_copy(lower, *how)(images).float()
         monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-        assert not onednn.available()
+        assert not fuse.has_onednn()
         plain = fuse.fast_copy(lower, *how)
         assert not any(isinstance(layer, fuse._Fused) for layer in plain.modules())
         assert (plain(images).float() - fused).norm() / fused.norm() < 0.02

@@ -1,4 +1,4 @@
-"""What is answered to command lines that end before anything starts: typed after each other, in one process."""
+"""Run command lines that end before any run starts, one after the other in one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ for typed in json.loads(sys.argv[1]):
 
 
 def run_lines(lines: Sequence[Sequence[str]], environment: Mapping[str, str]) -> list[tuple[int, str, str]]:
-    """Return of each command line its exit status, and what it printed to stdout and stderr."""
+    """Return the exit status, stdout and stderr of each command line."""
     done = warm.run([sys.executable, "-c", _TYPE, json.dumps(lines)], env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     (out, statuses), (err, _) = ((said[0::2], said[1::2]) for said in map(_parts, (done.stdout, done.stderr)))

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, so that they run beside each other and give the same bits anywhere; a store."""
+"""Set-up of all tests: one thread, which gives the same bits in parallel runs, no GPU, and a store of their own."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ import warm
 
 preload.read_once()
 preload.compose_once()
-settings.register_profile("tests", deadline=None)  # no speed is tested, least of all on a machine that is busy
+settings.register_profile("tests", deadline=None)  # tests check no speed, and the machine may be busy
 settings.load_profile("tests")
 CHECKOUT = Path(__file__).parent.parent
-sys.modules.update(dict.fromkeys(("dbruntime", "pyspark")))  # which MLflow looks for with every request
-if "PYTEST_XDIST_WORKER" in os.environ:  # to take all modules apart costs seconds, and shows nothing
-    atexit.register(os._exit, 0)  # first, so that it is called last
+sys.modules.update(dict.fromkeys(("dbruntime", "pyspark")))  # MLflow would search for them at every request
+if "PYTEST_XDIST_WORKER" in os.environ:  # the interpreter needs seconds to tear down all modules
+    atexit.register(os._exit, 0)  # registered first, so that it is called last
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A test means the CPU, also in the processes that it starts, unless those for a card are asked for."""
+    """Hide GPUs from tests and from the processes that they start, unless `-m cuda` is given."""
     if config.getoption("markexpr") != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a card where none is seen; torch is for who runs tests, not for who hands them to workers."""
+    """Skip GPU tests if there is no GPU. Import torch only here: the controller of xdist does not need it."""
     import torch
 
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="needs a card: pytest -m cuda"))
+                item.add_marker(pytest.mark.skip(reason="needs a GPU: pytest -m cuda"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Let the collector of garbage wait until all is imported: what modules make stays, and costs it many looks."""
+    """Disable garbage collection during imports: their objects stay, and scanning them often takes time."""
     gc.disable()
     try:
         return (yield)
@@ -56,28 +56,28 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """Let the collector of garbage look no more at what is there for good: modules, and the tests themselves.
+    """Exclude modules and tests from garbage collection.
 
-    What is frozen does not count as old, so that it would look at all that is new far more often than elsewhere.
+    Frozen objects do not count as old ones, so full collections would be more frequent: raise the thresholds.
     """
     gc.freeze()
     gc.set_threshold(5_000, 10, 100)
 
 
 def pytest_sessionfinish() -> None:
-    """Let it look no more at what the tests loaded either: pytest has it look at all twice at the end."""
+    """Freeze what tests loaded as well: pytest collects garbage twice at the end."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_unconfigure() -> None:
-    """Let it look at all once more, when the interpreter ends, where some packages count what they hold."""
+    """Unfreeze at exit: some packages count their objects then."""
     atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test reads or fills the store of the person who runs the tests."""
+    """Use a temporary store instead of the user's."""
     folder = tmp_path_factory.mktemp("store")
     os.environ["FROSTLINE_STORE"] = str(folder)
     yield folder
@@ -86,7 +86,7 @@ def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
-    """The folder that all processes of this test run have."""
+    """Yield the folder that all processes of this test run share."""
     own = tmp_path_factory.getbasetemp()
     folder = own if worker_id == "master" else own.parent
     os.environ["FROSTLINE_TESTS"] = str(folder)
@@ -97,7 +97,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """Let torch use two threads, which changes the order in which it adds."""
+    """Let torch use two threads, which changes the order of its additions."""
     import torch
 
     before = torch.get_num_threads()
@@ -108,7 +108,7 @@ def two_threads() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A small sweep of two runs, head and full, on the embedded digits."""
+    """A finished sweep of two runs, head and full, on the embedded digits."""
 
     folder: Path
     uri: str
@@ -118,7 +118,7 @@ class Trained:
         return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source, "MLFLOW_TRACKING_URI": self.uri}
 
     def command(self, *arguments, cwd, stdin="", expect=0):
-        """Return stdout and stderr of a command of frostline, run as a person does, in a process of its own."""
+        """Return stdout and stderr of a frostline command, run in a process of its own."""
         whole = [sys.executable, "-m", "frostline", *map(str, arguments)]
         done = warm.run(whole, env=self.environment(), cwd=cwd, stdin=stdin)
         assert done.returncode == expect, done.stdout + done.stderr
@@ -127,7 +127,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(shared, _store):
-    """Train the small sweep, once for all tests in all processes; who changes something in it works on a copy."""
+    """Train the small sweep once for all test processes. A test that changes files must copy it first."""
     folder = shared / "trained"
     sweep = Trained(folder / "sweep", f"sqlite:///{folder / 'mlflow.db'}")
     with FileLock(shared / "trained.lock"):

@@ -1,15 +1,15 @@
-"""A machine with cards that are not there: tensors say `cuda:0`, the CPU computes, what a card feels is counted.
+"""An emulated machine with GPUs: tensors report `cuda:0`, the CPU computes, and the work of the GPU is counted.
 
-torch's FakeTensorMode alone does not do: without a card its gradients end in an error of torch's engine, and whatever
-reads a number ends the run. A `CardTensor` has numbers, or shapes alone where a network is only walked through. An
-`EmulatedMachine` refuses what a card refuses: tensors of several devices in one operation, and operations without a
-deterministic form. It counts launches, waits of the host and copies between host and card.
+torch's FakeTensorMode is not enough: without a GPU its backward pass raises in torch's engine, and reading a value
+raises. A `CardTensor` has values, or only shapes. An `EmulatedMachine` refuses what a GPU refuses: tensors of several
+devices in one operation, and operations without a deterministic form. It counts launches, waits of the host and copies
+between host and GPU.
 
-What is captured in a graph is not carried out, and a replay is one launch that finds memory as it is then. After a
-capture that failed, memory and random numbers are stuck as in torch 2.11. Each thread begins with the first card.
+Operations captured in a graph are not executed; a replay is one launch, on the memory's content at that time. After a
+failed capture, allocator and random generator stay in capture mode, as in torch 2.11. The current GPU is per thread.
 
-It does not see kernels themselves (their speed, their last bits, shapes they do not take), cuDNN's choices, streams,
-memory that runs out, and C++ that looks for the driver. Attention is computed by torch's plain form.
+It does not emulate kernels (their speed, last bits, unsupported shapes), cuDNN's choices, streams, memory that runs
+out, or C++ code that needs the driver. Attention is computed by torch's math backend.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ import frostline
 aten = torch.ops.aten
 CARD = torch.device("cuda", 0)
 MEMORY = 80 << 30
-"""Bytes on a card."""
+"""Bytes of a GPU's memory."""
 UNNOTICED = 1 << 10
-"""Bytes that go to a card from pageable memory without a wait: 64 KB in truth, but images are as small here."""
+"""Bytes that are copied from pageable memory without a wait: 64 KB on a GPU, less here because images are small."""
 
 WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "bincount", "is_nonzero"}
-"""Operations whose result the host has to know before it goes on."""
+"""Operations whose result the host waits for."""
 NOT_DETERMINISTIC = {
     *("_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "avg_pool3d_backward", "max_unpool2d"),
     *("upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "upsample_linear1d_backward"),
@@ -48,27 +48,27 @@ NOT_DETERMINISTIC = {
     *("grid_sampler_2d_backward", "fractional_max_pool2d_backward", "nll_loss2d_forward", "nll_loss2d_backward"),
     *("put_", "histc", "scatter_reduce", "_ctc_loss_backward", "embedding_bag", "median", "kthvalue"),
 }
-"""What raises under `torch.use_deterministic_algorithms`, by its list in torch's documentation."""
+"""Operations that raise under `torch.use_deterministic_algorithms`, as listed in torch's documentation."""
 SORTING = {
     *("scatter_add", "scatter_add_", "index_add", "index_add_"),
     *("index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"),
 }
-"""What a card does by sorting where algorithms are deterministic; `index_put` only where it accumulates."""
+"""Operations that deterministic algorithms implement by sorting; `index_put` only if it accumulates."""
 DRAWING = {"bernoulli", "bernoulli_", "native_dropout", "uniform_", "normal_", "random_", "rand", "randn", "randint"}
-"""What draws random numbers."""
+"""Operations that draw random numbers."""
 NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "_to_copy"}
 
 _LOWER = {"conv2d", "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 _FLOAT = {"softmax", "log_softmax", "layer_norm", "group_norm", "norm", "exp", "pow", "sum", "cross_entropy", "log"}
-# Above: what autocast casts to its type and to float32, as far as networks need it (torch.amp, op-specific behaviour).
+# Operations that autocast runs in its dtype and in float32, as far as networks need them (torch.amp documentation).
 
 
 class MixedDevices(RuntimeError):
-    """Tensors of several devices in one operation."""
+    """An operation got tensors of several devices."""
 
 
 class CardTensor(Tensor):
-    """A tensor on a card: C++ takes it for a meta tensor with the dispatch keys of CUDA, its numbers are `inner`."""
+    """A tensor on a GPU: for C++ a meta tensor with CUDA's dispatch keys; its values are in `inner`."""
 
     inner: Tensor
     place: torch.device
@@ -88,7 +88,7 @@ class CardTensor(Tensor):
 
     @property
     def data(self) -> Tensor:
-        """The numbers without a graph; to set them makes this tensor show those of another, which C++ does not see."""
+        """The values without autograd graph; setting it shares those of another tensor, which C++ does not notice."""
         return self.detach()
 
     @data.setter
@@ -105,21 +105,21 @@ class CardTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return EmulatedMachine.current.handle(func, args, kwargs or {})  # in threads that the modes are not in
+        return EmulatedMachine.current.handle(func, args, kwargs or {})  # also in threads without the modes
 
 
 class Graph:
-    """A CUDA graph: operations on memory that stays."""
+    """A CUDA graph: operations on fixed memory."""
 
     def __init__(self) -> None:
         self._operations: list[tuple[Any, Any, Any, Any]] = []
         self._own: set[int] = set()
-        """Where the memory begins that was taken in the capture."""
+        """Addresses of memory that was allocated in the capture."""
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
-        """What was to be written to, with what it held."""
+        """Tensors that captured operations write to, with their content before."""
 
     def add(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Capture an operation on the numbers of tensors and return what a replay will leave there."""
+        """Capture an operation on the values of tensors, and return its outputs, which a replay fills."""
         for argument, value in zip(func._schema.arguments, args, strict=False):
             self._keep(argument, value)
         for argument in func._schema.arguments:
@@ -145,7 +145,7 @@ class Graph:
             there.invalid = True
 
     def end(self) -> None:
-        """Leave memory as it is when nothing was carried out: what was taken holds anything."""
+        """Undo writes, as captured operations are not executed; memory allocated in the capture becomes undefined."""
         for func, _, _, made in self._operations:
             for one in _tensors(made) if not _is_view(func) else ():
                 if one.untyped_storage().data_ptr() in self._own:
@@ -154,7 +154,7 @@ class Graph:
             whole.copy_(held)
 
     def replay(self) -> None:
-        """Carry it out."""
+        """Execute the captured operations as one launch."""
         EmulatedMachine.current.launches["graph"] += 1
         for func, args, kwargs, made in self._operations:
             if not _is_view(func):
@@ -164,16 +164,16 @@ class Graph:
 
 
 class EmulatedMachine(TorchDispatchMode):
-    """A machine with `count` cards, and what happens on them."""
+    """A machine with `count` GPUs, and counts of what happens on them."""
 
     current: EmulatedMachine
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # what is compiled stays outside; to say so of every operation takes a tenth of its time
+        return False  # nothing is compiled under this mode; the default check takes a tenth of an operation's time
 
     def __init__(self, count: int = 1, *, numbers: bool = True, free: int = MEMORY, bf16: bool = True) -> None:
-        """Without `numbers` tensors have shapes alone; so many bytes of each card are `free`; not all have `bf16`."""
+        """Without `numbers`, tensors have only shapes. `free` is in bytes per GPU; `bf16` is hardware support."""
         super().__init__()
         self.count, self.numbers, self.free, self.bf16 = count, numbers, free, bf16
         self.inside = torch.device("cpu" if numbers else "meta")
@@ -181,28 +181,28 @@ class EmulatedMachine(TorchDispatchMode):
         self.launches: Counter[str] = Counter()
         """Operations by name."""
         self.waits: Counter[str] = Counter()
-        """Times that the host waited, by what for and the function of frostline in which."""
+        """Waits of the host, by reason and calling function of frostline."""
         self.sent: Counter[str] = Counter()
-        """Bytes that went from the host to a card, by the function of frostline that sent them."""
+        """Bytes sent from the host to a GPU, by calling function of frostline."""
         self.sorts: Counter[str] = Counter()
         self.kinds: set[str] = set()
         self.contexts: set[int] = set()
-        """Cards on which CUDA was started."""
+        """GPUs on which CUDA was started."""
         self.seeded: set[int] = set()
-        """Cards whose random numbers were seeded."""
+        """GPUs whose random generator was seeded."""
         self.capturing: Graph | None = None
         self.invalid = False
-        """Whether what is captured has become impossible."""
+        """Whether an illegal operation invalidated the capture."""
         self.stuck_pool: Any = None
-        """The pool of memory into which a capture goes or has failed."""
+        """The private memory pool of a capture in progress, or of one that failed."""
         self.stuck_draws = False
-        """Whether random numbers are those of a capture."""
+        """Whether the random generator is in capture mode."""
         self.coming: list[tuple[Tensor, Tensor]] = []
-        """What is copied to the host without a wait, and what it will hold: until that is waited for, anything."""
+        """Non-blocking copies to the host: the tensor, undefined until an event completes, and its later content."""
         EmulatedMachine.current = self
 
     def record_event(self) -> SimpleNamespace:
-        """Return an event that comes when all that was told to the card before is done."""
+        """Return an event that completes after everything launched before it."""
         before = list(self.coming)
 
         def synchronize() -> None:
@@ -215,12 +215,12 @@ class EmulatedMachine(TorchDispatchMode):
 
     @property
     def chosen(self) -> int:
-        """The number of this thread's card."""
+        """The number of this thread's current GPU."""
         return getattr(self._of_thread, "chosen", 0)
 
     @contextmanager
     def capture(self, graph: Graph, *, stream: Any, capture_error_mode: str, pool: Any = "own") -> Iterator[None]:
-        """Have a graph take what is launched in the block, instead of carrying it out."""
+        """Capture what the block launches in `graph`, without executing it."""
         self.empty_cache()
         self.capturing, self.stuck_pool, self.stuck_draws, self.invalid = graph, pool, True, False
         try:
@@ -233,29 +233,29 @@ class EmulatedMachine(TorchDispatchMode):
             self.stuck_pool, self.stuck_draws = None, False
 
     def empty_cache(self) -> None:
-        """Give back memory that nothing uses."""
+        """Release cached memory."""
         if self.stuck_pool is not None:
             raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
 
     def end_pool(self, device: int, pool: Any) -> None:
-        """Take memory no longer from a pool."""
+        """End the allocation from a private pool."""
         if self.stuck_pool != pool:
             raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
         self.stuck_pool = None
 
     def wait(self, why: str) -> None:
-        """Count that the host waits."""
+        """Count a wait of the host."""
         self.refuse_while_capturing()
         self.waits[why] += 1
 
     def refuse_while_capturing(self) -> None:
-        """Refuse what has no place in a graph: a wait, or a copy of what lies in the host's memory at that moment."""
+        """Raise while capturing: a graph has no waits and no copies from the host."""
         if self.capturing is not None:
             self.invalid = True
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     def at(self, device: torch.device) -> torch.device:
-        """Return the card that a device means; one that is not there is refused as CUDA does."""
+        """Return the GPU that a device means; raises as CUDA does if it does not exist."""
         index = self.chosen if device.index is None else device.index
         if index >= self.count:
             raise RuntimeError("CUDA error: invalid device ordinal")
@@ -264,7 +264,7 @@ class EmulatedMachine(TorchDispatchMode):
     def arrive(
         self, source: Tensor, place: torch.device, *, later: bool, pinned: bool = False, **kwargs: Any
     ) -> CardTensor:
-        """Copy a tensor from the host to a card, `later` where the host need not wait for that."""
+        """Copy a tensor from the host to a GPU; with `later` without waiting."""
         self.refuse_while_capturing()
         self.sent[_here()] += source.nbytes
         if not later:
@@ -274,7 +274,7 @@ class EmulatedMachine(TorchDispatchMode):
         return CardTensor(aten._to_copy.default(self._inside(source), **kwargs), place)
 
     def _inside(self, value: Any) -> Any:
-        """Return lists, tuples and dicts as they are, with the numbers of the tensors that lie in them."""
+        """Return `value` with GPU tensors, also inside lists, tuples and dicts, replaced by their values."""
         kind = type(value)
         if kind is CardTensor:
             return value.inner
@@ -290,7 +290,7 @@ class EmulatedMachine(TorchDispatchMode):
         return self.handle(func, args, kwargs or {})
 
     def handle(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Do an operation where its tensors lie."""
+        """Execute an operation on the device of its tensors."""
         name = func.__name__.partition(".")[0]
         leaves = _leaves(args, kwargs)
         cards = [one for one in leaves if type(one) is CardTensor]
@@ -300,7 +300,7 @@ class EmulatedMachine(TorchDispatchMode):
             copied = args[0].clone()
             copied.pinned = True
             return copied
-        if func is aten.scalar_tensor.default and kwargs.get("device") == torch.device("meta"):  # beside a card
+        if func is aten.scalar_tensor.default and kwargs.get("device") == torch.device("meta"):  # for a GPU tensor
             return CardTensor(func(*args, **{**kwargs, "device": self.inside}), self.at(torch.device("cuda")))
         if not cards:
             device = kwargs.get("device")
@@ -308,10 +308,10 @@ class EmulatedMachine(TorchDispatchMode):
                 return func(*args, **kwargs)
             self.launches[name] += name not in NO_LAUNCH
             return CardTensor(func(*args, **{**kwargs, "device": self.inside}), self.at(torch.device(device)))
-        if torch.is_inference_mode_enabled() and _is_composite(func):  # comes here whole there
+        if torch.is_inference_mode_enabled() and _is_composite(func):  # not decomposed before, in inference mode
             with self:
                 return func.decompose(*args, **kwargs)
-        if kwargs.get("device") == torch.device("meta"):  # what C++ takes a card for
+        if kwargs.get("device") == torch.device("meta"):  # C++ sees GPU tensors as meta tensors
             kwargs = {key: value for key, value in kwargs.items() if key != "device"}
         return self._on_card(func, name, leaves, cards, args, kwargs)
 
@@ -353,13 +353,13 @@ class EmulatedMachine(TorchDispatchMode):
             return own[id(one)] if id(one) in own else CardTensor(one, cards[0].place)
 
         outside = torch.is_inference_mode_enabled() and _is_view(func) and not cards[0].is_inference()
-        with torch.inference_mode(False) if outside else nullcontext():  # a view is of the kind of what it shows
+        with torch.inference_mode(False) if outside else nullcontext():  # a view is an inference tensor if its base is
             return _changed(placed, made)
 
     def _require_possible(self, func: Any, name: str, leaves: list[Any], cards: list[CardTensor], args: Any) -> None:
-        """Refuse what a card refuses; a number without dimensions may come from the host."""
+        """Raise for operations that a GPU refuses; zero-dimensional tensors may be on the host."""
         others = [one for one in leaves if type(one) is not CardTensor and isinstance(one, Tensor) and one.dim()]
-        indexes = name in ("index", "index_put", "index_put_", "_index_put_impl_")  # which torch copies by itself
+        indexes = name in ("index", "index_put", "index_put_", "_index_put_impl_")  # torch copies these indices itself
         if indexes and all(one.dtype in (torch.int64, torch.bool) for one in others):
             for one in others:
                 self.sent[_here()] += one.nbytes
@@ -378,7 +378,7 @@ class EmulatedMachine(TorchDispatchMode):
 
     @contextmanager
     def running(self) -> Iterator[EmulatedMachine]:
-        """Let torch and frostline see this machine for as long as the block lasts."""
+        """Let torch and frostline see this machine in the block."""
         stream = SimpleNamespace(is_capturing=lambda: False)
         group = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
 
@@ -406,7 +406,7 @@ class EmulatedMachine(TorchDispatchMode):
                 torch.__future__.set_overwrite_module_params_on_conversion(overwriting)
 
     def _seen(self) -> dict[str, Any]:
-        """Return what `torch.cuda` has to say, by name."""
+        """Return replacements for attributes of `torch.cuda`."""
 
         def start(device: Any = None) -> int:
             self.started = True
@@ -450,11 +450,11 @@ class EmulatedMachine(TorchDispatchMode):
 
 
 _ELSEWHERE = {Tensor.tolist, Tensor.to}
-"""What may bring a tensor from one device to another without naming it by a keyword."""
+"""Functions that may move a tensor to another device without a keyword."""
 
 
 class _Functions(TorchFunctionMode):
-    """Keeps the names of cards from torch's C++, which would look for a driver, and does what autocast does."""
+    """Hides CUDA devices from torch's C++, which would look for a driver, and emulates autocast."""
 
     def __init__(self, machine: EmulatedMachine) -> None:
         super().__init__()
@@ -462,7 +462,7 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         casts = torch.is_autocast_enabled("cuda")
-        if not (kwargs or casts or func in _ELSEWHERE):  # most: what it costs is felt
+        if not (kwargs or casts or func in _ELSEWHERE):  # most calls: keep them fast
             return func(*args)
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if func is Tensor.tolist and isinstance(args[0], CardTensor):
@@ -483,7 +483,7 @@ class _Functions(TorchFunctionMode):
         made = func(*args, **{**kwargs, "device": self._machine.inside})
         if isinstance(made, CardTensor):
             return made
-        if name in ("tensor", "as_tensor"):  # from numbers of the host
+        if name in ("tensor", "as_tensor"):  # from values of the host
             return self._machine.arrive(made, self._machine.at(torch.device(device)), later=False)
         self._machine.launches[name] += name not in NO_LAUNCH
         return CardTensor(made, self._machine.at(torch.device(device)))
@@ -509,7 +509,7 @@ class _Functions(TorchFunctionMode):
 
 
 def move(network: nn.Module) -> None:
-    """Put a network without numbers onto the card, as `Module.to` cannot."""
+    """Move a network without values to the GPU, which `Module.to` cannot."""
     for part in network.modules():
         for key, parameter in part._parameters.items():
             if parameter is not None:
@@ -520,7 +520,7 @@ def move(network: nn.Module) -> None:
 
 
 def _leaves(*values: Any) -> list[Any]:
-    """Return what lies in lists, tuples and dicts: what operations are given, in a tenth of the time of a pytree."""
+    """Return the elements of nested lists, tuples and dicts, ten times as fast as pytree."""
     found = []
     for one in values:
         kind = type(one)
@@ -538,7 +538,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _changed(change: Callable[[Any], Any], value: Any) -> Any:
-    """Return lists, tuples and dicts as they are, with what lies in them changed."""
+    """Return `value` with `change` applied to the elements of nested lists, tuples and dicts."""
     if type(value) in (list, tuple):
         return type(value)([_changed(change, one) for one in value])
     if type(value) is dict:
@@ -550,7 +550,7 @@ _HOME = str(Path(frostline.__file__).parent)
 
 
 def _here() -> str:
-    """Return the innermost function of frostline that is being carried out, as `module.function`."""
+    """Return the innermost running function of frostline as `module.function`."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_filename.startswith(_HOME):

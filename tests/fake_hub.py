@@ -1,7 +1,7 @@
-"""A hub of one data set on this machine, as far as the library of the Hugging Face hub asks it.
+"""A local Hugging Face hub with one data set: the part of its API that the hub's library calls.
 
-`python tests/fake_hub.py FOLDER` says what `frostline.data.hub` reads of the files in FOLDER by a name, then with a
-revision, a part and a name that are not there; then, with the hub gone, what it reads of what was fetched before.
+`python tests/fake_hub.py FOLDER` prints what `frostline.data.hub` reads of the files in FOLDER: by name and by
+revision, then for a config and a name that do not exist; then, after the hub has stopped, what it reads offline.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Hub(BaseHTTPRequestHandler):
             self._answer(404, b"", **{"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"})
 
     def _inside(self, folder: str) -> list[dict[str, Any]]:
-        """Return what lies in a folder, and no deeper."""
+        """Return the direct entries of a folder."""
         below = {name.removeprefix(f"{folder}/" if folder else ""): content for name, content in self.files.items()}
         top = f"{folder}/" if folder else ""
         found = {name.partition("/")[0]: (None if "/" in name else content) for name, content in below.items()}
@@ -80,9 +80,9 @@ def _served(folder: Path) -> Iterator[str]:
 
 
 def main(folder: Path) -> None:
-    """Print a line of JSON for everything that is asked."""
+    """Print one line of JSON for each request."""
     with _served(folder) as address:
-        os.environ["HF_ENDPOINT"] = address  # before the library is imported, which reads it then
+        os.environ["HF_ENDPOINT"] = address  # before the library is imported, which reads it at import
         from frostline.core.errors import UserError
         from frostline.data import hub
 

@@ -1,4 +1,4 @@
-"""A small member of every family of torchvision's networks: its kinds of layers and borders, in few operations."""
+"""A small network of every family of torchvision: the family's kinds of layers and stages, with few operations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from frostline.models.stages import structure_of
 CLASSES = 7
 _VGG: list[str | int] = [8, "M", 8, "M", 16, "M", 16, 16, "M", 32, "M"]
 _SWIN = ([4, 4], 8, [2, 1, 1, 1], [1, 1, 2, 2], [7, 7])
-"""Pixels of a patch, channels, blocks and heads of each stage, patches of a window."""
+"""Patch size in pixels; channels; blocks and heads of each stage; window size in patches."""
 
 
 def _alexnet() -> nn.Module:
@@ -49,7 +49,7 @@ def _vgg(batch_norm: bool) -> nn.Module:
 
 
 def _narrow(build: Callable[[], nn.Module], inputs: int) -> nn.Module:
-    """Return a network with a hidden layer of 16 in the place of a hundred megabytes."""
+    """Return a network with hidden layers of width 16 instead of a hundred megabytes of weights."""
     with torch.device("meta"):
         network = build()
     classifier = network.get_submodule("classifier")
@@ -63,7 +63,7 @@ def _narrow(build: Callable[[], nn.Module], inputs: int) -> nn.Module:
 
 
 def _thin(inputs: int, outputs: int, **how: Any) -> nn.Module:
-    """Return the block of the networks called Inception with an eighth of its channels."""
+    """Return the basic block of Inception networks with an eighth of its channels."""
     return BasicConv2d(inputs if inputs == 3 else inputs // 8, outputs // 8, **how)
 
 
@@ -135,12 +135,12 @@ _SIDES = {"inception": 75, "vit": 32, "alexnet": 80}
 
 
 def member(name: str) -> Model:
-    """Return a network of `MEMBERS` in training mode, with random weights that are always the same."""
+    """Return a network of `MEMBERS` in training mode, with reproducible random weights."""
     torch.manual_seed(0)
     module, side = MEMBERS[name](), _SIDES.get(name, 64)
     pooling.replace_pools(module)  # as a build does
     structure = structure_of(module)
-    for head in structure.heads:  # a vision transformer's is zero at first, and would hide what is below it
+    for head in structure.heads:  # a vision transformer's is zero at first, and would hide the layers below it
         cast(nn.Linear, module.get_submodule(head)).reset_parameters()
     spec = InputSpec(side, side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
     return Model(name, "torchvision", module, structure, spec, None, None, new_head=True)

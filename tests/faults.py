@@ -1,8 +1,8 @@
-"""Everything that can happen to a sweep, and what is left of it afterwards: `python tests/faults.py [--long] [PART]`.
+"""Fault injection for sweeps: `python tests/faults.py [--long] [PART]`.
 
-Sweeps are killed at random instants and inside their writes, starved of disk, started in crowds, and their files are
-damaged bit by bit. Afterwards the same command must end with the bits of a sweep that nothing ever happened to: nothing
-lost, nothing twice. Every part says how many faults it tried, how many were survived, and how many were not.
+Sweeps are killed at random times and inside their writes, run out of disk space, are started many at once, and bits of
+their files are flipped. Afterwards the same command must give the bits of a sweep without faults: nothing lost, nothing
+twice. Every part prints how many faults it tried, how many were survived, and how many were not.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from typing import Any
 import outages
 import signals
 import tampering
-from lab import CHECKOUT, LIMIT, Calm, Lab, Tally, preload, undisturbed
+from lab import CHECKOUT, LIMIT, Lab, Reference, Tally, preload, reference_sweep
 
 BASIC, WORKERS = "hydra/launcher=basic", "hydra.launcher.workers=2"
 SHORT = ("lr=1e-2",)
-"""What sweeps try the short way: two runs."""
+"""Overrides of the short suite: two runs."""
 
 
 def kill_at(number: int, root: Path) -> Callable[[], None]:
-    """Return what makes a process kill itself in its write `number` under `root`; 0 only counts them.
+    """Return a function that makes a process kill itself in its write `number` under `root`; 0 only counts writes.
 
-    Files are left behind as they are at that moment: just emptied, written but not yet renamed, or not on disk yet.
+    Files stay as they are at that moment: truncated, written but not renamed, or not flushed to disk.
     """
     seen = 0
 
@@ -72,56 +72,56 @@ def kill_at(number: int, root: Path) -> Callable[[], None]:
     return install
 
 
-def lab_of(root: Path, name: str, calm: Calm, *, empty: bool) -> Lab:
-    """Return a new place called `name`, where MLflow's store is there already unless it is to be `empty`."""
+def lab_of(root: Path, name: str, reference: Reference, *, empty: bool) -> Lab:
+    """Return a new lab called `name`, with an MLflow database unless it is to be `empty`."""
     (place := root / name).mkdir()
     if not empty:
-        shutil.copy(calm.database, place / "mlflow.db")
-    return Lab(place, grid=calm.grid)
+        shutil.copy(reference.database, place / "mlflow.db")
+    return Lab(place, grid=reference.grid)
 
 
-def kills(root: Path, numbers: Iterable[int], calm: Calm, launcher: str, seconds: float) -> Tally:
-    """Kill sweeps at random instants within so many seconds, some twice, then type the same command again."""
-    tally = Tally(f"kills at random instants ({launcher})")
+def kills(root: Path, numbers: Iterable[int], reference: Reference, launcher: str, seconds: float) -> Tally:
+    """Kill sweeps at random times within `seconds`, some twice, then run the same command again."""
+    tally = Tally(f"kills at random times ({launcher})")
     for number in numbers:
         draw = random.Random(f"{launcher} {number}")
-        lab = lab_of(root, f"kill-{len(launcher)}-{number}", calm, empty=number % 5 == 0)
+        lab = lab_of(root, f"kill-{len(launcher)}-{number}", reference, empty=number % 5 == 0)
         for attempt in range(draw.choice((1, 1, 2))):
             pid = lab.start(lab.arguments(f"sweep{attempt}", launcher))
             lab.wait(pid, draw.uniform(0.05, 1.0) * seconds)
-        note(tally, lab, finished(lab, calm, launcher, f"sweep{attempt}" if number % 2 else "again"))
+        note(tally, lab, finished(lab, reference, launcher, f"sweep{attempt}" if number % 2 else "again"))
     return tally
 
 
-def writes(root: Path, numbers: Iterable[int], calm: Calm, count: int) -> Tally:
-    """Kill sweeps inside their writes, `count` evenly spread over all of them, then type the same command again.
+def writes(root: Path, numbers: Iterable[int], reference: Reference, count: int) -> Tally:
+    """Kill sweeps inside `count` writes, evenly spread over all, then run the same command again.
 
-    Of one it is the write in the middle.
+    A `count` of 1 is the write in the middle.
     """
-    tally = Tally(f"kills inside a write (of {calm.writes})")
+    tally = Tally(f"kills inside a write (of {reference.writes})")
     for number in numbers:
-        deadly = 1 + (2 * number + 1) * calm.writes // (2 * count)
-        lab = lab_of(root, f"write-{deadly}", calm, empty=number % 10 == 1)
+        deadly = 1 + (2 * number + 1) * reference.writes // (2 * count)
+        lab = lab_of(root, f"write-{deadly}", reference, empty=number % 10 == 1)
         lab.run("sweep0", BASIC, fault=kill_at(deadly, lab.root))
-        note(tally, lab, finished(lab, calm, BASIC, "again" if number % 3 else "sweep0"))
+        note(tally, lab, finished(lab, reference, BASIC, "again" if number % 3 else "sweep0"))
     return tally
 
 
-def finished(lab: Lab, calm: Calm, launcher: str, name: str = "again") -> str | None:
-    """Type the same command again, for the same or another folder; return what is then not as it should be."""
+def finished(lab: Lab, reference: Reference, launcher: str, name: str = "again") -> str | None:
+    """Run the same command again, for the same or another folder; return what is wrong then."""
     status = lab.run(name, launcher)
-    return lab.problem(name, calm.expected) if status == 0 else f"{name}: exit status {status}"
+    return lab.problem(name, reference.expected) if status == 0 else f"{name}: exit status {status}"
 
 
 def note(tally: Tally, lab: Lab, problem: str | None) -> None:
-    """Count a fault; the place of one that was survived goes."""
+    """Count a fault, and remove the lab if it was survived."""
     tally.add(problem and f"{lab.root.name}: {problem}")
     if problem is None:
         shutil.rmtree(lab.root)
 
 
 def saves(root: Path, numbers: Iterable[int]) -> Tally:
-    """Kill a process at random instants while it does nothing but save checkpoints; one must be readable."""
+    """Kill a process at random times while it saves checkpoints; one of them must be readable."""
     import torch
 
     from frostline.training import checkpoint
@@ -169,7 +169,7 @@ def flips(root: Path, numbers: Iterable[int]) -> Tally:
         return Store(folder, budget=10**9, say=said.append).get("pixels", key, make, about="it")
 
     entry()
-    best = shutil.copytree(root / "calm" / "sweep" / "0", folder / "run") / "best.safetensors"
+    best = shutil.copytree(root / "reference" / "sweep" / "0", folder / "run") / "best.safetensors"
 
     def predicted() -> bool:
         try:
@@ -197,31 +197,31 @@ def flips(root: Path, numbers: Iterable[int]) -> Tally:
     return tally
 
 
-def full_disk(root: Path, numbers: Iterable[int], calm: Calm) -> Tally:
-    """Run sweeps on file systems that are full after so many bytes; then with more room; needs root."""
+def full_disk(root: Path, numbers: Iterable[int], reference: Reference) -> Tally:
+    """Run sweeps on file systems that become full; then run them again with more space. Needs root."""
     tally = Tally("full file systems")
     for number in numbers:
         size = (200, 400, 800, 1500, 3000, 4000)[number]
         (place := root / f"disk-{size}").mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(place)]
         if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-            tally.notes.append("not tried: no right to mount a file system")
+            tally.notes.append("not tried: no permission to mount a file system")
             return tally
         try:
             lab = Lab(place)
             status = lab.run("sweep0", BASIC)
             subprocess.run(["mount", "-o", "remount,size=500m", str(place)], check=True)
-            problem = finished(lab, calm, BASIC)
+            problem = finished(lab, reference, BASIC)
             tally.add(problem and f"{size} kB: exit {status}, then {problem}")
         finally:
             subprocess.run(["umount", "-l", str(place)], check=False)
     return tally
 
 
-def crowd(root: Path, numbers: Iterable[int], calm: Calm, size: int) -> Tally:
-    """Start sweeps of one run at once on a store that does not exist yet, once for each number."""
+def crowd(root: Path, numbers: Iterable[int], reference: Reference, size: int) -> Tally:
+    """Start `size` sweeps of one run at once, without an existing database, once for each number."""
     tally = Tally(f"{size} sweeps at once on an empty store")
-    name, expected = next(iter(calm.expected.items()))
+    name, expected = next(iter(reference.expected.items()))
     one = (BASIC, "freeze=head", "lr=1e-2")
     for number in numbers:
         (place := root / f"crowd-{number}").mkdir()
@@ -243,7 +243,7 @@ def crowd(root: Path, numbers: Iterable[int], calm: Calm, size: int) -> Tally:
 
 
 def same_second(root: Path, count: int) -> Tally:
-    """Start sweeps at once without a folder of their own: each must find one that is nobody else's."""
+    """Start sweeps in the same second: of those that name the same folder only one may run."""
     tally = Tally(f"{count} sweeps in the same second")
     (place := root / "second").mkdir()
     lab = Lab(place)
@@ -259,52 +259,52 @@ def same_second(root: Path, count: int) -> Tally:
         tally.add(None if status == 0 else f"exit status {status} in a folder of its own")
     for number, status in enumerate(sorted(shared)):
         right = status == 0 if number == 0 else status == 2
-        tally.add(None if right else f"exit status {status} in a folder that all wanted")
+        tally.add(None if right else f"exit status {status} in the folder that all named")
     return tally
 
 
-def parts(root: Path, calm: Calm, *, long: bool) -> dict[str, tuple[int, Callable[[Iterable[int]], Tally]]]:
-    """Return what can be tried: by name how often, and the function that tries those of the given numbers."""
+def parts(root: Path, reference: Reference, *, long: bool) -> dict[str, tuple[int, Callable[[Iterable[int]], Tally]]]:
+    """Return the parts by name: the number of faults, and a function that tries those with given numbers."""
     short: dict[str, tuple[int, Callable[[Iterable[int]], Tally]]] = {
         "saves": (200 if long else 15, lambda numbers: saves(root, numbers)),
         "flips": (300 if long else 30, lambda numbers: flips(root, numbers)),
-        "writes": (200 if long else 1, lambda numbers: writes(root, numbers, calm, 200 if long else 1)),
+        "writes": (200 if long else 1, lambda numbers: writes(root, numbers, reference, 200 if long else 1)),
     }
     if not long:
         return short
     return {
         **short,
-        "kills": (25, lambda numbers: kills(root, numbers, calm, BASIC, calm.seconds)),
-        "workers": (25, lambda numbers: kills(root, numbers, calm, WORKERS, 2 * calm.seconds + 2)),
-        "signals": (4 * len(signals.STRIKES), lambda numbers: signals.signals(root, numbers, calm)),
-        "disk": (6, lambda numbers: full_disk(root, numbers, calm)),
-        "crowd": (20, lambda numbers: crowd(root, numbers, calm, 16)),
-        "moves": (30, lambda numbers: tampering.moves(root, numbers, calm, kill_at)),
+        "kills": (25, lambda numbers: kills(root, numbers, reference, BASIC, reference.seconds)),
+        "workers": (25, lambda numbers: kills(root, numbers, reference, WORKERS, 2 * reference.seconds + 2)),
+        "signals": (4 * len(signals.STRIKES), lambda numbers: signals.signals(root, numbers, reference)),
+        "disk": (6, lambda numbers: full_disk(root, numbers, reference)),
+        "crowd": (20, lambda numbers: crowd(root, numbers, reference, 16)),
+        "moves": (30, lambda numbers: tampering.moves(root, numbers, reference, kill_at)),
         "edits": (
             len(tampering.FILES) * len(tampering.HOW),
-            lambda numbers: tampering.edits(root, numbers, calm, kill_at),
+            lambda numbers: tampering.edits(root, numbers, reference, kill_at),
         ),
-        "outages": (len(outages.SCENES), lambda numbers: outages.outages(root, numbers, calm)),
+        "outages": (len(outages.SCENES), lambda numbers: outages.outages(root, numbers, reference)),
         "second": (20, lambda numbers: same_second(root, len([*numbers]))),
     }
 
 
 def main() -> int:
-    """Try everything, or the parts that are asked for: less than a minute, the long way about an hour on two cores."""
+    """Try all parts, or those that are named: less than a minute; with `--long` about an hour on two cores."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*", help="e.g. kills writes; default: all")
-    parser.add_argument("--long", action="store_true", help="try everything, as often as it was promised")
-    parser.add_argument("--share", default="0/1", help="k/n: only every n-th fault, beginning with the k-th")
-    parser.add_argument("--keep", type=Path, help="a new folder, which stays with what was lost")
+    parser.add_argument("--long", action="store_true", help="try everything, many times")
+    parser.add_argument("--share", default="0/1", help="k/n: only every n-th fault, starting with the k-th")
+    parser.add_argument("--keep", type=Path, help="a new folder, which keeps the labs of faults that were not survived")
     options = parser.parse_args()
     first, step = map(int, options.share.split("/"))
     preload()
     with tempfile.TemporaryDirectory() as folder:
         root = options.keep or Path(folder)
         root.mkdir(exist_ok=True)
-        calm = undisturbed(root, lambda place: kill_at(0, place), () if options.long else SHORT)
+        reference = reference_sweep(root, lambda place: kill_at(0, place), () if options.long else SHORT)
         lost = 0
-        for name, (count, attempt) in parts(root, calm, long=options.long).items():
+        for name, (count, attempt) in parts(root, reference, long=options.long).items():
             if not options.part or name in options.part:
                 tally = attempt(range(first, count, step))
                 lost += tally.tried - tally.survived

@@ -1,4 +1,4 @@
-"""A real MLflow server in a thread of the tests, which can be told to fail: before, after or instead of its work."""
+"""A real MLflow server in a thread of the tests, which fails on demand: before, after or instead of its work."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ import pytest
 import stores
 
 FAULTS = ("refuse", "error", "lost", "half", "garbage", "error after", "hollow")
-"""No work and no answer; no work and an error; after the work: no answer, half of one, nonsense, an error, `{}`."""
+"""Without the work: no answer, an error. After the work: no answer, half of one, garbage, an error, `{}`."""
 
 
 class _Gone(ConnectionError):
-    """Ends the connection in the middle of an answer."""
+    """Closes the connection without an answer."""
 
 
 class Faulty:
-    """WSGI around MLflow's own application."""
+    """WSGI middleware around MLflow's own application."""
 
     def __init__(self, application: Any) -> None:
         self._application = application
         self.away = False
         """Whether every request is refused."""
         self.fault: tuple[int, str] | None = None
-        """At which request, counted from 0 on, what happens once."""
+        """The number of a request, counted from 0, and its fault."""
         self.often: random.Random | None = None
-        """Draws a fault for one request in four."""
+        """Random generator that draws a fault for one request in four."""
         self.requests = 0
         self.held: threading.Event | None = None
-        """Requests wait for it, where there is one."""
+        """If set, requests wait for this event."""
         self.largest: int | None = None
-        """Bytes of a request; what is larger is refused, as proxies do."""
+        """Largest accepted request in bytes; larger ones are refused, as proxies do."""
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.held is not None:
@@ -67,7 +67,7 @@ class Faulty:
 
 
 def _size(environ: dict[str, Any]) -> int:
-    """Return the size of a request; a file comes in parts, and is read for it."""
+    """Return the size of a request in bytes; a file arrives in chunks and is read to measure it."""
     if length := environ.get("CONTENT_LENGTH"):
         return int(length)
     content = environ["wsgi.input"].read() if environ.get("HTTP_TRANSFER_ENCODING") == "chunked" else b""
@@ -82,7 +82,7 @@ def _answer(start_response: Any, status: str, body: bytes, *, length: int | None
 
 @contextmanager
 def serve(folder: Path) -> Iterator[tuple[Faulty, str]]:
-    """Yield a server whose store is in `folder`, and its address."""
+    """Yield a server whose database is in `folder`, and its address."""
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):

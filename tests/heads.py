@@ -1,4 +1,4 @@
-"""Heads that are to learn together, and what from."""
+"""Heads and data for tests of lockstep training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_heads(
     dim: int = DIM,
     device: str = "cpu",
 ) -> tuple[list[Member], Samples]:
-    """Return so many heads, each of its own learning rate or of `rates`, and four batches for them."""
+    """Return heads with different learning rates, or with `rates` of them in turn, and four batches of data."""
     torch.manual_seed(0)
     data = Samples(torch.randn(4 * BATCH, dim).to(device), torch.arange(4 * BATCH).remainder(CLASSES).to(device))
     members = []

@@ -1,4 +1,4 @@
-"""A place to try things on whole sweeps: they are forked from a process that has loaded everything, and compared."""
+"""Whole sweeps under faults: forked from a process that has imported everything, and compared with a reference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LIMIT = 300.0
 
 @dataclass
 class Tally:
-    """What became of the faults of one kind."""
+    """Counts of the faults of one kind."""
 
     what: str
     tried: int = 0
@@ -42,7 +42,7 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
     def add(self, problem: str | None) -> None:
-        """Count a fault; `problem` says what was lost."""
+        """Count a fault; `problem` says what was lost, None if nothing."""
         self.tried += 1
         self.survived += problem is None
         if problem is not None:
@@ -57,22 +57,22 @@ class Tally:
 
 @dataclass(frozen=True)
 class Lab:
-    """A place for the sweeps of one experiment: folders, MLflow's store, and the store of features."""
+    """The folder of one experiment: its sweeps, MLflow's database, and the store of features."""
 
     root: Path
     uri: str | None = None
-    """Of MLflow's store, else a database in `root`."""
+    """Tracking URI; the default is a database in `root`."""
     grid: tuple[str, ...] = ()
-    """What its sweeps try, where that is not what `TINY` says."""
+    """Overrides of `TINY` for its sweeps."""
 
     def arguments(self, name: str, *more: str) -> list[str]:
-        """Return the command line of a sweep in the folder `name`; of a key that is given twice `more` counts."""
+        """Return the command line of a sweep in the folder `name`; `more` overrides earlier values of a key."""
         uri = self.uri or f"sqlite:///{self.root}/mlflow.db"
         places = (f"tracking.uri={uri}", f"store.path={self.root}/store", f"hydra.sweep.dir={self.root}/{name}")
         return ["-m", *{one.partition("=")[0]: one for one in (*TINY, *places, *self.grid, *more)}.values()]
 
     def start(self, arguments: Sequence[str], *, fault: Callable[[], object] | None = None) -> int:
-        """Start a sweep in a process group of its own, forked from this one, which has loaded everything."""
+        """Start a sweep in a forked process group of its own; return its id."""
 
         def program() -> None:
             sys.argv = [str(CHECKOUT / "train.py"), *arguments]
@@ -87,7 +87,7 @@ class Lab:
         return self.fork(program)
 
     def fork(self, program: Callable[[], object]) -> int:
-        """Start a process group of its own that carries out `program`, and return its id."""
+        """Run `program` in a forked process group of its own, and return its id."""
         pid = os.fork()
         if pid:
             return pid
@@ -95,7 +95,7 @@ class Lab:
         try:
             os.setpgid(0, 0)
             warm.renew_threads()
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite itself may be run under nohup
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may run under nohup
             log = os.open(self.root / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -109,11 +109,11 @@ class Lab:
             os._exit(status)
 
     def run(self, name: str, *more: str, fault: Callable[[], object] | None = None) -> int:
-        """Return the exit status of a sweep, negative for a signal; one that hangs is killed."""
+        """Return the exit status of a sweep, negative for a signal; it is killed after `LIMIT` seconds."""
         return self.wait(self.start(self.arguments(name, *more), fault=fault), LIMIT)
 
     def wait(self, pid: int, seconds: float) -> int:
-        """Return the exit status of a process; after so many seconds its whole group is killed."""
+        """Return the exit status of a process; its whole group is killed after `seconds`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -124,11 +124,11 @@ class Lab:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def log(self) -> str:
-        """Return what its sweeps printed."""
+        """Return the output of its sweeps."""
         return (self.root / "log.txt").read_text()
 
     def result(self, name: str, *, files: bool = True) -> dict[str, Any]:
-        """Return what the sweep in the folder `name` says of each of its runs, times left out; and their `files`."""
+        """Return status, metrics (without costs) and the contents of `files` of each run of the sweep `name`."""
         found = {}
         for entry in json.loads((self.root / name / "results.json").read_text()):
             folder = Path(entry["folder"])
@@ -144,7 +144,7 @@ class Lab:
         return found
 
     def problem(self, name: str, expected: dict[str, Any], *, files: bool = True) -> str | None:
-        """Return what is missing, different or there twice after the sweep `name`; None if all is as `expected`."""
+        """Return what differs from `expected` after the sweep `name`, or is recorded twice; None if nothing."""
         try:
             found = self.result(name, files=files)
         except (OSError, ValueError) as error:
@@ -157,14 +157,14 @@ class Lab:
         return self.record_problem(name, expected)
 
     def record_problem(self, name: str, expected: dict[str, Any], times: int = 1) -> str | None:
-        """Return what is wrong with MLflow's record: each run finished so many times, each point once, in order."""
+        """Return what is wrong in MLflow; None if each run finished `times` times, its points once and in order."""
         with closing(sqlite3.connect(self.root / "mlflow.db")) as opened:
             runs = opened.execute(
                 "select r.run_uuid, r.name, r.status from runs r join tags t on t.run_uuid = r.run_uuid"
                 " where t.key = 'frostline.digest' and r.lifecycle_stage = 'active'"
             ).fetchall()
             points = opened.execute("select run_uuid, key, step, value from metrics order by rowid").fetchall()
-        found = Counter((label, status) for _, label, status in runs if status != "FAILED")  # those are tried anew
+        found = Counter((label, status) for _, label, status in runs if status != "FAILED")  # failed runs are repeated
         if found != Counter({(run, "FINISHED"): times for run in expected}):
             return f"{name}: MLflow has {sorted(found.elements())}"
         for run, label in [(run, label) for run, label, status in runs if status == "FINISHED"]:
@@ -178,7 +178,7 @@ class Lab:
 
 
 def preload() -> None:
-    """Load what every sweep needs, once."""
+    """Import what every sweep needs, once."""
     import matplotlib.backends.backend_agg  # noqa: F401
     import torch
 
@@ -193,28 +193,28 @@ def preload() -> None:
     server.load()
     sources._read_digits()
     gc.collect()
-    gc.freeze()  # what the collector does not look at is not copied for each who is forked
+    gc.freeze()  # frozen objects are not written by the collector, so forks share their memory
 
 
 @dataclass(frozen=True)
-class Calm:
-    """What a sweep ends with to which nothing happens."""
+class Reference:
+    """The result of a sweep without faults."""
 
     expected: dict[str, Any]
     writes: int
-    """How often it writes."""
+    """Number of its writes."""
     seconds: float
-    """How long it takes."""
+    """Its duration in seconds."""
     database: Path
-    """A store of MLflow's as it is before its first sweep."""
+    """An empty MLflow database."""
     grid: tuple[str, ...]
-    """What it tries, where that is not what `TINY` says."""
+    """Its overrides of `TINY`."""
 
 
-def undisturbed(root: Path, fault: Callable[[Path], Callable[[], object]], grid: tuple[str, ...] = ()) -> Calm:
-    """Return what a sweep in `root/calm` ends with; what `fault` returns leaves the number of its writes there."""
-    (root / "calm").mkdir()
-    lab, database = Lab(root / "calm", grid=grid), root / "empty.db"
+def reference_sweep(root: Path, fault: Callable[[Path], Callable[[], object]], grid: tuple[str, ...] = ()) -> Reference:
+    """Return the result of a sweep in `root/reference`; the function that `fault` returns counts its writes there."""
+    (root / "reference").mkdir()
+    lab, database = Lab(root / "reference", grid=grid), root / "empty.db"
     assert lab.wait(lab.fork(lambda: stores.put(database)), LIMIT) == 0, lab.log()
     shutil.copy(database, lab.root / "mlflow.db")
     began = time.monotonic()
@@ -223,4 +223,4 @@ def undisturbed(root: Path, fault: Callable[[Path], Callable[[], object]], grid:
     assert status == 0, lab.log()
     expected = lab.result("sweep")
     assert (problem := lab.record_problem("sweep", expected)) is None, problem
-    return Calm(expected, int((lab.root / "writes").read_text()), seconds, database, grid)
+    return Reference(expected, int((lab.root / "writes").read_text()), seconds, database, grid)

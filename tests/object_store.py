@@ -1,4 +1,4 @@
-"""An S3 server on loopback, in this process: moto's, which keeps all in memory."""
+"""An S3 server in this process, on loopback: moto's, which keeps all objects in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUCKET = "bucket"
 
 @contextmanager
 def running() -> Iterator[Any]:
-    """Yield boto3's client of a server with one bucket, which all that asks for `s3://` finds meanwhile."""
+    """Yield boto3's client of a server with one bucket; in the block, every `s3://` address leads to it."""
     moto = pytest.importorskip("moto.server", reason="needs moto, of the extra dev")
     boto3 = pytest.importorskip("boto3", reason="needs boto3, of the extra s3")
     s3fs = pytest.importorskip("s3fs", reason="needs s3fs, of the extra s3")
@@ -40,6 +40,6 @@ def running() -> Iterator[Any]:
 
 
 def names(client: Any, prefix: str = "") -> list[str]:
-    """Return the keys of all that is in the bucket under a prefix."""
+    """Return the keys in the bucket under a prefix."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     return [entry["Key"] for page in pages for entry in page.get("Contents", ())]

@@ -1,4 +1,4 @@
-"""A tracking server that is away, slow or broken while sweeps run: a real one behind a bad proxy."""
+"""A tracking server that is down, slow or broken while sweeps run: a real server behind a faulty proxy."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from lab import CHECKOUT, LIMIT, Calm, Lab, Tally
+from lab import CHECKOUT, LIMIT, Lab, Reference, Tally
 
 PAUSE = 1.0
-"""Seconds that an epoch sleeps, so that there is time for something to happen."""
+"""Seconds that each epoch sleeps, so that faults happen during it."""
 EPOCHS = "epochs.txt"
 BASIC = "hydra/launcher=basic"
 
 
 @dataclass
 class Server:
-    """A real tracking server, whose store is that of the lab, and the proxy in front of it."""
+    """A real tracking server on the lab's database, and the proxy in front of it."""
 
     root: Path
     port: int
@@ -36,7 +36,7 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         store = ("--backend-store-uri", f"sqlite:///{self.root}/mlflow.db")
         files = ("--artifacts-destination", str(self.root / "artifacts"), "--workers", "1")
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.behind)]
@@ -49,14 +49,14 @@ class Server:
             time.sleep(0.1)
 
     def down(self) -> None:
-        """Kill it."""
+        """Kill the server."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 
     def manner(self, word: str) -> None:
-        """Have the proxy answer in this manner."""
+        """Set how the proxy answers."""
         (self.root / ".manner").write_text(word)
         (self.root / ".manner").replace(self.root / "manner")
 
@@ -68,7 +68,7 @@ class Server:
 
 @contextmanager
 def serving(lab: Lab) -> Iterator[Server]:
-    """Yield a server that is not up yet, behind its proxy."""
+    """Yield a server that is not started, with its proxy running."""
     ports = [_free_port() for _ in range(2)]
     server = Server(lab.root, *ports)
     server.manner("well")
@@ -89,7 +89,7 @@ def _free_port() -> int:
 
 
 def slowed(root: Path, pause: float = PAUSE) -> Callable[[], None]:
-    """Return what makes every epoch of a sweep sleep, and note when it ended."""
+    """Return a function that makes every epoch sleep, and logs when it ended."""
 
     def install() -> None:
         from frostline.runs import train
@@ -108,7 +108,7 @@ def slowed(root: Path, pause: float = PAUSE) -> Callable[[], None]:
 
 
 def gaps(root: Path) -> list[float]:
-    """Return the seconds from the end of each epoch to that of the next one of the same run."""
+    """Return the seconds between the ends of consecutive epochs of a run."""
     ends: dict[str, list[float]] = {}
     for line in (root / EPOCHS).read_text().splitlines():
         folder, at = line.rsplit(" ", 1)
@@ -117,7 +117,7 @@ def gaps(root: Path) -> list[float]:
 
 
 def until_epoch(root: Path, count: int) -> None:
-    """Wait for the end of this epoch, counted over all runs."""
+    """Wait until `count` epochs have ended, counted over all runs."""
     path, deadline = root / EPOCHS, time.monotonic() + LIMIT
     while time.monotonic() < deadline and not (path.exists() and path.read_text().count("\n") >= count):
         time.sleep(0.05)
@@ -159,10 +159,10 @@ def _manner(word: str) -> Callable[[Server, Lab], None]:
 
 SCENES: dict[str, tuple[bool, str, Callable[[Server, Lab], None]]] = {
     "nothing": (True, "well", lambda server, lab: None),
-    "away at the start": (False, "well", _start),
-    "away in the middle": (True, "well", _middle),
-    "away at the end": (True, "well", _end),
-    "away all the time": (False, "well", lambda server, lab: None),
+    "down at the start": (False, "well", _start),
+    "down in the middle": (True, "well", _middle),
+    "down at the end": (True, "well", _end),
+    "down all the time": (False, "well", lambda server, lab: None),
     "killed three times": (True, "well", _flapping),
     "slow all the time": (True, "late", lambda server, lab: None),
     "half answers in the middle": (True, "well", _manner("half")),
@@ -174,12 +174,12 @@ SCENES: dict[str, tuple[bool, str, Callable[[Server, Lab], None]]] = {
     "no answers in the middle": (True, "well", _manner("hang")),
     "no answers all the time": (True, "hang", lambda server, lab: None),
 }
-"""What happens: whether the server is up at the start, the manner of its proxy, and what is done meanwhile."""
+"""By name: whether the server is up at the start, the manner of its proxy, and what happens during the sweep."""
 
 
-def outages(root: Path, numbers: Iterable[int], calm: Calm) -> Tally:
-    """Let each of `SCENES` happen to a sweep, then, with the server well again, have its record completed."""
-    tally = Tally("tracking servers that are away or answer badly")
+def outages(root: Path, numbers: Iterable[int], reference: Reference) -> Tally:
+    """Run a sweep under each of `SCENES`; then, with the server working again, complete its record."""
+    tally = Tally("tracking servers that are down or answer badly")
     usual = None
     for number in numbers:
         name, (up, manner, happen) = list(SCENES.items())[number]
@@ -197,9 +197,9 @@ def outages(root: Path, numbers: Iterable[int], calm: Calm) -> Tally:
             server.manner("well")
             if server.process is None:
                 server.up()
-            at_once = status == 0 and lab.problem("sweep", calm.expected) is None
+            at_once = status == 0 and lab.problem("sweep", reference.expected) is None
             code = _sync(lab)
-            problem = lab.problem("sweep", calm.expected) if status == code == 0 else f"exit {status}, then {code}"
+            problem = lab.problem("sweep", reference.expected) if status == code == 0 else f"exit {status}, then {code}"
         between = gaps(place)
         usual = usual or statistics.median(between)
         delay = max(between) - min(usual, *between)
@@ -215,7 +215,7 @@ def outages(root: Path, numbers: Iterable[int], calm: Calm) -> Tally:
 
 
 def _sync(lab: Lab) -> int:
-    """Return the exit status of the command that completes the record."""
+    """Return the exit status of `frostline sync`."""
     command = [sys.executable, "-m", "frostline", "sync", str(lab.root / "sweep")]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src")}
     with (lab.root / "log.txt").open("ab") as log:

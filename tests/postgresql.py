@@ -1,6 +1,6 @@
-"""A server of PostgreSQL, for the tests that want one: FROSTLINE_POSTGRESQL is its URL, password and all.
+"""A PostgreSQL server for tests: FROSTLINE_POSTGRESQL is its URL, with the password.
 
-Its user may make databases; each test module gets one of its own, which is removed.
+Its user must be allowed to create databases; each test module gets its own, which is dropped afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the process that forks commands loads, and does once, before it forks any: see warm."""
+"""Imports and one-time work of the process that forks commands (see warm.py), before it forks any."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ LOADED = (
         "cloudpickle",
     ),
 )
-"""What a sweep imports on its way, beyond all modules of frostline."""
-_THERE = {str(Path(__file__).parents[1] / "conf"), "hydra.conf", ""}
-"""Where configs lie that no test writes."""
+"""Modules that a sweep imports late, beside all modules of frostline."""
+_CONFIGS = {str(Path(__file__).parents[1] / "conf"), "hydra.conf", ""}
+"""Config folders that no test writes to."""
 
 
 def load() -> None:
-    """Import all that a command may import, in this process."""
-    gc.disable()  # what modules make stays, and would be looked at often
+    """Import everything that a command may import."""
+    gc.disable()  # objects of modules stay, and would be scanned often
     from hydra.core.plugins import Plugins
 
     import frostline
     from frostline.tracking import server
 
-    server.load()  # first, as MLflow logs for good as it was told when it was loaded
+    server.load()  # first: MLflow keeps the logging settings it finds at import
     for module in pkgutil.walk_packages(frostline.__path__, "frostline."):
         if not module.name.endswith(("__main__", ".ship")):
             importlib.import_module(module.name)
@@ -55,19 +55,19 @@ def load() -> None:
     compose_once()
     draw_once()
     create_once()
-    measure_never()
-    _use()
-    _run()
+    measure_no_speed()
+    _fill_caches()
+    _execute_runs()
     for made in list(weakref.finalize._registry):
-        made.atexit = False  # libraries of torch, which every fork would take apart at its end
-    gc.freeze()  # what is not looked at by the collector is not copied either
+        made.atexit = False  # of torch's libraries, which every fork would unload at exit
+    gc.freeze()  # the collector does not write to frozen objects, so forks share their memory
     _use_large_pages()
-    gc.set_threshold(20_000, 10, 10)  # a command ends before it has made much that is in circles
+    gc.set_threshold(20_000, 10, 10)  # a command ends before it has created many reference cycles
     gc.enable()
 
 
 def read_once() -> None:
-    """Have what Hydra's files say be read once for each text, which is a fifth of what composing takes."""
+    """Cache the parsed content of Hydra's files by text: parsing takes a fifth of the time of composing."""
     from omegaconf import OmegaConf
 
     load, known = OmegaConf.load, dict[str, bytes]()
@@ -83,9 +83,9 @@ def read_once() -> None:
 
 
 def compose_once() -> None:
-    """Have Hydra compose the choices of groups once for each, before what else is typed is put into them.
+    """Cache what Hydra composes for each choice of groups, before values are put into it.
 
-    That is most of what a command takes that is answered in one line, and a third of a short sweep.
+    Composing takes most of the time of a command that only prints one line, and a third of that of a short sweep.
     """
     from hydra._internal import config_loader_impl as loading
     from hydra._internal.defaults_list import DefaultsList, Overrides
@@ -96,10 +96,12 @@ def compose_once() -> None:
 
     def once(made: Callable[[], Any], repo: Any, *key: Any) -> Any:
         sources = [(source.provider, source.path) for source in repo.get_sources()]
-        told = repr((key, sources))
-        if told not in known:
-            known[told] = _for_all(told, lambda: pickle.dumps(made()), {path for _, path in sources} <= _THERE)
-        return pickle.loads(known[told])
+        identity = repr((key, sources))
+        if identity not in known:
+            known[identity] = _made_once(
+                identity, lambda: pickle.dumps(made()), {path for _, path in sources} <= _CONFIGS
+            )
+        return pickle.loads(known[identity])
 
     def create_defaults_list(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> DefaultsList:
         own = Overrides(repo, overrides_list)
@@ -112,17 +114,17 @@ def compose_once() -> None:
     def compose(loader: Any, defaults: Any, repo: Any) -> Any:
         return once(lambda: composed(loader, defaults, repo), repo, defaults)
 
-    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]  # which there is one of
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]  # a singleton
     loading.create_defaults_list = create_defaults_list
     loading.ConfigLoaderImpl._compose_config_from_defaults_list = compose  # type: ignore[method-assign]
 
 
-def _for_all(told: str, made: Callable[[], bytes], shared: bool) -> bytes:
-    """Return what is made, once for all processes of a test run if it is `shared`."""
+def _made_once(identity: str, made: Callable[[], bytes], shared: bool) -> bytes:
+    """Return what `made` returns, called once for all processes of a test run if it is `shared`."""
     if not shared or "FROSTLINE_TESTS" not in os.environ:
         return made()
     folder = Path(os.environ["FROSTLINE_TESTS"]) / "composed"
-    if not (file := folder / hashlib.sha256(told.encode()).hexdigest()).exists():
+    if not (file := folder / hashlib.sha256(identity.encode()).hexdigest()).exists():
         folder.mkdir(exist_ok=True)
         (own := file.with_name(f"{file.name}-{os.getpid()}")).write_bytes(made())
         own.replace(file)
@@ -130,9 +132,9 @@ def _for_all(told: str, made: Callable[[], bytes], shared: bool) -> bytes:
 
 
 def draw_once() -> None:
-    """Have plots be drawn once: how the first of a kind looked is written for all, after all was put into them.
+    """Draw only the first plot of each file type, and write its bytes for all later ones.
 
-    That they look right is for the tests of plots, and of the sweep that begins with nothing.
+    The tests of plots check how they look, in processes without this patch.
     """
     from matplotlib.figure import Figure
 
@@ -148,9 +150,9 @@ def draw_once() -> None:
 
 
 def create_once() -> None:
-    """Have MLflow make an empty store once, which is copied to where one is made: that takes it more than a second.
+    """Copy an empty database instead of having MLflow create it, which takes more than a second.
 
-    That it makes one, whatever happens meanwhile, is for the tests of sessions, in processes that did not load this.
+    The tests of sessions check the creation, in processes without this patch.
     """
     import stores
     from frostline.tracking import server
@@ -167,20 +169,20 @@ def create_once() -> None:
     server._create = put
 
 
-def measure_never() -> None:
-    """Have every network be as fast as another, which each process would measure for itself.
+def measure_no_speed() -> None:
+    """Replace the measurement of a network's speed, which each process would repeat, by a constant.
 
-    That it is measured is for the tests of speed, and of the sweep that begins with nothing.
+    The tests of speed check it, in processes without this patch.
     """
     from frostline.runs import speed
 
     speed._measured = lambda setup, side: 1000.0
 
 
-def _use() -> None:
-    """Do once what takes longest the first time, and comes to the same whoever does it.
+def _fill_caches() -> None:
+    """Do what is slow the first time and the same for every command.
 
-    Grammars learn what they read, fonts are looked for, libraries of the report are packed, statements are compiled.
+    Grammars fill their caches, fonts are searched, libraries of the report are packed, SQL statements are compiled.
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -218,8 +220,8 @@ def _use() -> None:
         client.get_run(run.run_id)
 
 
-def _run() -> None:
-    """Carry two runs out, of what no test runs: what torch does the first time takes as long as a small run."""
+def _execute_runs() -> None:
+    """Execute two runs with options that no test uses: torch's first steps take as long as a small run."""
     from omegaconf import OmegaConf
 
     import small
@@ -237,15 +239,15 @@ def _run() -> None:
     OmegaConf.clear_resolver("project_root")
     for known in (files._alike, notices._told):
         known.clear()
-    for asked in (plugins._installed, driver.too_old):  # of what is installed, which differs from command to command
+    for asked in (plugins._installed, driver.too_old):  # about installed packages, which differ between commands
         asked.cache_clear()
-    assert threading.active_count() == 1, "a fork would wait for threads that it does not have"
+    assert threading.active_count() == 1, "a forked process would wait for threads that it does not have"
 
 
 def _use_large_pages() -> None:
-    """Have Linux, from 6.1 on, put what is in memory into pages of 2 MiB, of which a fork has fewer entries to copy.
+    """Let Linux (from 6.1) collapse memory into pages of 2 MiB, so that a fork copies fewer page table entries.
 
-    It takes a second, and spares each who is forked 0.03 of the 0.05 that to begin and to end takes.
+    It takes a second, and saves each forked process 0.03 s of the 0.05 s that its start and end take.
     """
     collapse, size = 25, 2**21
     madvise = ctypes.CDLL(None).madvise

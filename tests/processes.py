@@ -1,4 +1,4 @@
-"""A group of processes on this machine, forked from this one, in which each calls the same function."""
+"""A process group of torch on this machine: forked processes that all call the same function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def run_in_group(count: int, function: Callable[[], T]) -> list[T]:
-    """Return what `function` returns in each of `count` processes, which form a group."""
+    """Return the results of `function` in each of `count` processes of a group."""
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
     processes = []
@@ -39,5 +39,5 @@ def run_in_group(count: int, function: Callable[[], T]) -> list[T]:
 def _member(function: Callable[[], T], meeting: str, rank: int, count: int, pipe: Connection) -> None:
     torch.set_num_threads(1)
     process_group.join(meeting, rank=rank, ranks=count, device=torch.device("cpu"))
-    pipe.send_bytes(pickle.dumps(function()))  # whole, as a tensor's memory goes with its process
-    signal.pause()  # until all have what they need of each other
+    pipe.send_bytes(pickle.dumps(function()))  # pickled here, because a tensor's shared memory ends with its process
+    signal.pause()  # until the others need nothing more from this process

@@ -1,4 +1,4 @@
-"""ICC profiles written by hand, after the specification (ICC.1:2001-04)."""
+"""ICC profiles written byte by byte, after the specification (ICC.1:2001-04)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import struct
 ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)), 563 / 256
 DISPLAY_P3 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)), 2.2
 PROPHOTO = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491)), 1.8
-"""Where red, green and blue lie in XYZ under D50, and the exponent of all three."""
+"""XYZ coordinates of red, green and blue under D50, and the common exponent."""
 _D50 = (0.9642, 1.0, 0.8249)
 
 
 def rgb(primaries: tuple[tuple[float, ...], ...], gamma: float) -> bytes:
-    """Return a profile of three primaries and an exponent."""
+    """Return an RGB profile with these primaries and exponent."""
     named = {f"{name}XYZ".encode(): _xyz(place) for name, place in zip("rgb", primaries, strict=True)}
     return _profile(b"mntr", b"RGB ", b"XYZ ", named | {f"{name}TRC".encode(): _curve(gamma) for name in "rgb"})
 
 
 def grey(gamma: float) -> bytes:
-    """Return a profile of shades of grey."""
+    """Return a grayscale profile."""
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": _curve(gamma)})
 
 
 def ink() -> bytes:
-    """Return a profile of four inks: a table of what each pair of nothing and full gives, in CIELAB."""
+    """Return a CMYK profile: a table of the CIELAB values of all combinations of no and full ink."""
     full = [(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
     lab = [(max(0, 240 - 60 * (c + m + y) - 200 * k), 128 + 60 * (m - c), 128 + 60 * (y - m)) for c, m, y, k in full]
     identity = bytes(range(256))

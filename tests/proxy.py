@@ -1,8 +1,8 @@
-"""A proxy that answers as badly as a file says: `python proxy.py <port> <port of the server> <file> [<path>]`.
+"""A proxy that fails in the manner a file says: `python proxy.py <port> <port of the server> <file> [<path>]`.
 
-It knows what is below the path alone, as one does that stands before several servers. How it answers: `well`;
-`late` by some seconds; `half` an answer; `error` instead of the work, or `after` it;
-`denied` to somebody without a password; `hang` without an answer.
+It serves only addresses below the path, like a proxy in front of several servers. Manners: `well`; `late` by some
+seconds; `half` an answer; `error` without forwarding the request, or `after` it; `denied` for a missing password;
+`hang` without an answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OWN = ("host", "connection", "accept-encoding", "transfer-encoding", "content-l
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Passes one request on."""
+    """Forwards requests."""
 
     protocol_version = "HTTP/1.1"
 
@@ -72,10 +72,10 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def handle(self) -> None:
-        """Outlive clients and servers that go away in the middle."""
+        """Ignore clients and servers that disconnect in the middle."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             super().handle()
 

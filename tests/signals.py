@@ -1,4 +1,4 @@
-"""Sweeps of which one process is killed, stopped or told to end, or all of them, or whose folder is moved meanwhile."""
+"""Sweeps that receive signals, in one process or all, or whose folder is moved while they run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 
-from lab import LIMIT, Calm, Lab, Tally
+from lab import LIMIT, Lab, Reference, Tally
 
 
 def _send(number: signal.Signals, *, whom: str, times: int = 1) -> Callable[[Lab, int], None]:
-    """Return what sends a signal to the `parent`, to a `worker`, or to the whole `group` of a sweep."""
+    """Return a function that sends a signal to the `parent`, to a `worker`, or to the whole `group` of a sweep."""
 
     def strike(_: Lab, pid: int) -> None:
         for _ in range(times):
@@ -48,26 +48,26 @@ STRIKES: dict[str, tuple[Callable[[Lab, int], None], set[int]]] = {
     "Ctrl-C three times": (_send(signal.SIGINT, whom="group", times=3), {130}),
     "its folder moved": (_move, {1}),
 }
-"""What can happen to a sweep that runs, and the exit statuses that it may have then; 0 if it was done by that time."""
+"""Faults by name: a function, and the exit statuses allowed after it, beside 0 if the sweep was already finished."""
 
 MOMENTS = ("owner.json", "sweep.json", "0/config.yaml", "1/metrics.jsonl", "2/result.json", "3/plan.json")
-"""Files of a sweep, after whose appearance it is struck."""
+"""Files of a sweep; the fault happens after one of them appears."""
 
 
-def signals(root: Path, numbers: Iterable[int], calm: Calm) -> Tally:
-    """Strike sweeps with workers at random instants, each strike in its turn; then type the same command again."""
-    tally = Tally("one process or all of them told to end, killed or stopped; folders moved meanwhile")
+def signals(root: Path, numbers: Iterable[int], reference: Reference) -> Tally:
+    """Apply each fault in turn to sweeps with workers, at random times; then run the same command again."""
+    tally = Tally("signals to one process or all of them; folders moved while a sweep runs")
     for number in numbers:
         draw, (what, (strike, statuses)) = random.Random(f"signal {number}"), [*STRIKES.items()][number % len(STRIKES)]
         (place := root / f"signal-{number}").mkdir()
-        shutil.copy(calm.database, place / "mlflow.db")
+        shutil.copy(reference.database, place / "mlflow.db")
         lab = Lab(place)
         workers = f"hydra.launcher.workers={1 + number % 2}"
         pid = lab.start(lab.arguments("sweep", workers, "hydra.launcher.job_timeout=5"))
         at = _arrive(lab, pid, draw)
-        with contextlib.suppress(OSError, psutil.Error, IndexError):  # it was done already
+        with contextlib.suppress(OSError, psutil.Error, IndexError):  # already finished
             strike(lab, pid)
-        problem = _end(lab, pid, statuses) or _again(lab, calm)
+        problem = _end(lab, pid, statuses) or _again(lab, reference)
         tally.add(problem and f"{number}, {what}, {at}: {problem}")
         if problem is None:
             shutil.rmtree(place)
@@ -75,7 +75,7 @@ def signals(root: Path, numbers: Iterable[int], calm: Calm) -> Tally:
 
 
 def _arrive(lab: Lab, pid: int, draw: random.Random) -> str:
-    """Wait for a moment of the sweep, and return which."""
+    """Wait for a random one of `MOMENTS`, and return which."""
     moment = draw.choice(MOMENTS)
     deadline = time.monotonic() + LIMIT
     while not (lab.root / "sweep" / moment).exists() and time.monotonic() < deadline:
@@ -92,7 +92,7 @@ def _worker(pid: int) -> int:
 
 
 def _end(lab: Lab, pid: int, statuses: set[int]) -> str | None:
-    """Return what is wrong with how the sweep ended: its status, what it said, or a process that it left behind."""
+    """Return what is wrong with the sweep's end: its exit status, its output, or processes that still run."""
     status = lab.wait(pid, LIMIT)
     if status not in statuses | {0}:
         return f"exit status {status}"
@@ -113,6 +113,6 @@ def _left_behind(pid: int) -> list[int]:
     return found
 
 
-def _again(lab: Lab, calm: Calm) -> str | None:
+def _again(lab: Lab, reference: Reference) -> str | None:
     status = lab.run("again", "hydra/launcher=basic")
-    return lab.problem("again", calm.expected) if status == 0 else f"again: exit status {status}"
+    return lab.problem("again", reference.expected) if status == 0 else f"again: exit status {status}"

@@ -1,4 +1,4 @@
-"""Small things to train on and with, for the tests of several modules."""
+"""Small data, networks, configs and fakes for the tests of several modules."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SMALL = (
     *("epochs=2", "threads=1", "store.enabled=false"),
 )
 TINY = ("model=timm", "model.name=test_resnet", "model.weights=null", "model.image_size=32")
-"""A ResNet of a quarter of the default network's operations, for what any network shows."""
+"""A ResNet with a quarter of the default network's operations, for tests that need any network."""
 ONE_OF_EACH_FAMILY = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
     *("maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_y_400mf"),
@@ -63,20 +63,20 @@ CENTER = CenterCrop(size=64, resize=73, interpolation="bilinear")
 CONF = Path(__file__).parents[1] / "conf"
 _GROUPS = {"freeze", *(folder.name for folder in CONF.iterdir() if folder.is_dir())}
 BASE = yaml.safe_load((CONF / "config.yaml").read_text())
-"""What options say only where it is otherwise."""
+"""Default values, which options override."""
 _MODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "freeze_mode").glob("*.yaml"))}
 _KINDS = {name: values["adapter"]["kind"] for name, values in _MODES.items() if "adapter" in values}
 ADAPTED = tuple(name for name, kind in _KINDS.items() if kind not in KEPT)
-"""Modes in which frozen layers get something beside them that is merged into them in the end."""
+"""Modes with adapters that are merged into the frozen layers at the end."""
 KEPT_MODES = tuple(name for name, kind in _KINDS.items() if kind in KEPT)
-"""Those in which the network keeps what it gets."""
+"""Modes with adapters that the network keeps."""
 MODES = tuple(name for name, values in _MODES.items() if not values.keys() & {"adapter", "solver"})
-"""Those in which the network's own parameters are trained in steps."""
+"""Modes that train the network's own parameters in steps."""
 
 
 @dataclass
 class Samples:
-    """Inputs that are the same in every epoch; remembers which were asked for."""
+    """A dataset that is the same in every epoch, and logs which inputs were requested."""
 
     tensor: Tensor
     labels: Tensor
@@ -93,7 +93,7 @@ class Samples:
 
 
 def last_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return the newest intact checkpoint of the run in `folder`, None where there is none."""
+    """Return the newest intact checkpoint of the run in `folder`, None if there is none."""
     return next(checkpoint.intact(folder / CHECKPOINT, say), None)
 
 
@@ -104,7 +104,7 @@ def no_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class FakeScreen:
-    """A screen that keeps what is said."""
+    """A screen that keeps its lines."""
 
     progress = staticmethod(no_progress)
 
@@ -122,7 +122,7 @@ class FakeScreen:
 
 
 class FakeRecord:
-    """A record in memory."""
+    """A record that keeps everything in memory."""
 
     def __init__(self) -> None:
         self.points: list[tuple[str, int, float]] = []
@@ -144,31 +144,31 @@ class FakeRecord:
 def execute_run(
     config: Config, folder: Path, record: FakeRecord | None = None, screen: FakeScreen | None = None, **around: Any
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Return what `execute` does of a run in `folder`, made if need be; `around` is the rest of its `RunContext`."""
+    """Return the result of `execute` for a run in `folder`, which is created; `around` completes its `RunContext`."""
     folder.mkdir(parents=True, exist_ok=True)
-    provenance.write(folder, provenance.software([]))  # as a job does
+    provenance.write(folder, provenance.software([]))  # as jobs do
     run = RunContext("a run", folder, cast(Screen, screen or FakeScreen()), **around)
     return execute(config, run, cast(Record, record or FakeRecord()))
 
 
 def data_config(**fields: Any) -> DataConfig:
-    """Return the config of data; what is not given is as in `conf/config.yaml`."""
+    """Return a data config with the defaults of `conf/config.yaml`."""
     return DataConfig(**{"name": "some", "flip": False, **BASE["data"], "max_pixels": 10**6, **fields})
 
 
 def load_data(center: CenterCrop = CENTER, side: int | None = None, **fields: Any) -> Data:
-    """Return data, decoded in memory, as a network for `center` sees them, with crops from a shorter `side`."""
+    """Return data decoded in memory for a network with the view `center`; crops are cut at the shorter side `side`."""
     store = Store(None, budget=10**9, say=print)
     return loading.load(data_config(**fields), spec=ViewSpec(center, side), store=store, progress=no_progress)
 
 
 def as_rgb(image: Image.Image, levels: Levels = FULL) -> Image.Image:
-    """Return an opened image as networks are shown it, by way of Pillow alone."""
+    """Return an opened image as networks see it, by Pillow alone."""
     return convert(image, levels)[0]
 
 
 def read_image(file: Path, levels: Levels = FULL) -> Tensor:
-    """Return `(3, H, W)` uint8 of the image in a file; `OSError` says why there is none, and where."""
+    """Return the image in a file as `(3, H, W)` uint8; `OSError` names the file and the reason."""
     try:
         with open_image(file) as image:
             return tensor_of(image, levels)[0]
@@ -177,12 +177,12 @@ def read_image(file: Path, levels: Levels = FULL) -> Tensor:
 
 
 def image_in(file: Path, levels: Levels = FULL) -> Image.Image:
-    """Return the image in a file as networks are shown it."""
+    """Return the image in a file as networks see it."""
     return Image.fromarray(read_image(file, levels).permute(1, 2, 0).numpy())
 
 
 def images(count: int, *, side: int = 32, classes: int = 5, seed: int = 0) -> Samples:
-    """Return noise in which a channel and quadrant tell the class, more or less."""
+    """Return noise whose class can be learned from the brightness of a channel's upper half."""
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
     pixels = torch.randn(count, 3, side, side, generator=random)
@@ -230,7 +230,7 @@ def train(
     start: TrainingPosition = FIRST_STEP,
     **recipe: Any,
 ) -> Iterator[EpochResult]:
-    """Train a model as an experiment does; `entered` is called after a phase was entered."""
+    """Train a model as a run does; `entered` is called after each start of a phase."""
     phases = resolve(model, chosen)
     groups = optim.param_groups(
         model.module, model.structure, phases, weight_decay=weight_decay, decay_norm_and_bias=False
@@ -267,9 +267,9 @@ def train(
 
 
 def plain_config(*overrides: str) -> dict[str, Any]:
-    """Return what Hydra composes of a command line, as plain values of the caller's own.
+    """Return the config that Hydra composes for a command line, as plain values that the caller may change.
 
-    Hydra reads every file anew each time; here it composes the choices of groups once, and values are put into that.
+    Hydra reads every file each time; here each choice of groups is composed once, and values are put into a copy.
     """
     values = [one for one in map(_read, overrides) if _is_value(one)]
     taken = {one.input_line for one in values}
@@ -277,7 +277,7 @@ def plain_config(*overrides: str) -> dict[str, Any]:
         config = _composed(tuple(one for one in overrides if one not in taken))
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-    except OmegaConfBaseException:  # which Hydra says in its own words
+    except OmegaConfBaseException:  # let Hydra raise its own error
         config = _composed(overrides)
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
@@ -288,7 +288,7 @@ def _read(override: str) -> Override:
 
 
 def _is_value(override: Override) -> bool:
-    """Return whether it gives a key that is there, and no group, a value that says nothing of other keys."""
+    """Return whether it sets an existing key, not a group, to a value without interpolation."""
     return (
         override.type is OverrideType.CHANGE
         and override.key_or_group not in _GROUPS
@@ -298,12 +298,12 @@ def _is_value(override: Override) -> bool:
 
 
 _APART = {"freeze": "freeze_mode", **{name: name for name in ("optimizer", "schedule", "augment", "data")}}
-"""Groups whose choices say nothing beyond one section, by what is typed for them; that of a model may."""
+"""Groups whose options set one section only, by their name on the command line; those of a model may set more."""
 
 
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """Return what Hydra composes, which is the caller's own; of several choices what it composes of each alone."""
-    return cast(DictConfig, pickle.loads(_pickled(overrides)))  # which is read six times as fast as it is copied
+    """Return a new copy of what Hydra composes; several choices of groups are composed one by one and joined."""
+    return cast(DictConfig, pickle.loads(_pickled(overrides)))  # six times as fast as a deep copy
 
 
 @functools.cache
@@ -319,7 +319,7 @@ def _pickled(overrides: tuple[str, ...]) -> bytes:
 
 
 def hydra_config(overrides: Sequence[str]) -> DictConfig:
-    """Return what Hydra composes of a command line."""
+    """Return the config that Hydra composes for a command line, without a cache."""
     OmegaConf.register_new_resolver("project_root", lambda: str(CONF.parent), replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=[*overrides])

@@ -1,4 +1,4 @@
-"""A store of MLflow's as it is before its first sweep: to make one takes seconds, to copy it none."""
+"""An empty MLflow database. Creating one takes seconds, so tests copy one that exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frostline.tracking import server
 
 
 def put(file: Path) -> Path:
-    """Put an empty store at `file`, unless something is there, and return it."""
+    """Write an empty database to `file`, unless it exists, and return `file`."""
     if not file.exists():
         file.write_bytes(content())
     return file
@@ -21,7 +21,7 @@ def put(file: Path) -> Path:
 
 @functools.cache
 def content() -> bytes:
-    """Return an empty store: made once for all processes of a test run, which share a folder."""
+    """Return the bytes of an empty database, created once for all processes of a test run."""
     if shared := os.environ.get("FROSTLINE_TESTS"):
         with FileLock(Path(shared) / "empty.lock"):
             if not (file := Path(shared) / "empty.db").exists():

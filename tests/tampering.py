@@ -1,4 +1,4 @@
-"""Sweeps that were killed, and then moved, edited by hand or partly removed, before the same command comes again."""
+"""Sweeps that are killed and then moved, edited or partly removed before the same command runs again."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lab import Calm, Lab, Tally
+from lab import Lab, Reference, Tally
 
+Strike = Callable[[int, Path], Callable[[], None]]
 BASIC = "hydra/launcher=basic"
 FILES = (
-    *(
-        "sweep.json",
-        "owner.json",
-        "record.jsonl",
-        "mirrored.json",
-        "0/result.json",
-        "0/record.jsonl",
-        "0/metrics.jsonl",
-    ),
+    *("sweep.json", "owner.json", "record.jsonl", "mirrored.json", "0/result.json", "0/record.jsonl"),
+    "0/metrics.jsonl",
     *("0/mirrored.json", "0/provenance.json", "0/config.yaml", "0/alive.json", "0/plan.json"),
     *("1/record.jsonl", "1/mirrored.json", "1/metrics.jsonl", "1/provenance.json", "1/alive.json"),
     *("2/record.jsonl", "2/metrics.jsonl", "2/mirrored.json", "2/result.json", "2/checkpoint/000001.safetensors"),
@@ -27,20 +21,20 @@ FILES = (
 )
 
 
-def killed(root: Path, name: str, calm: Calm, strike: Callable[[int, Path], Callable[[], None]], share: float) -> Lab:
-    """Return a new place with the sweep `sweep`, killed in the write after this share of all."""
+def killed(root: Path, name: str, reference: Reference, strike: Strike, share: float) -> Lab:
+    """Return a new lab with the sweep `sweep`, killed after this share of its writes."""
     (place := root / name).mkdir()
-    shutil.copy(calm.database, place / "mlflow.db")
+    shutil.copy(reference.database, place / "mlflow.db")
     lab = Lab(place)
-    lab.run("sweep", BASIC, fault=strike(int(share * calm.writes), place))
+    lab.run("sweep", BASIC, fault=strike(int(share * reference.writes), place))
     return lab
 
 
-def finish(tally: Tally, lab: Lab, name: str, calm: Calm, what: str, *, files: bool = True) -> None:
-    """Type the same command again for the folder `name`, and count what came of it."""
+def finish(tally: Tally, lab: Lab, name: str, reference: Reference, what: str, *, files: bool = True) -> None:
+    """Run the same command again for the folder `name`, and count the result."""
     before = len(lab.log())
     status = lab.run(name, BASIC)
-    problem = lab.problem(name, calm.expected, files=files) if status == 0 else f"exit status {status}"
+    problem = lab.problem(name, reference.expected, files=files) if status == 0 else f"exit status {status}"
     if problem is None and "Traceback" in lab.log()[before:]:
         problem = "a traceback"
     tally.add(problem and f"{what}: {problem}")
@@ -48,12 +42,12 @@ def finish(tally: Tally, lab: Lab, name: str, calm: Calm, what: str, *, files: b
         shutil.rmtree(lab.root)
 
 
-def moves(root: Path, numbers: Iterable[int], calm: Calm, strike: Callable[[int, Path], Callable[[], None]]) -> Tally:
-    """Move or copy the folder of a sweep or the whole place, and go on there, or in a folder beside it."""
-    tally = Tally("sweeps and projects that were moved or copied in the middle")
+def moves(root: Path, numbers: Iterable[int], reference: Reference, strike: Strike) -> Tally:
+    """Move or copy a sweep's folder or the whole lab, and continue there or in a folder beside it."""
+    tally = Tally("sweeps and projects moved or copied in the middle")
     for number in numbers:
         share, kind = (number // 5 + 1) / 7, number % 5
-        lab = killed(root, f"move-{number}", calm, strike, share)
+        lab = killed(root, f"move-{number}", reference, strike, share)
         name, place = "again", root / f"moved-{number}"
         if kind == 0:
             (lab.root / "sweep").rename(lab.root / "again")
@@ -65,23 +59,23 @@ def moves(root: Path, numbers: Iterable[int], calm: Calm, strike: Callable[[int,
             (shutil.move if kind == 3 else shutil.copytree)(lab.root, place)
             shutil.rmtree(lab.root, ignore_errors=True)
             lab = Lab(place)
-        finish(tally, lab, name, calm, f"{share:.0%}, kind {kind}")
+        finish(tally, lab, name, reference, f"{share:.0%}, kind {kind}")
         if kind > 2 and (root / f"move-{number}").exists():
-            tally.notes.append(f"{number}: something was written to the place that was left")
+            tally.notes.append(f"{number}: something was written to the old place")
     return tally
 
 
-def edits(root: Path, numbers: Iterable[int], calm: Calm, strike: Callable[[int, Path], Callable[[], None]]) -> Tally:
-    """Truncate, edit or remove a file of a killed sweep, then type the same command for the same or another folder."""
+def edits(root: Path, numbers: Iterable[int], reference: Reference, strike: Strike) -> Tally:
+    """Damage or remove a file of a killed sweep, then run the same command for the same or another folder."""
     tally = Tally("files edited, truncated or removed between a kill and the same command")
     for number in numbers:
         draw = random.Random(f"edit {number}")
         file, how = FILES[number % len(FILES)], number // len(FILES)
-        lab = killed(root, f"edit-{number}", calm, strike, draw.uniform(0.55, 0.75))
+        lab = killed(root, f"edit-{number}", reference, strike, draw.uniform(0.55, 0.75))
         for path in lab.root.glob(f"sweep/{file}") if "*" not in file else lab.root.glob(file.removeprefix("../")):
             _tamper(path, how, draw)
-        name = "again" if file == "owner.json" else draw.choice(("sweep", "again"))  # nobody's is taken from nobody
-        finish(tally, lab, name, calm, f"{file}, {HOW[how]}", files=file[0] not in "01")
+        name = "again" if file == "owner.json" else draw.choice(("sweep", "again"))  # unowned: not taken over
+        finish(tally, lab, name, reference, f"{file}, {HOW[how]}", files=file[0] not in "01")
     return tally
 
 

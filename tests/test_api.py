@@ -1,4 +1,4 @@
-"""The public door: what a notebook can do, and that it costs nothing until it is used."""
+"""The public Python API."""
 
 from __future__ import annotations
 
@@ -38,16 +38,12 @@ from frostline.sweeps.catalog import Name
 
 @pytest.fixture
 def store(trained, monkeypatch):
-    """Let the store of the small sweep be the one in which names are looked for."""
+    """Search names in the tracking database of the small sweep."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     return trained
 
 
-def shared(trained):
-    return json.loads((trained.folder / "sweep.json").read_text())["tracker"]
-
-
-def test_the_names_are_there_and_nothing_heavy_is_loaded_for_them():
+def test_import_loads_no_heavy_libraries():
     code = (
         "import sys, frostline; assert set(frostline.__all__) <= set(dir(frostline));"
         "frostline.compose, frostline.Sweep, frostline.Config;"
@@ -60,13 +56,13 @@ def test_the_names_are_there_and_nothing_heavy_is_loaded_for_them():
     assert (Path(frostline.__file__).parent / "py.typed").is_file()
 
 
-def test_a_config_is_composed_as_on_the_command_line_and_hydra_is_left_as_it_was():
+def test_compose_leaves_hydra_uninitialized():
     config = frostline.compose("freeze=last_stage", "lr=0.5", "model=resnet50")
     assert (config.freeze_mode.name, config.lr, config.model.name) == ("last_stage", 0.5, "resnet50")
     assert isinstance(config, frostline.Config) and not GlobalHydra.instance().is_initialized()
 
 
-def test_hydra_is_left_to_whom_it_belongs_and_threads_compose_one_after_the_other(tmp_path):
+def test_compose_in_threads_keeps_the_callers_hydra(tmp_path):
     (tmp_path / "mine.yaml").write_text("a: 1\n")
     with initialize_config_dir(str(tmp_path), version_base="1.3"), ThreadPoolExecutor(3) as threads:
         found = threads.map(lambda seed: frostline.compose("freeze=head", f"seed={seed}").seed, range(4))
@@ -88,20 +84,20 @@ def test_hydra_is_left_to_whom_it_belongs_and_threads_compose_one_after_the_othe
         ("epochs=0", "epochs=0: expected a whole number of at least 1"),
     ],
 )
-def test_a_mistake_is_one_line(override, line):
+def test_compose_reports_mistakes_in_one_line(override, line):
     with pytest.raises(frostline.UserError) as mistake:
         frostline.compose(override)
     assert re.match(line.replace("?", r"\?"), str(mistake.value)) and "\n" not in str(mistake.value)
 
 
-def test_a_plan_says_who_would_learn():
+def test_plan_lists_what_learns():
     plan = frostline.plan(frostline.compose("freeze=head", "data.limit=200", "model.image_size=32"))
     learning = {stage.stage: stage.learning for stage in plan.phases[0].stages}
     assert learning.pop("head") == plan.trainable_parameters > 0 and set(learning.values()) == {0}
 
 
-def test_a_plan_counts_what_some_step_trains():
-    """Neither a head that is not there afterwards, nor what would learn in a phase too short for a step."""
+def test_plan_counts_only_trained_parameters():
+    """A solver's head is not counted, nor are phases too short for a step."""
     small = ("data.limit=10", "model.image_size=32", "epochs=1")  # one step
     for mode in ("freeze=knn", "freeze=gradual"):
         plan = frostline.plan(frostline.compose(mode, *small))
@@ -109,7 +105,7 @@ def test_a_plan_counts_what_some_step_trains():
         assert plan.trainable_parameters == sum(stage.learning for stage in phase.stages) < plan.parameters
 
 
-def test_a_sweep_on_record_is_read_whole(store, tmp_path):
+def test_open_reads_a_whole_sweep(store, tmp_path):
     sweep = frostline.open(str(store.folder))
     table = sweep.to_pandas()
     assert list(table["freeze_mode"]) == ["head", "full"] and set(table["status"]) == {"FINISHED"}
@@ -121,7 +117,7 @@ def test_a_sweep_on_record_is_read_whole(store, tmp_path):
     assert sweep.contests[0].outcome == said["contests"][0]["outcome"]
 
 
-def test_a_run_on_record_is_read_whole(store):
+def test_open_reads_a_whole_run(store):
     run = frostline.open(str(store.folder)).runs[1]
     assert (run.config.freeze_mode.name, run.status, run.config.lr) == ("full", "FINISHED", run.choices["lr"])
     epochs = run.epochs()
@@ -130,21 +126,21 @@ def test_a_run_on_record_is_read_whole(store):
     assert (found.said == found.labels).mean() == pytest.approx(run.metrics["test/accuracy"])
 
 
-def test_what_mlflow_is_told_for_us_is_taken_back_from_a_notebook(store, monkeypatch):
+def test_mlflow_settings_are_restored(store, monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
-    told, seen = {**os.environ}, []
+    environment, seen = {**os.environ}, []
     logging.getLogger("mlflow").setLevel(logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.DEBUG)
     sweeps, beside = catalog.sweeps, ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
     monkeypatch.setattr(catalog, "sweeps", lambda *of: (seen.extend(map(os.environ.get, beside)), sweeps(*of))[1])
-    for _ in range(2):  # MLflow's client is kept
+    for _ in range(2):  # MLflow caches its client
         frostline.open(frostline.open(str(store.folder)).runs[0].result.run_id)
-    assert seen == ["0", "7"] * 4 and {**os.environ} == told
+    assert seen == ["0", "7"] * 4 and {**os.environ} == environment
     assert [logging.getLogger(name).level for name in ("mlflow", "urllib3")] == [logging.INFO, logging.DEBUG]
 
 
-def test_a_notebook_shows_the_answer_and_the_report(store, tmp_path):
+def test_notebook_shows_verdict_and_report(store, tmp_path):
     sweep = frostline.open(store.folder)
     assert repr(sweep) == f"<{sweep.name}: 2 runs, 2 finished, in {store.folder}>"
     assert repr(sweep.best) == f"<Run {sweep.best.name}: FINISHED, in {sweep.best.folder}>"
@@ -154,7 +150,7 @@ def test_a_notebook_shows_the_answer_and_the_report(store, tmp_path):
     assert report.path.is_file() and report._repr_html_().startswith("<iframe srcdoc=")
 
 
-def test_a_network_takes_images_in_any_form(store, tmp_path):
+def test_classifier_accepts_images_in_any_form(store, tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "image.png")
     network = frostline.load(frostline.open(str(store.folder)), device="cpu")
@@ -202,7 +198,7 @@ def test_a_network_takes_images_in_any_form(store, tmp_path):
         network.export(tmp_path / "none" / "network.pt")
 
 
-def test_images_come_as_a_column_or_one_after_the_other(store, tmp_path):
+def test_images_may_be_a_column_or_an_iterator(store, tmp_path):
     for number in range(3):
         Image.new("RGB", (9, 9), (90 * number,) * 3).save(tmp_path / f"{number}.png")
     network = frostline.load(store.folder / "1", device=torch.device("cpu"))
@@ -214,7 +210,7 @@ def test_images_come_as_a_column_or_one_after_the_other(store, tmp_path):
     assert network.predict_table(pd.Series(paths), tmp_path / "said.csv", root=None).rows == 3
 
 
-def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tmp_path):
+def test_predict_table_errors_name_arguments_instead_of_flags(store, tmp_path):
     network = frostline.load(store.folder / "1", device="cpu")
     Image.new("L", (9, 9)).save(tmp_path / "one.png")
     for output, options, line in (
@@ -257,13 +253,13 @@ def test_what_a_table_cannot_be_is_told_by_the_argument_and_by_no_flag(store, tm
         ),
     ],
 )
-def test_what_is_no_argument_is_one_line(call, line):
+def test_wrong_arguments_are_reported_in_one_line(call, line):
     with pytest.raises(frostline.UserError, match=line):
         call()
 
 
 @pytest.mark.parametrize(("method", "name"), [("report", "path"), ("plots", "folder")])
-def test_what_cannot_be_written_is_one_line(store, tmp_path, method, name):
+def test_unwritable_output_is_reported_in_one_line(store, tmp_path, method, name):
     (tmp_path / "file").write_text("")
     write = getattr(frostline.open(store.folder), method)
     for odd in ("", "\0"):
@@ -280,7 +276,7 @@ def test_what_cannot_be_written_is_one_line(store, tmp_path, method, name):
         write(5)
 
 
-def test_the_command_names_its_flags(store, tmp_path):
+def test_command_errors_name_flags(store, tmp_path):
     (tmp_path / "plots").write_text("")
     with pytest.raises(frostline.UserError, match=r"^--output=/: expected a place that can be written to \("):
         report.main([str(store.folder), "--output", "/"])
@@ -290,7 +286,7 @@ def test_the_command_names_its_flags(store, tmp_path):
 
 @pytest.fixture
 def process(monkeypatch):
-    """Let a few lines of Python stand for the process of a sweep; return the command lines that it was to carry out."""
+    """Replace the process of a sweep by a few lines of Python; return the command lines it was given."""
     commands, popen = [], subprocess.Popen
 
     def of(code):
@@ -318,13 +314,13 @@ def process(monkeypatch):
         ("", 3, "^the sweep ended with 3$"),
     ],
 )
-def test_what_the_command_line_complains_of_is_said_as_python_has_it(said, status, line, process, tmp_path):
+def test_errors_of_the_process_are_raised_in_python_terms(said, status, line, process, tmp_path):
     process(f"import sys; sys.stderr.write({said!r}); sys.exit({status})")
     with pytest.raises(frostline.UserError, match=line):
         frostline.sweep("--help", folder=tmp_path / "sweep")
 
 
-def test_flags_stand_where_they_like_and_a_path_too_long_for_a_folder_is_told_as_the_process_does(process):
+def test_flags_and_their_values_may_stand_anywhere(process):
     commands = process("import sys; sys.exit('frostline: hydra.sweep.dir=a: expected less')")
     for typed in (("freeze=mine", "--config-dir", "my"), ("--config-dir", "my", "freeze=mine"), ("--config-dir=my",)):
         with pytest.raises(frostline.UserError, match=r"^folder=a: expected less$"):
@@ -337,7 +333,7 @@ def test_flags_stand_where_they_like_and_a_path_too_long_for_a_folder_is_told_as
         )
 
 
-def test_a_sweep_that_is_interrupted_says_how_far_it_came_before_it_is_left(process, monkeypatch, tmp_path):
+def test_interrupted_sweep_prints_all_output(process, monkeypatch, tmp_path):
     said = []
 
     def write(lines):
@@ -346,7 +342,7 @@ def test_a_sweep_that_is_interrupted_says_how_far_it_came_before_it_is_left(proc
             if line == "begun\n":
                 raise KeyboardInterrupt
 
-    more = 200_000  # characters: more than a pipe holds
+    more = 200_000  # characters, more than a pipe buffers
     asleep = "try: print('begun', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print(200_000 * 'x')"
     process(f"import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{asleep}")
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(writelines=write, flush=lambda: None))
@@ -355,30 +351,30 @@ def test_a_sweep_that_is_interrupted_says_how_far_it_came_before_it_is_left(proc
     assert list(map(len, said)) == [6, more + 1]
 
 
-def test_torch_is_told_of_determinism_and_threads_for_as_long_as_a_network_computes(store, two_threads, monkeypatch):
-    torch.use_deterministic_algorithms(mode=False)  # whatever an earlier test left
-    network, told = frostline.load(store.folder / "1", device="cpu"), []
+def test_prediction_sets_determinism_and_threads_temporarily(store, two_threads, monkeypatch):
+    torch.use_deterministic_algorithms(mode=False)  # independent of earlier tests
+    network, seen = frostline.load(store.folder / "1", device="cpu"), []
     assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 2
     run = network.network.config
 
     def logits(predictor, views):
-        told.append((torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()))
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()))
         return torch.zeros(len(views), 10)
 
     monkeypatch.setattr(predict, "logits", logits)
     network.predict(np.zeros((8, 8, 3), np.uint8))
-    assert told == [(True, 1)] == [(run.deterministic, run.threads)]
+    assert seen == [(True, 1)] == [(run.deterministic, run.threads)]
     frostline.plan(frostline.compose("freeze=head", "threads=1", "model.image_size=32", "data.limit=200"))
     assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 2
 
 
-def test_where_a_sweep_lies_is_said_once():
+def test_folder_is_not_accepted_as_an_override():
     with pytest.raises(frostline.UserError, match=r"^hydra\.sweep\.dir=x: expected as the argument `folder`"):
         frostline.sweep("freeze=head", "hydra.sweep.dir=x")
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_path, capsys, monkeypatch):
+def test_sweep_runs_and_raises_mistakes(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(api, "subprocess", warm.forking_subprocess())
     quick = ("data.limit=200", "epochs=1", "batch_size=50", "model.image_size=32", "resume=false", "freeze=head")
@@ -392,8 +388,9 @@ def test_a_sweep_runs_as_on_the_command_line_and_its_mistakes_are_raised(tmp_pat
         frostline.sweep("freeze=heda", folder=tmp_path / "none")
 
 
-def test_whatever_a_person_calls_a_run_or_sweep_is_found(store, tmp_path, monkeypatch):
-    sweep_id, runs = shared(store)["sweep_run_id"], frostline.open(str(store.folder)).runs
+def test_runs_and_sweeps_are_found_by_every_name(store, tmp_path, monkeypatch):
+    runs = frostline.open(str(store.folder)).runs
+    sweep_id = json.loads((store.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
     run_id = str(runs[0].result.run_id)
     ids = {run_id, sweep_id, str(runs[1].result.run_id)}
     short = next(run_id[:length] for length in range(4, 33) if sum(i.startswith(run_id[:length]) for i in ids) == 1)
@@ -405,9 +402,9 @@ def test_whatever_a_person_calls_a_run_or_sweep_is_found(store, tmp_path, monkey
         assert asdict(frostline.open(name).runs[0].result) == asdict(runs[0].result)
     assert frostline.load(run_id, device="cpu").classes == frostline.load(runs[0], device="cpu").classes
     monkeypatch.setattr(project, "project_root", lambda: tmp_path)
-    there = shutil.copytree(store.folder, tmp_path / "multirun" / "2026-01-01" / "01-02-03")
+    copy = shutil.copytree(store.folder, tmp_path / "multirun" / "2026-01-01" / "01-02-03")
     for name in ("2026-01-01/01-02-03", "2026-01-01 01-02-03"):
-        assert catalog.meant(Name(name)).folder == there
+        assert catalog.meant(Name(name)).folder == copy
 
 
 @pytest.mark.parametrize(
@@ -418,19 +415,19 @@ def test_whatever_a_person_calls_a_run_or_sweep_is_found(store, tmp_path, monkey
         *((odd, "") for odd in (".", "/", "../..", "a" * 300)),
     ],
 )
-def test_a_sweep_that_is_fetched_has_its_own_name(lay, named, tmp_path, monkeypatch):
+def test_downloaded_sweep_keeps_its_name(lay, named, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog.query, "parent_sweep", lambda uri, run_id: ("a1b2", lay))
     monkeypatch.setattr(catalog.download, "sweep", lambda uri, sweep, folder: folder)
     assert catalog._folder("sqlite://", "c3d4", tmp_path) == tmp_path / "a1b2" / named
 
 
-TOO_LONG = ("a" * 300, "a/" * 3000)  # for a name of a file, and for a path
+TOO_LONG = ("a" * 300, "a/" * 3000)  # as a file name, and as a path
 
 
 @pytest.mark.parametrize(
     "name", ["Vogel & 100%", "nothing'; drop", "0123456", "runs:/", "no/such/folder", "", "\0", *TOO_LONG]
 )
-def test_a_name_that_stands_for_nothing_is_one_line(store, name):
+def test_unknown_name_is_reported_in_one_line(store, name):
     with pytest.raises(frostline.UserError, match="expected a folder, an MLflow run id or its beginning") as mistake:
         frostline.open(name)
     shown = f"{name[:300]}..." if len(name) > 300 else name.replace("\0", r"\x00")
@@ -439,7 +436,7 @@ def test_a_name_that_stands_for_nothing_is_one_line(store, name):
         assert str(mistake.value).endswith("did you mean Vögel & 100%?")
 
 
-def test_the_best_of_a_search_is_what_was_compared_and_no_lucky_trial():
+def test_best_of_a_search_is_a_confirmed_run():
     def run(job: int, mode: str, value: float, **marks: object) -> Result:
         choices = {"freeze_mode": mode, "data": "digits", "lr": 0.1, "seed": job, "study": mode, **marks}
         return Result(job, f"{job}", "", None, "FINISHED", None, choices, {"best/val_accuracy": value})
@@ -450,7 +447,7 @@ def test_the_best_of_a_search_is_what_was_compared_and_no_lucky_trial():
     assert frostline.Sweep("search", (*tried, *fresh), None).best.name == "3"
 
 
-def test_weights_of_a_run_are_used_by_any_name_and_of_a_sweep_refused_with_its_best(store, tmp_path):
+def test_weights_of_a_run_are_accepted_and_of_a_sweep_refused(store, tmp_path):
     sweep = frostline.open(str(store.folder))
     best, quick = sweep.best.result, ("freeze=head", "data.limit=200", "model.image_size=32")
     for name in (f"runs:/{best.run_id}", best.folder):
@@ -475,7 +472,7 @@ def test_weights_of_a_run_are_used_by_any_name_and_of_a_sweep_refused_with_its_b
         *("model.weights={}", "model.weights={}.pt", "model.weights=runs:/{}"),
     ],
 )
-def test_a_path_that_is_too_long_is_one_that_is_not_there(override, name, store):
+def test_too_long_path_counts_as_missing(override, name, store):
     typed = override.format(name).split()
     with pytest.raises(frostline.UserError, match=f"^{typed[-1].partition('=')[0]}=.*aa?.*: expected "):
         frostline.plan(frostline.compose("model.image_size=32", "data.limit=100", *typed))

@@ -1,4 +1,4 @@
-"""Every option of every config group composes, gives all the fields of its schema, and says what it is."""
+"""Every option of every config group composes, sets all fields of its schema, and opens with a comment."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from small import ADAPTED, BASE, CONF, KEPT_MODES, MODES, compose, plain_config
 
 GROUPS = ("augment", "data", "freeze_mode", "model", "optimizer", "schedule", "search")
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
-OPTIONS["freeze_mode"].sort(key=(*ADAPTED, *KEPT_MODES, *MODES).__contains__, reverse=True)  # a solver augments nothing
-OPTIONS["model"].sort(key=("shufflenet_glyphs", "timm").__contains__, reverse=True)  # which are more than a name
+OPTIONS["freeze_mode"].sort(key=(*ADAPTED, *KEPT_MODES, *MODES).__contains__, reverse=True)  # solvers last
+OPTIONS["model"].sort(key=("shufflenet_glyphs", "timm").__contains__, reverse=True)  # these set more than a name
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 TOGETHER = [dict(zip(GROUPS, names, strict=True)) for names in zip_longest(*(OPTIONS[group] for group in GROUPS))]
 ROWS = max(len(options) for group, options in OPTIONS.items() if group != "model")
-"""Lines of options side by side that Hydra composes; what is left are networks, which differ in a name alone."""
+"""Number of rows that Hydra composes; the remaining rows have networks only, which differ just in their name."""
 
 
 def values(group: str, name: str) -> dict[str, Any]:
-    """Return what an option gives to its group; one with `@package _global_` may give other keys beside it."""
+    """Return the values of an option for its group; one with `@package _global_` may set other keys, too."""
     text = (CONF / group / f"{name}.yaml").read_text()
     given = yaml.safe_load(text)
     return given[group] if text.startswith("# @package _global_") else given
@@ -41,13 +41,13 @@ def values(group: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", TOGETHER[:ROWS], ids=lambda chosen: chosen["model"])
-def test_every_option_of_every_group_composes_with_the_defaults(chosen: dict[str, str | None]) -> None:
+def test_every_option_composes(chosen: dict[str, str | None]) -> None:
     names = {group: name for group, name in chosen.items() if name}
     asked = ["model.name=resnet10t"] if chosen["model"] == "timm" else []
     config = compose(*(f"{group}={name}" for group, name in names.items()), *asked)
     for group, name in names.items():
         section = flatten(asdict(config)[group])
-        if group != "freeze_mode":  # its lists of rules are completed by the schema
+        if group != "freeze_mode":  # the schema completes its lists of rules
             given = {key: value for key, value in flatten(values(group, name)).items() if value != "???"}
             assert given.items() <= section.items()
         if group != "model" or name in torchvision.models.list_models():
@@ -62,18 +62,18 @@ def test_every_option_of_every_group_composes_with_the_defaults(chosen: dict[str
     ],
     ids=" ".join,
 )
-def test_choices_that_tests_put_together_are_what_hydra_composes_of_them(typed: tuple[str, ...]) -> None:
+def test_group_choices_compose_as_in_hydra(typed: tuple[str, ...]) -> None:
     ours, theirs = (OmegaConf.to_container(read(typed)) for read in (small._composed, small.hydra_config))
     assert ours == theirs
 
 
-def test_values_that_tests_put_in_are_where_hydra_puts_them() -> None:
+def test_values_are_set_as_in_hydra() -> None:
     values = ("model.weights=null", "optimizer.options={momentum:0.9}", "freeze_mode.l2=[10,1]", "data.root='a b'")
     typed = ("freeze=probe", "optimizer=sgd", "lr=1", "seed=3", "lr=1e-2", *values)
     assert plain_config(*typed) == OmegaConf.to_container(small.hydra_config(typed), resolve=True)
 
 
-def test_a_network_that_no_line_composes_is_a_valid_one_and_says_nothing_to_hydra() -> None:
+def test_remaining_networks_are_valid_and_free_of_hydra_directives() -> None:
     defaults = plain_config()
     for name in (chosen["model"] for chosen in TOGETHER[ROWS:]):
         assert name is not None
@@ -84,7 +84,7 @@ def test_a_network_that_no_line_composes_is_a_valid_one_and_says_nothing_to_hydr
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_option_gives_each_field_without_a_default_once_and_opens_with_what_it_is(group: str) -> None:
+def test_options_set_required_fields_once_and_open_with_a_comment(group: str) -> None:
     schema = get_type_hints(Config)[group]
     needed = {item.name for item in fields(schema) if item.default is MISSING and item.default_factory is MISSING}
     assert OPTIONS[group]
@@ -92,19 +92,19 @@ def test_every_option_gives_each_field_without_a_default_once_and_opens_with_wha
     for name in OPTIONS[group]:
         given = values(group, name)
         assert needed <= base.keys() | given.keys() <= {item.name for item in fields(schema)}
-        assert not {key for key in base if key in given and base[key] == given[key]}, "said twice"
+        assert not {key for key in base if key in given and base[key] == given[key]}, "repeats a default"
         assert (CONF / group / f"{name}.yaml").read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("name", ["full", "probe"])
-def test_freeze_is_the_short_name_of_freeze_mode(name: str) -> None:
+def test_freeze_is_short_for_freeze_mode(name: str) -> None:
     short, long = plain_config(f"freeze={name}"), plain_config(f"freeze_mode={name}")
     assert short == long
     assert short["freeze_mode"]["name"] == name
     assert "freeze" not in short
 
 
-def test_the_defaults_need_nothing_to_be_downloaded_and_are_feature_extraction() -> None:
+def test_defaults_are_feature_extraction_without_downloads() -> None:
     config = compose()
     assert (config.data.source, config.model.weights, config.freeze_mode.name) == ("digits", "glyphs", "head")
     assert config.deterministic
@@ -112,7 +112,7 @@ def test_the_defaults_need_nothing_to_be_downloaded_and_are_feature_extraction()
     assert not config.data.flip
 
 
-def test_lr_on_the_command_line_is_the_runs() -> None:
+def test_equal_lrs_have_one_digest() -> None:
     assert compose("lr=1e-4").lr == 1e-4
     assert digest(compose("lr=1e-4")) == digest(compose("lr=0.0001"))
     assert digest(compose("lr=1e-4")) != digest(compose())
@@ -120,7 +120,7 @@ def test_lr_on_the_command_line_is_the_runs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes_into_a_config_and_says_how_to_run_it(name: str) -> None:
+def test_experiments_compose_and_document_their_command(name: str) -> None:
     text = (CONF / "experiment" / f"{name}.yaml").read_text()
     opening = "".join(opening_comment(text))
     assert f"python train.py experiment={name}" in opening
@@ -141,11 +141,11 @@ def opening_comment(text: str) -> Iterator[str]:
         yield line
 
 
-def test_no_option_knows_a_machine() -> None:
+def test_options_contain_no_machine_paths() -> None:
     for path in CONF.rglob("*.yaml"):
         text = path.read_text()
         assert not any(place in text for place in ("/home/", "/root/", "/work/", "/tmp/", "localhost")), path
 
 
-def test_the_folder_holds_options_and_nothing_else() -> None:
+def test_conf_contains_only_groups() -> None:
     assert {path.name for path in Path(CONF).iterdir()} == {*GROUPS, "cluster", "experiment", "hydra", "config.yaml"}

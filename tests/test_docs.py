@@ -1,4 +1,4 @@
-"""What the pages say can be typed: commands compose, Python names are there, every page is built without a warning."""
+"""The documentation is correct: commands compose, Python names exist, and Sphinx builds without warnings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blocks(page: Path, kind: str) -> Iterator[str]:
     yield from (text for found, text in BLOCK.findall(page.read_text()) if found == kind)
 
 
-def typed() -> Iterator[str]:
+def commands_in_pages() -> Iterator[str]:
     """Yield the arguments of every `python train.py` in the pages, in blocks and in running text."""
     for page in PAGES:
         text = page.read_text()
@@ -36,17 +36,17 @@ def typed() -> Iterator[str]:
         yield from re.findall(r"`python train\.py ([^`…<]+)`", text.replace("\n", " "))
 
 
-COMMANDS = sorted(set(typed()))
+COMMANDS = sorted(set(commands_in_pages()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
-def test_what_is_typed_in_the_pages_can_be_typed(line: str) -> None:
+def test_commands_in_pages_compose(line: str) -> None:
     arguments = [part for part in shlex.split(line, comments=True) if not part.startswith(("-", "hydra"))]
     arguments = [at_home(argument) for argument in arguments if "=" in argument]
     arguments = [re.sub("^cluster=.*", "cluster=local", argument) for argument in arguments]  # launchers are extras
     if "freeze=mine" in arguments:
-        return  # written in front of it on the same page
+        return  # the page tells the reader to write this mode first
     chosen = []
     for override in hydra_keys.split(OverridesParser.create().parse_overrides(arguments))[0]:  # ranges are of a search
         value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else None
@@ -54,12 +54,12 @@ def test_what_is_typed_in_the_pages_can_be_typed(line: str) -> None:
     assert isinstance(frostline.compose(*chosen), frostline.Config)
 
 
-def test_the_pages_do_show_commands() -> None:
-    assert len(COMMANDS) > 5 and sum(map(len, (list(blocks(page, "python")) for page in PAGES))) >= 2
+def test_pages_contain_commands_and_python() -> None:
+    assert len(COMMANDS) > 5 and sum(len(list(blocks(page, "python"))) for page in PAGES) >= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_in_the_pages_uses_names_that_are_there(page: Path) -> None:
+def test_python_names_in_pages_exist(page: Path) -> None:
     of = {"frostline": frostline, "sweep": api.Sweep, "network": api.Classifier}
     for text in blocks(page, "python"):
         for node in ast.walk(ast.parse(text)):
@@ -68,14 +68,14 @@ def test_python_in_the_pages_uses_names_that_are_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_in_the_pages_are_there(page: Path) -> None:
+def test_command_names_in_pages_exist(page: Path) -> None:
     named = re.findall(r"python\s-m\sfrostline\s([a-z]+)", page.read_text())
-    assert set(named) <= {*commands.names(), "audit"}  # of a package that is made up there
+    assert set(named) <= {*commands.names(), "audit"}  # an example of a plugin's command
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("sphinx") is None, reason="the pages are built by `make docs`, which installs Sphinx")
-def test_the_pages_are_built_and_say_every_key_and_command(tmp_path: Path) -> None:
+@pytest.mark.skipif(find_spec("sphinx") is None, reason="needs Sphinx, which `make docs` installs")
+def test_sphinx_builds_every_key_and_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "-d", tmp_path / "doctrees", CHECKOUT / "docs", tmp_path / "site"],
         **{"capture_output": True, "text": True, "check": False, "timeout": 240},

@@ -1,9 +1,9 @@
-"""Commands in processes of their own that have loaded everything: each is forked from one that has, as it was then.
+"""Run commands in processes forked from one that has already imported everything.
 
-To start Python, and to import torch and MLflow, takes ten times as long as what most tests look at. What is forked has
-its own environment, folder, standard streams and process id, and so have the workers of a sweep that it starts; it runs
-the command line from its first line to the end of the interpreter. Where a process cannot be waited for by a
-descriptor (Linux has that), it is started as anywhere else.
+Starting Python and importing torch and MLflow takes ten times as long as what most tests check. A forked process has
+its own environment, folder, standard streams and process id, as have the workers of a sweep that it starts; it runs
+the command line from its first line to the end of the interpreter. Without pidfd (Linux has it), processes are started
+as usual.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from filelock import FileLock
 import preload
 
 SERVER = "FROSTLINE_TESTS_WARM"
-"""Name of the environment variable that holds the address of the process that forks."""
-_FREE = 100  # the first descriptor that no command is given
+"""Name of the environment variable with the address of the process that forks."""
+_FREE = 100  # the first descriptor that no command gets
 
 
 class Popen:
-    """A process that runs a command line of Python, as `subprocess.Popen` starts it."""
+    """A process that runs a command line of Python, with the interface of `subprocess.Popen`."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Popen:
         text: bool = False,
         errors: str | None = None,
     ) -> None:
-        """Start it; a stream that is not named is that of this process."""
+        """Start the process; streams that are not given are inherited."""
         self.args = arguments
         self.returncode: int | None = None
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class Popen:
         self.stdout: IO[Any] | None = (
             None if reader is None else os.fdopen(reader, "r" if text or errors else "rb", errors=errors)
         )
-        told = {
+        request = {
             "arguments": [*map(str, arguments[1:])],
             "environment": dict(os.environ if env is None else env),
             "folder": str(cwd or Path.cwd()),
@@ -74,7 +74,7 @@ class Popen:
         }
         self._line = socket.socket(socket.AF_UNIX)
         self._line.connect(_address())
-        message = json.dumps(told).encode()
+        message = json.dumps(request).encode()
         socket.send_fds(self._line, [len(message).to_bytes(8, "big")], [*streams, *pass_fds])
         self._line.sendall(message)
         self.pid = int.from_bytes(_read(self._line, 8), "big")
@@ -82,14 +82,14 @@ class Popen:
             os.close(descriptor)
 
     def poll(self) -> int | None:
-        """Return the exit status, negative for a signal; None while it runs."""
+        """Return the exit status, negative for a signal; None while the process runs."""
         try:
             return self.wait(0)
         except subprocess.TimeoutExpired:
             return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit status once it has ended; raises `TimeoutExpired`."""
+        """Wait for the end and return the exit status; raises `TimeoutExpired`."""
         with self._lock:
             if self.returncode is None:
                 with selectors.DefaultSelector() as selector:
@@ -101,12 +101,12 @@ class Popen:
             return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal if the process still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.send_signal(signal.SIGKILL)
 
     def __enter__(self) -> Popen:
@@ -127,7 +127,7 @@ def run(
     stdout: int | None = None,
     timeout: float = 240,
 ) -> subprocess.CompletedProcess[str]:
-    """Return what came of a command line of Python, with what it printed but to `stdout`; one that hangs is killed."""
+    """Return the result of a command line of Python, with its output unless `stdout` is given; killed at `timeout`."""
     if not _address():
         pipes: dict[str, Any] = {"input": stdin, "stdout": stdout or subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.run(arguments, env=env, cwd=cwd, timeout=timeout, text=True, check=False, **pipes)
@@ -145,9 +145,9 @@ def run(
 
 
 def _address() -> str | None:
-    """Return where to ask for a fork: of one process for all of a test run, which the first who asks starts.
+    """Return the address of the process that forks, started by the first call of a test run.
 
-    None where there is no test run, or no such process.
+    None outside test runs and without pidfd.
     """
     if SERVER in os.environ or "FROSTLINE_TESTS" not in os.environ or not hasattr(os, "pidfd_open"):
         return os.environ.get(SERVER)
@@ -158,7 +158,7 @@ def _address() -> str | None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
             command = [sys.executable, "-P", __file__, address, os.environ["FROSTLINE_TESTS_PROCESS"]]
             ready, theirs = os.pipe()
-            own_group = {"file_actions": [(os.POSIX_SPAWN_DUP2, theirs, 1)], "setpgroup": 0}  # who asked may be killed
+            own_group = {"file_actions": [(os.POSIX_SPAWN_DUP2, theirs, 1)], "setpgroup": 0}  # the caller may be killed
             os.posix_spawn(sys.executable, command, environment, **own_group)
             os.close(theirs)
             assert os.read(ready, 5) == b"ready", "the process that forks did not start"
@@ -169,7 +169,7 @@ def _address() -> str | None:
 
 
 def _streams(stdin: Any, stdout: Any, stderr: Any, closing: list[int]) -> tuple[list[int], int | None]:
-    """Return the descriptors of a process's streams, and where to read what it prints; those to close are added."""
+    """Return the descriptors of a process's streams, and the one to read its output; extend `closing`."""
     given, reader = [], None
     for number, stream in enumerate((stdin, stdout, stderr)):
         if stream is None:
@@ -180,7 +180,7 @@ def _streams(stdin: Any, stdout: Any, stderr: Any, closing: list[int]) -> tuple[
         elif stream == subprocess.STDOUT:
             given.append(given[1])
         elif stream == subprocess.PIPE:
-            assert number == 1, "only what it prints can be read from a pipe"
+            assert number == 1, "only stdout may be a pipe"
             ours, theirs = os.pipe()
             given.append(theirs)
             closing.append(theirs)
@@ -194,13 +194,13 @@ def _read(line: socket.socket, count: int) -> bytes:
     received = b""
     while len(received) < count:
         if not (more := line.recv(count - len(received))):
-            raise EOFError("the process that forks is gone")
+            raise EOFError("the process that forks has ended")
         received += more
     return received
 
 
 def _serve() -> dict[str, Any]:
-    """Fork for everyone who asks, until the test run is over; return, in a fork, what was asked."""
+    """Fork for each request until the test run ends; return the request in the forked process."""
     address, runs = sys.argv[1:]
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(address)
@@ -215,14 +215,14 @@ def _serve() -> dict[str, Any]:
                 if key.fileobj is listener:
                     line, _ = listener.accept()
                     size, descriptors, *_ = socket.recv_fds(line, 8, 64)
-                    told: dict[str, Any] = json.loads(_read(line, int.from_bytes(size, "big")))
+                    request: dict[str, Any] = json.loads(_read(line, int.from_bytes(size, "big")))
                     if not (pid := os.fork()):
-                        told["descriptors"] = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, _FREE) for one in descriptors]
+                        request["descriptors"] = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, _FREE) for one in descriptors]
                         for one in (*descriptors, *asking):
                             os.close(one)
                         for held in (line, *(theirs for _, theirs in asking.values())):
                             held.close()
-                        return told
+                        return request
                     for one in descriptors:
                         os.close(one)
                     line.sendall(pid.to_bytes(8, "big"))
@@ -236,34 +236,34 @@ def _serve() -> dict[str, Any]:
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                    with contextlib.suppress(OSError):  # who asked may be gone
+                    with contextlib.suppress(OSError):  # the caller may have ended
                         line.sendall(status.to_bytes(8, "big", signed=True))
                     line.close()
 
 
-def _become(told: dict[str, Any]) -> None:
-    """Run the command line in this process, which from now on is as if it had been started for it."""
-    for number, descriptor in zip(told["numbers"], told["descriptors"], strict=True):
+def _run_command(request: dict[str, Any]) -> None:
+    """Run the requested command line in this process, as if it had been started for it."""
+    for number, descriptor in zip(request["numbers"], request["descriptors"], strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
     renew_threads()
-    os.chdir(told["folder"])
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(told["environment"], **{SERVER: sys.argv[1]})
-    resource.setrlimit(resource.RLIMIT_FSIZE, told["largest"])
-    with contextlib.suppress(OSError):  # whose first process may be gone
-        os.setpgid(0, told["group"])
+    os.environ.update(request["environment"], **{SERVER: sys.argv[1]})
+    resource.setrlimit(resource.RLIMIT_FSIZE, request["largest"])
+    with contextlib.suppress(OSError):  # the group's leader may have ended
+        os.setpgid(0, request["group"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         whole = name == "stdout" and not os.isatty(descriptor)
         stream = open(descriptor, "w", buffering=-1 if whole else 1, encoding="utf-8", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
-    sys.path[:0] = filter(None, told["environment"].get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:0] = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
     sys.modules["frostline.sweeps.pool"].subprocess = forking_subprocess()
-    if sys.modules["frostline.core.project"].own_configs([]):  # which the plugin looks for when it is imported
+    if sys.modules["frostline.core.project"].own_configs([]):  # the plugin searches for them at import
         importlib.reload(sys.modules["hydra_plugins.frostline_sweeper"])
-    _know_mode()
-    arguments = [one for one in told["arguments"] if one != "-P"]
+    _skip_mode_lookup()
+    arguments = [one for one in request["arguments"] if one != "-P"]
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
         exec(arguments[1], {"__name__": "__main__"})
@@ -275,22 +275,22 @@ def _become(told: dict[str, Any]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-def _know_mode() -> None:
-    """Spare Hydra the config that it composes for `hydra.mode` alone where -m has told that: 0.1 s of each command."""
+def _skip_mode_lookup() -> None:
+    """Skip the config that Hydra composes only to read `hydra.mode`, if -m gives the mode: saves 0.1 s per command."""
     from hydra._internal.hydra import Hydra
     from hydra.types import RunMode
 
     looked_up = Hydra.get_mode
 
     def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        told = "-m" in sys.argv[1:] and not any("hydra.mode" in typed for typed in overrides)
-        return RunMode.MULTIRUN if told else looked_up(hydra, config_name, overrides)
+        multirun = "-m" in sys.argv[1:] and not any("hydra.mode" in one for one in overrides)
+        return RunMode.MULTIRUN if multirun else looked_up(hydra, config_name, overrides)
 
     Hydra.get_mode = get_mode
 
 
-def _leave(status: int) -> NoReturn:
-    """End the process as the interpreter does, but for taking apart what it loaded, which takes half a second."""
+def _exit_process(status: int) -> NoReturn:
+    """Exit as the interpreter does, except for unloading modules, which takes half a second."""
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -300,25 +300,25 @@ def _leave(status: int) -> NoReturn:
 
 
 def renew_threads() -> None:
-    """Have torch make its threads anew, as it does after a fork, before several of ours ask for that at once."""
+    """Let torch create new threads, as it must after a fork, before several of our threads need them at once."""
     import torch
 
     torch.set_num_threads(torch.get_num_threads())
 
 
 def forking_subprocess() -> Any:
-    """Return what may stand for the module `subprocess` where workers are started, so that they are forked."""
+    """Return a replacement for the module `subprocess` whose processes are forked, for code that starts workers."""
     return SimpleNamespace(**{**vars(subprocess), "Popen": Popen}) if _address() else subprocess
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     preload.load()
-    told = _serve()
+    request = _serve()
     try:
-        _become(told)
+        _run_command(request)
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
-            _leave(end.code or 0)
+            _exit_process(end.code or 0)
         raise
-    _leave(0)
+    _exit_process(0)

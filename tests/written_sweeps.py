@@ -1,4 +1,4 @@
-"""Sweep folders in the real format, as large and as odd as a test needs them, without training anything."""
+"""Sweep folders in the real format, written without training anything."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def sweep(
     shift: bool = False,
     tracker: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a sweep over `grid` (`freeze_mode`, `lr`, ...) and seeds; `states` are those of some runs, by number.
+    """Write a sweep over `grid` (`freeze_mode`, `lr`, ...) and seeds; `states` has the states of some runs, by number.
 
-    A state is `FAILED`, `KILLED`, `RUNNING` (half-way, no result) or `WAITING` (not begun). Accuracy depends on the
+    A state is `FAILED`, `KILLED`, `RUNNING` (half-way, no result) or `WAITING` (not started). Accuracy depends on the
     freeze mode and has its best lr at 1e-3.
     """
     folder.mkdir(parents=True)
@@ -64,7 +64,7 @@ def accuracy_of(choices: Mapping[str, Any]) -> float:
 
 
 def _value(by: Metric, accuracy: float) -> float:
-    """Return what somebody so accurate may come to in a metric."""
+    """Return a plausible value of a metric for this accuracy."""
     return accuracy if by.sign > 0 else 1 - accuracy
 
 
@@ -122,9 +122,9 @@ def _run(
 
 
 def _test(folder: Path, random: np.random.Generator, truth: float, classes: Sequence[str]) -> float:
-    """Write how the test went, and return the accuracy; images are the same for all runs."""
+    """Write the files of the test and return its accuracy; all runs have the same images."""
     labels, ids = np.arange(IMAGES) % len(classes), np.arange(IMAGES) * 3
-    hardness = np.random.default_rng(99).random(IMAGES)  # the same images are hard for everybody
+    hardness = np.random.default_rng(99).random(IMAGES)  # the same images are hard for all runs
     wrong = hardness + random.normal(0, 0.03, IMAGES) > truth
     said = np.where(wrong, (labels + 1 + (hardness * 1000).astype(int) % 2) % len(classes), labels)
     logits = random.normal(0, 0.3, (IMAGES, len(classes))).astype(np.float32)

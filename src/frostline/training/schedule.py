@@ -58,7 +58,11 @@ def set_lr(groups: Iterable[dict[str, Any]], *, lr: float, phase: int, factor: f
     """
     for group in groups:
         rate = lr * group["scales"][phase] * factor
-        group["lr"] = ctypes.c_float(rate).value if group["params"][0].is_cuda else rate
+        group["lr"] = _float32(rate) if group["params"][0].is_cuda else rate
+
+
+def _float32(number: float) -> float:
+    return ctypes.c_float(number).value
 
 
 @dataclass(frozen=True)

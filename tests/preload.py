@@ -21,14 +21,8 @@ from typing import Any
 
 LOADED = (
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
-    *(
-        "mlflow.tracking.client",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "itables",
-        "narwhals",
-        "plotly",
-        "cloudpickle",
-    ),
+    *("mlflow.tracking.client", "mlflow.store.tracking.sqlalchemy_store", "itables", "narwhals"),
+    *("plotly", "cloudpickle"),
 )
 """Modules that a sweep imports late, beside all modules of frostline."""
 _CONFIGS = {str(Path(__file__).parents[1] / "conf"), "hydra.conf", ""}

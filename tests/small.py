@@ -41,10 +41,13 @@ from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs.run import execute
 from frostline.runs.run_context import RunContext
+from frostline.runs.setup import Setup
+from frostline.runs.train import fit_phases, learner_of
 from frostline.store.store import Store
 from frostline.training import checkpoint, dataset, loop, optim, schedule
 from frostline.training.loop import FIRST_STEP, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
+from frostline.training.state import Learner, Progress
 from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 
 SMALL = (
@@ -149,6 +152,14 @@ def execute_run(
     provenance.write(folder, provenance.software([]))  # as jobs do
     run = RunContext("a run", folder, cast(Screen, screen or FakeScreen()), **around)
     return execute(config, run, cast(Record, record or FakeRecord()))
+
+
+def epochs_of(run: Setup, learner: Learner | None = None) -> Iterator[EpochResult]:
+    """Train an assembled run without showing progress, and yield its epochs."""
+    learner = learner or learner_of(run)
+    options: dict[str, Any] = {"progress": Progress(), "pause": lambda: False}
+    events = fit_phases(run, learner, Guard(run.model.module), cast(Screen, FakeScreen()), **options)
+    yield from (event for event in events if isinstance(event, EpochResult))
 
 
 def data_config(**fields: Any) -> DataConfig:

@@ -463,12 +463,8 @@ def test_weights_of_a_run_are_accepted_and_of_a_sweep_refused(store, tmp_path):
 @pytest.mark.parametrize(
     "override",
     [
-        *(
-            "data=image_folder data.root={}",
-            "data=table data.root={}.csv",
-            "data=hub data.root={}",
-            "data.split_file={}",
-        ),
+        *("data=image_folder data.root={}", "data=table data.root={}.csv"),
+        *("data=hub data.root={}", "data.split_file={}"),
         *("model.weights={}", "model.weights={}.pt", "model.weights=runs:/{}"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What whole sweeps share."""
+"""Fixtures of whole sweeps."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where the sweeps of a file are recorded: a database of its own."""
+    """Return the path of a tracking database for the sweeps of one test file."""
     return tmp_path_factory.mktemp("record") / "mlflow.db"

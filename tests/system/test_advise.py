@@ -1,4 +1,4 @@
-"""`frostline advise` as it is typed: two backbones of known quality, and mistakes before anything is looked at."""
+"""`frostline advise` through the command line and the API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _few_steps(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_embedded_weights_are_told_from_random_ones(tmp_path, monkeypatch, capsys):
+def test_pretrained_weights_rank_above_random_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     typed = ("model=shufflenet_glyphs", "model.weights=null,glyphs", "--images", "300", *QUICK)
     assert commands.run("advise", [*typed, "--json"]) == 0
@@ -34,7 +34,7 @@ def test_the_embedded_weights_are_told_from_random_ones(tmp_path, monkeypatch, c
     assert [cost["mode"] for cost in random["costs"]] == ["head", "full"]
     assert said["sample"] == {"train": 100, "val": 150, "classes": 10}
     assert "model.weights=glyphs " in said["next"] and "freeze=head,full" in said["next"]
-    assert not list(tmp_path.iterdir())  # no record, and no folder of a sweep
+    assert not list(tmp_path.iterdir())  # no record and no sweep folder
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_the_embedded_weights_are_told_from_random_ones(tmp_path, monkeypatch, c
         (("model.weights=none.safetensors",), "model.weights=none.safetensors: expected a file"),
     ],
 )
-def test_a_mistake_is_the_one_line_that_a_sweep_answers(typed, line):
+def test_mistake_is_one_line(typed, line):
     with pytest.raises(UserError) as mistake:
         frostline.advise(*typed, "freeze=head")
     assert re.match(line.replace("?", r"\?"), str(mistake.value)) and "\n" not in str(mistake.value)
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_it_has_its_tables_and_draws_what_it_would_have_drawn():
+def test_advice_has_tables_and_keeps_the_random_state():
     before = torch.get_rng_state()
     with torch.no_grad():
         found = frostline.advise("model=shufflenet_glyphs", *QUICK[:-1], "freeze=head", images=60)

@@ -1,4 +1,4 @@
-"""The same command again: what finished is left out, what was interrupted goes on, and what fails costs one run."""
+"""Repeated commands: finished runs are skipped, interrupted ones are resumed, and a failure affects one run."""
 
 from __future__ import annotations
 
@@ -8,47 +8,34 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from test_sweep import QUICK, Done, command, environment, sweep, where
 
 import stores
 import warm
 from frostline.records import layout, liveness
+from whole_sweeps import QUICK, CompletedSweep, command, environment, epoch_lines, places, sweep, wait_until
 
 EPOCHS = ("epochs=40", "seed=0,1")
 
 
-def again(folder, store, *overrides, expect=0):
+def sweep_again(folder, store, *overrides, expect=0):
     return sweep(folder, store, *overrides, "resume=true", expect=expect)
 
 
 @contextlib.contextmanager
-def started(folder, store, *overrides):
-    """Start a sweep, and yield its process when its first run has finished three epochs."""
-    arguments = command("-m", *QUICK, *overrides, *where(folder, stores.put(store)))
+def running_sweep(folder, store, *overrides):
+    """Start a sweep, and yield its process after three epochs of its first run."""
+    arguments = command("-m", *QUICK, *overrides, *places(folder, stores.put(store)))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with warm.Popen(arguments, env=environment(), **pipes) as process:
         try:
-            until(lambda: len(lines(folder / "0")) >= 3)
+            wait_until(lambda: len(epoch_lines(folder / "0")) >= 3)
             yield process
         finally:
             process.kill()
-
-
-def until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def lines(run):
-    path = run / "metrics.jsonl"
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def worker_of(run):
@@ -56,18 +43,18 @@ def worker_of(run):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The sweep that nothing happens to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    """A sweep without interruption."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return sweep(folder / "sweep", folder / "mlflow.db", *EPOCHS)
 
 
-def same(done, undisturbed, folders):
-    """Check that every run is recorded once, with the metrics that the undisturbed one has."""
+def assert_same_results(done, uninterrupted, folders):
+    """Check that every run is recorded once, with the metrics of the uninterrupted sweep."""
     assert [r["status"] for r in done.results()] == ["FINISHED"] * 2, done.out
     for number, result in enumerate(done.results()):
-        other = undisturbed.results()[number]
-        assert lines(Path(result["folder"])) == lines(Path(other["folder"]))
+        other = uninterrupted.results()[number]
+        assert epoch_lines(Path(result["folder"])) == epoch_lines(Path(other["folder"]))
         for key in ("best/val_accuracy", "best/epoch", "test/accuracy", "test/loss"):
             assert result["metrics"][key] == other["metrics"][key]
         history = done.client().get_metric_history(result["run_id"], "val/loss")
@@ -80,9 +67,9 @@ def same(done, undisturbed, folders):
     assert len(folders) == len(set(folders))
 
 
-def test_what_finished_is_skipped_and_an_extended_sweep_runs_only_what_is_new(store, tmp_path):
-    first = again(tmp_path / "first", store, "lr=1e-2,1e-3")
-    second = again(tmp_path / "second", store, "lr=1e-2,1e-3,1e-4")
+def test_extended_sweep_runs_only_new_runs(store, tmp_path):
+    first = sweep_again(tmp_path / "first", store, "lr=1e-2,1e-3")
+    second = sweep_again(tmp_path / "second", store, "lr=1e-2,1e-3,1e-4")
     old, new = first.results(), second.results()
     assert [r["run_id"] for r in new[:2]] == [r["run_id"] for r in old]
     assert [r["metrics"] for r in new[:2]] == [r["metrics"] for r in old]
@@ -95,72 +82,72 @@ def test_what_finished_is_skipped_and_an_extended_sweep_runs_only_what_is_new(st
     assert third.results()[0]["run_id"] not in {r["run_id"] for r in new} and "skipped, " not in third.out
 
 
-def test_what_finished_on_another_machine_is_skipped_and_ends_with_the_same_answer(tmp_path):
-    first = again(tmp_path / "first", tmp_path / "mlflow.db", "lr=1e-2,1e-3", "epochs=2")
+def test_runs_known_only_to_mlflow_are_skipped(tmp_path):
+    first = sweep_again(tmp_path / "first", tmp_path / "mlflow.db", "lr=1e-2,1e-3", "epochs=2")
     shutil.rmtree(first.folder)
-    second = again(tmp_path / "second", tmp_path / "mlflow.db", "lr=1e-2,1e-3", "epochs=2")
+    second = sweep_again(tmp_path / "second", tmp_path / "mlflow.db", "lr=1e-2,1e-3", "epochs=2")
     assert second.out.count("skipped, finished in") == 2
-    assert answer(second) == answer(first)
-    assert "epochs=2" in answer(second) and "paired bootstrap" in answer(second)
+    assert printed_verdict(second) == printed_verdict(first)
+    assert "epochs=2" in printed_verdict(second) and "paired bootstrap" in printed_verdict(second)
     assert not list(second.folder.glob("*/best.safetensors"))
 
 
-def test_a_sweep_that_is_moved_while_it_runs_says_so_and_goes_on_where_it_lies(tmp_path, undisturbed):
+def test_moved_sweep_stops_and_resumes_in_its_new_folder(tmp_path, uninterrupted):
     store, folder = tmp_path / "mlflow.db", tmp_path / "before"
-    with started(folder, store, *EPOCHS) as process:
+    with running_sweep(folder, store, *EPOCHS) as process:
         folder.rename(tmp_path / "after")
         out = process.stdout.read().decode()
         process.wait(120)
     assert process.returncode == 1 and "Traceback" not in out
     assert f"frostline: {folder}: moved or removed while the sweep ran; " in out
-    done = again(tmp_path / "after", store, *EPOCHS)
+    done = sweep_again(tmp_path / "after", store, *EPOCHS)
     assert f"resumed, interrupted in {tmp_path / 'after'}/0" in done.out
-    same(done, undisturbed, [folder, done.folder])
+    assert_same_results(done, uninterrupted, [folder, done.folder])
 
 
-def answer(done):
-    """Return what a sweep says at its end, between its table and its report."""
+def printed_verdict(done):
+    """Return the verdict that a sweep prints between its table and its report."""
     return done.out.rpartition("─")[2].partition("Report:")[0].replace(str(done.folder), "")
 
 
-def test_a_killed_sweep_leaves_no_process_and_the_next_one_finishes_it_bit_for_bit(tmp_path, undisturbed):
+def test_killed_sweep_is_finished_bit_for_bit(tmp_path, uninterrupted):
     store, folder = tmp_path / "mlflow.db", tmp_path / "killed"
-    with started(folder, store, *EPOCHS) as process:
+    with running_sweep(folder, store, *EPOCHS) as process:
         worker = worker_of(folder / "0")
         assert worker != process.pid
         process.kill()
-        until(lambda: not psutil.pid_exists(worker), 10)
-    done = again(tmp_path / "next", store, *EPOCHS)
+        wait_until(lambda: not psutil.pid_exists(worker), 10)
+    done = sweep_again(tmp_path / "next", store, *EPOCHS)
     assert f"resumed, interrupted in {folder}/0" in done.out
-    same(done, undisturbed, [folder, done.folder])
+    assert_same_results(done, uninterrupted, [folder, done.folder])
     assert not [*folder.glob("*/checkpoint"), *done.folder.glob("*/checkpoint")]
 
 
-def test_a_killed_worker_costs_nothing_but_its_work_since_the_last_checkpoint(tmp_path, undisturbed):
+def test_killed_worker_is_replaced_and_its_run_resumed(tmp_path, uninterrupted):
     store, folder = tmp_path / "mlflow.db", tmp_path / "sweep"
-    with started(folder, store, *EPOCHS) as process:
+    with running_sweep(folder, store, *EPOCHS) as process:
         os.kill(worker_of(folder / "0"), signal.SIGKILL)
         out = process.stdout.read().decode()
         process.wait(120)
     assert process.returncode == 0, out
     assert "its worker was killed by signal 9 (out of memory?); it is restarted" in out
-    same(Done(0, out, "", folder, store), undisturbed, [folder])
+    assert_same_results(CompletedSweep(folder, store, out=out), uninterrupted, [folder])
 
 
-def test_the_very_same_command_goes_on_in_its_own_folder(tmp_path, undisturbed):
+def test_same_command_resumes_in_the_same_folder(tmp_path, uninterrupted):
     store, folder = tmp_path / "mlflow.db", tmp_path / "sweep"
-    with started(folder, store, *EPOCHS) as process:
+    with running_sweep(folder, store, *EPOCHS) as process:
         worker = worker_of(folder / "0")
-        os.kill(worker, signal.SIGSTOP)  # so that it is not done before it is looked at
-        refused = again(folder, store, *EPOCHS, expect=2)
+        os.kill(worker, signal.SIGSTOP)  # keep it running during the check
+        refused = sweep_again(folder, store, *EPOCHS, expect=2)
         os.kill(worker, signal.SIGCONT)
         assert f"process {process.pid}, started" in refused.err and refused.err.count("\n") == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
-    other = again(folder, store, "epochs=3", expect=2)
+    other = sweep_again(folder, store, "epochs=3", expect=2)
     assert "another sweep's" in other.err
-    done = again(folder, store, *EPOCHS)
-    same(done, undisturbed, [folder])
+    done = sweep_again(folder, store, *EPOCHS)
+    assert_same_results(done, uninterrupted, [folder])
 
 
 MANY = """
@@ -169,10 +156,10 @@ from frostline.sweeps import already_finished, skip_or_resume, sweep
 already_finished.NAMED = skip_or_resume.NAMED = sweep.NAMED = 4
 main()
 """
-"""A command to which five runs are many."""
+"""A command for which five runs count as many."""
 
 
-def test_many_finished_runs_are_answered_from_where_they_are_unless_somebody_deleted_one(tmp_path):
+def test_many_finished_runs_are_answered_together_unless_one_is_deleted(tmp_path):
     few = ("data.limit=40", "data.test_fraction=0.05", "data.val_fraction=0.05")
     store, typed = tmp_path / "mlflow.db", ("freeze=knn", "seed=range(5)", *few, "resume=true")
 
@@ -183,21 +170,21 @@ def test_many_finished_runs_are_answered_from_where_they_are_unless_somebody_del
     written = (first.folder / "record.jsonl").read_bytes()
     second = sweep(tmp_path / "first", store, *typed, run=run)
     assert f"\n5 runs: skipped, finished in {first.folder}\n\n" in second.out and second.out.count("skipped") == 1
-    assert answer(second) == answer(first)
+    assert printed_verdict(second) == printed_verdict(first)
     assert (first.folder / "record.jsonl").read_bytes() == written
     first.client().delete_run(first.results()[3]["run_id"])
-    sweep(tmp_path / "first", store, *typed, run=run)  # is looked into
+    sweep(tmp_path / "first", store, *typed, run=run)  # checks every run
     assert (first.folder / "record.jsonl").read_bytes() != written
 
 
-def test_a_run_that_another_sweep_has_before_it_is_left_to_it_and_taken_in_when_done(tmp_path, store):
+def test_runs_of_another_running_sweep_are_left_to_it(tmp_path, store):
     how = ("epochs=40", "seed=5,6")
-    with started(tmp_path / "first", store, *how) as process:
+    with running_sweep(tmp_path / "first", store, *how) as process:
         worker = worker_of(tmp_path / "first" / "0")
-        os.kill(worker, signal.SIGSTOP)  # the second run is not begun meanwhile
-        early = again(tmp_path / "second", store, *how, expect=1)
+        os.kill(worker, signal.SIGSTOP)  # keeps the second run from starting
+        early = sweep_again(tmp_path / "second", store, *how, expect=1)
         os.kill(worker, signal.SIGCONT)
-        assert early.out.count("left to") == 2 and not lines(tmp_path / "second" / "1")
+        assert early.out.count("left to") == 2 and not epoch_lines(tmp_path / "second" / "1")
         assert process.wait(120) == 0
-    late = again(tmp_path / "second", store, *how)
+    late = sweep_again(tmp_path / "second", store, *how)
     assert [result["folder"] for result in late.results()] == [str(tmp_path / "first" / str(n)) for n in (0, 1)]

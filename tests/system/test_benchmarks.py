@@ -1,4 +1,4 @@
-"""The benchmarks run, their opponents learn, and the tables say what was measured; speeds are not looked at."""
+"""The benchmarks run, their baselines learn, and the tables have the measurements; speeds are not checked."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def small(kept):
     return images.make(kept, images.CIFAR, {"train": 40, "val": 10, "test": 10})
 
 
-def test_images_are_the_same_for_everybody_and_made_once(kept, tmp_path):
+def test_images_are_reproducible_and_made_once(kept, tmp_path):
     import images
 
-    here, there = small(kept), small(tmp_path)
+    here, other = small(kept), small(tmp_path)
     files = sorted(path.relative_to(here) for path in here.glob("*/*/*.png"))
     assert len(files) == 60
-    assert all((here / file).read_bytes() == (there / file).read_bytes() for file in files)
+    assert all((here / file).read_bytes() == (other / file).read_bytes() for file in files)
     made = (here / files[0]).stat().st_mtime_ns
     assert small(kept) == here and (here / files[0]).stat().st_mtime_ns == made
     (photo,) = images.make(tmp_path, images.PHOTO, {"train": 1}).glob("train/class0/*.jpg")
@@ -46,7 +46,7 @@ def test_images_are_the_same_for_everybody_and_made_once(kept, tmp_path):
         assert image.size == (500, 375)
 
 
-def test_the_tutorial_learns(kept):
+def test_tutorial_baseline_learns(kept):
     import tutorial
 
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def test_the_tutorial_learns(kept):
     assert losses[-1] < losses[0]
 
 
-def test_the_fair_opponent_learns(kept):
+def test_fair_baseline_learns(kept):
     import fair
 
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def test_the_fair_opponent_learns(kept):
     assert losses[-1] < losses[0]
 
 
-def test_the_limit_learns_its_one_batch():
+def test_limit_baseline_learns_its_batch():
     import limit
 
     torch.manual_seed(0)
@@ -72,7 +72,7 @@ def test_the_limit_learns_its_one_batch():
     assert limit.matrix_rate(CPU, torch.float32, 32, times=2) > 0
 
 
-def test_a_measurement_writes_the_table_and_leaves_the_results_of_the_others(kept, tmp_path, capsys):
+def test_measurement_keeps_results_of_other_measurements(kept, tmp_path, capsys):
     import run
 
     quick = ("--device", "cpu", "--quick", "--without-mlflow", "--output", str(tmp_path), "--images", str(kept))
@@ -89,16 +89,16 @@ def test_a_measurement_writes_the_table_and_leaves_the_results_of_the_others(kep
     assert "## cuda\n\nnot measured: no GPU was at hand" in page
 
 
-def test_what_was_cut_off_goes_on_where_it_was(kept, tmp_path, capsys, monkeypatch):
+def test_interrupted_measurement_continues(kept, tmp_path, capsys, monkeypatch):
     import measures
     import run
 
-    def cut_off(bench):
+    def interrupted(bench):
         yield bench.row("first", "row", 1.0, note="")
         raise KeyboardInterrupt
 
     quick = ["--device", "cpu", "--quick", "--output", str(tmp_path), "--only", "machine,share", "--continue"]
-    monkeypatch.setitem(measures.MEASURES, "share", cut_off)
+    monkeypatch.setitem(measures.MEASURES, "share", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.main(quick)
     monkeypatch.setitem(measures.MEASURES, "share", lambda bench: iter([bench.row("second", "row", 2.0, note="")]))
@@ -109,7 +109,7 @@ def test_what_was_cut_off_goes_on_where_it_was(kept, tmp_path, capsys, monkeypat
     assert [row["measure"] for row in measured["share"]["rows"]] == ["second (row)"] and measured["share"]["whole"]
 
 
-def test_the_same_is_found_to_be_the_same(kept, tmp_path):
+def test_determinism_is_measured_as_complete(kept, tmp_path):
     import run
 
     run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--images", str(kept), "--only", "determinism"])
@@ -117,18 +117,18 @@ def test_the_same_is_found_to_be_the_same(kept, tmp_path):
     assert (twice["result"], networks["result"], networks["theirs"]) == ("1", "1", "of 1")
 
 
-def test_the_share_of_what_a_sweep_would_survive_names_functions_that_are_there(kept, tmp_path, monkeypatch):
+def test_share_measurement_runs(kept, tmp_path, monkeypatch):
     import ours
     import run
 
-    monkeypatch.setattr(ours, "_started", functools.cache(lambda: ThreadPoolExecutor(1)))  # MLflow is loaded here
+    monkeypatch.setattr(ours, "_started", functools.cache(lambda: ThreadPoolExecutor(1)))  # MLflow is loaded already
     monkeypatch.setattr(ours, "mlflow_uri", lambda folder: f"sqlite:///{stores.put(folder / 'mlflow.db')}")
     run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--images", str(kept), "--only", "share"])
     (row,) = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["share"]["rows"]
     assert float(row["result"]) > 0
 
 
-def test_a_quick_run_writes_nothing_into_the_results():
+def test_quick_run_leaves_results_file_unchanged():
     import run
 
     results = BENCHMARKS / "results.json"
@@ -137,7 +137,7 @@ def test_a_quick_run_writes_nothing_into_the_results():
     assert (results.read_bytes() if results.exists() else None) == before
 
 
-def test_targets_are_judged_without_rounding():
+def test_targets_are_compared_without_rounding():
     from table import Row, Target
 
     row = Row("m", "", "", 0.9499, "", Target("≥", 0.95), "")
@@ -145,7 +145,7 @@ def test_targets_are_judged_without_rounding():
     assert Target("≤", 1.3, "x").met(1.3) and not Target("≤", 1.3, "x").met(1.3001)
 
 
-def test_another_machines_results_replace_those_of_the_same_kind_of_device(tmp_path):
+def test_results_of_another_machine_replace_the_device(tmp_path):
     from table import Results
 
     theirs = {"cuda": {"machine": "a card", "measurements": {"full": {"date": "d", "torch": "t", "rows": []}}}}

@@ -1,4 +1,4 @@
-"""Whole runs on a card that is emulated: the bits of the CPU, no wait in a step, and launches that are counted."""
+"""Whole runs on an emulated GPU: the bits of the CPU, no waits within steps, and a limited number of launches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -16,15 +16,12 @@ from torch import nn
 from emulated_card import MEMORY, EmulatedMachine, MixedDevices
 from frostline.core import machine
 from frostline.data import resize
-from frostline.models import freeze_guard
 from frostline.report.terminal import Screen
-from frostline.runs import robustness, setup, train
+from frostline.runs import robustness, setup
 from frostline.runs.final_weights import score
 from frostline.store.store import Store
 from frostline.training import features, gradient, schedule, steps
-from frostline.training.loop import EpochResult
-from frostline.training.state import Progress
-from small import ADAPTED, KEPT_MODES, MODES, TINY, compose, load_data
+from small import ADAPTED, KEPT_MODES, MODES, TINY, compose, epochs_of, load_data
 
 QUICK = (
     *(*TINY, "batch_size=20", "epochs=1", "threads=1"),
@@ -35,32 +32,32 @@ EMULATED = (
     *("batch_size=12", "epochs=2", "precision=fp32", f"lr={2**-10}"),
     *(f"data.{key}={value}" for key, value in FEW.items()),
 )
-"""Where the card is emulated: a step and two thirds in an epoch; in float32, since bfloat16 is slow on most CPUs.
+"""Options of emulated runs: two steps per epoch, and float32 since bfloat16 is slow on most CPUs.
 
-The learning rate is a number that a float32 has, as it is on a card.
+The learning rate is exact in float32, the type of a GPU's learning rates.
 """
 SELDOM = {"sums.read", "evaluation.of_logits", "machine._arrived", "device_budget.take"}
-"""Functions that may wait for the card: once in an epoch, or once for a batch of the backbone."""
+"""Functions that may wait for the GPU: once per epoch, or once per batch of the backbone."""
 WAITS = 3
-"""How often the host waits in an epoch: for the sums of its steps, for those of the evaluation, and for its logits."""
+"""Waits of the host per epoch: for the sums of its steps, those of the evaluation, and its logits."""
 IN_FULL = ("train.ema_decay=0.9", "train.clip_norm=1.0", "train.label_smoothing=0.1", "augment=trivial")
 MIXED = ("freeze=full", "optimizer=sgd", "train.mixup=0.4", "train.cutmix=1.0", "augment=standard", "augment.color=0.4")
 GRADUAL = ("freeze=gradual", "epochs=6", "optimizer=rmsprop")
 HALF = ("freeze=last_stage", "precision=bf16")
 BY_ITSELF = ("freeze=full", *IN_FULL, "precision=auto")
-"""In bfloat16, as a card chooses."""
+"""In bfloat16, the default of a GPU."""
 FITS = [
     ("freeze=full", *IN_FULL),
     MIXED,
     ("freeze=head",),
     ("freeze=last_stage", "train.ema_decay=0.9", "optimizer=adamw", "channels_last=false"),
 ]
-"""Runs that have all they need on the card after their first epoch."""
+"""Runs whose data are on the GPU after the first epoch."""
 COMING = [
     ("freeze=head", "augment=standard", "augment.color=0.4", "features.views=2"),
     ("freeze=full", "store.memory_gb=1e-6", "augment=crop_flip"),
 ]
-"""Runs that compute features anew in every epoch, or whose pixels come from the host."""
+"""Runs that compute features in every epoch, or whose pixels come from the host."""
 SKEWED = ("train.loss=focal", "train.class_weights=balanced", "train.sampling=balanced", "select=val/macro_f1")
 OTHERS = [
     GRADUAL,
@@ -73,15 +70,15 @@ MORE_MODES = sorted({*MODES, *ADAPTED, *KEPT_MODES} - {"head", "last_stage", "fu
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_batches() -> Iterator[None]:
-    """Let the backbone see as few images at once on a card as on a CPU, which computes here."""
+    """Use the CPU's batch size of the backbone on GPUs as well, since the CPU computes here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "_BATCH_ELSEWHERE", features._BATCH["cpu"])
         yield
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Leave torch's settings as they were."""
+def _restore_torch() -> Iterator[None]:
+    """Restore torch's settings."""
     before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     tf32, threads = torch.backends.cudnn.allow_tf32, torch.get_num_threads()
     yield
@@ -91,14 +88,6 @@ def _as_before() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class Silent:
-    def advance(self, done: float) -> None:
-        pass
-
-    def say(self, text: str, style: str = "") -> None:
-        pass
-
-
 def run(
     folder: Path,
     device: str,
@@ -106,17 +95,13 @@ def run(
     shift: bool = False,
     after_epoch: Callable[[], object] = lambda: None,
 ) -> tuple[list[Any], int]:
-    """Return what a run's epochs, its test and, with `shift`, corrupted tests came to, and how many images it saw."""
+    """Return a run's epoch results, test loss and, with `shift`, corrupted tests; and its number of backbone images."""
     whole = setup.assemble(compose(*QUICK, f"device={device}", *overrides), folder, meta=False, screen=Screen())
     whole = replace(whole, store=Store(folder / f"store-{device[:4]}", budget=1 << 30, say=print))
-    learner, guard = train.learner_of(whole), freeze_guard.Guard(whole.model.module)
-    silent = cast(Screen, Silent())
-    events = train.fit_phases(whole, learner, guard, silent, progress=Progress(), pause=lambda: False)
     epochs = []
-    for event in events:
-        if isinstance(event, EpochResult):
-            epochs.append(event)
-            after_epoch()
+    for epoch in epochs_of(whole):
+        epochs.append(epoch)
+        after_epoch()
     found: list[Any] = [(e.phase, e.train_loss, e.train_accuracy, e.val.loss, e.val.accuracy) for e in epochs]
     found.append(score(whole, epochs[-1].phase).loss)
     if shift:
@@ -126,19 +111,19 @@ def run(
 
 @dataclass(frozen=True)
 class Emulated:
-    """What came of a run on an emulated card."""
+    """The results and counts of a run on an emulated GPU."""
 
     found: list[Any]
     seen: int
     machine: EmulatedMachine
     waits: Counter[str]
-    """Those of its last epoch."""
+    """Waits of the last epoch, as are `sent` and `launches`."""
     sent: Counter[str]
     launches: int
 
 
 def emulate(folder: Path, *overrides: str, shift: bool = False, free: int = MEMORY) -> Emulated:
-    """Carry out a run on an emulated card with so many bytes `free`."""
+    """Execute a run on an emulated GPU with `free` bytes of memory."""
     epochs: list[tuple[Counter[str], Counter[str], int]] = []
     with EmulatedMachine(free=free).running() as there:
 
@@ -152,7 +137,7 @@ def emulate(folder: Path, *overrides: str, shift: bool = False, free: int = MEMO
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulated]:
-    """Return what carries out a run on an emulated card; several tests look at the same one."""
+    """Return a function like `emulate` that executes each run once for all tests."""
 
     @functools.cache
     def once(*overrides: str, **options: Any) -> Emulated:
@@ -162,7 +147,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulated
 
 
 @pytest.mark.parametrize("overrides", [*FITS, *COMING, *OTHERS], ids=" ".join)
-def test_a_run_on_a_card_is_the_run_on_the_cpu(
+def test_gpu_run_equals_cpu_run(
     tmp_path: Path,
     overrides: tuple[str, ...],
     emulated: Callable[..., Emulated],
@@ -175,17 +160,15 @@ def test_a_run_on_a_card_is_the_run_on_the_cpu(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", MORE_MODES)
-def test_a_run_of_every_mode_on_a_card_is_that_on_the_cpu_and_no_step_waits(
-    tmp_path: Path, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schedule, "_float32", float)  # which 0.65 of layer_decay's is not
+def test_gpu_run_of_every_mode_equals_cpu_run(tmp_path: Path, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "_float32", float)  # layer_decay's 0.65 is not exact in float32
     there = emulate(tmp_path / "there", f"freeze={chosen}")
-    assert there.waits.total() <= WAITS + (chosen == "lp_ft")  # whose first phase ends with a look at what it froze
+    assert there.waits.total() <= WAITS + (chosen == "lp_ft")  # checks frozen weights after its first phase
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
     assert run(tmp_path / "here", "cpu", *EMULATED, f"freeze={chosen}") == (there.found, there.seen)
 
 
-def test_corrupted_images_are_the_same_on_a_card(
+def test_corrupted_images_are_equal_on_gpu_and_cpu(
     tmp_path: Path, emulated: Callable[..., Emulated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = emulated("freeze=head", shift=True)
@@ -194,7 +177,7 @@ def test_corrupted_images_are_the_same_on_a_card(
 
 
 @pytest.mark.parametrize("overrides", [*FITS, BY_ITSELF, HALF], ids=" ".join)
-def test_where_all_fits_an_epoch_waits_for_its_results_and_sends_an_order_alone(
+def test_epoch_waits_for_results_and_sends_only_indices(
     overrides: tuple[str, ...], emulated: Callable[..., Emulated]
 ) -> None:
     there = emulated(*overrides)
@@ -202,19 +185,19 @@ def test_where_all_fits_an_epoch_waits_for_its_results_and_sends_an_order_alone(
     assert {what.partition(": ")[2] for what in there.waits} == {"sums.read", "evaluation.of_logits"}
     data = load_data(source="digits", **FEW)
     samples = len(data.train.labels) + len(data.val.labels)
-    assert there.sent.total() <= 3 * 8 * samples + 512  # int64 numbers of rows, and of what they are mixed with
+    assert there.sent.total() <= 3 * 8 * samples + 512  # int64 indices of samples, and of those they are mixed with
     assert not +there.machine.sorts
 
 
 @pytest.mark.parametrize("overrides", COMING, ids=" ".join)
-def test_no_step_waits_where_features_are_computed_anew_or_pixels_come_from_the_host(
+def test_steps_with_features_or_pixels_from_outside_do_not_wait(
     overrides: tuple[str, ...], emulated: Callable[..., Emulated]
 ) -> None:
     waits = emulated(*overrides).waits
     assert {what.partition(": ")[2] for what in waits} <= SELDOM and waits.total() <= WAITS + 2
 
 
-def test_the_guard_waits_once_in_a_phase(emulated: Callable[..., Emulated]) -> None:
+def test_freeze_guard_waits_once_per_phase(emulated: Callable[..., Emulated]) -> None:
     there = emulated(*GRADUAL)
     phases = {phase for phase, *_ in there.found[:-1]}
     waits = sum(count for what, count in there.machine.waits.items() if "freeze_guard" in what)
@@ -222,13 +205,13 @@ def test_the_guard_waits_once_in_a_phase(emulated: Callable[..., Emulated]) -> N
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_step_of_a_head_launches_a_dozen_operations(tmp_path: Path, optimizer: str) -> None:
+def test_step_of_a_head_launches_at_most_12_operations(tmp_path: Path, optimizer: str) -> None:
     choice = ("freeze=head", f"optimizer={optimizer}")
-    few, many = (emulate(tmp_path / str(n), *choice, f"data.limit={n}").launches for n in (24, 48))  # two steps, and 4
+    few, many = (emulate(tmp_path / str(n), *choice, f"data.limit={n}").launches for n in (24, 48))  # 2 and 4 steps
     assert (many - few) / 2 <= 12
 
 
-def test_torch_has_a_cuda_kernel_for_every_operation(emulated: Callable[..., Emulated]) -> None:
+def test_every_operation_has_a_cuda_kernel(emulated: Callable[..., Emulated]) -> None:
     keys = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     if not has("aten::convolution_backward", "CUDA"):
@@ -239,25 +222,23 @@ def test_torch_has_a_cuda_kernel_for_every_operation(emulated: Callable[..., Emu
     assert not [name for name in kinds if not any(has(name, key) for key in keys)]
 
 
-def test_how_much_memory_is_free_makes_no_difference_to_a_bit(
-    tmp_path: Path, emulated: Callable[..., Emulated]
-) -> None:
+def test_free_memory_does_not_change_results(tmp_path: Path, emulated: Callable[..., Emulated]) -> None:
     assert emulated(*HALF).found == emulate(tmp_path, *HALF, free=100 << 10).found
 
 
-def test_a_card_without_bfloat16_computes_in_float32_and_the_plan_says_so() -> None:
+def test_gpu_without_bfloat16_uses_float32() -> None:
     for there, expected in ((True, "bf16"), (False, "fp32")):
         with EmulatedMachine(bf16=there).running():
             assert machine.meaning_of_auto("cuda")["precision"] == expected
 
 
-def test_a_run_on_the_second_card_starts_cuda_there_alone(tmp_path: Path) -> None:
+def test_run_on_the_second_gpu_starts_cuda_only_there(tmp_path: Path) -> None:
     with EmulatedMachine(2).running() as there:
         run(tmp_path, "cuda:1", *EMULATED, "freeze=head", "epochs=1")
     assert there.contexts == {1}
 
 
-def test_what_a_dropout_draws_is_seeded_on_the_card_of_its_inputs() -> None:
+def test_dropout_is_seeded_on_the_gpu_of_its_inputs() -> None:
     with EmulatedMachine(2).running() as there:
         steps.seed_dropout(torch.device("cuda:1"), 7)
         assert there.seeded == {1}
@@ -266,17 +247,15 @@ def test_what_a_dropout_draws_is_seeded_on_the_card_of_its_inputs() -> None:
 
 
 FAULTS = {
-    "a number read in a step": lambda part, *_: part.labels.sum().item(),
+    "a value read in a step": lambda part, *_: part.labels.sum().item(),
     "a wait for an index": lambda part, inputs, labels: inputs[torch.arange(2)],
-    "a copy that is waited for": lambda part, inputs, labels: torch.ones(3).to(inputs.device),
+    "a blocking copy": lambda part, inputs, labels: torch.ones(3).to(inputs.device),
     "a copy of pageable memory": lambda part, inputs, labels: torch.ones(1000).to(inputs.device, non_blocking=True),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_wait_that_somebody_adds_to_a_step_is_noticed(
-    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_added_waits_in_a_step_are_counted(tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     by_autograd = gradient.by_autograd
 
     def faulty(network: Any, inputs: Any, targets: Any, *rest: Any) -> Any:
@@ -287,7 +266,7 @@ def test_a_wait_that_somebody_adds_to_a_step_is_noticed(
     assert emulate(tmp_path, "freeze=full").waits.total() > WAITS
 
 
-def test_tensors_of_two_devices_are_refused_as_by_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_of_two_devices_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_autograd = gradient.by_autograd
 
     def mixing(network: Any, inputs: Any, *rest: Any) -> Any:
@@ -298,7 +277,7 @@ def test_tensors_of_two_devices_are_refused_as_by_a_card(tmp_path: Path, monkeyp
         run(tmp_path, "cuda", *EMULATED, "freeze=full")
 
 
-def test_the_emulation_refuses_what_a_card_refuses() -> None:
+def test_emulation_refuses_what_a_gpu_refuses() -> None:
     with EmulatedMachine().running() as there:
         torch.ones(1000).pin_memory().to("cuda", non_blocking=True)
         assert not there.waits
@@ -313,8 +292,8 @@ def test_the_emulation_refuses_what_a_card_refuses() -> None:
             torch.ones(3, device="cuda:1")
 
 
-def test_torch_itself_resets_nothing_of_a_numbered_card_before_it_has_started() -> None:
-    """What the emulation says here is what torch says, with or without a card."""
+def test_torch_refuses_reset_before_cuda_starts() -> None:
+    """The emulation raises here because torch does, with or without a GPU."""
     if not torch.backends.cuda.is_built() or torch.cuda.is_initialized():
         pytest.skip("needs a torch with CUDA that has not started")
     with pytest.raises(RuntimeError, match=r"nvalid (device )?argument"):

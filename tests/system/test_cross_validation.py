@@ -1,19 +1,19 @@
-"""A sweep over the folds of a cross-validation: one more thing that every combination is run by."""
+"""Sweeps over the folds of a cross-validation."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_sweep import QUICK, Done, command, environment, sweep, where
 
 import warm
 from frostline.records import sweep_record
-from frostline.records.result import IMAGES, Result
+from frostline.records.result import IMAGES
 from frostline.report import predictions
 from frostline.report.cells import cells
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
+from whole_sweeps import QUICK, CompletedSweep, command, environment, places, sweep, without_costs
 
 FOLDS = 3
 SAMPLES = 60
@@ -22,7 +22,7 @@ GRID = ("freeze=knn,centroid", f"data.folds={FOLDS}", "data=image_folder", "data
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Return a folder of two classes of noise, one brighter than the other."""
+    """Return the override for a folder of noise images of two classes, one brighter than the other."""
     root, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number in range(SAMPLES):
         (folder := root / ("dark", "bright")[number % 2]).mkdir(exist_ok=True)
@@ -36,7 +36,7 @@ def folds(tmp_path_factory, store, images):
     return sweep(tmp_path_factory.mktemp("sweeps") / "folds", store, *GRID, images)
 
 
-def test_every_image_is_tested_once_by_every_mode(folds: Done) -> None:
+def test_each_mode_tests_every_image_once(folds: CompletedSweep) -> None:
     results = sweep_record.read(folds.folder).results
     assert len(results) == 2 * FOLDS and {run.status for run in results} == {"FINISHED"}
     for mode in ("knn", "centroid"):
@@ -45,9 +45,7 @@ def test_every_image_is_tested_once_by_every_mode(folds: Done) -> None:
         assert every == list(range(SAMPLES))
 
 
-def test_images_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_the_same(
-    folds: Done, store, images
-) -> None:
+def test_folds_share_features_and_equal_single_runs(folds: CompletedSweep, store, images) -> None:
     results = sweep_record.read(folds.folder).results
     assert sum(run.metrics[IMAGES] for run in results) == SAMPLES
     alone = sweep(
@@ -55,14 +53,10 @@ def test_images_go_through_the_backbone_once_for_all_folds_and_a_fold_alone_is_t
     )
     (one,) = sweep_record.read(alone.folder).results
     (same,) = (run for run in results if run.choices["freeze_mode"] == "knn" and run.choices["data.fold"] == 1)
-    assert {**one.metrics, **same.metrics, **costs(one)} == one.metrics
+    assert without_costs(one.metrics) == without_costs(same.metrics)
 
 
-def costs(run: Result) -> dict[str, float]:
-    return {key: value for key, value in run.metrics.items() if key.startswith("cost/")}
-
-
-def test_corrupted_images_of_a_fold_are_corrupted(folds: Done, store, images) -> None:
+def test_fold_with_corrupted_images(folds: CompletedSweep, store, images) -> None:
     here, one = folds.folder.parent, (*GRID, images, "data.fold=1", "freeze=knn", "eval.shift=true")
     done = sweep(here / "shift", store, *one, "features.enabled=true,false")
     found, other = (run.metrics for run in sweep_record.read(done.folder).results)
@@ -71,7 +65,7 @@ def test_corrupted_images_of_a_fold_are_corrupted(folds: Done, store, images) ->
     assert len(shifts) > 1 and set(shifts.values()) != {found["test/accuracy"]}
 
 
-def test_folds_are_one_cell_and_the_answer_is_over_them(folds: Done) -> None:
+def test_folds_are_one_cell_in_the_verdict(folds: CompletedSweep) -> None:
     results = sweep_record.read(folds.folder).results
     assert [len(cell.results) for cell in cells(results)] == [FOLDS, FOLDS]
     (contest,) = contests(results)
@@ -81,7 +75,7 @@ def test_folds_are_one_cell_and_the_answer_is_over_them(folds: Done) -> None:
     assert "data.fold=" not in answer(results)
 
 
-def test_the_same_again_is_there_already(folds: Done, store, images) -> None:
+def test_finished_folds_are_skipped(folds: CompletedSweep, store, images) -> None:
     again = [argument for argument in command("-m", *QUICK, *GRID, images) if argument != "resume=false"]
-    done = warm.run([*again, *where(folds.folder.parent / "again", store)], env=environment())
+    done = warm.run([*again, *places(folds.folder.parent / "again", store)], env=environment())
     assert done.returncode == 0 and done.stdout.count("skipped, finished in ") == 2 * FOLDS, done.stdout

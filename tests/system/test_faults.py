@@ -1,4 +1,4 @@
-"""The short fault suite: kills, damaged files, and what is left afterwards. The long one is `make faults`."""
+"""The short fault suite: kills and damaged files. The long one is `make faults`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import faults
 import warm
 
 
-def test_nothing_is_lost_and_nothing_is_there_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_lose_and_duplicate_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     done = warm.run([sys.executable, faults.__file__], timeout=500)
     with capsys.disabled():
         print(f"\n{done.stdout.strip()}")  # noqa: T201

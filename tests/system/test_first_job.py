@@ -1,4 +1,4 @@
-"""A cluster's first job that is killed, through submitit's executor of this machine, where that is installed."""
+"""A cluster's first job that is killed, with submitit's local executor if it is installed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_sweep import QUICK, command, environment, where
 
 import stores
 import warm
 from frostline.records import cluster_jobs
+from whole_sweeps import QUICK, command, environment, places
 
 submitit = pytest.importorskip("submitit")
 LAUNCHER = ("hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=${hydra.sweep.dir}/.jobs")
 
 
-def typed(folder, store):
-    """Return what starts a sweep of two runs, and its environment."""
-    arguments = command("-m", *QUICK, "freeze=head", "lr=1e-2,1e-3", *LAUNCHER, *where(folder, store))
+def command_of(folder, store):
+    """Return the command line of a sweep of two runs, and its environment."""
+    arguments = command("-m", *QUICK, "freeze=head", "lr=1e-2,1e-3", *LAUNCHER, *places(folder, store))
     own = environment()
     installed = str(Path(submitit.__file__).parents[1])
     return [one for one in arguments if one != "resume=false"], {
@@ -32,7 +32,7 @@ def typed(folder, store):
 
 
 def kill_first_job(folder):
-    """Kill the process that checks as soon as there is one; submitit's own looks on."""
+    """Kill the process of the first job as soon as it exists, but not submitit's own process."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for job in cluster_jobs.of(folder):
@@ -40,12 +40,12 @@ def kill_first_job(folder):
                 os.kill(child.pid, signal.SIGKILL)
                 return
         time.sleep(0.05)
-    raise AssertionError("no job")
+    raise AssertionError("no job was started")
 
 
-def test_a_first_job_that_is_killed_leaves_a_table_and_the_same_command_goes_on(tmp_path):
+def test_killed_first_job_is_reported_and_the_command_continues(tmp_path):
     store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "sweep"
-    arguments, environment = typed(folder, store)
+    arguments, environment = command_of(folder, store)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(arguments, env=environment, **pipes) as process:
         kill_first_job(folder)

@@ -1,4 +1,4 @@
-"""A search whose trials wait at rungs: what goes on does so where it was, whatever is killed, and whoever has it."""
+"""Searches with Hyperband: trials that pause at rungs are continued from their checkpoint, also after kills."""
 
 from __future__ import annotations
 
@@ -12,41 +12,51 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from test_search import TINY, measured, results, study_of
-from test_shared_search import DYING
-from test_sweep import Done, environment, sweep, where
 
 import stores
 import warm
 from frostline.records import journal, layout
 from frostline.sweeps.study_storage import storage_of
 from small import compose
+from whole_sweeps import (
+    KILLED_IN_CALL,
+    TINY_SEARCH,
+    CompletedSweep,
+    environment,
+    final_results,
+    metrics_by_name,
+    places,
+    study_of,
+    sweep,
+    trial_results,
+    without_costs,
+)
 
 HYPERBAND = ("search=tpe", "lr=interval(1e-5,1)", "freeze=head", "search.prune=hyperband", "search.confirm=1")
-TYPED = (*TINY, *HYPERBAND, "epochs=9", "trials=6")
+TYPED = (*TINY_SEARCH, *HYPERBAND, "epochs=9", "trials=6")
 
 
-def trained(out: str) -> int:
-    """Return how many epochs a sweep trained that printed this."""
+def epochs_printed(out: str) -> int:
+    """Return the number of trained epochs in a sweep's output."""
     return len(re.findall(r"^  epoch \d+/9 ", out, re.MULTILINE))
 
 
-def told(study: optuna.Study) -> list[tuple[Any, ...]]:
+def trial_values(study: optuna.Study) -> list[tuple[Any, ...]]:
     return [(one.params, one.state, one.value, one.intermediate_values) for one in study.trials]
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
+def searched(tmp_path_factory: pytest.TempPathFactory, store: Path) -> CompletedSweep:
     return sweep(tmp_path_factory.mktemp("sweeps") / "searched", store, *TYPED)
 
 
-def test_who_is_among_the_best_third_goes_on_from_its_checkpoint_and_the_others_end_where_they_waited(
-    searched: Done,
+def test_best_third_continues_from_checkpoints_and_others_end(
+    searched: CompletedSweep,
 ) -> None:
     found = study_of(searched.folder, "head").trials
     lengths = [len(trial.intermediate_values) for trial in found]
     assert sorted(lengths, reverse=True)[:2] == [9, 3] and set(lengths) == {1, 3, 9}
-    runs = [run for run in results(searched.folder) if "trial" in run["choices"]]
+    runs = trial_results(searched.folder)
     assert [run["choices"]["trial"] for run in runs] == [*range(6)]
     for trial, run in zip(found, runs, strict=True):
         came, folder = len(trial.intermediate_values), Path(run["folder"])
@@ -57,79 +67,75 @@ def test_who_is_among_the_best_third_goes_on_from_its_checkpoint_and_the_others_
         ends = [note["status"] for note, _ in journal.entries(folder) if note["op"] == "end"]
         assert ends == ["PAUSED"] * {1: 1, 3: 2, 9: 2}[came] + ["FINISHED"]
         assert not (folder / layout.CHECKPOINT).exists()
-    assert trained(searched.out) == sum(lengths) + 9  # none twice; those of the fresh seed, too
+    assert epochs_printed(searched.out) == sum(lengths) + 9  # none trained twice; 9 of the fresh seed
     assert {run.info.status for run in searched.runs()} == {"FINISHED"}
     assert f"{lengths.count(1) + lengths.count(3)} of them stopped early" in searched.out
 
 
-def test_a_run_that_waited_is_what_it_had_been_in_one_go(searched: Done, store: Path, tmp_path: Path) -> None:
-    (best,) = (
-        run for run in results(searched.folder) if run["metrics"].get("cost/epochs") == 9 and "trial" in run["choices"]
+def test_paused_run_equals_an_uninterrupted_one(searched: CompletedSweep, store: Path, tmp_path: Path) -> None:
+    (best,) = (run for run in trial_results(searched.folder) if run["metrics"].get("cost/epochs") == 9)
+    alone = sweep(
+        tmp_path / "alone", store, *TINY_SEARCH[:-1], "freeze=head", "epochs=9", f"lr={best['choices']['lr']!r}"
     )
-    alone = sweep(tmp_path / "alone", store, *TINY[:-1], "freeze=head", "epochs=9", f"lr={best['choices']['lr']!r}")
-    (other,) = results(alone.folder)
-    same = [
-        {key: run["metrics"][key] for key in run["metrics"] if not key.startswith("cost/")} for run in (best, other)
-    ]
-    assert same[0] == same[1]
+    (other,) = final_results(alone.folder)
+    assert without_costs(best["metrics"]) == without_costs(other["metrics"])
     weights = [(Path(run["folder"]) / layout.BEST).read_bytes() for run in (best, other)]
     assert weights[0] == weights[1]
 
 
-def test_in_another_folder_the_same_command_takes_over_all_trials(searched: Done, store: Path, tmp_path: Path) -> None:
+def test_search_in_another_folder_takes_over_all_trials(searched: CompletedSweep, store: Path, tmp_path: Path) -> None:
     again = sweep(tmp_path / "again", store, *TYPED, "resume=true")
-    assert told(study_of(again.folder, "head")) == told(study_of(searched.folder, "head"))
-    assert measured(again.folder) == measured(searched.folder)
-    assert not [*again.folder.glob(f"*/{layout.RECORD}")]  # nothing was run
+    assert trial_values(study_of(again.folder, "head")) == trial_values(study_of(searched.folder, "head"))
+    assert metrics_by_name(again.folder) == metrics_by_name(searched.folder)
+    assert not [*again.folder.glob(f"*/{layout.RECORD}")]  # no run started
 
 
-def of_trials(done: Done) -> dict[str, dict[str, float]]:
-    """Return what `measured` does, without the fresh seed."""
-    names = {run["name"] for run in results(done.folder) if "trial" in run["choices"]}
-    return {name: metrics for name, metrics in measured(done.folder).items() if name in names}
+def metrics_of_trials(done: CompletedSweep) -> dict[str, dict[str, float]]:
+    """Return `metrics_by_name` without the fresh seed."""
+    return {run["name"]: without_costs(run["metrics"]) for run in trial_results(done.folder)}
 
 
-def killed(folder: Path, store: Path, place: str, number: int, *typed: str) -> str:
-    """Search, and be killed when a place in the code is come to so often; return what was printed."""
-    arguments = ["-m", *TYPED, "resume=true", *where(folder, store), *typed, "hydra/launcher=basic"]
-    done = warm.run([sys.executable, "-c", DYING.format(place=place, number=number), *arguments], env=environment())
+def killed_search(folder: Path, store: Path, place: str, number: int, *typed: str) -> str:
+    """Run a search that is killed in the call `number` of the function `place`; return its output."""
+    arguments = ["-m", *TYPED, "resume=true", *places(folder, store), *typed, "hydra/launcher=basic"]
+    done = warm.run(
+        [sys.executable, "-c", KILLED_IN_CALL.format(place=place, number=number), *arguments], env=environment()
+    )
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     return done.stdout
 
 
-def test_what_is_killed_goes_on_with_the_same_trials_and_those_that_waited_wait(searched: Done, tmp_path: Path) -> None:
+def test_killed_search_continues_with_the_same_trials(searched: CompletedSweep, tmp_path: Path) -> None:
     store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "killed"
-    before = killed(folder, store, "StudyRungs.pause", 7, "search.confirm=0")
+    before = killed_search(folder, store, "StudyRungs.pause", 7, "search.confirm=0")
     statuses = {path.parent.name: json.loads(path.read_text())["status"] for path in folder.glob("*/result.json")}
     assert set(statuses.values()) == {"PAUSED"}
     done = sweep(folder, store, *TYPED, "search.confirm=0", "resume=true")
     assert "resumed, having waited in " in done.out and "interrupted" not in done.out
-    assert trained(before) + trained(done.out) == trained(searched.out) - 9
-    assert told(study_of(folder, "head")) == told(study_of(searched.folder, "head"))
-    assert measured(folder) == of_trials(searched)
+    assert epochs_printed(before) + epochs_printed(done.out) == epochs_printed(searched.out) - 9
+    assert trial_values(study_of(folder, "head")) == trial_values(study_of(searched.folder, "head"))
+    assert metrics_by_name(folder) == metrics_of_trials(searched)
 
 
-def test_of_two_that_share_a_study_one_carries_on_what_waited_in_the_folder_of_the_other(
-    searched: Done, tmp_path: Path
-) -> None:
+def test_shared_study_continues_paused_runs_of_another_folder(searched: CompletedSweep, tmp_path: Path) -> None:
     store, file = stores.put(tmp_path / "mlflow.db"), tmp_path / "studies.log"
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     shared = (f"search.storage={file}", f"store.path={tmp_path}/store", "search.confirm=0")
-    before = killed(theirs, store, "StudyRungs.promote", 4, *shared)
+    before = killed_search(theirs, store, "StudyRungs.promote", 4, *shared)
     done = sweep(ours, store, *TYPED, *shared, "resume=true")
     backend = storage_of(compose("search=tpe", f"search.storage={file}").search, None).backend
     (study,) = optuna.get_all_study_summaries(backend)
     found = optuna.load_study(study_name=study.study_name, storage=backend)
-    assert told(found) == told(study_of(searched.folder, "head"))
-    assert measured(ours) == of_trials(searched)
-    assert trained(before) + trained(done.out) == trained(searched.out) - 9
+    assert trial_values(found) == trial_values(study_of(searched.folder, "head"))
+    assert metrics_by_name(ours) == metrics_of_trials(searched)
+    assert epochs_printed(before) + epochs_printed(done.out) == epochs_printed(searched.out) - 9
     assert f"resumed, having waited in {theirs}" in done.out
 
 
-def test_values_that_are_drawn_twice_are_run_once(store: Path, tmp_path: Path) -> None:
+def test_equal_trials_run_once(store: Path, tmp_path: Path) -> None:
     few = ("search=random", "lr=choice(1e-3,1e-2)", "freeze=head", "search.prune=hyperband", "search.confirm=0")
-    done = sweep(tmp_path / "few", store, *TINY, *few, "epochs=3", "trials=6", "resume=true")
-    assert len(results(done.folder)) == 2
+    done = sweep(tmp_path / "few", store, *TINY_SEARCH, *few, "epochs=3", "trials=6", "resume=true")
+    assert len(final_results(done.folder)) == 2
     found = study_of(done.folder, "head").trials
     assert len(found) == 6 and all(trial.state.is_finished() for trial in found)
 
@@ -137,23 +143,23 @@ def test_values_that_are_drawn_twice_are_run_once(store: Path, tmp_path: Path) -
 MEANWHILE = """
 from frostline.cli import main
 from frostline.sweeps.search_rounds import Search
-def noted(self, folder, result, real=Search.meanwhile):
+def logged(self, folder, result, real=Search.meanwhile):
     found = real(self, folder, result)
     print("meanwhile:", folder, "then", *(run.folder for run in found))
     return found
-Search.meanwhile = noted
+Search.meanwhile = logged
 main()
 """
 
 
-def test_a_worker_that_is_free_goes_on_while_others_are_at_work(tmp_path: Path) -> None:
+def test_free_worker_starts_the_next_trial(tmp_path: Path) -> None:
     store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "two"
     few = ("epochs=3", "search.confirm=0", f"store.path={tmp_path}/store")
-    typed = ["-m", *TYPED, *few, *where(folder, store), "hydra.launcher.workers=2"]
+    typed = ["-m", *TYPED, *few, *places(folder, store), "hydra.launcher.workers=2"]
     done = warm.run([sys.executable, "-c", MEANWHILE, *typed], env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
-    asked = re.findall(r"^meanwhile: (\S+) then (\S+)$", done.stdout, re.MULTILINE)
-    assert asked  # when a run of two ended, what was next began
+    logged = re.findall(r"^meanwhile: (\S+) then (\S+)$", done.stdout, re.MULTILINE)
+    assert logged  # the next run started when one of two had ended
     found = study_of(folder, "head").trials
     lengths = [len(trial.intermediate_values) for trial in found]
     assert len(found) == 6 and all(trial.state.is_finished() for trial in found) and max(lengths) == 3

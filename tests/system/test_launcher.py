@@ -1,4 +1,4 @@
-"""Our launcher: Hydra's own suites for launchers, and what it adds: a dead worker costs one job."""
+"""Our launcher: Hydra's test suites for launchers, and the replacement of dead workers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 
 @pytest.fixture(autouse=True)
-def _anywhere(monkeypatch):
-    """Hydra's suites start programs in other folders, and expect a process that asked for no version of its rules."""
+def _as_hydra_expects(monkeypatch):
+    """Hydra's suites start programs in other folders, and expect that no `version_base` is set."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"))
     monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)
 
 
 @pytest.fixture
 def _forked(monkeypatch):
-    """Hydra's suites start a program or a worker for each test; both begin with nothing in a test below."""
+    """Fork the programs and workers that Hydra's suites start; a test below starts both anew."""
 
     def check_call(command, env):
         done = warm.run(command, env=env)
@@ -42,7 +42,7 @@ def _forked(monkeypatch):
     monkeypatch.setattr(pool, "subprocess", warm.forking_subprocess())
 
 
-def test_it_is_discovered():
+def test_hydra_discovers_the_launcher():
     assert FrostlineLauncher.__name__ in [found.__name__ for found in Plugins.instance().discover(Launcher)]
 
 
@@ -68,7 +68,7 @@ class TestIntegration(IntegrationTestSuite):
     """Hydra's suite."""
 
 
-WHOLE = """
+JOB_RETURN = """
 import sys
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -87,8 +87,8 @@ for node in (done.hydra_cfg.hydra.launcher, done.hydra_cfg.hydra.sweeper):
 """
 
 
-def test_what_comes_back_is_made_of_the_classes_that_there_are_so_that_their_names_will_do(tmp_path):
-    done = warm.run([sys.executable, "-c", WHOLE], cwd=tmp_path)
+def test_job_return_has_importable_classes(tmp_path):
+    done = warm.run([sys.executable, "-c", JOB_RETURN], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -120,7 +120,7 @@ def task(config):
                 time.sleep(1000)
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
-                time.sleep(1000)  # this thread may come further before it stops
+                time.sleep(1000)  # this thread may run on before it stops
             case "lose":
                 def fails():
                     raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -128,7 +128,7 @@ def task(config):
                 sys.modules["torch"] = SimpleNamespace(cuda=cuda)
                 fails()
             case "raise":
-                raise ValueError("a mistake of its own")
+                raise ValueError("an error of the job")
             case int(number):
                 raise ValueError(f"there is nothing in folder {number}")
     (here / f"done-{config.how}").touch()
@@ -144,13 +144,13 @@ def run(folder, *overrides, always=False, start=warm.run):
     return start(arguments)
 
 
-def test_a_task_that_cannot_be_read_costs_itself_and_not_the_worker():
+def test_unreadable_task_does_not_end_the_worker():
     answer = worker._answer_to(b"nonsense")
     assert answer is not None and isinstance(answer.error, pickle.UnpicklingError) and not answer.last
 
 
-def test_one_more_interrupt_while_workers_end_leaves_none_that_are_asked_for_more(monkeypatch):
-    class Hasty:
+def test_second_interrupt_discards_the_pool(monkeypatch):
+    class InterruptedPool:
         def run(self, *_, **__):
             raise KeyboardInterrupt
 
@@ -162,13 +162,13 @@ def test_one_more_interrupt_while_workers_end_leaves_none_that_are_asked_for_mor
     launcher = FrostlineLauncher(1, None, 0)
     launcher.hydra_context = launcher.task_function = None
     launcher.config = OmegaConf.create({"hydra": {"hydra_logging": None, "verbose": False}})
-    launcher.pool = Hasty()
+    launcher.pool = InterruptedPool()
     with pytest.raises(KeyboardInterrupt):
         launcher.run({0: []})
     assert launcher.pool is None
 
 
-def test_an_interrupt_while_the_first_worker_is_waited_for_leaves_no_other_one():
+def test_interrupt_while_waiting_kills_all_workers():
     killed = []
 
     def interrupted(*_):
@@ -189,7 +189,7 @@ def attempts(folder, how):
     return (folder / f"attempts-{how}").stat().st_size
 
 
-def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tmp_path):
+def test_dead_or_hanging_worker_is_replaced(tmp_path):
     ways = ("fine", "kill", "term", "exit", "segfault", "hang", "stop", "lose")
     begun = partial(subprocess.run, capture_output=True, text=True, timeout=120, check=False)
     how = ("hydra.launcher.job_timeout=2", "hydra.launcher.workers=2")
@@ -208,14 +208,14 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_its_job_done_by_the_next(tm
         assert f"{reason}; it is restarted" in done.stdout
 
 
-def test_a_job_that_dies_again_or_fails_by_itself_is_given_up_and_the_others_go_on(tmp_path):
+def test_repeatedly_failing_job_is_given_up(tmp_path):
     done = run(tmp_path, "+how=kill,raise,fine", always=True)
     assert done.returncode == 1 and "WorkerDied: its worker was killed by signal 9" in done.stderr
     assert (attempts(tmp_path, "kill"), attempts(tmp_path, "raise")) == (2, 1)
     assert (tmp_path / "done-fine").exists()
 
 
-def test_a_sweep_whose_first_jobs_all_fail_in_the_same_way_stops(tmp_path):
+def test_sweep_stops_if_its_first_jobs_fail_alike(tmp_path):
     done = run(tmp_path, "+how=range(10)", always=True)
     assert done.returncode == 1
     assert "Stopped: the first 3 runs all failed in the same way (ValueError: there is nothing in" in done.stdout

@@ -1,4 +1,4 @@
-"""A run on record runs again, and the verdict says whether it did the same: in a test, and through the command line."""
+"""Reruns of recorded runs, and their verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from test_sweep import CHECKOUT, QUICK, environment, sweep, where
 
 import warm
 from frostline.commands import rerun as command
@@ -22,6 +21,7 @@ from frostline.records import journal
 from frostline.sweeps import recorded_runs, rerun
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Comparable, Verdict, compare
+from whole_sweeps import CHECKOUT, QUICK, environment, places, sweep
 
 # --- the verdict
 
@@ -34,7 +34,7 @@ def comparable(loss: float = 1.0, accuracy: float = 0.9, weights: str = "a" * 64
     )
 
 
-def test_the_same_bits_are_identical_whatever_they_cost() -> None:
+def test_equal_results_are_identical_despite_costs() -> None:
     report = compare(comparable(), comparable(), {})
     assert report.verdict is Verdict.IDENTICAL
     assert report.lines() == ["verdict: identical"]
@@ -43,7 +43,7 @@ def test_the_same_bits_are_identical_whatever_they_cost() -> None:
     assert report.lines() == ["  differs now: packages.torch: 2.15.0, now 2.16.0", "verdict: identical"]
 
 
-def test_another_result_in_the_same_environment_is_loud_and_names_the_first_difference() -> None:
+def test_difference_in_the_same_environment_is_unexplained() -> None:
     report = compare(comparable(), comparable(loss=1.0 + 2**-52), {})
     assert report.verdict is Verdict.UNEXPLAINED
     assert report.lines()[-1] == (
@@ -52,7 +52,7 @@ def test_another_result_in_the_same_environment_is_loud_and_names_the_first_diff
 
 
 @pytest.mark.parametrize("change", [{"weights": "b" * 64}, {"accuracy": 0.91}])
-def test_other_weights_and_other_final_metrics_count(change: dict[str, Any]) -> None:
+def test_weights_and_final_metrics_are_compared(change: dict[str, Any]) -> None:
     assert compare(comparable(), comparable(**change), {}).verdict is Verdict.UNEXPLAINED
 
 
@@ -65,13 +65,13 @@ def test_other_weights_and_other_final_metrics_count(change: dict[str, Any]) -> 
         [{"epoch": 1, "val/loss": 2.0}, {"epoch": 2, "val/loss": 1.0, "val/more": 1.0}],
     ],
 )
-def test_a_journal_with_more_or_less_in_it_is_another_result(lines: list[dict[str, Any]]) -> None:
+def test_additional_or_missing_metrics_are_a_difference(lines: list[dict[str, Any]]) -> None:
     old = comparable()
     edited = Comparable({"metrics.jsonl": lines}, old.metrics, old.weights, old.environment)
     assert compare(edited, old, {}).verdict is Verdict.UNEXPLAINED
 
 
-def test_where_the_environment_differs_the_spread_over_seeds_is_the_tolerance() -> None:
+def test_tolerance_is_the_spread_over_seeds() -> None:
     old, new = comparable(), comparable(accuracy=0.88, **{"packages.torch": "2.16.0"})
     seeds = {"best/val_accuracy": [0.9, 0.87], "test/accuracy": [0.9, 0.93]}
     within = compare(old, new, seeds)
@@ -84,7 +84,7 @@ def test_where_the_environment_differs_the_spread_over_seeds_is_the_tolerance() 
     assert compare(old, comparable(accuracy=0.89, cpu="other"), {}).verdict is Verdict.WITHIN
 
 
-def test_each_verdict_has_a_status_of_its_own() -> None:
+def test_each_verdict_has_its_exit_status() -> None:
     assert [verdict.value for verdict in Verdict] == [0, 3, 4, 5]
 
 
@@ -99,8 +99,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
 
 
 def again(store: Path, target: object, *more: str, expect: int) -> str:
-    """Return what a rerun says in this process: it starts no worker, and another process takes seconds to load."""
-    place = where(store.parent / f"again-{time.monotonic_ns()}", store)
+    """Return the output of a rerun, executed in this process to save the start of another."""
+    place = places(store.parent / f"again-{time.monotonic_ns()}", store)
     with contextlib.redirect_stdout(said := io.StringIO()):
         assert command.main([str(target), *place, *more]) == expect, said.getvalue()
     return said.getvalue()
@@ -108,19 +108,19 @@ def again(store: Path, target: object, *more: str, expect: int) -> str:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal on which no line is broken."""
+    """Set a terminal width that breaks no line."""
     monkeypatch.setenv("COLUMNS", "140")
 
 
-def test_a_rerun_is_typed_as_any_other_key(whole: Any, store: Path) -> None:
-    place = where(store.parent / "typed", store)
+def test_rerun_is_a_key_of_the_command_line(whole: Any, store: Path) -> None:
+    place = places(store.parent / "typed", store)
     arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={whole.folder / '1'}", *place]
     done = warm.run(arguments, env=environment())
     assert done.returncode == 0 and "verdict: identical" in done.stdout, done.stdout + done.stderr
     assert "nothing to compare it with" in done.stdout and "Try:" not in done.stdout, "no command repeats a rerun"
 
 
-def test_a_run_of_a_sweep_reruns_identically_by_its_id_and_is_linked(whole: Any, store: Path) -> None:
+def test_rerun_by_id_is_identical_and_linked(whole: Any, store: Path) -> None:
     first = whole.results()[0]
     said = again(store, first["run_id"], "store.enabled=false", expect=0)
     assert "verdict: identical" in said
@@ -132,14 +132,12 @@ def test_a_run_of_a_sweep_reruns_identically_by_its_id_and_is_linked(whole: Any,
     assert linked.data.metrics["test/accuracy"] == first["metrics"]["test/accuracy"]
 
 
-def test_a_whole_sweep_reruns_by_its_folder(whole: Any, store: Path) -> None:
+def test_sweep_reruns_by_its_folder(whole: Any, store: Path) -> None:
     said = again(store, whole.folder, expect=0)
     assert said.count("verdict: identical") == 2
 
 
-def test_a_sweep_that_left_runs_out_reruns_whole(
-    whole: Any, store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_sweep_with_skipped_runs_reruns_all(whole: Any, store: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp()
     place = f"store.path={root / 'another-store'}"
     more = sweep(tmp_path_factory.mktemp("sweeps") / "more", store, "freeze=head", "seed=0,1,2", "resume=true", place)
@@ -156,7 +154,7 @@ def test_a_sweep_that_left_runs_out_reruns_whole(
     assert own.identity == more.results()[0]["run_id"]
 
 
-def test_a_journal_without_epochs_is_no_journal(whole: Any, tmp_path: Path) -> None:
+def test_metrics_without_epoch_numbers_are_refused(whole: Any, tmp_path: Path) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(whole.folder / "0", folder)
     for line in ('{"val/loss": 1.0}', '{"epoch": "x"}', '{"epoch": null}', '{"epoch": [1]}'):
@@ -165,7 +163,7 @@ def test_a_journal_without_epochs_is_no_journal(whole: Any, tmp_path: Path) -> N
             recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
-def test_what_came_from_the_environment_is_said_again_where_it_matters(whole: Any) -> None:
+def test_environment_variables_must_be_given_again(whole: Any) -> None:
     values = dict(recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
     values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
     recorded_runs.configs_of([values], [])[0]
@@ -175,7 +173,7 @@ def test_what_came_from_the_environment_is_said_again_where_it_matters(whole: An
     assert recorded_runs.configs_of([values], ["data.root=/images/birds"])[0].data.root == "/images/birds"
 
 
-def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() -> None:
+def test_rerun_sweep_is_named_by_short_choices() -> None:
     from small import compose
 
     configs = [
@@ -188,7 +186,7 @@ def test_a_rerun_sweep_differs_by_its_short_names_where_those_tell_the_rest() ->
 
 
 @pytest.mark.parametrize("edit", ["metrics.jsonl", "result.json", "best.safetensors", "provenance.json"])
-def test_a_record_edited_by_hand_is_noticed(edit: str, whole: Any, store: Path, tmp_path: Path) -> None:
+def test_edited_record_is_detected(edit: str, whole: Any, store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(whole.folder / "0", folder)
     path = folder / edit
@@ -207,15 +205,15 @@ def test_a_record_edited_by_hand_is_noticed(edit: str, whole: Any, store: Path, 
         facts["weights"]["final"] = "0" * 64
         path.write_text(json.dumps(facts))
     (found,) = recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
-    honest = recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].comparable
-    report = rerun.compare(found.comparable, honest, {})
+    original = recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].comparable
+    report = rerun.compare(found.comparable, original, {})
     assert report.verdict is Verdict.UNEXPLAINED
     if edit == "metrics.jsonl":
         said = again(store, folder, expect=5)
         assert "VERDICT: SAME ENVIRONMENT, DIFFERENT RESULT: epoch 2, val/accuracy was" in said
 
 
-def test_what_differs_now_is_listed_and_the_tolerance_stated(whole: Any, store: Path, tmp_path: Path) -> None:
+def test_environment_differences_are_listed_with_the_tolerance(whole: Any, store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     shutil.copytree(whole.folder / "0", folder)
     packages = json.loads((folder / "packages.json").read_text())
@@ -227,10 +225,10 @@ def test_what_differs_now_is_listed_and_the_tolerance_stated(whole: Any, store: 
     assert "verdict: environment differs, within tolerance (" in said
 
 
-def test_only_where_it_runs_may_be_said_and_it_must_have_finished(
+def test_rerun_accepts_only_places_and_finished_runs(
     whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")  # not where `make sweep` records
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")  # instead of the project's database
     with pytest.raises(UserError, match=r"lr=0\.5: expected nothing but"):
         command.main([str(whole.folder / "0"), "lr=0.5"])
     with pytest.raises(UserError, match="expected a folder, or a tracking store"):
@@ -243,15 +241,15 @@ def test_only_where_it_runs_may_be_said_and_it_must_have_finished(
         recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
-def test_the_config_that_runs_again_is_the_recorded_one(whole: Any) -> None:
+def test_rerun_uses_the_recorded_config(whole: Any) -> None:
     from frostline.core.config_keys import digest
     from small import compose
 
     (first, second) = recorded_runs.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
     for run, seed in ((first, 0), (second, 1)):
         config = recorded_runs.configs_of([run.config], [])[0]
-        settled = ("precision=fp32", "compile=off")  # what auto was
-        expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *where(whole.folder, "none")[1:])
+        settled = ("precision=fp32", "compile=off")  # what auto resolved to
+        expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *places(whole.folder, "none")[1:])
         assert digest(config) == digest(expected)
-        assert config.tracking.uri is None  # where a record once went is not where ours goes
+        assert config.tracking.uri is None  # a rerun uses its own tracking URI
         assert not config.resume

@@ -1,4 +1,4 @@
-"""Runs that keep what they learned are opened by whatever opens runs, from wherever they lie by then."""
+"""Runs with save_weights=learned can be opened like other runs, from every place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_sweep import environment, sweep, where
 
 import frostline
 import warm
@@ -26,6 +25,7 @@ from frostline.runs import predict as network_of
 from frostline.store import hashing
 from frostline.sweeps.find_weights import found
 from frostline.tracking import server
+from whole_sweeps import environment, places, sweep
 
 GRID = ("freeze=head", "lr=1e-2,1e-3", "save_weights=learned")
 IMAGE = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -33,19 +33,19 @@ IMAGE = torch.randint(0, 256, (3, 40, 40), generator=torch.Generator().manual_se
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
-    """A sweep whose runs keep what they learned."""
+    """Return a sweep with save_weights=learned."""
     return sweep(tmp_path_factory.mktemp("sweeps") / "learned", store, *GRID)
 
 
 @pytest.fixture(scope="module")
 def expected(learned: Any) -> Any:
-    """What its best run says of an image; the same run that keeps all of its weights says that."""
+    """Return the probabilities of its best run for an image."""
     return frostline.load(learned.folder, device="cpu").probabilities([IMAGE])
 
 
 @pytest.fixture(scope="module")
 def gone(learned: Any, expected: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """As on another machine: a sweep like the other, which MLflow alone has by now, and an MLflow of its own."""
+    """Return an equal sweep that exists only in an MLflow of its own, as on another machine, and its best run's id."""
     root = tmp_path_factory.mktemp("gone")
     done = sweep(root / "sweep", root / "mlflow.db", *GRID)
     best = max(done.results(), key=lambda result: result["metrics"]["best/val_accuracy"])
@@ -54,12 +54,12 @@ def gone(learned: Any, expected: Any, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(autouse=True)
-def named(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+def tracking_uri(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
 
 
-def same(network: Any, expected: torch.Tensor) -> bool:
-    """Return whether a network says the same of the image; where weights lie in memory decides its last bits."""
+def equal_probabilities(network: Any, expected: torch.Tensor) -> bool:
+    """Return whether a network gives these probabilities, up to last bits, which depend on memory alignment."""
     return torch.allclose(network.probabilities([IMAGE]), expected, atol=1e-6)
 
 
@@ -68,7 +68,7 @@ def base_file(folder: Path) -> Path:
     return file
 
 
-def test_a_network_lies_once_for_all_runs_and_once_in_mlflow(learned: Any) -> None:
+def test_common_weights_are_stored_once(learned: Any) -> None:
     client, base = learned.client(), base_file(learned.folder)
     (parent,) = (run for run in learned.runs() if "mlflow.parentRunId" not in run.data.tags)
     artifacts = Path(parent.info.artifact_uri.removeprefix("file://"))
@@ -81,24 +81,24 @@ def test_a_network_lies_once_for_all_runs_and_once_in_mlflow(learned: Any) -> No
         assert tags[layout.FINAL_TAG] == hashing.of_file(file)
 
 
-def test_it_says_what_the_same_run_says_that_keeps_all(learned: Any, expected: Any, tmp_path: Path) -> None:
+def test_learned_weights_equal_whole_weights(learned: Any, expected: Any, tmp_path: Path) -> None:
     whole = sweep(tmp_path / "whole", tmp_path / "mlflow.db", "freeze=head", "lr=1e-2,1e-3")
-    assert same(frostline.load(whole.folder, device="cpu"), expected)
+    assert equal_probabilities(frostline.load(whole.folder, device="cpu"), expected)
     for number in ("0", "1"):
         put_together = weights.whole(learned.folder / number / layout.BEST, tmp_path)
         assert put_together.read_bytes() == (whole.folder / number / layout.BEST).read_bytes()
 
 
-def test_a_sweep_that_was_moved_is_whole_where_it_is_now(learned: Any, expected: Any, tmp_path: Path) -> None:
+def test_moved_sweep_can_be_loaded(learned: Any, expected: Any, tmp_path: Path) -> None:
     moved = shutil.copytree(learned.folder, tmp_path / "elsewhere")
-    assert same(frostline.load(moved, device="cpu"), expected)
+    assert equal_probabilities(frostline.load(moved, device="cpu"), expected)
     base_file(moved).unlink()
     with pytest.raises(UserError) as refused:
         frostline.load(moved, device="cpu")
     assert f"weights/{base_file(learned.folder).name}" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_commands_take_it_as_any_other_run(learned: Any, tmp_path: Path) -> None:
+def test_commands_accept_learned_weights(learned: Any, tmp_path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(IMAGE.permute(1, 2, 0).numpy()).save(tmp_path / "one.png")
@@ -112,7 +112,7 @@ def test_commands_take_it_as_any_other_run(learned: Any, tmp_path: Path) -> None
     assert load_file(tmp_path / "a.safetensors").keys() == weights.read(learned.folder / "0" / layout.BEST).keys()
 
 
-def test_what_is_registered_is_whole(learned: Any, tmp_path: Path) -> None:
+def test_registered_model_has_whole_weights(learned: Any, tmp_path: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         assert register.main([str(learned.folder / "0"), "--name", "learned"]) == 0
     run_id = learned.results()[0]["run_id"]
@@ -126,11 +126,11 @@ def test_what_is_registered_is_whole(learned: Any, tmp_path: Path) -> None:
 
 def again(target: object, folder: Path, store: Path, *more: str) -> str:
     with contextlib.redirect_stdout(said := io.StringIO()):
-        assert command.main([str(target), *where(folder, store), *more]) == 0, said.getvalue()
+        assert command.main([str(target), *places(folder, store), *more]) == 0, said.getvalue()
     return said.getvalue()
 
 
-def test_a_rerun_keeps_what_the_run_kept_and_proves_it(learned: Any, store: Path, tmp_path: Path) -> None:
+def test_rerun_keeps_learned_weights_identically(learned: Any, store: Path, tmp_path: Path) -> None:
     assert "verdict: identical" in again(learned.folder / "0", tmp_path / "again", store)
     own = (tmp_path / "again" / "0" / layout.BEST).read_bytes()
     assert own == (learned.folder / "0" / layout.BEST).read_bytes()
@@ -139,44 +139,42 @@ def test_a_rerun_keeps_what_the_run_kept_and_proves_it(learned: Any, store: Path
         command.main([str(learned.folder / "0"), "save_weights=whole"])
 
 
-def test_what_mlflow_alone_has_is_opened(
+def test_weights_are_downloaded_from_mlflow(
     gone: Any, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, best = gone
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done.store}")
     parent = done.client().get_run(best).data.tags["mlflow.parentRunId"]
     for name in (f"runs:/{best}", best, parent):
-        assert same(frostline.load(name, device="cpu"), expected)
-    assert same(frostline.load(frostline.open(parent), device="cpu"), expected)
+        assert equal_probabilities(frostline.load(name, device="cpu"), expected)
+    assert equal_probabilities(frostline.load(frostline.open(parent), device="cpu"), expected)
     assert "verdict: identical" in again(best, tmp_path / "again", done.store)
 
 
-def test_a_sweep_that_takes_runs_over_finds_their_weights(
-    learned: Any, gone: Any, store: Path, expected: Any, tmp_path: Path
-) -> None:
+def test_skipped_runs_can_be_loaded(learned: Any, gone: Any, store: Path, expected: Any, tmp_path: Path) -> None:
     here = sweep(tmp_path / "here", store, "freeze=head", "lr=1e-2,1e-3", "resume=true")
     assert here.out.count("skipped, finished in") == 2 and not (here.folder / "weights").exists()
-    assert same(frostline.load(here.folder, device="cpu"), expected)
+    assert equal_probabilities(frostline.load(here.folder, device="cpu"), expected)
     there = sweep(tmp_path / "there", gone[0].store, *GRID, "resume=true")
     assert there.out.count("skipped, finished in") == 2 and not list(there.folder.glob("*/best.safetensors"))
-    assert same(frostline.load(there.folder, device="cpu"), expected)
+    assert equal_probabilities(frostline.load(there.folder, device="cpu"), expected)
 
 
-def test_a_run_begins_with_it(learned: Any, gone: Any, tmp_path: Path) -> None:
-    """With its folder, its file, or what MLflow has of the other."""
+def test_learned_weights_can_initialize_a_run(learned: Any, gone: Any, tmp_path: Path) -> None:
+    """Given by folder, by file, and by MLflow run id."""
     done, best = gone
     run = learned.folder / "0"
     sources = f"model.weights={run},{run / layout.BEST},runs:/{best}"
     begun = sweep(tmp_path / "begun", done.store, "freeze=head", "lr=1e-2", "epochs=1", sources, *GRID[2:])
-    assert base_file(begun.folder).name == base_file(learned.folder).name  # the head alone learned
+    assert base_file(begun.folder).name == base_file(learned.folder).name  # only the head learned
     began = [json.loads((begun.folder / n / layout.PROVENANCE).read_text())["weights"]["initial"] for n in "012"]
     assert began[:2] == [hashing.of_tensors(weights.read(run / layout.BEST))] * 2
     kept = (done.folder.parent / "kept").glob(f"*/{layout.BEST}")
     assert began[2] in {hashing.of_tensors(weights.read(file)) for file in kept}
 
 
-def test_what_a_killed_sweep_left_is_passed_on_with_it(learned: Any, tmp_path: Path) -> None:
-    """The record of a sweep whose process was gone before MLflow heard of anything."""
+def test_sync_sends_common_weights_of_a_killed_sweep(learned: Any, tmp_path: Path) -> None:
+    """The sweep's process ended before it sent anything to MLflow."""
     copy = shutil.copytree(learned.folder, tmp_path / "copy")
     record = copy / layout.RECORD
     lines = record.read_text().splitlines(keepends=True)
@@ -191,12 +189,12 @@ def test_what_a_killed_sweep_left_is_passed_on_with_it(learned: Any, tmp_path: P
     assert [file.path for file in artifacts] == [f"weights/{base.name}"]
 
 
-def test_the_digest_of_a_run_says_what_it_began_with(learned: Any) -> None:
+def test_loaded_digest_is_the_recorded_one(learned: Any) -> None:
     with found(str(learned.folder / "0")) as run:
         network = network_of.load(run.folder, device="cpu")
     assert network.digest == json.loads((learned.folder / "0" / layout.PROVENANCE).read_text())["weights"]["final"]
 
 
-def test_dry_runs_write_none(tmp_path: Path) -> None:
+def test_dry_run_writes_no_weights(tmp_path: Path) -> None:
     planned = sweep(tmp_path / "planned", tmp_path / "none.db", *GRID, "dry_run=true")
     assert not (planned.folder / "weights").exists()

@@ -1,13 +1,9 @@
-"""Whole searches: each cell has its trials, the best are confirmed, and what is killed ends as if it had not been."""
+"""Whole searches: trials of each cell, confirmation of the best, and continuation after kills."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import signal
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,6 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from PIL import Image
-from test_again import until
-from test_sweep import Done, command, environment, sweep, where
 
 import answers
 import stores
@@ -25,48 +19,39 @@ import warm
 from frostline.records import journal, layout, sweep_record, trial_tags
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
-
-TINY = (
-    *("data.limit=40", "batch_size=20", "model.image_size=32", "data.test_fraction=0.05", "data.val_fraction=0.05"),
-    *("threads=1", "epochs=2", "search.confirm=2"),
+from whole_sweeps import (
+    RANGES,
+    TINY_SEARCH,
+    CompletedSweep,
+    command,
+    environment,
+    final_results,
+    kill_workers,
+    metrics_by_name,
+    places,
+    study_of,
+    sweep,
+    trial_results,
+    wait_until,
 )
-RANGES = ("search=tpe", "lr=interval(1e-5,1)", "search.space.full.lr=interval(1e-4,1e-2)")
+
 MODES = ("freeze=head,full", "trials=6")
-
-
-def study_of(folder: Path, name: str) -> optuna.Study:
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / layout.STUDY)))
-    return optuna.load_study(study_name=name, storage=storage)
 
 
 def trials(folder: Path, name: str) -> list[tuple[Any, ...]]:
     return [(trial.params, trial.state, trial.value) for trial in study_of(folder, name).trials]
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())
-    return found
-
-
-def measured(folder: Path) -> dict[str, dict[str, float]]:
-    """Return the metrics of every run by its name, but for what it cost."""
-    return {
-        run["name"]: {key: value for key, value in run["metrics"].items() if not key.startswith("cost/")}
-        for run in results(folder)
-    }
-
-
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
-    return sweep(tmp_path_factory.mktemp("sweeps") / "searched", store, *TINY, *RANGES, *MODES)
+def searched(tmp_path_factory: pytest.TempPathFactory, store: Path) -> CompletedSweep:
+    return sweep(tmp_path_factory.mktemp("sweeps") / "searched", store, *TINY_SEARCH, *RANGES, *MODES)
 
 
-def test_each_cell_has_its_trials_in_a_study_that_optuna_opens(searched: Done) -> None:
-    runs = results(searched.folder)
+def test_each_cell_has_an_optuna_study(searched: CompletedSweep) -> None:
+    runs = trial_results(searched.folder)
     for mode, (low, high) in {"head": (1e-5, 1.0), "full": (1e-4, 1e-2)}.items():
         study = study_of(searched.folder, mode)
-        own = [run for run in runs if run["choices"]["study"] == mode and "trial" in run["choices"]]
-        mine = {run["choices"]["trial"]: run for run in own}
+        mine = {run["choices"]["trial"]: run for run in runs if run["choices"]["study"] == mode}
         assert sorted(mine) == [trial.number for trial in study.trials] == [*range(6)]
         for trial in study.trials:
             assert trial.params == {"lr": mine[trial.number]["choices"]["lr"]} and low <= trial.params["lr"] <= high
@@ -75,7 +60,7 @@ def test_each_cell_has_its_trials_in_a_study_that_optuna_opens(searched: Done) -
         assert study.best_value == max(run["metrics"].get("best/val_accuracy", 0) for run in mine.values())
 
 
-def test_the_best_trial_is_run_with_fresh_seeds_and_they_alone_are_compared(searched: Done) -> None:
+def test_only_confirmations_of_best_trials_are_compared(searched: CompletedSweep) -> None:
     read = sweep_record.read(searched.folder).results
     (contest,) = contests(read)
     for one in contest.contenders:
@@ -87,22 +72,22 @@ def test_the_best_trial_is_run_with_fresh_seeds_and_they_alone_are_compared(sear
     said = answer(read)
     assert "The budget was 6 trials each (search=tpe); the comparison uses 2 fresh seeds of each best trial" in said
     assert "On validation the best trial of head reached" in said
-    assert "search=" not in said.partition("`")[2].partition("`")[0]  # what is found is listed in the next command
+    assert "search=" not in said.partition("`")[2].partition("`")[0]  # the next command lists the values found
 
 
-def test_the_plan_says_what_is_searched_and_on_which_scale(searched: Done) -> None:
+def test_plan_shows_ranges_and_scales(searched: CompletedSweep) -> None:
     assert "search=tpe trials=6: head: lr from 1e-05 to 1 on a log scale" in searched.out
     assert "search=tpe trials=6: full: lr from 0.0001 to 0.01 on a log scale" in searched.out
 
 
-def test_heads_that_do_not_wait_for_each_other_are_trained_in_lockstep(searched: Done) -> None:
-    assert "in lockstep with 4 other runs" in searched.out  # the random ones at the beginning
+def test_independent_trials_of_heads_train_in_lockstep(searched: CompletedSweep) -> None:
+    assert "in lockstep with 4 other runs" in searched.out  # the random trials at the start
 
 
-def test_the_record_names_study_and_trial(searched: Done) -> None:
+def test_mlflow_tags_have_study_and_trial(searched: CompletedSweep) -> None:
     tags = [run.data.tags for run in searched.runs() if layout.STUDY_TAG in run.data.tags]
-    told = {(one[layout.STUDY_TAG], one.get(layout.TRIAL_TAG)) for one in tags}
-    assert told == {(mode, number and str(number)) for mode in ("head", "full") for number in (*"012345", None)}
+    tagged = {(one[layout.STUDY_TAG], one.get(layout.TRIAL_TAG)) for one in tags}
+    assert tagged == {(mode, number and str(number)) for mode in ("head", "full") for number in (*"012345", None)}
     states = {"FINISHED": "complete", "FAILED": "failed"}
     for run in searched.runs():
         if (tags := run.data.tags).get(layout.STUDY_TAG):
@@ -111,12 +96,12 @@ def test_the_record_names_study_and_trial(searched: Done) -> None:
             assert (layout.CONFIRMS_TAG in tags) != (layout.TRIAL_TAG in tags)
 
 
-def test_in_another_folder_the_same_command_takes_over_all_trials_and_with_more_it_goes_on(
-    searched: Done, store: Path, tmp_path: Path
+def test_search_in_another_folder_takes_over_trials_and_extends_them(
+    searched: CompletedSweep, store: Path, tmp_path: Path
 ) -> None:
-    typed = (*TINY, *RANGES, "freeze=head,full", "resume=true")
+    typed = (*TINY_SEARCH, *RANGES, "freeze=head,full", "resume=true")
     done = sweep(tmp_path / "again", store, *typed, "trials=6")
-    diverged = sum(run["status"] == "FAILED" for run in results(searched.folder))
+    diverged = sum(run["status"] == "FAILED" for run in final_results(searched.folder))
     assert done.out.count("skipped, diverged in") == diverged
     assert done.out.count("skipped, finished in") == 2 * (6 + 2) - diverged
     for mode in ("head", "full"):
@@ -127,14 +112,22 @@ def test_in_another_folder_the_same_command_takes_over_all_trials_and_with_more_
         assert len(trials(done.folder, mode)) == 7
 
 
-def test_what_failed_is_run_again_when_it_is_typed_again_and_the_study_learns_of_it(tmp_path: Path) -> None:
+def test_failed_trial_is_repeated_and_completed_in_the_study(tmp_path: Path) -> None:
     mark = tmp_path / "full"
     code = f"""import os
     if os.path.exists({str(mark)!r}):
         return evaluate(module, data, **options)
     open({str(mark)!r}, "w").close()
     raise OSError(28, "No space left on device")"""
-    typed = [*TINY, "search=qmc", RANGES[1], "freeze=head", "trials=3", f"store.path={tmp_path}/store", "resume=true"]
+    typed = [
+        *TINY_SEARCH,
+        "search=qmc",
+        RANGES[1],
+        "freeze=head",
+        "trials=3",
+        f"store.path={tmp_path}/store",
+        "resume=true",
+    ]
     typed += ["search.confirm=1"]
     store = tmp_path / "mlflow.db"
     first = sweep(tmp_path / "failed", store, *typed, code=code, expect=1)
@@ -142,33 +135,31 @@ def test_what_failed_is_run_again_when_it_is_typed_again_and_the_study_learns_of
     states = [trial.state for trial in study_of(first.folder, "head").trials]
     assert states.count(TrialState.RUNNING) == 1 and states.count(TrialState.COMPLETE) == 2
     again = sweep(tmp_path / "failed", store, *typed)
-    assert again.out.count("skipped, finished in") >= 2  # the fresh seed, too, unless another one is the best now
+    assert again.out.count("skipped, finished in") >= 2  # with the fresh seed, unless another trial is the best now
     assert [trial.state for trial in study_of(again.folder, "head").trials] == [TrialState.COMPLETE] * 3
-    told = {run["choices"]["trial"]: run["metrics"] for run in results(again.folder) if "trial" in run["choices"]}
+    measured = {run["choices"]["trial"]: run["metrics"] for run in trial_results(again.folder)}
     for trial in study_of(again.folder, "head").trials:
-        assert trial.value == told[trial.number]["best/val_accuracy"]
+        assert trial.value == measured[trial.number]["best/val_accuracy"]
 
 
-def test_what_is_killed_twice_goes_on_with_the_same_trials(searched: Done, tmp_path: Path) -> None:
+def test_search_killed_twice_continues_with_the_same_trials(searched: CompletedSweep, tmp_path: Path) -> None:
     store, folder = stores.put(tmp_path / "mlflow.db"), tmp_path / "killed"
-    typed = [*TINY, *RANGES, "freeze=full", "trials=6", "resume=true", f"store.path={tmp_path}/store"]
-    arguments = command("-m", *typed, *where(folder, store))
+    typed = [*TINY_SEARCH, *RANGES, "freeze=full", "trials=6", "resume=true", f"store.path={tmp_path}/store"]
+    arguments = command("-m", *typed, *places(folder, store))
     for mark in (folder / "full-2" / layout.METRICS, folder / "full-5" / layout.METRICS):
         with warm.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                until(mark.exists)
+                wait_until(mark.exists)
             finally:
                 process.kill()
-        for beat in folder.glob(f"*/{layout.BEAT}"):
-            with suppress(ProcessLookupError):  # a worker ends when its sweep is gone
-                os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
+        kill_workers(folder)
     sweep(folder, store, *typed)
     assert trials(folder, "full") == trials(searched.folder, "full")
-    undisturbed = measured(searched.folder).items()
-    assert measured(folder) == {name: metrics for name, metrics in undisturbed if name.startswith("full")}
+    expected = metrics_by_name(searched.folder).items()
+    assert metrics_by_name(folder) == {name: metrics for name, metrics in expected if name.startswith("full")}
 
 
-def test_two_at_once_share_a_study_and_one_takes_over_what_the_other_was_killed_at(tmp_path: Path) -> None:
+def test_concurrent_search_takes_over_a_killed_ones_trial(tmp_path: Path) -> None:
     store, ours, theirs = stores.put(tmp_path / "mlflow.db"), tmp_path / "ours", tmp_path / "theirs"
     file = tmp_path / "studies.log"
     typed = [
@@ -180,14 +171,13 @@ def test_two_at_once_share_a_study_and_one_takes_over_what_the_other_was_killed_
         f"store.path={tmp_path}/store",
     ]
     how = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    typed += [*TINY, "resume=true", f"store.path={tmp_path}/store"]
-    begun = [command("-m", *typed, *where(folder, store)) for folder in (ours, theirs)]
+    typed += [*TINY_SEARCH, "resume=true", f"store.path={tmp_path}/store"]
+    begun = [command("-m", *typed, *places(folder, store)) for folder in (ours, theirs)]
     with warm.Popen(begun[0], **how) as one, warm.Popen(begun[1], **how) as other:
         try:
-            until(lambda: all(any(folder.glob(f"head-*/{layout.METRICS}")) for folder in (ours, theirs)))
+            wait_until(lambda: all(any(folder.glob(f"head-*/{layout.METRICS}")) for folder in (ours, theirs)))
             other.kill()
-            for beat in theirs.glob(f"*/{layout.BEAT}"):
-                os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
+            kill_workers(theirs)
             assert one.wait(240) == 0
         finally:
             one.kill()
@@ -196,31 +186,29 @@ def test_two_at_once_share_a_study_and_one_takes_over_what_the_other_was_killed_
     (study,) = optuna.get_all_study_summaries(storage)
     found = optuna.load_study(study_name=study.study_name, storage=storage).trials
     assert [trial.state.is_finished() for trial in found] == [True] * 8
-    runs = {run["choices"]["trial"]: run for run in results(ours) if "trial" in run["choices"]}
+    runs = {run["choices"]["trial"]: run for run in trial_results(ours)}
     assert [runs[number]["choices"]["lr"] for number in range(8)] == [trial.params["lr"] for trial in found]
-    assert sum("confirms" in run["choices"] for run in results(ours)) == 2
-    for number in range(8):  # each was carried out to its end by one of the two
+    assert sum("confirms" in run["choices"] for run in final_results(ours)) == 2
+    for number in range(8):  # exactly one of the two finished each trial
         notes = [note for folder in (ours, theirs) for note, _ in journal.entries(folder / f"head-{number}")]
         assert [note["status"] for note in notes if note["op"] == "end"].count("FINISHED") == 1
 
 
-def test_a_search_begins_with_what_is_known_where_that_is_asked_for(
-    searched: Done, store: Path, tmp_path: Path
-) -> None:
+def test_search_starts_from_past_runs(searched: CompletedSweep, store: Path, tmp_path: Path) -> None:
     how = ("freeze=head", *RANGES[:2], "trials=1", "search.confirm=0", "search.past=true", "resume=true")
-    done = sweep(tmp_path / "past", store, *TINY, *how)
+    done = sweep(tmp_path / "past", store, *TINY_SEARCH, *how)
     known = [trial for trial in study_of(searched.folder, "head").trials if trial.state is TrialState.COMPLETE]
     assert f"search.past: head begins with {len(known)} runs of {searched.folder}" in done.out
-    begun = study_of(done.folder, "head").trials[:-1]  # with those of other tests
+    begun = study_of(done.folder, "head").trials[:-1]  # includes trials of other tests
     observed = [trial for trial in begun if str(searched.folder) in trial.user_attrs["past"]]
     assert sorted((t.params["lr"], t.value) for t in observed) == sorted((t.params["lr"], t.value) for t in known)
-    assert len(results(done.folder)) == 1 and "The budget was 1 trial in all" in done.out
+    assert len(final_results(done.folder)) == 1 and "The budget was 1 trial in all" in done.out
 
 
-def test_what_does_worse_is_stopped_at_a_rung_and_its_epochs_go_to_further_trials(store: Path, tmp_path: Path) -> None:
+def test_epochs_of_pruned_trials_go_to_further_trials(store: Path, tmp_path: Path) -> None:
     how = ("search=random", "lr=interval(1e-6,1)", "search.prune=hyperband", "epochs=3", "search.confirm=1")
-    done = sweep(tmp_path / "pruned", store, *TINY, *how, "freeze=head", "search.budget=epochs", "trials=3")
-    trials = [run for run in results(done.folder) if "trial" in run["choices"]]
+    done = sweep(tmp_path / "pruned", store, *TINY_SEARCH, *how, "freeze=head", "search.budget=epochs", "trials=3")
+    trials = trial_results(done.folder)
     pruned = [run for run in trials if "search/pruned_after" in run["metrics"]]
     states = [trial.state for trial in study_of(done.folder, "head").trials]
     assert 0 < len(pruned) == states.count(TrialState.PRUNED) and len(trials) == len(states) > 3
@@ -228,7 +216,7 @@ def test_what_does_worse_is_stopped_at_a_rung_and_its_epochs_go_to_further_trial
     assert 9 <= sum(used) < 9 + 3
     for trial, epochs in zip(study_of(done.folder, "head").trials, used, strict=True):
         assert trial.user_attrs["epochs"] == epochs == len(trial.intermediate_values)
-    assert len(re.findall(r"^  epoch \d+/3 ", done.out, re.MULTILINE)) == sum(used) + 3  # none is trained twice
+    assert len(re.findall(r"^  epoch \d+/3 ", done.out, re.MULTILINE)) == sum(used) + 3  # no epoch is trained twice
     for run in pruned:
         assert run["status"] == "FINISHED" and run["metrics"]["search/pruned_after"] == 1
     tags = [run.data.tags.get(layout.PRUNED_TAG) for run in done.runs()]
@@ -240,17 +228,19 @@ def test_what_does_worse_is_stopped_at_a_rung_and_its_epochs_go_to_further_trial
 
 
 @pytest.fixture(scope="module")
-def weighed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Done:
-    """Return a search of a head that is solved and one that is trained, for two objectives."""
+def two_objectives(tmp_path_factory: pytest.TempPathFactory, store: Path) -> CompletedSweep:
+    """Return a search for two objectives over a solved and a trained head."""
     how = ("search=qmc", "trials=3", "search.confirm=1", "search.objective=cost/train_seconds,val/accuracy")
-    return sweep(tmp_path_factory.mktemp("sweeps") / "weighed", store, *TINY, "freeze=probe,head", "lr=auto", *how)
+    return sweep(
+        tmp_path_factory.mktemp("sweeps") / "weighed", store, *TINY_SEARCH, "freeze=probe,head", "lr=auto", *how
+    )
 
 
-def test_a_search_of_other_data_is_another_one(tmp_path: Path) -> None:
+def test_search_with_other_data_is_refused(tmp_path: Path) -> None:
     for number in range(24):
         (place := tmp_path / "images" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (10 * number, 200 * (number % 2), 90)).save(place / f"{number}.png")
-    typed = [*TINY[1:], "data=image_folder", f"data.root='{tmp_path}/images'", "data.limit=null", "freeze=head"]
+    typed = [*TINY_SEARCH[1:], "data=image_folder", f"data.root='{tmp_path}/images'", "data.limit=null", "freeze=head"]
     typed += ["search=random", "lr=auto", "trials=1", "epochs=1", "search.confirm=0", "resume=true"]
     typed += ["data.val_fraction=0.2", "data.test_fraction=0.2"]
     first = sweep(tmp_path / "search", tmp_path / "mlflow.db", *typed)
@@ -260,37 +250,39 @@ def test_a_search_of_other_data_is_another_one(tmp_path: Path) -> None:
     assert refused.err.count("\n") == 1 and len(study_of(first.folder, "head").trials) == 1
 
 
-def test_a_head_that_is_solved_has_nothing_to_search_and_one_run(weighed: Done) -> None:
-    assert [run["choices"]["trial"] for run in results(weighed.folder) if "trial" in run["choices"]] == [0, 0, 1, 2]
-    assert "The budgets differ" not in weighed.out  # nothing of a probe is drawn
+def test_solved_head_has_one_trial(two_objectives: CompletedSweep) -> None:
+    assert [run["choices"]["trial"] for run in trial_results(two_objectives.folder)] == [0, 0, 1, 2]
+    assert "The budgets differ" not in two_objectives.out  # a probe has no budget
 
 
-def test_of_several_objectives_the_front_is_the_answer_and_its_best_by_the_first_is_confirmed(weighed: Done) -> None:
-    assert "front of cost/train_seconds (minimize), val/accuracy (maximize); the best of it by" in weighed.out
-    runs = [run for run in results(weighed.folder) if run["choices"]["study"] == "head"]
+def test_pareto_front_is_reported_and_its_first_objective_confirmed(
+    two_objectives: CompletedSweep,
+) -> None:
+    assert "front of cost/train_seconds (minimize), val/accuracy (maximize); the best of it by" in two_objectives.out
+    runs = [run for run in final_results(two_objectives.folder) if run["choices"]["study"] == "head"]
     costs = {run["choices"].get("trial"): run["metrics"]["cost/train_seconds"] for run in runs}
     (fresh,) = (run["choices"]["confirms"] for run in runs if "confirms" in run["choices"])
-    study = study_of(weighed.folder, "head")
+    study = study_of(two_objectives.folder, "head")
     assert [trial.values[0] for trial in study.trials] == [costs[number] for number in range(3)]
     assert study.trials[fresh].values[0] == min(trial.values[0] for trial in study.trials)
-    assert "of 4 trials are on the Pareto front of training time (s) and validation accuracy" in weighed.out
+    assert "of 4 trials are on the Pareto front of training time (s) and validation accuracy" in two_objectives.out
 
 
-def test_a_dry_run_plans_one_trial_of_each_cell_and_leaves_no_study(tmp_path: Path) -> None:
-    done = sweep(tmp_path / "dry", tmp_path / "none.db", *TINY, *RANGES, *MODES, "dry_run=true")
+def test_dry_run_plans_one_trial_per_cell_without_study(tmp_path: Path) -> None:
+    done = sweep(tmp_path / "dry", tmp_path / "none.db", *TINY_SEARCH, *RANGES, *MODES, "dry_run=true")
     assert not (done.folder / layout.STUDY).exists() and "a plan of 2 runs" in done.out
 
 
-def test_a_storage_that_cannot_be_opened_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_unusable_storage_is_refused_before_runs(tmp_path: Path) -> None:
     how = ("search=tpe", "lr=auto", "search.storage='nowhere://x'")
-    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY, *how, expect=2)
+    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY_SEARCH, *how, expect=2)
     assert done.err.startswith("frostline: search.storage=nowhere://x: expected a storage URL") and not done.out
     assert not (tmp_path / "refused").exists()
 
 
-def test_a_password_of_a_storage_stays_in_the_environment(tmp_path: Path) -> None:
+def test_password_in_the_storage_url_is_refused(tmp_path: Path) -> None:
     how = ("search=tpe", "lr=auto", "search.storage='postgresql+psycopg2://me:hunter2@db/studies'")
-    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY, *how, expect=2)
+    done = sweep(tmp_path / "refused", tmp_path / "none.db", *TINY_SEARCH, *how, expect=2)
     assert done.err.startswith("frostline: search.storage=postgresql+psycopg2://db/studies: expected no credentials")
     assert not (tmp_path / "refused").exists()
 
@@ -327,18 +319,16 @@ BAD: list[tuple[tuple[str, ...], str]] = [
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
-    """Return what is answered to each of the mistakes, and the folder where its sweep was to lie."""
+    """Return the output for each mistake, and the folder that its sweep was to use."""
     folders = [tmp_path_factory.mktemp("refused") for _ in BAD]
-    how = ("-m", "dry_run=true", *TINY[:-1])
-    places = [where(folder / "sweep", folder / "none.db") for folder in folders]
-    typed = [command(*how, *said, *place)[2:] for (said, _), place in zip(BAD, places, strict=True)]
+    how = ("-m", "dry_run=true", *TINY_SEARCH[:-1])
+    given = [places(folder / "sweep", folder / "none.db") for folder in folders]
+    typed = [command(*how, *said, *place)[2:] for (said, _), place in zip(BAD, given, strict=True)]
     return dict(zip(BAD, zip(answers.run_lines(typed, environment()), folders, strict=True), strict=True))
 
 
 @pytest.mark.parametrize(("typed", "line"), BAD)
-def test_a_mistake_is_answered_in_one_line_before_anything_starts(
-    typed: tuple[str, ...], line: str, refused: dict[Any, Any]
-) -> None:
+def test_mistake_is_one_line_and_starts_nothing(typed: tuple[str, ...], line: str, refused: dict[Any, Any]) -> None:
     (status, out, err), folder = refused[typed, line]
     (said,) = err.splitlines()
     assert (status, out) == (2, "") and said.startswith(f"frostline: {line}")

@@ -1,4 +1,4 @@
-"""Skewed data: what accuracy calls the best epoch is not what macro F1 does, and the person says which it shall be."""
+"""Selection of the best epoch by different metrics on imbalanced data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
-from test_sweep import Done, command, environment, sweep, where
 
 import warm
 from frostline.records import sweep_record
 from frostline.report import predictions
 from frostline.report.verdict import answer
 from small import compose, execute_run
+from whole_sweeps import CompletedSweep, command, environment, places, sweep
 
 RARE, OFTEN = 12, 228
 SELECT = ("accuracy", "macro_f1", "balanced_accuracy", "auroc")
@@ -26,7 +26,7 @@ WHAT = ("freeze=head", "lr=1e-2", "epochs=8", "data=image_folder", "data.limit=n
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 95 `often` to 5 `rare`: stripes in noise, mostly stronger ones where it is rare."""
+    """Return a folder with 95% `often` and 5% `rare`: noise with stripes, mostly stronger ones in `rare`."""
     root, random = tmp_path_factory.mktemp("skewed"), np.random.default_rng(0)
     stripes = 40 * np.sign(np.sin(np.arange(32) * np.pi / 4))[:, None]
     for split, share in (("train", 2), ("val", 1), ("test", 1)):
@@ -39,13 +39,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def selected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def selected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> CompletedSweep:
     folder = tmp_path_factory.mktemp("sweeps") / "selected"
     chosen = "select=" + ",".join(f"val/{name}" for name in SELECT)
     return sweep(folder, folder.parent / "mlflow.db", *WHAT, *SKEWED, chosen, f"data.root={images}")
 
 
-def of(done: Done, name: str) -> dict[str, Any]:
+def run_of(done: CompletedSweep, name: str) -> dict[str, Any]:
     return next(run for run in done.results() if run["choices"]["select"] == f"val/{name}")
 
 
@@ -53,18 +53,20 @@ def epochs(run: dict[str, Any]) -> list[dict[str, float]]:
     return [json.loads(line) for line in (Path(run["folder"]) / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_each_takes_the_epoch_that_is_best_by_it_and_they_do_not_agree(selected: Done) -> None:
+def test_each_metric_selects_its_best_epoch(selected: CompletedSweep) -> None:
     for name in SELECT:
-        values = [line[f"val/{name}"] for line in epochs(of(selected, name))]
-        metrics = of(selected, name)["metrics"]
+        values = [line[f"val/{name}"] for line in epochs(run_of(selected, name))]
+        metrics = run_of(selected, name)["metrics"]
         assert metrics["best/epoch"] == 1 + values.index(max(values))
         assert metrics[f"best/val_{name}"] == max(values)
-    assert of(selected, "accuracy")["metrics"]["best/epoch"] != of(selected, "macro_f1")["metrics"]["best/epoch"]
+    assert (
+        run_of(selected, "accuracy")["metrics"]["best/epoch"] != run_of(selected, "macro_f1")["metrics"]["best/epoch"]
+    )
 
 
-def test_metrics_of_the_test_split_are_those_of_scikit_learn(selected: Done) -> None:
+def test_test_metrics_equal_scikit_learn(selected: CompletedSweep) -> None:
     for name in SELECT[1:]:
-        run = of(selected, name)
+        run = run_of(selected, name)
         said = predictions.read(run["folder"])
         assert said is not None and said.logits is not None
         ahead = said.logits[:, 1].astype(float) - said.logits[:, 0]
@@ -76,7 +78,7 @@ def test_metrics_of_the_test_split_are_those_of_scikit_learn(selected: Done) -> 
         assert run["metrics"][f"test/{name}"] == pytest.approx(theirs[name], abs=1e-6)
 
 
-def test_runs_that_differ_in_it_are_told_apart_in_the_answer(selected: Done) -> None:
+def test_verdict_compares_within_one_selection_metric(selected: CompletedSweep) -> None:
     said = answer(sweep_record.read(selected.folder).results)
     for name in SELECT:
         assert f"With select=val/{name}: " in said
@@ -96,8 +98,8 @@ LOSSES = {
 }
 
 
-def recall_of_rare(folder: Path, *how: str) -> float:
-    """Return the share of rare images of the test split that a run, with nothing around it, finds."""
+def rare_recall(folder: Path, *how: str) -> float:
+    """Return the test recall of the class `rare` of a single run."""
     execute_run(
         compose(*WHAT, "model.image_size=32", "batch_size=50", "threads=1", "select=val/macro_f1", *how), folder
     )
@@ -106,25 +108,25 @@ def recall_of_rare(folder: Path, *how: str) -> float:
     return float((said.said == said.labels)[said.labels == 1].mean())
 
 
-def test_weights_of_classes_and_balanced_sampling_find_more_of_the_rare_class(images: Path, tmp_path: Path) -> None:
+def test_class_weights_and_sampling_raise_rare_recall(images: Path, tmp_path: Path) -> None:
     found = {
-        name: recall_of_rare(tmp_path / str(number), f"data.root={images}", *how)
+        name: rare_recall(tmp_path / str(number), f"data.root={images}", *how)
         for number, (name, how) in enumerate(LOSSES.items())
     }
     assert min(found[name] for name in found if name not in ("plain", "probe")) > found["plain"], found
     assert found["probe, weighted"] > found["probe"], found
 
 
-def test_a_plan_says_where_accuracy_hides_the_small_classes(images: Path, tmp_path: Path) -> None:
+def test_plan_notes_class_imbalance(images: Path, tmp_path: Path) -> None:
     note = "note: accuracy hides the results of other classes, since 95% of train is often: select=val/macro_f1"
     for by, noted in (("val/accuracy", True), ("val/macro_f1", False)):
         how = (*WHAT, f"data.root={images}", "dry_run=true", f"select={by}")
         assert (note in sweep(tmp_path / by[4:], tmp_path / "x.db", *how).out) == noted
 
 
-def test_a_class_that_is_none_is_named_before_anything_trains(images: Path, tmp_path: Path) -> None:
+def test_unknown_class_in_weights_is_refused(images: Path, tmp_path: Path) -> None:
     done = warm.run(
-        command(*WHAT, f"data.root={images}", "train.class_weights={rair: 2}", *where(tmp_path, tmp_path / "x.db")),
+        command(*WHAT, f"data.root={images}", "train.class_weights={rair: 2}", *places(tmp_path, tmp_path / "x.db")),
         env=environment(),
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Images of several classes, from a table to the answer: training, selection, the test, the report, predictions."""
+"""Multi-label data from a table: training, selection, test, report and predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss
-from test_sweep import Done, command, environment, sweep, where
 
 import warm
 from frostline.commands.predict import main
@@ -21,6 +20,7 @@ from frostline.records.result import Result
 from frostline.report import predictions
 from frostline.runs import export, predict
 from small import read_image
+from whole_sweeps import CompletedSweep, command, environment, places, sweep
 
 CLASSES = ("bright", "red", "striped")
 IMAGES = 160
@@ -43,7 +43,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(table: Path, tmp_path_factory: pytest.TempPathFactory) -> CompletedSweep:
     folder = tmp_path_factory.mktemp("sweeps") / "several"
     modes = (
         "freeze=head,probe,knn",
@@ -55,13 +55,13 @@ def done(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     return sweep(folder, folder.parent / "mlflow.db", *GRID, *modes, f"data.root={table}")
 
 
-def of(done: Done, mode: str) -> Result:
+def run_of(done: CompletedSweep, mode: str) -> Result:
     return next(run for run in sweep_record.read(done.folder).results if run.choices["freeze_mode"] == mode)
 
 
 @pytest.mark.parametrize("mode", ["head", "probe", "knn"])
-def test_what_the_record_says_of_a_run_is_what_scikit_learn_says_of_its_predictions(done: Done, mode: str) -> None:
-    run = of(done, mode)
+def test_recorded_metrics_equal_scikit_learn(done: CompletedSweep, mode: str) -> None:
+    run = run_of(done, mode)
     found = predictions.read(run.folder)
     assert found and found.logits is not None
     chances = torch.from_numpy(found.logits).double().sigmoid().numpy()
@@ -76,8 +76,8 @@ def test_what_the_record_says_of_a_run_is_what_scikit_learn_says_of_its_predicti
     assert run.metrics["test/map"] > 0.6 and (Path(run.folder) / "mistakes.jpg").exists()
 
 
-def test_the_best_epoch_and_the_best_cell_are_those_of_the_metric_and_the_answer_says_so(done: Done) -> None:
-    head = of(done, "head")
+def test_map_selects_epoch_and_cell(done: CompletedSweep) -> None:
+    head = run_of(done, "head")
     lines = [json.loads(line) for line in (Path(head.folder) / "metrics.jsonl").read_text().splitlines()]
     assert head.metrics["best/val_map"] == max(line["val/map"] for line in lines)
     assert "in mAP on the test split" in done.out and "any number of them in an image" in done.out
@@ -85,13 +85,13 @@ def test_the_best_epoch_and_the_best_cell_are_those_of_the_metric_and_the_answer
     assert done.out.index(f"  {best.choices['freeze_mode']} ") < done.out.index("Report:")
 
 
-def test_the_report_shows_recall_and_what_the_best_two_say_differently(done: Done) -> None:
+def test_report_shows_recall_and_disagreements(done: CompletedSweep) -> None:
     page = (done.folder / "report.html").read_text()
-    told = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert told
-    (group,) = json.loads(told[1])["groups"]
+    embedded = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert embedded
+    (group,) = json.loads(embedded[1])["groups"]
     one = group["contenders"][0]
-    found = predictions.read(of(done, one["series"]).folder)
+    found = predictions.read(run_of(done, one["series"]).folder)
     assert found
     right, all_of_them = (found.labels & found.said).sum(0), found.labels.sum(0)
     assert one["accuracy"] == pytest.approx(right / all_of_them, abs=1e-5)
@@ -101,8 +101,8 @@ def test_the_report_shows_recall_and_what_the_best_two_say_differently(done: Don
         assert all(isinstance(label, list) for label in labels)
 
 
-def test_the_network_says_a_probability_of_each_class(done: Done, table: Path, tmp_path: Path) -> None:
-    network = predict.load(Path(of(done, "probe").folder), device="cpu")
+def test_each_class_has_a_probability(done: CompletedSweep, table: Path, tmp_path: Path) -> None:
+    network = predict.load(Path(run_of(done, "probe").folder), device="cpu")
     files = [table.parent / f"{number}.png" for number in range(8)]
     chances = predict.probabilities(network, files)
     views = torch.stack([predict.view(network, read_image(file, network.levels)) for file in files])
@@ -111,10 +111,10 @@ def test_the_network_says_a_probability_of_each_class(done: Done, table: Path, t
     assert export.export(network, "safetensors", tmp_path / "net.safetensors") < 1e-5
 
 
-def test_all_classes_that_an_image_probably_is_of_are_named(
-    done: Done, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_predict_names_all_probable_classes(
+    done: CompletedSweep, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Path(of(done, "probe").folder)
+    run = Path(run_of(done, "probe").folder)
     files = [table.parent / f"{number}.png" for number in range(IMAGES)]
     chances = predict.probabilities(predict.load(run, device="cpu"), files)
     expected = [[CLASSES[k] for k in row.nonzero()[:, 0].tolist()] for row in chances > 0.5]
@@ -129,7 +129,7 @@ def test_all_classes_that_an_image_probably_is_of_are_named(
     assert [row[1] for row in rows[1:]] == ["|".join(names) for names in expected[:9]]
 
 
-def test_what_has_no_meaning_there_is_refused_in_a_line(table: Path, tmp_path: Path) -> None:
+def test_single_label_options_are_refused(table: Path, tmp_path: Path) -> None:
     for grid, expected in (
         (("freeze=centroid",), "freeze_mode=centroid: expected probe, knn or another mode"),
         (
@@ -137,6 +137,6 @@ def test_what_has_no_meaning_there_is_refused_in_a_line(table: Path, tmp_path: P
             "select=val/balanced_accuracy: expected val/map, val/macro_f1",
         ),
     ):
-        arguments = command("-m", *GRID, f"data.root={table}", *grid, *where(tmp_path / "no", tmp_path / "no.db"))
+        arguments = command("-m", *GRID, f"data.root={table}", *grid, *places(tmp_path / "no", tmp_path / "no.db"))
         refused = warm.run(arguments, env=environment())
         assert refused.returncode == 2 and expected in refused.stderr

@@ -1,4 +1,4 @@
-"""A study that several searches share is as if nothing had been, whichever of them are killed between ask and tell."""
+"""Searches that share a study and are killed between ask and tell leave the study of one uninterrupted search."""
 
 from __future__ import annotations
 
@@ -9,53 +9,35 @@ from typing import Any
 
 import optuna
 import pytest
-from test_search import RANGES, TINY, results
-from test_sweep import environment, where
 
 import stores
 import warm
 from frostline.records import journal
 from frostline.sweeps.study_storage import storage_of
 from small import compose
+from whole_sweeps import KILLED_IN_CALL, RANGES, TINY_SEARCH, environment, final_results, places
 
-DYING = """
-import os
-from frostline.cli import main
-from frostline.sweeps import search_space
-from frostline.sweeps.rungs import StudyRungs
-from frostline.sweeps.study import Study
-count, real = 0, {place}
-def dying(*given):
-    global count
-    count += 1
-    if count == {number}:
-        os.kill(os.getpid(), 9)
-    return real(*given)
-{place} = dying
-main()
-"""
-"""A command that is killed at a place in the code when it has come there so often."""
 WITHIN_ASK = ("search_space.suggest", 6)
-"""Its third trial is in the study, without the second of its two values."""
+"""The third trial is in the study, without its second value."""
 BEFORE_TELL = ("Study.tell", 2)
 
 
 def search(folder: Path, place: str, *, dies: tuple[str, int] | None = None) -> list[dict[str, Any]]:
-    """Search with six trials in a study at a place; return the results, none where it dies."""
+    """Search with six trials in a study at `place`; return the results, none if it is killed by `dies`."""
     store = stores.put(folder.parent / "mlflow.db")
     ranges = [*RANGES[:2], "optimizer.weight_decay=interval(0,0.1)"]
-    typed = ["-m", *TINY, *ranges, "freeze=head", "trials=6", f"search.storage='{place}'", "resume=true"]
+    typed = ["-m", *TINY_SEARCH, *ranges, "freeze=head", "trials=6", f"search.storage='{place}'", "resume=true"]
     typed += [
-        *where(folder, store),
+        *places(folder, store),
         "hydra/launcher=basic",
         "epochs=1",
         "search.confirm=0",
         f"store.path={folder.parent}/store",
     ]
-    code = DYING.format(place=dies[0], number=dies[1]) if dies else "from frostline.cli import main; main()"
+    code = KILLED_IN_CALL.format(place=dies[0], number=dies[1]) if dies else "from frostline.cli import main; main()"
     done = warm.run([sys.executable, "-c", code, *typed], env=environment())
     assert done.returncode == (-signal.SIGKILL if dies else 0), done.stdout + done.stderr
-    return [] if dies else results(folder)
+    return [] if dies else final_results(folder)
 
 
 def trials(place: str) -> list[tuple[Any, ...]]:
@@ -66,22 +48,22 @@ def trials(place: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
     search(folder / "sweep", f"{folder}/studies.log")
     return trials(f"{folder}/studies.log")
 
 
 @pytest.mark.parametrize("place", ["{}/studies.log", "sqlite:///{}/studies.db"])
-def test_what_is_killed_between_ask_and_tell_goes_to_the_next_and_nothing_runs_twice(
-    place: str, undisturbed: list[tuple[Any, ...]], tmp_path: Path
+def test_killed_trials_are_taken_over_and_run_once(
+    place: str, uninterrupted: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     place = place.format(tmp_path)
     folders = [tmp_path / name for name in ("first", "second", "third")]
     search(folders[0], place, dies=WITHIN_ASK)
     search(folders[1], place, dies=BEFORE_TELL)
     last = search(folders[2], place)
-    assert trials(place) == undisturbed
+    assert trials(place) == uninterrupted
     assert sorted(run["choices"]["trial"] for run in last if "trial" in run["choices"]) == [*range(6)]
     for number in range(6):
         ends = [

@@ -1,4 +1,4 @@
-"""Heads that are solved stand in a sweep like any other: with no lr, once each, the same after whatever ends it."""
+"""Solved heads (probe, knn, centroid) in a sweep: no lr, one run each, equal results after a kill."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_again import lines, until
-from test_sweep import QUICK, command, environment, sweep, where
 
 import stores
 import warm
 from frostline.commands import predict
 from frostline.core.errors import UserError
+from whole_sweeps import QUICK, command, environment, epoch_lines, places, sweep, wait_until, without_costs
 
 GRID = ("freeze=head,probe,knn,centroid", "lr=1e-2,1e-3", "freeze_mode.l2=[0.1,0.003]")
 RUNS = ["head lr=0.01 seed=0", "head lr=0.001 seed=0"]
@@ -27,41 +26,41 @@ def solved(tmp_path_factory, store):
     return sweep(tmp_path_factory.mktemp("sweeps") / "solved", store, *GRID)
 
 
-def of(done, name):
+def result_of(done, name):
     return next(result for result in done.results() if result["name"] == name)
 
 
 def folder(done, name):
-    return Path(of(done, name)["folder"])
+    return Path(result_of(done, name)["folder"])
 
 
-def told(done):
-    """Return what a sweep says of its runs, times and their own folders left out."""
+def run_facts(done):
+    """Return status, metrics without costs, and epochs of each run by its name."""
     return {
         result["name"]: (
             result["status"],
-            {key: value for key, value in result["metrics"].items() if not key.startswith("cost/")},
-            lines(Path(result["folder"])),
+            without_costs(result["metrics"]),
+            epoch_lines(Path(result["folder"])),
         )
         for result in done.results()
     }
 
 
-def test_each_is_one_run_whatever_is_varied_that_it_does_not_read(solved):
-    assert sorted(told(solved)) == sorted([*RUNS, *SOLVED])
-    assert {status for status, _, _ in told(solved).values()} == {"FINISHED"}
+def test_ignored_keys_do_not_multiply_solved_heads(solved):
+    assert sorted(run_facts(solved)) == sorted([*RUNS, *SOLVED])
+    assert {status for status, _, _ in run_facts(solved).values()} == {"FINISHED"}
     assert "could not be written" not in solved.out
     for name in SOLVED:
         mode = name.split()[0]
         assert f"{name}: one run, not 2, since {mode} ignores lr\n" in solved.out
-        assert not {"lr", "optimizer"} & of(solved, name)["choices"].keys()
-        assert len(lines(folder(solved, name))) == 1
+        assert not {"lr", "optimizer"} & result_of(solved, name)["choices"].keys()
+        assert len(epoch_lines(folder(solved, name))) == 1
     row = next(line for line in solved.out.splitlines() if line.split()[:2] == ["probe", "-"])
     assert row.split()[2].endswith("%")
     assert not [line for line in solved.out.splitlines() if "None" in line]
 
 
-def test_the_record_has_them_as_it_has_other_modes_but_for_what_they_do_not_read(solved):
+def test_mlflow_params_omit_ignored_keys(solved):
     for run in solved.runs():
         if run.data.params.get("freeze_mode") not in ("probe", "knn", "centroid"):
             continue
@@ -74,9 +73,9 @@ def test_the_record_has_them_as_it_has_other_modes_but_for_what_they_do_not_read
     assert of_probe.data.metrics["probe/l2"] in json.loads(of_probe.data.params["freeze_mode.l2"])
 
 
-def test_a_probe_is_an_ordinary_head_and_no_worse_on_validation_than_one_that_is_trained(solved, capsys):
-    best = max(of(solved, name)["metrics"]["best/val_accuracy"] for name in RUNS)
-    assert of(solved, "probe seed=0")["metrics"]["best/val_accuracy"] >= best
+def test_probe_is_a_linear_head_at_least_as_good_as_trained(solved, capsys):
+    best = max(result_of(solved, name)["metrics"]["best/val_accuracy"] for name in RUNS)
+    assert result_of(solved, "probe seed=0")["metrics"]["best/val_accuracy"] >= best
     trained = load_file(folder(solved, RUNS[0]) / "best.safetensors")
     for name in ("probe seed=0", "centroid seed=0"):
         weights = load_file(folder(solved, name) / "best.safetensors")
@@ -87,15 +86,15 @@ def test_a_probe_is_an_ordinary_head_and_no_worse_on_validation_than_one_that_is
     assert "mlflow.png" in capsys.readouterr().out
 
 
-def test_neighbours_leave_no_weights_and_whoever_asks_for_them_is_told_what_to_take(solved):
+def test_knn_has_no_weights_and_predict_refuses_it(solved):
     own = folder(solved, "knn seed=0")
     assert not (own / "best.safetensors").exists() and (own / "test_predictions.safetensors").exists()
-    told = "expected a run whose head has weights, and knn seed=0 has none: take freeze=probe or freeze=centroid"
-    with pytest.raises(UserError, match=told):
+    message = "expected a run whose head has weights, and knn seed=0 has none: take freeze=probe or freeze=centroid"
+    with pytest.raises(UserError, match=message):
         predict.main([str(own), str(own / "mistakes.jpg")])
 
 
-def test_the_same_command_skips_what_is_done_whatever_it_says_that_they_do_not_read(solved, store, tmp_path):
+def test_finished_heads_are_skipped_despite_ignored_keys(solved, store, tmp_path):
     more = ("freeze=probe,knn", GRID[2], "lr=0.5", "epochs=9", "batch_size=7", "train.mixup=0.3", "resume=true")
     again = sweep(tmp_path / "again", store, *more)
     assert again.out.count(": skipped, finished in") == 2
@@ -103,12 +102,12 @@ def test_the_same_command_skips_what_is_done_whatever_it_says_that_they_do_not_r
 
 
 @pytest.mark.slow
-def test_killed_and_typed_again_it_ends_the_same(solved, tmp_path):
+def test_killed_sweep_gives_the_same_results_when_repeated(solved, tmp_path):
     place, record, few = tmp_path / "killed", tmp_path / "mlflow.db", ("freeze=probe,knn", GRID[2])
-    arguments = command("-m", *QUICK, *few, *where(place, stores.put(record)))
+    arguments = command("-m", *QUICK, *few, *places(place, stores.put(record)))
     with warm.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        until(lambda: (place / "0" / "plan.json").exists() or process.poll() is not None)
+        wait_until(lambda: (place / "0" / "plan.json").exists() or process.poll() is not None)
         process.kill()
         process.stdout.read()
-    again = told(sweep(place, record, *few, "resume=true"))
-    assert again == {name: told(solved)[name] for name in SOLVED[:2]}
+    again = run_facts(sweep(place, record, *few, "resume=true"))
+    assert again == {name: run_facts(solved)[name] for name in SOLVED[:2]}

@@ -1,16 +1,14 @@
-"""Whole sweeps through the real command line, on the embedded digits, in processes of their own."""
+"""Whole sweeps through the command line, on the embedded digits."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -20,95 +18,33 @@ import answers
 import small
 import stores
 import warm
+from disk import file_size_limit
 from frostline import cli
 from frostline.core.interrupts import Terminated
 from frostline.records import sweep_record
-from frostline.records.result import read_result
 from frostline.sweeps import closing
 from frostline.sweeps.pool import WorkerDied
-
-CHECKOUT = Path(__file__).parents[2]
-QUICK = ("data.limit=100", "epochs=2", "batch_size=50", "model.image_size=32")
-INJECT = """
-import sys
-from frostline.training import loop
-evaluate = loop.evaluate
-def broken(module, data, **options):
-    {code}
-loop.evaluate = broken
-from frostline.cli import main
-main()
-"""
-
-
-@dataclass(frozen=True)
-class Done:
-    """A sweep that ran: its exit status, what it printed, and where it wrote."""
-
-    status: int
-    out: str
-    err: str
-    folder: Path
-    store: Path
-
-    def results(self):
-        """What programs read of the runs: a run may end before MLflow has given it an id."""
-        return [asdict(read_result(path.parent)) for path in sorted(self.folder.glob("[0-9]*/result.json"))]
-
-    def client(self):
-        from mlflow import MlflowClient
-
-        return MlflowClient(f"sqlite:///{self.store}")
-
-    def runs(self):
-        client = self.client()
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return client.search_runs(experiments, f"tags.frostline.sweep LIKE '%{self.folder.name}'")
-
-
-def command(*overrides, code=None):
-    """Return the command line of a sweep that looks at no earlier one; with `code` the evaluation is broken by it."""
-    flags = [override for override in overrides if override.startswith("-")]
-    rest = ["resume=false", *(override for override in overrides if not override.startswith("-"))]
-    if code:  # broken in this process, so that is where it has to run
-        return [sys.executable, "-c", INJECT.format(code=code), *flags, *rest, "hydra/launcher=basic"]
-    return [sys.executable, str(CHECKOUT / "train.py"), *flags, *rest]
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT / "src"), "COLUMNS": "140"}
-
-
-def where(folder, store):
-    return (f"hydra.sweep.dir={folder}", f"tracking.uri=sqlite:///{store}")
-
-
-def sweep(folder, store, *overrides, flags=("-m",), code=None, expect=0, run=warm.run):
-    store = store if "dry_run=true" in overrides else stores.put(store)
-    arguments = command(*flags, *QUICK, *overrides, *where(folder, store), code=code)
-    done = run(arguments, env=environment())
-    assert done.returncode == expect, done.stdout + done.stderr
-    return Done(done.returncode, done.stdout, done.stderr, folder, store)
+from whole_sweeps import CHECKOUT, QUICK, CompletedSweep, command, environment, places, sweep
 
 
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory, store):
-    """The main job, smaller: two freeze modes at two learning rates, in two processes that begin with nothing.
+    """A sweep of two freeze modes and two learning rates, in a newly started parent and worker, not forked ones.
 
-    The one that is typed at says what it imports.
+    The parent's stderr lists its imports.
     """
     pipes = {"capture_output": True, "text": True, "check": False, "timeout": 240}
 
-    def begun(arguments, **how):
+    def started(arguments, **how):
         return subprocess.run([arguments[0], "-X", "importtime", *arguments[1:]], **pipes, **how)
 
     typed = ("freeze=head,full", "lr=1e-2,1e-3", "hydra.launcher.workers=1")
     (own := tmp_path_factory.mktemp("options")).joinpath("augment").mkdir()
     flags = ("-m", f"--config-dir={own}")
-    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, *typed, flags=flags, run=begun)
+    return sweep(tmp_path_factory.mktemp("sweeps") / "main", store, *typed, flags=flags, run=started)
 
 
-def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
+def test_sweep_trains_every_cell_and_prints_the_verdict(main_job):
     assert [r["name"] for r in main_job.results()] == [
         "head lr=0.01 seed=0",
         "head lr=0.001 seed=0",
@@ -122,14 +58,14 @@ def test_every_cell_is_trained_and_the_answer_stands_on_the_screen(main_job):
     assert tail[-1] == f"See it in MLflow: python -m frostline ui --uri sqlite:///{main_job.store}"
 
 
-def test_what_is_the_same_in_all_runs_lies_once_or_is_left_out(main_job):
+def test_runs_share_identical_files(main_job):
     runs = [main_job.folder / str(number) for number in range(4)]
     assert all((run / "packages.json").samefile(runs[0] / "packages.json") for run in runs)
     typed = (runs[0] / ".hydra" / "hydra.yaml").read_text()
     assert "- freeze=head" in typed and "Configuration groups" not in typed
 
 
-def test_the_record_holds_what_was_promised(main_job):
+def test_mlflow_has_promised_metrics_params_and_tags(main_job):
     runs = main_job.runs()
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
@@ -164,7 +100,7 @@ def test_the_record_holds_what_was_promised(main_job):
         } <= set(run.data.metrics)
 
 
-def test_artifacts_lie_beside_the_store_and_equal_what_lies_in_the_runs_folder(main_job, tmp_path):
+def test_artifacts_equal_the_files_of_the_run(main_job, tmp_path):
     result = main_job.results()[0]
     names = {artifact.path for artifact in main_job.client().list_artifacts(result["run_id"])}
     assert {"config.yaml", "plan.json", "metrics.jsonl", "best.safetensors", "confusion_matrix.svg"} <= names
@@ -173,15 +109,17 @@ def test_artifacts_lie_beside_the_store_and_equal_what_lies_in_the_runs_folder(m
     assert (main_job.store.parent / "artifacts").is_dir()
 
 
-def test_what_was_typed_stands_in_a_file_of_the_run(main_job):
+def test_provenance_has_the_command(main_job):
     folder = Path(main_job.results()[0]["folder"])
     typed = json.loads((folder / "provenance.json").read_text())["command"]
     assert {"freeze=head", "lr=0.01", "hydra.launcher.workers=1"} <= set(typed)
-    assert typed[0].startswith("--config-dir=/") and typed[0] in main_job.out, "what comes next finds the same options"
+    assert typed[0].startswith("--config-dir=/") and typed[0] in main_job.out, (
+        "the printed next command finds the same options"
+    )
     assert not any(one.startswith("hydra.sweep.dir") for one in typed)
 
 
-def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
+def test_report_is_in_the_folder_and_in_mlflow(main_job):
     parent = next(run for run in main_job.runs() if "mlflow.parentRunId" not in run.data.tags)
     artifacts = {artifact.path for artifact in main_job.client().list_artifacts(parent.info.run_id)}
     assert {artifact.path for artifact in main_job.client().list_artifacts(parent.info.run_id, "plots")} == {
@@ -199,24 +137,24 @@ def test_the_report_lies_in_the_sweeps_folder_and_in_its_record(main_job):
     assert group["disagreements"]["tiles"]
 
 
-def test_what_the_answer_is_drawn_with_stays_out_of_the_memory_of_the_process_that_is_typed_at(main_job):
+def test_parent_process_does_not_load_plotting_libraries(main_job):
     loaded = {line.rpartition("|")[2].strip() for line in main_job.err.splitlines()}
     assert {"mlflow.store.tracking.sqlalchemy_store", "rich.table"} <= loaded
     assert not {"matplotlib.figure", "numpy.version", "pandas.core", "PIL.Image", "scipy.special", "torch.nn"} & loaded
 
 
-def test_a_report_or_plots_that_cannot_be_written_do_not_cost_the_sweep_its_end(store, tmp_path):
+def test_unwritable_report_does_not_fail_the_sweep(store, tmp_path):
     broken = "from frostline.report import html, plots; html.write = plots.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
-    own = ("lr=1e-2,1e-3", *QUICK, "hydra/launcher=basic", *where(tmp_path / "broken", stores.put(store)))
+    own = ("lr=1e-2,1e-3", *QUICK, "hydra/launcher=basic", *places(tmp_path / "broken", stores.put(store)))
     arguments = [sys.executable, "-c", code, *own]
     done = warm.run(arguments, env=environment())
     assert done.returncode == 0
     assert all(f"The {what} could not be written: ZeroDivisionError" in done.stdout for what in ("report", "plots"))
-    assert {run.info.status for run in Done(0, "", "", tmp_path / "broken", store).runs()} == {"FINISHED"}
+    assert {run.info.status for run in CompletedSweep(tmp_path / "broken", store).runs()} == {"FINISHED"}
 
 
-def test_a_sweep_is_found_by_its_run_id_and_fetched_where_its_folder_is_gone(main_job, monkeypatch, capsys, tmp_path):
+def test_sweep_without_its_folder_is_downloaded_by_run_id(main_job, monkeypatch, capsys, tmp_path):
     from frostline.commands import compare, report
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{main_job.store}")
@@ -238,14 +176,14 @@ def test_a_sweep_is_found_by_its_run_id_and_fetched_where_its_folder_is_gone(mai
     assert {run["folder"] for run in data["runs"]} == {None} and data["groups"][0]["contenders"][0]["calibration"]
 
 
-def test_the_journal_has_one_line_per_epoch(main_job):
+def test_metrics_file_has_one_line_per_epoch(main_job):
     lines = [json.loads(line) for line in (main_job.folder / "3" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     best = max(line["val/accuracy"] for line in lines)
     assert main_job.results()[3]["metrics"]["best/val_accuracy"] == best
 
 
-def test_a_run_by_itself_and_in_a_sweep_and_from_its_own_config_gives_the_same_bits(main_job, store, tmp_path):
+def test_single_run_gives_the_bits_of_the_sweep(main_job, store, tmp_path):
     config = yaml.safe_load((main_job.folder / "2" / "config.yaml").read_text())
     chosen = (f"freeze={config['freeze_mode']['name']}", f"lr={config['lr']}")
     alone = sweep(tmp_path / "alone", store, *chosen, flags=())
@@ -253,7 +191,7 @@ def test_a_run_by_itself_and_in_a_sweep_and_from_its_own_config_gives_the_same_b
         assert (alone.folder / "0" / name).read_bytes() == (main_job.folder / "2" / name).read_bytes(), name
 
 
-def test_a_failed_run_is_named_with_its_reason_and_the_others_go_on(store, tmp_path):
+def test_failed_run_is_reported_and_others_continue(store, tmp_path):
     done = sweep(tmp_path / "failing", store, "freeze=full", "lr=1e30,1e-3", expect=1)
     failed, finished = done.results()
     assert (failed["status"], finished["status"]) == ("FAILED", "FINISHED")
@@ -267,7 +205,7 @@ def test_a_failed_run_is_named_with_its_reason_and_the_others_go_on(store, tmp_p
     assert not (done.folder / "0" / "best.safetensors").exists()
 
 
-def test_sys_exit_in_a_run_does_not_end_the_sweep(store, tmp_path):
+def test_sys_exit_in_a_run_fails_only_that_run(store, tmp_path):
     done = sweep(tmp_path / "exit", store, "seed=0,1", code="sys.exit(0)", expect=1)
     assert [r["status"] for r in done.results()] == ["FAILED", "FAILED"]
     assert {run.info.status for run in done.runs()} == {"FAILED"}
@@ -277,9 +215,9 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 
 
 @pytest.mark.parametrize(("number", "status", "reason"), INTERRUPTS)
-def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, reason):
+def test_interrupt_marks_runs_as_killed(store, tmp_path, number, status, reason):
     folder = tmp_path / f"interrupt-{number}"
-    arguments = command("-m", *QUICK, "seed=0,1", "freeze=full", "epochs=1000", *where(folder, store))
+    arguments = command("-m", *QUICK, "seed=0,1", "freeze=full", "epochs=1000", *places(folder, store))
     said = tmp_path / "said"
     with said.open("w") as file, warm.Popen(arguments, env=environment(), stdout=file, stderr=file) as process:
         try:
@@ -290,25 +228,25 @@ def test_an_interrupt_leaves_no_run_running(store, tmp_path, number, status, rea
             process.wait(60)
         finally:
             process.kill()
-    done = Done(process.returncode, out := said.read_text(), "", folder, store)
+    done = CompletedSweep(folder, store, process.returncode, out := said.read_text())
     assert process.returncode == status, out
-    assert [run.info.status for run in done.runs()] == ["KILLED"] * 2  # the sweep and the run that had begun
+    assert [run.info.status for run in done.runs()] == ["KILLED"] * 2  # the sweep and its first run
     assert done.results()[0]["reason"] == reason
     assert reason in out and "not started" in out and "Traceback" not in out
 
 
-def test_a_reader_who_leaves_early_changes_nothing(store, tmp_path):
-    arguments = command("-m", *QUICK, *where(tmp_path / "piped", store))
+def test_sweep_survives_a_closed_pipe(store, tmp_path):
+    arguments = command("-m", *QUICK, *places(tmp_path / "piped", store))
     with warm.Popen(arguments, env=environment(), stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(timeout=120) == 0
-    done = Done(0, "", "", tmp_path / "piped", store)
+    done = CompletedSweep(tmp_path / "piped", store)
     assert [run.info.status for run in done.runs()] == ["FINISHED"] * 2
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["store"], ["compare", "{sweep}", "--json"]])
-def test_a_command_whose_reader_leaves_early_ends_well(arguments, main_job):
+def test_commands_exit_quietly_on_a_closed_pipe(arguments, main_job):
     whole = [argument.format(sweep=main_job.folder) for argument in arguments]
     ours, theirs = os.pipe()
     os.close(ours)
@@ -317,45 +255,41 @@ def test_a_command_whose_reader_leaves_early_ends_well(arguments, main_job):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_terminal_that_is_closed_changes_nothing_for_what_outlives_it(store, tmp_path):
+def test_sweep_survives_a_closed_terminal(store, tmp_path):
     ours, theirs = os.openpty()
-    arguments = command("-m", *QUICK, *where(tmp_path / "closed", store))
+    arguments = command("-m", *QUICK, *places(tmp_path / "closed", store))
     with warm.Popen(arguments, env=environment(), stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         os.read(ours, 1)
         os.close(ours)
         assert process.wait(timeout=120) == 0
-    done = Done(0, "", "", tmp_path / "closed", store)
+    done = CompletedSweep(tmp_path / "closed", store)
     assert [run.info.status for run in done.runs()] == ["FINISHED"] * 2
 
 
-def test_a_disk_that_is_full_is_said_in_a_line_and_costs_nothing_once_there_is_room(tmp_path):
-    """Of 300 kB a file: enough to begin, too little for MLflow's store, the weights and the report."""
-    own = command("-m", *QUICK, "freeze=full", "resume=true", *where(tmp_path / "full", tmp_path / "mlflow.db"))
-    warm.run([sys.executable, "-c", ""], env=environment())  # who forks for all tests begins without the limit
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300 << 10, before[1]))
-    try:
+def test_full_disk_is_reported_and_the_sweep_resumes_later(tmp_path):
+    """A limit of 300 kB per file is enough to start, too little for MLflow's database, the weights and the report."""
+    own = command("-m", *QUICK, "freeze=full", "resume=true", *places(tmp_path / "full", tmp_path / "mlflow.db"))
+    warm.run([sys.executable, "-c", ""], env=environment())  # start the process that forks before the limit is set
+    with file_size_limit(300 << 10):
         done = warm.run(own, env=environment())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     assert re.search("failed  full lr=0.001 seed=0: .*File too large", done.stdout), done.stdout
     again = warm.run(own, env=environment())
     assert again.returncode == 0, again.stdout + again.stderr
-    runs = Done(0, "", "", tmp_path / "full", tmp_path / "mlflow.db").runs()
+    runs = CompletedSweep(tmp_path / "full", tmp_path / "mlflow.db").runs()
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(OSError("disk"), "FAILED"), (WorkerDied("x"), "KILLED"), (None, "KILLED")]
 )
-def test_a_run_that_could_not_write_its_end_has_a_true_status(error, status, tmp_path):
+def test_status_of_a_run_without_a_result_file(error, status, tmp_path):
     found = closing.result(tmp_path, 0, sweep_record.RunFacts("head", {}, "0"), error)
     assert found.status == status
 
 
-def test_what_the_disk_refuses_the_sweep_itself_is_said_in_one_line(monkeypatch, capsys):
+def test_disk_error_of_the_sweep_is_one_line(monkeypatch, capsys):
     def full():
         raise OSError(28, "No space left on device", "multirun/sweep.json")
 
@@ -364,14 +298,14 @@ def test_what_the_disk_refuses_the_sweep_itself_is_said_in_one_line(monkeypatch,
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    told = capsys.readouterr().err
-    assert told.startswith("frostline: multirun/sweep.json: No space left on device; ") and told.count("\n") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("frostline: multirun/sweep.json: No space left on device; ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("interrupt", "status", "reason"), [(KeyboardInterrupt(), 130, "Ctrl-C"), (Terminated("SIGTERM"), 143, "SIGTERM")]
 )
-def test_an_interrupt_before_anything_runs_is_said(interrupt, status, reason, monkeypatch, capsys):
+def test_interrupt_before_runs_is_reported(interrupt, status, reason, monkeypatch, capsys):
     def interrupted():
         raise interrupt
 
@@ -382,13 +316,13 @@ def test_an_interrupt_before_anything_runs_is_said(interrupt, status, reason, mo
     assert ended.value.code == status and capsys.readouterr().err == f"frostline: ended by {reason}\n"
 
 
-def test_a_folder_that_cannot_be_made_is_refused(store, tmp_path):
+def test_folder_that_cannot_be_created_is_refused(store, tmp_path):
     (tmp_path / "file").write_text("")
     done = sweep(tmp_path / "file" / "sweep", store, expect=2)
     assert done.err.startswith("frostline: hydra.sweep.dir=") and done.err.count("\n") == 1
 
 
-def test_weights_that_do_not_fit_are_refused_before_anything_starts(store, tmp_path):
+def test_weights_that_do_not_fit_are_refused_before_runs(store, tmp_path):
     from safetensors.torch import save_file
     from torch import zeros
 
@@ -398,12 +332,12 @@ def test_weights_that_do_not_fit_are_refused_before_anything_starts(store, tmp_p
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_dry_run_plans_every_run_and_trains_and_records_nothing(tmp_path):
+def test_dry_run_plans_without_training_or_recording(tmp_path):
     every = ("freeze=glob(*,exclude=prompt)", "dry_run=true", "epochs=7", "data.limit=40", *small.TINY)
     done = sweep(tmp_path / "dry", tmp_path / "none.db", *every)
     plans = [json.loads(path.read_text()) for path in done.folder.glob("*/plan.json")]
     modes = {path.stem for path in (CHECKOUT / "conf" / "freeze_mode").glob("*.yaml")}
-    assert {plan["freeze_mode"] for plan in plans} == modes - {"prompt"}  # which is for vision transformers
+    assert {plan["freeze_mode"] for plan in plans} == modes - {"prompt"}  # needs a vision transformer
     assert not (tmp_path / "none.db").exists() and not list(done.folder.glob("*/best.safetensors"))
     for plan in plans:
         assert plan["phases"][0]["first_epoch"] == 1 and plan["phases"][-1]["last_epoch"] == (
@@ -411,7 +345,7 @@ def test_a_dry_run_plans_every_run_and_trains_and_records_nothing(tmp_path):
         )
 
 
-def test_two_sweeps_do_not_share_a_folder(main_job):
+def test_folder_of_another_sweep_is_refused(main_job):
     done = sweep(main_job.folder, main_job.store, expect=2)
     assert done.err.startswith("frostline: hydra.sweep.dir=") and done.err.count("\n") == 1
 
@@ -449,25 +383,24 @@ BAD = [
 
 
 @pytest.mark.parametrize("value", ["~/my/images", "~/a,~/b"])
-def test_a_tilde_stands_for_the_home_folder_wherever_a_value_begins(value, tmp_path):
-    arguments = command("-m", "data=image_folder", f"data.root={value}", *where(tmp_path / "s", tmp_path / "db"))
-    told = {**environment(), "HOME": str(tmp_path / "home")}
-    done = warm.run(arguments, env=told)
+def test_tilde_is_expanded_in_every_value(value, tmp_path):
+    arguments = command("-m", "data=image_folder", f"data.root={value}", *places(tmp_path / "s", tmp_path / "db"))
+    done = warm.run(arguments, env={**environment(), "HOME": str(tmp_path / "home")})
     first = value.split(",")[0].replace("~", str(tmp_path / "home"))
     assert done.returncode == 2 and f"data.root={first}: expected a folder that exists" in done.stderr
 
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
-    """What is answered to each of the mistakes, and the folder where its sweep was to lie."""
+    """Return the output for each mistake, and the folder that its sweep was to use."""
     folders = [tmp_path_factory.mktemp("refused") for _ in BAD]
-    places = [where(folder / "sweep", folder / "mlflow.db") for folder in folders]
-    typed = [command("-m", *said.split(), *place)[2:] for (said, _), place in zip(BAD, places, strict=True)]
+    given = [places(folder / "sweep", folder / "mlflow.db") for folder in folders]
+    typed = [command("-m", *said.split(), *place)[2:] for (said, _), place in zip(BAD, given, strict=True)]
     return dict(zip(BAD, zip(answers.run_lines(typed, environment()), folders, strict=True), strict=True))
 
 
 @pytest.mark.parametrize(("overrides", "line"), BAD)
-def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, line, refused):
+def test_mistake_is_one_line_and_starts_nothing(overrides, line, refused):
     (status, out, err), folder = refused[overrides, line]
     assert status == 2
     assert out == "" and err.startswith("frostline: ") and err.count("\n") == 1
@@ -475,8 +408,8 @@ def test_a_mistake_is_answered_in_one_line_before_anything_starts(overrides, lin
     assert not list(folder.iterdir())
 
 
-def test_of_several_values_and_a_mistake_the_mistake_is_told_without_m_too(tmp_path):
-    words = [*command("lr=1,2", "optimiser=adam"), *where(tmp_path / "sweep", tmp_path / "db")]
+def test_unknown_key_is_reported_before_a_missing_m_flag(tmp_path):
+    words = [*command("lr=1,2", "optimiser=adam"), *places(tmp_path / "sweep", tmp_path / "db")]
     for flags in ([], ["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
         done = warm.run([*words, *flags], env=environment())
         assert done.returncode == 2 and done.stderr.startswith(
@@ -484,8 +417,8 @@ def test_of_several_values_and_a_mistake_the_mistake_is_told_without_m_too(tmp_p
         )
 
 
-def test_what_only_torch_can_tell_is_refused_before_anything_starts_too(tmp_path):
-    arguments = command("-m", "freeze=head,norm", "model=alexnet", *where(tmp_path / "sweep", tmp_path / "mlflow.db"))
+def test_pattern_without_match_is_refused_before_runs(tmp_path):
+    arguments = command("-m", "freeze=head,norm", "model=alexnet", *places(tmp_path / "sweep", tmp_path / "mlflow.db"))
     done = warm.run(arguments, env=environment())
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("frostline: freeze_mode=norm: expected its pattern */norm/* to match")

@@ -124,7 +124,7 @@ def test_captured_steps_have_the_bits_of_single_operations(
     assert all(map(torch.equal, captured, trained(10**6)))
 
 
-def test_after_a_capture_that_fails_memory_can_be_freed_and_random_numbers_drawn() -> None:
+def test_failed_capture_leaves_memory_and_generator_usable() -> None:
     def waiting(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         inputs.sum().item()
         return inputs + targets

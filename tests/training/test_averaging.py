@@ -1,4 +1,4 @@
-"""A moving average without waits is torch's own, bit for bit."""
+"""Exponential moving averages of weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from frostline.training import averaging
 from small import network
 
 
-def test_it_is_torchs_bit_for_bit() -> None:
+def test_average_equals_torch_bit_for_bit() -> None:
     module = network().module.train()
     ours, theirs = AveragedModel(module), AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     generator = torch.Generator().manual_seed(0)
@@ -17,7 +17,7 @@ def test_it_is_torchs_bit_for_bit() -> None:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-            module(torch.randn(4, 3, 32, 32, generator=generator))  # moves the statistics of norm layers
+            module(torch.randn(4, 3, 32, 32, generator=generator))  # changes running statistics
         averaging.update(ours, module, 0.9)
         theirs.update_parameters(module)
     mine, expected = ours.state_dict(), theirs.state_dict()

@@ -1,4 +1,4 @@
-"""A step of heads on a card is one launch in the end, and leaves what single operations do."""
+"""Steps of heads captured as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EPOCHS = 3
 
 
 @pytest.fixture(autouse=True)
-def _soon() -> Iterator[None]:
-    """Let the second step of a shape be captured."""
+def _capture_second_step() -> Iterator[None]:
+    """Capture the second step of each shape."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(captured_step, "_AFTER", 1)
         yield
@@ -34,18 +34,18 @@ def _soon() -> Iterator[None]:
 
 @dataclass
 class Learned:
-    """What became of heads, and what it took."""
+    """Trained heads and the counts of their training."""
 
     tensors: list[Tensor]
     losses: list[tuple[float, float]]
     launches: Counter[str]
-    """Of one of the last steps, as are `waits`."""
+    """Launches of one of the last steps, as are `waits`."""
     waits: Counter[str]
     said: list[str]
 
 
 def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: float = 0.0) -> Learned:
-    """Train so many heads on a card, each with its own learning rate, and with `smoothing` times its number."""
+    """Train heads on an emulated GPU, each with its own learning rate and `smoothing` times its number."""
     said: list[str] = []
     losses = []
     with EmulatedMachine().running() as there:
@@ -69,8 +69,8 @@ def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: 
     return Learned([*weights, *kept], losses, launches, waits, said)
 
 
-def as_it_is(monkeypatch: pytest.MonkeyPatch, heads: int, *arguments: Any, **options: Any) -> Learned:
-    """Train heads with steps of which none is captured."""
+def uncaptured(monkeypatch: pytest.MonkeyPatch, heads: int, *arguments: Any, **options: Any) -> Learned:
+    """Train heads without capturing any step."""
     with monkeypatch.context() as patch:
         patch.setattr(captured_step, "_AFTER", 10**6)
         return learned(heads, *arguments, **options)
@@ -82,38 +82,38 @@ def same(one: Learned, other: Learned) -> bool:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize(("heads", "seeds"), [(1, 1), (4, 1), (4, 2)])
-def test_a_captured_step_leaves_the_bits_of_single_operations(
+def test_captured_step_has_the_bits_of_single_operations(
     monkeypatch: pytest.MonkeyPatch, heads: int, seeds: int, optimizer: str
 ) -> None:
     captured = learned(heads, seeds, optimizer=optimizer)
     assert captured.launches["graph"] == 1 and not captured.said
-    one_by_one = as_it_is(monkeypatch, heads, seeds, optimizer=optimizer)
+    one_by_one = uncaptured(monkeypatch, heads, seeds, optimizer=optimizer)
     assert not one_by_one.launches["graph"]
     assert same(captured, one_by_one)
 
 
-def test_heads_of_other_smoothing_are_captured_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured = learned(6, smoothing=0.05)  # whose tables of targets are more than are cached
+def test_heads_with_different_smoothing_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = learned(6, smoothing=0.05)  # more tables of targets than are cached
     assert captured.launches["graph"] == 1
-    assert same(captured, as_it_is(monkeypatch, 6, smoothing=0.05))
-    assert not same(captured, as_it_is(monkeypatch, 6))
+    assert same(captured, uncaptured(monkeypatch, 6, smoothing=0.05))
+    assert not same(captured, uncaptured(monkeypatch, 6))
 
 
 @pytest.mark.parametrize("heads", [1, 4, 16])
-def test_a_captured_step_takes_six_launches_however_many_heads_there_are_and_no_wait(heads: int) -> None:
+def test_captured_step_has_six_launches_and_no_wait(heads: int) -> None:
     there = learned(heads)
     assert there.launches.total() == 6  # targets, two copies to where the graph reads, the graph, two of its logits
     assert not +there.waits
 
 
-def test_a_step_that_waits_is_not_captured_and_goes_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     of_logits = gradient.of_logits
 
     def waiting(logits: Tensor, targets: Tensor, *, several: bool) -> Tensor:
         logits.sum().item()
         return of_logits(logits, targets, several=several)
 
-    one_by_one = as_it_is(monkeypatch, 2)
+    one_by_one = uncaptured(monkeypatch, 2)
     monkeypatch.setattr(gradient, "of_logits", waiting)
     there = learned(2)
     assert there.said == [
@@ -123,7 +123,7 @@ def test_a_step_that_waits_is_not_captured_and_goes_on_as_it_is(monkeypatch: pyt
     assert not there.launches["graph"] and same(there, one_by_one)
 
 
-def test_after_a_capture_that_failed_memory_can_be_freed_and_random_numbers_drawn() -> None:
+def test_failed_capture_leaves_memory_and_generator_usable() -> None:
     def waiting(inputs: Tensor, targets: Tensor) -> Tensor:
         inputs.sum().item()
         return inputs + targets
@@ -142,7 +142,7 @@ def test_after_a_capture_that_failed_memory_can_be_freed_and_random_numbers_draw
     assert len(said) == 1
 
 
-def test_no_graph_that_is_garbage_is_destroyed_while_another_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_graphs_are_not_destroyed_during_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     def leaving_garbage(inputs: Tensor, targets: Tensor) -> Tensor:
         if torch.cuda.is_current_stream_capturing():
             circle: list[object] = [Graph()]
@@ -165,8 +165,8 @@ def test_no_graph_that_is_garbage_is_destroyed_while_another_is_captured(monkeyp
         gc.set_threshold(*threshold)
 
 
-def test_a_graph_with_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    one_by_one = as_it_is(monkeypatch, 2)
+def test_graph_with_different_results_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_by_one = uncaptured(monkeypatch, 2)
     replay = Graph.replay
 
     def otherwise(self: Graph) -> None:
@@ -180,6 +180,6 @@ def test_a_graph_with_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
     assert same(there, one_by_one)
 
 
-def test_an_optimizer_that_looks_at_its_state_on_the_host_is_not_captured() -> None:
+def test_optimizer_with_state_on_the_host_is_not_captured() -> None:
     there = learned(2, optimizer="rmsprop")
     assert not there.launches["graph"] and not there.said

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, every damage noticed, the one before as a way back, and nothing ever runs."""
+"""Checkpoints are atomic, detect all damage, keep the previous one, and run no code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from frostline.training import checkpoint
 from small import last_checkpoint
 
 SOURCE = str(Path(__file__).parents[2] / "src")
-KILLER = """
+SAVES_WITH_KILLS = """
 import os, sys
 from pathlib import Path
 import torch
@@ -49,7 +49,7 @@ print(deadly)
 """
 
 
-def some(seed: int = 0) -> dict[str, Tensor]:
+def tensors_of_all_kinds(seed: int = 0) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(seed)
     return {
         "weight": torch.randn(8, 4, 3, 3, generator=draw).to(memory_format=torch.channels_last),
@@ -64,11 +64,11 @@ def some(seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def silent(line: str) -> None:
+def fail(line: str) -> None:
     raise AssertionError(line)
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+def equal_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(
         a[n].shape == b[n].shape
         and a[n].dtype == b[n].dtype
@@ -77,25 +77,25 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     )
 
 
-def test_what_is_saved_comes_back_bit_for_bit_with_its_facts(tmp_path: Path) -> None:
+def test_checkpoint_round_trip_is_bit_exact(tmp_path: Path) -> None:
     facts = {"epoch": 3, "sum": 0.1 + 0.2, "names": ["ü", "b"], "nested": {"a": None}}
-    path = checkpoint.save(tmp_path / "checkpoint", some(), facts)
-    found = last_checkpoint(tmp_path, silent)
+    path = checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), facts)
+    found = last_checkpoint(tmp_path, fail)
     assert found is not None
-    assert same(found[0], some())
+    assert equal_bits(found[0], tensors_of_all_kinds())
     assert found[1] == facts
     assert found[0]["weight"].is_contiguous(memory_format=torch.channels_last)
     assert path.with_suffix(".sha256").read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
 
 
-def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path, silent) is None
+def test_missing_checkpoint_is_none(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path, fail) is None
 
 
-def test_the_newest_counts_and_the_one_before_stays(tmp_path: Path) -> None:
+def test_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     for number in range(1, 5):
-        checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
-    found = last_checkpoint(tmp_path, silent)
+        checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(number), {"number": number})
+    found = last_checkpoint(tmp_path, fail)
     assert found is not None
     assert found[1] == {"number": 4}
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
@@ -104,9 +104,9 @@ def test_the_newest_counts_and_the_one_before_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "sha256"])
-def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, suffix: str) -> None:
+def test_damaged_checkpoint_is_reported_and_skipped(tmp_path: Path, suffix: str) -> None:
     for number in (1, 2):
-        newest = checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
+        newest = checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(number), {"number": number})
     draw, content = random.Random(0), newest.with_suffix(f".{suffix}").read_bytes()
     flips = 150
     for _ in range(flips):
@@ -118,15 +118,15 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, suffix: str) -> 
         found = last_checkpoint(tmp_path, lines.append)
         assert found is not None
         assert found[1] == {"number": 1}
-        assert same(found[0], some(1))
+        assert equal_bits(found[0], tensors_of_all_kinds(1))
         assert len(lines) == 1
         assert str(newest) in lines[0]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "alone", "folder"])
-def test_a_half_written_one_is_passed_over(tmp_path: Path, damage: str) -> None:
+def test_incomplete_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
     for number in (1, 2):
-        newest = checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
+        newest = checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(number), {"number": number})
     if damage == "alone":
         newest.with_suffix(".sha256").unlink()
     elif damage == "folder":
@@ -141,25 +141,25 @@ def test_a_half_written_one_is_passed_over(tmp_path: Path, damage: str) -> None:
     assert len(lines) == 1
 
 
-def test_all_damaged_is_as_good_as_none(tmp_path: Path) -> None:
+def test_only_damaged_checkpoints_give_none(tmp_path: Path) -> None:
     for number in (1, 2):
-        checkpoint.save(tmp_path / "checkpoint", some(number), {}).write_bytes(b"\0" * 100)
+        checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(number), {}).write_bytes(b"\0" * 100)
     lines: list[str] = []
     assert last_checkpoint(tmp_path, lines.append) is None
     assert len(lines) == 2
 
 
-def test_after_a_damaged_one_the_next_is_the_newest_again(tmp_path: Path) -> None:
+def test_save_after_a_damaged_checkpoint(tmp_path: Path) -> None:
     for number in (1, 2):
-        newest = checkpoint.save(tmp_path / "checkpoint", some(number), {"number": number})
+        newest = checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(number), {"number": number})
     newest.write_bytes(b"")
-    checkpoint.save(tmp_path / "checkpoint", some(3), {"number": 3})
-    found = last_checkpoint(tmp_path, silent)
+    checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(3), {"number": 3})
+    found = last_checkpoint(tmp_path, fail)
     assert found is not None
     assert found[1] == {"number": 3}
 
 
-class Canary:
+class Canary:  # its unpickling creates a folder
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -167,8 +167,8 @@ class Canary:
         return os.mkdir, (str(self.folder),)
 
 
-def test_a_pickle_with_a_matching_sha256_is_refused_and_nothing_runs(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path / "checkpoint", some(), {})
+def test_pickle_with_valid_sha256_is_refused(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {})
     for evil in (pickle.dumps(Canary(tmp_path / "ran")), b'{"__metadata__": 1}'):
         path.write_bytes(evil)
         path.with_suffix(".sha256").write_text(f"{hashlib.sha256(evil).hexdigest()}  {path.name}\n")
@@ -179,45 +179,45 @@ def test_a_pickle_with_a_matching_sha256_is_refused_and_nothing_runs(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_disk_that_keeps_something_else_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(tmp_path / "checkpoint", some(), {"number": 1})
+def test_corruption_by_the_disk_is_detected_in_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 1})
     draw, write = random.Random(0), checkpoint.save_file
 
-    def forgetful(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    def corrupting(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
         write(tensors, path, header)
         content = bytearray(path.read_bytes())
         at = draw.randrange(8 * len(content))
         content[at // 8] ^= 1 << at % 8
         path.write_bytes(content)
 
-    monkeypatch.setattr(checkpoint, "save_file", forgetful)
+    monkeypatch.setattr(checkpoint, "save_file", corrupting)
     for _ in range(150):
         with pytest.raises(checkpoint.DamagedCheckpoint):
-            checkpoint.save(tmp_path / "checkpoint", some(), {"number": 2})
+            checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 2})
     monkeypatch.undo()
-    found = last_checkpoint(tmp_path, silent)
+    found = last_checkpoint(tmp_path, fail)
     assert found is not None and found[1] == {"number": 1}
 
 
-def test_a_full_disk_is_an_error_that_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(tmp_path / "checkpoint", some(), {"number": 1})
+def test_full_disk_raises_and_keeps_older_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 1})
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(tmp_path / "checkpoint", some(), {"number": 2})
+        checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 2})
     monkeypatch.undo()
-    found = last_checkpoint(tmp_path, silent)
+    found = last_checkpoint(tmp_path, fail)
     assert found is not None
     assert found[1] == {"number": 1}
 
 
 @pytest.mark.slow
-def test_killed_inside_any_step_of_a_save_the_last_one_that_was_done_is_there(tmp_path: Path) -> None:
-    """At every call that touches the disk in four saves, until a process lives through all of them."""
-    command = [sys.executable, "-c", KILLER, str(tmp_path)]
+def test_kill_at_any_call_of_save_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """Kills a process at each disk access of four saves, one after the other."""
+    command = [sys.executable, "-c", SAVES_WITH_KILLS, str(tmp_path)]
     done = warm.run(command, env={**os.environ, "PYTHONPATH": SOURCE})
     tried = int(done.stdout)
     assert tried > 30

@@ -1,4 +1,4 @@
-"""Checkpoints cost little of a run, and training does not wait for the disk."""
+"""When checkpoints are written, and that training does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from frostline.training import checkpoint, checkpoint_timing
 from small import last_checkpoint
 
 
-def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a hundred epochs of a second each, with saves that take half a second, every 25th is kept."""
+def test_checkpoints_take_at_most_a_fiftieth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With epochs of 1 s and saves of 0.5 s, every 25th epoch is saved."""
     clock = 0.0
 
     def save(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ def test_checkpoints_take_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(("size", "first"), [(0, 1), (600_000_000, 100)])
-def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
+def test_first_checkpoint_waits_in_proportion_to_its_size(
     size: int, first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 0.0
@@ -48,8 +48,8 @@ def test_the_first_checkpoint_waits_until_it_is_worth_its_bytes(
     assert clock == first
 
 
-def test_a_run_goes_on_while_its_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is what was there at that moment."""
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has the state at the time of the call."""
     gate, save, weight, journal = threading.Event(), checkpoint.save, torch.zeros(3), [1]
 
     def slow(*arguments: Any) -> Path:

@@ -1,7 +1,4 @@
-"""Steps that processes make together are those of one, to rounding, and the same in each of them.
-
-What they score together is what one scores, bit for bit: each batch is one process's.
-"""
+"""Data-parallel steps equal those of one process up to rounding, and evaluation bit for bit."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ Trained = tuple[dict[str, Tensor], tuple[float, float]]
 
 
 def network(layout: torch.memory_format) -> nn.Module:
-    """Return a network with all that looks at a whole batch or draws for it."""
+    """Return a network with batch norm and all kinds of dropout."""
     torch.manual_seed(0)
     body = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.3), nn.Conv2d(6, 6, 1), StochasticDepth(0.4, "row")]
     top = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(6, 5)]
@@ -38,7 +35,7 @@ def network(layout: torch.memory_format) -> nn.Module:
 def train(
     make: Callable[..., Any], recipe: dict[str, Any], *, several: bool = False, weighted: bool = False
 ) -> Trained:
-    """Return what an epoch makes of the network, and its sums."""
+    """Return the network's state after an epoch, and the epoch's sums."""
     draw = torch.Generator().manual_seed(1)
     layout = torch.channels_last if "mixup" in recipe else torch.contiguous_format
     images = torch.randn(IMAGES, 3, 6, 6, generator=draw).double().to(memory_format=layout)
@@ -69,7 +66,7 @@ def trained(make: Callable[..., Any]) -> dict[str, Trained]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_weights_statistics_and_sums_are_those_of_one_process(count: int) -> None:
+def test_weights_statistics_and_sums_equal_one_process(count: int) -> None:
     first, *others = run_in_group(count, lambda: trained(data_parallel.DataParallelStepper))
     again, *_ = run_in_group(count, lambda: trained(data_parallel.DataParallelStepper))
     for case, (state, sums) in trained(PlainStepper).items():
@@ -81,7 +78,7 @@ def test_weights_statistics_and_sums_are_those_of_one_process(count: int) -> Non
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_shares_are_the_batch_one_after_the_other_and_a_small_batch_is_everybodys(ranks: int) -> None:
+def test_shares_partition_batches_and_repeat_small_ones(ranks: int) -> None:
     for size in range(1, 12):
         shares = [Share.of(size, rank, ranks) for rank in range(ranks)]
         rows = [row for share in shares for row in range(share.start, share.stop)]
@@ -92,32 +89,32 @@ def test_shares_are_the_batch_one_after_the_other_and_a_small_batch_is_everybody
             assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1
 
 
-SIZES = (7, 11, 22, 23)  # 2 batches more for the first of two, one of the others' smaller or larger; 1 batch in all
+SIZES = (7, 11, 22, 23)  # 4, 3, 2 and 1 batches, with last batches of different sizes
 
 
-def to_score() -> tuple[nn.Module, InMemory]:
-    """Return a network, and images for it."""
+def evaluation_data() -> tuple[nn.Module, InMemory]:
+    """Return a network and images for it."""
     images = torch.randn(IMAGES, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
     return network(torch.contiguous_format), InMemory(images, torch.arange(IMAGES) % 5)
 
 
-def scored(by: Callable[..., Any]) -> list[Tensor]:
-    """Return the logits of all images in batches of every size."""
-    module, data = to_score()
+def logits_of_all_sizes(by: Callable[..., Any]) -> list[Tensor]:
+    """Return the logits of all images for each batch size."""
+    module, data = evaluation_data()
     return [evaluate(module, data, batch_size=size, autocast=None, outputs=by).logits for size in SIZES]
 
 
-def scored_together() -> list[Tensor]:
+def logits_in_group() -> list[Tensor]:
     if dist.get_rank() == 0:
-        return scored(data_parallel.gathered)
-    module, data = to_score()
+        return logits_of_all_sizes(data_parallel.gathered)
+    module, data = evaluation_data()
     with torch.inference_mode(), evaluating(module):
         for size in SIZES:
             data_parallel.send(data, logits_function(module, None), ordered(data, size), NO_EPOCH)
     return []
 
 
-def test_what_is_scored_together_is_what_one_scores_to_the_bit() -> None:
-    first, *others = run_in_group(2, scored_together)
+def test_parallel_evaluation_equals_one_process_bit_for_bit() -> None:
+    first, *others = run_in_group(2, logits_in_group)
     assert others == [[]]
-    assert all(torch.equal(mine, one) for mine, one in zip(first, scored(outputs), strict=True))
+    assert all(torch.equal(mine, one) for mine, one in zip(first, logits_of_all_sizes(outputs), strict=True))

@@ -1,11 +1,11 @@
-"""Features: training on what was computed once gives the run that computes everything, and computes nothing twice."""
+"""Stored features: training on them equals computing everything, and nothing is computed twice."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from frostline.core import machine
 from frostline.core.config import Config
-from frostline.models import cut, freeze_guard
+from frostline.models import cut
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
@@ -30,8 +30,7 @@ from frostline.store.store import Store
 from frostline.training import features
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult
-from frostline.training.state import Progress
-from small import TINY, compose
+from small import TINY, compose, epochs_of
 
 QUICK = (
     *("epochs=2", "batch_size=16", "threads=1"),
@@ -51,30 +50,15 @@ def chosen(*overrides: str) -> Config:
     return compose(*QUICK, *network, *overrides)
 
 
-class Silent:
-    """A screen that nobody looks at."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def advance(self, done: float) -> None:
-        pass
-
-    def say(self, text: str, style: str = "") -> None:
-        self.said.append(text)
-
-
 def trained(folder: Path, store: Store, *overrides: str) -> tuple[list[EpochResult], torch.Tensor, int]:
-    """Return the epochs of a run, the logits of its last state on the test split, and its images in the backbone."""
+    """Return a run's epochs, the final logits of the test split, and the number of backbone images."""
     run = replace(setup.assemble(chosen(*overrides), folder, meta=False, screen=Screen()), store=store)
-    learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
-    events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
-    epochs = [event for event in events if isinstance(event, EpochResult)]
+    epochs = [*epochs_of(run)]
     return epochs, score(run, epochs[-1].phase).logits, run.views.seen
 
 
 def whole_network(patch: pytest.MonkeyPatch) -> None:
-    """Let runs put images through the whole network, as if nothing were below the frost line."""
+    """Let runs compute the whole network in every step, as if nothing were frozen."""
 
     def draw(setup: Setup, phase: int, *, keep: bool = True) -> Line:
         setup.enter(phase)
@@ -107,7 +91,7 @@ def same(one: list[EpochResult], two: list[EpochResult]) -> bool:
     ],
     ids=" ".join,
 )
-def test_a_run_on_features_is_the_run_that_computes_everything(
+def test_training_on_features_equals_training_on_images(
     tmp_path: Path, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
@@ -119,24 +103,22 @@ def test_a_run_on_features_is_the_run_that_computes_everything(
         assert one.train_loss == pytest.approx(two.train_loss, rel=1e-4)
         assert one.val.loss == pytest.approx(two.val.loss, rel=1e-4)
         assert (one.train_accuracy, one.val.accuracy) == (two.train_accuracy, two.val.accuracy)
-    assert torch.allclose(logits, whole_logits, atol=1e-3, rtol=1e-3)  # fine-tuning magnifies the last bits
+    assert torch.allclose(logits, whole_logits, atol=1e-3, rtol=1e-3)  # fine-tuning amplifies the last bits
     assert seen <= whole_seen
 
 
 FEW = ("data.limit=23", "data.test_fraction=0.02", "batch_size=10", "eval_batch_size=10", "epochs=2")
-"""Batches of 10, 10 and 3: none is what the frozen stages are given."""
+"""Batches of 10, 10 and 3, different from the batches of the frozen stages."""
 
 
-def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tensor]]:
-    """Return the numbers of every epoch, and the logits of all splits, also of a corrupted one, and the weights."""
+def outcome(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tensor]]:
+    """Return the metrics of all epochs; and the logits of all splits, one of them corrupted, and the weights."""
     run = setup.assemble(chosen(*FEW, *overrides), folder, meta=False, screen=Screen())
     test = run.data.test
     few = replace(test, pixels=Rows(test.pixels[:23], torch.arange(23)), sizes=test.sizes[:23], labels=test.labels[:23])
     few = replace(few, ids=test.ids[:23])
     run = replace(run, data=replace(run.data, val=few, test=few))
-    learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
-    events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
-    epochs = [event for event in events if isinstance(event, EpochResult)]
+    epochs = [*epochs_of(run)]
     line = frost_line.draw(run, epochs[-1].phase, cache=robustness._caches(run, epochs[-1].phase))
     blurred = line.dataset(robustness._views(run, "blur", 1.0))
     under = evaluate(line.above(run.model.module), blurred, batch_size=10, autocast=line.autocast)
@@ -145,8 +127,8 @@ def came_to(folder: Path, *overrides: str) -> tuple[list[float], list[torch.Tens
     return numbers, [*logits, *run.model.module.state_dict().values()]
 
 
-def alike(one: tuple[list[float], list[torch.Tensor]], two: tuple[list[float], list[torch.Tensor]]) -> bool:
-    """Return whether what two runs came to is the same, bit for bit."""
+def equal_bits(one: tuple[list[float], list[torch.Tensor]], two: tuple[list[float], list[torch.Tensor]]) -> bool:
+    """Return whether two outcomes have the same bits."""
     return one[0] == two[0] and all(torch.equal(a, b) for a, b in zip(one[1], two[1], strict=True))
 
 
@@ -156,12 +138,12 @@ REFROZEN = (
     "freeze_mode.norm_stats=frozen",
     "epochs=4",
 )
-"""Everything learns; then the head alone."""
+"""Everything learns, then only the head."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("train.ema_decay=0.9",), ("optimizer=sgd",)], ids=" ".join)
-def test_a_backbone_that_learned_is_not_taken_for_what_it_was(tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_features_of_a_trained_backbone_are_not_reused(tmp_path: Path, more: tuple[str, ...]) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     plain = trained(tmp_path, store, "freeze=head", "epochs=2")[0]
     cached, logits, _ = trained(tmp_path, store, *REFROZEN, *more)
@@ -175,20 +157,19 @@ def test_a_backbone_that_learned_is_not_taken_for_what_it_was(tmp_path: Path, mo
     assert same(plain, trained(tmp_path, store, "freeze=head", "epochs=2")[0])
 
 
-def test_averaged_weights_are_scored_as_a_whole(tmp_path: Path) -> None:
-    """Those below the line still differ from the others when these are frozen."""
+def test_averaged_weights_are_evaluated_without_features(tmp_path: Path) -> None:
+    """Averages of frozen stages still differ from their weights."""
     options = (*REFROZEN, "train.ema_decay=0.9")
     run = setup.assemble(chosen(*options, "store.enabled=false"), tmp_path, meta=False, screen=Screen())
-    learner, guard = train.learner_of(run), freeze_guard.Guard(run.model.module)
-    events = train.fit_phases(run, learner, guard, cast(Screen, Silent()), progress=Progress(), pause=lambda: False)
-    *_, last = (event for event in events if isinstance(event, EpochResult))
+    learner = train.learner_of(run)
+    *_, last = epochs_of(run, learner)
     assert learner.ema is not None
     expected = evaluate(learner.ema.module, run.views.val, batch_size=64, autocast=None)
     assert last.val.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
+def test_next_run_reuses_features(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     first, logits, seen = trained(tmp_path, store, "freeze=head", "epochs=3")
     assert seen == EVERY
@@ -199,9 +180,9 @@ def test_what_one_run_computed_the_next_one_finds(tmp_path: Path) -> None:
     _, _, other = trained(tmp_path, store, "freeze=head", "epochs=3", "lr=0.1", "optimizer=sgd", "batch_size=16")
     assert other == 0
     _, _, fewer = trained(tmp_path, store, "freeze=head", "epochs=3", "data.limit=48")
-    assert fewer == 48  # what is validated and tested on is the same
+    assert fewer == 48  # validation and test split are unchanged
     _, _, shared = trained(tmp_path, store, "freeze=lp_ft", "epochs=2")
-    assert shared == EVERY  # its second phase alone, and the test split as that left the network
+    assert shared == EVERY  # of its second phase only, and of the final test
 
 
 SIMPLE = ("freeze=head", "epochs=1", *SHIPPED)
@@ -231,14 +212,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
     ],
     ids=" ".join,
 )
-def test_what_depends_on_something_else_is_computed_anew(
-    filled: Store, tmp_path: Path, change: tuple[str, ...]
-) -> None:
+def test_changed_dependencies_recompute_features(filled: Store, tmp_path: Path, change: tuple[str, ...]) -> None:
     assert trained(tmp_path, filled, *SIMPLE, *change)[2] == EVERY
 
 
 @pytest.mark.slow
-def test_what_another_machine_computed_is_computed_anew(
+def test_features_of_another_platform_are_recomputed(
     filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "platform", lambda device: "another")
@@ -246,9 +225,14 @@ def test_what_another_machine_computed_is_computed_anew(
 
 
 @pytest.mark.slow
-def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed(tmp_path: Path) -> None:
+def test_random_views_are_shared_between_runs_of_a_seed(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
-    options = ("freeze=head", "augment=trivial", "epochs=3", *SHIPPED)  # whose weights no seed decides
+    options = (
+        "freeze=head",
+        "augment=trivial",
+        "epochs=3",
+        *SHIPPED,
+    )  # pretrained: independent of the seed
     assert trained(tmp_path, store, *options)[2] == 3 * TRAIN + VAL + TEST
     assert trained(tmp_path, store, *options, "lr=0.1")[2] == 0
     assert trained(tmp_path, store, *options, "epochs=4")[2] == TRAIN
@@ -266,9 +250,7 @@ def test_random_views_are_fresh_in_every_epoch_and_shared_between_runs_of_a_seed
         (("augment=trivial", "epochs=4"), False),
     ],
 )
-def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_record(
-    tmp_path: Path, overrides: tuple[str, ...], said: bool
-) -> None:
+def test_reused_views_are_reported_as_an_approximation(tmp_path: Path, overrides: tuple[str, ...], said: bool) -> None:
     run = setup.assemble(chosen("freeze=head", *overrides), tmp_path, meta=False, screen=Screen())
     plan = announce(run, RunContext("run", tmp_path, screen := Screen(Console(file=StringIO()))))
     provenance.write(tmp_path, provenance.software([]))
@@ -278,7 +260,7 @@ def test_what_reuses_views_is_called_an_approximation_by_the_screen_and_the_reco
 
 
 @pytest.mark.parametrize(("skipped", "said"), [(1, "1 broken image is left out"), (2, "2 broken images are left out")])
-def test_the_screen_says_how_many_broken_images_are_left_out(tmp_path: Path, skipped: int, said: str) -> None:
+def test_screen_shows_the_number_of_broken_images(tmp_path: Path, skipped: int, said: str) -> None:
     run = setup.assemble(chosen("freeze=head"), tmp_path, meta=True, screen=Screen())
     run = replace(run, data=replace(run.data, counts={"skipped": skipped}))
     announce(run, RunContext("run", tmp_path, screen := Screen(Console(file=StringIO()))))
@@ -286,7 +268,7 @@ def test_the_screen_says_how_many_broken_images_are_left_out(tmp_path: Path, ski
 
 
 @pytest.mark.slow
-def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path) -> None:
+def test_views_alternate_with_and_without_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     options = ("freeze=head", "augment=trivial", "epochs=4", "features.views=2", "seed=3")
     cached, _, seen = trained(tmp_path, store, *options)
@@ -298,7 +280,7 @@ def test_so_many_views_are_shown_in_turn_with_and_without_a_store(tmp_path: Path
     assert [a.train_loss == b.train_loss for a, b in zip(cached, fresh, strict=True)] == [True, True, False, False]
 
 
-def test_features_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
+def test_features_without_room_are_not_kept(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     assert (
         trained(tmp_path, store, "freeze=last_stage", "epochs=2", "store.memory_gb=1e-6")[2] == 2 * (TRAIN + VAL) + TEST
@@ -323,20 +305,18 @@ NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
     ],
     ids=lambda values: " ".join(values),
 )
-def test_what_there_is_room_for_changes_no_bit(
+def test_available_room_does_not_change_results(
     tmp_path: Path, overrides: tuple[str, ...], rooms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(features._BATCH, "cpu", 8)
-    roomy = came_to(tmp_path, *overrides, f"store.path={tmp_path / 'roomy'}", "store.memory_gb=1")
+    roomy = outcome(tmp_path, *overrides, f"store.path={tmp_path / 'roomy'}", "store.memory_gb=1")
     for number, room in enumerate(rooms):
-        tight = came_to(tmp_path, *overrides, f"store.path={tmp_path / str(number)}", room)
-        assert alike(roomy, tight), room
+        tight = outcome(tmp_path, *overrides, f"store.path={tmp_path / str(number)}", room)
+        assert equal_bits(roomy, tight), room
 
 
 @pytest.mark.slow
-def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_the_others_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_views_without_room_do_not_evict_other_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = (
         "freeze=head",
         "augment=standard",
@@ -344,19 +324,19 @@ def test_views_that_find_no_room_beside_those_of_other_epochs_are_computed_and_t
         "epochs=3",
         *SHIPPED,
     )  # 819,200 bytes of features each
-    roomy = came_to(tmp_path, *options, f"store.path={tmp_path / 'roomy'}")
-    monkeypatch.setattr(store_module, "_memory", lambda: 700_000)  # twice the pixels
+    roomy = outcome(tmp_path, *options, f"store.path={tmp_path / 'roomy'}")
+    monkeypatch.setattr(store_module, "_memory", lambda: 700_000)  # twice the size of the pixels
     kept = []
     for _ in range(2):
-        tight = came_to(tmp_path, *options, f"store.path={tmp_path / 'tight'}", "store.budget_gb=2.2e-3")
-        assert alike(roomy, tight)
+        tight = outcome(tmp_path, *options, f"store.path={tmp_path / 'tight'}", "store.budget_gb=2.2e-3")
+        assert equal_bits(roomy, tight)
         kept.append(
             {place for place in (tmp_path / "tight").glob("features/*/*/features") if place.stat().st_size > 10**5}
         )
     assert len(kept[0]) == 2 and kept[0] == kept[1]
 
 
-def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
+def test_frozen_stages_get_batches_of_one_size(tmp_path: Path) -> None:
     run = setup.assemble(chosen("freeze=head"), tmp_path, meta=False, screen=Screen())
     views, sizes = run.views, list[int]()
     lower, _ = cut.halves(run.model.module, run.model.structure, run.model.structure.stages[:-1])
@@ -371,22 +351,20 @@ def test_frozen_stages_see_batches_of_one_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "head"])
-def test_a_network_that_is_compiled_sees_no_image_more(
-    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_network_sees_each_image_once(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     seen = trained(tmp_path, store, f"freeze={mode}", "epochs=1", "compile=on", "features.enabled=false")[2]
     assert seen == EVERY
 
 
-def test_a_disabled_store_computes_once_per_run(tmp_path: Path) -> None:
+def test_disabled_store_computes_features_once_per_run(tmp_path: Path) -> None:
     nothing = Store(None, budget=0, say=print)
     assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == EVERY
     assert trained(tmp_path, nothing, "freeze=head", "epochs=3")[2] == EVERY
 
 
-def test_the_head_learns_in_float32_on_features_of_mixed_precision(tmp_path: Path) -> None:
+def test_head_learns_in_float32_on_bfloat16_features(tmp_path: Path) -> None:
     config = chosen("freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
     part = frost_line.part(run, 0, None)
@@ -402,7 +380,7 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
     first = torch.arange(4)
 
     def read(budget: int, name: str = "store") -> tuple[DeviceBudget, torch.Tensor, int]:
-        """Return the room as training leaves it, the bytes it has while that goes on, and what training reads."""
+        """Return the budget after training, the training inputs, and the free bytes during training."""
         store = Store(tmp_path / name, budget=1 << 30, say=print)
         run = replace(assembled, store=store, device_budget=DeviceBudget(torch.device("cpu"), budget))
         part = frost_line.part(run, 0, None)
@@ -412,10 +390,10 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
     much, expected, free = read(1 << 30)
     train, val = (len(split) * expected[:1].nbytes for split in (assembled.data.train, assembled.data.val))
     pixels = assembled.data.train.pixels.nbytes + assembled.data.val.pixels.nbytes
-    assert much.total - free == pixels + train + val, "what is computed from and what is computed"
-    assert much.free == much.total, "all of it is given back"
-    assert much.total - read(1 << 30)[2] == train + val, "no pixels where the features are known"
+    assert much.total - free == pixels + train + val, "pixels and features"
+    assert much.free == much.total, "everything is released"
+    assert much.total - read(1 << 30)[2] == train + val, "no pixels if features are stored"
 
     tight, inputs, free = read(train, "another")
-    assert (free, tight.free) == (0, train), "the pixels make room for the features; those of val do not fit"
+    assert (free, tight.free) == (0, train), "features replace the pixels; those of val do not fit"
     assert torch.equal(inputs, expected)

@@ -1,4 +1,4 @@
-"""The closed form of a head's gradient is what autograd finds, and is taken only where it is the whole truth."""
+"""The closed-form gradient of a head equals autograd's, and is used only for linear heads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from small import mode, network, resolve
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("before", [(), (nn.Dropout(0.3), nn.Hardswish())])
-def test_the_closed_form_is_the_gradient_that_autograd_finds(
+def test_closed_form_gradient_equals_autograd(
     smoothing: float, bias: bool, before: tuple[nn.Module, ...], several: bool
 ) -> None:
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def test_the_closed_form_is_the_gradient_that_autograd_finds(
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_partners_have_their_share_of_the_loss() -> None:
+def test_loss_of_mixed_labels_is_the_weighted_sum() -> None:
     layer = nn.Linear(4, 3)
     inputs, labels, partners = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]), torch.tensor([2, 2, 1, 1, 0])
     loss, logits = gradient.by_autograd(layer, inputs, Targets(labels, partners, 0.25, 0.0), None)
@@ -60,7 +60,7 @@ def test_partners_have_their_share_of_the_loss() -> None:
         ("squeezenet1_0", None),
     ],
 )
-def test_a_head_is_a_linear_layer_behind_what_does_not_learn(name: str, before: list[str] | None) -> None:
+def test_head_is_a_linear_layer_after_fixed_layers(name: str, before: list[str] | None) -> None:
     model = network(name)
     (phase,) = resolve(model, mode("head"))
     freezing.freeze(model.module, model.structure, phase, norm_stats="learn")
@@ -71,7 +71,7 @@ def test_a_head_is_a_linear_layer_behind_what_does_not_learn(name: str, before: 
 
 
 class Odd(nn.Module):
-    """Two layers, put together in some way."""
+    """A dropout and a linear layer, connected by a given forward function."""
 
     def __init__(self, forward: Callable[[Odd, torch.Tensor], object]) -> None:
         super().__init__()
@@ -94,18 +94,18 @@ class Odd(nn.Module):
         nn.Sequential(),
     ],
 )
-def test_a_network_that_is_more_than_that_is_left_to_autograd(network: nn.Module) -> None:
+def test_other_networks_use_autograd(network: nn.Module) -> None:
     assert gradient.head_of(network) is None
 
 
 @pytest.mark.parametrize(("samples", "threads"), [(32, 1), (5000, 2)])
-def test_a_small_step_is_made_on_one_core(samples: int, threads: int, two_threads: None) -> None:
+def test_small_step_uses_one_thread(samples: int, threads: int, two_threads: None) -> None:
     with gradient.threads_for(Head((), nn.Linear(512, 10)), samples):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 2
 
 
-def test_a_layer_of_which_a_part_is_frozen_is_left_to_autograd() -> None:
+def test_partly_frozen_layer_uses_autograd() -> None:
     layer = nn.Linear(3, 2)
     assert gradient.head_of(layer) == Head((), layer)
     assert gradient.head_of(nn.Sequential(nn.Identity(), layer, nn.Identity())) == Head((), layer)
@@ -113,7 +113,7 @@ def test_a_layer_of_which_a_part_is_frozen_is_left_to_autograd() -> None:
     assert gradient.head_of(layer) is None
 
 
-def test_of_several_classes_each_of_many_batches_has_the_bits_that_it_has_alone() -> None:
+def test_stacked_multi_label_gradients_equal_single_ones() -> None:
     logits, targets = torch.randn(2, 50, 7, 7, generator=torch.Generator().manual_seed(0))
     alone = [gradient.of_logits(*one, several=True) for one in zip(logits, targets, strict=True)]
     assert torch.equal(gradient.of_logits(logits, targets, several=True), torch.stack(alone))

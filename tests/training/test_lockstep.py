@@ -1,7 +1,4 @@
-"""What a step of many heads costs on a card: no wait, and launches that hardly grow with their number.
-
-And what is tried before: whether every head gets the bits that it gets alone.
-"""
+"""Lockstep training of heads: launches and waits on a GPU, and the check for equal bits before it."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from heads import BATCH, CLASSES, make_heads
 
 
 def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = "adamw") -> EmulatedMachine:
-    """Return a card on which the second step of so many heads was made, each of its own learning rate or of `rates`."""
+    """Return an emulated GPU after the second step of heads with different learning rates, or `rates` of them."""
     with EmulatedMachine().running() as there:
         members, data = make_heads(heads, seeds, rates, optimizer=optimizer, device="cuda")
         steps = Stack(members, data).steps(torch.arange(4 * BATCH).split(BATCH), 1, 0)
@@ -30,13 +27,13 @@ def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = 
 
 
 def launches(*, of: str, **options: int) -> tuple[int, int]:
-    """Return how many operations such a step launches, and how many its optimizers, which are those called `of`."""
+    """Return the number of launches of such a step without, and of, its optimizers; `of` is their operation."""
     all_of_them = step(**options).launches
     optimizers = sum(all_of_them[name] for name in (of, "_foreach_add_"))  # which counts its steps
     return all_of_them.total() - optimizers, optimizers
 
 
-def test_a_step_of_many_heads_launches_what_one_does_and_an_optimizer_for_each_learning_rate() -> None:
+def test_launches_grow_only_with_learning_rates() -> None:
     products, _ = launches(of="_fused_adamw_", heads=1)
     assert products <= 9
     assert launches(of="_fused_adamw_", heads=2) == (products, 1 + 2)
@@ -45,16 +42,16 @@ def test_a_step_of_many_heads_launches_what_one_does_and_an_optimizer_for_each_l
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
-def test_a_step_of_heads_that_differ_in_their_seed_launches_what_one_does(optimizer: str) -> None:
+def test_different_seeds_do_not_add_launches(optimizer: str) -> None:
     one, two, many = (step(heads, heads, 1, optimizer).launches for heads in (1, 2, 16))
     assert two == many and two.total() == one.total()
 
 
-def test_no_step_waits() -> None:
+def test_steps_do_not_wait() -> None:
     assert not +step(4).waits and not +step(4, seeds=2).waits
 
 
-def test_heads_agree_though_one_of_them_has_diverged() -> None:
+def test_heads_agree_even_if_one_diverged() -> None:
     members, data = make_heads(3)
     with torch.no_grad():
         members[1].head.linear.weight.fill_(torch.nan)
@@ -78,11 +75,9 @@ def test_heads_do_not_agree_if_memory_alignment_changes_bits(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_that_the_few_logits_of_a_small_last_batch_agree_does_not_mean_that_all_do(
-    monkeypatch: pytest.MonkeyPatch, seeds: int
-) -> None:
-    def rarely_other(product: Callable[..., Tensor], bias: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
-        rare = (columns[..., :1, :] == 7.0) & (columns.shape[-1] == 1) & (len(weight) != CLASSES)  # of a head alone
+def test_agreement_of_a_small_last_batch_is_not_enough(monkeypatch: pytest.MonkeyPatch, seeds: int) -> None:
+    def rarely_different(product: Callable[..., Tensor], bias: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
+        rare = (columns[..., :1, :] == 7.0) & (columns.shape[-1] == 1) & (len(weight) != CLASSES)  # only of one head
         return product(bias, weight, columns) * (1 + 1e-6 * rare)
 
     members, data = make_heads(2, seeds)
@@ -90,9 +85,9 @@ def test_that_the_few_logits_of_a_small_last_batch_agree_does_not_mean_that_all_
     data.tensor[3, 0] = 7.0
     with torch.no_grad():
         for parameter in (one for member in members for one in member.head.linear.parameters()):
-            parameter.mul_(64).round_().div_(64)  # whose products are exact, however they are added
+            parameter.mul_(64).round_().div_(64)  # so that products are exact in every order of addition
     batches = torch.arange(3 * BATCH + 1).split(BATCH)
     assert Stack(members, data).agrees(batches, 1, 0)
     for name in ("addmm", "baddbmm"):
-        monkeypatch.setattr(torch, name, partial(rarely_other, getattr(torch, name)))
+        monkeypatch.setattr(torch, name, partial(rarely_different, getattr(torch, name)))
     assert not Stack(members, data).agrees(batches, 1, 0)

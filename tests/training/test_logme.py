@@ -1,4 +1,4 @@
-"""LogME is the evidence of Bayesian linear regression at its maximum, as dense Gaussians and scikit-learn have it."""
+"""LogME equals the maximum evidence of Bayesian linear regression, by dense Gaussians and by scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FEW = 60
 
 
 def digits(dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return random features of images, with more or fewer dimensions than images."""
+    """Return random features of images, and labels."""
     pixels, labels = load_digits(return_X_y=True)
     drawn = torch.randn(64, dimensions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (torch.from_numpy(pixels[:FEW]) / 16 @ drawn).relu(), torch.from_numpy(labels[:FEW])
 
 
 @pytest.mark.parametrize("dimensions", [15, 40, 200])
-def test_it_is_the_highest_density_of_the_labels_under_a_gaussian(dimensions: int) -> None:
+def test_logme_is_the_maximum_gaussian_density(dimensions: int) -> None:
     features, labels = digits(dimensions)
     gram, highest = (features @ features.T).numpy(), []
 
@@ -40,7 +40,7 @@ def test_it_is_the_highest_density_of_the_labels_under_a_gaussian(dimensions: in
     assert logme(features.float(), labels) == pytest.approx(np.mean(highest) / FEW, abs=1e-5)
 
 
-def test_it_is_what_bayesian_ridge_comes_to_without_its_priors() -> None:
+def test_logme_equals_bayesian_ridge_without_priors() -> None:
     features, labels = digits(40)
     found = []
     for label in labels.unique():
@@ -50,7 +50,7 @@ def test_it_is_what_bayesian_ridge_comes_to_without_its_priors() -> None:
     assert logme(features, labels) == pytest.approx(np.mean(found) / FEW, abs=1e-6)
 
 
-def test_features_that_tell_the_classes_apart_have_more_than_noise_and_their_scale_is_nothing() -> None:
+def test_informative_features_score_higher_at_any_scale() -> None:
     features, labels = digits(40)
     noise = torch.randn(FEW, 40, generator=torch.Generator().manual_seed(1))
     assert logme(features, labels) > logme(noise, labels) + 0.05
@@ -58,12 +58,12 @@ def test_features_that_tell_the_classes_apart_have_more_than_noise_and_their_sca
     assert logme(torch.zeros(FEW, 3), labels) < logme(features, labels)
 
 
-def test_classes_without_an_image_say_nothing() -> None:
+def test_empty_classes_do_not_change_logme() -> None:
     features, labels = digits(40)
     assert logme(features, labels * 2) == logme(features, labels)
 
 
-def test_labels_of_one_class_each_are_those_of_several_where_nobody_has_two() -> None:
+def test_one_hot_multi_labels_equal_single_labels() -> None:
     features, labels = digits(40)
-    several = torch.nn.functional.one_hot(labels, 12).bool()  # two more classes, of which there is nothing
+    several = torch.nn.functional.one_hot(labels, 12).bool()  # with two empty classes
     assert logme(features, several) == pytest.approx(logme(features, labels))

@@ -1,4 +1,4 @@
-"""One loop for every freeze mode: it does what a plain loop does, sees every sample, and stops when it should."""
+"""The training loop: phases and batches, equality with a plain PyTorch loop, results, and options of a step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -24,17 +24,15 @@ from frostline.models.build import Model
 from frostline.report.terminal import Screen
 from frostline.runs import checks
 from frostline.runs.setup import assemble
-from frostline.runs.train import fit_phases, learner_of
 from frostline.training import loop, mixup, schedule
 from frostline.training.dataset import batches
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import Diverged, EpochResult
 from frostline.training.schedule import Span, pieces, spans
-from frostline.training.state import Progress
 from frostline.training.steps import PlainStepper, Recipe, TrainedPart
-from small import SMALL, TINY, Samples, compose, images, mode, network, train
+from small import SMALL, TINY, Samples, compose, epochs_of, images, mode, network, train
 
-# --- where phases and batches lie
+# --- phases and batches
 
 shares = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8)
 
@@ -53,7 +51,7 @@ def test_phases_cover_every_step_once_and_in_order(shares: list[float], epochs: 
 
 
 @given(shares, st.integers(1, 20))
-def test_a_phase_is_as_long_as_its_share(shares: list[float], times: int) -> None:
+def test_phase_length_is_its_share(shares: list[float], times: int) -> None:
     epochs = times * len(shares)
     for span in spans(shares, epochs=epochs, steps_per_epoch=1):
         exact = epochs * shares[span.phase] / sum(shares)
@@ -63,14 +61,14 @@ def test_a_phase_is_as_long_as_its_share(shares: list[float], times: int) -> Non
     )
 
 
-def test_phases_of_a_gradual_run_take_an_epoch_each() -> None:
+def test_phases_end_at_epochs_or_steps() -> None:
     assert spans([1.0, 2.0, 1.0], epochs=8, steps_per_epoch=10) == (Span(0, 0, 20), Span(1, 20, 60), Span(2, 60, 80))
     assert spans([1.0] * 4, epochs=2, steps_per_epoch=3) == (Span(0, 0, 2), Span(1, 2, 3), Span(2, 3, 4), Span(3, 4, 6))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", ["full", "gradual"])
-def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value(freeze: str) -> None:
+def test_batch_size_1_is_refused_for_batch_norm_of_one_value(freeze: str) -> None:
     options = (*SMALL, f"freeze={freeze}", "batch_size=1")
     with pytest.raises(UserError, match=r"batch_size=1: expected at least 2, .* 32 pixels"):
         checks.check(compose(*options))
@@ -78,12 +76,12 @@ def test_a_batch_of_one_is_refused_where_batch_norm_would_see_one_value(freeze: 
     checks.check(compose(*SMALL, "freeze=head", "batch_size=1"))
 
 
-def test_batches_of_one_are_all_of_one() -> None:
+def test_batch_sizes_1_and_4() -> None:
     assert [batch.stop - batch.start for batch in batches(10, 1)] == [1] * 10
     assert batches(9, 4) == [slice(0, 4), slice(4, 9)]
 
 
-def test_steps_are_cut_where_phases_meet() -> None:
+def test_pieces_end_at_phases() -> None:
     timeline = (Span(0, 0, 20), Span(1, 20, 60), Span(2, 60, 80))
     assert list(pieces(timeline, 5, 10)) == [(timeline[0], range(5, 10))]
     assert list(pieces(timeline, 15, 60)) == [(timeline[0], range(15, 20)), (timeline[1], range(20, 60))]
@@ -108,7 +106,7 @@ def test_batches_cover_every_sample_once(count: int, size: int, drop_last: bool)
         assert len(slices) in (ceil(count / size), ceil(count / size) - 1)
 
 
-def test_every_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
+def test_each_epoch_sees_every_sample_once_in_a_new_order() -> None:
     data, val = images(21), images(7, seed=1)
     list(train(network(), mode("head"), data, val, epochs=3, batch_size=4))
     orders = [torch.cat([index for at, index in data.asked if at == epoch]).tolist() for epoch in (1, 2, 3)]
@@ -118,11 +116,11 @@ def test_every_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
     assert [(epoch, index.tolist()) for epoch, index in val.asked] == [(0, list(range(7)))] * 3
 
 
-# --- it is the plain loop
+# --- equality with a plain loop
 
 
 def losses_of_plain_loop(model: Model, chosen: str, data: Samples, val: Samples, lr: float) -> list[list[float]]:
-    """Train as in PyTorch's transfer learning tutorial, on the batches that `data` was asked for."""
+    """Train as in PyTorch's transfer learning tutorial, on the batches requested from `data`."""
     net, criterion = model.module, nn.CrossEntropyLoss()
     head = net.get_submodule(model.structure.heads[0])
     if chosen == "head":
@@ -131,10 +129,10 @@ def losses_of_plain_loop(model: Model, chosen: str, data: Samples, val: Samples,
         for parameter in head.parameters():
             parameter.requires_grad = True
     learning = head.parameters() if chosen == "head" else net.parameters()
-    optimizer = torch.optim.Adam(learning, lr=lr, fused=True)  # without it the last bits of the step differ
+    optimizer = torch.optim.Adam(learning, lr=lr, fused=True)  # as ours; the last bits differ otherwise
     history = []
     for epoch in sorted({epoch for epoch, _ in data.asked}):
-        net.train(chosen != "head")  # the tutorial lets running statistics drift, which is not feature extraction
+        net.train(chosen != "head")  # unlike the tutorial, keep running statistics fixed
         running = 0.0
         for index in [index for at, index in data.asked if at == epoch]:
             optimizer.zero_grad()
@@ -157,7 +155,7 @@ def losses(results: list[EpochResult]) -> list[list[float]]:
     ("chosen", "lr", "name"),
     [("head", 1e-2, "resnet18"), ("head", 1e-2, "shufflenet_v2_x0_5"), ("full", 1e-4, "shufflenet_v2_x0_5")],
 )
-def test_a_plain_loop_from_the_tutorial_has_the_same_losses(name: str, chosen: str, lr: float) -> None:
+def test_losses_equal_the_tutorials_loop(name: str, chosen: str, lr: float) -> None:
     model = network(name)
     twin = Model(**{**vars(model), "module": copy.deepcopy(model.module)})
     data, val = images(16), images(8, seed=1)
@@ -168,7 +166,7 @@ def test_a_plain_loop_from_the_tutorial_has_the_same_losses(name: str, chosen: s
         assert mine == pytest.approx(plain, rel=1e-9)
 
 
-# --- the head alone
+# --- heads
 
 
 def digits(model: Model, count: int) -> tuple[Samples, Samples, Tensor, Tensor]:
@@ -181,7 +179,7 @@ def digits(model: Model, count: int) -> tuple[Samples, Samples, Tensor, Tensor]:
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0
     with torch.no_grad():
-        model.module(tensor[:300])  # gives a network from scratch running statistics that suit the data
+        model.module(tensor[:300])  # fits the running statistics to the data
         backbone = copy.deepcopy(model.module).eval()
         backbone.set_submodule(model.structure.heads[0], nn.Identity())
         features = torch.cat([backbone(part) for part in tensor.split(200)])
@@ -193,7 +191,7 @@ def digits(model: Model, count: int) -> tuple[Samples, Samples, Tensor, Tensor]:
 def fit_linear(
     layer: nn.Linear, data: Samples, val: Samples, *, lr: float, epochs: int, batch_size: int, weight_decay: float = 0.0
 ) -> list[EpochResult]:
-    """Train a lone linear layer with the same `fit`: features are just another data set."""
+    """Train a linear layer on features with the same `fit`."""
     steps = len(batches(len(data.labels), batch_size))
     optimizer = torch.optim.Adam(layer.parameters(), lr=lr, weight_decay=weight_decay)
 
@@ -216,7 +214,7 @@ def fit_linear(
 
 
 @pytest.mark.slow
-def test_training_a_head_is_training_a_linear_layer_on_features() -> None:
+def test_head_equals_a_linear_layer_on_features() -> None:
     model = network(classes=10)
     data, val, features, val_features = digits(model, 300)
     layer = copy.deepcopy(model.module.fc)
@@ -231,7 +229,7 @@ def test_training_a_head_is_training_a_linear_layer_on_features() -> None:
 
 
 @pytest.mark.slow
-def test_a_head_trained_to_the_end_is_as_good_as_logistic_regression() -> None:
+def test_converged_head_equals_logistic_regression() -> None:
     data, val, features, val_features = digits(network("resnet18", classes=10), 1797)
     mean, scale = features.mean(0), features.std(0) + 1e-6
     features, val_features = (features - mean) / scale, (val_features - mean) / scale
@@ -245,10 +243,10 @@ def test_a_head_trained_to_the_end_is_as_good_as_logistic_regression() -> None:
     assert results[-1].val.accuracy == pytest.approx(expected, abs=0.01)
 
 
-# --- what a run reports
+# --- results
 
 
-def test_an_epoch_reports_what_it_trained_on() -> None:
+def test_epoch_result_has_images_loss_and_accuracy() -> None:
     data, val = images(20), images(9, seed=1)
     results = list(train(network(), mode("full"), data, val, epochs=2, batch_size=8))
     assert [result.epoch for result in results] == [1, 2]
@@ -262,7 +260,7 @@ def test_an_epoch_reports_what_it_trained_on() -> None:
     assert dropped[0].images == 16
 
 
-def test_an_evaluation_does_not_depend_on_its_batches_and_changes_nothing() -> None:
+def test_evaluation_is_independent_of_batches_and_changes_nothing() -> None:
     model, data = network(), images(33)
     before = copy.deepcopy(model.module.state_dict())
     found = [evaluate(model.module, data, batch_size=size, autocast=None) for size in (1, 8, 16, 64)]
@@ -272,7 +270,7 @@ def test_an_evaluation_does_not_depend_on_its_batches_and_changes_nothing() -> N
 
 
 @pytest.mark.parametrize(("chosen", "optimizer"), [("full", "sgd"), ("full", "adam"), ("lp_ft", "sgd")])
-def test_a_loss_that_is_not_finite_ends_the_run_before_its_epoch_is_yielded(chosen: str, optimizer: str) -> None:
+def test_non_finite_loss_raises_diverged(chosen: str, optimizer: str) -> None:
     seen = []
     with pytest.raises(Diverged, match=r"^the training loss is (nan|inf) in epoch \d") as caught:
         for result in train(network(), mode(chosen), images(24), lr=1e30, epochs=4, optimizer=optimizer):
@@ -282,11 +280,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_its_epoch_is_yielded(chos
     assert f"epoch {len(seen) + 1}" in str(caught.value)
 
 
-def test_a_network_that_diverged_in_its_last_step_is_found_by_the_validation() -> None:
+def test_divergence_in_the_last_step_is_found_in_validation() -> None:
     model = network()
 
     def spoil(step: int, span: Span) -> None:
-        if step == 2:  # the last one: its loss is computed before the weights become nan
+        if step == 2:  # the last step: its loss is computed before its weights become nan
             model.module.fc.register_full_backward_hook(
                 lambda part, below, above: tuple(g * torch.nan if g is not None else None for g in below)
             )
@@ -308,10 +306,10 @@ def test_a_network_that_diverged_in_its_last_step_is_found_by_the_validation() -
         ("full", {"autocast": torch.bfloat16}),
     ],
 )
-def test_the_same_call_twice_gives_equal_bits(chosen: str, options: dict[str, Any]) -> None:
+def test_training_is_reproducible(chosen: str, options: dict[str, Any]) -> None:
     runs = []
     for noise in (0, 1):
-        torch.manual_seed(noise)  # whatever was drawn before changes nothing
+        torch.manual_seed(noise)  # independent of the global random state
         model = network("mobilenet_v3_small")
         results = list(train(model, mode(chosen), images(16), **options))
         runs.append((losses(results), [r.val.logits for r in results], model.module.state_dict()))
@@ -320,7 +318,7 @@ def test_the_same_call_twice_gives_equal_bits(chosen: str, options: dict[str, An
     assert all(torch.equal(tensor, runs[1][2][name]) for name, tensor in runs[0][2].items())
 
 
-def test_another_seed_sees_another_order() -> None:
+def test_seeds_have_different_orders() -> None:
     first, second = images(16), images(16)
     for seed, data in ((0, first), (1, second)):
         list(train(network(), mode("head"), data, images(4), seed=seed))
@@ -328,21 +326,21 @@ def test_another_seed_sees_another_order() -> None:
 
 
 def first_loss(**options: Any) -> tuple[float, Tensor]:
-    """Return the loss of a head's first step, and its logits computed apart."""
+    """Return the loss of a head's first step, and separately computed logits."""
     model, data = network(), images(8)
     logits = copy.deepcopy(model.module).eval()(data.tensor).detach()
     (result,) = train(model, mode("head"), data, **options)
     return result.train_loss, logits
 
 
-def test_label_smoothing_is_torchs() -> None:
+def test_label_smoothing_equals_torch() -> None:
     loss, logits = first_loss(label_smoothing=0.2)
     expected = F.cross_entropy(logits, images(8).labels, label_smoothing=0.2).item()
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}])
-def test_a_mixed_batch_is_scored_with_both_its_labels(options: dict[str, float]) -> None:
+def test_mixed_batch_uses_both_labels(options: dict[str, float]) -> None:
     model, data = network("resnet18"), images(8)
     twin = copy.deepcopy(model.module).eval()
     (result,) = train(model, mode("head"), data, seed=3, label_smoothing=0.1, **options)
@@ -356,7 +354,7 @@ def test_a_mixed_batch_is_scored_with_both_its_labels(options: dict[str, float])
 
 
 @pytest.mark.parametrize(("clip", "length"), [(1e-3, 1e-3), (None, None), (1e6, None)])
-def test_clipping_bounds_the_step(clip: float | None, length: float | None) -> None:
+def test_clip_norm_bounds_the_step(clip: float | None, length: float | None) -> None:
     model = network()
     before = torch.cat([p.detach().flatten().clone() for p in model.module.parameters()])
     list(train(model, mode("full"), images(8), lr=1.0, clip_norm=clip))
@@ -364,7 +362,7 @@ def test_clipping_bounds_the_step(clip: float | None, length: float | None) -> N
     assert step == pytest.approx(length, rel=1e-2) if length else step > 1e-2
 
 
-def test_the_average_of_the_weights_is_what_is_evaluated() -> None:
+def test_averaged_weights_are_evaluated() -> None:
     model = network()
     ema = AveragedModel(model.module, multi_avg_fn=get_ema_multi_avg_fn(0.5))
     weights: list[Tensor] = []
@@ -382,7 +380,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated() -> None:
     assert not torch.equal(result.val.logits, last.logits)
 
 
-def test_the_average_leaves_frozen_weights_as_they_are() -> None:
+def test_average_keeps_frozen_weights() -> None:
     model = network()
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     ema = AveragedModel(model.module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
@@ -391,7 +389,7 @@ def test_the_average_leaves_frozen_weights_as_they_are() -> None:
     assert changed == {"fc.weight", "fc.bias"}
 
 
-def test_mixed_precision_keeps_weights_and_loss_in_float32() -> None:
+def test_autocast_keeps_weights_and_logits_in_float32() -> None:
     model = network()
     (result,) = train(model, mode("full"), images(8), autocast=torch.bfloat16)
     assert {p.dtype for p in model.module.parameters()} == {torch.float32}
@@ -399,30 +397,19 @@ def test_mixed_precision_keeps_weights_and_loss_in_float32() -> None:
     assert result.val.logits.isfinite().all()
 
 
-# --- how an experiment drives the schedule
+# --- schedules
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("span", ["phase", "run"])
-def test_a_schedule_starts_anew_in_every_phase_or_spans_the_run(
-    span: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_schedule_spans_a_phase_or_the_run(span: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = [*SMALL, *TINY, "freeze=lp_ft", "epochs=4"]
     config = compose(*overrides, "schedule=cosine", "schedule.warmup=0.25", f"schedule.span={span}")
     setup = assemble(config, tmp_path, meta=False, screen=Screen())
     factors: list[float] = []
     monkeypatch.setattr(schedule, "set_lr", lambda groups, *, lr, phase, factor: factors.append(factor))
 
-    class Silent:
-        def advance(self, done: float) -> None:
-            pass
-
-        def say(self, text: str, style: str = "") -> None:
-            pass
-
-    guard = freeze_guard.Guard(setup.model.module)
-    learner, silent = learner_of(setup), cast(Screen, Silent())
-    list(fit_phases(setup, learner, guard, silent, progress=Progress(), pause=lambda: False))
+    assert [*epochs_of(setup)]
     whole = [schedule.factor(config.schedule, step, 12) for step in range(12)]
     half = [schedule.factor(config.schedule, step, 6) for step in range(6)]
     assert factors == (whole if span == "run" else half + half)

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: what share of a batch its own labels keep is what share of it was kept."""
+"""Mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from frostline.training.mixup import mix
 
 NUMBERS = torch.arange(1, 7).float().reshape(-1, 1, 1, 1).expand(-1, 3, 16, 12).contiguous()
-"""Six images, each of one value, so that a pixel tells where it comes from."""
+"""Six images of one value each, so that a pixel identifies its image."""
 LABELS = torch.arange(10, 16)
 
 
@@ -20,7 +20,7 @@ def mixed(step: int = 0, *, seed: int = 0, mixup: float = 0.0, cutmix: float = 0
     return mix(NUMBERS.clone(), LABELS, mixup=mixup, cutmix=cutmix, seed=seed, step=step)
 
 
-def test_without_either_nothing_changes() -> None:
+def test_without_mixing_nothing_changes() -> None:
     inputs, partners, share = mix(NUMBERS, LABELS, mixup=0.0, cutmix=0.0, seed=0, step=0)
     assert inputs is NUMBERS
     assert partners is LABELS
@@ -28,7 +28,7 @@ def test_without_either_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("step", range(20))
-def test_mixup_is_the_weighted_mean_of_an_image_and_its_partner(step: int) -> None:
+def test_mixup_is_the_weighted_mean(step: int) -> None:
     inputs, partners, share = mixed(step, mixup=0.4)
     assert 0 <= share <= 1
     partner_of = dict(zip(LABELS.tolist(), NUMBERS, strict=True))
@@ -37,7 +37,7 @@ def test_mixup_is_the_weighted_mean_of_an_image_and_its_partner(step: int) -> No
 
 
 @pytest.mark.parametrize("step", range(20))
-def test_cutmix_keeps_the_share_of_the_area_and_takes_one_box_from_the_partner(step: int) -> None:
+def test_cutmix_replaces_one_box_of_the_right_area(step: int) -> None:
     inputs, partners, share = mixed(step, cutmix=1.0)
     partner_of = dict(zip(LABELS.tolist(), NUMBERS, strict=True))
     boxes = []
@@ -49,16 +49,16 @@ def test_cutmix_keeps_the_share_of_the_area_and_takes_one_box_from_the_partner(s
         rows, columns = taken[0].any(1), taken[0].any(0)
         assert torch.equal(taken[0], rows[:, None] & columns[None])
         for line in (rows, columns):
-            assert (line.int().diff() != 0).sum() <= 2  # one piece
+            assert (line.int().diff() != 0).sum() <= 2  # contiguous
     assert all(torch.equal(box, boxes[0]) for box in boxes)
 
 
-def test_partners_of_images_of_several_classes_bring_all_of_theirs() -> None:
+def test_multi_labels_are_mixed_as_a_whole() -> None:
     labels = torch.eye(4, dtype=torch.bool)
     assert torch.equal(mix(torch.rand(4, 3), labels, mixup=1.0, cutmix=0.0, seed=0, step=0)[1], labels.roll(1, 0))
 
 
-def test_nobody_is_their_own_partner_and_everybody_is_a_partner_once() -> None:
+def test_partners_are_a_permutation_without_fixed_points() -> None:
     for options in ({"mixup": 1.0}, {"cutmix": 1.0}):
         _, partners, _ = mixed(**options)
         assert (partners != LABELS).all()
@@ -66,18 +66,18 @@ def test_nobody_is_their_own_partner_and_everybody_is_a_partner_once() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
-def test_shares_follow_a_symmetric_beta(alpha: float) -> None:
+def test_shares_follow_a_symmetric_beta_distribution(alpha: float) -> None:
     shares = [mixed(step, mixup=alpha)[2] for step in range(500)]
     assert kstest(shares, beta(alpha, alpha).cdf).pvalue > 0.01
 
 
-def test_with_both_each_batch_takes_one_of_the_two() -> None:
+def test_each_batch_uses_either_mixup_or_cutmix() -> None:
     blended = [bool((mixed(step, mixup=1.0, cutmix=1.0)[0] % 1).any()) for step in range(200)]
     assert 70 < sum(blended) < 130
 
 
 @pytest.mark.parametrize("options", [{"mixup": 0.3}, {"cutmix": 1.0}, {"mixup": 0.3, "cutmix": 1.0}])
-def test_draws_depend_on_seed_and_step_alone(options: dict[str, Any]) -> None:
+def test_draws_depend_only_on_seed_and_step(options: dict[str, Any]) -> None:
     torch.manual_seed(1)
     first = mixed(7, seed=3, **options)
     torch.manual_seed(2)
@@ -88,14 +88,14 @@ def test_draws_depend_on_seed_and_step_alone(options: dict[str, Any]) -> None:
     assert first[2] != mixed(7, seed=4, **options)[2]
 
 
-def test_the_originals_stay() -> None:
+def test_inputs_are_not_modified() -> None:
     before = NUMBERS.clone()
     for options in ({"mixup": 1.0}, {"cutmix": 1.0}):
         mix(NUMBERS, LABELS, seed=0, step=1, **{"mixup": 0.0, "cutmix": 0.0, **options})
     assert torch.equal(before, NUMBERS)
 
 
-def test_channels_last_stays_channels_last() -> None:
+def test_channels_last_is_preserved() -> None:
     images = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     for options in ({"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}):
         inputs, _, _ = mix(images, LABELS[:4], seed=0, step=0, **options)

@@ -1,4 +1,4 @@
-"""Neighbours vote, and class means win, as scikit-learn's do."""
+"""k nearest neighbours and nearest class means equal scikit-learn's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def digits(first: int, last: int) -> Samples:
 TRAIN, VAL = digits(0, 500), digits(500, 800)
 
 
-def theirs(k: int, data: Samples) -> KNeighborsClassifier:
+def sklearn_knn(k: int, data: Samples) -> KNeighborsClassifier:
     def weights(distances: Any) -> Any:
         return np.exp((1 - distances) / TEMPERATURE)
 
@@ -37,35 +37,35 @@ def theirs(k: int, data: Samples) -> KNeighborsClassifier:
 
 
 @pytest.mark.parametrize("k", [1, 10, 200])
-def test_neighbours_vote_as_sklearns_do(k: int) -> None:
+def test_votes_equal_sklearn(k: int) -> None:
     voters = Neighbours(TRAIN, 10, k=k, temperature=TEMPERATURE)
-    expected = theirs(k, TRAIN).predict_proba(VAL.tensor.double().numpy())
+    expected = sklearn_knn(k, TRAIN).predict_proba(VAL.tensor.double().numpy())
     assert voters(VAL.tensor).exp().numpy() == pytest.approx(expected, abs=2e-5)
     assert (voters(VAL.tensor).argmax(1).numpy() == expected.argmax(1)).mean() > 0.995
     assert torch.equal(voters(VAL.tensor), Neighbours(TRAIN, 10, k=k, temperature=TEMPERATURE)(VAL.tensor))
 
 
-def test_of_fewer_images_than_neighbours_all_vote() -> None:
+def test_all_images_vote_if_k_is_larger() -> None:
     few = digits(0, 30)
     all_of_them, more = (Neighbours(few, 10, k=k, temperature=TEMPERATURE)(VAL.tensor) for k in (30, 200))
     assert torch.equal(all_of_them, more)
 
 
-def test_of_several_classes_of_an_image_each_neighbour_votes_for_all_of_its_own() -> None:
+def test_multi_label_neighbours_vote_for_all_their_classes() -> None:
     def several(labels: torch.Tensor) -> torch.Tensor:
         return torch.stack([labels % 2 == 0, labels > 6], 1)
 
     voters = Neighbours(Samples(TRAIN.tensor, several(TRAIN.labels)), 2, k=10, temperature=TEMPERATURE)
     for number in range(2):
         wanted = several(TRAIN.labels)[:, number].long()
-        expected = theirs(10, Samples(TRAIN.tensor, wanted)).predict_proba(VAL.tensor.double().numpy())[:, 1]
+        expected = sklearn_knn(10, Samples(TRAIN.tensor, wanted)).predict_proba(VAL.tensor.double().numpy())[:, 1]
         assert voters(VAL.tensor)[:, number].sigmoid().numpy() == pytest.approx(expected, abs=2e-5)
 
 
-def test_the_number_of_neighbours_is_the_best_on_validation() -> None:
+def test_best_k_is_chosen_on_validation() -> None:
     options = (1, 5, 100, 400)
     voters = Neighbours(TRAIN, 10, k=max(options), temperature=TEMPERATURE)
-    scores = {k: theirs(k, TRAIN).score(VAL.tensor.double().numpy(), VAL.labels.numpy()) for k in options}
+    scores = {k: sklearn_knn(k, TRAIN).score(VAL.tensor.double().numpy(), VAL.labels.numpy()) for k in options}
     assert (
         scores[neighbours.best_k(voters, VAL, options, lambda found: (-found.accuracy,))]
         == max(scores.values())
@@ -73,22 +73,22 @@ def test_the_number_of_neighbours_is_the_best_on_validation() -> None:
     )
 
 
-def test_a_training_image_is_not_its_own_neighbour() -> None:
+def test_leave_one_out_excludes_the_image_itself() -> None:
     few = digits(0, 60)
     scored = neighbours.leave_one_out(Neighbours(few, 10, k=5, temperature=TEMPERATURE), few, 30)
     right = 0
     for left_out in range(0, 60, 2):
         kept = [number for number in range(60) if number != left_out]
         others = Samples(few.tensor[kept], few.labels[kept])
-        answer = theirs(5, others).predict(few.tensor[left_out : left_out + 1].double().numpy())
+        answer = sklearn_knn(5, others).predict(few.tensor[left_out : left_out + 1].double().numpy())
         right += int(answer[0] == few.labels[left_out])
     assert scored.accuracy == right / 30
 
 
-def test_the_head_of_class_means_says_which_is_nearest_by_cosine() -> None:
-    with warnings.catch_warnings(action="ignore"):  # of dimensions that are constant
+def test_centroid_head_predicts_the_nearest_mean_by_cosine() -> None:
+    with warnings.catch_warnings(action="ignore"):  # about constant dimensions
         means = NearestCentroid().fit(normalize(TRAIN.tensor.numpy()), TRAIN.labels.numpy())
-    means.centroids_ = normalize(means.centroids_)  # of vectors of one length the nearest has the largest cosine
+    means.centroids_ = normalize(means.centroids_)  # for normalised vectors the nearest has the largest cosine
     weight, bias = neighbours.centroids(TRAIN, 10, temperature=TEMPERATURE)
     head = torch.nn.Linear(64, 10)
     head.load_state_dict({"weight": weight, "bias": bias})
@@ -99,6 +99,6 @@ def test_the_head_of_class_means_says_which_is_nearest_by_cosine() -> None:
     assert torch.allclose(scored.logits[0], cosine * VAL.tensor[0].norm() / length / TEMPERATURE, atol=1e-4)
 
 
-def test_a_class_without_an_image_is_no_class_mean() -> None:
+def test_empty_class_is_never_predicted() -> None:
     weight, bias = neighbours.centroids(TRAIN, 11, temperature=TEMPERATURE)
     assert not ((-VAL.tensor @ weight.T + bias).argmax(1) == 10).any()

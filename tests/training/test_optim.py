@@ -1,4 +1,4 @@
-"""Param groups that are there from the first step, optimizers by name, and schedules that know about phases."""
+"""Param groups, optimizers by name, and schedules."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def groups_of(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("chosen", MODES)
-def test_what_ever_learns_is_in_one_group_from_the_start_and_the_rest_in_none(name: str, chosen: str) -> None:
+def test_every_learning_parameter_is_in_one_group(name: str, chosen: str) -> None:
     model = on_meta(name)
     groups = groups_of(model, mode(chosen))
     counts = Counter(id(p) for group in groups for p in group["params"])
@@ -66,7 +66,7 @@ def test_what_ever_learns_is_in_one_group_from_the_start_and_the_rest_in_none(na
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_norms_and_biases_do_not_decay_unless_asked_for(name: str) -> None:
+def test_norms_and_biases_do_not_decay_by_default(name: str) -> None:
     model = on_meta(name)
     spared = {id(p) for n, p in model.module.named_parameters() if n.endswith("bias")}
     for part in model.module.modules():
@@ -80,7 +80,7 @@ def test_norms_and_biases_do_not_decay_unless_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("chosen", ADAPTED)
-def test_scales_of_adapters_do_not_decay_and_their_matrices_do(chosen: str) -> None:
+def test_only_matrices_of_adapters_decay(chosen: str) -> None:
     model = network("vit_b_16", meta=True)
     structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0, side=224)
     groups = groups_of(Model(**{**vars(model), "structure": structure}), mode(chosen))
@@ -90,7 +90,7 @@ def test_scales_of_adapters_do_not_decay_and_their_matrices_do(chosen: str) -> N
 
 
 @pytest.mark.parametrize("chosen", ["gradual", "lp_ft"])
-def test_no_group_is_added_while_training(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_do_not_change_during_training(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[torch.optim.Optimizer] = []
     build = optim.build
 
@@ -114,7 +114,7 @@ def test_no_group_is_added_while_training(chosen: str, monkeypatch: pytest.Monke
     assert lrs[0]["head.no_decay"] == 0.5
 
 
-def test_two_groups_of_a_stage_are_called_differently() -> None:
+def test_groups_of_a_stage_have_different_names() -> None:
     rules = [{"match": "stage4/*/layer4.0.*", "lr_scale": 0.5}, {"match": "*"}]
     groups = groups_of(on_meta("resnet18"), FreezeModeConfig("own", "learn", [phase(rules=rules)]))
     names = [group["name"] for group in groups if group["name"].startswith("stage4")]
@@ -122,7 +122,7 @@ def test_two_groups_of_a_stage_are_called_differently() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_option_builds_its_optimizer_and_makes_a_step(name: str) -> None:
+def test_every_optimizer_option_builds_and_steps(name: str) -> None:
     values = OPTIMIZERS[name]
     model = network()
     groups = groups_of(model, mode("lp_ft"), values["weight_decay"], values["decay_norm_and_bias"])
@@ -137,14 +137,14 @@ def test_every_option_builds_its_optimizer_and_makes_a_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["AdamW", "adamw", "ADAMW"])
-def test_names_of_optimizers_have_no_case(typed: str) -> None:
+def test_optimizer_names_are_case_insensitive(typed: str) -> None:
     assert optim.optimizer_class(typed) is torch.optim.AdamW
 
 
 @pytest.mark.parametrize(
     "typed", ["adamww", "optimizer", "lr_scheduler", "lbfgs", "muon", "sparseadam", "swa_utils", "os.system", ""]
 )
-def test_a_name_that_is_no_optimizer_is_one_line(typed: str) -> None:
+def test_unknown_optimizer_is_one_line(typed: str) -> None:
     with pytest.raises(UserError, match=r"^optimizer\.name=.*expected an optimizer of torch\.optim") as caught:
         optim.optimizer_class(typed)
     assert "\n" not in str(caught.value)
@@ -152,7 +152,7 @@ def test_a_name_that_is_no_optimizer_is_one_line(typed: str) -> None:
         assert str(caught.value).endswith("did you mean adamw?")
 
 
-def test_an_option_that_the_optimizer_does_not_take_is_one_line() -> None:
+def test_unknown_option_is_one_line() -> None:
     optim.check_options("sgd", {"momentum": 0.9})
     for key in ("momentm", "lr", "weight_decay", "params", "differentiable"):
         with pytest.raises(UserError, match=rf"^optimizer\.options\.{key}=0\.9: expected an option of sgd") as caught:
@@ -161,13 +161,13 @@ def test_an_option_that_the_optimizer_does_not_take_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("options", [{"momentum": -1}, {"momentum": "much"}, {"nesterov": True}, {"foreach": True}])
-def test_an_option_that_the_optimizer_does_not_take_so_is_one_line(options: dict[str, Any]) -> None:
+def test_invalid_option_value_is_one_line(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^optimizer\.options=.*expected values that sgd accepts \(.+\)$") as caught:
         optim.check_options("sgd", options)
     assert "\n" not in str(caught.value)
 
 
-def test_an_option_that_needs_a_card_is_one_line_on_a_cpu() -> None:
+def test_gpu_option_on_a_cpu_is_one_line() -> None:
     options = {"fused": False, "capturable": True}
     with pytest.raises(
         UserError, match=r"^optimizer\.options=.*expected values that adam accepts \(If capturable=True.+"
@@ -181,7 +181,7 @@ def test_an_option_that_needs_a_card_is_one_line_on_a_cpu() -> None:
         )
 
 
-def test_weight_decay_that_the_optimizer_does_not_have_is_one_line() -> None:
+def test_unsupported_weight_decay_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^optimizer\.weight_decay=0\.05: expected 0, since rprop has no") as caught:
         checks.check(compose("freeze=head", "optimizer=adamw", "optimizer.name=rprop"))
     assert "\n" not in str(caught.value)
@@ -193,7 +193,7 @@ def test_weight_decay_that_the_optimizer_does_not_have_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adagrad", "adamax", "nadam", "radam", "rprop", "asgd", "adadelta"])
-def test_every_optimizer_that_is_offered_makes_a_step(name: str) -> None:
+def test_further_optimizers_change_weights(name: str) -> None:
     model = network()
     before = model.module.fc.weight.detach().clone()
     list(train(model, mode("head"), images(8), optimizer=name))
@@ -209,7 +209,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9, "nesterov": True}
 
 
 def heads_of(name: str, decays: Sequence[float]) -> list[tuple[list[nn.Parameter], torch.optim.Optimizer]]:
-    """Return the parameters of heads, no multiple of what a core computes at once, and an optimizer for each."""
+    """Return parameters of heads, with sizes that are no multiple of a vector register, and an optimizer for each."""
     made = torch.Generator().manual_seed(0)
     heads = []
     for decay in decays:
@@ -223,7 +223,7 @@ def heads_of(name: str, decays: Sequence[float]) -> list[tuple[list[nn.Parameter
 
 
 @pytest.mark.parametrize("name", OFFERED)
-def test_heads_with_equal_options_are_one_group_and_each_has_the_bits_that_it_gets_alone(name: str) -> None:
+def test_joined_heads_have_the_bits_of_single_ones(name: str) -> None:
     decays = (0.1, 0.1, 0.2, 0.1)
     rates = [Rates(SCHEDULES["cosine"], lr, 6) for lr in (0.1, 0.1, 0.1, 0.01)]
     alone, together = heads_of(name, decays), heads_of(name, decays)
@@ -235,7 +235,7 @@ def test_heads_with_equal_options_are_one_group_and_each_has_the_bits_that_it_ge
         for (apart, optimizer), (parameters, _), rate in zip(alone, together, rates, strict=True):
             for mine, other in zip(parameters, apart, strict=True):
                 other.grad = torch.randn(mine.shape, generator=made)
-                mine.grad = mine.grad if step else torch.empty_like(mine)  # one that stays, as those of a stack do
+                mine.grad = mine.grad if step else torch.empty_like(mine)  # keeps its memory, as in a stack
                 mine.grad.copy_(other.grad)
             rate.set(optimizer.param_groups, step)
             optimizer.step()
@@ -249,7 +249,7 @@ def test_heads_with_equal_options_are_one_group_and_each_has_the_bits_that_it_ge
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad", "rmsprop"])
-def test_torch_counts_every_step_as_a_write(name: str) -> None:
+def test_optimizer_steps_increment_parameter_versions(name: str) -> None:
     parameter, frozen = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     built = optim.build(name, [{"params": [parameter, frozen]}], lr=0.1, options={})
     for _ in range(2):
@@ -275,15 +275,15 @@ def curve(chosen: ScheduleConfig, steps: int) -> list[float]:
     return [schedule.factor(chosen, step, steps) for step in range(steps)]
 
 
-def test_constant_stays() -> None:
+def test_constant_schedule() -> None:
     assert set(curve(SCHEDULES["constant"], 50)) == {1.0}
 
 
-def test_step_falls_at_its_milestones() -> None:
+def test_step_schedule_falls_at_milestones() -> None:
     assert curve(SCHEDULES["step"], 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_cosine_is_torchs_own_after_its_warm_up() -> None:
+def test_cosine_equals_torch_after_warm_up() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     theirs = torch.optim.SGD([parameter], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=80, eta_min=0.1)
@@ -297,7 +297,7 @@ def test_cosine_is_torchs_own_after_its_warm_up() -> None:
     assert ours[20:] == pytest.approx(expected)
 
 
-def test_onecycle_has_torchs_start_peak_and_end() -> None:
+def test_onecycle_has_the_start_peak_and_end_of_torch() -> None:
     ours = curve(SCHEDULES["onecycle"], 1000)
     assert ours[0] == pytest.approx(1 / 25, abs=1e-3)
     assert ours.index(max(ours)) in (299, 300)
@@ -316,14 +316,14 @@ fractions = st.floats(0, 0.99)
     st.lists(st.floats(0.01, 0.99), max_size=3, unique=True).map(sorted),
     st.integers(1, 300),
 )
-def test_every_schedule_rises_to_lr_and_then_only_falls(
+def test_schedules_rise_to_lr_then_only_fall(
     name: str, warmup: float, final: float, gamma: float, milestones: list[float], steps: int
 ) -> None:
     chosen = ScheduleConfig(name, "phase", warmup, final, milestones, gamma)
     ours = curve(chosen, steps)
     warm = round(warmup * steps)
     assert all(0 <= value <= 1 + 1e-9 for value in ours)
-    assert all(value > 0 for value in ours[: max(warm, 1)])  # the first step is never for nothing
+    assert all(value > 0 for value in ours[: max(warm, 1)])  # the first step has an effect
     assert ours[:warm] == sorted(ours[:warm])
     assert ours[warm:] == sorted(ours[warm:], reverse=True)
     if warm:
@@ -335,8 +335,8 @@ def test_every_schedule_rises_to_lr_and_then_only_falls(
 
 
 @given(st.sampled_from(["cosine", "onecycle", "step"]), st.lists(st.integers(2, 40), min_size=2, max_size=4))
-def test_a_schedule_per_phase_starts_anew_and_one_over_the_run_does_not(name: str, lengths: list[int]) -> None:
-    """`before_step` of an experiment counts from the phase's start, or from the run's."""
+def test_schedule_per_phase_restarts_and_per_run_does_not(name: str, lengths: list[int]) -> None:
+    """A run counts steps from the start of the phase, or from its own."""
     chosen = scheduled(name, warmup=0.0)
     total, parts = sum(lengths), [curve(chosen, length) for length in lengths]
     assert all(part[0] == 1.0 for part in parts)
@@ -344,12 +344,12 @@ def test_a_schedule_per_phase_starts_anew_and_one_over_the_run_does_not(name: st
     assert over_the_run == sorted(over_the_run, reverse=True)
 
 
-def test_no_factor_is_nan_or_infinite_for_the_shortest_spans() -> None:
+def test_factors_of_shortest_spans_are_finite() -> None:
     for chosen in SCHEDULES.values():
         for steps in (1, 2, 3):
             assert all(0 < value < inf for value in curve(chosen, steps))
 
 
-def test_where_nothing_decays_norms_and_biases_need_no_group_of_their_own() -> None:
+def test_without_weight_decay_each_stage_is_one_group() -> None:
     groups = groups_of(on_meta("resnet18"), mode("full"), weight_decay=0.0)
     assert [group["name"].split(".")[0] for group in groups] == [*on_meta("resnet18").structure.stages]

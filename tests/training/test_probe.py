@@ -1,4 +1,4 @@
-"""The probe ends where scikit-learn's regression does, for every strength, and takes the one best on validation."""
+"""The linear probe equals scikit-learn's logistic regression for every strength."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ STRENGTHS = (30.0, 0.3, 0.01, 1e-4)
 
 
 def digits(count: int = 400, *, classes: int = 10) -> Samples:
-    """Return images as features: some dimensions are constant, others hardly vary."""
+    """Return images as features; some dimensions are constant, others hardly vary."""
     pixels, labels = load_digits(return_X_y=True)
     few = torch.from_numpy(labels) < classes
     return Samples(torch.from_numpy(pixels).float()[few][:count], torch.from_numpy(labels)[few][:count])
 
 
-def standard(data: Samples) -> np.ndarray[Any, Any]:
+def standardized(data: Samples) -> np.ndarray[Any, Any]:
     values = data.tensor.double().numpy()
     deviation = values.std(0)
     return (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
 
 
 def objective(weight: Any, bias: Any, features: Any, labels: Any, l2: float) -> float:
-    """Return the penalised loss in float64, from its definition."""
+    """Return the penalised loss in float64, by its definition."""
     logits = features @ weight.T + bias
     logits = logits - logits.max(1, keepdims=True)
     chances = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     return float(-chances[np.arange(len(labels)), labels].mean() + l2 / 2 * (weight**2).sum())
 
 
-def on_standard(one: Solution, data: Samples) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the head for standardised features that says what the solution says of them as they are."""
+def on_standardized(one: Solution, data: Samples) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the head for standardised features that equals the solution on raw features."""
     deviation, mean = data.tensor.double().std(0, correction=0), data.tensor.double().mean(0)
     weight = one.weight.double() * torch.where(deviation > 0, deviation, 1)
     return weight.numpy(), (one.bias + one.weight.double() @ mean).numpy()
@@ -53,27 +53,27 @@ def answers(one: Solution, data: Samples) -> Tensor:
 
 
 @pytest.mark.parametrize(("classes", "count"), [(3, 400), (10, 400), (3, 30)])
-def test_it_ends_where_sklearn_does_and_says_the_same_of_every_image(classes: int, count: int) -> None:
+def test_probe_equals_sklearn(classes: int, count: int) -> None:
     data = digits(count, classes=classes)
-    features, labels = standard(data), data.labels.numpy()
+    features, labels = standardized(data), data.labels.numpy()
     found = probe.solve(data, classes, STRENGTHS)
     assert [one.l2 for one in found] == list(STRENGTHS)
     for one in found:
         theirs = LogisticRegression(C=1 / (one.l2 * len(labels)), tol=1e-7, max_iter=10_000)
-        with warnings.catch_warnings(action="ignore"):  # it may come to where float64 ends before its tolerance
+        with warnings.catch_warnings(action="ignore"):  # it may reach the limits of float64 before its tolerance
             theirs.fit(features, labels)
         least = objective(theirs.coef_, theirs.intercept_, features, labels, one.l2)
-        assert objective(*on_standard(one, data), features, labels, one.l2) == pytest.approx(least, abs=1e-5)
+        assert objective(*on_standardized(one, data), features, labels, one.l2) == pytest.approx(least, abs=1e-5)
         assert one.objective == pytest.approx(least, abs=1e-5)
         assert one.above < lbfgs.NEAR_ENOUGH
-        assert one.iterations <= theirs.n_iter_[0]  # which goes on to a finer tolerance
+        assert one.iterations <= theirs.n_iter_[0]  # sklearn's tolerance is smaller
         assert (answers(one, data).numpy() == theirs.predict(features)).mean() >= (1 if one.l2 < 30 else 0.99)
 
 
 @pytest.mark.slow
-def test_weights_of_classes_are_those_of_sklearn() -> None:
+def test_class_weights_equal_sklearn() -> None:
     data = digits()
-    features, labels = standard(data), data.labels.numpy()
+    features, labels = standardized(data), data.labels.numpy()
     weights = torch.linspace(0.2, 3.0, 10)
     for one in probe.solve(data, 10, STRENGTHS, weights):
         of_each = {label: float(weight) for label, weight in enumerate(weights)}
@@ -81,16 +81,16 @@ def test_weights_of_classes_are_those_of_sklearn() -> None:
         theirs = LogisticRegression(C=1 / (one.l2 * total), tol=1e-7, max_iter=10_000, class_weight=of_each)
         with warnings.catch_warnings(action="ignore"):
             theirs.fit(features, labels)
-        weight, bias = on_standard(one, data)
+        weight, bias = on_standardized(one, data)
         logits = [features @ w.T + b for w, b in ((weight, bias), (theirs.coef_, theirs.intercept_))]
         assert np.abs(softmax(logits[0], 1) - softmax(logits[1], 1)).max() < (2e-3 if one.l2 < 30 else 2e-2)
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_weights_of_images_are_the_sample_weight_of_sklearn(several: bool) -> None:
+def test_image_weights_equal_sklearn_sample_weights(several: bool) -> None:
     plain, draw = digits(300, classes=3), np.random.default_rng(0)
     counts = draw.integers(1, 4, len(plain.labels)) * 1.0
-    features = standard(plain)
+    features = standardized(plain)
     labels = torch.nn.functional.one_hot(plain.labels, 3).bool() if several else plain.labels
     weights = torch.from_numpy(counts).float()
     (found,) = probe.solve(Samples(plain.tensor, labels), 3, [0.01], None, weights)
@@ -107,10 +107,10 @@ def test_weights_of_images_are_the_sample_weight_of_sklearn(several: bool) -> No
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_of_several_classes_of_an_image_each_has_the_regression_of_sklearn(balanced: bool) -> None:
+def test_multi_label_probe_equals_sklearn_per_class(balanced: bool) -> None:
     plain = digits()
     several = torch.stack([plain.labels % 2 == 0, plain.labels > 6, plain.labels == 3], 1)
-    data, features, count = Samples(plain.tensor, several), standard(plain), len(several)
+    data, features, count = Samples(plain.tensor, several), standardized(plain), len(several)
     weights = (count - several.sum(0)) / several.sum(0) if balanced else None
     (found,) = probe.solve(data, 3, [0.01], weights)
     ours = data.tensor @ found.weight.T + found.bias
@@ -121,7 +121,7 @@ def test_of_several_classes_of_an_image_each_has_the_regression_of_sklearn(balan
     assert found.above <= lbfgs.NEAR_ENOUGH
 
 
-def test_the_same_bits_come_twice_and_the_same_minimum_however_many_are_solved_side_by_side(
+def test_probe_is_reproducible_and_independent_of_grouping(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = digits()
@@ -135,7 +135,7 @@ def test_the_same_bits_come_twice_and_the_same_minimum_however_many_are_solved_s
         assert (answers(one, data) == answers(two, data)).float().mean() > 0.99
 
 
-def test_a_class_without_an_image_is_never_the_answer() -> None:
+def test_empty_class_is_never_predicted() -> None:
     data = digits(classes=3)
     for one in probe.solve(data, 4, STRENGTHS):
         assert one.weight.isfinite().all() and not (answers(one, data) == 3).any()

@@ -1,4 +1,4 @@
-"""Relative gradient norms are the gradient's norm by the weights', and leave a network as it was."""
+"""Relative gradient norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from frostline.training.relative_gradient import relative_gradient_norms
 
 
-def test_they_are_norms_of_the_mean_gradient_by_those_of_the_weights() -> None:
+def test_norms_are_of_the_mean_gradient_over_the_weights() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Dropout(0.9), nn.Linear(5, 3))
     network[0].requires_grad_(False)

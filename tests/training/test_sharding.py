@@ -1,4 +1,4 @@
-"""What lies in shares learns what it learns as a whole, to rounding, and takes half of the memory in each of two."""
+"""Sharded networks (FSDP) learn the same up to rounding, with half the memory in each of two processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Trained = tuple[dict[str, Tensor], int]
 
 
 def network() -> nn.Sequential:
-    """Return one with a layer that does not go evenly into two, one that never learns, and a head."""
+    """Return a network with a layer of odd width, a frozen one, and a head."""
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(8, 63), nn.ReLU(), nn.Linear(63, 64))
     return nn.Sequential(body, nn.Linear(64, 64).requires_grad_(False), nn.Unflatten(1, (1, 64)), nn.Linear(64, 5))
@@ -38,7 +38,7 @@ class Flat(nn.Sequential):
 
 
 def train(name: str, make: Callable[..., Any], *, share: bool) -> Trained:
-    """Return the state after some steps, put together, and the bytes of what learns and of its optimizer here."""
+    """Return the gathered state after some steps, and the bytes of learning parameters and optimizer state here."""
     module = Flat(*network()).double()
     learning = frozenset(name for name, one in module.named_parameters() if one.requires_grad)
     if share:
@@ -65,18 +65,18 @@ def train(name: str, make: Callable[..., Any], *, share: bool) -> Trained:
     return {name: tensor.clone() for name, tensor in restored.items()}, sum(one.nbytes for one in [*mine, *kept])
 
 
-def in_shares() -> dict[str, Trained]:
+def train_sharded() -> dict[str, Trained]:
     assert dist.get_world_size() == 2
     return {name: train(name, data_parallel.DataParallelStepper, share=True) for name in OPTIMIZERS}
 
 
 @pytest.mark.slow
-def test_what_lies_in_shares_learns_the_same_and_takes_half_of_the_memory() -> None:
-    every = run_in_group(2, in_shares)
+def test_sharded_network_learns_the_same_with_half_the_memory() -> None:
+    every = run_in_group(2, train_sharded)
     for name in OPTIMIZERS:
         expected, size = train(name, PlainStepper, share=False)
         for found, held in (one[name] for one in every):
             assert found.keys() == expected.keys()
             for key, tensor in expected.items():
-                torch.testing.assert_close(found[key], tensor, rtol=1e-6, atol=1e-7)  # as losses are float32
-            assert held < 0.6 * size  # the head lies whole on both
+                torch.testing.assert_close(found[key], tensor, rtol=1e-6, atol=1e-7)  # losses are float32
+            assert held < 0.6 * size  # the head is not sharded

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint ends with the bits of a run that was never interrupted."""
+"""A run resumed from a checkpoint ends with the bits of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes
 
 
 class Killed(BaseException):
-    """Stands for a process that ended."""
+    """Simulates the end of the process."""
 
 
 def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
-    """Return all that a run ends with, or None where it died right after its checkpoint number `stop`."""
+    """Return the results of a run, or None if it ended after its checkpoint number `stop`."""
     record, screen = FakeRecord(), FakeScreen()
     saves, save = 0, checkpoint.save
 
@@ -57,7 +57,7 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     }
 
 
-def require_same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> None:
+def assert_same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> None:
     assert one is not None and other is not None
     for key in ("metrics", "points", "tags", "journal"):
         assert one[key] == other[key], key
@@ -82,38 +82,38 @@ RECIPES = {
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | None:
-    """Return what an undisturbed run with the defaults ends with."""
+    """Return the results of an uninterrupted run with the defaults."""
     return run(tmp_path_factory.mktemp("plain") / "run")
 
 
 @pytest.fixture(scope="module")
 def whole_full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | None:
-    """Return what an undisturbed run ends with in which everything learns."""
+    """Return the results of an uninterrupted run of full fine-tuning."""
     return run(tmp_path_factory.mktemp("full") / "run", "freeze=full")
 
 
 @pytest.fixture(scope="module")
-def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run with the defaults that died after its first epoch."""
+def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run with the defaults that ended after its first epoch."""
     folder = tmp_path_factory.mktemp("died") / "run"
     assert run(folder, stop=1) is None
     return folder
 
 
 @pytest.fixture
-def part(died: Path, tmp_path: Path) -> Path:
+def part(interrupted_run: Path, tmp_path: Path) -> Path:
     """Return a copy of that folder."""
-    return shutil.copytree(died, tmp_path / "part")
+    return shutil.copytree(interrupted_run, tmp_path / "part")
 
 
-def test_phases_that_are_too_short_for_a_step_are_told(tmp_path: Path) -> None:
+def test_skipped_phases_are_reported(tmp_path: Path) -> None:
     found = run(tmp_path / "run", "freeze=gradual", "epochs=1", "batch_size=1000")
     assert (
         found is not None and "  note: 6 phases are more than there are steps: left out 1, 2, 3, 5, 6" in found["said"]
     )
 
 
-def test_patience_that_ends_a_run_before_its_last_phase_says_so(tmp_path: Path) -> None:
+def test_early_stop_before_the_last_phase_is_reported(tmp_path: Path) -> None:
     ended = run(tmp_path / "run", "freeze=lp_ft", "lr=1e-8", "epochs=8", "train.patience=1")
     assert ended is not None and ended["said"][-1].startswith(
         "  stopped: no better accuracy on validation since epoch 1; "
@@ -126,7 +126,7 @@ STEPWISE = ("full sgd, momentum and onecycle", "lp_ft averaged", "full mixed and
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted({*RECIPES} - {*STEPWISE}))
-def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
+def test_run_interrupted_after_every_epoch_has_the_same_bits(recipe: str, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", *RECIPES[recipe])
     assert whole is not None
     for _ in whole["journal"]:
@@ -134,24 +134,22 @@ def test_a_run_that_dies_after_every_epoch_ends_with_the_same_bits(recipe: str, 
     last = run(tmp_path / "often", *RECIPES[recipe])
     assert last is not None
     assert f"  resumes after epoch {len(whole['journal'])}" in last["said"]
-    require_same(whole, last)
+    assert_same(whole, last)
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_on_a_card_goes_on_there_with_the_same_bits(tmp_path: Path) -> None:
+def test_interrupted_gpu_run_has_the_same_bits(tmp_path: Path) -> None:
     chosen = (*RECIPES["lp_ft averaged"], "device=cuda", "precision=fp32", "store.enabled=false")
     with EmulatedMachine().running():
         whole = run(tmp_path / "whole", *chosen)
         assert whole is not None and run(tmp_path / "part", *chosen, stop=1) is None
         last = run(tmp_path / "part", *chosen)
     assert last is not None and any(line.startswith("  resumes after") for line in last["said"])
-    require_same(whole, last)
+    assert_same(whole, last)
 
 
 @pytest.mark.slow
-def test_images_whose_features_serve_all_folds_count_for_the_run_that_died_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backbone_images_before_an_interruption_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "TIMES", ())
     fold = ("freeze=head", "data.folds=3", "data.fold=1", "store.enabled=true")
     assert run(tmp_path / "often", *fold, f"store.path={tmp_path / 'one'}", stop=1) is None
@@ -163,7 +161,7 @@ def test_images_whose_features_serve_all_folds_count_for_the_run_that_died_after
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", STEPWISE)
-def test_a_run_that_dies_after_every_step_ends_with_the_same_bits(recipe: str, tmp_path: Path) -> None:
+def test_run_interrupted_after_every_step_has_the_same_bits(recipe: str, tmp_path: Path) -> None:
     short = (*RECIPES[recipe], "data.limit=16")
     overrides = (*short, "checkpoint.every_seconds=1e-9")
     whole = run(tmp_path / "whole", *short)
@@ -171,7 +169,7 @@ def test_a_run_that_dies_after_every_step_ends_with_the_same_bits(recipe: str, t
     while run(tmp_path / "often", *overrides, stop=1) is None:
         deaths += 1
     assert deaths == 2 * 2 + 2  # two steps in an epoch, and its end
-    require_same(whole, run(tmp_path / "often", *overrides))
+    assert_same(whole, run(tmp_path / "often", *overrides))
 
 
 OPTIMIZERS = sorted(
@@ -182,7 +180,7 @@ OPTIMIZERS = sorted(
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
+def test_every_torch_optimizer_can_be_restored(name: str, tmp_path: Path) -> None:
     def learner() -> Learner:
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
@@ -208,7 +206,7 @@ def test_every_optimizer_of_torch_goes_on_where_it_was(name: str, tmp_path: Path
         assert torch.equal(a, b)
 
 
-def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
+def test_checkpoint_has_only_learning_parameters(tmp_path: Path) -> None:
     assert run(tmp_path / "part", "freeze=head", stop=1) is None
     found = last_checkpoint(tmp_path / "part", print)
     assert found is not None
@@ -218,9 +216,7 @@ def test_only_what_can_change_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_newest_one_costs_the_work_since_the_one_before(
-    whole_full: dict[str, Any] | None, tmp_path: Path
-) -> None:
+def test_damaged_checkpoint_resumes_from_the_previous_one(whole_full: dict[str, Any] | None, tmp_path: Path) -> None:
     assert run(tmp_path / "part", "freeze=full", stop=2) is None
     newest = checkpoint.newest(tmp_path / "part" / "checkpoint")[0]
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
@@ -228,41 +224,41 @@ def test_a_damaged_newest_one_costs_the_work_since_the_one_before(
     assert again is not None
     assert any(line.startswith(f"  skipped: {newest}") for line in again["said"])
     assert "  resumes after epoch 1" in again["said"]
-    require_same(whole_full, again)
+    assert_same(whole_full, again)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["lr=2e-3", "data.limit=32", "model.name=test_efficientnet", "batch_size=12"])
-def test_a_checkpoint_of_another_run_is_said_and_passed_over(change: str, part: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_another_config_is_reported_and_skipped(change: str, part: Path, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", change)
     again = run(part, change)
     assert again is not None
     assert any("skipped" in line and "made with different config" in line for line in again["said"])
-    require_same(whole, again)
+    assert_same(whole, again)
 
 
-def test_other_frozen_weights_are_noticed(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_with_other_frozen_weights_is_skipped(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "of_tensors", lambda tensors: "0" * 64)
     again = run(part)
     assert again is not None
     assert any("made with different frozen weights" in line for line in again["said"])
 
 
-def test_a_checkpoint_in_another_folder_is_used_and_stays(
+def test_checkpoint_of_a_previous_folder_is_used_and_kept(
     plain: dict[str, Any] | None, part: Path, tmp_path: Path
 ) -> None:
     again = run(tmp_path / "after", previous=part)
     assert again is not None
     assert "  resumes after epoch 1" in again["said"]
-    require_same(plain, again)
+    assert_same(plain, again)
     assert last_checkpoint(part, print) is not None
 
 
 @pytest.mark.slow
-def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(
+def test_interrupt_finishes_the_step_and_saves_it(
     whole_full: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM arrives in the middle of the fifth step: it is done to its end, kept, and the run goes on from there."""
+    """SIGTERM in the fifth step: the step is finished and saved, and the run resumes after it."""
     steps = 0
     step = torch.optim.Adam.step
 
@@ -280,10 +276,10 @@ def test_an_interrupt_waits_for_a_whole_state_and_keeps_it(
     again = run(tmp_path / "part", "freeze=full")
     assert again is not None
     assert "  resumes after step 2 of epoch 2" in again["said"]
-    require_same(whole_full, again)
+    assert_same(whole_full, again)
 
 
-def test_a_disk_that_takes_no_checkpoint_is_said_and_the_run_goes_on(
+def test_failed_checkpoint_is_reported_and_the_run_continues(
     plain: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
@@ -293,4 +289,4 @@ def test_a_disk_that_takes_no_checkpoint_is_said_and_the_run_goes_on(
     other = run(tmp_path / "full")
     assert other is not None
     assert any("no checkpoint could be written" in line and "No space" in line for line in other["said"])
-    require_same(plain, other)
+    assert_same(plain, other)

@@ -1,4 +1,4 @@
-"""Steps have the same bits however many of them share their work."""
+"""Training steps: equal bits with shared work, prefetching, and weights of images."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def features(*, cached: bool) -> Samples:
     )
 
 
-def learnt(
+def train(
     network: nn.Module, data: Samples, calls: Sequence[slice], *, read: int = 1000, **options: float
 ) -> tuple[list[Tensor], tuple[float, float]]:
-    """Return the weights and sums after an epoch of steps, in so many `calls`; sums are `read` every so many steps."""
+    """Return weights and sums after an epoch of steps in several `calls`; sums are read every `read` steps."""
     network = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
@@ -52,47 +52,47 @@ def learnt(
 
 @pytest.mark.parametrize("head", range(3))
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "clip_norm": 0.05}])
-def test_work_that_steps_share_changes_no_bit(
+def test_shared_work_does_not_change_results(
     head: int, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, whole = heads()[head], [slice(0, len(INDICES))]
     alone, together = features(cached=False), features(cached=True)
-    expected, sums = learnt(network, alone, whole, read=1, **options)
+    expected, sums = train(network, alone, whole, read=1, **options)
     for data, calls, read in (
         (together, whole, 1000),
         (together, [slice(0, 3), slice(3, 4), slice(4, len(INDICES))], 2),
     ):
-        weights, other = learnt(network, data, calls, read=read, **options)
+        weights, other = train(network, data, calls, read=read, **options)
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
         assert other == sums
-    monkeypatch.setattr(steps, "FETCH_SIZE", 40)  # two batches
+    monkeypatch.setattr(steps, "FETCH_SIZE", 40)  # two batches at a time
     monkeypatch.setattr("frostline.training.sums._WAITING", 3 * 16 * CLASSES)
-    weights, other = learnt(network, together, whole, **options)
+    weights, other = train(network, together, whole, **options)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True)) and other == sums
     assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), expected, strict=True))
     assert len(alone.asked) == len(INDICES)
 
 
-def test_inputs_of_a_head_are_looked_up_for_many_steps_at_once() -> None:
+def test_inputs_of_many_steps_are_fetched_at_once() -> None:
     data = features(cached=True)
-    learnt(heads()[0], data, [slice(0, len(INDICES))])
+    train(heads()[0], data, [slice(0, len(INDICES))])
     assert [index.tolist() for _, index in data.asked] == [list(range(150))]
 
 
-def test_no_more_are_looked_up_than_memory_may_hold_and_the_next_ones_are_prefetched(
+def test_fetches_are_bounded_and_prefetched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data, coming = features(cached=True), list[list[int]]()
     monkeypatch.setattr(steps, "FETCH_SIZE", 40)
     monkeypatch.setattr(Samples, "prefetch", lambda self, index, epoch: coming.append(index.tolist()))
-    learnt(heads()[0], data, [slice(0, len(INDICES))])
+    train(heads()[0], data, [slice(0, len(INDICES))])
     asked = [index.tolist() for _, index in data.asked]
     assert [len(index) for index in asked] == [32, 32, 32, 32, 22]
     assert coming == asked[1:]
 
 
 @pytest.mark.parametrize("change", ["mixup", "cutmix", "autocast"])
-def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixup_and_autocast_use_autograd(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradient, "of_head", pytest.fail)
     network, data = nn.Sequential(nn.Flatten(), nn.Linear(24, CLASSES)), features(cached=True)
     data.tensor = data.tensor.view(150, 1, 4, 6)
@@ -103,7 +103,7 @@ def test_mixed_images_and_mixed_precision_are_left_to_autograd(change: str, monk
     assert all(step.loss is not None for step in PlainStepper(optimizer, recipe).steps(part, INDICES, 1, 0))
 
 
-def test_a_step_is_made_when_it_is_asked_for() -> None:
+def test_steps_are_lazy() -> None:
     network = heads()[0]
     before = copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
@@ -117,7 +117,7 @@ def test_a_step_is_made_when_it_is_asked_for() -> None:
     assert not torch.equal(network.weight, before.weight)
 
 
-def test_a_step_weighs_images_and_those_that_are_mixed_by_their_shares() -> None:
+def test_image_weights_are_mixed_by_their_shares() -> None:
     data, linear = features(cached=True), heads()[0]
     weights = torch.rand(150, generator=torch.Generator().manual_seed(2)) + 0.1
     for options in ({}, {"mixup": 1.0}):

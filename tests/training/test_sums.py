@@ -1,4 +1,4 @@
-"""What steps add up to has the same bits however many of them are computed at once, and for however many heads."""
+"""Sums of losses and right answers have the same bits for all group sizes and numbers of heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from frostline.training.sums import Sums, SumsPerHead
 CLASSES = 7
 
 
-def test_outputs_do_not_wait_for_their_losses_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_outputs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums, "_WAITING", 3 * 4 * CLASSES)
     computed, losses = list[int](), gradient.losses
     monkeypatch.setattr(gradient, "losses", lambda *each: (computed.append(len(each[0])), losses(*each))[1])
@@ -26,8 +26,8 @@ def test_outputs_do_not_wait_for_their_losses_without_a_bound(monkeypatch: pytes
     assert found.read() == (pytest.approx(28 * math.log(CLASSES)), 28)
 
 
-def test_a_loss_has_the_same_bits_among_many_and_alone(two_threads: None) -> None:
-    """Of so many images that torch would split the sum of a single batch between two threads."""
+def test_loss_has_the_same_bits_alone_and_in_a_group(two_threads: None) -> None:
+    """The batches are so large that torch splits the sum of one between two threads."""
     random = torch.Generator().manual_seed(2)
     batches = [torch.randn(40_000, CLASSES, generator=random) for _ in range(4)]
     labels = torch.randint(CLASSES, (40_000,), generator=random)
@@ -39,7 +39,7 @@ def test_a_loss_has_the_same_bits_among_many_and_alone(two_threads: None) -> Non
     assert together.read() == alone.read()
 
 
-def test_sums_are_those_of_steps_of_every_kind() -> None:
+def test_sums_of_steps_with_and_without_a_given_loss() -> None:
     random = torch.Generator().manual_seed(2)
     found, loss, right = Sums(1.5, 2.0, 0.1), 1.5, 2.0
     for number, size in enumerate([4, 4, 4, 3, 4]):
@@ -56,9 +56,7 @@ def test_sums_are_those_of_steps_of_every_kind() -> None:
 
 @pytest.mark.parametrize("multi", [False, True], ids=["one label", "several labels"])
 @pytest.mark.parametrize("waiting", [1, 10**6])
-def test_several_heads_have_the_sums_that_each_has_alone(
-    multi: bool, waiting: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sums_per_head_equal_those_of_single_heads(multi: bool, waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums, "_WAITING", waiting)
     random = torch.Generator().manual_seed(2)
     smoothings = (0.0, 0.1, 0.0)

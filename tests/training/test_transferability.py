@@ -1,4 +1,4 @@
-"""Activations become vectors whichever way they lie, and are scored as their parts score them."""
+"""Transferability scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from frostline.training.dataset import InMemory
 from frostline.training.logme import logme
 
 
-def test_the_scores_are_those_of_the_best_probe_of_neighbours_and_of_the_evidence() -> None:
+def test_scores_are_of_the_best_probe_knn_and_logme() -> None:
     pixels, labels = (torch.from_numpy(values) for values in load_digits(return_X_y=True))
     train, val = (InMemory(pixels[part].float(), labels[part]) for part in (slice(200), slice(200, 300)))
     found = transferability.scores(train, val, 10, strengths=(10.0, 0.01), k=(1, 100), temperature=0.07)

@@ -1,4 +1,4 @@
-"""What is typed for a command: an option whose value is empty, and keys that are a sweep's, are one line."""
+"""Arguments of commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from frostline.core.errors import UserError
         ("data data=image_folder data.root=", "data.root=: expected the place of the images; . is the working"),
     ],
 )
-def test_what_is_empty_or_is_a_key_of_a_sweep_is_one_line(
+def test_empty_values_and_config_keys_are_one_line(
     typed: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -50,9 +50,7 @@ def test_what_is_empty_or_is_a_key_of_a_sweep_is_one_line(
     assert str(caught.value).startswith(line)
 
 
-def test_a_file_that_is_called_like_a_key_may_be_typed_and_the_value_of_an_option_may_look_like_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_and_option_values_may_look_like_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("lr=1").touch()
     parser = commands.Parser("test")

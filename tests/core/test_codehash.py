@@ -1,4 +1,4 @@
-"""What is kept is computed anew when the code that decides its bits changes, and only then."""
+"""Stored results are recomputed if, and only if, the code that decides their bits changes."""
 
 from __future__ import annotations
 
@@ -14,43 +14,17 @@ from frostline.runs import frost_line
 
 DECIDING = {
     "features": {
-        *(
-            "runs.frost_line",
-            "runs.split_views",
-            "data.views",
-            "training.features",
-            "models.cut",
-            "models.shapes",
-            "models.stages",
-            "models.freezing",
-            "models.fuse",
-            "models.build",
-            "models.lookup",
-            "models.load_weights",
-            "models.meta_device",
-            "models.architecture",
-            "models.torchvision_models",
-            "models.timm_models",
-            "models.timm_stages",
-            "models.timm_weights",
-            "models.state_dicts",
-            "core.files",
-            "core.input_spec",
-            "models.pooling",
-            "models.adapters",
-            "models.adapter_kinds",
-            "models.kept_adapters",
-            "models.kept_adapter_kinds",
-        ),
+        *("runs.frost_line", "runs.split_views", "data.views", "training.features", "models.cut", "models.shapes"),
+        *("models.stages", "models.freezing", "models.fuse", "models.build", "models.lookup"),
+        *("models.load_weights", "models.meta_device", "models.architecture", "models.torchvision_models"),
+        *("models.timm_models", "models.timm_stages", "models.timm_weights", "models.state_dicts", "core.files"),
+        *("core.input_spec", "models.pooling", "models.adapters", "models.adapter_kinds"),
+        *("models.kept_adapters", "models.kept_adapter_kinds"),
         *("data.augment", "data.trivial_augment", "data.resize", "data.resize_by_matrices", "core.randomness"),
     },
     "pixels": {
+        *("data.decode_all", "data.icc", "data.image_formats", "data.bit_depth", "data.perceptual_hash"),
         *(
-            "data.decode_all",
-            "data.icc",
-            "data.image_formats",
-            "data.bit_depth",
-            "data.perceptual_hash",
             "data.decode_image",
             "data.open_image",
             "data.pixel_form",
@@ -62,13 +36,13 @@ DECIDING = {
         *("core.randomness", "core.files", "core.input_spec", "data.value_range"),
     },
 }
-"""A module that is new here either decides bits, and stands here, or stands in `DECIDE_NONE` with the reason."""
+"""A new module belongs here if it decides bits, else into `_REASONS` of `core/codehash.py` with the reason."""
 ROOTS = {"features": frost_line._CODE, "pixels": pixel_cache._CODE}
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the package, which is looked at instead of it."""
+    """Return a copy of the package, which is hashed instead of it."""
     here = shutil.copytree(project.PACKAGE, tmp_path / "frostline", ignore=shutil.ignore_patterns("assets"))
     monkeypatch.setattr(project, "PACKAGE", here)
     codehash.of.cache_clear()
@@ -76,7 +50,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(package: Path) -> dict[str, Path]:
-    """Return the files of all modules but `__init__`, by their names within the package."""
+    """Return the files of all modules except `__init__` by their name within the package."""
     files = {path.relative_to(package).with_suffix("").parts: path for path in package.rglob("*.py")}
     return {".".join(parts): path for parts, path in files.items() if parts[-1] != "__init__"}
 
@@ -87,11 +61,11 @@ def hash_of(kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", DECIDING)
-def test_whatever_a_computation_imports_is_known_to_decide_bits_or_not_to(kind: str) -> None:
+def test_deciding_modules_are_the_expected_ones(kind: str) -> None:
     assert codehash.deciding(*ROOTS[kind]) == DECIDING[kind]
 
 
-def test_what_decides_nothing_is_there() -> None:
+def test_excluded_modules_exist_with_a_reason() -> None:
     modules = set(names(project.PACKAGE))
     assert codehash.DECIDE_NONE.keys() <= modules
     assert all(codehash.DECIDE_NONE.values())
@@ -99,7 +73,7 @@ def test_what_decides_nothing_is_there() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DECIDING)
-def test_the_hash_changes_with_what_decides_and_with_nothing_else(package: Path, kind: str) -> None:
+def test_hash_changes_only_with_deciding_modules(package: Path, kind: str) -> None:
     before = {hash_of(kind)}
     files = names(package)
     for name in sorted(DECIDING[kind]):
@@ -111,7 +85,7 @@ def test_the_hash_changes_with_what_decides_and_with_nothing_else(package: Path,
     assert hash_of(kind) in before
 
 
-def test_imports_inside_functions_and_of_sub_packages_count(package: Path) -> None:
+def test_imports_in_functions_and_subpackages_count(package: Path) -> None:
     (package / "data" / "inner").mkdir()
     (package / "data" / "inner" / "__init__.py").write_text("")
     (package / "data" / "inner" / "deep.py").write_text("a = 1\n")
@@ -126,7 +100,7 @@ def test_imports_inside_functions_and_of_sub_packages_count(package: Path) -> No
 
 
 @pytest.mark.slow
-def test_every_import_of_every_module_is_found() -> None:
+def test_every_import_is_found() -> None:
     for path in project.PACKAGE.rglob("*.py"):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         expected = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}

@@ -1,4 +1,4 @@
-"""The schema: each bad value is one line, and the digest names what decides a run's metrics and nothing else."""
+"""The config schema: errors of one line; and the digest, which depends on all that decides a run's metrics."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def refusal(values: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_the_defaults_are_a_config() -> None:
+def test_defaults_are_valid() -> None:
     config = parse(defaults())
     assert asdict(config)["train"] == defaults()["train"]
     assert is_dataclass(config.freeze_mode.phases[1].rules[0])
@@ -132,7 +132,7 @@ def test_the_defaults_are_a_config() -> None:
         ("batch_size", 1, "at most batch_size=1: each takes a share of it"),
     ],
 )
-def test_what_does_not_go_with_several_devices_is_refused(key: str, value: Any, expected: str) -> None:
+def test_conflicts_with_several_devices_are_refused(key: str, value: Any, expected: str) -> None:
     parse({**defaults(), "devices": 2})
     wrong = ("devices", 2) if key == "batch_size" else (key, value)
     assert refusal({**changed(key, value), "devices": 2}) == f"{wrong[0]}={wrong[1]}: expected {expected}"
@@ -148,7 +148,7 @@ def test_what_does_not_go_with_several_devices_is_refused(key: str, value: Any, 
         ("freeze_mode.name", "by steps", "freeze_mode=by steps: expected a mode of one phase with fsdp=true: sharded"),
     ],
 )
-def test_what_does_not_go_with_weights_in_shares_is_refused(key: str, value: Any, expected: str) -> None:
+def test_conflicts_with_fsdp_are_refused(key: str, value: Any, expected: str) -> None:
     values = {**changed(key, value), "fsdp": True}
     values["devices"] = 1 if key == "devices" else 2
     if key != "freeze_mode.name":
@@ -158,7 +158,7 @@ def test_what_does_not_go_with_weights_in_shares_is_refused(key: str, value: Any
     assert refusal(values).startswith(expected)
 
 
-def test_a_search_with_weights_in_shares_is_for_nothing_that_their_runs_do_not_have() -> None:
+def test_fsdp_search_refuses_unmeasured_objectives() -> None:
     values = changed("search.objective", ["val/accuracy", "cost/inference_images_per_second"])
     values["search"]["name"] = "tpe"
     values["freeze_mode"]["phases"] = [{"share": 1.0, "rules": [{"match": "*"}]}]
@@ -167,12 +167,12 @@ def test_a_search_with_weights_in_shares_is_for_nothing_that_their_runs_do_not_h
     assert line.startswith("search.objective=cost/inference_images_per_second: expected another objective with")
 
 
-def test_classes_whose_names_are_numbers_have_weights_by_name() -> None:
+def test_numeric_class_names_become_strings() -> None:
     assert parse(changed("train.class_weights", {0: 2.0, "b": 1.0})).train.class_weights == {"0": 2.0, "b": 1.0}
 
 
 @pytest.mark.parametrize(("key", "value"), CHECKED, ids=[f"{key}={value}" for key, value in CHECKED])
-def test_a_bad_value_is_one_line_that_names_key_value_and_what_was_expected(key: str, value: Any) -> None:
+def test_bad_value_is_one_line_with_key_and_value(key: str, value: Any) -> None:
     line = refusal(changed(key, value))
     assert line.startswith(f"{key}={value}: expected ")
     assert len(line) > len(f"{key}={value}: expected ") + 5
@@ -193,20 +193,20 @@ BOTH = ["val/accuracy", "cost/train_seconds"]
         (BOTH, {"name": "cmaes"}, r"search=cmaes: expected tpe, gp, qmc or random"),
     ],
 )
-def test_objectives_that_cannot_be_weighed_are_refused(names: list[str], changes: dict[str, str], line: str) -> None:
+def test_invalid_objectives_are_refused(names: list[str], changes: dict[str, str], line: str) -> None:
     values = changed("search.objective", names)
     values["search"] |= {"name": "tpe", **changes}
     assert re.match(line, refusal(values))
 
 
-def test_hyperband_is_refused_where_there_is_no_rung_to_wait_at() -> None:
+def test_hyperband_needs_at_least_3_epochs() -> None:
     values = changed("search.prune", "hyperband")
     assert parse(values | {"epochs": 3}).search.prune == "hyperband"
     line = "search.prune=hyperband: expected none with epochs=2: its first rung is a third of all epochs"
     assert refusal(values | {"epochs": 2}) == line
 
 
-def test_an_objective_on_validation_is_accuracy_or_what_epochs_are_chosen_by() -> None:
+def test_selection_metric_may_be_an_objective() -> None:
     values = changed("search.objective", ["val/loss", "val/accuracy", "cost/train_seconds"])
     values["select"] = "val/loss"
     assert [one.direction for one in several(parse(values).search.objective)] == ["minimize", "maximize", "minimize"]
@@ -225,7 +225,7 @@ def test_an_objective_on_validation_is_accuracy_or_what_epochs_are_chosen_by() -
         (("rules", 1, "lr_decay"), inf),
     ],
 )
-def test_a_bad_value_in_a_phase_is_named_by_its_place(path: tuple[Any, ...], value: float) -> None:
+def test_bad_value_in_a_phase_names_its_index(path: tuple[Any, ...], value: float) -> None:
     values = defaults()
     inner = values["freeze_mode"]["phases"][1]
     for step in path[:-1]:
@@ -250,7 +250,7 @@ def test_a_bad_value_in_a_phase_is_named_by_its_place(path: tuple[Any, ...], val
         ("data.splits", {"train": 1}),
     ],
 )
-def test_a_value_of_another_type_is_refused_also_where_hydra_did_not_look(key: str, value: Any) -> None:
+def test_wrong_types_are_refused_without_hydra(key: str, value: Any) -> None:
     values = {name: inner for name, inner in plain_config().items() if name != "hydra"}
     section, _, name = key.rpartition(".")
     (values[section] if section else values)[name] = value
@@ -258,13 +258,13 @@ def test_a_value_of_another_type_is_refused_also_where_hydra_did_not_look(key: s
         parse(values)
 
 
-def test_what_a_record_says_stays_in_one_line_of_a_bounded_length() -> None:
+def test_error_with_a_hostile_value_is_one_bounded_line() -> None:
     error = user_error("precision", "bf16\n\x1b[2Jgone" + "x" * 10**6, "one of them")
     assert "\n" not in str(error) and "\x1b" not in str(error)
     assert "bf16\\n" in str(error) and len(str(error)) < 1000
 
 
-def test_what_may_be_null_may_be_null() -> None:
+def test_optional_keys_accept_null() -> None:
     for key in ("model.weights", "model.image_size", "data.limit", "train.patience"):
         assert parse(changed(key, None))
 
@@ -275,7 +275,7 @@ def test_any_finite_lr_above_zero_is_accepted(value: float) -> None:
 
 
 @given(st.floats())
-def test_no_number_that_is_not_finite_and_positive_gets_through_as_lr(value: float) -> None:
+def test_lr_must_be_finite_and_positive(value: float) -> None:
     if isfinite(value) and value > 0:
         assert digest(parse(changed("lr", value)))
     else:
@@ -295,13 +295,13 @@ def test_no_number_that_is_not_finite_and_positive_gets_through_as_lr(value: flo
         ("train.lr", "lr"),
     ],
 )
-def test_an_unknown_key_is_one_line_with_the_nearest_one(key: str, nearest: str) -> None:
+def test_unknown_key_names_the_nearest_key(key: str, nearest: str) -> None:
     line = refusal(changed(key, 3))
     assert line.startswith(f"{key}=3: expected a key of the config")
     assert line.endswith(f"; did you mean {nearest}?")
 
 
-def test_an_unknown_option_of_a_source_is_answered_with_one_of_its_own() -> None:
+def test_unknown_source_option_names_the_nearest_one() -> None:
     error = ConfigCompositionException("Could not override 'data.options.seperator'.")
     line = str(hydra_errors.explain(error, ["data=table", "data.options.seperator=;"]))
     assert line.startswith("data.options.seperator=;: expected") and line.endswith(
@@ -317,27 +317,27 @@ def test_an_unknown_option_of_a_source_is_answered_with_one_of_its_own() -> None
         ("data.splits={train:x}", "data.splits"),
     ],
 )
-def test_what_may_be_added_is_answered_with_how_that_is_typed(typed, within):
+def test_missing_plus_is_explained(typed, within):
     with pytest.raises(ConfigCompositionException) as caught:
         compose(typed)
     line = str(hydra_errors.explain(caught.value, [typed]))
     assert line == f"{typed}: expected a + before it, as {within} has no such key yet: {shlex.quote(f'+{typed}')}"
 
 
-def test_an_unknown_key_in_a_rule_is_one_line() -> None:
+def test_unknown_key_in_a_rule_is_one_line() -> None:
     values = defaults()
     values["freeze_mode"]["phases"][0]["rules"][0]["scale"] = 2
     assert refusal(values).startswith("freeze_mode.phases[0].rules[0].scale=2: expected a key")
 
 
 @pytest.mark.parametrize(("typed", "nearest"), [("cosin", "cosine"), ("OneCycle", "onecycle"), ("Steps", "step")])
-def test_a_misspelled_name_is_answered_with_the_nearest(typed: str, nearest: str) -> None:
+def test_misspelled_name_names_the_nearest(typed: str, nearest: str) -> None:
     line = refusal(changed("schedule.name", typed))
     assert "one of constant, cosine, onecycle, step" in line
     assert line.endswith(f"; did you mean {nearest}?")
 
 
-def test_a_name_like_no_other_gets_no_hint() -> None:
+def test_dissimilar_name_gets_no_hint() -> None:
     assert str(user_error("data", "zzz", "one of two", ["cifar10", "mnist"])) == "data=zzz: expected one of two"
     assert (
         str(user_error("m", "RESNET5O", "a model", ["resnet50"]))
@@ -345,45 +345,34 @@ def test_a_name_like_no_other_gets_no_hint() -> None:
     )
 
 
-def test_a_name_that_was_cut_short_is_the_nearest() -> None:
+def test_abbreviated_name_gets_its_completion() -> None:
     line = refusal(changed("select", "val/acc"))
-    assert line.endswith("; did you mean val/accuracy?")  # by its letters it is nearer to val/auroc
+    assert line.endswith("; did you mean val/accuracy?")  # by edit distance val/auroc is nearer
 
 
 # --- digest
 
 IGNORED = (
-    *(
-        "experiment_name",
-        "device",
-        "devices",
-        "fsdp",
-        "resume",
-        "dry_run",
-        "save_weights",
-        "checkpoint.every_seconds",
-        "tracking.uri",
-        "tracking.artifacts",
-        "tracking.system_metrics",
-    ),
+    *("experiment_name", "device", "devices", "fsdp", "resume", "dry_run", "save_weights", "checkpoint.every_seconds"),
+    *("tracking.uri", "tracking.artifacts", "tracking.system_metrics"),
     *("store.enabled", "store.path", "store.budget_gb", "store.memory_gb", "data.root", "data.download"),
     *("features.lockstep", "trials", "freeze_mode.space"),
     *(f"search.{key}" for key in ("name", "options", "seed", "batch", "confirm", "budget", "amount", "storage")),
     *("search.objective", "search.past", "search.space"),
     *(f"cluster.{key}" for key in ClusterConfig.__dataclass_fields__),
-    *("freeze_mode.l2", "freeze_mode.k", "freeze_mode.temperature"),  # unread where steps train
+    *("freeze_mode.l2", "freeze_mode.k", "freeze_mode.temperature"),  # only solvers read them
 )
 
 
 def config() -> Config:
     found = parse(changed("data.splits", {"train": {"train": True}}))
-    found.freeze_mode.space = {}  # which is a key of its own then
+    found.freeze_mode.space = {}  # so that it is one key
     return found
 
 
 KEYS = sorted(flatten(asdict(config())))
 LEAVES = [key for key in KEYS if not key.startswith(("data.splits.", "optimizer.options.")) and key != "data.options"]
-OF_STEPS = [key for key in LEAVES if key != "freeze_mode.solver"]
+STEP_LEAVES = [key for key in LEAVES if key != "freeze_mode.solver"]
 
 
 def other(value: Any) -> Any:
@@ -418,7 +407,7 @@ def get(target: Config, key: str) -> Any:
 
 
 @pytest.mark.parametrize("key", LEAVES)
-def test_the_digest_changes_with_every_key_but_where_it_runs_and_is_written(key: str) -> None:
+def test_digest_changes_with_every_semantic_key(key: str) -> None:
     one = config()
     put(one, key, other(get(one, key)))
     assert (digest(one) == digest(config())) == (key in IGNORED)
@@ -426,10 +415,10 @@ def test_the_digest_changes_with_every_key_but_where_it_runs_and_is_written(key:
 
 
 @given(
-    st.sets(st.sampled_from(OF_STEPS), min_size=1, max_size=4),
-    st.sets(st.sampled_from(OF_STEPS), min_size=1, max_size=4),
+    st.sets(st.sampled_from(STEP_LEAVES), min_size=1, max_size=4),
+    st.sets(st.sampled_from(STEP_LEAVES), min_size=1, max_size=4),
 )
-def test_configs_have_equal_digests_where_their_semantic_parts_are_equal(first: set[str], second: set[str]) -> None:
+def test_equal_digests_mean_equal_semantic_keys(first: set[str], second: set[str]) -> None:
     one, two = config(), config()
     for target, keys in ((one, first), (two, second)):
         for key in keys:
@@ -437,7 +426,7 @@ def test_configs_have_equal_digests_where_their_semantic_parts_are_equal(first: 
     assert (digest(one) == digest(two)) == (first - set(IGNORED) == second - set(IGNORED))
 
 
-def test_the_digest_changes_inside_lists_and_mappings() -> None:
+def test_digest_changes_inside_lists_and_mappings() -> None:
     one, two, three = config(), config(), config()
     one.freeze_mode.phases[1].rules[0].lr_scale = 0.5
     two.optimizer.options["momentum"] = 0.8
@@ -445,7 +434,7 @@ def test_the_digest_changes_inside_lists_and_mappings() -> None:
     assert len({digest(c) for c in (config(), one, two, three)}) == 4
 
 
-def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:
+def test_digest_is_independent_of_key_order() -> None:
     def shuffled(values: Any) -> Any:
         if not isinstance(values, dict):
             return values
@@ -463,7 +452,7 @@ def test_flatten_keeps_every_leaf() -> None:
     assert json.dumps(semantic(config()))
 
 
-def test_choices_are_what_people_filter_on() -> None:
+def test_choices_have_short_names() -> None:
     expected = {"model": "shufflenet_v2_x0_5", "freeze_mode": "gradual", "optimizer": "sgd", "data": "digits"}
     assert choices(parse(defaults())) == {**expected, "select": "val/accuracy", "lr": 1e-3, "seed": 0}
 
@@ -471,7 +460,7 @@ def test_choices_are_what_people_filter_on() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["None", "none", "nil", ""])
 @pytest.mark.parametrize("key", ["model.weights", "store.path", "tracking.uri"])
-def test_nothing_is_written_null(key: str, word: str):
+def test_none_is_refused_in_favour_of_null(key: str, word: str):
     with pytest.raises(UserError, match=rf"{key}={word}: expected .*; nothing is written null$"):
         compose(f"{key}='{word}'")
     assert "null" not in str(user_error("experiment_name", word, "a name"))

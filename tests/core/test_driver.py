@@ -1,4 +1,4 @@
-"""A driver of NVIDIA's that is too old for torch is known before torch is imported."""
+"""A GPU driver that is too old for torch is detected without importing torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from frostline.core import driver
 
 
 class Library:
-    """libcuda, of a driver that knows CUDA up to some version."""
+    """A fake libcuda of a driver that supports CUDA up to version `number`."""
 
     def __init__(self, number: int, status: int = 0) -> None:
         self._number, self._status = number, status
@@ -27,7 +27,7 @@ class Library:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Return what installs a driver, None for none; torch is one for CUDA 13.2."""
+    """Return a function that installs a fake driver (None: no driver), with a torch for CUDA 13.2."""
     monkeypatch.setattr(driver, "_of_torch", lambda: (13, 2))
     monkeypatch.setattr(driver, "_VERSION", tmp_path / "version")
 
@@ -43,7 +43,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return install
 
 
-def test_a_driver_of_an_older_major_version_is_too_old_and_any_other_is_not(installed, tmp_path):
+def test_driver_of_an_older_major_version_is_too_old(installed, tmp_path):
     needed = f"torch {metadata.version('torch')} needs one for CUDA 13.2"
     assert installed(Library(12040)) == f"NVIDIA's driver knows CUDA up to 12.4, and {needed}"
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\n")
@@ -55,7 +55,7 @@ def test_a_driver_of_an_older_major_version_is_too_old_and_any_other_is_not(inst
         assert installed(library) is None
 
 
-def test_what_torch_was_built_for_is_read_of_its_files_and_it_is_not_imported():
+def test_cuda_version_of_torch_is_read_without_import():
     built = torch.version.cuda
     assert driver._of_torch() == (tuple(map(int, built.split(".")[:2])) if built else None)
     code = "import sys; from frostline.core import driver; driver.too_old(); print('torch' in sys.modules)"

@@ -1,4 +1,4 @@
-"""The garbage collector goes through what stays for good neither while it is loaded nor when the process ends."""
+"""Garbage collection is skipped while modules load and when a command ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frostline.core import garbage
 
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether the collector was at work each time that all there was by then was kept from it; torch is not there."""
+    """Return a list that gets, at each freeze, whether the collector was enabled; torch is not loaded."""
     found: list[bool] = []
     monkeypatch.setattr(gc, "freeze", lambda: found.append(gc.isenabled()))
     monkeypatch.delitem(sys.modules, "torch", raising=False)
@@ -25,7 +25,7 @@ def fail() -> None:
     raise ImportError
 
 
-def test_no_garbage_is_looked_for_while_modules_are_loaded_nor_in_them_later(frozen: list[bool]) -> None:
+def test_loading_disables_collection_and_freezes_modules(frozen: list[bool]) -> None:
     enabled = [gc.isenabled()]
     garbage.spared(lambda: enabled.append(gc.isenabled()))
     assert [*enabled, gc.isenabled()] == [True, False, True] and frozen == [False]
@@ -34,9 +34,7 @@ def test_no_garbage_is_looked_for_while_modules_are_loaded_nor_in_them_later(fro
     assert gc.isenabled() and frozen == [False, False]
 
 
-def test_a_command_ends_without_a_look_at_all_that_it_loaded(
-    frozen: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_freezes_its_objects_at_exit(frozen: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     last: list[object] = []
     monkeypatch.setattr(atexit, "register", last.append)
     monkeypatch.setattr(sys, "argv", ["train.py", "=1"])
@@ -47,10 +45,8 @@ def test_a_command_ends_without_a_look_at_all_that_it_loaded(
     assert frozen == [True]
 
 
-def test_libraries_of_torch_are_taken_apart_in_the_end_which_would_tell_of_leaks(
-    frozen: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    garbage.spared(lambda: monkeypatch.setitem(sys.modules, "torch", sys))  # a worker, which leaves at once
+def test_objects_are_not_frozen_at_exit_with_torch(frozen: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    garbage.spared(lambda: monkeypatch.setitem(sys.modules, "torch", sys))  # as in a worker
     assert frozen == [False]
     garbage.spared(list)
     garbage.leave()

@@ -1,4 +1,4 @@
-"""What is wrong in a file of a person's own options is one line that names the file."""
+"""An error in a user's option file is one line with the file's name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from frostline.sweeps.compose import compose_grid, compose_one
         ("experiment/mine", b"# @package _global_\nlrr: 1\n", "experiment/mine.yaml: lrr=?: expected a key, one of "),
     ],
 )
-def test_what_is_wrong_in_the_file_of_an_option_is_told_with_the_file(
+def test_error_in_an_option_file_names_the_file(
     option: str, content: bytes, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "conf" / f"{option}.yaml"

@@ -1,4 +1,4 @@
-"""Where a file system has no locks, what they guard stays guarded, and no thread of ours ends without a word."""
+"""Locks, also on file systems without them; and background threads report their exceptions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @pytest.fixture(autouse=True)
 def said(monkeypatch):
-    """Return what is noticed."""
+    """Return the notices."""
     lines: list[str] = []
     monkeypatch.setattr(notices, "_told", set())
     monkeypatch.setattr(notices, "_say", lines.append)
@@ -47,7 +47,7 @@ def refuse(monkeypatch, number):
 
 
 @pytest.mark.parametrize("number", [None, *MISSING])
-def test_one_has_a_lock_whether_or_not_the_file_system_has_any(tmp_path, monkeypatch, said, number):
+def test_locks_are_exclusive_with_and_without_file_system_support(tmp_path, monkeypatch, said, number):
     if number is not None:
         refuse(monkeypatch, number)
     for name in ("a", "b"):
@@ -61,7 +61,7 @@ def test_one_has_a_lock_whether_or_not_the_file_system_has_any(tmp_path, monkeyp
     assert not list(tmp_path.glob("*.lease"))
 
 
-def test_what_stands_for_a_lock_goes_to_the_next_when_its_holder_was_killed(tmp_path, monkeypatch):
+def test_lease_of_a_killed_holder_is_taken_over(tmp_path, monkeypatch):
     refuse(monkeypatch, errno.ENOLCK)
     if (pid := os.fork()) == 0:
         held = locks.acquire(tmp_path / "a")
@@ -71,14 +71,14 @@ def test_what_stands_for_a_lock_goes_to_the_next_when_its_holder_was_killed(tmp_
         pass
 
 
-def test_other_problems_with_a_lock_are_problems(tmp_path, monkeypatch, said):
+def test_other_lock_errors_are_raised(tmp_path, monkeypatch, said):
     refuse(monkeypatch, errno.EIO)
     with pytest.raises(OSError, match="Input/output error"), locks.held(tmp_path / "a"):
         pass
     assert not said
 
 
-def test_an_entry_of_the_store_is_made_once_and_kept(tmp_path, monkeypatch, said):
+def test_store_entry_is_made_once_without_file_system_locks(tmp_path, monkeypatch, said):
     refuse(monkeypatch, errno.ENOLCK)
     store, calls = Store(tmp_path / "store", budget=10**6, say=said.append), []
 
@@ -103,18 +103,18 @@ def open_sweep(folder, uri, say):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_recorded_where_the_file_system_has_no_locks(tmp_path, monkeypatch, said):
+def test_sweep_is_recorded_without_file_system_locks(tmp_path, monkeypatch, said):
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     refuse(monkeypatch, errno.ENOLCK)
     tracker = open_sweep(tmp_path / "sweep", uri, said.append)
     assert session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
     run = server.client_of(uri).get_run(journal.run_id(tmp_path / "sweep"))
     assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("FINISHED", "done")
-    assert len(said) == 1, "that there are no locks"
+    assert len(said) == 1, "only the notice about missing locks"
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
-def test_a_mirror_that_gets_no_lock_says_so_and_tries_again(tmp_path, monkeypatch, said, number):
+def test_mirror_without_a_lock_reports_it_and_retries(tmp_path, monkeypatch, said, number):
     uri, held = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", locks.held
 
     def broken(path, **options):
@@ -131,7 +131,7 @@ def test_a_mirror_that_gets_no_lock_says_so_and_tries_again(tmp_path, monkeypatc
     assert journal.run_id(tmp_path / "sweep") and len(said) == 1
 
 
-def test_a_mirror_that_dies_is_told_at_once_and_costs_the_sweep_its_good_end(tmp_path, monkeypatch, said):
+def test_failed_mirror_is_reported_at_once_and_at_the_end(tmp_path, monkeypatch, said):
     monkeypatch.setattr(MirrorThread, "_follow", lambda self: 1 / 0)
     uri, began = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", time.monotonic()
     tracker = open_sweep(tmp_path / "sweep", uri, said.append)
@@ -140,7 +140,7 @@ def test_a_mirror_that_dies_is_told_at_once_and_costs_the_sweep_its_good_end(tmp
     assert "ZeroDivisionError" in said[0] and "frostline sync" in said[-1]
 
 
-def test_threads_that_die_are_told(tmp_path, monkeypatch, said):
+def test_exceptions_in_threads_are_reported(tmp_path, monkeypatch, said):
     record, run = Record(tmp_path), tmp_path / "run"
     run.mkdir()
     monkeypatch.setattr(record, "metrics", lambda *_, **__: 1 / 0)
@@ -154,7 +154,7 @@ def test_threads_that_die_are_told(tmp_path, monkeypatch, said):
     assert [bool(re.search(r"\(ZeroDivisionError: division by zero\)", line)) for line in said] == [True, True]
 
 
-def test_what_a_worker_prints_is_read_whatever_the_terminal_takes(monkeypatch):
+def test_worker_output_is_read_despite_encoding_errors(monkeypatch):
     class Process:
         stdout = iter(["déjà\n".encode(), b"vu\n"])
 
@@ -172,14 +172,14 @@ def test_what_a_worker_prints_is_read_whatever_the_terminal_takes(monkeypatch):
     assert printed == ["[worker 0] vu\n"]
 
 
-def test_every_thread_says_who_hears_of_its_death():
+def test_threads_and_locks_are_created_in_one_module():
     own = [path.name for path in SOURCE.rglob("*.py") if re.search(r"\bThread\(|start_new_thread", path.read_text())]
     assert own == [Path(background.__file__).name]
     locking = [path.name for path in SOURCE.rglob("*.py") if re.search(r"\bFileLock\(|flock\(", path.read_text())]
     assert locking == [Path(locks.__file__).name]
 
 
-def test_a_file_is_held_together_or_alone(tmp_path: Path):
+def test_file_locks_are_shared_or_exclusive(tmp_path: Path):
     (file := tmp_path / "file").write_text("")
     one, two = locks.Shared(file), locks.Shared(file)
     with pytest.raises(BlockingIOError), locks.exclusive(file):

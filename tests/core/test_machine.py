@@ -1,4 +1,4 @@
-"""What a run stands on: the code that it names is the code that ran, a device that is not there is one line."""
+"""The source of a run, its device, and torch's global settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with a package of two files, committed; returns the package's folder."""
+    """Return the package folder of a git checkout with two committed files."""
     package = tmp_path / "src" / "frostline"
     package.mkdir(parents=True)
     (package / "one.py").write_text("a = 1\n\n")
@@ -46,23 +46,21 @@ def commit(folder: Path) -> None:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of GPUs that torch says there are, to be set."""
+    """Return a list whose element is the number of GPUs that torch reports."""
     count = [0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count[0] > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count[0])
     return count
 
 
-def test_the_checkout_is_the_project_and_holds_the_configs() -> None:
+def test_checkout_is_the_project_root() -> None:
     root = project.project_root()
     assert (root / "train.py").is_file()
     assert project.config_folder() == root / "conf"
     assert (project.config_folder() / "config.yaml").is_file()
 
 
-def test_an_installed_package_has_its_configs_inside_and_works_in_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_package_uses_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site-packages" / "frostline"
     (package / "conf").mkdir(parents=True)
     (tmp_path / "work").mkdir()
@@ -74,7 +72,7 @@ def test_an_installed_package_has_its_configs_inside_and_works_in_the_current_fo
     assert project.source().patch == ""
 
 
-def test_the_source_is_named_by_its_content(checkout: Path) -> None:
+def test_source_hash_depends_on_content_and_names(checkout: Path) -> None:
     first = _source()
     assert first == _source() == project.source().sha256
     (checkout / "one.py").write_text("a = 2\n\n")
@@ -83,7 +81,7 @@ def test_the_source_is_named_by_its_content(checkout: Path) -> None:
     assert len({first, changed, _source()}) == 3
 
 
-def test_the_source_names_its_commit_and_what_differs_from_it(checkout: Path) -> None:
+def test_source_has_commit_and_patch(checkout: Path) -> None:
     clean = project.source()
     assert clean.commit == git(checkout, "rev-parse", "HEAD").strip()
     assert clean.patch == ""
@@ -94,8 +92,8 @@ def test_the_source_names_its_commit_and_what_differs_from_it(checkout: Path) ->
     assert "+b = 3" in dirty.patch
 
 
-def test_the_patch_of_a_run_can_be_applied(checkout: Path) -> None:
-    """Also if it ends with an empty line of context, which is a space in a patch."""
+def test_recorded_patch_can_be_applied(checkout: Path) -> None:
+    """Here the patch ends with an empty context line, which is a space."""
     (checkout / "one.py").write_text("a = 5\n\n")
     wanted = (checkout / "one.py").read_text()
     patch = project.source().patch
@@ -111,7 +109,7 @@ def test_without_git_there_is_no_commit(checkout: Path, monkeypatch: pytest.Monk
     assert project.source().patch == ""
 
 
-def test_auto_takes_a_gpu_where_there_is_one(gpus: list[int]) -> None:
+def test_auto_uses_a_gpu_if_available(gpus: list[int]) -> None:
     assert machine.device("auto") == CPU
     gpus[0] = 2
     assert machine.device("auto") == torch.device("cuda")
@@ -120,7 +118,7 @@ def test_auto_takes_a_gpu_where_there_is_one(gpus: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("gpu", 1), ("tpu", 0)])
-def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int], name: str, count: int) -> None:
+def test_missing_device_is_one_line_with_the_available_ones(gpus: list[int], name: str, count: int) -> None:
     gpus[0] = count
     with pytest.raises(UserError, match=rf"^device={name}: expected .*\(auto, cpu") as caught:
         machine.device(name)
@@ -128,9 +126,7 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_is(gpus: list[int
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
 
 
-def test_a_card_whose_driver_is_too_old_is_one_line_that_says_so_and_torch_says_nothing(
-    gpus: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_driver_is_one_line_without_torchs_warning(gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     def available() -> bool:
         warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=2)
         return False
@@ -145,7 +141,7 @@ def test_a_card_whose_driver_is_too_old_is_one_line_that_says_so_and_torch_says_
         machine.device("auto")
 
 
-def test_more_devices_than_there_are_is_one_line_that_says_how_many(gpus: list[int]) -> None:
+def test_too_many_devices_is_one_line_with_their_number(gpus: list[int]) -> None:
     assert machine.device("cpu", devices=8) == CPU
     with pytest.raises(UserError, match=r"^devices=2: expected 1, as there is no GPU; with device=cpu it trains in as"):
         machine.device("auto", devices=2)
@@ -155,7 +151,7 @@ def test_more_devices_than_there_are_is_one_line_that_says_how_many(gpus: list[i
         machine.device("cuda", devices=3)
 
 
-def test_processes_of_a_run_share_the_threads_that_torch_takes_by_itself() -> None:
+def test_processes_of_a_run_share_default_threads() -> None:
     machine.prepare_torch(deterministic=False, threads=None)
     own = torch.get_num_threads()
     machine.prepare_torch(deterministic=False, threads=None, processes=2)
@@ -165,7 +161,7 @@ def test_processes_of_a_run_share_the_threads_that_torch_takes_by_itself() -> No
     machine.prepare_torch(deterministic=False, threads=None)
 
 
-def test_a_run_that_asks_for_no_number_of_threads_gets_torchs_own() -> None:
+def test_threads_null_restores_torchs_default() -> None:
     machine.prepare_torch(deterministic=False, threads=None)
     own = torch.get_num_threads()
     machine.prepare_torch(deterministic=False, threads=own + 1)
@@ -174,21 +170,21 @@ def test_a_run_that_asks_for_no_number_of_threads_gets_torchs_own() -> None:
     assert torch.get_num_threads() == own
 
 
-def test_torch_is_as_it_was_once_no_thread_computes_any_more(two_threads: None) -> None:
+def test_torch_settings_are_restored_by_the_last_user(two_threads: None) -> None:
     machine.prepare_torch(deterministic=False, threads=2)
     torch.backends.cudnn.allow_tf32 = True
     first, second = machine.isolated_torch_state(), machine.isolated_torch_state()
     with first:
         machine.prepare_torch(deterministic=True, threads=1)
         second.__enter__()
-    assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1  # for who is in it still
+    assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1  # for the second user
     second.__exit__(None, None, None)
     assert not torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 2
     assert torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.benchmark
     torch.backends.cudnn.allow_tf32 = False
 
 
-def test_torch_is_that_of_a_fresh_process_whatever_a_notebook_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_isolated_state_ignores_settings_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.set_default_dtype(torch.float64)
     try:
@@ -204,7 +200,7 @@ def test_torch_is_that_of_a_fresh_process_whatever_a_notebook_chose(monkeypatch:
 
 
 def _precision_of_float32() -> list[object]:
-    """Return what torch says of it, under all of its names."""
+    """Return torch's float32 precision by all of its attributes."""
     there: Any = torch.backends
     asked: list[Callable[[], object]] = [
         torch.get_float32_matmul_precision,
@@ -218,7 +214,7 @@ def _precision_of_float32() -> list[object]:
     for one in asked:
         try:
             said.append(one())
-        except RuntimeError as refusal:  # of an old name, where the new ones say what it cannot
+        except RuntimeError as refusal:  # an old attribute that cannot express the new setting
             said.append(type(refusal))
     return said
 
@@ -232,8 +228,8 @@ def _precision_of_float32() -> list[object]:
         lambda backends: setattr(backends, "fp32_precision", "tf32"),
     ],
 )
-def test_float32_is_float32_where_a_notebook_chose_less_and_is_then_what_it_chose(choose: Any) -> None:
-    with torch_settings.isolated():  # for the tests behind this one
+def test_reduced_float32_precision_is_suspended_and_restored(choose: Any) -> None:
+    with torch_settings.isolated():  # restore for later tests
         torch.backends.cudnn.allow_tf32 = True  # as in a fresh process
         before = _precision_of_float32()
         choose(torch.backends)
@@ -245,7 +241,7 @@ def test_float32_is_float32_where_a_notebook_chose_less_and_is_then_what_it_chos
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_no_mixed_precision_of_a_notebook_is_in_what_it_asks_for() -> None:
+def test_isolated_state_suspends_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         with machine.isolated_torch_state():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
@@ -253,17 +249,17 @@ def test_no_mixed_precision_of_a_notebook_is_in_what_it_asks_for() -> None:
 
 
 @pytest.mark.parametrize(("threads", "name"), [(1, "cpu (1 thread)"), (4, "cpu (4 threads)")])
-def test_a_cpu_is_described_by_its_threads(threads: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_name_has_its_threads(threads: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert machine.device_name(CPU) == name
 
 
-def test_precision_on_a_cpu_is_float32_unless_asked_for() -> None:
+def test_default_precision_on_a_cpu_is_float32() -> None:
     found = [machine.autocast_dtype(precision, CPU) for precision in ("auto", "fp32", "bf16")]
     assert found == [None, None, torch.bfloat16]
 
 
-def test_a_gpu_with_bf16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_precision_on_a_gpu_depends_on_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
         assert machine.autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if there else None)
@@ -283,7 +279,7 @@ def test_determinism_is_switched_on_and_off(deterministic: bool, monkeypatch: py
         machine.prepare_torch(deterministic=before, threads=None)
 
 
-def test_the_source_in_folders_of_the_package_is_the_source_too(checkout: Path) -> None:
+def test_source_hash_includes_subfolders(checkout: Path) -> None:
     (checkout / "inner").mkdir()
     found = {_source()}
     for path, text in (("inner/one.py", "a = 1\n"), ("inner/one.py", "a = 2\n"), ("other/one.py", "a = 2\n")):
@@ -296,11 +292,11 @@ def test_the_source_in_folders_of_the_package_is_the_source_too(checkout: Path) 
 
 
 def _source() -> str:
-    project._sha256_of.cache_clear()  # as in another process
+    project._sha256_of.cache_clear()  # as in a new process
     return project.source_sha256()
 
 
-def test_float32_is_float32_on_a_card_too() -> None:
+def test_tf32_is_disabled() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     machine.prepare_torch(deterministic=False, threads=1)
     assert not torch.backends.cudnn.allow_tf32
@@ -309,8 +305,8 @@ def test_float32_is_float32_on_a_card_too() -> None:
     assert "tf32" not in (found["fp32_matmul"], found["fp32_convolution"])
 
 
-def test_bits_are_known_by_card_library_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What decides kernels, and with them last bits, is part of the key of kept features."""
+def test_platform_has_gpu_library_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These decide kernels and thus last bits, so they are part of the key of features."""
     found = set()
     for name, version, tf32 in (("A", 1, False), ("B", 1, False), ("A", 2, False), ("A", 1, True)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
@@ -325,7 +321,7 @@ def test_bits_are_known_by_card_library_and_tf32(monkeypatch: pytest.MonkeyPatch
     ("capability", "there", "runs"),
     [((7, 0), ["sm_75", "sm_86"], True), ((7, 0), ["sm_80", "sm_90a"], False), ((12, 1), ["sm_100", "sm_120"], True)],
 )
-def test_a_card_for_which_this_torch_has_no_kernels_is_one_line(
+def test_gpu_without_kernels_is_one_line(
     capability: tuple[int, int], there: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -338,11 +334,11 @@ def test_a_card_for_which_this_torch_has_no_kernels_is_one_line(
     machine.require_kernels(CPU)
 
 
-def test_tests_see_no_card() -> None:
+def test_tests_see_no_gpu() -> None:
     assert not torch.cuda.is_available()
 
 
-def test_what_comes_from_a_card_is_read_while_the_next_is_computed() -> None:
+def test_results_are_read_while_the_next_is_computed() -> None:
     computed: list[int] = []
 
     def compute() -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Memory is what a process may take of it, and its peak is that since the last look."""
+"""Available memory and its peak."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.slow
-def test_the_peak_counts_what_was_used_since_the_reset() -> None:
+def test_peak_counts_since_the_reset() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux can reset the peak of resident memory")
     size = 300_000_000
@@ -31,8 +31,8 @@ def test_the_peak_counts_what_was_used_since_the_reset() -> None:
     assert memory.peak(CPU) > low + size // 2
 
 
-def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither in malloc on a CPU nor in torch's cache on a GPU."""
+def test_memory_kept_by_allocators_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept by malloc on a CPU, by torch's cache on a GPU."""
     gigabyte = 1 << 30
     for held in (0, 3 * gigabyte):
         there = SimpleNamespace(available=12 * gigabyte - held)
@@ -49,7 +49,7 @@ def test_what_an_earlier_run_left_takes_nothing_of_the_budget(monkeypatch: pytes
     assert memory.budget(CPU, 7.5) == 7_500_000_000
 
 
-def test_the_limit_of_a_container_counts_before_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_limit_bounds_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 << 30))
     own = SimpleNamespace(rss=1 << 30, shared=1 << 29)
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: own))
@@ -61,9 +61,7 @@ def test_the_limit_of_a_container_counts_before_the_memory_of_the_machine(monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:1", 1)])
-def test_a_card_is_started_and_made_the_current_one_before_it_is_asked(
-    name: str, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_is_initialized_before_its_peak_is_reset(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[object, ...]] = []
     for function in ("set_device", "init", "empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, function, lambda *given, function=function: called.append((function, *given)))

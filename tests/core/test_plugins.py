@@ -1,4 +1,4 @@
-"""What another package brings is found by its name, and trained as if it had always been there."""
+"""Plugins of other packages: sources, networks and commands by entry points."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ phases:
       - {match: stage2/*}
       - {match: "*", lr_scale: 0}
 """
-STAND_IN = r'''"""What the plugin of docs/models.md takes of transformers, in small, where that is not installed."""
+FAKE_TRANSFORMERS = r'''"""The part of transformers that the plugin in docs/models.md uses, for machines without it."""
 
 import torch
 from torch import nn
@@ -150,7 +150,7 @@ class Dinov2Model(nn.Module):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package that somebody else installed."""
+    """Install a package with entry points; return the folder of installed packages."""
     (tmp_path / "site" / "squares-1.2.dist-info").mkdir(parents=True)
     (tmp_path / "site" / "squares.py").write_text(CODE)
     (tmp_path / "site" / "squares-1.2.dist-info" / "METADATA").write_text("Name: squares\nVersion: 1.2\n")
@@ -167,7 +167,7 @@ def request(source: str) -> dict:
     return {"source": source, "root": "/nowhere", "options": {"count": 40}}
 
 
-def test_a_source_a_network_and_a_command_are_found_by_name(package, capsys):
+def test_plugins_are_found_by_name(package, capsys):
     opened = plugins.load(plugins.SOURCES, "squares")(root=Path("/nowhere"))
     assert opened["train"].classes == ("blue", "red") and len(opened["train"].labels) == 60
     model = build.build("tiny", weights=None, num_classes=3, seed=0)
@@ -178,9 +178,7 @@ def test_a_source_a_network_and_a_command_are_found_by_name(package, capsys):
     assert capsys.readouterr().out == "hello you\n"
 
 
-def test_the_list_of_networks_shows_how_one_of_a_package_is_named_without_anothers_weights_and_size(
-    package, monkeypatch, capsys
-):
+def test_models_command_lists_a_plugins_network(package, monkeypatch, capsys):
     monkeypatch.setattr(plugins, "names", lambda group: ["tiny"])
     assert commands.run("models", ["tiny", "--library", "torchvision"]) == 0
     (shown,) = (line for line in capsys.readouterr().out.splitlines() if "=tiny " in line)
@@ -189,12 +187,12 @@ def test_the_list_of_networks_shows_how_one_of_a_package_is_named_without_anothe
 
 
 @pytest.mark.parametrize("word", ["-m", "--help", "lr=1e-2"])
-def test_what_is_installed_is_not_looked_through_for_what_is_no_command(word, monkeypatch):
-    monkeypatch.setattr(commands, "names", lambda: pytest.fail("looked"))
+def test_overrides_do_not_search_installed_commands(word, monkeypatch):
+    monkeypatch.setattr(commands, "names", lambda: pytest.fail("searched"))
     assert not commands.is_one(word)
 
 
-def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package):
+def test_identity_of_a_network_includes_its_code(package):
     before = plugins.identity(plugins.MODELS, "tiny")
     assert before is not None and before.startswith("1.2 ")
     (package / "squares.py").write_text(CODE + "# another\n")
@@ -207,7 +205,7 @@ def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "told"),
+    ("labels", "classes", "message"),
     [
         (torch.tensor([0.0, 1.0]), ("a", "b"), "labels, .* not float32 of shape"),
         (torch.tensor([0, 2]), ("a", "b"), "from 0 to 2"),
@@ -222,19 +220,19 @@ def test_the_code_of_a_network_is_part_of_what_its_features_are_found_by(package
         (torch.tensor([0, 1]), ["a", "b"], "a tuple"),
     ],
 )
-def test_a_source_whose_labels_are_none_is_one_line(labels, classes, told):
+def test_invalid_labels_of_a_source_are_one_line(labels, classes, message):
     odd = Source(labels, classes, lambda index: None, str)
-    with pytest.raises(UserError, match=f"^data.source=mine: expected a plugin whose train has .*{told}"):
+    with pytest.raises(UserError, match=f"^data.source=mine: expected a plugin whose train has .*{message}"):
         plugin_source.splits("mine", lambda root: {"train": odd}, Path(), {})
 
 
-def test_a_split_of_a_source_has_the_classes_of_train():
+def test_splits_of_a_source_must_have_equal_classes():
     train, test = (Source(torch.tensor([0, 1]), names, lambda i: None, str) for names in (("a", "b"), ("b", "a")))
     with pytest.raises(UserError, match="whose test has the classes of train"):
         plugin_source.splits("mine", lambda root: {"train": train, "test": test}, Path(), {})
 
 
-def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
+def test_missing_or_broken_plugin_is_one_line(package):
     with pytest.raises(UserError, match=r"^model\.name=tinny: expected one of .*; did you mean tiny\?$"):
         build.build("tinny", weights=None, num_classes=2, seed=0)
     with pytest.raises(UserError, match=r"^lost: expected a plugin of frostline\.sources that can be loaded"):
@@ -253,7 +251,7 @@ def test_what_is_not_there_or_cannot_be_loaded_is_one_line(package):
         commands.run("none", [])
 
 
-def test_what_is_called_like_ours_or_like_that_of_another_package_is_told(package, capsys):
+def test_name_conflicts_of_plugins_are_reported(package, capsys):
     entries = ENTRIES.replace("tiny =", "resnet18 =").replace("hello =", "store =").replace("squares =", "digits =")
     (package / "squares-1.2.dist-info" / "entry_points.txt").write_text(
         entries + "[frostline.sources]\nCIFAR10 = squares:none\n"
@@ -262,8 +260,8 @@ def test_what_is_called_like_ours_or_like_that_of_another_package_is_told(packag
     assert "store is a built-in command; the one of squares is ignored" in capsys.readouterr().err
     config = compose("model=resnet18")
     other = replace(config, data=replace(config.data, source="CIFAR10"))
-    told = [finding.about for one in (config, other) for finding in checks._namesakes(one)]
-    assert told == [
+    found = [finding.about for one in (config, other) for finding in checks._namesakes(one)]
+    assert found == [
         "model.name=resnet18 is torchvision's: the one of squares is not used",
         "data.source=digits is frostline's: the one of squares is not used",
         "model.name=resnet18 is torchvision's: the one of squares is not used",
@@ -277,8 +275,8 @@ def test_what_is_called_like_ours_or_like_that_of_another_package_is_told(packag
         build.build("five", weights=None, num_classes=2, seed=0)
 
 
-def ran(package: Path, *typed: str, cwd: Path = CHECKOUT) -> str:
-    """Return what a command prints where `package` is installed."""
+def run_command(package: Path, *typed: str, cwd: Path = CHECKOUT) -> str:
+    """Return the output of a command with `package` installed."""
     path = f"{CHECKOUT / 'src'}{os.pathsep}{package}"
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
     done = warm.run([sys.executable, "-m", "frostline", *typed], env=environment, cwd=cwd)
@@ -287,30 +285,30 @@ def ran(package: Path, *typed: str, cwd: Path = CHECKOUT) -> str:
 
 
 @pytest.mark.slow
-def test_a_sweep_over_another_packages_data_and_network_and_a_freeze_mode_of_ones_own(package, tmp_path):
+def test_sweep_with_plugins_and_an_own_freeze_mode(package, tmp_path):
     (mode := tmp_path / "work" / "conf" / "freeze_mode" / "mine.yaml").parent.mkdir(parents=True)
     mode.write_text(MINE)
     chosen = ("freeze=head,mine", "data.source=squares", "model.name=tiny", "model.weights=null")
     quick = ("epochs=2", "batch_size=10", "lr=0.05", "resume=false", "hydra.launcher.workers=1")
     where = (f"hydra.sweep.dir={tmp_path / 'sweep'}", f"tracking.uri=sqlite:///{stores.put(tmp_path / 'mlflow.db')}")
-    said = ran(package, "-m", *chosen, *quick, *where, cwd=tmp_path / "work")
+    said = run_command(package, "-m", *chosen, *quick, *where, cwd=tmp_path / "work")
     assert "mine lr=0.05" in said and "blue, red" in said
 
 
 @pytest.fixture
-def of_the_pages(tmp_path, monkeypatch):
-    """A folder with weights for the plugin that docs/models.md shows, which is installed."""
+def documented_plugin(tmp_path, monkeypatch):
+    """Install the plugin of docs/models.md, and return a folder with weights for it."""
     page = (CHECKOUT / "docs" / "models.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Architecture(" in block)
-    told = tomllib.loads(next(iter(re.findall(r"```toml\n(.*?)```", page, re.DOTALL))))["project"]
-    (info := tmp_path / "site" / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info").mkdir(parents=True)
-    (info / "METADATA").write_text(f"Name: {told['name']}\nVersion: {told['version']}\n")
-    groups = told["entry-points"].items()
+    facts = tomllib.loads(next(iter(re.findall(r"```toml\n(.*?)```", page, re.DOTALL))))["project"]
+    (info := tmp_path / "site" / f"{facts['name'].replace('-', '_')}-{facts['version']}.dist-info").mkdir(parents=True)
+    (info / "METADATA").write_text(f"Name: {facts['name']}\nVersion: {facts['version']}\n")
+    groups = facts["entry-points"].items()
     lines = [f"[{group}]\n{name} = {value}" for group, points in groups for name, value in points.items()]
     (info / "entry_points.txt").write_text("\n".join(lines))
     (tmp_path / "site" / "dinov2_hf.py").write_text(code)
     if find_spec("transformers") is None:
-        (tmp_path / "site" / "transformers.py").write_text(STAND_IN)
+        (tmp_path / "site" / "transformers.py").write_text(FAKE_TRANSFORMERS)
     monkeypatch.syspath_prepend(tmp_path / "site")
     plugins._installed.cache_clear()
 
@@ -332,8 +330,8 @@ def of_the_pages(tmp_path, monkeypatch):
     plugins._installed.cache_clear()
 
 
-def test_the_plugin_of_the_pages_takes_its_weights_under_the_names_of_the_hub(of_the_pages):
-    model = build.build("dinov2_hf", weights=str(of_the_pages), num_classes=3, seed=0)
+def test_documented_plugin_loads_weights_with_hub_names(documented_plugin):
+    model = build.build("dinov2_hf", weights=str(documented_plugin), num_classes=3, seed=0)
     first = build.build("dinov2_hf", weights=None, num_classes=2, seed=7)
     assert model.structure.stages == ("stem", "stage1", "stage2", "stage3", "stage4", "head") and model.new_head
     given = model.module.state_dict()
@@ -346,14 +344,14 @@ def test_the_plugin_of_the_pages_takes_its_weights_under_the_names_of_the_hub(of
 
 
 @pytest.mark.slow
-def test_the_plugin_of_the_pages_is_planned_trained_and_run_again(of_the_pages, tmp_path):
+def test_documented_plugin_can_be_trained_and_rerun(documented_plugin, tmp_path):
     lab = Lab(tmp_path)
     stores.put(tmp_path / "mlflow.db")
-    chosen = ("model.name=dinov2_hf", f"model.weights={of_the_pages}", "model.image_size=28", "lr=1e-2")
-    ran(tmp_path / "site", *lab.arguments("plan", *chosen, "freeze=head", "dry_run=true"))
+    chosen = ("model.name=dinov2_hf", f"model.weights={documented_plugin}", "model.image_size=28", "lr=1e-2")
+    run_command(tmp_path / "site", *lab.arguments("plan", *chosen, "freeze=head", "dry_run=true"))
     plan = json.loads((tmp_path / "plan" / "0" / "plan.json").read_text())
     assert [stage["learning"] > 0 for stage in plan["phases"][0]["stages"]] == [False] * 5 + [True]
-    ran(tmp_path / "site", *lab.arguments("sweep", *chosen))
+    run_command(tmp_path / "site", *lab.arguments("sweep", *chosen))
     keys = ("tracking.uri", "store.path", "hydra.sweep.dir")
     places = [one for one in lab.arguments("again") if one.startswith(keys)]
-    ran(tmp_path / "site", f"rerun={tmp_path / 'sweep'}", *places)  # which only the same bits give
+    run_command(tmp_path / "site", f"rerun={tmp_path / 'sweep'}", *places)  # exits with 0 only for equal bits

@@ -1,4 +1,4 @@
-"""Draws depend on their derived seed alone, are the same everywhere and for ever, and are uniform."""
+"""Random draws are uniform, depend only on their derived seed, and are equal on all machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**63 - 1)
 
 
 def splitmix(state: int) -> int:
-    """Return the finaliser of SplitMix64 in unbounded integers, as its paper defines it."""
+    """Return the finaliser of SplitMix64, as its paper defines it."""
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK
     return state ^ (state >> 31)
@@ -43,7 +43,7 @@ def test_recorded_draws_never_change() -> None:
 
 
 @given(seed=seeds, permutation=st.permutations(range(20)), cut=st.integers(1, 19))
-def test_order_and_batch_change_nothing(seed: int, permutation: list[int], cut: int) -> None:
+def test_draws_are_independent_of_order_and_batch(seed: int, permutation: list[int], cut: int) -> None:
     ids = torch.arange(20)
     whole = uniform(seed, ids, 3)
     order = torch.tensor(permutation)
@@ -53,7 +53,7 @@ def test_order_and_batch_change_nothing(seed: int, permutation: list[int], cut: 
 
 @pytest.mark.slow
 @given(seed=seeds)
-def test_more_draws_leave_the_first_ones_alone(seed: int) -> None:
+def test_more_draws_keep_the_first_ones(seed: int) -> None:
     ids = torch.arange(10)
     assert torch.equal(uniform(seed, ids, 7)[:, :3], uniform(seed, ids, 3))
 
@@ -75,14 +75,14 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**63 - 2))
-def test_neighbours_do_not_resemble_each_other(seed: int) -> None:
+def test_neighbouring_draws_are_uncorrelated(seed: int) -> None:
     values = uniform(seed, torch.arange(4097), 2)
     assert abs(correlation(values[:-1], values[1:])) < 0.08  # neighbouring ids; 7 standard errors of 8,192 pairs
     assert abs(correlation(values[:, 0], values[:, 1])) < 0.11  # neighbouring draws; 7 of 4,097
     assert abs(correlation(values, uniform(seed + 1, torch.arange(4097), 2))) < 0.08  # neighbouring seeds
 
 
-def test_derived_seeds_tell_their_parts_apart() -> None:
+def test_derived_seeds_differ_by_their_parts() -> None:
     parts = [(0, "order", 1), (0, "order", 11), (0, "order1", 1), (0, "orde", "r1"), (0, 1, "order"), (1, "order", 0)]
     seeds = {derive_seed(*part) for part in parts}
     assert len(seeds) == len(parts)
@@ -96,6 +96,6 @@ def test_generators_with_the_same_seed_agree() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
-def test_a_gpu_draws_the_same_bits() -> None:
+def test_gpu_draws_the_same_bits() -> None:
     ids = torch.arange(1000)
     assert torch.equal(uniform(7, ids.cuda(), 5).cpu(), uniform(7, ids, 5))

@@ -1,4 +1,4 @@
-"""What a screen cannot show, and a screen that is not there, never touch what is done."""
+"""Output streams that lack characters, or are closed, cause no errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SAY = "from frostline.core import streams; streams.prepare(); print('97 ± 1 % �
 
 
 def shell(line, **environment):
-    """Return what a shell that carries out `line` comes to; `$0` is this Python."""
-    told = {**os.environ, "PYTHONPATH": str(SOURCE), **environment}
-    return subprocess.run(["bash", "-c", line, sys.executable], env=told, capture_output=True, timeout=120, check=False)
+    """Run `line` in a shell, where `$0` is this Python."""
+    env = {**os.environ, "PYTHONPATH": str(SOURCE), **environment}
+    return subprocess.run(["bash", "-c", line, sys.executable], env=env, capture_output=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def shell(line, **environment):
         ("ascii:replace", b"97 ? 1 % ?? ??"),
     ],
 )
-def test_a_sign_that_a_stream_lacks_is_spelled_unless_something_else_was_asked_for(encoding, shown):
+def test_missing_characters_are_escaped_by_default(encoding, shown):
     done = shell(f'"$0" -c "{SAY}"', PYTHONIOENCODING=encoding)
     assert (done.stdout.strip(), done.stderr, done.returncode) == (shown, b"", 0)
 
 
-def test_a_closed_stream_is_nobody_and_its_number_is_no_files(tmp_path):
+def test_closed_stream_is_replaced_by_the_null_device(tmp_path):
     program = (
         f"{SAY}; import sys; print('x', file=sys.stderr); open('{tmp_path}/file', 'w'); import os; os.write(1, b'y')"
     )
@@ -47,7 +47,7 @@ def test_a_closed_stream_is_nobody_and_its_number_is_no_files(tmp_path):
     assert (tmp_path / "file").read_text() == ""
 
 
-def test_the_screen_of_a_run_shows_what_it_can_on_whatever_stream(monkeypatch):
+def test_screen_escapes_missing_characters(monkeypatch):
     kept = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(kept, encoding="cp1252"))
     Screen().say("classes: 数字, naïve")
@@ -56,14 +56,14 @@ def test_the_screen_of_a_run_shows_what_it_can_on_whatever_stream(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_stream_of_a_command_may_be_missing_or_narrow(tmp_path):
+def test_command_works_with_closed_and_ascii_streams(tmp_path):
     folder = written_sweeps.sweep(tmp_path / "sweep", {"freeze_mode": ["head", "full"], "数": ["数字", "七"]}, seeds=2)
     narrow = shell(f'"$0" -m frostline compare "{folder}"', PYTHONIOENCODING="ascii")
     assert narrow.returncode == 0 and rb"\u6570\u5b57" in narrow.stdout and b" +/-" in narrow.stdout, narrow.stderr
     assert shell(f'"$0" -m frostline compare "{folder}" >&- 2>&-').returncode == 0
 
 
-def test_what_is_prepared_twice_stays(capsys):
+def test_prepare_can_be_called_twice(capsys):
     streams.prepare()
     streams.prepare()
     sys.stdout.write("\ud800 naïve\n")

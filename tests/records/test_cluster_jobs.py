@@ -1,4 +1,4 @@
-"""Who has a run of a cluster is what its engine says, here a Slurm that is made up of two scripts."""
+"""The states of cluster jobs, with a fake Slurm of two scripts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from small import compose
 QUEUE = "7|COMPLETED|None\n8_0|RUNNING|None\n8_1|PENDING|Resources\n8_2|CANCELLED|None\n8_4|TIMEOUT|TimeLimit"
 ACCOUNTS = "8_0|PENDING|None\n8_2|CANCELLED by 1000|None\n6|OUT_OF_MEMORY|None"
 WORDS = {
-    "6": "OUT_OF_MEMORY",  # the queue has forgotten it
+    "6": "OUT_OF_MEMORY",  # no longer in the queue
     "8_0": "RUNNING",
     "8_1": "PENDING (Resources)",
     "8_2": "CANCELLED by 1000",
-    "8_3": "CANCELLED (before it began)",  # its array has no such member any more
+    "8_3": "CANCELLED (before it began)",  # its array has no such member now
     "8_4": "TIMEOUT (TimeLimit)",
     "9": "unknown to the engine",
 }
@@ -31,7 +31,7 @@ WORDS = {
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Return what writes how the two programs answer."""
+    """Return a function that sets the output of a fake Slurm program."""
 
     def put(name: str, text: str, status: int = 0) -> None:
         program = tmp_path / "bin" / name
@@ -50,14 +50,14 @@ def queued(sweep: Path, *ids: str) -> None:
     cluster_jobs.note(sweep, [Job("slurm", id, (str(number),), "its.log") for number, id in enumerate(ids)])
 
 
-def test_a_job_is_what_the_queue_says_then_what_accounting_says(tmp_path, slurm):
+def test_state_is_from_the_queue_then_from_accounting(tmp_path, slurm):
     queued(tmp_path, *WORDS)
-    told = {job.id: state for job, state in cluster_jobs.states(cluster_jobs.of(tmp_path))}
-    assert {id: str(state) for id, state in told.items()} == WORDS
+    states = {job.id: str(state) for job, state in cluster_jobs.states(cluster_jobs.of(tmp_path))}
+    assert states == WORDS
     assert [job.id for job in cluster_jobs.alive(tmp_path)] == ["8_0", "8_1"]
 
 
-def test_a_run_that_waits_in_the_queue_is_nobody_elses_until_its_job_ended(tmp_path, slurm):
+def test_queued_run_is_held_by_its_job(tmp_path, slurm):
     queued(tmp_path, "8_0", "8_1")
     assert str(liveness.holder(tmp_path / "1")) == "Slurm job 8_1" and not (tmp_path / "1").exists()
     cluster_jobs.end(tmp_path, "8_1")
@@ -65,21 +65,21 @@ def test_a_run_that_waits_in_the_queue_is_nobody_elses_until_its_job_ended(tmp_p
     assert str(liveness.holder(tmp_path)) == "Slurm job 8_0"
 
 
-def test_where_slurm_does_not_answer_its_jobs_count_as_alive(tmp_path, slurm):
+def test_jobs_count_as_alive_if_slurm_does_not_answer(tmp_path, slurm):
     slurm("squeue", "slurm_load_jobs error: Unable to contact slurm controller", status=1)
     queued(tmp_path, "8_0")
     assert str(liveness.holder(tmp_path / "0")) == "Slurm job 8_0"
 
 
-def test_what_the_engine_ended_is_told_in_its_words_and_what_it_queued_again_goes_on(tmp_path, slurm):
+def test_results_have_slurms_reasons_and_requeued_runs_continue(tmp_path, slurm):
     ids = ("8_2", "8_1", "8_3", "8_0", "7")
     queued(tmp_path, *ids)
     runs = [RunFacts(f"head seed={number}", {}, str(number)) for number in range(len(ids))]
     for number, status in ((0, "KILLED"), (1, "KILLED"), (4, "FAILED")):
         (own := tmp_path / str(number)).mkdir()
         write_result(own, Result(number, "", str(own), None, status, "SIGTERM", {}, {}))
-    told = [(each.status, each.reason) for each in closing.results(tmp_path, runs)]
-    assert told == [
+    found = [(each.status, each.reason) for each in closing.results(tmp_path, runs)]
+    assert found == [
         ("KILLED", "Slurm job 8_2: CANCELLED by 1000; its log is its.log"),
         ("RUNNING", "Slurm job 8_1 has it at this moment"),
         ("KILLED", "Slurm job 8_3: CANCELLED (before it began); its log is its.log"),
@@ -88,7 +88,7 @@ def test_what_the_engine_ended_is_told_in_its_words_and_what_it_queued_again_goe
     ]
 
 
-def test_what_slurm_wrote_into_the_log_of_a_job_is_why_it_failed(tmp_path, slurm):
+def test_reason_of_a_failure_is_read_from_the_log(tmp_path, slurm):
     slurm("squeue", "5|FAILED|NonZeroExitCode")
     (log := tmp_path / "log").write_text(
         "epoch 1\nslurmstepd-node1: error: Exceeded job memory limit\nslurmstepd-node1: error: *** STEP 5.0 ***\n"
@@ -98,48 +98,48 @@ def test_what_slurm_wrote_into_the_log_of_a_job_is_why_it_failed(tmp_path, slurm
     assert str(state) == "FAILED (Exceeded job memory limit)"
 
 
-def test_a_job_that_was_told_to_end_is_no_reason_to_wait_while_the_engine_closes_it_up(tmp_path, slurm):
+def test_stopping_job_counts_as_ended(tmp_path, slurm):
     queued(tmp_path, "8_0")
     cluster_jobs.end(tmp_path, "8_0", stopped="SIGTERM")
     ((_, state),) = cluster_jobs.states(cluster_jobs.of(tmp_path))
     assert str(state) == "ended by SIGTERM" and not cluster_jobs.alive(tmp_path)
 
 
-def test_what_a_crash_left_of_a_line_hides_no_other_job(tmp_path):
+def test_truncated_line_hides_no_other_job(tmp_path):
     queued(tmp_path, "8_0")
     with (tmp_path / layout.JOBS).open("a") as file:
         file.write('{"engine": "slu')
     assert [job.id for job in cluster_jobs.of(tmp_path)] == ["8_0"]
 
 
-def test_jobs_whose_names_nobody_came_to_noting_are_found_by_what_submitit_keeps_of_them(tmp_path, slurm):
+def test_unrecorded_jobs_are_found_by_submitits_files(tmp_path, slurm):
     queued(tmp_path, "7")
     (kept := tmp_path / ".jobs").mkdir()
     (kept / "7_submitted.pkl").touch()
     cluster_jobs.announce(tmp_path, "slurm", [("0", "1"), ("2",), ("3",)], kept, "typed")
     assert [job.id for job in cluster_jobs.of(tmp_path)] == ["7"]
-    for member in (10, 0, 9):  # in no order of names or of times
+    for member in (10, 0, 9):  # neither ordered by name nor by time
         (kept / f"8_{member}_submitted.pkl").touch()
     found = cluster_jobs.of(tmp_path)
     assert [(job.id, job.runs) for job in found[1:]] == [("8_0", ("0", "1")), ("8_9", ("2",)), ("8_10", ("3",))]
     assert found[1].log == str(kept / "8_0_0_log.out") and found[1].asked == "typed"
-    cluster_jobs.end(tmp_path, "8_9")  # it says so itself
+    cluster_jobs.end(tmp_path, "8_9")  # as the job itself records
     assert {job.id for job in cluster_jobs.of(tmp_path) if job.ended} == {"8_9"}
 
 
-def test_a_run_that_was_not_queued_is_its_first_jobs_and_what_is_queued_later_counts(tmp_path, slurm):
+def test_unqueued_run_belongs_to_the_latest_first_job(tmp_path, slurm):
     first, again = Job("slurm", "6", (), "its.log"), Job("slurm", "8_3", (), "its.log")
     cluster_jobs.note(tmp_path, [first, Job("slurm", "8_0", ("0",), "its.log")])
-    told = {run: cluster_jobs.why(*found) for run, found in cluster_jobs.in_charge(tmp_path, ["0", "1"]).items()}
-    assert told["0"] == "Slurm job 8_0: RUNNING; its log is its.log"
-    assert told["1"] == "not queued: Slurm job 6, which checks first: OUT_OF_MEMORY; its log is its.log"
+    reasons = {run: cluster_jobs.why(*found) for run, found in cluster_jobs.in_charge(tmp_path, ["0", "1"]).items()}
+    assert reasons["0"] == "Slurm job 8_0: RUNNING; its log is its.log"
+    assert reasons["1"] == "not queued: Slurm job 6, which checks first: OUT_OF_MEMORY; its log is its.log"
     cluster_jobs.note(tmp_path, [again])
     assert {job.id for job, _ in cluster_jobs.in_charge(tmp_path, ["0", "1"]).values()} == {"8_3"}
     cluster_jobs.end(tmp_path, "8_3", refused="lr=x: expected a number")
     assert cluster_jobs.why(*cluster_jobs.in_charge(tmp_path, ["1"])["1"]) == "not queued: lr=x: expected a number"
 
 
-def test_a_job_that_failed_by_itself_is_told_in_its_own_words_where_slurm_has_none(tmp_path, slurm):
+def test_own_reason_is_used_if_slurm_has_none(tmp_path, slurm):
     slurm("squeue", "9|FAILED|NonZeroExitCode")
     queued(tmp_path, "9")
     cluster_jobs.end(tmp_path, "9", stopped="RuntimeError: CUDA error")
@@ -147,7 +147,7 @@ def test_a_job_that_failed_by_itself_is_told_in_its_own_words_where_slurm_has_no
     assert str(state) == "FAILED (RuntimeError: CUDA error)"
 
 
-def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(slurm, monkeypatch):
+def test_job_requeued_by_slurm_is_not_queued_again(slurm, monkeypatch):
     job, preempted = Job("slurm", "7", ("0",), "its.log"), Terminated("SIGTERM")
     slurm("scontrol", "JobId=7 JobName=frostline\n   Requeue=1 Restarts=2 BatchFlag=1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -158,7 +158,7 @@ def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(s
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("error", "message"),
     [
         ("Invalid generic resource (gres) specification", "cluster.gpus=1: expected a value that its queue accepts ("),
         ("invalid partition specified: gpu sbatch: error: Batch job submission failed", "cluster.partition=gpu: "),
@@ -166,6 +166,6 @@ def test_a_job_that_slurm_has_queued_again_by_itself_is_not_said_to_have_ended(s
         ("Requested node configuration is not available", "cluster=slurm: "),
     ],
 )
-def test_what_slurm_refuses_is_told_by_the_key_that_it_is_about(said, told):
+def test_slurms_refusal_names_the_config_key(error, message):
     how = replace(compose().cluster, name="slurm", partition="gpu")
-    assert str(cluster._refusal(RuntimeError(f"sbatch: error: {said}"), how)).startswith(told)
+    assert str(cluster._refusal(RuntimeError(f"sbatch: error: {error}"), how)).startswith(message)

@@ -1,4 +1,4 @@
-"""A run's folder has one writer, whoever comes: who has it gives signs of life, and nobody else writes or ends it."""
+"""A run's folder has one writer, which writes heartbeats; no other process writes to the folder or ends the run."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from frostline.records import heartbeat
 heartbeat._EVERY = 0.05
 with heartbeat.beating() as heart:
     heart.claim(Path(sys.argv[1]))
-    print("has it", flush=True)
+    print("claimed", flush=True)
     input()
 """
 
 
 @contextmanager
 def held(folder):
-    """Have a process of its own hold the run in `folder`, as a job does that a launcher sent away."""
+    """Let another process hold the run in `folder`, like a submitted job."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], **pipes) as process:
         try:
-            assert process.stdout.readline() == "has it\n"
+            assert process.stdout.readline() == "claimed\n"
             yield process
         finally:
             process.kill()
@@ -56,7 +56,7 @@ def held(folder):
 
 @pytest.fixture
 def run(tmp_path):
-    """Return the folder of the only run of a sweep, which is planned."""
+    """Return the folder of the only run of a sweep, which has not started."""
     (folder := tmp_path / "sweep" / "0").mkdir(parents=True)
     liveness.write(folder.parent / OWNER)
     SweepFile(folder.parent, None).add([RunFacts("head", {}, "0")])
@@ -67,15 +67,15 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in layout.OF_OWNER}
 
 
-def began():
-    raise RuntimeError("it began")
+def start():
+    raise RuntimeError("it started")
 
 
 def carry_out(folder):
-    return job.carry_out(began, number=0, sweep=folder.parent, folder=folder)
+    return job.carry_out(start, number=0, sweep=folder.parent, folder=folder)
 
 
-def test_a_job_leaves_a_run_alone_that_another_process_has_and_takes_it_when_that_is_gone(run):
+def test_job_takes_a_run_only_after_its_holder_ended(run):
     journal.append(run, "run", uid="a", tags={})
     with held(run) as process:
         before = content(run)
@@ -84,15 +84,15 @@ def test_a_job_leaves_a_run_alone_that_another_process_has_and_takes_it_when_tha
         assert f"process {process.pid}" in left.reason and content(run) == before
         process.kill()
         process.wait()
-        assert (run / BEAT).exists(), "it had no time to let go"
-        assert carry_out(run).reason == "RuntimeError: it began"
+        assert (run / BEAT).exists(), "the killed process left its heartbeat"
+        assert carry_out(run).reason == "RuntimeError: it started"
     assert not (run / BEAT).exists()
 
 
 @pytest.mark.slow
-def test_of_many_that_come_at_once_one_has_the_run(tmp_path, monkeypatch):
+def test_one_of_many_concurrent_claims_succeeds(tmp_path, monkeypatch):
     living = liveness.living
-    monkeypatch.setattr(liveness, "living", lambda path: (living(path), time.sleep(0.05))[0])  # all look at once
+    monkeypatch.setattr(liveness, "living", lambda path: (living(path), time.sleep(0.05))[0])  # all check at once
     ours, theirs = os.pipe()
     go, end = os.pipe()
     children = []
@@ -115,11 +115,11 @@ def test_of_many_that_come_at_once_one_has_the_run(tmp_path, monkeypatch):
         os.waitpid(pid, 0)
     assert sorted(answers) == sorted(b"0" * 7 + b"1")
     with beating() as heart:
-        assert heart.take(tmp_path) is None, "the one let go"
+        assert heart.take(tmp_path) is None, "the holder released it"
 
 
-def elsewhere(folder, name=BEAT, age=5.0):
-    """Write the sign of life of a process on another machine, so many seconds old."""
+def write_remote_heartbeat(folder, name=BEAT, age=5.0):
+    """Write the heartbeat of a process on another machine, `age` seconds old."""
     owner = dataclasses.replace(liveness.this_process(), host="elsewhere", pid=1)
     (folder / name).write_text(json.dumps(dataclasses.asdict(owner)))
     then = time.time() - age
@@ -127,9 +127,9 @@ def elsewhere(folder, name=BEAT, age=5.0):
     return owner
 
 
-def test_who_is_elsewhere_is_waited_for_until_its_next_sign_or_its_silence(tmp_path, monkeypatch):
+def test_remote_holder_is_awaited_until_a_heartbeat_or_timeout(tmp_path, monkeypatch):
     monkeypatch.setattr(heartbeat, "_LOOK", 0.01)
-    owner, looks = elsewhere(tmp_path), []
+    owner, looks = write_remote_heartbeat(tmp_path), []
 
     def sleep(seconds):
         looks.append(seconds)
@@ -141,32 +141,32 @@ def test_who_is_elsewhere_is_waited_for_until_its_next_sign_or_its_silence(tmp_p
         with pytest.raises(Busy, match="elsewhere") as busy:
             heart.claim(tmp_path)
         assert busy.value.owner == owner and len(looks) == 3
-        elsewhere(tmp_path, age=liveness.SILENT - 0.05)
+        write_remote_heartbeat(tmp_path, age=liveness.SILENT - 0.05)
         monkeypatch.undo()
         monkeypatch.setattr(heartbeat, "_LOOK", 0.01)
         heart.claim(tmp_path)
         assert liveness.read(tmp_path / BEAT) == liveness.this_process()
 
 
-def test_what_a_sweep_took_goes_to_its_jobs_and_to_nobody_elses(run):
+def test_run_of_a_sweep_is_passed_only_to_its_jobs(run):
     with held(run) as process:
         sweeps = liveness.read(run / BEAT)
         assert carry_out(run).status == "RUNNING"
         (run.parent / OWNER).write_text(json.dumps(dataclasses.asdict(sweeps)))
-        assert carry_out(run).reason == "RuntimeError: it began"
-        assert not (run / BEAT).exists(), "and the sweep, which lives, does not bring it back"
+        assert carry_out(run).reason == "RuntimeError: it started"
+        assert not (run / BEAT).exists(), "the living sweep does not recreate it"
         assert process.poll() is None
 
 
-def test_what_was_passed_on_lives_by_its_own_signs(run):
+def test_passed_run_gets_no_heartbeats_of_the_sweep(run):
     with held(run):
-        elsewhere(run, age=100)
+        write_remote_heartbeat(run, age=100)
         then = (run / BEAT).stat().st_mtime
         time.sleep(0.3)  # six beats
         assert (run / BEAT).stat().st_mtime == then
 
 
-def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
+def test_two_jobs_do_not_resume_the_same_run(run, tmp_path):
     (before := tmp_path / "before").mkdir()
     facts = RunFacts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
     SweepFile(run.parent, None).add([facts])
@@ -174,30 +174,30 @@ def test_two_jobs_do_not_go_on_with_the_same_run(run, tmp_path):
         left = carry_out(run)
         assert (left.status, left.folder) == ("RUNNING", str(before))
         assert read_result(run) == left
-    assert carry_out(run).reason == "RuntimeError: it began"
+    assert carry_out(run).reason == "RuntimeError: it started"
 
 
-def test_a_job_that_comes_late_finds_the_run_done(run):
+def test_late_job_keeps_a_finished_run(run):
     done = Result(0, "head", str(run), None, "FINISHED", None, {}, {VAL: 1.0, TEST: 1.0})
     write_result(run, done)
     assert carry_out(run) == done
-    SweepFile(run.parent, None).add([RunFacts("head", {}, "0")])  # planned since: of other code, say
-    assert carry_out(run).reason == "RuntimeError: it began"
+    SweepFile(run.parent, None).add([RunFacts("head", {}, "0")])  # planned again since, as after a change of the code
+    assert carry_out(run).reason == "RuntimeError: it started"
 
 
-def test_a_folder_that_can_only_be_read_is_nobodys(tmp_path):
+def test_unwritable_folder_has_no_holder(tmp_path):
     with beating() as heart:
         assert heart.take(tmp_path / "gone") is None
 
 
-def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
+def test_only_silent_runs_are_ended(tmp_path):
     place = {"host": liveness.this_process().host, "name": "n", "tags": {}, "time": 0}
     for folder in (tmp_path, tmp_path / "0", tmp_path / "1"):
         folder.mkdir(exist_ok=True)
         journal.append(folder, "run", uid=folder.name, **place)
-    elsewhere(tmp_path, OWNER, age=2 * liveness.SILENT)
-    elsewhere(tmp_path / "0")
-    elsewhere(tmp_path / "1", age=2 * liveness.SILENT)
+    write_remote_heartbeat(tmp_path, OWNER, age=2 * liveness.SILENT)
+    write_remote_heartbeat(tmp_path / "0")
+    write_remote_heartbeat(tmp_path / "1", age=2 * liveness.SILENT)
     end_the_dead(with_record(tmp_path))
     assert [journal.ended(folder) for folder in (tmp_path, tmp_path / "0", tmp_path / "1")] == [True, False, True]
     assert going_on(tmp_path) == [tmp_path / "0"]
@@ -206,7 +206,7 @@ def test_only_who_gives_no_sign_of_life_is_ended(tmp_path):
 
 
 class _Executor(Executor):
-    """Carries out what it is asked to by writing results; `interrupted`, it sends jobs away and hears no more."""
+    """Writes results instead of running; if `interrupted`, it submits jobs and raises KeyboardInterrupt."""
 
     def __init__(self, folder: Path, *, interrupted: bool = False) -> None:
         self.folder, self.interrupted, self.ran = folder, interrupted, list[int]()
@@ -229,8 +229,8 @@ class _Executor(Executor):
 
 
 @pytest.mark.slow
-def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys, monkeypatch):
-    """The same command again, while a job lives that the first one sent away; then once more when that is done."""
+def test_sweep_leaves_running_jobs_alone_and_reports_them(tmp_path, capsys, monkeypatch):
+    """Repeats the command while a job of the first one runs, and again after its end."""
     uri, folder = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}", tmp_path / "sweep"
     configs = [
         small.compose("precision=fp32", "compile=off", "data.limit=60", f"seed={seed}", f"tracking.uri={uri}")
@@ -254,14 +254,14 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys, m
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(closing, "show", once_more)
         again(interrupted=True)
-    assert journal.ended(folder) and (folder / layout.RESULTS).exists(), "an impatient person costs the record its end"
+    assert journal.ended(folder) and (folder / layout.RESULTS).exists(), "one more interrupt keeps the record complete"
     (folder / layout.RESULTS).unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(closing, "show", twice_more)
         again(interrupted=True)
-    assert not (folder / layout.RESULTS).exists(), "two more do not wait for the answer"
+    assert not (folder / layout.RESULTS).exists(), "two more interrupts skip the results"
     run = MlflowClient(uri).get_run(journal.run_id(folder))
-    assert journal.ended(folder) and run.info.status == "KILLED", "and cost the record no end"
+    assert journal.ended(folder) and run.info.status == "KILLED", "but keep the record complete"
     assert again(interrupted=True)[:2] == (130, [0, 1])
     (folder / "0").mkdir()
     with held(folder / "0") as process:
@@ -273,6 +273,6 @@ def test_a_sweep_leaves_to_others_what_they_have_and_says_so(tmp_path, capsys, m
         assert f"process {process.pid}" in said and f"frostline report {folder}" in said
         assert "running  head seed=0" in said
         assert (folder / "0" / layout.RECORD).read_bytes() == before
-        assert pending_sweeps.remembered(uri, tmp_path) == [folder], "what it will write is still to be passed on"
+        assert pending_sweeps.remembered(uri, tmp_path) == [folder], "what the job will write is still to be sent"
     assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
     assert pending_sweeps.remembered(uri, tmp_path) == []

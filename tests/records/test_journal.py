@@ -1,4 +1,4 @@
-"""A journal survives what happens to a process and its disk: whole lines stay, half a line is none."""
+"""Journals survive kills and damage: complete lines stay, incomplete ones are ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frostline.records import journal
 from frostline.records.journal import MirrorPosition
 
 
-def test_epochs_are_read_back_as_they_were_written(tmp_path):
+def test_epochs_round_trip(tmp_path):
     assert journal.epochs(tmp_path) == []
     lines = [{"epoch": epoch, "val/accuracy": 1 / epoch, "train/loss": float("inf")} for epoch in (1, 2, 3)]
     for line in lines:
@@ -22,7 +22,7 @@ def test_epochs_are_read_back_as_they_were_written(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_run_that_goes_on_leaves_out_what_came_after_its_checkpoint(tmp_path):
+def test_resumed_run_drops_epochs_after_its_checkpoint(tmp_path):
     for epoch in (1, 2, 3):
         journal.append_epoch(tmp_path, {"epoch": epoch, "val/loss": 0.1 + 0.2})
     before = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -34,7 +34,7 @@ def test_a_run_that_goes_on_leaves_out_what_came_after_its_checkpoint(tmp_path):
     assert journal.epochs(tmp_path) == []
 
 
-def test_a_line_that_nobody_can_parse_costs_itself_alone(tmp_path):
+def test_unparsable_line_is_skipped(tmp_path):
     journal.append_epoch(tmp_path, {"epoch": 1})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write("[" * 10**5 + "\n")
@@ -42,14 +42,14 @@ def test_a_line_that_nobody_can_parse_costs_itself_alone(tmp_path):
     assert journal.epochs(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
 
 
-def test_what_is_no_number_or_of_no_epoch_is_left_out(tmp_path):
+def test_values_without_epoch_or_number_are_skipped(tmp_path):
     for line in ({"val/accuracy": 1}, {"epoch": "2"}, {"epoch": 3, "val/accuracy": None, "val/loss": "x", "phase": 1}):
         journal.append_epoch(tmp_path, line)
     assert journal.epochs(tmp_path) == [{"epoch": 3, "phase": 1}]
 
 
 @given(cut=st.integers(0, 200))
-def test_cut_off_anywhere_it_keeps_every_whole_line_and_goes_on(tmp_path_factory, cut):
+def test_truncated_journal_keeps_complete_lines(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("cut")
     for number in range(4):
         journal.append(folder, "tags", values={"né": "x" * number})
@@ -62,7 +62,7 @@ def test_cut_off_anywhere_it_keeps_every_whole_line_and_goes_on(tmp_path_factory
     assert [entry["op"] for entry, _ in journal.entries(folder)] == ["tags"] * kept + ["end"]
 
 
-def test_a_damaged_line_costs_only_itself(tmp_path):
+def test_damaged_line_is_skipped(tmp_path):
     for number in range(3):
         journal.append(tmp_path, "tags", values={"a": str(number)})
     first, second, third = (tmp_path / "record.jsonl").read_bytes().splitlines(keepends=True)
@@ -70,14 +70,14 @@ def test_a_damaged_line_costs_only_itself(tmp_path):
     assert [entry["values"]["a"] for entry, _ in journal.entries(tmp_path)] == ["0", "2"]
 
 
-def test_notes_are_read_on_from_where_one_stopped(tmp_path):
+def test_reading_continues_at_an_offset(tmp_path):
     journal.append(tmp_path, "one")
     (_, behind), = journal.entries(tmp_path)  # fmt: skip
     journal.append(tmp_path, "two", sync=True)
     assert [entry["op"] for entry, _ in journal.entries(tmp_path, behind)] == ["two"]
 
 
-def test_the_last_word_says_whether_a_run_ended(tmp_path):
+def test_last_end_or_resume_decides_whether_a_run_ended(tmp_path):
     said = []
     for op in ("run", "metrics", "end", "tags", "resume", "tags", "end"):
         journal.append(tmp_path, op)
@@ -85,7 +85,7 @@ def test_the_last_word_says_whether_a_run_ended(tmp_path):
     assert said == [False, False, True, True, False, False, True]
 
 
-def test_the_position_is_kept_and_nonsense_is_the_beginning(tmp_path):
+def test_mirror_position_round_trips_and_invalid_is_zero(tmp_path):
     assert journal.position(tmp_path) == MirrorPosition(None, 0)
     there = MirrorPosition("0123456789abcdef" * 2, 70, sure=False)
     journal.set_position(tmp_path, there)
@@ -99,8 +99,7 @@ def test_the_position_is_kept_and_nonsense_is_the_beginning(tmp_path):
         assert journal.position(tmp_path) == MirrorPosition(None, 0), text
 
 
-# Writes lines with a counter until it is killed.
-WRITER = """
+WRITE_EPOCHS = """
 import sys, itertools
 from pathlib import Path
 from frostline.records import journal
@@ -111,8 +110,8 @@ for number in itertools.count():
 
 
 @pytest.mark.parametrize("after", [1, 7, 40])
-def test_what_was_written_survives_a_kill(tmp_path, after):
-    with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+def test_written_epochs_survive_a_kill(tmp_path, after):
+    with subprocess.Popen([sys.executable, "-c", WRITE_EPOCHS, tmp_path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(after):
             last = int(process.stdout.readline())

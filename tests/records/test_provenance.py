@@ -1,4 +1,4 @@
-"""What a rerun must know is written down, and what came from the environment is not."""
+"""Provenance records what a rerun needs, without secrets of the environment."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CHECKOUT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
-def test_facts_are_added_topic_by_topic(tmp_path):
+def test_facts_are_merged_by_topic(tmp_path):
     assert provenance.read(tmp_path) == {}
     provenance.write(tmp_path, {"weights": {"initial": "a", "final": None}, "python": "é"})
     provenance.write(tmp_path, {"weights": {"initial": "a", "final": "b"}})
     assert provenance.read(tmp_path) == {"weights": {"initial": "a", "final": "b"}, "python": "é"}
 
 
-def test_the_machine_and_its_settings_are_named():
+def test_hardware_and_settings_are_recorded():
     machine.prepare_torch(deterministic=True, threads=1)
     hardware, settings = provenance.hardware(CPU)["hardware"], provenance.settings(torch.bfloat16)["settings"]
     assert hardware["threads"] == 1 and hardware["cpu"] and hardware["instructions"]
@@ -41,7 +41,7 @@ def test_the_machine_and_its_settings_are_named():
     json.dumps([hardware, settings])
 
 
-def test_the_packages_and_the_command_are_named_without_passwords(tmp_path):
+def test_packages_and_command_are_recorded_without_passwords(tmp_path):
     command = ["lr=0.1", r"tracking.uri=http\://me:hunter2@server", "x=http://h/?api_token=hunter2&a=1"]
     provenance.write_software(tmp_path, command)
     facts, packages = provenance.read(tmp_path), json.loads((tmp_path / "packages.json").read_text())
@@ -51,7 +51,7 @@ def test_the_packages_and_the_command_are_named_without_passwords(tmp_path):
     assert facts["command"] == ["lr=0.1", r"tracking.uri=http\://server", "x=http://h/?api_token=...&a=1"]
 
 
-def test_untracked_source_is_kept_by_name_hash_and_text(tmp_path, monkeypatch):
+def test_untracked_source_is_recorded(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     for name, content in {
         "src/frostline/new.py": b"a = 1\n",
@@ -77,12 +77,12 @@ def test_untracked_source_is_kept_by_name_hash_and_text(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def taken(monkeypatch):
+def secret_variable(monkeypatch):
     monkeypatch.setenv("MY_SECRET", "hunter2")
     monkeypatch.setattr(credentials, "_taken", {})
 
 
-def test_what_came_from_the_environment_stays_there(taken):
+def test_environment_values_are_not_recorded(secret_variable):
     raw = {
         "data": {"root": "${oc.env:MY_SECRET}/x", "options": {"list": ["a", "${data.root}"]}},
         "lr": "${oc.env:NOT_SET,0.1}",
@@ -104,7 +104,7 @@ def test_what_came_from_the_environment_stays_there(taken):
 
 
 @pytest.mark.parametrize("way", ['"MY_SECRET"', "'MY_SECRET'", " MY_SECRET ", "MY_SECRET,x", "${name}"])
-def test_however_a_config_names_a_variable_its_value_is_not_written_down(monkeypatch, way):
+def test_all_spellings_of_a_variable_are_recognised(monkeypatch, way):
     monkeypatch.setenv("MY_SECRET", "hunter2")
     raw = {"lr": f"${{oc.env:{way}}}", "name": "MY_SECRET"}
     assert credentials.unresolved({"lr": "hunter2", "name": "MY_SECRET"}, raw) == raw
@@ -112,11 +112,11 @@ def test_however_a_config_names_a_variable_its_value_is_not_written_down(monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_secret_in_the_environment_appears_in_no_file_and_not_in_the_record(tmp_path, broken):
-    """Also not in the reason and traceback of a run that stumbles over it."""
+def test_secret_appears_in_no_file_of_a_sweep(tmp_path, broken):
+    """Including the reason and traceback of a run that fails with it."""
     from safetensors.torch import save_file
 
-    secret = uuid.uuid4().hex  # which stands in no patch of the source either
+    secret = uuid.uuid4().hex  # random, so that no patch of the source has it
     weights = tmp_path / secret / "w.safetensors"
     weights.parent.mkdir()
     save_file(network("shufflenet_v2_x0_5", classes=10).module.state_dict(), weights)
@@ -151,7 +151,7 @@ cli.main()
         assert len(facts["weights"]["initial"]) == len(facts["weights"]["final"]) == 64
 
 
-def test_facts_that_a_kill_cut_short_do_not_hinder_the_next_attempt(tmp_path: Path) -> None:
+def test_truncated_provenance_is_replaced(tmp_path: Path) -> None:
     (tmp_path / layout.PROVENANCE).write_text('{"data": {"na')
     provenance.write(tmp_path, {"weights": {"final": None}})
     assert provenance.read(tmp_path) == {"weights": {"final": None}}

@@ -1,11 +1,9 @@
-"""Where a run lies is what Hydra says of it: a folder of its own within the sweep's, where everybody finds it."""
+"""Folders of runs within the folder of their sweep."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -25,12 +23,13 @@ from frostline.records import journal, layout, run_folders, sweep_record
 from frostline.sweeps import hydra_keys
 from frostline.sweeps.compose import compose_all
 from frostline.sweeps.composer import Composer
+from whole_sweeps import command, environment
 
 CHECKOUT = Path(__file__).parents[2]
 
 
 def composed(*overrides, lrs=(0.01, 0.001)):
-    """Return the sweep's folder, and those of its runs in it, as a sweep over `lrs` composes them."""
+    """Return the sweep's folder, and the relative folders of its runs, as composed for a sweep over `lrs`."""
     OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -53,7 +52,7 @@ def composed(*overrides, lrs=(0.01, 0.001)):
         ("runs//./${hydra:job.num}/", ["runs/0", "runs/1"]),
     ],
 )
-def test_a_run_lies_where_hydra_says(subdir, folders):
+def test_run_folders_follow_hydras_subdir(subdir, folders):
     assert composed(f"hydra.sweep.subdir={subdir}")[1] == folders
 
 
@@ -71,17 +70,17 @@ def test_a_run_lies_where_hydra_says(subdir, folders):
         ("é" * 130 + "${lr}", "at most 255 bytes"),
     ],
 )
-def test_folders_that_runs_would_share_or_that_are_none_are_refused(subdir, said):
+def test_shared_or_invalid_run_folders_are_refused(subdir, said):
     with pytest.raises(UserError, match=said):
         composed(f"hydra.sweep.subdir='{subdir}'")
 
 
-def test_a_run_does_not_lie_in_another_ones_folder():
+def test_nested_run_folders_are_refused():
     with pytest.raises(UserError, match="lies inside that of run 0"):
         run_folders.require_distinct(["a", "a/b"])
 
 
-def test_a_sweep_has_one_folder(tmp_path):
+def test_sweep_has_one_folder(tmp_path):
     assert composed(f"hydra.sweep.dir={tmp_path}/x_${{lr}}", lrs=(0.01,))[0] == tmp_path / "x_0.01"
     with pytest.raises(
         UserError, match=r"hydra.sweep.dir=.*x_0.01: expected one folder for all runs, not also .*x_0.001"
@@ -89,7 +88,7 @@ def test_a_sweep_has_one_folder(tmp_path):
         composed(f"hydra.sweep.dir={tmp_path}/x_${{lr}}")
 
 
-def test_the_folder_in_which_the_command_is_typed_is_no_sweeps(tmp_path, monkeypatch):
+def test_working_directory_cannot_be_a_sweep_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for folder in (Path.cwd(), Path(), tmp_path):
@@ -97,7 +96,7 @@ def test_the_folder_in_which_the_command_is_typed_is_no_sweeps(tmp_path, monkeyp
             run_folders.require_free(folder)
 
 
-def test_a_folder_that_nobody_can_make_is_refused_and_one_that_can_be_is_not_made_yet(tmp_path):
+def test_impossible_folder_is_refused_and_none_is_created(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "sweep", Path("/proc/sweep"), Path("/proc/a/sweep")):
         with pytest.raises(UserError, match=rf"^hydra\.sweep\.dir={folder}: expected a folder that can be created"):
@@ -107,7 +106,7 @@ def test_a_folder_that_nobody_can_make_is_refused_and_one_that_can_be_is_not_mad
 
 
 def nested(folder):
-    """Write a sweep of two runs, a level deeper than usual, of which one began."""
+    """Write a sweep of two runs in nested folders, of which one has started."""
     runs = [{"name": name, "choices": {}, "folder": f"{name}/0.1"} for name in ("head", "full")]
     (folder / "head" / "0.1").mkdir(parents=True)
     (folder / "sweep.json").write_text(json.dumps({"tracker": None, "runs": runs}))
@@ -115,7 +114,7 @@ def nested(folder):
     return folder
 
 
-def test_everybody_finds_a_run_where_the_sweep_says_it_lies(tmp_path):
+def test_nested_runs_are_found(tmp_path):
     sweep = nested(tmp_path / "day" / "sweep")
     run = sweep / "head" / "0.1"
     assert run_folders.of(sweep) == [run, sweep / "full" / "0.1"]
@@ -126,19 +125,19 @@ def test_everybody_finds_a_run_where_the_sweep_says_it_lies(tmp_path):
     assert run_folders.of(sweep) == [run]
 
 
-def test_a_sweep_goes_on_in_the_folders_that_it_had(tmp_path):
+def test_resumed_sweep_must_keep_its_run_folders(tmp_path):
     sweep = nested(tmp_path / "sweep")
     run_folders.require_same(sweep, ["head/0.1", "full/0.1"])
     with pytest.raises(UserError, match=r"hydra.sweep.subdir=0: .* such as head/0.1; or another hydra.sweep.dir"):
         run_folders.require_same(sweep, ["0", "1"])
-    (sweep / "head" / "0.1" / layout.RECORD).unlink()  # so that there are plans alone
+    (sweep / "head" / "0.1" / layout.RECORD).unlink()  # no run has started now
     run_folders.require_same(sweep, ["0", "1"])
 
 
 @pytest.mark.parametrize(
     "typed", ["hydra.mode=RUN", "hydra/sweeper=basic", "hydra.run.dir=x", "+hydra.run.dir=x", "hydra.mode=run"]
 )
-def test_what_would_pass_a_sweep_by_is_refused(typed):
+def test_hydra_keys_that_bypass_the_sweep_are_refused(typed):
     with pytest.raises(UserError, match=r"^hydra.*: expected (MULTIRUN|frostline|nothing), "):
         hydra_keys.check_typed(["-m", typed])
     hydra_keys.check_typed(["hydra.mode=MULTIRUN", "hydra/sweeper=frostline", "-m", "lr=1"])
@@ -156,14 +155,14 @@ def test_what_would_pass_a_sweep_by_is_refused(typed):
         ("hydra.sweeper.max_batch_size=2", False, None),
     ],
 )
-def test_keys_of_hydra_that_a_sweep_cannot_follow_are_refused(override, own, said):
+def test_unsupported_hydra_keys_are_refused(override, own, said):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = GlobalHydra.instance().config_loader().load_configuration("config", [override], RunMode.MULTIRUN)
     with pytest.raises(UserError, match=f"{override}: expected .*{said}") if said else nullcontext():
         hydra_keys.check(config, own_launcher=own)
 
 
-def test_who_carries_runs_out_is_part_of_what_was_typed():
+def test_launcher_overrides_are_extracted():
     typed = ["hydra/launcher=basic", "hydra.sweep.dir=x", "lr=1", "+hydra.launcher.more=2"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = GlobalHydra.instance().config_loader().load_configuration("config", typed, RunMode.MULTIRUN)
@@ -172,22 +171,14 @@ def test_who_carries_runs_out_is_part_of_what_was_typed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["frostline", "basic"])
-def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launcher, tmp_path):
+def test_custom_run_folders_work_with_every_launcher(launcher, tmp_path):
     small = ("data.limit=100", "epochs=1", "batch_size=50", "model.image_size=32", "dry_run=true")
     where = (
         f'hydra.sweep.dir="{tmp_path}/a, b c"',
         "hydra.sweep.subdir=${freeze_mode.name}/${hydra.job.override_dirname}",
     )
-    arguments = [
-        sys.executable,
-        str(CHECKOUT / "train.py"),
-        *small,
-        *where,
-        "freeze=head,full",
-        f"hydra/launcher={launcher}",
-    ]
-    told = {**os.environ, "PYTHONPATH": str(CHECKOUT / "src"), "OMP_NUM_THREADS": "1"}
-    done = warm.run(arguments, env=told, cwd=tmp_path)
+    arguments = command(*small, *where, "freeze=head,full", f"hydra/launcher={launcher}")
+    done = warm.run(arguments, env=environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = run_folders.of(tmp_path / "a, b c")
     assert [run.parent.name for run in runs] == ["head", "full"] and all("freeze=" in run.name for run in runs)
@@ -197,7 +188,7 @@ def test_a_sweep_in_folders_of_ones_own_ends_well_whoever_carries_it_out(launche
 
 
 @pytest.mark.parametrize("typed", ["seed=range(0)", "freeze=glob(x*)", "lr=range(3,1)"])
-def test_what_stands_for_no_value_is_refused(typed):
+def test_override_without_values_is_refused(typed):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         with pytest.raises(UserError, match=f"^{re.escape(typed)}: expected at least one value"):
@@ -206,7 +197,7 @@ def test_what_stands_for_no_value_is_refused(typed):
             hydra_keys.points(parser.parse_overrides(["lr=interval(0,1)"]))
 
 
-def test_the_grid_is_that_of_hydras_own_sweeper():
+def test_grid_equals_hydras_basic_sweeper():
     typed = ["freeze=glob(h*),full", "seed=range(3)", "lr=1", "~schedule", "lr=1e-3,1e-4", "+optimizer.options.eps=1,2"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())

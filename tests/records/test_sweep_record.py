@@ -1,4 +1,4 @@
-"""The file of a sweep says what was written, whoever wrote it, and of a search no job reads again what it knows."""
+"""The file sweep.json, and the results of runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ def facts(number: int, name: str = "head") -> RunFacts:
     return RunFacts(f"{name}\u2028, [{number}]", {"lr": 0.1, "seed": number}, str(number))
 
 
-def test_a_job_of_a_search_reads_the_runs_that_are_new_or_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_search_parses_only_new_or_changed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, read = SweepFile(tmp_path, TRACKER, "tpe"), list[str]()
     real = files.parsed
     monkeypatch.setattr(sweep_record.files, "parsed", lambda text: (read.append(text), real(text))[1])
@@ -34,11 +32,11 @@ def test_a_job_of_a_search_reads_the_runs_that_are_new_or_changed(
     assert SweepFacts.read(tmp_path) == SweepFacts(
         TRACKER, tuple(facts(number, "full" if number == 3 else "head") for number in range(20)), "tpe"
     )
-    assert len(read) == 20 + 20 + 1  # the head every time, each run once, and what changed
+    assert len(read) == 20 + 20 + 1  # the header each time, each run once, and one change
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_file_that_others_wrote_is_read_too(tmp_path: Path, indent: int | None) -> None:
+def test_reformatted_file_is_read(tmp_path: Path, indent: int | None) -> None:
     SweepFile(tmp_path, None).add(map(facts, range(3)))
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(json.loads(file.read_text()), indent=indent))
@@ -48,7 +46,7 @@ def test_a_file_that_others_wrote_is_read_too(tmp_path: Path, indent: int | None
         SweepFacts.read(tmp_path)
 
 
-def test_a_run_whose_result_names_a_folder_that_cannot_be_read_lies_where_it_was_found(tmp_path: Path) -> None:
+def test_invalid_folder_in_a_result_is_replaced(tmp_path: Path) -> None:
     SweepFile(tmp_path, None).add([facts(0)])
     (tmp_path / "0").mkdir()
     write_result(
@@ -57,7 +55,7 @@ def test_a_run_whose_result_names_a_folder_that_cannot_be_read_lies_where_it_was
     assert [result.folder for result in sweep_record.read(tmp_path).results] == [str(tmp_path / "0")]
 
 
-def test_a_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
+def test_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
     SweepFile(tmp_path, None).add([])
     assert SweepFacts.read(tmp_path) == SweepFacts(None, ())
     assert json.loads((tmp_path / "sweep.json").read_text())["runs"] == []
@@ -76,9 +74,7 @@ def test_a_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
         {"job": "0"},
     ],
 )
-def test_a_result_that_no_run_can_have_is_none_and_a_run_that_ended_with_it_is_said_to_be_damaged(
-    tmp_path: Path, damage: dict[str, Any]
-) -> None:
+def test_invalid_result_counts_as_damaged(tmp_path: Path, damage: dict[str, Any]) -> None:
     SweepFile(tmp_path, None).add([facts(0)])
     (own := tmp_path / "0").mkdir()
     metrics = {VAL: 0.5, TEST: 0.5, "test/map": math.nan}

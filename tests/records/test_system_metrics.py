@@ -1,4 +1,4 @@
-"""Samples go on where a card does not say how busy it is."""
+"""Samples of system metrics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from frostline.records.recording import Record
 
 
 class NVMLError(Exception):
-    """As that of nvidia-ml-py, which is raised on divided cards."""
+    """Like the exception of nvidia-ml-py, which is raised on divided GPUs (MIG)."""
 
 
-def test_a_card_that_does_not_say_how_busy_it_is_is_sampled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_without_utilization_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(device: int) -> int:
         raise NVMLError("Not Supported")
 

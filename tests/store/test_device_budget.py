@@ -1,4 +1,4 @@
-"""What lies on a device is let go of elsewhere, and its room comes back."""
+"""The budget of device memory."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.store.rows import Rows
 
 
-def test_what_was_moved_to_a_device_is_not_kept_in_memory_too() -> None:
+def test_moved_tensor_is_released_on_the_host() -> None:
     room = DeviceBudget(torch.device("meta"), 1000)
     held = torch.ones(100)
     kept = weakref.ref(held)
-    there = room.take(held)
+    moved = room.take(held)
     del held
     assert kept() is None
-    assert there.device.type == "meta"
+    assert moved.device.type == "meta"
     assert room.free == 600
-    del there
+    del moved
     assert room.free == 1000
 
 
-def test_what_is_on_the_device_already_takes_room_for_as_long_as_it_is_used() -> None:
+def test_tensor_on_the_device_takes_room_while_in_use() -> None:
     room = DeviceBudget(torch.device("cpu"), 1000)
     held = Rows(torch.ones(100), torch.arange(50))
-    there = room.take(held)
-    assert there is not held
+    taken = room.take(held)
+    assert taken is not held
     assert room.free == 800
     assert isinstance(room.take(torch.ones(300)), Rows)
-    del there
+    del taken
     assert room.free == 1000

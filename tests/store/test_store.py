@@ -1,4 +1,4 @@
-"""What is asked for is computed once, comes back as it was, and is computed again where a disk has changed it."""
+"""The store computes each entry once, returns it unchanged, and recomputes it if its files are damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import pytest
 import torch
 
 import warm
+from disk import file_size_limit
 from frostline.commands.store import main as command
 from frostline.core import memory
 from frostline.core.errors import UserError
@@ -73,7 +72,7 @@ def files(store: Store) -> list[Path]:
     return sorted(file for file in store.folder.rglob("*") if file.is_file() and file.suffix != ".lock")
 
 
-def test_what_was_made_is_found_by_the_next_and_is_the_same(store: Store, said: list[str]):
+def test_entry_is_made_once_and_found_unchanged(store: Store, said: list[str]):
     calls: list[int] = []
     assert not store.has("pixels", key("a"))
     made = store.get("pixels", key("a"), counting(calls), about="digits")
@@ -87,7 +86,7 @@ def test_what_was_made_is_found_by_the_next_and_is_the_same(store: Store, said: 
 
 
 @pytest.mark.parametrize("dtype", mapped.DTYPES.values(), ids=str)
-def test_every_type_comes_back(store: Store, dtype: torch.dtype):
+def test_every_dtype_round_trips(store: Store, dtype: torch.dtype):
     values = torch.tensor([0, 1, 1, 0]).to(dtype)
 
     def make(writer: Writer) -> dict[str, Any]:
@@ -98,20 +97,20 @@ def test_every_type_comes_back(store: Store, dtype: torch.dtype):
         assert torch.equal(store.get("features", key("t"), make, about="t").tensors["t"], values)
 
 
-def test_what_no_memory_can_hold_is_said_as_the_system_says_it():
+def test_too_large_tensor_raises_enomem():
     with pytest.raises(OSError, match="no memory for rows of 4,") as refused:
         Writer().tensor("rows", (1 << 40, 1 << 20), torch.float32)
     assert refused.value.errno == errno.ENOMEM
 
 
-def test_what_a_run_writes_to_a_found_tensor_stays_its_own(store: Store):
+def test_writes_to_a_found_tensor_are_private(store: Store):
     for _ in range(2):  # made, then found
         rows = store.get("pixels", key("a"), counting([]), about="digits").tensors["rows"]
         assert rows[0, 0] == 0
         rows[0, 0] = 9
 
 
-def test_without_a_store_everything_is_made_in_memory(tmp_path: Path, said: list[str]):
+def test_disabled_store_makes_entries_in_memory(tmp_path: Path, said: list[str]):
     store = open_store(enabled=False, path=str(tmp_path / "none"), budget_gb=1, say=said.append)
     calls: list[int] = []
     for _ in range(2):
@@ -120,7 +119,7 @@ def test_without_a_store_everything_is_made_in_memory(tmp_path: Path, said: list
     assert len(calls) == 2 and not (tmp_path / "none").exists() and store.items() == []
 
 
-def test_the_folder_is_the_one_asked_for_else_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_folder_is_by_path_environment_or_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FROSTLINE_STORE", str(tmp_path / "env"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options: dict[str, Any] = {"enabled": True, "budget_gb": 0.5, "say": print}
@@ -131,12 +130,12 @@ def test_the_folder_is_the_one_asked_for_else_that_of_the_environment(tmp_path: 
     assert found.folder is not None and found.folder.name == "frostline" and found.budget == 5 * 10**8
 
 
-def test_a_home_that_nobody_has_is_one_line():
+def test_unknown_home_in_path_is_one_line():
     with pytest.raises(UserError, match=r"store\.path=~nobody-here/store: expected a folder"):
         open_store(enabled=True, path="~nobody-here/store", budget_gb=1, say=print)
 
 
-def test_a_making_that_fails_leaves_nothing(store: Store):
+def test_failed_making_leaves_no_files(store: Store):
     def fail(writer: Writer) -> dict[str, Any]:
         writer.tensor("rows", (3,), torch.uint8)
         raise KeyError("mine")
@@ -147,7 +146,7 @@ def test_a_making_that_fails_leaves_nothing(store: Store):
 
 
 @pytest.mark.slow
-def test_every_single_damaged_byte_is_noticed_and_made_again(store: Store, said: list[str]):
+def test_every_damaged_byte_is_detected(store: Store, said: list[str]):
     calls: list[int] = []
     store.get("pixels", key("a"), counting(calls), about="digits")
     spots = [(file, at) for file in files(store) for at in range(file.stat().st_size)]
@@ -161,9 +160,9 @@ def test_every_single_damaged_byte_is_noticed_and_made_again(store: Store, said:
     assert all("digits is damaged" in line and "\n" not in line for line in said)
 
 
-def test_a_large_file_has_a_checksum_for_every_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_large_file_has_a_checksum_per_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checksums, "_PIECE", 40)
-    monkeypatch.setattr(checksums, "_AT_ONCE", 2)  # by several threads
+    monkeypatch.setattr(checksums, "_AT_ONCE", 2)  # in several threads
     content, file = bytes(range(100)), tmp_path / "rows"
     file.write_bytes(content)
     assert checksums.checksum(file) == [zlib.crc32(part) for part in (content[:40], content[40:80], content[80:])]
@@ -171,7 +170,7 @@ def test_a_large_file_has_a_checksum_for_every_piece(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("name", ["rows", "none", "flag", "entry.jsonl"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "longer"])
-def test_files_that_are_gone_cut_or_longer_are_noticed(store: Store, name: str, damage: str):
+def test_missing_truncated_and_longer_files_are_detected(store: Store, name: str, damage: str):
     store.get("pixels", key("a"), counting([]), about="digits")
     (file,) = (file for file in files(store) if file.name == name)
     if damage == "gone":
@@ -194,7 +193,7 @@ def test_files_that_are_gone_cut_or_longer_are_noticed(store: Store, name: str, 
         {"key": "0" * 64},
     ],
 )
-def test_an_edited_seal_reads_nothing_else_and_ends_nothing(store: Store, change: dict[str, Any], tmp_path: Path):
+def test_edited_entry_file_reads_no_other_files(store: Store, change: dict[str, Any], tmp_path: Path):
     (tmp_path / "secret").write_bytes(b"abc")
     store.get("pixels", key("a"), counting([]), about="digits")
     (file,) = (file for file in files(store) if file.name == "entry.jsonl")
@@ -207,7 +206,7 @@ def test_an_edited_seal_reads_nothing_else_and_ends_nothing(store: Store, change
     assert store.get("pixels", key("a"), counting([]), about="digits").made
 
 
-def test_two_threads_make_one(store: Store):
+def test_two_threads_make_one_entry(store: Store):
     calls: list[int] = []
 
     def slow(writer: Writer) -> dict[str, Any]:
@@ -223,7 +222,7 @@ def test_two_threads_make_one(store: Store):
     assert len(calls) == 1
 
 
-def test_what_needs_another_entry_may_ask_for_it(store: Store):
+def test_making_may_get_another_entry(store: Store):
     def features(writer: Writer) -> dict[str, Any]:
         rows = store.get("pixels", key("a"), counting([]), about="digits").tensors["rows"]
         writer.tensor("sum", (), torch.float32).copy_(rows.sum())
@@ -234,13 +233,11 @@ def test_what_needs_another_entry_may_ask_for_it(store: Store):
 
 @pytest.mark.parametrize("suffix", ["", ".part"])
 @pytest.mark.parametrize("dead_link", [True, False])
-def test_what_is_no_folder_in_an_entrys_place_hinders_nothing(
-    store: Store, said: list[str], suffix: str, dead_link: bool
-):
+def test_file_in_place_of_an_entry_is_replaced(store: Store, said: list[str], suffix: str, dead_link: bool):
     place = store._place("pixels", key("a"))
     place.parent.mkdir(parents=True)
     odd = place.with_name(place.name + suffix)
-    odd.symlink_to("nowhere") if dead_link else odd.write_text("what a mended disk has left")
+    odd.symlink_to("nowhere") if dead_link else odd.write_text("left by a repaired disk")
     assert [store.get("pixels", key("a"), counting([]), about="digits").made for _ in range(2)] == [True, False]
 
 
@@ -278,7 +275,7 @@ def start(folder: Path, seconds: float, processes: int) -> warm.Popen:
 
 
 @pytest.mark.slow
-def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: Path):
+def test_of_ten_processes_one_computes_and_others_wait(tmp_path: Path):
     with start(tmp_path / "store", 2, 10) as process:
         assert process.stdout is not None
         answers = process.stdout.read().splitlines()
@@ -288,7 +285,7 @@ def test_of_ten_processes_one_computes_and_the_others_wait_and_say_so(tmp_path: 
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_left_is_cleaned_by_the_next_that_makes_something(tmp_path: Path, said: list[str]):
+def test_files_of_a_killed_process_are_removed(tmp_path: Path, said: list[str]):
     with start(tmp_path / "store", 60, 1) as process:
         while not (tmp_path / "log").exists():
             time.sleep(0.02)
@@ -301,7 +298,7 @@ def test_what_a_killed_process_left_is_cleaned_by_the_next_that_makes_something(
     assert store.get("pixels", "a" * 64, counting([]), about="digits").made and said == []
 
 
-def test_what_was_used_least_recently_makes_room(tmp_path: Path):
+def test_least_recently_used_entries_are_evicted(tmp_path: Path):
     store = Store(tmp_path / "store", budget=100_000, say=print)
     for number, name in enumerate("abc"):
         store.get("features", key(name), kilobytes(30), about=name)
@@ -313,7 +310,7 @@ def test_what_was_used_least_recently_makes_room(tmp_path: Path):
     assert sum(item.size for item in store.items()) <= 100_000
 
 
-def test_what_is_larger_than_the_budget_is_used_but_not_kept_and_moves_nothing(tmp_path: Path, said: list[str]):
+def test_entry_above_the_budget_is_not_kept(tmp_path: Path, said: list[str]):
     store = Store(tmp_path / "store", budget=50_000, say=said.append)
     store.get("features", key("a"), kilobytes(30), about="a")
     entry = store.get("features", key("b"), kilobytes(60), about="b")
@@ -321,7 +318,7 @@ def test_what_is_larger_than_the_budget_is_used_but_not_kept_and_moves_nothing(t
     assert [item.about for item in store.items()] == ["a"] and "store.budget_gb" in said[0]
 
 
-def test_an_entry_that_is_being_made_is_not_removed(store: Store):
+def test_unfinished_entry_is_not_removed(store: Store):
     seen: list[bool] = []
     folder = store.folder
     assert folder is not None
@@ -338,7 +335,7 @@ def test_an_entry_that_is_being_made_is_not_removed(store: Store):
     assert seen == [True] and store.has("features", key("a"))
 
 
-def test_what_is_in_use_is_not_removed_and_not_evicted(tmp_path: Path, said: list[str]):
+def test_entry_in_use_is_not_removed_or_evicted(tmp_path: Path, said: list[str]):
     store = Store(tmp_path / "store", budget=50_000, say=said.append)
     rows = store.get("pixels", key("a"), kilobytes(30), about="a").tensors["rows"]
     assert not removal.remove(store.items()[0])
@@ -351,14 +348,14 @@ def test_what_is_in_use_is_not_removed_and_not_evicted(tmp_path: Path, said: lis
     assert removal.remove(store.items()[0]) and files(store) == []
 
 
-def test_who_has_an_entry_can_read_it_whatever_becomes_of_the_folder(store: Store):
+def test_open_entry_is_readable_after_its_removal(store: Store):
     rows = store.get("features", key("a"), kilobytes(20), about="a").tensors["rows"]
     shutil.rmtree(store.items()[0].place)
     mapped.release(rows)
     assert (rows == 7).all()
 
 
-def test_what_is_asked_for_in_turn_does_not_push_each_other_out(tmp_path: Path, said: list[str]):
+def test_entries_of_a_family_do_not_evict_each_other(tmp_path: Path, said: list[str]):
     store, calls = Store(tmp_path / "store", budget=100_000, say=said.append), list[str]()
 
     def epoch(name: str) -> Callable[[Writer], dict[str, Any]]:
@@ -372,7 +369,7 @@ def test_what_is_asked_for_in_turn_does_not_push_each_other_out(tmp_path: Path, 
     assert [item.about for item in store.items()] == ["e"]
 
 
-def test_the_budget_holds_while_entries_are_made_too(tmp_path: Path, said: list[str]):
+def test_budget_holds_while_entries_are_made(tmp_path: Path, said: list[str]):
     store, most = Store(tmp_path / "store", budget=100_000, say=said.append), list[int]()
 
     def watched(writer: Writer) -> dict[str, Any]:
@@ -393,7 +390,7 @@ def test_the_budget_holds_while_entries_are_made_too(tmp_path: Path, said: list[
     assert 80_000 < max(most) <= 100_000 and said == []
 
 
-def test_what_neither_the_folder_nor_the_memory_can_take_is_refused_before_it_is_made(
+def test_entry_without_room_is_refused_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ):
     monkeypatch.setattr(memory, "budget", lambda device, gigabytes: 20_000)
@@ -405,9 +402,7 @@ def test_what_neither_the_folder_nor_the_memory_can_take_is_refused_before_it_is
     assert said == [] and files(Store(tmp_path / "store", budget=0, say=print)) == []
 
 
-def test_what_is_read_piecemeal_is_checked_where_it_is_read_and_made_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch, said: list[str]
-):
+def test_piecemeal_entries_are_checked_when_read(store: Store, monkeypatch: pytest.MonkeyPatch, said: list[str]):
     monkeypatch.setattr(checksums, "_PIECE", 1000)
 
     def make(writer: Writer) -> dict[str, Any]:
@@ -423,7 +418,7 @@ def test_what_is_read_piecemeal_is_checked_where_it_is_read_and_made_again(
         (file,) = (file for file in files(store) if file.name == "rows")
         content = bytearray(file.read_bytes())
         content[7 * 600] ^= 1
-        file.write_bytes(content)  # which this process has not checked
+        file.write_bytes(content)  # not yet checked by this process
         rows = get().streamed() if streamed else get()
         assert rows[torch.tensor([3, 12])][:, 0].tolist() == [3, 12]
         with pytest.raises(DamagedEntry, match="a: rows has changed"):
@@ -435,7 +430,7 @@ def test_what_is_read_piecemeal_is_checked_where_it_is_read_and_made_again(
 
 
 @pytest.mark.parametrize("index", [torch.tensor([4, 0, 4]), slice(1, 3), 2], ids=str)
-def test_streamed_rows_are_those_of_the_memory(store: Store, index: Any):
+def test_streamed_rows_equal_rows_in_memory(store: Store, index: Any):
     def make(writer: Writer) -> dict[str, Any]:
         writer.tensor("rows", (6, 2, 3), torch.float32).copy_(torch.arange(36).view(6, 2, 3))
         return {}
@@ -444,17 +439,7 @@ def test_streamed_rows_are_those_of_the_memory(store: Store, index: Any):
     assert torch.equal(rows.streamed()[index], rows[index]) and rows[index].shape[-2:] == (2, 3)
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_where_files_may_not_grow_it_is_made_in_memory(store: Store, said: list[str]):
+def test_entry_is_made_in_memory_if_files_cannot_grow(store: Store, said: list[str]):
     with file_size_limit(50_000):
         entry = store.get("features", key("a"), kilobytes(60), about="a")
     assert entry.made and (entry.tensors["rows"] == 7).all()
@@ -464,7 +449,7 @@ def test_where_files_may_not_grow_it_is_made_in_memory(store: Store, said: list[
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """Yield a file system of 1 MB."""
     (folder := tmp_path / "disk").mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
@@ -473,7 +458,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_on_a_full_disk_it_is_made_in_memory(small_disk: Path, said: list[str]):
+def test_entry_is_made_in_memory_on_a_full_disk(small_disk: Path, said: list[str]):
     store = Store(small_disk / "store", budget=10**9, say=said.append)
     kept = store.get("features", key("a"), kilobytes(600), about="a")
     entry = store.get("features", key("b"), kilobytes(600), about="b")
@@ -482,9 +467,7 @@ def test_on_a_full_disk_it_is_made_in_memory(small_disk: Path, said: list[str]):
     assert [item.about for item in store.items()] == ["a"]
 
 
-def test_in_a_folder_that_may_only_be_read_entries_are_found_and_others_made_in_memory(
-    small_disk: Path, said: list[str]
-):
+def test_read_only_store_finds_entries_and_makes_others_in_memory(small_disk: Path, said: list[str]):
     store = Store(small_disk / "store", budget=10**9, say=said.append)
     store.get("features", key("a"), kilobytes(20), about="a")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -493,17 +476,17 @@ def test_in_a_folder_that_may_only_be_read_entries_are_found_and_others_made_in_
     assert len(said) == 1 and "b is kept in memory only" in said[0] and "Read-only" in said[0]
 
 
-def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path, said: list[str]):
+def test_impossible_folder_is_reported_in_one_line(tmp_path: Path, said: list[str]):
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "store", budget=10**6, say=said.append)
     assert store.get("features", key("a"), kilobytes(20), about="a").made and len(said) == 1 and store.items() == []
 
 
-def test_what_was_filled_or_read_can_leave_the_memory(store: Store):
+def test_release_frees_pages_and_keeps_values(store: Store):
     def make(writer: Writer) -> dict[str, Any]:
         rows = writer.tensor("rows", (900, 1000), torch.uint8)
         rows[:] = 3
-        mapped.release(rows[5:])  # a part stands for the whole
+        mapped.release(rows[5:])  # of a part releases the whole tensor
         assert (rows == 3).all()
         return {}
 
@@ -516,7 +499,7 @@ def test_what_was_filled_or_read_can_leave_the_memory(store: Store):
     assert own.sum() == 3
 
 
-def test_the_command_lists_checks_and_empties(
+def test_command_lists_verifies_and_clears(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("FROSTLINE_STORE", str(store.folder))
@@ -539,16 +522,16 @@ def test_the_command_lists_checks_and_empties(
         command(["clear", "--older-than", "soon"])
 
 
-def test_what_cannot_be_removed_is_told_and_the_status_is_1(
+def test_clear_reports_entries_it_cannot_remove(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("FROSTLINE_STORE", str(store.folder))
     for name in ("a", "b", "c"):
         store.get("pixels", key(name), kilobytes(20), about=f"digits {name}")
     a, _, c = sorted(store.items(), key=lambda item: item.about)
-    for place in (a.place, c.place.with_name(key("d"))):  # of which c is what a killed process left
+    for place in (a.place, c.place.with_name(key("d"))):  # c becomes an unfinished entry
         (lock := place.with_name(f"{place.name}.lock")).unlink(missing_ok=True)
-        lock.mkdir(parents=True)  # as on a disk that nobody may write to: there is no lock to be had
+        lock.mkdir(parents=True)  # no lock can be taken, as on a read-only disk
     c.place.rename(c.place.with_name(f"{key('d')}.part"))
     use = store.get("pixels", key("b"), kilobytes(20), about="digits b")
     assert command(["clear"]) == 1
@@ -561,7 +544,7 @@ def test_what_cannot_be_removed_is_told_and_the_status_is_1(
     assert [item.about for item in store.items()] == ["digits a"]
 
 
-def test_checking_an_entry_is_not_using_it(store: Store):
+def test_verification_does_not_count_as_use(store: Store):
     store.get("features", key("a"), kilobytes(20), about="a")
     (item,) = store.items()
     os.utime(item.place / "entry.jsonl", (5, 5))

@@ -1,14 +1,14 @@
-"""A file of weights that is written while training goes on has the bytes of one that is written at the end."""
+"""Weight files that are partly written during training."""
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from disk import file_size_limit
 from frostline.models import weights
 from frostline.store import hashing, tensorfile
 from frostline.store.tensorfile import Draft
@@ -28,7 +28,7 @@ def tensors() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("moving", [["fc.weight", "fc.bias"], ["conv.weight", "fc.weight"]])
-def test_it_does_not_matter_how_much_is_written_before_the_end(tmp_path: Path, moving: list[str]) -> None:
+def test_early_writes_do_not_change_the_file(tmp_path: Path, moving: list[str]) -> None:
     early, late = tensors(), tensors()
     moved = {name: late[name] + 1 for name in moving}
     tensorfile.save(tmp_path / "expected.safetensors", {**late, **moved}, FACTS)
@@ -41,21 +41,16 @@ def test_it_does_not_matter_how_much_is_written_before_the_end(tmp_path: Path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "expected.safetensors"]
 
 
-def test_what_is_frozen_is_on_the_disk_before_the_end_and_gone_when_there_is_none(tmp_path: Path) -> None:
+def test_draft_is_removed_if_the_run_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), Draft(tmp_path / "best.safetensors", tensors(), FACTS) as draft:
         draft.begin({"conv.weight": tensors()["conv.weight"]})
-        draft._aside.submit(lambda: None).result()  # what comes before it is done
+        draft._aside.submit(lambda: None).result()  # waits for earlier writes
         assert list(tmp_path.iterdir()) == [tmp_path / ".best.safetensors.part"]
         raise RuntimeError("the run failed")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_takes_no_more_is_said_as_the_system_says_it(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            tensorfile.save(tmp_path / "best.safetensors", tensors(), FACTS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_full_disk_raises_the_system_error(tmp_path: Path) -> None:
+    with file_size_limit(100), pytest.raises(OSError, match="File too large") as caught:
+        tensorfile.save(tmp_path / "best.safetensors", tensors(), FACTS)
     assert str(caught.value.filename).startswith(f"{tmp_path}/.best.safetensors.") and not [*tmp_path.iterdir()]

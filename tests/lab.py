@@ -168,11 +168,11 @@ class Lab:
         if found != Counter({(run, "FINISHED"): times for run in expected}):
             return f"{name}: MLflow has {sorted(found.elements())}"
         for run, label in [(run, label) for run, label, status in runs if status == "FINISHED"]:
-            told = [(step, key, value) for own, key, step, value in points if own == run and step > 0]
+            logged = [(step, key, value) for own, key, step, value in points if own == run and step > 0]
             true = [(line["epoch"], k, v) for line in expected[label]["epochs"] for k, v in line.items() if "/" in k]
-            if sorted(told) != sorted(true):
+            if sorted(logged) != sorted(true):
                 return f"{name}: MLflow's points of {label} are others"
-            if [step for step, _, _ in told] != sorted(step for step, _, _ in told):
+            if [step for step, _, _ in logged] != sorted(step for step, _, _ in logged):
                 return f"{name}: MLflow's points of {label} came out of order"
         return None
 

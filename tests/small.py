@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import pytest
 import torch
 import yaml
 from hydra import initialize_config_dir
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from frostline.core.config import KEPT, AdapterConfig, Config, DataConfig, FreezeModeConfig, PhaseConfig, RuleConfig
+from frostline.core.errors import UserError
 from frostline.core.validation import parse
 from frostline.data import loading
 from frostline.data.bit_depth import FULL, Levels
@@ -98,6 +100,14 @@ class Samples:
 def last_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the newest intact checkpoint of the run in `folder`, None if there is none."""
     return next(checkpoint.intact(folder / CHECKPOINT, say), None)
+
+
+@contextmanager
+def raises_one_line(pattern: str) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    """Require a `UserError` whose message matches `pattern` and is one line."""
+    with pytest.raises(UserError, match=pattern) as caught:
+        yield caught
+    assert "\n" not in str(caught.value)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ BAD: dict[str, list[Any]] = {
     "cluster.hours": [0.0, nan, inf, -1.0],
     "cluster.at_once": [0],
     "cluster.pack": [0, "all", 1.5],
-    "cluster.check": ["there"],
+    "cluster.check": ["always"],
     "freeze_mode.norm_stats": ["batch"],
     "freeze_mode.phases": [[]],
     "save_weights": ["all", "none", ""],

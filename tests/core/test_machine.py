@@ -201,14 +201,14 @@ def test_isolated_state_ignores_settings_of_a_notebook(monkeypatch: pytest.Monke
 
 def _precision_of_float32() -> list[object]:
     """Return torch's float32 precision by all of its attributes."""
-    there: Any = torch.backends
+    backends: Any = torch.backends
     asked: list[Callable[[], object]] = [
         torch.get_float32_matmul_precision,
-        lambda: there.cudnn.allow_tf32,
-        lambda: there.mkldnn.matmul.fp32_precision,
-        lambda: there.mkldnn.conv.fp32_precision,
-        lambda: there.cuda.matmul.fp32_precision,
-        lambda: there.fp32_precision,
+        lambda: backends.cudnn.allow_tf32,
+        lambda: backends.mkldnn.matmul.fp32_precision,
+        lambda: backends.mkldnn.conv.fp32_precision,
+        lambda: backends.cuda.matmul.fp32_precision,
+        lambda: backends.fp32_precision,
     ]
     said: list[object] = []
     for one in asked:
@@ -260,9 +260,9 @@ def test_default_precision_on_a_cpu_is_float32() -> None:
 
 
 def test_default_precision_on_a_gpu_depends_on_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
-        assert machine.autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if there else None)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, bf16=supported: bf16)
+        assert machine.autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if supported else None)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -318,14 +318,14 @@ def test_platform_has_gpu_library_and_tf32(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("capability", "there", "runs"),
+    ("capability", "kernels", "runs"),
     [((7, 0), ["sm_75", "sm_86"], True), ((7, 0), ["sm_80", "sm_90a"], False), ((12, 1), ["sm_100", "sm_120"], True)],
 )
 def test_gpu_without_kernels_is_one_line(
-    capability: tuple[int, int], there: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], kernels: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: kernels)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
     expected = r"^device=cuda:1: expected cpu, or a GPU .* \(sm_80, sm_90a\), not Tesla V100 \(sm_70\)$"

@@ -35,9 +35,9 @@ def test_memory_kept_by_allocators_counts_as_free(monkeypatch: pytest.MonkeyPatc
     """Kept by malloc on a CPU, by torch's cache on a GPU."""
     gigabyte = 1 << 30
     for held in (0, 3 * gigabyte):
-        there = SimpleNamespace(available=12 * gigabyte - held)
+        machine = SimpleNamespace(available=12 * gigabyte - held)
         own = SimpleNamespace(rss=gigabyte + held, shared=gigabyte)
-        monkeypatch.setattr(psutil, "virtual_memory", lambda there=there: there)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda machine=machine: machine)
         monkeypatch.setattr(cgroups, "free_memory", lambda: None)
         monkeypatch.setattr(psutil, "Process", lambda own=own: SimpleNamespace(memory_info=lambda: own))
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, held=held: (12 * gigabyte - held, 80 * gigabyte))

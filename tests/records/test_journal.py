@@ -87,9 +87,9 @@ def test_last_end_or_resume_decides_whether_a_run_ended(tmp_path):
 
 def test_mirror_position_round_trips_and_invalid_is_zero(tmp_path):
     assert journal.position(tmp_path) == MirrorPosition(None, 0)
-    there = MirrorPosition("0123456789abcdef" * 2, 70, sure=False)
-    journal.set_position(tmp_path, there)
-    assert journal.position(tmp_path) == there and journal.run_id(tmp_path) == there.run_id
+    expected = MirrorPosition("0123456789abcdef" * 2, 70, sure=False)
+    journal.set_position(tmp_path, expected)
+    assert journal.position(tmp_path) == expected and journal.run_id(tmp_path) == expected.run_id
     odd = (
         '{"run_id": "../x", "offset": 1}',
         *(f'{{"run_id": null, "offset": {n}, "sure": true}}' for n in ("-1", "1e999")),

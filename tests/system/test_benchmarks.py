@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def root(tmp_path_factory):
     return tmp_path_factory.mktemp("images")
 
 
@@ -26,39 +26,39 @@ def _importable(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def small(kept):
+def small(root):
     import images
 
-    return images.make(kept, images.CIFAR, {"train": 40, "val": 10, "test": 10})
+    return images.make(root, images.CIFAR, {"train": 40, "val": 10, "test": 10})
 
 
-def test_images_are_reproducible_and_made_once(kept, tmp_path):
+def test_images_are_reproducible_and_made_once(root, tmp_path):
     import images
 
-    here, other = small(kept), small(tmp_path)
+    here, other = small(root), small(tmp_path)
     files = sorted(path.relative_to(here) for path in here.glob("*/*/*.png"))
     assert len(files) == 60
     assert all((here / file).read_bytes() == (other / file).read_bytes() for file in files)
     made = (here / files[0]).stat().st_mtime_ns
-    assert small(kept) == here and (here / files[0]).stat().st_mtime_ns == made
+    assert small(root) == here and (here / files[0]).stat().st_mtime_ns == made
     (photo,) = images.make(tmp_path, images.PHOTO, {"train": 1}).glob("train/class0/*.jpg")
     with images.Image.open(photo) as image:
         assert image.size == (500, 375)
 
 
-def test_tutorial_baseline_learns(kept):
+def test_tutorial_baseline_learns(root):
     import tutorial
 
     torch.manual_seed(0)
-    losses = tutorial.main(small(kept), "resnet18", size=32, lr=3e-3, epochs=4, device=CPU)
+    losses = tutorial.main(small(root), "resnet18", size=32, lr=3e-3, epochs=4, device=CPU)
     assert losses[-1] < losses[0]
 
 
-def test_fair_baseline_learns(kept):
+def test_fair_baseline_learns(root):
     import fair
 
     torch.manual_seed(0)
-    losses = fair.main(small(kept), "resnet18", size=32, lr=3e-3, epochs=4, device=CPU)
+    losses = fair.main(small(root), "resnet18", size=32, lr=3e-3, epochs=4, device=CPU)
     assert losses[-1] < losses[0]
 
 
@@ -72,15 +72,19 @@ def test_limit_baseline_learns_its_batch():
     assert limit.matrix_rate(CPU, torch.float32, 32, times=2) > 0
 
 
-def test_measurement_keeps_results_of_other_measurements(kept, tmp_path, capsys):
+def measure(output, *options):
+    """Run benchmarks quickly on the CPU, and return all measurements in `output`."""
     import run
 
-    quick = ("--device", "cpu", "--quick", "--without-mlflow", "--output", str(tmp_path), "--images", str(kept))
-    run.main([*quick, "--only", "machine"])
-    run.main([*quick, "--only", "sweep"])
+    run.main(["--device", "cpu", "--quick", "--output", str(output), *options])
+    return json.loads((output / "results.json").read_text())["cpu"]["measurements"]
+
+
+def test_measurement_keeps_results_of_other_measurements(root, tmp_path, capsys):
+    measure(tmp_path, "--without-mlflow", "--images", str(root), "--only", "machine")
+    measured = measure(tmp_path, "--without-mlflow", "--images", str(root), "--only", "sweep")
     said = capsys.readouterr().out
     page = (tmp_path / "RESULTS.md").read_text()
-    measured = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]
     assert set(measured) == {"machine", "sweep"}
     warm = next(row for row in measured["sweep"]["rows"] if row["measure"].startswith("images through"))
     assert (warm["ours"], warm["reached"]) == ("0", "yes")
@@ -89,42 +93,36 @@ def test_measurement_keeps_results_of_other_measurements(kept, tmp_path, capsys)
     assert "## cuda\n\nnot measured: no GPU was at hand" in page
 
 
-def test_interrupted_measurement_continues(kept, tmp_path, capsys, monkeypatch):
+def test_interrupted_measurement_continues(tmp_path, capsys, monkeypatch):
     import measures
-    import run
 
     def interrupted(bench):
         yield bench.row("first", "row", 1.0, note="")
         raise KeyboardInterrupt
 
-    quick = ["--device", "cpu", "--quick", "--output", str(tmp_path), "--only", "machine,share", "--continue"]
+    options = ("--only", "machine,share", "--continue")
     monkeypatch.setitem(measures.MEASURES, "share", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run.main(quick)
+        measure(tmp_path, *options)
     monkeypatch.setitem(measures.MEASURES, "share", lambda bench: iter([bench.row("second", "row", 2.0, note="")]))
     capsys.readouterr()
-    run.main(quick)
+    measured = measure(tmp_path, *options)
     assert "(machine: measured already)" in capsys.readouterr().out
-    measured = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]
     assert [row["measure"] for row in measured["share"]["rows"]] == ["second (row)"] and measured["share"]["whole"]
 
 
-def test_determinism_is_measured_as_complete(kept, tmp_path):
-    import run
-
-    run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--images", str(kept), "--only", "determinism"])
-    twice, networks = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["determinism"]["rows"]
+def test_determinism_is_measured_as_complete(root, tmp_path):
+    measured = measure(tmp_path, "--images", str(root), "--only", "determinism")
+    twice, networks = measured["determinism"]["rows"]
     assert (twice["result"], networks["result"], networks["theirs"]) == ("1", "1", "of 1")
 
 
-def test_share_measurement_runs(kept, tmp_path, monkeypatch):
+def test_share_measurement_runs(root, tmp_path, monkeypatch):
     import ours
-    import run
 
     monkeypatch.setattr(ours, "_started", functools.cache(lambda: ThreadPoolExecutor(1)))  # MLflow is loaded already
     monkeypatch.setattr(ours, "mlflow_uri", lambda folder: f"sqlite:///{stores.put(folder / 'mlflow.db')}")
-    run.main(["--device", "cpu", "--quick", "--output", str(tmp_path), "--images", str(kept), "--only", "share"])
-    (row,) = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]["share"]["rows"]
+    (row,) = measure(tmp_path, "--images", str(root), "--only", "share")["share"]["rows"]
     assert float(row["result"]) > 0
 
 

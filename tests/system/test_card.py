@@ -125,14 +125,14 @@ class Emulated:
 def emulate(folder: Path, *overrides: str, shift: bool = False, free: int = MEMORY) -> Emulated:
     """Execute a run on an emulated GPU with `free` bytes of memory."""
     epochs: list[tuple[Counter[str], Counter[str], int]] = []
-    with EmulatedMachine(free=free).running() as there:
+    with EmulatedMachine(free=free).running() as gpu:
 
         def note() -> None:
-            epochs.append((Counter(there.waits), Counter(there.sent), there.launches.total()))
+            epochs.append((Counter(gpu.waits), Counter(gpu.sent), gpu.launches.total()))
 
         found, seen = run(folder, "cuda", *EMULATED, *overrides, shift=shift, after_epoch=note)
     before, after = epochs[-2:]
-    return Emulated(found, seen, there, after[0] - before[0], after[1] - before[1], after[2] - before[2])
+    return Emulated(found, seen, gpu, after[0] - before[0], after[1] - before[1], after[2] - before[2])
 
 
 @pytest.fixture(scope="module")
@@ -153,40 +153,40 @@ def test_gpu_run_equals_cpu_run(
     emulated: Callable[..., Emulated],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    there = emulated(*overrides)
+    gpu = emulated(*overrides)
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    assert run(tmp_path, "cpu", *EMULATED, *overrides) == (there.found, there.seen)
+    assert run(tmp_path, "cpu", *EMULATED, *overrides) == (gpu.found, gpu.seen)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", MORE_MODES)
 def test_gpu_run_of_every_mode_equals_cpu_run(tmp_path: Path, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "_float32", float)  # layer_decay's 0.65 is not exact in float32
-    there = emulate(tmp_path / "there", f"freeze={chosen}")
-    assert there.waits.total() <= WAITS + (chosen == "lp_ft")  # checks frozen weights after its first phase
+    gpu = emulate(tmp_path / "gpu", f"freeze={chosen}")
+    assert gpu.waits.total() <= WAITS + (chosen == "lp_ft")  # checks frozen weights after its first phase
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    assert run(tmp_path / "here", "cpu", *EMULATED, f"freeze={chosen}") == (there.found, there.seen)
+    assert run(tmp_path / "cpu", "cpu", *EMULATED, f"freeze={chosen}") == (gpu.found, gpu.seen)
 
 
 def test_corrupted_images_are_equal_on_gpu_and_cpu(
     tmp_path: Path, emulated: Callable[..., Emulated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = emulated("freeze=head", shift=True)
+    gpu = emulated("freeze=head", shift=True)
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
-    assert run(tmp_path, "cpu", *EMULATED, "freeze=head", shift=True) == (there.found, there.seen)
+    assert run(tmp_path, "cpu", *EMULATED, "freeze=head", shift=True) == (gpu.found, gpu.seen)
 
 
 @pytest.mark.parametrize("overrides", [*FITS, BY_ITSELF, HALF], ids=" ".join)
 def test_epoch_waits_for_results_and_sends_only_indices(
     overrides: tuple[str, ...], emulated: Callable[..., Emulated]
 ) -> None:
-    there = emulated(*overrides)
-    assert there.waits.total() <= WAITS
-    assert {what.partition(": ")[2] for what in there.waits} == {"sums.read", "evaluation.of_logits"}
+    gpu = emulated(*overrides)
+    assert gpu.waits.total() <= WAITS
+    assert {what.partition(": ")[2] for what in gpu.waits} == {"sums.read", "evaluation.of_logits"}
     data = load_data(source="digits", **FEW)
     samples = len(data.train.labels) + len(data.val.labels)
-    assert there.sent.total() <= 3 * 8 * samples + 512  # int64 indices of samples, and of those they are mixed with
-    assert not +there.machine.sorts
+    assert gpu.sent.total() <= 3 * 8 * samples + 512  # int64 indices of samples, and of those they are mixed with
+    assert not +gpu.machine.sorts
 
 
 @pytest.mark.parametrize("overrides", COMING, ids=" ".join)
@@ -198,9 +198,9 @@ def test_steps_with_features_or_pixels_from_outside_do_not_wait(
 
 
 def test_freeze_guard_waits_once_per_phase(emulated: Callable[..., Emulated]) -> None:
-    there = emulated(*GRADUAL)
-    phases = {phase for phase, *_ in there.found[:-1]}
-    waits = sum(count for what, count in there.machine.waits.items() if "freeze_guard" in what)
+    gpu = emulated(*GRADUAL)
+    phases = {phase for phase, *_ in gpu.found[:-1]}
+    waits = sum(count for what, count in gpu.machine.waits.items() if "freeze_guard" in what)
     assert waits == len(phases) - 1 == 5  # the last phase freezes nothing
 
 
@@ -227,23 +227,23 @@ def test_free_memory_does_not_change_results(tmp_path: Path, emulated: Callable[
 
 
 def test_gpu_without_bfloat16_uses_float32() -> None:
-    for there, expected in ((True, "bf16"), (False, "fp32")):
-        with EmulatedMachine(bf16=there).running():
+    for supported, expected in ((True, "bf16"), (False, "fp32")):
+        with EmulatedMachine(bf16=supported).running():
             assert machine.meaning_of_auto("cuda")["precision"] == expected
 
 
 def test_run_on_the_second_gpu_starts_cuda_only_there(tmp_path: Path) -> None:
-    with EmulatedMachine(2).running() as there:
+    with EmulatedMachine(2).running() as gpu:
         run(tmp_path, "cuda:1", *EMULATED, "freeze=head", "epochs=1")
-    assert there.contexts == {1}
+    assert gpu.contexts == {1}
 
 
 def test_dropout_is_seeded_on_the_gpu_of_its_inputs() -> None:
-    with EmulatedMachine(2).running() as there:
+    with EmulatedMachine(2).running() as gpu:
         steps.seed_dropout(torch.device("cuda:1"), 7)
-        assert there.seeded == {1}
+        assert gpu.seeded == {1}
         steps.seed_dropout(torch.device("cuda"), 7)
-    assert there.seeded == {0, 1}
+    assert gpu.seeded == {0, 1}
 
 
 FAULTS = {
@@ -278,12 +278,12 @@ def test_tensors_of_two_devices_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_emulation_refuses_what_a_gpu_refuses() -> None:
-    with EmulatedMachine().running() as there:
+    with EmulatedMachine().running() as gpu:
         torch.ones(1000).pin_memory().to("cuda", non_blocking=True)
-        assert not there.waits
+        assert not gpu.waits
         ones = torch.ones(3, device="cuda")
         assert (ones + torch.tensor(1.0)).cpu().tolist() == [2, 2, 2] and float(ones.sum()) == 3
-        assert set(there.waits) == {"to the host: outside", "_local_scalar_dense: outside"}
+        assert set(gpu.waits) == {"to the host: outside", "_local_scalar_dense: outside"}
         pooled = nn.functional.adaptive_avg_pool2d(torch.ones(1, 1, 4, 4, device="cuda").requires_grad_(), 2)
         torch.use_deterministic_algorithms(True)
         with pytest.raises(RuntimeError, match="deterministic"):

@@ -44,10 +44,10 @@ def test_repeated_run_gives_equal_bits(tmp_path: Path, overrides: tuple[str, ...
 
 @pytest.mark.parametrize("overrides", RUNS, ids=" ".join)
 def test_float32_run_is_close_to_the_cpu(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    here, seen = run(tmp_path / "here", "cpu", *overrides, "precision=fp32")
-    there, seen_there = run(tmp_path / "there", "cuda", *overrides, "precision=fp32")
-    assert seen == seen_there
-    assert there[0][1] == pytest.approx(here[0][1], rel=0.02)  # loss of the first epoch: views differ by up to 1/255
+    cpu, seen_on_cpu = run(tmp_path / "cpu", "cpu", *overrides, "precision=fp32")
+    gpu, seen_on_gpu = run(tmp_path / "gpu", "cuda", *overrides, "precision=fp32")
+    assert seen_on_cpu == seen_on_gpu
+    assert gpu[0][1] == pytest.approx(cpu[0][1], rel=0.02)  # loss of the first epoch: views differ by up to 1/255
 
 
 def test_gpu_is_chosen_by_its_number(tmp_path: Path) -> None:
@@ -93,12 +93,12 @@ def test_views_differ_from_the_cpu_by_one_level_at_most(interpolation: str) -> N
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (8, 3, 97, 140), dtype=torch.uint8, generator=generator)
     how = CenterCrop(size=64, resize=73, interpolation=interpolation)
-    here, there = center_crop(pixels, how).float(), center_crop(pixels.to(CARD), how).float().cpu()
-    assert (here - there).abs().max() <= 1
+    cpu, gpu = center_crop(pixels, how).float(), center_crop(pixels.to(CARD), how).float().cpu()
+    assert (cpu - gpu).abs().max() <= 1
     boxes = torch.tensor([[0.1, 0.2, 0.8, 0.9]]).repeat(8, 1)
-    here = resized_crop(pixels, boxes, 48, interpolation=interpolation)
-    there = resized_crop(pixels.to(CARD), boxes.to(CARD), 48, interpolation=interpolation).cpu()
-    assert (here - there).abs().max() <= 1
+    cpu = resized_crop(pixels, boxes, 48, interpolation=interpolation)
+    gpu = resized_crop(pixels.to(CARD), boxes.to(CARD), 48, interpolation=interpolation).cpu()
+    assert (cpu - gpu).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("heads", "seeds"), [(1, 1), (16, 1), (16, 4)])

@@ -92,7 +92,7 @@ def test_each_verdict_has_its_exit_status() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
+def swept(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
     """A sweep of two cells, with features from the store and several seeds."""
     place = f"store.path={tmp_path_factory.mktemp('store')}"
     return sweep(tmp_path_factory.mktemp("sweeps") / "whole", store, "freeze=head", "seed=0,1", place)
@@ -112,16 +112,16 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
 
 
-def test_rerun_is_a_key_of_the_command_line(whole: Any, store: Path) -> None:
+def test_rerun_is_a_key_of_the_command_line(swept: Any, store: Path) -> None:
     place = places(store.parent / "typed", store)
-    arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={whole.folder / '1'}", *place]
+    arguments = [sys.executable, str(CHECKOUT / "train.py"), f"rerun={swept.folder / '1'}", *place]
     done = warm.run(arguments, env=environment())
     assert done.returncode == 0 and "verdict: identical" in done.stdout, done.stdout + done.stderr
     assert "nothing to compare it with" in done.stdout and "Try:" not in done.stdout, "no command repeats a rerun"
 
 
-def test_rerun_by_id_is_identical_and_linked(whole: Any, store: Path) -> None:
-    first = whole.results()[0]
+def test_rerun_by_id_is_identical_and_linked(swept: Any, store: Path) -> None:
+    first = swept.results()[0]
     said = again(store, first["run_id"], "store.enabled=false", expect=0)
     assert "verdict: identical" in said
     client = MlflowClient(f"sqlite:///{store}")
@@ -132,12 +132,12 @@ def test_rerun_by_id_is_identical_and_linked(whole: Any, store: Path) -> None:
     assert linked.data.metrics["test/accuracy"] == first["metrics"]["test/accuracy"]
 
 
-def test_sweep_reruns_by_its_folder(whole: Any, store: Path) -> None:
-    said = again(store, whole.folder, expect=0)
+def test_sweep_reruns_by_its_folder(swept: Any, store: Path) -> None:
+    said = again(store, swept.folder, expect=0)
     assert said.count("verdict: identical") == 2
 
 
-def test_sweep_with_skipped_runs_reruns_all(whole: Any, store: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_sweep_with_skipped_runs_reruns_all(swept: Any, store: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp()
     place = f"store.path={root / 'another-store'}"
     more = sweep(tmp_path_factory.mktemp("sweeps") / "more", store, "freeze=head", "seed=0,1,2", "resume=true", place)
@@ -154,17 +154,17 @@ def test_sweep_with_skipped_runs_reruns_all(whole: Any, store: Path, tmp_path_fa
     assert own.identity == more.results()[0]["run_id"]
 
 
-def test_metrics_without_epoch_numbers_are_refused(whole: Any, tmp_path: Path) -> None:
+def test_metrics_without_epoch_numbers_are_refused(swept: Any, tmp_path: Path) -> None:
     folder = tmp_path / "edited"
-    shutil.copytree(whole.folder / "0", folder)
+    shutil.copytree(swept.folder / "0", folder)
     for line in ('{"val/loss": 1.0}', '{"epoch": "x"}', '{"epoch": null}', '{"epoch": [1]}'):
         (folder / "metrics.jsonl").write_text(f"{line}\n")
         with pytest.raises(UserError, match="expected the number of its epoch in every line"):
             recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
-def test_environment_variables_must_be_given_again(whole: Any) -> None:
-    values = dict(recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=whole.folder)[0].config)
+def test_environment_variables_must_be_given_again(swept: Any) -> None:
+    values = dict(recorded_runs.find(str(swept.folder / "0"), uri="sqlite:///none", folder=swept.folder)[0].config)
     values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
     recorded_runs.configs_of([values], [])[0]
     values["data"] = {**values["data"], "root": "${oc.env:IMAGES}/birds"}
@@ -186,9 +186,9 @@ def test_rerun_sweep_is_named_by_short_choices() -> None:
 
 
 @pytest.mark.parametrize("edit", ["metrics.jsonl", "result.json", "best.safetensors", "provenance.json"])
-def test_edited_record_is_detected(edit: str, whole: Any, store: Path, tmp_path: Path) -> None:
+def test_edited_record_is_detected(edit: str, swept: Any, store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "edited"
-    shutil.copytree(whole.folder / "0", folder)
+    shutil.copytree(swept.folder / "0", folder)
     path = folder / edit
     if edit == "metrics.jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -205,7 +205,7 @@ def test_edited_record_is_detected(edit: str, whole: Any, store: Path, tmp_path:
         facts["weights"]["final"] = "0" * 64
         path.write_text(json.dumps(facts))
     (found,) = recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
-    original = recorded_runs.find(str(whole.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].comparable
+    original = recorded_runs.find(str(swept.folder / "0"), uri="sqlite:///none", folder=tmp_path)[0].comparable
     report = rerun.compare(found.comparable, original, {})
     assert report.verdict is Verdict.UNEXPLAINED
     if edit == "metrics.jsonl":
@@ -213,9 +213,9 @@ def test_edited_record_is_detected(edit: str, whole: Any, store: Path, tmp_path:
         assert "VERDICT: SAME ENVIRONMENT, DIFFERENT RESULT: epoch 2, val/accuracy was" in said
 
 
-def test_environment_differences_are_listed_with_the_tolerance(whole: Any, store: Path, tmp_path: Path) -> None:
+def test_environment_differences_are_listed_with_the_tolerance(swept: Any, store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
-    shutil.copytree(whole.folder / "0", folder)
+    shutil.copytree(swept.folder / "0", folder)
     packages = json.loads((folder / "packages.json").read_text())
     (folder / "packages.json").write_text(json.dumps({**packages, "torch": "2.9.0"}))
     text = (folder / "metrics.jsonl").read_text()
@@ -226,30 +226,30 @@ def test_environment_differences_are_listed_with_the_tolerance(whole: Any, store
 
 
 def test_rerun_accepts_only_places_and_finished_runs(
-    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")  # instead of the project's database
     with pytest.raises(UserError, match=r"lr=0\.5: expected nothing but"):
-        command.main([str(whole.folder / "0"), "lr=0.5"])
+        command.main([str(swept.folder / "0"), "lr=0.5"])
     with pytest.raises(UserError, match="expected a folder, or a tracking store"):
         command.main(["nothing"])
     folder = tmp_path / "failed"
-    shutil.copytree(whole.folder / "0", folder)
+    shutil.copytree(swept.folder / "0", folder)
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps({**result, "status": "FAILED"}))
     with pytest.raises(UserError, match="expected a run that is FINISHED"):
         recorded_runs.find(str(folder), uri="sqlite:///none", folder=tmp_path)
 
 
-def test_rerun_uses_the_recorded_config(whole: Any) -> None:
+def test_rerun_uses_the_recorded_config(swept: Any) -> None:
     from frostline.core.config_keys import digest
     from small import compose
 
-    (first, second) = recorded_runs.find(str(whole.folder), uri="sqlite:///none", folder=whole.folder)
+    (first, second) = recorded_runs.find(str(swept.folder), uri="sqlite:///none", folder=swept.folder)
     for run, seed in ((first, 0), (second, 1)):
         config = recorded_runs.configs_of([run.config], [])[0]
         settled = ("precision=fp32", "compile=off")  # what auto resolved to
-        expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *places(whole.folder, "none")[1:])
+        expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *places(swept.folder, "none")[1:])
         assert digest(config) == digest(expected)
         assert config.tracking.uri is None  # a rerun uses its own tracking URI
         assert not config.resume

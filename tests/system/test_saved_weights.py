@@ -44,9 +44,9 @@ def expected(learned: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def gone(learned: Any, expected: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def remote(learned: Any, expected: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return an equal sweep that exists only in an MLflow of its own, as on another machine, and its best run's id."""
-    root = tmp_path_factory.mktemp("gone")
+    root = tmp_path_factory.mktemp("remote")
     done = sweep(root / "sweep", root / "mlflow.db", *GRID)
     best = max(done.results(), key=lambda result: result["metrics"]["best/val_accuracy"])
     shutil.move(done.folder, root / "kept")
@@ -140,9 +140,9 @@ def test_rerun_keeps_learned_weights_identically(learned: Any, store: Path, tmp_
 
 
 def test_weights_are_downloaded_from_mlflow(
-    gone: Any, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Any, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done, best = gone
+    done, best = remote
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done.store}")
     parent = done.client().get_run(best).data.tags["mlflow.parentRunId"]
     for name in (f"runs:/{best}", best, parent):
@@ -151,18 +151,18 @@ def test_weights_are_downloaded_from_mlflow(
     assert "verdict: identical" in again(best, tmp_path / "again", done.store)
 
 
-def test_skipped_runs_can_be_loaded(learned: Any, gone: Any, store: Path, expected: Any, tmp_path: Path) -> None:
+def test_skipped_runs_can_be_loaded(learned: Any, remote: Any, store: Path, expected: Any, tmp_path: Path) -> None:
     here = sweep(tmp_path / "here", store, "freeze=head", "lr=1e-2,1e-3", "resume=true")
     assert here.out.count("skipped, finished in") == 2 and not (here.folder / "weights").exists()
     assert equal_probabilities(frostline.load(here.folder, device="cpu"), expected)
-    there = sweep(tmp_path / "there", gone[0].store, *GRID, "resume=true")
-    assert there.out.count("skipped, finished in") == 2 and not list(there.folder.glob("*/best.safetensors"))
-    assert equal_probabilities(frostline.load(there.folder, device="cpu"), expected)
+    downloaded = sweep(tmp_path / "downloaded", remote[0].store, *GRID, "resume=true")
+    assert downloaded.out.count("skipped, finished in") == 2 and not list(downloaded.folder.glob("*/best.safetensors"))
+    assert equal_probabilities(frostline.load(downloaded.folder, device="cpu"), expected)
 
 
-def test_learned_weights_can_initialize_a_run(learned: Any, gone: Any, tmp_path: Path) -> None:
+def test_learned_weights_can_initialize_a_run(learned: Any, remote: Any, tmp_path: Path) -> None:
     """Given by folder, by file, and by MLflow run id."""
-    done, best = gone
+    done, best = remote
     run = learned.folder / "0"
     sources = f"model.weights={run},{run / layout.BEST},runs:/{best}"
     begun = sweep(tmp_path / "begun", done.store, "freeze=head", "lr=1e-2", "epochs=1", sources, *GRID[2:])

@@ -48,7 +48,7 @@ def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: 
     """Train heads on an emulated GPU, each with its own learning rate and `smoothing` times its number."""
     said: list[str] = []
     losses = []
-    with EmulatedMachine().running() as there:
+    with EmulatedMachine().running() as gpu:
         members, data = make_heads(heads, seeds, optimizer=optimizer, device="cuda")
         schedule, steps = compose("schedule=cosine").schedule, EPOCHS * len(BATCHES)
         for number, one in enumerate(members):
@@ -59,9 +59,9 @@ def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: 
         for epoch in range(1, EPOCHS + 1):
             for number, _ in enumerate(stack.steps(BATCHES, epoch, (epoch - 1) * len(BATCHES))):
                 if number == 1:
-                    launches, waits = Counter(there.launches), Counter(there.waits)
-                there.launches.clear()
-                there.waits.clear()
+                    launches, waits = Counter(gpu.launches), Counter(gpu.waits)
+                gpu.launches.clear()
+                gpu.waits.clear()
         states = [state for one in members for state in one.optimizer.state.values()]
         kept = [value.cpu() for state in states for value in state.values() if isinstance(value, Tensor)]
         weights = [parameter.detach().cpu() for one in members for parameter in one.head.linear.parameters()]
@@ -101,9 +101,9 @@ def test_heads_with_different_smoothing_are_captured(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("heads", [1, 4, 16])
 def test_captured_step_has_six_launches_and_no_wait(heads: int) -> None:
-    there = learned(heads)
-    assert there.launches.total() == 6  # targets, two copies to where the graph reads, the graph, two of its logits
-    assert not +there.waits
+    found = learned(heads)
+    assert found.launches.total() == 6  # targets, two copies into the graph's inputs, the graph, two of its logits
+    assert not +found.waits
 
 
 def test_waiting_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,12 +115,12 @@ def test_waiting_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     one_by_one = uncaptured(monkeypatch, 2)
     monkeypatch.setattr(gradient, "of_logits", waiting)
-    there = learned(2)
-    assert there.said == [
+    found = learned(2)
+    assert found.said == [
         "  note: steps are launched one operation at a time, without a CUDA graph "
         "(CUDA error: operation not permitted when stream is capturing)"
     ]
-    assert not there.launches["graph"] and same(there, one_by_one)
+    assert not found.launches["graph"] and same(found, one_by_one)
 
 
 def test_failed_capture_leaves_memory_and_generator_usable() -> None:
@@ -175,11 +175,11 @@ def test_graph_with_different_results_is_not_used(monkeypatch: pytest.MonkeyPatc
             written.add_(1e-7)
 
     monkeypatch.setattr(Graph, "replay", otherwise)
-    there = learned(2)
-    assert len(there.said) == 1 and "(results would differ in their last bits)" in there.said[0]
-    assert same(there, one_by_one)
+    found = learned(2)
+    assert len(found.said) == 1 and "(results would differ in their last bits)" in found.said[0]
+    assert same(found, one_by_one)
 
 
 def test_optimizer_with_state_on_the_host_is_not_captured() -> None:
-    there = learned(2, optimizer="rmsprop")
-    assert not there.launches["graph"] and not there.said
+    found = learned(2, optimizer="rmsprop")
+    assert not found.launches["graph"] and not found.said

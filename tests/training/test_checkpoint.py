@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,12 @@ def fail(line: str) -> None:
     raise AssertionError(line)
 
 
+def last_number(folder: Path, say: Callable[[str], None] = fail) -> int:
+    found = last_checkpoint(folder, say)
+    assert found is not None
+    return int(found[1]["number"])
+
+
 def equal_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(
         a[n].shape == b[n].shape
@@ -95,9 +102,7 @@ def test_missing_checkpoint_is_none(tmp_path: Path) -> None:
 def test_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     for number in range(1, 5):
         checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(number), {"number": number})
-    found = last_checkpoint(tmp_path, fail)
-    assert found is not None
-    assert found[1] == {"number": 4}
+    assert last_number(tmp_path) == 4
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
         f"00000{number}.{suffix}" for number in (3, 4) for suffix in ("safetensors", "sha256")
     ]
@@ -135,9 +140,7 @@ def test_incomplete_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
     else:
         newest.write_bytes(b"" if damage == "empty" else newest.read_bytes()[:-100])
     lines: list[str] = []
-    found = last_checkpoint(tmp_path, lines.append)
-    assert found is not None
-    assert found[1] == {"number": 1}
+    assert last_number(tmp_path, lines.append) == 1
     assert len(lines) == 1
 
 
@@ -154,9 +157,7 @@ def test_save_after_a_damaged_checkpoint(tmp_path: Path) -> None:
         newest = checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(number), {"number": number})
     newest.write_bytes(b"")
     checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(3), {"number": 3})
-    found = last_checkpoint(tmp_path, fail)
-    assert found is not None
-    assert found[1] == {"number": 3}
+    assert last_number(tmp_path) == 3
 
 
 class Canary:  # its unpickling creates a folder
@@ -195,8 +196,7 @@ def test_corruption_by_the_disk_is_detected_in_save(tmp_path: Path, monkeypatch:
         with pytest.raises(checkpoint.DamagedCheckpoint):
             checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 2})
     monkeypatch.undo()
-    found = last_checkpoint(tmp_path, fail)
-    assert found is not None and found[1] == {"number": 1}
+    assert last_number(tmp_path) == 1
 
 
 def test_full_disk_raises_and_keeps_older_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,9 +209,7 @@ def test_full_disk_raises_and_keeps_older_checkpoints(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 2})
     monkeypatch.undo()
-    found = last_checkpoint(tmp_path, fail)
-    assert found is not None
-    assert found[1] == {"number": 1}
+    assert last_number(tmp_path) == 1
 
 
 @pytest.mark.slow

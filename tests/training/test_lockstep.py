@@ -16,14 +16,14 @@ from heads import BATCH, CLASSES, make_heads
 
 def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = "adamw") -> EmulatedMachine:
     """Return an emulated GPU after the second step of heads with different learning rates, or `rates` of them."""
-    with EmulatedMachine().running() as there:
+    with EmulatedMachine().running() as gpu:
         members, data = make_heads(heads, seeds, rates, optimizer=optimizer, device="cuda")
         steps = Stack(members, data).steps(torch.arange(4 * BATCH).split(BATCH), 1, 0)
         next(steps)
-        there.launches.clear()
-        there.waits.clear()
+        gpu.launches.clear()
+        gpu.waits.clear()
         next(steps)
-    return there
+    return gpu
 
 
 def launches(*, of: str, **options: int) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def test_batch_size_1_is_refused_for_batch_norm_of_one_value(freeze: str) -> Non
     checks.check(compose(*SMALL, "freeze=head", "batch_size=1"))
 
 
-def test_batch_sizes_1_and_4() -> None:
+def test_last_batch_of_one_is_merged_unless_size_is_1() -> None:
     assert [batch.stop - batch.start for batch in batches(10, 1)] == [1] * 10
     assert batches(9, 4) == [slice(0, 4), slice(4, 9)]
 

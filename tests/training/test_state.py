@@ -26,8 +26,8 @@ class Killed(BaseException):
     """Simulates the end of the process."""
 
 
-def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
-    """Return the results of a run, or None if it ended after its checkpoint number `stop`."""
+def attempt(folder: Path, *overrides: str, stop: int | None = None, **options: Any) -> dict[str, Any] | None:
+    """Return the results of a run, or None if it is interrupted or killed after its checkpoint number `stop`."""
     record, screen = FakeRecord(), FakeScreen()
     saves, save = 0, checkpoint.save
 
@@ -57,8 +57,14 @@ def run(folder: Path, *overrides: str, stop: int | None = None, **options: Any) 
     }
 
 
-def assert_same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> None:
-    assert one is not None and other is not None
+def run(folder: Path, *overrides: str, **options: Any) -> dict[str, Any]:
+    """Return the results of a run, which must finish."""
+    results = attempt(folder, *overrides, **options)
+    assert results is not None
+    return results
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     for key in ("metrics", "points", "tags", "journal"):
         assert one[key] == other[key], key
     assert one["weights"].keys() == other["weights"].keys()
@@ -81,13 +87,13 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | None:
+def default_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the results of an uninterrupted run with the defaults."""
     return run(tmp_path_factory.mktemp("plain") / "run")
 
 
 @pytest.fixture(scope="module")
-def whole_full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | None:
+def full_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the results of an uninterrupted run of full fine-tuning."""
     return run(tmp_path_factory.mktemp("full") / "run", "freeze=full")
 
@@ -96,7 +102,7 @@ def whole_full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any] | Non
 def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run with the defaults that ended after its first epoch."""
     folder = tmp_path_factory.mktemp("died") / "run"
-    assert run(folder, stop=1) is None
+    assert attempt(folder, stop=1) is None
     return folder
 
 
@@ -108,16 +114,12 @@ def part(interrupted_run: Path, tmp_path: Path) -> Path:
 
 def test_skipped_phases_are_reported(tmp_path: Path) -> None:
     found = run(tmp_path / "run", "freeze=gradual", "epochs=1", "batch_size=1000")
-    assert (
-        found is not None and "  note: 6 phases are more than there are steps: left out 1, 2, 3, 5, 6" in found["said"]
-    )
+    assert "  note: 6 phases are more than there are steps: left out 1, 2, 3, 5, 6" in found["said"]
 
 
 def test_early_stop_before_the_last_phase_is_reported(tmp_path: Path) -> None:
     ended = run(tmp_path / "run", "freeze=lp_ft", "lr=1e-8", "epochs=8", "train.patience=1")
-    assert ended is not None and ended["said"][-1].startswith(
-        "  stopped: no better accuracy on validation since epoch 1; "
-    )
+    assert ended["said"][-1].startswith("  stopped: no better accuracy on validation since epoch 1; ")
     assert ended["said"][-1].endswith("this was phase 1 of 2, and later phases never began")
 
 
@@ -128,11 +130,9 @@ STEPWISE = ("full sgd, momentum and onecycle", "lp_ft averaged", "full mixed and
 @pytest.mark.parametrize("recipe", sorted({*RECIPES} - {*STEPWISE}))
 def test_run_interrupted_after_every_epoch_has_the_same_bits(recipe: str, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", *RECIPES[recipe])
-    assert whole is not None
     for _ in whole["journal"]:
-        assert run(tmp_path / "often", *RECIPES[recipe], stop=1) is None
+        assert attempt(tmp_path / "often", *RECIPES[recipe], stop=1) is None
     last = run(tmp_path / "often", *RECIPES[recipe])
-    assert last is not None
     assert f"  resumes after epoch {len(whole['journal'])}" in last["said"]
     assert_same(whole, last)
 
@@ -142,9 +142,9 @@ def test_interrupted_gpu_run_has_the_same_bits(tmp_path: Path) -> None:
     chosen = (*RECIPES["lp_ft averaged"], "device=cuda", "precision=fp32", "store.enabled=false")
     with EmulatedMachine().running():
         whole = run(tmp_path / "whole", *chosen)
-        assert whole is not None and run(tmp_path / "part", *chosen, stop=1) is None
+        assert attempt(tmp_path / "part", *chosen, stop=1) is None
         last = run(tmp_path / "part", *chosen)
-    assert last is not None and any(line.startswith("  resumes after") for line in last["said"])
+    assert any(line.startswith("  resumes after") for line in last["said"])
     assert_same(whole, last)
 
 
@@ -152,10 +152,9 @@ def test_interrupted_gpu_run_has_the_same_bits(tmp_path: Path) -> None:
 def test_backbone_images_before_an_interruption_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "TIMES", ())
     fold = ("freeze=head", "data.folds=3", "data.fold=1", "store.enabled=true")
-    assert run(tmp_path / "often", *fold, f"store.path={tmp_path / 'one'}", stop=1) is None
+    assert attempt(tmp_path / "often", *fold, f"store.path={tmp_path / 'one'}", stop=1) is None
     last = run(tmp_path / "often", *fold, f"store.path={tmp_path / 'one'}")
     whole = run(tmp_path / "whole", *fold, f"store.path={tmp_path / 'other'}")
-    assert whole is not None and last is not None
     assert last["metrics"]["cost/backbone_images"] == whole["metrics"]["cost/backbone_images"] > 0
 
 
@@ -166,7 +165,7 @@ def test_run_interrupted_after_every_step_has_the_same_bits(recipe: str, tmp_pat
     overrides = (*short, "checkpoint.every_seconds=1e-9")
     whole = run(tmp_path / "whole", *short)
     deaths = 0
-    while run(tmp_path / "often", *overrides, stop=1) is None:
+    while attempt(tmp_path / "often", *overrides, stop=1) is None:
         deaths += 1
     assert deaths == 2 * 2 + 2  # two steps in an epoch, and its end
     assert_same(whole, run(tmp_path / "often", *overrides))
@@ -198,7 +197,6 @@ def test_every_torch_optimizer_can_be_restored(name: str, tmp_path: Path) -> Non
     steps(first, 3, seed=1)
     checkpoint.save(tmp_path / "checkpoint", *state.capture(first, Progress()))
     found = last_checkpoint(tmp_path, print)
-    assert found is not None
     state.restore(second, *found)
     for one in (first, second):
         steps(one, 3, seed=2)
@@ -207,24 +205,22 @@ def test_every_torch_optimizer_can_be_restored(name: str, tmp_path: Path) -> Non
 
 
 def test_checkpoint_has_only_learning_parameters(tmp_path: Path) -> None:
-    assert run(tmp_path / "part", "freeze=head", stop=1) is None
+    assert attempt(tmp_path / "part", "freeze=head", stop=1) is None
     found = last_checkpoint(tmp_path / "part", print)
-    assert found is not None
     assert {name for name in found[0] if name.startswith(("model/", "best/"))} == {
         *("model/fc.weight", "model/fc.bias", "best/fc.weight", "best/fc.bias")
     }
 
 
 @pytest.mark.slow
-def test_damaged_checkpoint_resumes_from_the_previous_one(whole_full: dict[str, Any] | None, tmp_path: Path) -> None:
-    assert run(tmp_path / "part", "freeze=full", stop=2) is None
+def test_damaged_checkpoint_resumes_from_the_previous_one(full_results: dict[str, Any], tmp_path: Path) -> None:
+    assert attempt(tmp_path / "part", "freeze=full", stop=2) is None
     newest = checkpoint.newest(tmp_path / "part" / "checkpoint")[0]
     newest.write_bytes(newest.read_bytes()[:-1] + b"!")
     again = run(tmp_path / "part", "freeze=full")
-    assert again is not None
     assert any(line.startswith(f"  skipped: {newest}") for line in again["said"])
     assert "  resumes after epoch 1" in again["said"]
-    assert_same(whole_full, again)
+    assert_same(full_results, again)
 
 
 @pytest.mark.slow
@@ -232,7 +228,6 @@ def test_damaged_checkpoint_resumes_from_the_previous_one(whole_full: dict[str, 
 def test_checkpoint_of_another_config_is_reported_and_skipped(change: str, part: Path, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", change)
     again = run(part, change)
-    assert again is not None
     assert any("skipped" in line and "made with different config" in line for line in again["said"])
     assert_same(whole, again)
 
@@ -240,23 +235,21 @@ def test_checkpoint_of_another_config_is_reported_and_skipped(change: str, part:
 def test_checkpoint_with_other_frozen_weights_is_skipped(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "of_tensors", lambda tensors: "0" * 64)
     again = run(part)
-    assert again is not None
     assert any("made with different frozen weights" in line for line in again["said"])
 
 
 def test_checkpoint_of_a_previous_folder_is_used_and_kept(
-    plain: dict[str, Any] | None, part: Path, tmp_path: Path
+    default_results: dict[str, Any], part: Path, tmp_path: Path
 ) -> None:
     again = run(tmp_path / "after", previous=part)
-    assert again is not None
     assert "  resumes after epoch 1" in again["said"]
-    assert_same(plain, again)
+    assert_same(default_results, again)
     assert last_checkpoint(part, print) is not None
 
 
 @pytest.mark.slow
 def test_interrupt_finishes_the_step_and_saves_it(
-    whole_full: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM in the fifth step: the step is finished and saved, and the run resumes after it."""
     steps = 0
@@ -270,23 +263,21 @@ def test_interrupt_finishes_the_step_and_saves_it(
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
-    assert run(tmp_path / "part", "freeze=full") is None
+    assert attempt(tmp_path / "part", "freeze=full") is None
     assert steps == 5
     monkeypatch.undo()
     again = run(tmp_path / "part", "freeze=full")
-    assert again is not None
     assert "  resumes after step 2 of epoch 2" in again["said"]
-    assert_same(whole_full, again)
+    assert_same(full_results, again)
 
 
 def test_failed_checkpoint_is_reported_and_the_run_continues(
-    plain: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    default_results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     other = run(tmp_path / "full")
-    assert other is not None
     assert any("no checkpoint could be written" in line and "No space" in line for line in other["said"])
-    assert_same(plain, other)
+    assert_same(default_results, other)

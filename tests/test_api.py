@@ -447,7 +447,7 @@ def test_best_of_a_search_is_a_confirmed_run():
     assert frostline.Sweep("search", (*tried, *fresh), None).best.name == "3"
 
 
-def test_weights_of_a_run_are_accepted_and_of_a_sweep_refused(store, tmp_path):
+def test_model_weights_accept_runs_but_not_sweeps(store, tmp_path):
     sweep = frostline.open(str(store.folder))
     best, quick = sweep.best.result, ("freeze=head", "data.limit=200", "model.image_size=32")
     for name in (f"runs:/{best.run_id}", best.folder):

@@ -84,7 +84,7 @@ def test_remaining_networks_are_valid_and_free_of_hydra_directives() -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_options_set_required_fields_once_and_open_with_a_comment(group: str) -> None:
+def test_options_set_required_fields_and_have_a_comment(group: str) -> None:
     schema = get_type_hints(Config)[group]
     needed = {item.name for item in fields(schema) if item.default is MISSING and item.default_factory is MISSING}
     assert OPTIONS[group]

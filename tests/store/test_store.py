@@ -467,7 +467,7 @@ def test_entry_is_made_in_memory_on_a_full_disk(small_disk: Path, said: list[str
     assert [item.about for item in store.items()] == ["a"]
 
 
-def test_read_only_store_finds_entries_and_makes_others_in_memory(small_disk: Path, said: list[str]):
+def test_read_only_store_makes_new_entries_in_memory(small_disk: Path, said: list[str]):
     store = Store(small_disk / "store", budget=10**9, say=said.append)
     store.get("features", key("a"), kilobytes(20), about="a")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

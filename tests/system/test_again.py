@@ -159,7 +159,7 @@ main()
 """A command for which five runs count as many."""
 
 
-def test_many_finished_runs_are_answered_together_unless_one_is_deleted(tmp_path):
+def test_many_finished_runs_are_skipped_together(tmp_path):
     few = ("data.limit=40", "data.test_fraction=0.05", "data.val_fraction=0.05")
     store, typed = tmp_path / "mlflow.db", ("freeze=knn", "seed=range(5)", *few, "resume=true")
 

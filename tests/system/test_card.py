@@ -190,7 +190,7 @@ def test_epoch_waits_for_results_and_sends_only_indices(
 
 
 @pytest.mark.parametrize("overrides", COMING, ids=" ".join)
-def test_steps_with_features_or_pixels_from_outside_do_not_wait(
+def test_steps_with_recomputed_inputs_do_not_wait(
     overrides: tuple[str, ...], emulated: Callable[..., Emulated]
 ) -> None:
     waits = emulated(*overrides).waits

@@ -96,9 +96,7 @@ def test_mlflow_tags_have_study_and_trial(searched: CompletedSweep) -> None:
             assert (layout.CONFIRMS_TAG in tags) != (layout.TRIAL_TAG in tags)
 
 
-def test_search_in_another_folder_takes_over_trials_and_extends_them(
-    searched: CompletedSweep, store: Path, tmp_path: Path
-) -> None:
+def test_search_in_another_folder_extends_trials(searched: CompletedSweep, store: Path, tmp_path: Path) -> None:
     typed = (*TINY_SEARCH, *RANGES, "freeze=head,full", "resume=true")
     done = sweep(tmp_path / "again", store, *typed, "trials=6")
     diverged = sum(run["status"] == "FAILED" for run in final_results(searched.folder))

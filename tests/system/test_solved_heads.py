@@ -73,7 +73,7 @@ def test_mlflow_params_omit_ignored_keys(solved):
     assert of_probe.data.metrics["probe/l2"] in json.loads(of_probe.data.params["freeze_mode.l2"])
 
 
-def test_probe_is_a_linear_head_at_least_as_good_as_trained(solved, capsys):
+def test_probe_is_no_worse_than_a_trained_head(solved, capsys):
     best = max(result_of(solved, name)["metrics"]["best/val_accuracy"] for name in RUNS)
     assert result_of(solved, "probe seed=0")["metrics"]["best/val_accuracy"] >= best
     trained = load_file(folder(solved, RUNS[0]) / "best.safetensors")

@@ -68,7 +68,7 @@ def test_phases_end_at_epochs_or_steps() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", ["full", "gradual"])
-def test_batch_size_1_is_refused_for_batch_norm_of_one_value(freeze: str) -> None:
+def test_batch_norm_refuses_batch_size_1(freeze: str) -> None:
     options = (*SMALL, f"freeze={freeze}", "batch_size=1")
     with pytest.raises(UserError, match=r"batch_size=1: expected at least 2, .* 32 pixels"):
         checks.check(compose(*options))
@@ -76,7 +76,7 @@ def test_batch_size_1_is_refused_for_batch_norm_of_one_value(freeze: str) -> Non
     checks.check(compose(*SMALL, "freeze=head", "batch_size=1"))
 
 
-def test_last_batch_of_one_is_merged_unless_size_is_1() -> None:
+def test_last_batch_of_one_is_merged() -> None:
     assert [batch.stop - batch.start for batch in batches(10, 1)] == [1] * 10
     assert batches(9, 4) == [slice(0, 4), slice(4, 9)]
 

@@ -26,7 +26,7 @@ def test_waiting_outputs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.read() == (pytest.approx(28 * math.log(CLASSES)), 28)
 
 
-def test_loss_has_the_same_bits_alone_and_in_a_group(two_threads: None) -> None:
+def test_loss_is_equal_alone_and_in_a_group(two_threads: None) -> None:
     """The batches are so large that torch splits the sum of one between two threads."""
     random = torch.Generator().manual_seed(2)
     batches = [torch.randn(40_000, CLASSES, generator=random) for _ in range(4)]

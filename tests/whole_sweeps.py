@@ -18,8 +18,10 @@ from optuna.storages.journal import JournalFileBackend
 
 import stores
 import warm
-from frostline.records import layout
+from frostline.records import journal, layout
 from frostline.records.result import read_result
+from frostline.sweeps.study_storage import storage_of
+from small import compose
 
 CHECKOUT = Path(__file__).parents[1]
 QUICK = ("data.limit=100", "epochs=2", "batch_size=50", "model.image_size=32")
@@ -141,6 +143,18 @@ def kill_workers(folder: Path) -> None:
 def study_of(folder: Path, name: str) -> optuna.Study:
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / layout.STUDY)))
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def shared_study(storage: object) -> optuna.Study:
+    """Return the only study in a storage, given by URL or file."""
+    backend = storage_of(compose("search=tpe", f"search.storage='{storage}'").search, None).backend
+    (study,) = optuna.get_all_study_summaries(backend)
+    return optuna.load_study(study_name=study.study_name, storage=backend)
+
+
+def end_statuses(run: Path) -> list[str]:
+    """Return the statuses with which a run ended, one for each time it was executed."""
+    return [note["status"] for note, _ in journal.entries(run) if note["op"] == "end"]
 
 
 def final_results(folder: Path) -> list[dict[str, Any]]:

@@ -16,16 +16,16 @@ from optuna.trial import TrialState
 import stores
 import warm
 from frostline.records import journal, layout
-from frostline.sweeps.study_storage import storage_of
-from small import compose
 from whole_sweeps import (
     KILLED_IN_CALL,
     TINY_SEARCH,
     CompletedSweep,
+    end_statuses,
     environment,
     final_results,
     metrics_by_name,
     places,
+    shared_study,
     study_of,
     sweep,
     trial_results,
@@ -64,8 +64,7 @@ def test_best_third_continues_from_checkpoints_and_others_end(
         assert run["status"] == "FINISHED" and run["metrics"]["cost/epochs"] == trial.user_attrs["epochs"] == came
         assert run["metrics"].get("search/pruned_after") == (None if came == 9 else came)
         assert trial.state is (TrialState.COMPLETE if came == 9 else TrialState.PRUNED)
-        ends = [note["status"] for note, _ in journal.entries(folder) if note["op"] == "end"]
-        assert ends == ["PAUSED"] * {1: 1, 3: 2, 9: 2}[came] + ["FINISHED"]
+        assert end_statuses(folder) == ["PAUSED"] * {1: 1, 3: 2, 9: 2}[came] + ["FINISHED"]
         assert not (folder / layout.CHECKPOINT).exists()
     assert epochs_printed(searched.out) == sum(lengths) + 9  # none trained twice; 9 of the fresh seed
     assert {run.info.status for run in searched.runs()} == {"FINISHED"}
@@ -123,10 +122,7 @@ def test_shared_study_continues_paused_runs_of_another_folder(searched: Complete
     shared = (f"search.storage={file}", f"store.path={tmp_path}/store", "search.confirm=0")
     before = killed_search(theirs, store, "StudyRungs.promote", 4, *shared)
     done = sweep(ours, store, *TYPED, *shared, "resume=true")
-    backend = storage_of(compose("search=tpe", f"search.storage={file}").search, None).backend
-    (study,) = optuna.get_all_study_summaries(backend)
-    found = optuna.load_study(study_name=study.study_name, storage=backend)
-    assert trial_values(found) == trial_values(study_of(searched.folder, "head"))
+    assert trial_values(shared_study(file)) == trial_values(study_of(searched.folder, "head"))
     assert metrics_by_name(ours) == metrics_of_trials(searched)
     assert epochs_printed(before) + epochs_printed(done.out) == epochs_printed(searched.out) - 9
     assert f"resumed, having waited in {theirs}" in done.out

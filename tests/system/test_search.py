@@ -7,16 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from PIL import Image
 
 import answers
 import stores
 import warm
-from frostline.records import journal, layout, sweep_record, trial_tags
+from frostline.records import layout, sweep_record, trial_tags
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
 from whole_sweeps import (
@@ -24,11 +22,13 @@ from whole_sweeps import (
     TINY_SEARCH,
     CompletedSweep,
     command,
+    end_statuses,
     environment,
     final_results,
     kill_workers,
     metrics_by_name,
     places,
+    shared_study,
     study_of,
     sweep,
     trial_results,
@@ -160,16 +160,9 @@ def test_search_killed_twice_continues_with_the_same_trials(searched: CompletedS
 def test_concurrent_search_takes_over_a_killed_ones_trial(tmp_path: Path) -> None:
     store, ours, theirs = stores.put(tmp_path / "mlflow.db"), tmp_path / "ours", tmp_path / "theirs"
     file = tmp_path / "studies.log"
-    typed = [
-        "freeze=head",
-        *RANGES[:2],
-        "trials=8",
-        "epochs=9",
-        f"search.storage={file}",
-        f"store.path={tmp_path}/store",
-    ]
+    typed = [*TINY_SEARCH, *RANGES[:2], "freeze=head", "trials=8", "resume=true"]
+    typed += [f"search.storage={file}", f"store.path={tmp_path}/store"]
     how = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    typed += [*TINY_SEARCH, "resume=true", f"store.path={tmp_path}/store"]
     begun = [command("-m", *typed, *places(folder, store)) for folder in (ours, theirs)]
     with warm.Popen(begun[0], **how) as one, warm.Popen(begun[1], **how) as other:
         try:
@@ -180,16 +173,14 @@ def test_concurrent_search_takes_over_a_killed_ones_trial(tmp_path: Path) -> Non
         finally:
             one.kill()
             other.kill()
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
-    (study,) = optuna.get_all_study_summaries(storage)
-    found = optuna.load_study(study_name=study.study_name, storage=storage).trials
+    found = shared_study(file).trials
     assert [trial.state.is_finished() for trial in found] == [True] * 8
     runs = {run["choices"]["trial"]: run for run in trial_results(ours)}
     assert [runs[number]["choices"]["lr"] for number in range(8)] == [trial.params["lr"] for trial in found]
     assert sum("confirms" in run["choices"] for run in final_results(ours)) == 2
     for number in range(8):  # exactly one of the two finished each trial
-        notes = [note for folder in (ours, theirs) for note, _ in journal.entries(folder / f"head-{number}")]
-        assert [note["status"] for note in notes if note["op"] == "end"].count("FINISHED") == 1
+        ends = [status for folder in (ours, theirs) for status in end_statuses(folder / f"head-{number}")]
+        assert ends.count("FINISHED") == 1
 
 
 def test_search_starts_from_past_runs(searched: CompletedSweep, store: Path, tmp_path: Path) -> None:

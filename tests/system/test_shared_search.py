@@ -7,15 +7,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
 import stores
 import warm
-from frostline.records import journal
-from frostline.sweeps.study_storage import storage_of
-from small import compose
-from whole_sweeps import KILLED_IN_CALL, RANGES, TINY_SEARCH, environment, final_results, places
+from whole_sweeps import (
+    KILLED_IN_CALL,
+    RANGES,
+    TINY_SEARCH,
+    end_statuses,
+    environment,
+    final_results,
+    places,
+    shared_study,
+)
 
 WITHIN_ASK = ("search_space.suggest", 6)
 """The third trial is in the study, without its second value."""
@@ -27,13 +32,8 @@ def search(folder: Path, place: str, *, dies: tuple[str, int] | None = None) -> 
     store = stores.put(folder.parent / "mlflow.db")
     ranges = [*RANGES[:2], "optimizer.weight_decay=interval(0,0.1)"]
     typed = ["-m", *TINY_SEARCH, *ranges, "freeze=head", "trials=6", f"search.storage='{place}'", "resume=true"]
-    typed += [
-        *places(folder, store),
-        "hydra/launcher=basic",
-        "epochs=1",
-        "search.confirm=0",
-        f"store.path={folder.parent}/store",
-    ]
+    typed += [*places(folder, store), "hydra/launcher=basic", "epochs=1", "search.confirm=0"]
+    typed += [f"store.path={folder.parent}/store"]
     code = KILLED_IN_CALL.format(place=dies[0], number=dies[1]) if dies else "from frostline.cli import main; main()"
     done = warm.run([sys.executable, "-c", code, *typed], env=environment())
     assert done.returncode == (-signal.SIGKILL if dies else 0), done.stdout + done.stderr
@@ -41,10 +41,7 @@ def search(folder: Path, place: str, *, dies: tuple[str, int] | None = None) -> 
 
 
 def trials(place: str) -> list[tuple[Any, ...]]:
-    backend = storage_of(compose("search=tpe", f"search.storage='{place}'").search, None).backend
-    (study,) = optuna.get_all_study_summaries(backend)
-    found = optuna.load_study(study_name=study.study_name, storage=backend).trials
-    return [(trial.number, trial.params, trial.state, trial.value) for trial in found]
+    return [(trial.number, trial.params, trial.state, trial.value) for trial in shared_study(place).trials]
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +63,5 @@ def test_killed_trials_are_taken_over_and_run_once(
     assert trials(place) == uninterrupted
     assert sorted(run["choices"]["trial"] for run in last if "trial" in run["choices"]) == [*range(6)]
     for number in range(6):
-        ends = [
-            note["status"]
-            for folder in folders
-            for note, _ in journal.entries(folder / f"head-{number}")
-            if note["op"] == "end"
-        ]
+        ends = [status for folder in folders for status in end_statuses(folder / f"head-{number}")]
         assert len(ends) == 1, (number, ends)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
+from typing import Any
+
+from PIL import Image
 
 from frostline.data.splits import Data, Split
 
@@ -23,3 +27,20 @@ def pairs(found: Data) -> Counter[tuple[int, str]]:
 def messages(found: Data) -> list[str]:
     """Return the findings about the source, without those about classes of one image."""
     return [finding.about for finding in found.findings if " has one image of " not in finding.about]
+
+
+def png(number: int, side: int = 8) -> bytes:
+    """Return the PNG file of an image."""
+    stream = io.BytesIO()
+    Image.new("RGB", (side, side), (number % 256, number // 256, 9)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def in_turn(count: int, first: int = 0, classes: tuple[str, ...] = ("cat", "dog")) -> Counter[tuple[int, str]]:
+    """Return the pairs of `count` images from number `first` on, whose classes take turns."""
+    return Counter((number, classes[number % len(classes)]) for number in range(first, first + count))
+
+
+def disjoint(*sets: set[Any]) -> bool:
+    """Return whether no element is in two of the sets."""
+    return len(set().union(*sets)) == sum(map(len, sets))

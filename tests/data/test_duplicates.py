@@ -18,6 +18,7 @@ from frostline.data.findings import of_weights
 from frostline.data.splits import Data
 from frostline.records.result import SHARED, WITHOUT, Result
 from frostline.report.verdict import answer
+from numbered import disjoint
 
 
 def copies(root: Path, count: int, times: int) -> None:
@@ -38,7 +39,7 @@ def test_copies_stay_together_in_stratified_splits(tmp_path: Path):
     copies(tmp_path, 60, 5)
     found = load(tmp_path)
     train, val, test = digests_by_split(found)
-    assert not (train & val or train & test or val & test)
+    assert disjoint(train, val, test)
     whole = torch.cat([split.labels for split in (found.train, found.val, found.test)]).bincount()
     for split, fraction in ((found.test, 0.2), (found.val, 0.16)):
         assert (split.labels.bincount() - whole * fraction).abs().max() <= 5
@@ -51,7 +52,7 @@ def test_copies_in_two_classes_stay_together_and_are_reported(tmp_path: Path):
     shutil.copy(tmp_path / "a" / "3.png", tmp_path / "b" / "same.png")
     found = load(tmp_path)
     train, val, test = digests_by_split(found)
-    assert not (train & val or train & test or val & test)
+    assert disjoint(train, val, test)
     finding = next(one for one in found.findings if "different labels" in one.about)
     assert "a/3.png (a) = b/same.png (b)" in finding.images
 

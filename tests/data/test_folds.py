@@ -14,6 +14,7 @@ from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
 from frostline.data import splitting
 from frostline.data.source import Source
+from numbered import disjoint
 from small import data_config
 
 FOLDS = 5
@@ -68,7 +69,7 @@ def test_groups_stay_whole_in_stratified_folds() -> None:
     for fold in range(FOLDS):
         parts = divided(found, fold)
         mine = [set(found.groups[parts[name].ids].tolist()) for name in ("train", "val", "test")]
-        assert not (mine[0] & mine[1] or mine[0] & mine[2] or mine[1] & mine[2])
+        assert disjoint(*mine)
         seen.append(mine[2])
         share = parts["test"].labels.bincount(minlength=3) / found.labels.bincount()
         assert ((share - 1 / FOLDS).abs() < 0.06).all(), share

@@ -24,6 +24,7 @@ from frostline.data import label_columns, stratification, tables
 from frostline.data.source import Source
 from frostline.data.splits import Data
 from frostline.data.splitting import Selection, divide
+from numbered import disjoint
 from small import data_config, load_data
 
 CLASSES = ("cat", "dog", "fox")
@@ -287,8 +288,7 @@ def test_groups_are_not_split() -> None:
     groups = torch.arange(400) // 8
     cast(Any, whole.source).groups = groups
     parts = divided(whole)
-    owners = [set(groups[part.ids].tolist()) for part in parts.values()]
-    assert not owners[0] & owners[1] and not owners[0] & owners[2] and not owners[1] & owners[2]
+    assert disjoint(*(set(groups[part.ids].tolist()) for part in parts.values()))
     assert share(parts["test"].labels, whole.labels) == pytest.approx([0.25, 0.25], abs=0.08)
 
 

@@ -1,4 +1,4 @@
-"""Images in tar files: as webdataset, tar and strangers write them, here and elsewhere, whole and broken."""
+"""Shards: tar files by several writers, local and remote, intact and damaged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import tarfile
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,6 @@ import fsspec
 import pytest
 import torch
 from fsspec.registry import known_implementations
-from PIL import Image
 
 import object_store
 from frostline.core.errors import UserError
@@ -29,21 +27,15 @@ from frostline.data.shard_headers import Wanted
 from frostline.data.sources import open_splits
 from frostline.data.splits import Data
 from frostline.store.store import Store
-from numbered import messages, numbers, pairs
+from numbered import disjoint, in_turn, messages, numbers, pairs, png
 from small import CENTER, data_config, load_data, no_progress
 
 NONE = {"train": None, "val": None, "test": None, "image": None, "label": None, "group": None, "classes": None}
 Files = list[tuple[str, bytes]]
 
 
-def png(number: int, side: int = 8) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (side, side), (number % 256, number // 256, 9)).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def samples(count: int = 20, first: int = 0, classes: Iterable[str] = ("cat", "dog"), field: str = "cls") -> Files:
-    """Return the files of images, classes in turn, in the order of their names, as webdataset writes them."""
+    """Return the files of images, classes in turn, sorted by name as webdataset writes them."""
     names = list(classes)
     found: Files = []
     for number in range(first, first + count):
@@ -74,11 +66,6 @@ def load(root: object, **options: Any) -> Data:
     return load_data(source="shards", root=str(root), options={**NONE, **options}, **changes)
 
 
-def in_turn(count: int, classes: Iterable[str] = ("cat", "dog"), first: int = 0) -> Counter[tuple[int, str]]:
-    names = list(classes)
-    return Counter((number, names[number % len(names)]) for number in range(first, first + count))
-
-
 def refused(root: object, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         load(root, **options)
@@ -88,7 +75,7 @@ def refused(root: object, **options: Any) -> str:
 
 LONG = "a folder with dots v1.0/" + "x" * 120 + "/"
 WRITTEN: dict[str, tuple[Files, dict[str, Any]]] = {
-    "as_webdataset": (samples(), {}),
+    "webdataset": (samples(), {}),
     "pax": ([(LONG + name, content) for name, content in samples()], {"format": tarfile.PAX_FORMAT}),
     "gnu": ([(LONG + name, content) for name, content in samples()], {"format": tarfile.GNU_FORMAT}),
     "ustar": ([("./pics/" + name, content) for name, content in samples()], {"format": tarfile.USTAR_FORMAT}),
@@ -98,23 +85,23 @@ WRITTEN: dict[str, tuple[Files, dict[str, Any]]] = {
     "txt": (samples(field="txt"), {}),
     "blanks": ([(n, c + b"\r\n" if n.endswith("cls") else c) for n, c in samples()], {}),
     "more_fields": (samples() + [(f"{n:05d}.seg.npy", b"?") for n in range(20)] + [("README", b"words")], {}),
-    "of_macos": ([("._00000.png", b"?"), ("__MACOSX/00000.png", b"?"), *samples()], {}),
-    "about_itself": ([("__index__", b"{}"), ("__meta__/a.png", b"?"), *samples()], {}),
+    "macos": ([("._00000.png", b"?"), ("__MACOSX/00000.png", b"?"), *samples()], {}),
+    "metadata": ([("__index__", b"{}"), ("__meta__/a.png", b"?"), *samples()], {}),
 }
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_shards_are_read_as_people_write_them(tmp_path: Path, name: str) -> None:
+def test_tar_files_of_all_writers_are_read(tmp_path: Path, name: str) -> None:
     files, how = WRITTEN[name]
     write(tmp_path / "some.tar", files, **how)
     found = load(tmp_path)
     assert found.classes == ("cat", "dog")
     assert pairs(found) == in_turn(20)
     assert not messages(found)
-    assert found.counts.get("hidden", 0) == (2 if name == "of_macos" else 0)
+    assert found.counts.get("hidden", 0) == (2 if name == "macos" else 0)
 
 
-def test_images_are_those_of_the_same_files_in_folders(tmp_path: Path) -> None:
+def test_fingerprint_equals_that_of_an_image_folder(tmp_path: Path) -> None:
     for number in range(20):
         file = tmp_path / "folder" / f"c{number % 2}" / f"{number:05d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +132,7 @@ def test_shards_are_found_by_braces_patterns_and_folders(tmp_path: Path) -> None
     assert "at most 1,000,000 files" in refused(tmp_path / "a-{0..9999999999}.tar")
 
 
-def test_splits_are_told_by_names_folders_and_options(tmp_path: Path) -> None:
+def test_splits_are_found_by_names_folders_and_options(tmp_path: Path) -> None:
     sizes = {"train": 20, "val": 6, "test": 8}
     spelled = {"train": "train", "val": "validation", "test": "Test"}
     first = {"train": 0, "val": 100, "test": 200}
@@ -168,12 +155,12 @@ def test_splits_are_told_by_names_folders_and_options(tmp_path: Path) -> None:
     )
 
 
-def test_numbers_are_named_by_a_file_beside_them_by_options_or_not_at_all(tmp_path: Path) -> None:
+def test_class_names_come_from_file_options_or_labels(tmp_path: Path) -> None:
     file = write(tmp_path / "s.tar", samples(30, classes=("0", "1", "10")))
     assert load(file).classes == ("0", "1", "10")
     names = ["zebra", "ant", *map(str, range(100, 108)), "yak"]
     assert load(file, classes=names).classes == ("zebra", "ant", "yak")
-    assert pairs(load(file, classes=names)) == in_turn(30, ("zebra", "ant", "yak"))
+    assert pairs(load(file, classes=names)) == in_turn(30, classes=("zebra", "ant", "yak"))
     assert messages(load(file, classes=names)) == [
         "8 of 11 class names are left out, as train has no image of 100, 101, 102, 103, 104 and 3 more"
     ]
@@ -185,12 +172,15 @@ def test_numbers_are_named_by_a_file_beside_them_by_options_or_not_at_all(tmp_pa
     (tmp_path / "mine.txt").write_text("".join(f"my {name}\n" for name in range(11)))
     assert load(tmp_path, classes="mine.txt").classes == ("my 0", "my 1", "my 10")
     assert "data.options.classes=nowhere.txt: expected a file that exists" in refused(tmp_path, classes="nowhere.txt")
-    assert "expected different names of classes, not crane, maillot twice" in refused(  # as in a list of ImageNet's
-        tmp_path, classes=["crane", "crane", "maillot", "maillot"]
+    assert (
+        "expected different names of classes, not crane, maillot twice"
+        in refused(  # some lists of ImageNet repeat names
+            tmp_path, classes=["crane", "crane", "maillot", "maillot"]
+        )
     )
 
 
-def test_images_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
+def test_incomplete_samples_are_left_out_and_reported(tmp_path: Path) -> None:
     files = [
         *samples(20, classes=("0", "1")),
         ("x.png", png(90)),
@@ -199,28 +189,27 @@ def test_images_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
         ("z.cls", b"0"),
     ]
     found = load(write(tmp_path / "s.tar", files))
-    assert pairs(found) == in_turn(20, ("0", "1"))
+    assert pairs(found) == in_turn(20, classes=("0", "1"))
     assert messages(found) == [
         "1 sample without an image is left out",
         "2 images without a label are left out: s.tar/x.png, s.tar/y.png",
     ]
 
 
-def test_labels_and_groups_are_found_where_options_say(tmp_path: Path) -> None:
+def test_options_choose_fields_of_label_and_group(tmp_path: Path) -> None:
     files = samples(40, field="json")
     files += [(f"{n:05d}.other.txt", f"kind {n % 3}".encode()) for n in range(40)]
     file = write(tmp_path / "s.tar", files)
-    assert pairs(load(file, label="other.txt")) == in_turn(40, ("kind 0", "kind 1", "kind 2"))
+    assert pairs(load(file, label="other.txt")) == in_turn(40, classes=("kind 0", "kind 1", "kind 2"))
     found = load(file, group="patient")
-    seen = [{number // 4 for number in numbers(split)} for split in (found.train, found.val, found.test)]
-    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert disjoint(*({number // 4 for number in numbers(split)} for split in (found.train, found.val, found.test)))
     line = refused(file, label="lable")
     assert "data.options.label=lable: expected a field with text, or a key of the JSON" in line
     assert "of the JSON: label, patient); did you mean label?" in line
     assert "data.options.group=nobody: expected a field" in refused(file, group="nobody")
 
 
-def test_an_image_of_several_is_chosen(tmp_path: Path) -> None:
+def test_option_chooses_among_several_images(tmp_path: Path) -> None:
     files = samples()
     files += [(f"{n:05d}.mask.png", png(200 + n)) for n in range(20)]
     file = write(tmp_path / "s.tar", files)
@@ -230,7 +219,7 @@ def test_an_image_of_several_is_chosen(tmp_path: Path) -> None:
     assert "data.options.image=jpg: expected a field of samples: " in refused(file, image="jpg")
 
 
-def test_what_cannot_be_meant_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_invalid_shards_and_options_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "s.tar", samples())
     assert "data.options.lable=cls: expected one of train, val, test, image, label" in refused(file, lable="cls")
     assert "data.options.label=3: expected a field, as cls, or a key of the JSON, or null" in refused(file, label=3)
@@ -269,7 +258,7 @@ def broken(root: Path) -> list[tuple[str, str]]:
     return list(found.broken)
 
 
-def test_broken_images_are_reported_by_name_with_those_of_all_shards(tmp_path: Path) -> None:
+def test_broken_images_of_all_shards_are_named(tmp_path: Path) -> None:
     bad = [("bad.cls", b"cat"), ("bad.png", b"no image"), ("nil.cls", b"dog"), ("nil.png", b"")]
     half = [("half.cls", b"dog"), ("half.png", png(77, 60)[:-40])]
     write(tmp_path / "a.tar", [*samples(20), *bad])
@@ -279,13 +268,18 @@ def test_broken_images_are_reported_by_name_with_those_of_all_shards(tmp_path: P
 
 
 @pytest.mark.parametrize("order", ["cls first", "png first"])
-def test_a_truncated_shard_is_one_broken_image_and_what_is_before_counts(tmp_path: Path, order: str) -> None:
+def test_truncated_shard_is_read_up_to_the_cut(tmp_path: Path, order: str) -> None:
     write(tmp_path / "a.tar", samples(20))
     files = samples(20, first=20)
     files = files if order == "cls first" else [files[n ^ 1] for n in range(len(files))]
     whole = tar(files)
     first = whole.index(b"00028.")
-    for cut, begin in ((512 + 2, 0), (1024 + 3, 1024), (1536 + 1, 0), (2048 + 9, 2048)):  # in files, and in headers
+    for cut, begin in (
+        (512 + 2, 0),
+        (1024 + 3, 1024),
+        (1536 + 1, 0),
+        (2048 + 9, 2048),
+    ):  # within files and within headers
         (tmp_path / "b.tar").write_bytes(whole[: first + cut])
         ((name, reason),) = broken(tmp_path)
         image = cut == 1537 or (cut == 514 and order == "png first")
@@ -294,7 +288,7 @@ def test_a_truncated_shard_is_one_broken_image_and_what_is_before_counts(tmp_pat
         assert pairs(load(tmp_path, skip_bad=True)) == in_turn(29 if cut > 2048 else 28)
 
 
-def test_a_broken_header_ends_its_shard_and_is_told(tmp_path: Path) -> None:
+def test_broken_header_ends_its_shard_and_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", samples(20))
     whole = bytearray(tar(samples(20, first=20)))
     at = whole.index(b"00030.cls")
@@ -310,7 +304,7 @@ def test_a_broken_header_ends_its_shard_and_is_told(tmp_path: Path) -> None:
     assert [name for name, _ in broken(tmp_path)] == ["b.tar/from byte 0 on"]
 
 
-def test_where_too_little_is_left_of_a_broken_shard_that_is_told_first(tmp_path: Path) -> None:
+def test_damage_is_reported_before_its_consequences(tmp_path: Path) -> None:
     whole = tar(samples(20))
     at, file = whole.index(b"00002.cls"), tmp_path / "a.tar"
     reason = f"expected readable images and labels, but a.tar/from byte {at:,} on: no header of a tar"
@@ -328,7 +322,7 @@ def test_where_too_little_is_left_of_a_broken_shard_that_is_told_first(tmp_path:
     assert "readable images in train of newt, but all are broken (b.tar/odd.png: " in line
 
 
-def test_a_split_of_which_nothing_can_be_read_is_no_split_that_is_not_there(tmp_path: Path) -> None:
+def test_unreadable_test_split_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.tar", samples(20))
     for content, start in ((b"\xff" * 2048, 0), (tar([("x.png", png(90))])[:1024] + b"\xff" * 512, 1024)):
         (tmp_path / "test.tar").write_bytes(content)
@@ -336,7 +330,7 @@ def test_a_split_of_which_nothing_can_be_read_is_no_split_that_is_not_there(tmp_
         assert f"{expected}/from byte {start:,} on: " in refused(tmp_path)
 
 
-def test_damaged_labels_and_groups_are_told(tmp_path: Path) -> None:
+def test_damaged_labels_and_groups_are_reported(tmp_path: Path) -> None:
     files = dict(samples(24, field="json"))
     files |= {f"{number:05d}.cls": b"ab"[number % 2 :][:1] for number in range(24)}
     files |= {"00003.json": b"half", "00005.json": b"\xff\xfe\xff", "00006.cls": b"\xe9", "00007.cls": b""}
@@ -356,7 +350,7 @@ def test_damaged_labels_and_groups_are_told(tmp_path: Path) -> None:
     assert "cannot be read: a.tar/long.cls (of more than 1,048,576 bytes)" in messages(load(file))[0]
 
 
-def test_odd_ends_of_shards_are_told(tmp_path: Path) -> None:
+def test_missing_end_mark_and_trailing_data_are_reported(tmp_path: Path) -> None:
     whole = tar(samples(20))
     (tmp_path / "a.tar").write_bytes(whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 512])
     found = load(tmp_path)
@@ -367,23 +361,18 @@ def test_odd_ends_of_shards_are_told(tmp_path: Path) -> None:
     assert "has something behind its end" in messages(load(tmp_path / "a.tar"))[0]
 
 
-def test_links_are_left_out_and_told(tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in samples():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+def test_links_are_left_out_and_reported(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", samples())
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
         for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
             member = tarfile.TarInfo(f"link{kind!r}.png")
             member.type, member.linkname = kind, "00000.png"
             archive.addfile(member)
-    (tmp_path / "a.tar").write_bytes(stream.getvalue())
     found = load(tmp_path)
     assert pairs(found) == in_turn(20) and messages(found) == ["a.tar holds 2 links, which are left out"]
 
 
-def test_copies_are_on_one_side(tmp_path: Path) -> None:
+def test_copies_stay_in_one_split(tmp_path: Path) -> None:
     files = []
     for number in range(80):
         files += [
@@ -393,15 +382,15 @@ def test_copies_are_on_one_side(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", files[:80])
     write(tmp_path / "b.tar", files[80:])
     found = load(tmp_path)
-    seen = [set(numbers(split)) for split in (found.train, found.val, found.test)]
-    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert disjoint(*(set(numbers(split)) for split in (found.train, found.val, found.test)))
 
 
-def config(root: object) -> Any:
-    return data_config(source="shards", root=str(root), options=dict(NONE))
+def indexed(folder: Path) -> shard_index.Index:
+    shards = remote_files.find("data.root", str(folder), ".tar")
+    return shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), no_progress)
 
 
-def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_are_read_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "data" / "a.tar", samples(20))
     scanned: list[str] = []
     scan = shard_headers._scan
@@ -409,13 +398,12 @@ def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, mo
         shard_headers, "_scan", lambda key, shard, *rest: scanned.append(shard.name) or scan(key, shard, *rest)
     )
     store = Store(tmp_path / "store", budget=10**9, say=print)
+    config = data_config(source="shards", root=str(tmp_path / "data"), options=NONE)
 
     def fingerprint() -> tuple[str, dict[str, str | None]]:
         loading._last.clear()
-        found = loading.load(config(tmp_path / "data"), spec=ViewSpec(CENTER, None), store=store, progress=no_progress)
-        identities = {
-            name: source.identity for name, source in open_splits(config(tmp_path / "data"), store, no_progress).items()
-        }
+        found = loading.load(config, spec=ViewSpec(CENTER, None), store=store, progress=no_progress)
+        identities = {name: source.identity for name, source in open_splits(config, store, no_progress).items()}
         return found.fingerprint, identities
 
     first = fingerprint()
@@ -427,10 +415,9 @@ def test_headers_are_read_once_and_again_when_a_shard_changes(tmp_path: Path, mo
     assert fingerprint()[1] != second[1]
 
 
-def test_images_may_be_read_by_threads(tmp_path: Path) -> None:
+def test_threads_can_read_images(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", samples(20))
-    shards = remote_files.find("data.root", str(tmp_path), ".tar")
-    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), no_progress)
+    found = indexed(tmp_path)
     assert [found.name(row) for row in (0, 19)] == ["a.tar/00000.png", "a.tar/00019.png"]
 
     def red(row: int) -> int:
@@ -441,10 +428,9 @@ def test_images_may_be_read_by_threads(tmp_path: Path) -> None:
         assert list(pool.map(red, list(range(20)) * 5)) == list(range(20)) * 5
 
 
-def test_shards_without_labels_can_be_listed_and_opened(tmp_path: Path) -> None:
+def test_unlabelled_shards_can_be_indexed_but_not_loaded(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", [(name, content) for name, content in samples(5) if name.endswith("png")])
-    shards = remote_files.find("data.root", str(tmp_path), ".tar")
-    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), no_progress)
+    found = indexed(tmp_path)
     assert len(found) == 5 and not found.texts
     assert "data.options.label=null: expected a field with text" in refused(tmp_path)
 
@@ -456,7 +442,7 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
     system.store.clear()
 
 
-def test_shards_may_be_in_another_file_system(memory: fsspec.AbstractFileSystem) -> None:
+def test_shards_are_read_from_any_fsspec_file_system(memory: fsspec.AbstractFileSystem) -> None:
     for number in range(3):
         memory.pipe(f"/set/train-{number}.tar", tar(samples(10, first=10 * number, classes=("0", "1"))))
     memory.pipe("/set/classes.txt", b"cat\ndog\n")
@@ -467,7 +453,7 @@ def test_shards_may_be_in_another_file_system(memory: fsspec.AbstractFileSystem)
     assert "there are none" in refused("memory://nowhere/*.tar")
 
 
-def test_what_is_missing_to_reach_shards_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_protocol_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = {"class": "no_such_s3fs.S3", "err": "Install s3fs to access S3"}
     monkeypatch.setitem(known_implementations, "s3", lacking)
     assert refused("s3://bucket/train-*.tar") == (
@@ -490,11 +476,11 @@ AT_S3 = f"s3://{object_store.BUCKET}/train-{{0..2}}.tar"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("root", [AT_S3, AT_S3.replace("{0..2}", "*"), f"s3://{object_store.BUCKET}/"])
-def test_shards_at_s3_are_read(bucket: Any, root: str) -> None:
+def test_shards_are_read_from_s3(bucket: Any, root: str) -> None:
     assert pairs(load(root)) == in_turn(30)
 
 
-def test_a_part_of_a_shard_is_a_request_for_that_part(bucket: Any) -> None:
+def test_parts_are_read_by_range_requests(bucket: Any) -> None:
     file = remote_files.find("data.root", AT_S3, ".tar")[1]
     assert remote_files.part(file, 0, 9) == b"00010.cls"
     assert file.facts[0].startswith("etag=")
@@ -503,16 +489,14 @@ def test_a_part_of_a_shard_is_a_request_for_that_part(bucket: Any) -> None:
         remote_files.part(remote_files.RemoteFile(f"s3://{object_store.BUCKET}/moved.tar", 9, ()), 0, 9)
 
 
-def test_what_is_not_there_at_s3_is_one_line(bucket: Any) -> None:
+def test_missing_s3_objects_are_refused(bucket: Any) -> None:
     assert "train-3.tar is not there" in refused(AT_S3.replace("2", "3"))
     assert "s3://nobodys/a.tar is not there" in refused("s3://nobodys/a.tar")
     assert "there are none" in refused(f"s3://{object_store.BUCKET}/val-*.tar")
 
 
-def test_credentials_that_are_missing_and_a_server_that_is_away_are_one_line(
-    bucket: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forget = fsspec.get_filesystem_class("s3").clear_instance_cache  # what the environment says is read once
+def test_unreachable_s3_and_missing_credentials_are_refused(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget = fsspec.get_filesystem_class("s3").clear_instance_cache  # file systems are cached
     forget()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "can be reached and read (Could not connect to the endpoint" in refused(AT_S3)
@@ -527,11 +511,11 @@ def test_credentials_that_are_missing_and_a_server_that_is_away_are_one_line(
 
 
 class _Ranges(SimpleHTTPRequestHandler):
-    """Serves parts of files, as servers of data do and Python's own does not."""
+    """Serves byte ranges, which Python's own handler does not."""
 
     ranges = True
     failing: ClassVar[list[int]] = []
-    """How many more requests for parts are to fail."""
+    """One element per range request that is still to fail."""
 
     def log_message(self, format: str, *args: object) -> None: ...
 
@@ -556,7 +540,7 @@ class _Ranges(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """A folder, and where it is served."""
+    """Yield a server's address and the folder that it serves."""
     monkeypatch.setattr(remote_files, "_PAUSES", (0.01, 0.01))
 
     def handler(*given: Any) -> BaseHTTPRequestHandler:
@@ -570,7 +554,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
         thread.join()
 
 
-def test_shards_may_be_on_a_server(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_reads_are_retried_and_need_ranges(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     address, folder = served
     for number in range(2):
         write(folder / f"train-{number}.tar", samples(10, first=10 * number))
@@ -589,7 +573,7 @@ def test_shards_may_be_on_a_server(served: tuple[str, Path], monkeypatch: pytest
         remote_files.part(files[0], 0, 9)
 
 
-def test_a_forked_process_reads_from_a_server_that_was_asked_before(served: tuple[str, Path]) -> None:
+def test_forked_process_can_read_from_the_server(served: tuple[str, Path]) -> None:
     address, folder = served
     write(folder / "a.tar", samples(1))
     file = remote_files.find("data.root", f"{address}/a.tar", ".tar")[0]
@@ -605,8 +589,7 @@ def test_a_forked_process_reads_from_a_server_that_was_asked_before(served: tupl
 
 
 @pytest.mark.slow
-def test_identity_is_that_of_the_rows(tmp_path: Path) -> None:
+def test_identity_depends_on_the_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.tar", samples(6))
-    shards = remote_files.find("data.root", str(tmp_path), ".tar")
-    found = shard_index.index("data.root", shards, Wanted(), Store(None, budget=0, say=print), no_progress)
+    found = indexed(tmp_path)
     assert found.identity(torch.tensor([0, 1])) != found.identity(torch.tensor([0, 2]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from frostline.data import splitting, table_columns, table_files, tables
 from frostline.data.broken_images import BadImages
 from frostline.data.source import Source
 from frostline.data.splits import Data
-from numbered import numbers, pairs
+from numbered import disjoint, in_turn, numbers, pairs
 from small import data_config, load_data
 
 NONE = {"path": None, "label": None, "split": None, "group": None, "time": None, "root": None}
@@ -81,7 +80,7 @@ def test_usual_table_formats_are_read(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name, found)
     data = load(tmp_path / name)
     assert data.classes == ("cat", "dog")
-    assert pairs(data) == Counter((number, "cat" if number % 2 == 0 else "dog") for number in range(20))
+    assert pairs(data) == in_turn(20)
 
 
 @pytest.mark.parametrize("kind", [".csv", ".parquet", ".jsonl"])
@@ -301,8 +300,7 @@ def test_groups_are_not_split(tmp_path: Path) -> None:
     hints = [finding.about for finding in load(tmp_path / "t.csv").findings]
     assert any("data.options.group=patient keeps its images in the same split" in hint for hint in hints)
     data = load(tmp_path / "t.csv", group="patient")
-    seen = [{number // 5 for number in numbers(split)} for split in (data.train, data.val, data.test)]
-    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert disjoint(*({number // 5 for number in numbers(split)} for split in (data.train, data.val, data.test)))
     assert [len(split) for split in (data.val, data.test)] == [30, 40]
     for split in (data.val, data.test):
         assert abs(int(split.labels.sum()) - len(split) / 2) <= 5
@@ -401,8 +399,7 @@ def test_groups_that_share_copies_stay_together(tmp_path: Path) -> None:
         image(tmp_path / f"pics/{number + 4}.png", number)
     as_csv(tmp_path / "t.csv", found)
     data = load(tmp_path / "t.csv", group="group")
-    seen = [{number // 8 for number in numbers(split)} for split in (data.train, data.val, data.test)]
-    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert disjoint(*({number // 8 for number in numbers(split)} for split in (data.train, data.val, data.test)))
 
 
 def test_weights_are_read_checked_and_fingerprinted(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from frostline.core.errors import UserError
 from frostline.data import splitting, times
 from frostline.data.source import Source
 from frostline.data.splitting import Selection
+from numbered import disjoint
 from small import data_config, load_data
 
 
@@ -63,7 +64,7 @@ def test_train_is_strictly_older_than_val_and_test(pairs: list[tuple[int, int]],
     seen = {name: {groups[row] for row in part.ids.tolist()} for name, part in parts.items()}
     latest = {group: max(when for when, own in pairs if own == group) for group in groups}
     if grouped:
-        assert not (seen["train"] & seen["val"] or seen["train"] & seen["test"] or seen["val"] & seen["test"])
+        assert disjoint(*seen.values())
         as_late = {name: [latest[groups[row]] for row in part.ids.tolist()] for name, part in parts.items()}
     else:
         as_late = {name: times_of(part, moments) for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""What is kept of images is shared by all who see them alike, and what is not kept is seen alike."""
+"""Pixel cache: stored pixels are shared by equal preprocessing, and pixels that do not fit are decoded again alike."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from small import data_config, no_progress, plain_config, read_image
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
 CPU = torch.device("cpu")
-MUCH, LITTLE = 10**9, 30_000  # bytes; half of the second holds 4 views
+MUCH, LITTLE = 10**9, 30_000  # bytes; half of LITTLE holds 4 views
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of patches of two photographs, of all sizes, in a folder each."""
+    """Return a folder per photograph, each with patches of many sizes."""
     root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for name in ("china", "flower"):
         (root / name).mkdir()
@@ -70,8 +70,8 @@ def load(
     return loading.load(data_config(**request), spec=ViewSpec(center, side), store=own, progress=no_progress)
 
 
-def seen(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Tensor:
-    """Return what is seen of all images, or of a box in them."""
+def views_of(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Tensor:
+    """Return the views of all images, or of a box in each."""
 
     def box(sizes: Tensor, ids: Tensor, number: int) -> Crop:
         return Crop(torch.tensor([[0.2, 0.1, 0.9, 0.7]], device=ids.device).repeat(len(ids), 1), None)
@@ -82,20 +82,18 @@ def seen(split: Split, device: torch.device = CPU, *, crop: bool = False) -> Ten
     return views.inputs(torch.arange(len(split)), 1)
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode_again(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
 
 
-def test_a_network_of_the_same_preprocessing_decodes_nothing(
-    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_preprocessing_decodes_nothing_again(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(photos, folder)
-    forbid(monkeypatch)
+    forbid_decoding(monkeypatch)
     again = load(photos, folder, center=CenterCrop(size=32, resize=36, interpolation="bilinear"))
-    assert torch.equal(seen(again.test), seen(first.test))
+    assert torch.equal(views_of(again.test), views_of(first.test))
     for other in ({"size": 30}, {"resize": 40}, {"interpolation": "bicubic"}):
         with pytest.raises(AssertionError, match="decoded again"):
             load(photos, folder, center=replace(CENTER, **other))
@@ -103,9 +101,7 @@ def test_a_network_of_the_same_preprocessing_decodes_nothing(
 
 @pytest.mark.parametrize("side", [None, 60, 500])
 @pytest.mark.parametrize("card", [False, True])
-def test_what_does_not_fit_is_decoded_each_time_and_seen_alike(
-    photos: Path, tmp_path: Path, side: int | None, card: bool
-) -> None:
+def test_pixels_that_do_not_fit_give_the_same_views(photos: Path, tmp_path: Path, side: int | None, card: bool) -> None:
     kept = load(photos, tmp_path / "large", side=side)
     not_kept = load(photos, tmp_path / "small", side=side, budget=LITTLE)
     assert isinstance(not_kept.test.pixels, Undecoded) and not isinstance(kept.test.pixels, Undecoded)
@@ -115,15 +111,13 @@ def test_what_does_not_fit_is_decoded_each_time_and_seen_alike(
         device = torch.device("cuda" if card else "cpu")
         for name in ("train", "val", "test"):
             found = [
-                seen(getattr(data, name), device, crop=name == "train" and bool(side)) for data in (kept, not_kept)
+                views_of(getattr(data, name), device, crop=name == "train" and bool(side)) for data in (kept, not_kept)
             ]
             assert torch.equal(*found) and found[0].cpu().unique().numel() > 200
 
 
 @pytest.mark.parametrize("side", [None, 60])
-def test_what_is_decoded_or_read_for_each_batch_goes_to_a_card_without_a_wait(
-    photos: Path, tmp_path: Path, side: int | None
-) -> None:
+def test_batches_reach_the_gpu_without_waiting(photos: Path, tmp_path: Path, side: int | None) -> None:
     not_kept = load(photos, tmp_path / "small", side=side, budget=LITTLE)
     kept = load(photos, tmp_path / "large", side=side)
     with EmulatedMachine().running() as there:
@@ -138,7 +132,7 @@ def test_what_is_decoded_or_read_for_each_batch_goes_to_a_card_without_a_wait(
             assert not +there.waits and there.sent.total() > 2 * UNNOTICED
 
 
-def test_nothing_is_written_that_would_not_be_kept(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_that_do_not_fit_are_not_written(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = list[int]()
     create = mapped.create
 
@@ -153,9 +147,7 @@ def test_nothing_is_written_that_would_not_be_kept(photos: Path, folder: Path, m
     assert max(written) < 24 * 200
 
 
-def test_on_a_disk_that_is_nearly_full_pixels_are_not_kept(
-    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nearly_full_disk_stores_no_pixels(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gigabyte = 1 << 30
     for free, kept in ((gigabyte // 10, True), (gigabyte // 20 + LITTLE, False), (0, False)):
         usage = SimpleNamespace(total=gigabyte, free=free)
@@ -167,45 +159,41 @@ def test_on_a_disk_that_is_nearly_full_pixels_are_not_kept(
         assert found.fingerprint == expected
 
 
-def test_a_disk_that_fills_up_meanwhile_changes_nothing_that_is_seen(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = seen(load(photos, tmp_path / "one").test)
-    monkeypatch.setattr(Store, "room_per_kind", 10**9)  # as it was thought to be
+def test_disk_filling_up_does_not_change_views(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = views_of(load(photos, tmp_path / "one").test)
+    monkeypatch.setattr(Store, "room_per_kind", 10**9)  # the estimate before the disk fills up
     monkeypatch.setattr(memory, "budget", lambda device, gigabytes: LITTLE)
     found = load(photos, tmp_path / "two", budget=LITTLE)
-    assert isinstance(found.test.pixels, Undecoded) and torch.equal(seen(found.test), expected)
+    assert isinstance(found.test.pixels, Undecoded) and torch.equal(views_of(found.test), expected)
 
 
-def test_both_kinds_of_training_share_one_look_at_what_is_not_kept(
-    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_facts_of_unstored_images_are_shared(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crops = load(photos, folder, side=60, budget=LITTLE)
-    forbid(monkeypatch)
+    forbid_decoding(monkeypatch)
     assert load(photos, folder, budget=LITTLE).fingerprint == crops.fingerprint
     assert load(photos, folder, side=60, budget=LITTLE, pixels="exact").fingerprint == crops.fingerprint
 
 
-def test_random_crops_are_cut_from_what_was_asked_for(photos: Path, folder: Path) -> None:
+def test_pixels_option_chooses_the_source_of_crops(photos: Path, folder: Path) -> None:
     exact = load(photos, folder, side=60, pixels="exact")
     stored = load(photos, folder, side=60, pixels="stored")
     assert isinstance(exact.train.pixels, Undecoded) and isinstance(stored.train.pixels, Ragged)
     assert exact.cut_from == "the original pixels"
     assert stored.cut_from == "images reduced to a shorter side of 60 pixels"
     assert load(photos, folder, side=500, pixels="stored").cut_from == "the original pixels"
-    close = (seen(exact.train, crop=True) - seen(stored.train, crop=True)).abs().mean()
+    close = (views_of(exact.train, crop=True) - views_of(stored.train, crop=True)).abs().mean()
     assert 0 < close < 6
     originals = load(photos, folder, side=500, pixels="stored")
-    assert torch.equal(seen(exact.train, crop=True), seen(originals.train, crop=True))
-    for found in (exact, stored):  # selection and test see the centre, whatever training sees
-        assert torch.equal(seen(found.test), seen(load(photos, folder).test))
+    assert torch.equal(views_of(exact.train, crop=True), views_of(originals.train, crop=True))
+    for found in (exact, stored):  # val and test views are centre crops with either
+        assert torch.equal(views_of(found.test), views_of(load(photos, folder).test))
 
 
-def test_what_is_kept_already_is_used_however_small_the_store_is_now(
+def test_stored_pixels_are_used_after_budget_shrinks(
     photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(photos, folder, side=60)
-    forbid(monkeypatch)
+    forbid_decoding(monkeypatch)
     assert isinstance(load(photos, folder, side=60, budget=LITTLE).train.pixels, Ragged)
 
 
@@ -223,31 +211,27 @@ def test_small_images_of_many_sizes_are_not_enlarged(tmp_path: Path, folder: Pat
     assert sum(item.size for item in views) < 24 * (22 * 24 * 3 + 200) < 24 * 3 * 32 * 32
     each = [read_image(file) for file in sorted(small.rglob("*.png"))]
     expected = torch.cat([center_crop(each[index][None], CENTER) for index in found.test.ids])
-    assert torch.equal(seen(found.test), expected.float())
+    assert torch.equal(views_of(found.test), expected.float())
     streamed = load(small, tmp_path / "none", budget=1000)
-    assert isinstance(streamed.test.pixels, Undecoded) and torch.equal(seen(streamed.test), expected.float())
+    assert isinstance(streamed.test.pixels, Undecoded) and torch.equal(views_of(streamed.test), expected.float())
 
 
-def test_small_images_of_one_size_are_kept_as_they_are_for_every_network(
+def test_small_images_of_one_size_are_stored_once(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = np.random.default_rng(0)
     for name in ("cat", "dog"):
-        (tmp_path / "small" / name).mkdir(parents=True)
+        (place := tmp_path / "small" / name).mkdir(parents=True)
         for index in range(8):
-            Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
-                tmp_path / "small" / name / f"{index}.png"
-            )
+            Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(place / f"{index}.png")
     first = load(tmp_path / "small", folder)
     assert first.test.pixels.shape[1:] == (3, 20, 24) and not first.test.centred
-    forbid(monkeypatch)
+    forbid_decoding(monkeypatch)
     for center in (CENTER, CenterCrop(48, 50, "bicubic")):
         assert load(tmp_path / "small", folder, center=center, side=40).cut_from == "the original pixels"
 
 
-def test_an_image_of_more_pixels_than_allowed_is_never_decoded(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oversized_image_is_never_decoded(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "mixed" / name).mkdir(parents=True)
         for index in range(7):

@@ -1,4 +1,4 @@
-"""Adapters: a network with them is at first the one it was, and in the end, merged, the one it became."""
+"""Mergeable adapters: they start as the identity, agree with their papers, and merge into a plain network."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from frostline.records.result import PARAMETERS
 from small import ADAPTED, SMALL, FakeRecord, compose, execute_run, mode, network, resolve
 
 NETWORKS = ("shufflenet", "vit", "convnext")
-"""Convolutions and norms that keep statistics; attention; linear layers, grouped convolutions and layer norms."""
+"""With convolutions and batch norms; attention; linear layers, grouped convolutions and layer norms."""
 
 
 def built(name: str, chosen: str, *, moved: bool = False) -> tuple[Model, nn.Module]:
-    """Return a network with adapters, which have learned something if `moved`, and a copy of it without."""
+    """Return a network with adapters, randomly moved if `moved`, and a copy of it without adapters."""
     model = member(name)
     model.module.eval()
     plain = copy.deepcopy(model.module)
@@ -48,7 +48,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("chosen", ADAPTED)
 @torch.no_grad()
-def test_it_begins_where_the_network_was_and_ends_as_a_plain_network(name: str, chosen: str) -> None:
+def test_adapters_start_as_identity_and_merge(name: str, chosen: str) -> None:
     model, plain = built(name, chosen)
     expected = plain(images())
     assert torch.allclose(model.module(images()), expected, atol=1e-6)
@@ -69,7 +69,7 @@ def test_it_begins_where_the_network_was_and_ends_as_a_plain_network(name: str, 
 
 
 @pytest.mark.parametrize("chosen", ADAPTED)
-def test_the_head_and_every_adapter_learn_and_nothing_else(chosen: str) -> None:
+def test_only_head_and_adapters_learn(chosen: str) -> None:
     model, _ = built("vit", chosen)
     (phase,) = resolve(model, mode(chosen))
     freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
@@ -81,7 +81,7 @@ def test_the_head_and_every_adapter_learn_and_nothing_else(chosen: str) -> None:
     assert {model.structure.stage_of(name) for name in own} <= {"stem", "stage1", "stage2", "stage3", "stage4"}
 
 
-def test_lora_is_what_the_paper_says_of_linear_layers_convolutions_and_attention() -> None:
+def test_lora_computes_what_the_paper_defines() -> None:
     model, plain = built("vit", "lora", moved=True)
     how = mode("lora").adapter
     block, old = (m.get_submodule("encoder.layers.encoder_layer_0") for m in (model.module, plain))
@@ -105,7 +105,7 @@ def test_lora_is_what_the_paper_says_of_linear_layers_convolutions_and_attention
     assert torch.allclose(attention(x, x, x)[0], before(x, x, x)[0], atol=1e-5)
 
 
-def test_dora_keeps_its_lengths_apart_from_its_directions() -> None:
+def test_dora_separates_magnitude_and_direction() -> None:
     model, plain = built("convnext", "dora", moved=True)
     path = "features.1.0.block.3"
     layer, frozen = cast(Any, model.module.get_submodule(path)), cast(Any, plain.get_submodule(path))
@@ -115,7 +115,7 @@ def test_dora_keeps_its_lengths_apart_from_its_directions() -> None:
     assert torch.allclose(layer.weight.norm(dim=1), layer.adapter.magnitude.abs(), rtol=1e-4)
 
 
-def test_dora_leaves_dead_filters_dead_and_lets_them_learn() -> None:
+def test_dora_gradients_of_zero_filters_are_finite() -> None:
     frozen = torch.randn(3, 6)
     frozen[1] = 0
     adapter = DoRA(frozen, mode("dora").adapter)
@@ -125,7 +125,7 @@ def test_dora_leaves_dead_filters_dead_and_lets_them_learn() -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in adapter.parameters())
 
 
-def test_ia3_leaves_queries_alone() -> None:
+def test_ia3_scales_keys_and_values_only() -> None:
     model, plain = built("vit", "ia3", moved=True)
     attention = cast(Any, model.module.get_submodule("encoder.layers.encoder_layer_3.self_attention"))
     before = cast(Any, plain.get_submodule("encoder.layers.encoder_layer_3.self_attention"))
@@ -136,13 +136,13 @@ def test_ia3_leaves_queries_alone() -> None:
     assert torch.allclose(attention.in_proj_bias[16:], before.in_proj_bias[16:] * scale)
 
 
-def test_grouped_convolutions_get_no_thin_matrices() -> None:
+def test_grouped_convolutions_get_no_lora() -> None:
     model, _ = built("shufflenet", "lora")
     grouped = [part for part in model.module.modules() if isinstance(part, nn.Conv2d) and part.groups > 1]
     assert grouped and not any(hasattr(part, "adapter") for part in grouped)
 
 
-def test_dropout_is_of_what_enters_the_thin_matrices_and_of_nothing_else() -> None:
+def test_dropout_applies_to_the_lora_input_only() -> None:
     model = network("convnext_tiny", image_size=32)
     how = compose("freeze=lora", "freeze_mode.adapter.dropout=0.5").freeze_mode.adapter
     adapters.insert(model.module, model.structure, how, seed=0, side=32)
@@ -160,7 +160,7 @@ def test_dropout_is_of_what_enters_the_thin_matrices_and_of_nothing_else() -> No
 
 
 @pytest.mark.slow
-def test_where_says_which_layers_and_what_matches_nothing_is_refused() -> None:
+def test_where_selects_layers_and_must_match() -> None:
     model = network("shufflenet_v2_x0_5")
     how = compose("freeze=lora", "freeze_mode.adapter.where=[stage-1/*]").freeze_mode.adapter
     structure = adapters.insert(model.module, model.structure, how, seed=0, side=32)
@@ -174,7 +174,7 @@ def test_where_says_which_layers_and_what_matches_nothing_is_refused() -> None:
         adapters.insert(model.module, model.structure, how, seed=0, side=32)
 
 
-def test_new_values_depend_on_the_seed_and_the_layer_alone() -> None:
+def test_initial_values_depend_on_seed_and_layer_alone() -> None:
     def drawn(seed: int, where: str) -> dict[str, Tensor]:
         model = network("shufflenet_v2_x0_5")
         how = compose("freeze=lora", f"freeze_mode.adapter.where=[{where}]").freeze_mode.adapter
@@ -188,7 +188,7 @@ def test_new_values_depend_on_the_seed_and_the_layer_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["lora", "ssf"])
-def test_a_run_leaves_the_merged_network_and_its_adapters_alone(chosen: str, tmp_path: Path) -> None:
+def test_run_saves_merged_network_and_adapters(chosen: str, tmp_path: Path) -> None:
     config, record = compose(*SMALL, f"freeze={chosen}", "lr=1e-2"), FakeRecord()
     metrics, _ = execute_run(config, tmp_path, record)
     weights = load_file(tmp_path / layout.BEST)

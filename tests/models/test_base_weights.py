@@ -1,4 +1,4 @@
-"""Weights with which runs begin lie once, whoever writes them, and a file that needs them finds them or says which."""
+"""Base weights: the common start of runs is stored once, and runs' files are read together with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FACTS["interpolation"] = "bilinear"
 
 
 def network(rows: int = 2) -> nn.Module:
-    """A network that begins with the same tensors every time, a buffer among them, and a head."""
+    """Return a network with fixed initial tensors, a buffer and a head."""
     conv, norm, fc = nn.Linear(3, rows, bias=False), nn.Module(), nn.Linear(rows, 2)
     nn.init.constant_(conv.weight, 0.5)
     norm.register_buffer("num_batches_tracked", torch.tensor(7))
@@ -32,7 +32,7 @@ def network(rows: int = 2) -> nn.Module:
 
 @pytest.fixture
 def learned(tmp_path: Path) -> Path:
-    """What a run of a sweep learned, beside which the sweep has the rest."""
+    """Return a run's weights file in a sweep that stores their base."""
     (run := tmp_path / "sweep" / "lr=0.1" / "0").mkdir(parents=True)
     base = base_weights.keep(network(), ["fc"], tmp_path / "sweep" / "weights")
     own = {"conv.weight": torch.ones(2, 3), "fc.weight": torch.zeros(2)}
@@ -45,7 +45,7 @@ def base_file(learned: Path) -> Path:
     return found
 
 
-def test_what_a_run_learned_stands_in_place_of_what_it_began_with(learned: Path, tmp_path: Path) -> None:
+def test_learned_weights_replace_base_weights(learned: Path, tmp_path: Path) -> None:
     found = weights.read(learned)
     assert found.keys() == {"conv.weight", "fc.weight", "norm.num_batches_tracked"}
     assert found["conv.weight"].eq(1).all() and found["norm.num_batches_tracked"] == 7
@@ -56,7 +56,7 @@ def test_what_a_run_learned_stands_in_place_of_what_it_began_with(learned: Path,
     assert weights.whole(whole, tmp_path / "nowhere") == whole
 
 
-def test_it_is_found_in_any_folder_above_and_beside(learned: Path, tmp_path: Path) -> None:
+def test_base_is_found_beside_and_in_parent_folders(learned: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(learned.parents[2], tmp_path / "moved elsewhere"))
     file = moved / "lr=0.1" / "0" / "best.safetensors"
     assert len(weights.read(file)) == 3
@@ -66,7 +66,7 @@ def test_it_is_found_in_any_folder_above_and_beside(learned: Path, tmp_path: Pat
     assert len(weights.read(tmp_path / "link" / "best.safetensors")) == 3
 
 
-def test_its_file_is_named_by_its_tensors_and_is_weights_of_its_own(tmp_path: Path) -> None:
+def test_base_file_is_named_by_hash_and_loadable(tmp_path: Path) -> None:
     first = build("shufflenet_v2_x0_5", weights="glyphs", num_classes=3, seed=0)
     digest = base_weights.keep(first.module, first.structure.heads, tmp_path)
     assert digest == hashing.of_tensors(load_file(tmp_path / f"{digest}.safetensors"))
@@ -83,7 +83,7 @@ def _keep(folder: Path, ready: Any) -> None:
     base_weights.keep(network(1 << 20), ["fc"], folder)
 
 
-def test_many_processes_that_want_it_at_once_leave_one_file(tmp_path: Path) -> None:
+def test_concurrent_processes_write_one_file(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready = context.Barrier(4)
     many = [context.Process(target=_keep, args=(tmp_path / "weights", ready)) for _ in range(4)]
@@ -97,7 +97,7 @@ def test_many_processes_that_want_it_at_once_leave_one_file(tmp_path: Path) -> N
     assert hashing.of_tensors(load_file(tmp_path / "weights" / names[1])) == names[1].removesuffix(".safetensors")
 
 
-def test_it_is_not_written_again_and_half_of_it_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_is_written_once_and_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(path: Path, *_: object) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left on device")
@@ -107,48 +107,49 @@ def test_it_is_not_written_again_and_half_of_it_is_no_file(tmp_path: Path, monke
         with pytest.raises(OSError, match="no space"):
             base_weights.keep(network(), ["fc"], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-    (tmp_path / ".part").write_bytes(b"of a process that was killed")
+    (tmp_path / ".part").write_bytes(b"of a killed process")
     digest = base_weights.keep(network(), ["fc"], tmp_path)
     monkeypatch.setattr(tensorfile, "write", fails)
     assert base_weights.keep(network(), ["fc"], tmp_path) == digest
     assert not (tmp_path / ".part").exists()
 
 
-def _gone(file: Path) -> None:
-    file.unlink()
-
-
-def _cut(file: Path) -> None:
+def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
-def _changed(file: Path) -> None:
+def _flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
 
 
-def _other(file: Path) -> None:
+def _replace(file: Path) -> None:
     tensorfile.save(file, {"conv.weight": torch.zeros(1)}, {})
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
-    [(_gone, "neither is there"), (_cut, "is damaged ("), (_changed, "have the sha256"), (_other, "have the sha256")],
+    ("damage", "message"),
+    [
+        (Path.unlink, "neither is there"),
+        (_truncate, "is damaged ("),
+        (_flip, "have the sha256"),
+        (_replace, "have the sha256"),
+    ],
 )
-def test_what_is_missing_or_damaged_is_one_line_that_names_it(learned: Path, damage: Any, said: str) -> None:
+def test_missing_or_damaged_base_is_refused(learned: Path, damage: Any, message: str) -> None:
     file = base_file(learned)
     damage(file)
     with pytest.raises(UserError) as refused:
         weights.read(learned)
     line = str(refused.value)
-    assert "\n" not in line and said in line
+    assert "\n" not in line and message in line
     assert line.startswith(f"{learned} holds what a run learned, and needs weights/{file.name} of its sweep")
 
 
-@pytest.mark.parametrize("named", ["../../secret", "", "F" * 64, 7, ["a" * 64], "a" * 65])
-def test_what_is_no_sha256_is_refused(tmp_path: Path, named: object) -> None:
+@pytest.mark.parametrize("base", ["../../secret", "", "F" * 64, 7, ["a" * 64], "a" * 65])
+def test_invalid_base_name_is_refused(tmp_path: Path, base: object) -> None:
     file = tmp_path / "best.safetensors"
-    tensorfile.save(file, {"w": torch.zeros(1)}, {**FACTS, "base": named})
+    tensorfile.save(file, {"w": torch.zeros(1)}, {**FACTS, "base": base})
     with pytest.raises(UserError, match="expected the sha256 of its base weights, not "):
         weights.read(file)

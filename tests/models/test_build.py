@@ -1,4 +1,4 @@
-"""Networks by name: the same seed gives the same bits, the input is what the weights expect, mistakes are one line."""
+"""Building networks by name: seeds, weights, inputs and refused arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interp
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A file of ours, with 3 classes and made for 64 pixels."""
+    """Return a weights file of frostline for 3 classes and 64 pixels."""
     path = tmp_path / "tiny.safetensors"
     model = scratch(seed=7, num_classes=3, image_size=64)
     tensorfile.save(path, model.module.state_dict(), metadata(model, ["a", "b", "c"]))
@@ -50,7 +50,7 @@ def test_every_option_fits_the_schema() -> None:
         OmegaConf.to_object(whole)
 
 
-def test_the_meta_device_costs_no_memory_and_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meta_network_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("frostline.models.build.content", lambda path: pytest.fail("weights were read"))
     monkeypatch.setattr("frostline.models.torchvision_models.fetch", lambda url: pytest.fail("weights were fetched"))
     model = build("regnet_y_400mf", weights="DEFAULT", num_classes=5, seed=0, meta=True)
@@ -58,7 +58,7 @@ def test_the_meta_device_costs_no_memory_and_reads_no_weights(monkeypatch: pytes
     assert model.weights_sha256 is None
 
 
-def test_one_seed_gives_the_same_bits_and_leaves_the_global_generator_alone() -> None:
+def test_seed_determines_weights_without_global_generator() -> None:
     state = torch.get_rng_state()
     first = scratch(seed=3).module.state_dict()
     assert torch.equal(torch.get_rng_state(), state)
@@ -68,14 +68,14 @@ def test_one_seed_gives_the_same_bits_and_leaves_the_global_generator_alone() ->
     assert not same(first, scratch(seed=4).module.state_dict())
 
 
-def test_a_new_head_does_not_depend_on_the_weights_of_the_backbone(saved: Path) -> None:
+def test_new_head_does_not_depend_on_backbone_weights(saved: Path) -> None:
     new = scratch(seed=5, num_classes=9)
     transferred = build(TINY, weights=str(saved), num_classes=9, seed=5)
     assert same(transferred.module.fc.state_dict(), new.module.fc.state_dict())
     assert not torch.equal(transferred.module.conv1[0].weight, new.module.conv1[0].weight)
 
 
-def test_weights_of_ours_bring_their_bits_their_input_and_their_digest(saved: Path) -> None:
+def test_saved_weights_restore_tensors_input_and_digest(saved: Path) -> None:
     model = build(TINY, weights=str(saved), num_classes=3, seed=1)
     assert same(model.module.state_dict(), scratch(seed=7).module.state_dict())
     assert model.input == InputSpec(size=64, resize=73, **IMAGENET)
@@ -83,7 +83,7 @@ def test_weights_of_ours_bring_their_bits_their_input_and_their_digest(saved: Pa
     assert model.module.training
 
 
-def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_weights_are_read_and_fit_one_network(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("frostline.models.lookup.GLYPHS", saved)
     monkeypatch.setattr("frostline.models.lookup.GLYPHS_SHA256", hashing.of_file(saved))
     config = yaml.safe_load((CONF / "shufflenet_glyphs.yaml").read_text())["model"]
@@ -99,10 +99,10 @@ def test_the_embedded_weights_are_read_like_any_of_ours(saved: Path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "squeezenet1_1", "mnasnet0_5", "swin_t"])
-def test_a_download_of_torchvision_gives_its_own_outputs(
+def test_torchvision_weights_give_torchvisions_outputs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in file, as torchvision's own builder would save it, auxiliary heads and all."""
+    """The file is as torchvision's own builder saves it, with auxiliary heads."""
     path = tmp_path / "w.pth"
     torch.manual_seed(0)
     arguments = {"init_weights": False} if name == "googlenet" else {}
@@ -115,7 +115,7 @@ def test_a_download_of_torchvision_gives_its_own_outputs(
         torch.testing.assert_close(ours(images), theirs(images))
 
 
-def test_input_follows_the_weights_and_scales_with_the_image_size() -> None:
+def test_input_follows_weights_and_image_size() -> None:
     def spec(name: str, entry: str | None, image_size: int | None = None) -> InputSpec:
         return build(name, weights=entry, num_classes=2, seed=0, image_size=image_size, meta=True).input
 
@@ -127,7 +127,7 @@ def test_input_follows_the_weights_and_scales_with_the_image_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_networks_from_tensorflow_see_what_torchvision_shows_them(name: str) -> None:
+def test_tensorflow_networks_get_their_own_normalisation(name: str) -> None:
     model = scratch(name)
     pixels = torch.rand(2, 3, 75, 75)
     view = get_model_weights(name).DEFAULT.transforms()
@@ -141,7 +141,7 @@ def test_networks_from_tensorflow_see_what_torchvision_shows_them(name: str) -> 
 
 
 @pytest.mark.slow
-def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:
+def test_position_embedding_is_resized(tmp_path: Path) -> None:
     small = scratch("vit_b_32", image_size=64)
     tensorfile.save(tmp_path / "w.safetensors", small.module.state_dict(), metadata(small, ["a", "b", "c"]))
     large = build("vit_b_32", weights=str(tmp_path / "w.safetensors"), num_classes=3, seed=1, image_size=128)
@@ -163,16 +163,14 @@ def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path:
     ],
 )
 @pytest.mark.parametrize("meta", [True, False])
-def test_mistakes_are_one_line_that_says_what_was_expected(
-    changes: dict[str, object], message: str, meta: bool
-) -> None:
+def test_wrong_arguments_are_refused(changes: dict[str, object], message: str, meta: bool) -> None:
     arguments: dict[str, object] = {"name": "resnet50", "weights": None, "num_classes": 2, "seed": 0} | changes
     with pytest.raises(UserError, match=message) as caught:
         build(**arguments, meta=meta)
     assert "\n" not in str(caught.value)
 
 
-def test_a_files_head_is_kept_for_the_same_classes_only(tmp_path):
+def test_head_is_kept_only_for_the_same_classes(tmp_path):
     trained = build("squeezenet1_1", weights=None, num_classes=2, seed=0)
     path = tmp_path / "cats_and_dogs.safetensors"
     tensorfile.save(path, trained.module.state_dict(), metadata(trained, ["cat", "dog"]))
@@ -184,13 +182,13 @@ def test_a_files_head_is_kept_for_the_same_classes_only(tmp_path):
     assert torch.equal(other["features.0.weight"], trained.module.state_dict()["features.0.weight"])
 
 
-def test_the_embedded_weights_are_the_shipped_ones() -> None:
+def test_embedded_weights_match_their_hash() -> None:
     assert hashing.of_file(weights.GLYPHS) == weights.GLYPHS_SHA256
     assert weights.GLYPHS.stat().st_size <= 1_500_000
     assert build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=0).input.size == 64
 
 
-def test_embedded_weights_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_embedded_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "glyphs.safetensors"
     changed.write_bytes(weights.GLYPHS.read_bytes()[:-1] + b"!")
     monkeypatch.setattr("frostline.models.lookup.GLYPHS", changed)

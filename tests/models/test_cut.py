@@ -1,4 +1,4 @@
-"""A network cut at any stage border: both halves together are the whole, bit for bit."""
+"""Cutting a network at a stage border: both halves together equal the network bit for bit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from frostline.store import hashing
 from small import mode, network, resolve
 
 
-def lively(name: str) -> tuple[Model, torch.Tensor]:
-    """Return a member of a family whose norm layers have statistics of some images, in eval mode, and two others."""
+def with_statistics(name: str) -> tuple[Model, torch.Tensor]:
+    """Return a network in eval mode whose batch norms have seen images, and two other images."""
     model = member(name)
     side = model.input.size
     images = torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -30,8 +30,8 @@ def lively(name: str) -> tuple[Model, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_halves_are_together_the_whole_at_every_border_of_every_family(name: str) -> None:
-    model, images = lively(name)
+def test_halves_equal_the_whole_network_at_every_border(name: str) -> None:
+    model, images = with_statistics(name)
     stages = model.structure.stages
     parts, passed = cut.segments(model.module, model.structure), images
     assert tuple(parts) == stages[:-1]
@@ -48,7 +48,7 @@ def test_halves_are_together_the_whole_at_every_border_of_every_family(name: str
             assert {owners[id(p)] for p in upper.parameters()} == set(stages[border:])
 
 
-def test_halves_follow_the_modes_of_the_whole() -> None:
+def test_halves_follow_the_networks_train_mode() -> None:
     model = network("efficientnet_b0", image_size=32)
     stages = model.structure.stages
     _, upper = cut.halves(model.module, model.structure, stages[:-1])
@@ -56,7 +56,7 @@ def test_halves_follow_the_modes_of_the_whole() -> None:
     model.module.eval()
     assert torch.equal(upper(images), upper(images))
     model.module.train()
-    assert not torch.equal(upper(images), upper(images))  # the dropout under the head is alive again
+    assert not torch.equal(upper(images), upper(images))  # dropout is active
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_halves_follow_the_modes_of_the_whole() -> None:
         ("gradual", [4, 3, 2, 1, 0]),
     ],
 )
-def test_the_line_lies_under_the_lowest_stage_that_learns(chosen: str, expected: list[int]) -> None:
+def test_cut_is_below_the_lowest_learning_stage(chosen: str, expected: list[int]) -> None:
     model = network()
     phases = resolve(model, mode(chosen))
     assert [len(cut.stages_below(model.structure, phase)) for phase in phases] == expected
 
 
-def test_a_frozen_stage_above_one_that_learns_is_no_part_of_what_lies_below() -> None:
+def test_frozen_stage_above_a_learning_one_is_not_below() -> None:
     model = network()
     names = [name for name, _ in model.module.named_parameters()]
     learns = {"stem", "stage2"}
@@ -88,7 +88,7 @@ def test_a_frozen_stage_above_one_that_learns_is_no_part_of_what_lies_below() ->
     assert cut.stages_below(model.structure, phase) == ()
 
 
-def test_the_hash_changes_with_every_tensor_and_with_nothing_above_the_line() -> None:
+def test_hash_covers_exactly_the_tensors_below_the_cut() -> None:
     model = network()
     lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:2])
     found = {hashing.of_tensors(lower.state_dict(keep_vars=True))}

@@ -1,6 +1,8 @@
-"""What is frozen and moves even so is noticed, whoever moved it."""
+"""Freeze guard: frozen tensors that change are detected."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ def watched() -> tuple[Model, Guard]:
 
 @pytest.mark.parametrize("tensor", ["conv1.0.weight", "conv1.1.running_var", "stage4.0.branch1.1.num_batches_tracked"])
 @pytest.mark.parametrize("look", ["check_if_written", "check"])
-def test_the_guard_names_a_tensor_that_moved(tensor: str, look: str) -> None:
+def test_guard_names_the_changed_tensor(tensor: str, look: str) -> None:
     model, guard = watched()
     guard.check()
     assert guard.compared == len(model.module.state_dict()) - 2
@@ -34,23 +36,23 @@ def test_the_guard_names_a_tensor_that_moved(tensor: str, look: str) -> None:
         getattr(guard, look)()
 
 
-def test_the_guard_tells_minus_zero_from_zero_and_lets_nan_be_nan() -> None:
+def test_guard_compares_bits() -> None:
     model, guard = watched()
     with torch.no_grad():
         model.module.conv1[1].bias[0] = torch.nan
-    guard.watch()  # nothing is copied anew
+    guard.watch()  # keeps the first copy
     with pytest.raises(FrozenDrift):
         guard.check()
-    again = Guard(model.module)
-    again.watch()
-    again.check()
+    second = Guard(model.module)
+    second.watch()
+    second.check()
     with torch.no_grad():
         model.module.conv1[1].bias[1] = -0.0
     with pytest.raises(FrozenDrift, match=r"conv1\.1\.bias"):
-        again.check()
+        second.check()
 
 
-def test_the_guard_notices_statistics_that_move_because_somebody_called_train() -> None:
+def test_guard_detects_statistics_updated_in_train_mode() -> None:
     model, guard = watched()
     model.module.train()
     model.module(images(4).tensor)
@@ -58,41 +60,41 @@ def test_the_guard_notices_statistics_that_move_because_somebody_called_train() 
         guard.check_if_written()
 
 
-def test_a_thorough_look_also_finds_what_was_written_behind_the_back_of_torch() -> None:
+def test_full_check_detects_writes_through_data() -> None:
     model, guard = watched()
     model.module.conv1[0].weight.data.add_(1)
     with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
         guard.check()
 
 
-def test_the_guard_lets_the_head_learn() -> None:
+def test_guard_allows_the_head_to_change() -> None:
     model, guard = watched()
     with torch.no_grad():
         model.module.fc.weight.add_(1)
     guard.check()
 
 
+def drift_of(model: Model) -> Callable[[int, object], None]:
+    """Return what changes a frozen weight before each step."""
+
+    def drift(step: int, span: object) -> None:
+        with torch.no_grad():
+            model.module.conv1[0].weight.add_(1e-3)
+
+    return drift
+
+
 @pytest.mark.parametrize(
     "start", [TrainingPosition(), TrainingPosition(1, 1), TrainingPosition(1, 2), TrainingPosition(2)]
 )
-def test_a_run_with_a_drift_fails_wherever_it_goes_on(start: TrainingPosition) -> None:
+def test_drift_fails_training_from_any_position(start: TrainingPosition) -> None:
     model = network()
-
-    def drift(step: int, span: object) -> None:
-        with torch.no_grad():
-            model.module.conv1[0].weight.add_(1e-3)
-
     with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
-        list(train(model, mode("head"), images(16), epochs=2, before_step=drift, start=start))
+        list(train(model, mode("head"), images(16), epochs=2, before_step=drift_of(model), start=start))
 
 
-def test_a_drift_is_noticed_before_its_epoch_counts() -> None:
-    """Whoever stops early has seen epochs of proven frozen weights only."""
+def test_drift_is_detected_before_the_epoch_is_returned() -> None:
+    """Early stopping must see only epochs whose frozen weights were verified."""
     model = network()
-
-    def drift(step: int, span: object) -> None:
-        with torch.no_grad():
-            model.module.conv1[0].weight.add_(1e-3)
-
     with pytest.raises(FrozenDrift):
-        next(train(model, mode("head"), images(8), epochs=3, before_step=drift))
+        next(train(model, mode("head"), images(8), epochs=3, before_step=drift_of(model)))

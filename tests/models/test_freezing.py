@@ -1,4 +1,4 @@
-"""Freeze modes: who learns is what the mode says, and what is frozen stays as it is, bit for bit."""
+"""Freeze modes: the right parameters learn, and frozen tensors stay bit-identical."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def owner(model: Model, name: str) -> nn.Module:
 
 
 def distance(model: Model, name: str) -> int:
-    """Return how many stages below the head a tensor lies: 0 for the head's own."""
+    """Return how many stages below the head a tensor lies, 0 for the head's own."""
     stages = model.structure.stages
     return len(stages) - 1 - stages.index(model.structure.stage_of(name))
 
 
 def expected(model: Model, chosen: str) -> list[dict[str, float]]:
-    """Return the scale of every parameter in every phase, written down anew from what the modes are said to do."""
+    """Return the scale of every parameter in every phase, computed independently from the modes' definitions."""
     stages = len(model.structure.stages)
     every = [name for name, _ in model.module.named_parameters()]
     far = {name: distance(model, name) for name in every}
@@ -66,9 +66,9 @@ def expected(model: Model, chosen: str) -> list[dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("chosen", MODES)
-def test_who_learns_is_what_the_mode_says(name: str, chosen: str) -> None:
+def test_mode_sets_scales_and_requires_grad(name: str, chosen: str) -> None:
     model = on_meta(name)
-    if (name, chosen) == ("vgg11", "norm"):  # it has no such layers, and is not to be trained as if it were `head`
+    if (name, chosen) == ("vgg11", "norm"):  # it has no norm layers, and must not train as `head` does
         with pytest.raises(UserError, match=r"^freeze_mode=norm: .*\*/norm/\*"):
             resolve(model, mode(chosen))
         return
@@ -81,7 +81,7 @@ def test_who_learns_is_what_the_mode_says(name: str, chosen: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_head_learns_the_head_and_full_learns_everything(name: str) -> None:
+def test_head_and_full_train_the_right_parameters(name: str) -> None:
     model = on_meta(name)
     head = model.module.get_submodule(model.structure.heads[0])
     for chosen, part in (("head", head), ("full", model.module)):
@@ -91,8 +91,8 @@ def test_head_learns_the_head_and_full_learns_everything(name: str) -> None:
         assert trainable == sum(p.numel() for p in part.parameters())
 
 
-def still(model: Model, learning: set[str], norm_stats: str) -> set[str]:
-    """Return the tensors that must not move, from first principles."""
+def must_not_change(model: Model, learning: set[str], norm_stats: str) -> set[str]:
+    """Return the tensors that must not change, computed independently."""
     frozen = {name for name, _ in model.module.named_parameters()} - learning
     for name, _ in model.module.named_buffers():
         layer = name.rpartition(".")[0]
@@ -118,9 +118,9 @@ def bits(tensor: Tensor) -> Tensor:
         ),
     ],
 )
-def test_frozen_parameters_and_buffers_do_not_move_and_the_others_do(name: str, chosen: str) -> None:
+def test_only_unfrozen_tensors_change(name: str, chosen: str) -> None:
     model = network(name)
-    model.module.train()(images(4).tensor)  # running statistics that are not their initial ones
+    model.module.train()(images(4).tensor)  # changes the running statistics
     scales = expected(model, chosen)
     before: dict[str, Tensor] = {}
     seen: list[int] = []
@@ -129,11 +129,11 @@ def test_frozen_parameters_and_buffers_do_not_move_and_the_others_do(name: str, 
         if not seen:
             return
         learning = {n for n, scale in scales[seen[-1]].items() if scale > 0}
-        frozen = still(model, learning, mode(chosen).norm_stats)
+        frozen = must_not_change(model, learning, mode(chosen).norm_stats)
         moved = {n for n, tensor in model.module.state_dict().items() if not torch.equal(bits(tensor), before[n])}
         assert not moved & frozen
         rest = set(before) - frozen - moved
-        # The scale in front of a depthwise convolution with batch norm has no gradient: the norm takes it out again.
+        # The scale before a depthwise convolution with batch norm has no gradient, because the norm cancels it.
         assert all(isinstance(owner(model, n), nn.BatchNorm2d) for n in rest)
         assert len(rest) < len(moved) / 4
 
@@ -150,7 +150,7 @@ def test_frozen_parameters_and_buffers_do_not_move_and_the_others_do(name: str, 
     assert seen == list(range(len(scales)))
 
 
-def test_what_freezes_again_stops_at_once_whatever_the_optimizer_remembers() -> None:
+def test_refrozen_weights_stop_despite_optimizer_state() -> None:
     everything, head = phase(rules=[{"match": "*"}]), mode("head").phases[0]
     thaw = FreezeModeConfig("thaw", "learn", [everything, head])
     model = network()
@@ -166,26 +166,26 @@ def test_what_freezes_again_stops_at_once_whatever_the_optimizer_remembers() -> 
     assert all(torch.equal(bits(model.module.state_dict()[n]), tensor) for n, tensor in kept.items())
 
 
-def modes_of(model: Model) -> dict[str, bool]:
+def norm_modes(model: Model) -> dict[str, bool]:
     return {path: part.training for path, part in model.module.named_modules() if isinstance(part, KEEPS_STATISTICS)}
 
 
 @pytest.mark.parametrize("chosen", MODES)
-def test_norm_layers_use_batch_statistics_only_where_they_learn_also_after_an_evaluation(chosen: str) -> None:
+def test_norm_layers_use_batch_statistics_only_where_learning(chosen: str) -> None:
     model = network()
     for now, scales in zip(resolve(model, mode(chosen)), expected(model, chosen), strict=True):
         freezing.freeze(model.module, model.structure, now, norm_stats=mode(chosen).norm_stats)
         learning = mode(chosen).norm_stats == "learn"
-        right = {path: learning and scales[f"{path}.weight"] > 0 for path in modes_of(model)}
-        assert modes_of(model) == right
+        right = {path: learning and scales[f"{path}.weight"] > 0 for path in norm_modes(model)}
+        assert norm_modes(model) == right
         every = [part.training for part in model.module.modules()]
         evaluate(model.module, images(4), batch_size=4, autocast=None)
-        assert modes_of(model) == right
+        assert norm_modes(model) == right
         assert every == [part.training for part in model.module.modules()]
 
 
 @pytest.mark.parametrize("name", ["vgg11", "mobilenet_v3_small", "convnext_tiny"])
-def test_only_stages_that_learn_drop_out(name: str) -> None:
+def test_dropout_is_active_only_in_learning_stages(name: str) -> None:
     model = on_meta(name)
     (only,) = resolve(model, mode("head"))
     freezing.freeze(model.module, model.structure, only, norm_stats="frozen")
@@ -215,7 +215,7 @@ def test_no_graph_is_built_below_the_frost_line(chosen: str, line: str) -> None:
     assert bool(below) == (chosen != "bias")
 
 
-def test_features_at_the_line_of_head_need_no_gradient() -> None:
+def test_head_inputs_need_no_gradient() -> None:
     for name in ("shufflenet_v2_x0_5", "resnet18", "mobilenet_v3_small"):
         model = network(name)
         (only,) = resolve(model, mode("head"))
@@ -227,7 +227,7 @@ def test_features_at_the_line_of_head_need_no_gradient() -> None:
         assert seen == [False]
 
 
-def test_freezing_drops_gradients_of_what_is_frozen() -> None:
+def test_freezing_drops_gradients() -> None:
     model = network()
     full, head = resolve(model, mode("full"))[0], resolve(model, mode("head"))[0]
     freezing.freeze(model.module, model.structure, full, norm_stats="learn")
@@ -245,9 +245,7 @@ def test_freezing_drops_gradients_of_what_is_frozen() -> None:
         ([], ["freeze_mode=own", "covers conv1.0.weight"]),
     ],
 )
-def test_a_pattern_that_matches_nothing_and_a_parameter_that_none_covers_are_one_line(
-    rules: list[dict[str, str]], words: list[str]
-) -> None:
+def test_unmatched_patterns_and_uncovered_parameters_are_refused(rules: list[dict[str, str]], words: list[str]) -> None:
     own = FreezeModeConfig("own", "learn", [phase(rules=rules)])
     with pytest.raises(UserError) as caught:
         resolve(on_meta("shufflenet_v2_x0_5"), own)
@@ -255,7 +253,7 @@ def test_a_pattern_that_matches_nothing_and_a_parameter_that_none_covers_are_one
     assert all(word in str(caught.value) for word in words)
 
 
-def test_the_first_rule_that_matches_decides() -> None:
+def test_first_matching_rule_decides() -> None:
     rules = [{"match": "*/bn*"}, {"match": "stage-1/*", "lr_scale": 0.5}, {"match": "head/*"}, {"match": "*"}]
     rules[0] = {"match": "stage4/norm/*", "lr_scale": 0.25}
     own = FreezeModeConfig("own", "learn", [phase(rules=rules, lr_scale=2.0)])

@@ -1,4 +1,4 @@
-"""The fast copy of what lies below the frost line does what the network does, in fewer operations."""
+"""The fast copy of frozen stages computes the same in fewer operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_cut import lively
+from test_cut import with_statistics
 from timm.layers import Conv2dSame, StdConv2dSame
 from torch import fx, nn
 
@@ -22,8 +22,8 @@ FUSES = torch.backends.mkldnn.is_available()
 
 
 def backbone(name: str) -> tuple[nn.Module, torch.Tensor]:
-    """Return all stages of a network but its head, and images for it."""
-    model, images = lively(name)
+    """Return all stages of a network except its head, and images for it."""
+    model, images = with_statistics(name)
     return cut.halves(model.module, model.structure, model.structure.stages[:-1])[0], images
 
 
@@ -33,29 +33,29 @@ def family(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_folding_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
-    lower, images = family[0].double(), family[1].double()  # some of these networks make much of float32's rounding
+def test_folding_batch_norm_keeps_the_features(family: tuple[nn.Module, torch.Tensor]) -> None:
+    lower, images = family[0].double(), family[1].double()  # float32 rounding grows in some networks
     with torch.inference_mode():
         features = lower(images)
         fast = fuse.fast_copy(lower, torch.float64, CPU, torch.contiguous_format)(images)
-    lower.float()  # as it was
+    lower.float()
     torch.testing.assert_close(fast, features, rtol=1e-6, atol=1e-9 * features.abs().max().item())
 
 
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
-def test_fusing_changes_no_family(family: tuple[nn.Module, torch.Tensor]) -> None:
+def test_fusing_keeps_the_features(family: tuple[nn.Module, torch.Tensor]) -> None:
     lower, images = family
     copied = fx.symbolic_trace(copy.deepcopy(lower))
     fuse.fold(copied)
     with torch.inference_mode():
-        features = copied(images)  # in float32: bfloat16's rounding grows up to 15% in some of these networks
+        features = copied(images)  # in float32: bfloat16 rounding grows to 15% in some networks
         fuse.fuse(copied)
         error = (copied(images) - features).norm() / features.norm()
     assert error < 1e-3, error
 
 
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
-def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None:
+def test_fused_resnet_consists_of_convolutions() -> None:
     fused = fx.symbolic_trace(backbone("resnet")[0])
     fuse.fold(fused)
     fuse.fuse(fused)
@@ -67,12 +67,12 @@ def test_fusing_leaves_a_resnet_nothing_to_do_between_its_convolutions() -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("name", ["resnet", "regnet", "mobilenet_v3", "squeezenet"])
-def test_the_fast_copy_computes_in_bfloat16_wherever_images_lie(name: str, memory_format: torch.memory_format) -> None:
+def test_fast_copy_works_in_bfloat16_and_both_memory_formats(name: str, memory_format: torch.memory_format) -> None:
     model = member(name)
     model.module.eval()
     lower = cut.halves(model.module, model.structure, model.structure.stages[:-1])[0]
     fast = fuse.fast_copy(lower, torch.bfloat16, CPU, memory_format)
-    for count, side in ((1, 32), (3, 64)):  # down to maps of one pixel
+    for count, side in ((1, 32), (3, 64)):  # 32 pixels end in maps of one pixel
         images = torch.rand(count, 3, side, side).contiguous(memory_format=memory_format)
         with torch.inference_mode():
             features = lower(images)
@@ -81,12 +81,12 @@ def test_the_fast_copy_computes_in_bfloat16_wherever_images_lie(name: str, memor
 
 
 class _Block(nn.Module):
-    """Two convolutions whose outputs are added; which one is read otherwise, and when, differs."""
+    """Two convolutions whose outputs are added; `other_use` says how else the shortcut is read."""
 
-    def __init__(self, otherwise: str) -> None:
+    def __init__(self, other_use: str) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
-        self.otherwise = otherwise
+        self.otherwise = other_use
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.first(x)
@@ -96,15 +96,13 @@ class _Block(nn.Module):
         summed = torch.relu(self.second(x) + (x if self.otherwise == "outside" else shortcut))
         if seen is not None:
             return summed.flatten(1) + seen
-        return summed + shortcut if self.otherwise == "behind the sum" else summed
+        return summed + shortcut if self.otherwise == "after the sum" else summed
 
 
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
-@pytest.mark.parametrize(
-    "otherwise", ["by nobody", "by the convolution", "through a view", "behind the sum", "outside"]
-)
-def test_a_sum_is_written_over_a_shortcut_only_if_nobody_misses_it(otherwise: str) -> None:
-    block = _Block(otherwise)
+@pytest.mark.parametrize("other_use", ["none", "by the convolution", "through a view", "after the sum", "outside"])
+def test_shortcut_is_overwritten_only_without_other_use(other_use: str) -> None:
+    block = _Block(other_use)
     fused = fx.symbolic_trace(copy.deepcopy(block))
     fuse.fuse(fused)
     images = torch.randn(2, 3, 8, 8)
@@ -112,11 +110,11 @@ def test_a_sum_is_written_over_a_shortcut_only_if_nobody_misses_it(otherwise: st
     with torch.inference_mode():
         torch.testing.assert_close(fused(images), block(images))
     assert torch.equal(images, kept)
-    assert ("second" in dict(fused.named_modules()) and len(list(fused.graph.nodes)) == 4) == (otherwise == "by nobody")
+    assert ("second" in dict(fused.named_modules()) and len(list(fused.graph.nodes)) == 4) == (other_use == "none")
 
 
-def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was() -> None:
-    model, _ = lively("resnet")
+def test_fast_copy_has_no_batch_norm_and_keeps_original() -> None:
+    model, _ = with_statistics("resnet")
     before = copy.deepcopy(model.module.state_dict())
     lower, _ = cut.halves(model.module, model.structure, model.structure.stages[:-1])
     fast = fuse.fast_copy(lower, torch.bfloat16, CPU, torch.channels_last)
@@ -126,7 +124,7 @@ def test_the_fast_copy_has_no_batch_norm_left_and_leaves_the_network_as_it_was()
 
 
 @pytest.mark.slow
-def test_networks_go_with_their_last_user_and_not_when_garbage_is_collected() -> None:
+def test_networks_are_freed_without_garbage_collection() -> None:
     gc.collect()
     gc.disable()
     try:
@@ -140,10 +138,10 @@ def test_networks_go_with_their_last_user_and_not_when_garbage_is_collected() ->
         gc.enable()
 
 
-def test_without_the_private_operations_of_torch_the_copy_is_unfused_and_computes_the_same(
+def test_fast_copy_works_without_private_torch_operations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What an upgrade of torch may take away: `torch.ops.mkldnn._convolution_pointwise` and its kin."""
+    """A new torch may remove its private operations `torch.ops.mkldnn._convolution_pointwise` and the like."""
     lower, images = backbone("resnet")
     images, how = images.bfloat16(), (torch.bfloat16, CPU, torch.channels_last)
     with torch.inference_mode():
@@ -156,7 +154,7 @@ def test_without_the_private_operations_of_torch_the_copy_is_unfused_and_compute
 
 
 @pytest.mark.parametrize("kind", [Conv2dSame, StdConv2dSame])
-def test_convolutions_that_compute_more_than_their_tensors_say_are_left_as_they_are(kind: type[nn.Conv2d]) -> None:
+def test_special_convolutions_are_not_folded(kind: type[nn.Conv2d]) -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8)
     nn.init.uniform_(norm.weight, 1, 3)

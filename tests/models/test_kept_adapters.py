@@ -1,4 +1,4 @@
-"""Adapters that stay: what the papers compute, on the network that was there, and a file that brings both back."""
+"""Kept adapters: bottlenecks and prompts agree with their papers, and files restore them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RUN = (*SMALL, "model=timm", "model.name=test_vit.r160_in1k", "model.weights=nul
 SPEC = InputSpec(SIDE, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
 
 
-def how(chosen: str, *options: str) -> AdapterConfig:
+def config_of(chosen: str, *options: str) -> AdapterConfig:
     return compose(f"freeze={chosen}", *(f"freeze_mode.adapter.{option}" for option in options)).freeze_mode.adapter
 
 
@@ -47,7 +47,7 @@ def vit() -> Model:
 
 
 def eva(rope: str, registers: int = 2) -> Model:
-    """Return a small network of timm's as EVA-02 and DINOv3 are, with rotary positions, in eval mode."""
+    """Return a small network of timm with rotary positions, like EVA-02 and DINOv3, in eval mode."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 5}
     kind = {"attn_type": "eva" if rope == "cat" else "rope", "rope_type": rope, "num_reg_tokens": registers}
@@ -59,8 +59,8 @@ def images() -> Tensor:
     return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
-def of(name: str) -> Model:
-    """Return a network by name, `timm:` before those of timm, in eval mode."""
+def built(name: str) -> Model:
+    """Return a network by name, `timm:` before names of timm, in eval mode."""
     if name == "vit":
         return vit()
     if name.startswith("eva:"):
@@ -69,13 +69,13 @@ def of(name: str) -> Model:
     model = network(own, library=library or "torchvision", image_size=SIDE)
     model.module.eval()
     for key, parameter in model.module.named_parameters():
-        if key.endswith(".gamma"):  # what scales a block's branches down to nothing at first
+        if key.endswith(".gamma"):  # layer scale, nearly 0 at first
             nn.init.ones_(parameter)
     return model
 
 
-def moved(model: Model, chosen: AdapterConfig) -> tuple[Any, Any]:
-    """Return the network with adapters that have learned something, and a copy of it without."""
+def perturbed(model: Model, chosen: AdapterConfig) -> tuple[Any, Any]:
+    """Return the network with randomly moved adapters, and a copy of it without adapters."""
     bare = copy.deepcopy(model.module)
     module = build.with_adapters(model, chosen, seed=0).module
     draw = torch.Generator().manual_seed(2)
@@ -95,8 +95,8 @@ def adapters(module: nn.Module) -> list[KeptAdapter]:
     [("vit", 4), ("shufflenet_v2_x0_5", 16), ("densenet121", 58), ("timm:test_vit", 6), ("timm:test_convnext", 9)],
 )
 @torch.no_grad()
-def test_a_network_with_bottlenecks_begins_as_it_was_bit_for_bit(name: str, count: int) -> None:
-    model = of(name)
+def test_new_bottlenecks_do_not_change_the_network(name: str, count: int) -> None:
+    model = built(name)
     before, state = model.module(images()), copy.deepcopy(model.module.state_dict())
     adapted = build.with_adapters(model, mode("adapter").adapter, seed=0)
     assert torch.equal(adapted.module(images()), before) and len(adapters(adapted.module)) == count
@@ -108,9 +108,9 @@ def test_a_network_with_bottlenecks_begins_as_it_was_bit_for_bit(name: str, coun
 
 @pytest.mark.parametrize("parallel", [False, True])
 @torch.no_grad()
-def test_bottlenecks_are_what_the_papers_say_of_tokens_and_of_maps(parallel: bool) -> None:
+def test_bottlenecks_compute_what_the_papers_define(parallel: bool) -> None:
     options = (f"parallel={parallel}", "scale=0.5", "rank=3")
-    module, bare = moved(vit(), how("adapter", *options))
+    module, bare = perturbed(vit(), config_of("adapter", *options))
     path, x = "encoder.layers.encoder_layer_1.mlp", torch.randn(2, 7, 16)
     layer, frozen = module.get_submodule(path), bare.get_submodule(path)
     seen = x if parallel else frozen(x)
@@ -118,14 +118,16 @@ def test_bottlenecks_are_what_the_papers_say_of_tokens_and_of_maps(parallel: boo
     added = middle @ layer.adapter.up.weight.T + layer.adapter.up.bias
     torch.testing.assert_close(layer(x), frozen(x) + 0.5 * added)
     assert layer.adapter.down.weight.shape == (3, 16) and len(layer) == len(frozen)
-    module, bare = moved(of("shufflenet_v2_x0_5"), how("adapter", *options))
+    module, bare = perturbed(built("shufflenet_v2_x0_5"), config_of("adapter", *options))
     maps = torch.randn(2, 48, 4, 4)
     block, was = module.stage2[1], bare.stage2[1]
     seen = maps if parallel else was(maps)
     middle = F.relu(torch.einsum("oc,bchw->bohw", block.adapter.down.weight[:, :, 0, 0], seen) + _column(block, "down"))
     added = torch.einsum("oc,bchw->bohw", block.adapter.up.weight[:, :, 0, 0], middle) + _column(block, "up")
     torch.testing.assert_close(block(maps), was(maps) + 0.5 * added)
-    assert isinstance(module.stage2[0]._modules.get("adapter"), KeptAdapter) is not parallel  # which halves its maps
+    assert (
+        isinstance(module.stage2[0]._modules.get("adapter"), KeptAdapter) is not parallel
+    )  # this block halves its maps
 
 
 def _column(block: Any, name: str) -> Tensor:
@@ -133,8 +135,8 @@ def _column(block: Any, name: str) -> Tensor:
     return bias[:, None, None]
 
 
-def test_behind_attention_the_first_of_its_outputs_changes() -> None:
-    module, bare = moved(vit(), how("adapter", "where=['*.self_attention']"))
+def test_bottleneck_of_attention_changes_its_first_output() -> None:
+    module, bare = perturbed(vit(), config_of("adapter", "where=['*.self_attention']"))
     x = torch.randn(2, 5, 16)
     layer, frozen = (m.encoder.layers[0].self_attention for m in (module, bare))
     given, weights = layer(x, x, x, need_weights=True)
@@ -143,11 +145,11 @@ def test_behind_attention_the_first_of_its_outputs_changes() -> None:
     torch.testing.assert_close((given, weights), (before + added, theirs))
 
 
-def prompted(name: str, bare: Any, module: Any, *, deep: bool) -> Tensor:
-    """Return the logits of a `bare` vision transformer with the prompts of another, as the paper has them: behind CLS.
+def logits_with_prompts(name: str, bare: Any, module: Any, *, deep: bool) -> Tensor:
+    """Return the logits of `bare`, a vision transformer, with the prompts of `module` put behind CLS as in the paper.
 
-    With `deep` those that a block gives are left out, and the next block's are put in their place. Where attention
-    turns by positions, that is a network with so many registers more.
+    With `deep`, each block's own prompts replace those that the block before returns. With rotary positions, prompts
+    count as additional registers.
     """
     timm = not isinstance(bare, VisionTransformer)
     blocks = [*(bare.blocks if timm else bare.encoder.layers)]
@@ -178,32 +180,32 @@ def prompted(name: str, bare: Any, module: Any, *, deep: bool) -> Tensor:
 @pytest.mark.parametrize("name", ["vit", "timm:test_vit", "timm:test_vit3", "eva:cat", "eva:mixed", "eva:dinov3"])
 @pytest.mark.parametrize("deep", [True, False])
 @torch.no_grad()
-def test_prompts_are_what_the_paper_says(name: str, deep: bool) -> None:
-    module, bare = moved(of(name), how("prompt", f"deep={deep}", "tokens=3"))
+def test_prompts_compute_what_the_paper_defines(name: str, deep: bool) -> None:
+    module, bare = perturbed(built(name), config_of("prompt", f"deep={deep}", "tokens=3"))
     given = module(images())
-    torch.testing.assert_close(given, prompted(name, bare, module, deep=deep), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(given, logits_with_prompts(name, bare, module, deep=deep), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(given, bare(images()), rtol=1e-3)
     with_tokens = [adapter for adapter in adapters(module) if adapter.tokens is not None]
     assert len(with_tokens) == (len(module.encoder.layers if name == "vit" else module.blocks) if deep else 1)
 
 
-def test_prompts_are_drawn_as_wide_as_the_paper_has_them() -> None:
-    module = build.with_adapters(vit(), how("prompt", "tokens=200"), seed=0).module
+def test_prompts_have_the_papers_initial_distribution() -> None:
+    module = build.with_adapters(vit(), config_of("prompt", "tokens=200"), seed=0).module
     tokens = torch.stack([cast(Any, one).tokens for one in adapters(module)])
     bound = (6 / (3 * 8 * 8 + 16)) ** 0.5
     assert 0.98 * bound < tokens.abs().max() <= bound and abs(float(tokens.detach().mean())) < 0.01
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "timm:test_vit_relpos", "timm:test_convnext"])
-def test_a_network_without_a_place_for_tokens_says_so(name: str) -> None:
-    model = of(name)
+def test_prompts_need_a_vision_transformer(name: str) -> None:
+    model = built(name)
     with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.kind=prompt: expected a VisionTransformer"):
         build.with_adapters(model, mode("prompt").adapter, seed=0)
 
 
 @pytest.mark.parametrize("chosen", KEPT_MODES)
-def test_the_head_and_the_adapters_learn_and_the_line_lies_below_the_lowest(chosen: str) -> None:
-    model = build.with_adapters(vit(), how(chosen, "where=['stage-1/*','stage-2/*']"), seed=0)
+def test_only_head_and_adapters_learn(chosen: str) -> None:
+    model = build.with_adapters(vit(), config_of(chosen, "where=['stage-1/*','stage-2/*']"), seed=0)
     (phase,) = resolve(model, mode(chosen))
     freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
     model.module(images()).square().sum().backward()
@@ -216,10 +218,10 @@ def test_the_head_and_the_adapters_learn_and_the_line_lies_below_the_lowest(chos
 
 
 @pytest.mark.parametrize("chosen", ["adapter", "lora"])
-def test_the_fast_copy_leaves_frozen_adapters_where_they_are(chosen: str) -> None:
+def test_fast_copy_keeps_frozen_adapters(chosen: str) -> None:
     where = "where=['*/conv2d/*']" if chosen == "adapter" else "where=['*/conv2d/weight/*']"
     model = network("resnet18", image_size=SIDE)
-    module, _ = moved(model, how(chosen, where))
+    module, _ = perturbed(model, config_of(chosen, where))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("lora_B"):
@@ -229,16 +231,16 @@ def test_the_fast_copy_leaves_frozen_adapters_where_they_are(chosen: str) -> Non
     torch.testing.assert_close(fast(images().double()), lower(images().double()))
 
 
-def test_what_a_file_says_of_adapters_is_checked() -> None:
-    said = asdict(how("adapter"))
-    assert adapter_config(said) == how("adapter")
+def test_adapter_facts_of_a_file_are_checked() -> None:
+    facts = asdict(config_of("adapter"))
+    assert adapter_config(facts) == config_of("adapter")
     with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.kind=lora: expected one of bottleneck, prompt"):
-        adapter_config({**said, "kind": "lora"})
+        adapter_config({**facts, "kind": "lora"})
     with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.rank=0: expected a whole number"):
-        adapter_config({**said, "rank": 0})
+        adapter_config({**facts, "rank": 0})
     with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.rank=big: expected a value of type int"):
-        adapter_config({**said, "rank": "big"})
-    assert {how(chosen).kind for chosen in KEPT_MODES} == {*KEPT}
+        adapter_config({**facts, "rank": "big"})
+    assert {config_of(chosen).kind for chosen in KEPT_MODES} == {*KEPT}
 
 
 class Stopped(Exception):
@@ -246,7 +248,7 @@ class Stopped(Exception):
 
 
 class Stopping(FakeRecord):
-    """A record that ends its run in the second epoch."""
+    """A record that raises in the second epoch."""
 
     def metrics(self, values: Any, step: int = 0) -> None:
         if step == 2:
@@ -262,7 +264,7 @@ def run(folder: Path, *options: str, record: FakeRecord | None = None) -> FakeRe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", KEPT_MODES)
-def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str, tmp_path: Path) -> None:
+def test_run_saves_network_and_adapters(chosen: str, tmp_path: Path) -> None:
     options = (f"freeze={chosen}", "train.ema_decay=0.5", "checkpoint.every_seconds=0.001")
     record = run(tmp_path / "whole", *options)
     assert record.tags[layout.FROZEN_TAG].endswith("tensors unchanged, bit for bit")
@@ -284,7 +286,7 @@ def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str,
     predictor = predict.load(tmp_path / "whole", device="cpu")
     assert len(adapters(predictor.model.module)) == 6
     assert export.export(predictor, "safetensors", tmp_path / "net.safetensors") <= export.TOLERANCE
-    del cast(Any, predictor.model.module).blocks[2:]  # to write a graph takes as long as there are layers
+    del cast(Any, predictor.model.module).blocks[2:]  # makes writing the graph faster
     kind = "onnx" if chosen == "prompt" else "torchscript"
     assert export.export(predictor, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
     for file in (best, tmp_path / "net.safetensors"):
@@ -293,7 +295,7 @@ def test_a_run_leaves_the_network_with_its_adapters_and_these_alone(chosen: str,
 
 
 @pytest.mark.slow
-def test_adapters_that_learn_in_one_phase_are_features_of_the_next(tmp_path: Path) -> None:
+def test_frozen_adapters_become_features_of_the_next_phase(tmp_path: Path) -> None:
     phases = (
         "freeze_mode.phases=[{rules:[{match:head/*},{match:'*/adapter/*'},{match:'*',lr_scale:0}]},"
         "{rules:[{match:head/*},{match:'*',lr_scale:0}]}]"

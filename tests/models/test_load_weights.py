@@ -1,4 +1,4 @@
-"""Weights fit the network below its head or are refused, with all that is wrong in a line."""
+"""Loading weights: they must fit the network below its head, or every difference is named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
 
 
-def test_a_head_of_another_shape_is_left_new() -> None:
+def test_head_of_another_shape_stays_new() -> None:
     module, state = net(), net().state_dict() | {"2.weight": torch.zeros(9, 4), "2.bias": torch.zeros(9)}
     before = module[2].weight.clone()
     load_weights.load_into(module, state, ["2"], source="w.pt")
@@ -25,7 +25,7 @@ def test_a_head_of_another_shape_is_left_new() -> None:
     assert torch.equal(module[0].weight, state["0.weight"])
 
 
-def test_a_head_of_the_same_shape_is_loaded_and_a_missing_one_left_new() -> None:
+def test_fitting_head_is_loaded_and_missing_head_stays_new() -> None:
     module, state = net(), net().state_dict()
     load_weights.load_into(module, state, ["2"], source="w.pt")
     assert torch.equal(module[2].weight, state["2.weight"])
@@ -35,7 +35,7 @@ def test_a_head_of_the_same_shape_is_loaded_and_a_missing_one_left_new() -> None
     assert not module[0].weight.any()
 
 
-def test_any_other_difference_is_reported_with_names_shapes_and_counts() -> None:
+def test_other_differences_are_refused_with_details() -> None:
     state: dict[str, Tensor] = net().state_dict()
     del state["1.running_mean"]
     state |= {"0.weight": torch.zeros(8, 3, 3, 3), "5.a": torch.zeros(1), "5.b": torch.zeros(1)}
@@ -47,7 +47,7 @@ def test_any_other_difference_is_reported_with_names_shapes_and_counts() -> None
     )
 
 
-def test_files_from_before_batch_counting_are_read() -> None:
+def test_files_without_batch_counters_are_read() -> None:
     module, state = net(), net().state_dict()
     module[1].num_batches_tracked += 5
     del state["1.num_batches_tracked"]
@@ -56,14 +56,14 @@ def test_files_from_before_batch_counting_are_read() -> None:
 
 
 def older(name: str, key: str) -> str:
-    """Return the name that `key` has in torchvision's older file of the network."""
+    """Return the name of `key` in torchvision's older files."""
     if name.startswith("densenet"):
         return re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key)
     return key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")
 
 
 @pytest.mark.parametrize("name", ["densenet", "vit"])
-def test_names_of_older_files_are_understood(name: str) -> None:
+def test_older_tensor_names_are_understood(name: str) -> None:
     source, read = member(name), member(name)
     state = {older(name, key): tensor + 1 for key, tensor in source.module.state_dict().items()}
     assert state.keys() != source.module.state_dict().keys()

@@ -1,4 +1,4 @@
-"""Activations become a vector for each image, whatever their layout."""
+"""Mean pooling turns activations of any layout into one vector per image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from frostline.models import mean_pooling
         ((2, 7), (), "as it is"),
     ],
 )
-def test_every_place_counts_the_same_and_channels_stay(shape: tuple[int, ...], dims: tuple[int, ...], how: str) -> None:
+def test_pooling_averages_positions_and_keeps_channels(shape: tuple[int, ...], dims: tuple[int, ...], how: str) -> None:
     activations = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     expected = activations.mean(dims) if dims else activations
     assert torch.equal(mean_pooling.pooled(activations), expected)

@@ -1,4 +1,4 @@
-"""A network of every family learns on a card with deterministic algorithms, frozen or not."""
+"""Networks of every family train on an emulated GPU with deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
-def walk(name: str, autocast: torch.dtype | None) -> None:
-    """Take a step with the head of a network, one with its last stage, each on features, and one with all of it."""
+def train_each_mode(name: str, autocast: torch.dtype | None) -> None:
+    """Take a training step of the head, of the last stage (both on features) and of the whole network."""
     channels_last = torch.channels_last
     model = member(name)
     side, structure = model.input.size, model.structure
@@ -39,14 +39,14 @@ def walk(name: str, autocast: torch.dtype | None) -> None:
         for chosen in (mode("head"), mode("last_stage"), mode("full")):
             (phase,) = freezing.resolve(model.module, structure, chosen.phases, chosen.name)
             freezing.freeze(model.module, structure, phase, norm_stats=chosen.norm_stats)
-            network, seen = model.module, images
+            network, inputs = model.module, images
             if chosen.name != "full":
                 lower, network = cut.halves(model.module, structure, cut.stages_below(structure, phase))
                 fast = fuse.fast_copy(lower, autocast or torch.float32, CARD, channels_last)
                 with torch.no_grad():
-                    seen = fast(images.to(autocast or torch.float32)).float()
+                    inputs = fast(images.to(autocast or torch.float32)).float()
             model.module.zero_grad(set_to_none=True)
-            gradient.by_autograd(network, seen, Targets(labels, labels, 1.0, 0.0), autocast)
+            gradient.by_autograd(network, inputs, Targets(labels, labels, 1.0, 0.0), autocast)
             nn.utils.clip_grad_norm_(model.module.parameters(), 1.0)
             learning = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
             assert all(parameter.grad is not None and parameter.grad.device == CARD for parameter in learning)
@@ -57,12 +57,12 @@ def walk(name: str, autocast: torch.dtype | None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("autocast", [torch.bfloat16, pytest.param(None, marks=pytest.mark.slow)], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", MEMBERS)
-def test_a_network_of_every_family_learns_deterministically(name: str, autocast: torch.dtype | None) -> None:
-    walk(name, autocast)
+def test_every_family_trains_deterministically(name: str, autocast: torch.dtype | None) -> None:
+    train_each_mode(name, autocast)
 
 
-def test_a_step_of_resnet50_launches_what_its_layers_are() -> None:
-    """No more than four operations for each of its layers, both ways and with what holds them together: 408."""
+def test_resnet50_step_launches_few_operations() -> None:
+    """At most four operations per layer, forward and backward together; 408 are measured."""
     model = build("resnet50", weights=None, num_classes=5, seed=0, meta=True)
     with EmulatedMachine(numbers=False).running() as there:
         move(model.module)

@@ -1,6 +1,6 @@
-"""LoRA and its kin are what PEFT makes of the files that we write: same parameters, same outputs, same gradients.
+"""Adapters agree with PEFT, which reads our files: same parameters, outputs and gradients.
 
-PEFT brings transformers and accelerate and is in no extra: this runs where somebody installed it, `pip install peft`.
+This needs `pip install peft`; PEFT brings transformers and accelerate and is in no extra.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from frostline.store import tensorfile
 from small import compose
 
 LINEAR = "freeze_mode.adapter.where=['*/linear/weight/*']"
-"""Of the projection behind an attention PEFT adds the product twice, for `where` as we ship it."""
+"""Without attention: with our own `where`, PEFT adds the product of its output projection twice."""
 THEIRS = {
     "lora_A": "lora_A.default.weight",
     "lora_B": "lora_B.default.weight",
@@ -61,24 +61,24 @@ def test_peft_computes_the_same_from_our_files(
     freezing.freeze(module, structure, phase, norm_stats="frozen")
     module.eval()
     inputs = torch.randn(4, 3, side, side, generator=draw)
-    mine, other = (_learnt(network, inputs) for network in (module, theirs))
+    mine, other = (_outputs_and_gradients(network, inputs) for network in (module, theirs))
     assert (mine[0] - other[0]).abs().max() < 1e-4 * other[0].abs().max()
     assert sum(map(torch.numel, mine[1].values())) == sum(map(torch.numel, other[1].values()))
     own = {path: gradient for path, gradient in mine[1].items() if ".adapter." in path}
     assert own
     for path, gradient in own.items():
-        same = other[1]["base_model.model." + _named(path)]
+        same = other[1]["base_model.model." + _peft_name(path)]
         assert (gradient.flatten() - same.flatten()).abs().max() < 1e-3 * same.abs().max()
 
 
-def _learnt(network: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return outputs, and the gradient of each parameter that learns."""
+def _outputs_and_gradients(network: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the outputs, and the gradient of each parameter that learns."""
     outputs = network(inputs)
     nn.functional.cross_entropy(outputs, torch.arange(len(inputs))).backward()
     return outputs.detach(), {path: p.grad for path, p in network.named_parameters() if p.requires_grad}
 
 
-def _named(path: str) -> str:
-    """Return PEFT's name of one of our parameters."""
+def _peft_name(path: str) -> str:
+    """Return PEFT's name for one of our parameters."""
     layer, _, name = path.partition(".adapter.")
     return f"{layer}.{THEIRS[name]}"

@@ -1,4 +1,4 @@
-"""Pooling with a gradient that every device has gives what torch's does, and so does its gradient."""
+"""Average pooling with a deterministic gradient on every device agrees with torch's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTHS = st.integers(1, 20)
 
 
 @given(st.tuples(LENGTHS, LENGTHS), st.tuples(LENGTHS, LENGTHS))
-def test_it_and_its_gradient_are_torchs(shape: tuple[int, int], size: tuple[int, int]) -> None:
+def test_values_and_gradient_agree_with_torch(shape: tuple[int, int], size: tuple[int, int]) -> None:
     maps = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     toward = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     found = [pool(maps, size) for pool in (average_pool, nn.functional.adaptive_avg_pool2d)]
@@ -23,7 +23,7 @@ def test_it_and_its_gradient_are_torchs(shape: tuple[int, int], size: tuple[int,
     torch.testing.assert_close(*(torch.autograd.grad((one * toward).sum(), maps)[0] for one in found))
 
 
-def test_under_mixed_precision_it_is_no_worse_than_torchs() -> None:
+def test_error_in_bfloat16_is_at_most_torchs() -> None:
     maps = torch.rand(4, 8, 5, 5, generator=torch.Generator().manual_seed(0))
     exact = nn.functional.adaptive_avg_pool2d(maps.bfloat16().double(), 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -34,14 +34,14 @@ def test_under_mixed_precision_it_is_no_worse_than_torchs() -> None:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11"])
-def test_a_network_pools_so_where_torch_would_not_be_deterministic(name: str) -> None:
+def test_adaptive_pooling_layers_are_replaced(name: str) -> None:
     module = build(name, weights=None, num_classes=5, seed=0, meta=True).module
     assert isinstance(module.avgpool, AveragePool)
     kinds = {type(layer).__name__ for layer in module.modules()}
     assert "AdaptiveAvgPool2d" not in kinds
 
 
-def test_a_graph_keeps_it_as_one_step() -> None:
+def test_traced_pooling_works_for_any_size() -> None:
     pool = fx.symbolic_trace(nn.Sequential(AveragePool((2, 3))))
     for side in (4, 7):
         maps = torch.rand(1, 1, side, side)

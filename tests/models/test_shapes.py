@@ -1,4 +1,4 @@
-"""A walk by shape alone says what the forward pass gives, and refuses what it refuses."""
+"""Shape walk: a forward pass on shapes alone gives the same shapes and errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from frostline.models import shapes
 
 
 @pytest.mark.parametrize("name", ["resnet", "swin"])
-def test_it_gives_the_shape_of_what_a_network_gives_and_leaves_the_network_as_it_is(name: str) -> None:
+def test_walk_gives_output_shape_and_changes_nothing(name: str) -> None:
     model = member(name)
     before = {key: tensor.clone() for key, tensor in model.module.state_dict().items()}
     given = shapes.walk(model.module, 2, model.input.size)
@@ -20,7 +20,7 @@ def test_it_gives_the_shape_of_what_a_network_gives_and_leaves_the_network_as_it
     assert given.is_meta and all(torch.equal(t, before[key]) for key, t in model.module.state_dict().items())
 
 
-def test_a_norm_that_learns_of_a_single_value_per_channel_is_refused() -> None:
+def test_batch_norm_of_one_value_per_channel_is_refused() -> None:
     norm = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
     assert shapes.walk(norm, 2, 8).shape == shapes.walk(norm.eval(), 1, 8)[:1].expand(2, -1, -1, -1).shape
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -28,7 +28,7 @@ def test_a_norm_that_learns_of_a_single_value_per_channel_is_refused() -> None:
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.LayerNorm((3, 8, 8))])
-def test_a_norm_for_another_shape_is_refused(norm: nn.Module) -> None:
+def test_norm_of_another_shape_is_refused(norm: nn.Module) -> None:
     assert shapes.walk(norm, 2, 8).shape == (2, 3, 8, 8)
     with pytest.raises(RuntimeError):
         shapes.walk(nn.Sequential(nn.Conv2d(3, 4, 3), norm), 2, 8)

@@ -1,4 +1,4 @@
-"""The structure of a network: stages from bottom to top, one head, borders that a single tensor crosses."""
+"""Stages: ordered from stem to head, with a single tensor crossing each border."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def on_meta(name: str) -> Model:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_tensor_of_every_network_has_a_stage(name: str) -> None:
+def test_every_tensor_has_a_stage(name: str) -> None:
     model = on_meta(name)
     structure = model.structure
     parameters = {path: structure.stage_of(path) for path, _ in model.module.named_parameters()}
@@ -46,7 +46,7 @@ def test_every_tensor_of_every_network_has_a_stage(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_stages_follow_each_other_from_bottom_to_top(name: str) -> None:
+def test_layers_are_ordered_by_stage(name: str) -> None:
     model = on_meta(name)
     layers = [path for path, layer in model.module.named_modules() if not list(layer.children())]
     levels = [model.structure.stages.index(model.structure.stage_of(path)) for path in layers]
@@ -55,7 +55,7 @@ def test_stages_follow_each_other_from_bottom_to_top(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
-def test_everything_that_crosses_a_border_passes_through_one_tensor(name: str) -> None:
+def test_one_tensor_crosses_each_border(name: str) -> None:
     model = on_meta(name)
     nodes = list(torch.fx.Tracer().trace(model.module).nodes)
     levels = levels_of(nodes, model.structure)
@@ -65,7 +65,7 @@ def test_everything_that_crosses_a_border_passes_through_one_tensor(name: str) -
 
 
 def levels_of(nodes: list[Node], structure: Structure) -> dict[Node, int]:
-    """Return the level of each node; what is no layer belongs to the highest stage among its inputs."""
+    """Return the level of each node; a node that is no layer has the highest level of its inputs."""
     levels: dict[Node, int] = {}
     for node in nodes:
         below = max((levels[n] for n in node.all_input_nodes), default=0)
@@ -79,7 +79,7 @@ def is_layer(node: Node) -> bool:
 
 
 def is_cut(cut: Node, border: int, levels: dict[Node, int]) -> bool:
-    """Return whether no layer below the border reaches one above it but through `cut`."""
+    """Return whether layers below the border reach layers above it only through `cut`."""
     reached = [n for n in levels if is_layer(n) and levels[n] > border]
     for node in reached:
         below = [n for n in node.all_input_nodes if n is not cut]
@@ -90,7 +90,7 @@ def is_cut(cut: Node, border: int, levels: dict[Node, int]) -> bool:
 
 
 @pytest.mark.slow
-def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
+def test_every_torchvision_network_has_a_documented_option() -> None:
     assert set(NAMES) == set(torchvision.models.list_models(module=torchvision.models))
     options = {path.stem: path.read_text() for path in (CONF / "model").glob("*.yaml")}
     ours = {name for name, text in options.items() if "library: timm" not in text}
@@ -104,7 +104,7 @@ def test_all_of_torchvision_is_there_and_documented_by_its_size() -> None:
         assert f": {count:,} parameters with ImageNet's 1,000 classes, {model.input.size} pixels." in options[name]
 
 
-def test_all_families_are_covered() -> None:
+def test_tests_cover_all_families() -> None:
     for models in (map(on_meta, ONE_OF_EACH_FAMILY), map(member, MEMBERS)):
         assert {type(model.module).__name__ for model in models} == set(FAMILIES)
 
@@ -126,17 +126,17 @@ def test_all_families_are_covered() -> None:
         ("shufflenet_v2_x0_5", {"conv1.0": "stem", "stage2": "stage1", "conv5": "stage3"}),
     ],
 )
-def test_layers_lie_in_the_stages_that_people_expect(name: str, stages: dict[str, str]) -> None:
+def test_layers_are_in_the_expected_stages(name: str, stages: dict[str, str]) -> None:
     structure = on_meta(name).structure
     assert {path: structure.stage_of(path) for path in stages} == stages
 
 
 @pytest.mark.parametrize("path", ["", "classifier", "features", "nothing.of.this.name"])
-def test_what_spans_several_stages_has_none(path: str) -> None:
+def test_path_across_stages_raises_key_error(path: str) -> None:
     with pytest.raises(KeyError):
         on_meta("vgg11").structure.stage_of(path)
 
 
-def test_a_network_of_no_known_family_is_refused() -> None:
+def test_unknown_architecture_is_refused() -> None:
     with pytest.raises(UserError, match="model=Sequential: expected an architecture of a known family"):
         structure_of(nn.Sequential(nn.Linear(2, 2)))

@@ -1,4 +1,4 @@
-"""Weights of other programs: what is unambiguous is unwrapped and told, what is not is refused with the candidates."""
+"""State dicts in other programs' checkpoints: unambiguous ones are unwrapped, others refused with candidates."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ OTHER = {"epoch": 7, "best": 0.5, "optimizer": {"state": {0: {"step": torch.ones
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("suffix", "content", "said"),
+    ("suffix", "content", "loaded"),
     [
         (".pth", state(), "head fc taken"),
         (".bin", state("module."), "names after `module.`; head fc taken"),
@@ -79,27 +79,27 @@ OTHER = {"epoch": 7, "best": 0.5, "optimizer": {"state": {0: {"step": torch.ones
         (".pth", {**headless(), **{f"fc.1.{n}": t for n, t in LINEAR.items()}}, "head fc taken from fc.1"),
     ],
 )  # fmt: skip
-def test_what_is_unambiguous_is_unwrapped_and_told(tmp_path, suffix, content, said):
+def test_unambiguous_state_dict_is_unwrapped_and_reported(tmp_path, suffix, content, loaded):
     model = read(tmp_path / f"w{suffix}", content)
-    assert same(model) and model.loaded == said
+    assert same(model) and model.loaded == loaded
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "loaded"),
     [
         (headless("encoder."), "names after `encoder.`; head fc new"),
         ({**headless(), "fc.0.weight": torch.ones(9, 1024), "fc.2.weight": torch.ones(CLASSES, 9)},
          "head fc new (not fc.0.weight 9x1024, fc.2.weight 3x9)"),
     ],
 )  # fmt: skip
-def test_a_head_that_is_not_the_networks_is_new_and_said_to_be(tmp_path, content, said):
+def test_unfitting_head_is_new_and_reported(tmp_path, content, loaded):
     model = read(tmp_path / "w.pth", content)
-    assert same(model, without="fc.") and model.loaded == said
+    assert same(model, without="fc.") and model.loaded == loaded
     other = read(tmp_path / "w.pth", state(), classes=5)
     assert same(other, without="fc.") and other.loaded == "head fc new (not fc.weight 3x1024, fc.bias 3)"
 
 
-def test_a_classifier_in_the_place_of_a_whole_block_is_its_head(tmp_path):
+def test_classifier_of_a_replaced_block_is_the_head(tmp_path):
     ours = network(0, "mobilenet_v2").state_dict()
     theirs = {name.replace("classifier.1.", "classifier."): tensor for name, tensor in ours.items()}
     model = read(tmp_path / "w.pth", theirs, name="mobilenet_v2")
@@ -107,7 +107,7 @@ def test_a_classifier_in_the_place_of_a_whole_block_is_its_head(tmp_path):
     assert torch.equal(model.module.classifier[1].weight, ours["classifier.1.weight"])
 
 
-def test_two_networks_in_a_file_are_refused_with_their_places(tmp_path):
+def test_several_networks_in_a_file_are_refused(tmp_path):
     message = refusal(tmp_path / "w.pth", {"model": state("module."), "ema": state(seed=1)})
     assert "2 different ones fit: under `model`, names after `module.`; under `ema`" in message
     message = refusal(tmp_path / "w.pth", {**state("encoder_q."), **state("encoder_k.", seed=1)})
@@ -115,7 +115,7 @@ def test_two_networks_in_a_file_are_refused_with_their_places(tmp_path):
     assert "2 different ones fit" in refusal(tmp_path / "w.pth", {**state(), **state("momentum.", seed=1)})
 
 
-def test_what_does_not_fit_is_said_of_the_nearest(tmp_path):
+def test_missing_weights_are_named_for_the_nearest_fit(tmp_path):
     short = state("module.")
     del short["module.conv1.0.weight"]
     message = refusal(tmp_path / "w.pth", {"state_dict": short})
@@ -124,26 +124,28 @@ def test_what_does_not_fit_is_said_of_the_nearest(tmp_path):
     assert "a state dict" in refusal(tmp_path / "w.pth", {"epoch": 3, "state_dict": {}})
 
 
-def test_numbers_that_are_none_are_named_before_anything_trains(tmp_path):
+def test_nan_and_infinity_are_refused(tmp_path):
     for value in (torch.nan, torch.inf, -torch.inf):
         damaged = {name: tensor.clone() for name, tensor in state("module.").items()}
         damaged["module.conv5.0.weight"].view(-1)[7] = value
         assert refusal(tmp_path / "w.pth", damaged).endswith("nan or infinity is in conv5.0.weight")
 
 
-def test_torchscript_is_refused_with_the_way_to_export_it(tmp_path):
+def test_torchscript_is_refused_with_an_export_command(tmp_path):
     with pytest.warns((FutureWarning, DeprecationWarning)):
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "w.pt")
     with pytest.raises(UserError) as caught:
         build("resnet18", weights=str(tmp_path / "w.pt"), num_classes=2, seed=0)
     message = str(caught.value)
     assert "TorchScript" in message and "weights_only" not in message
-    way = message.partition("by ")[2].replace("w.pt'", f"{tmp_path}/w.pt'").replace("weights.pth", f"{tmp_path}/w.pth")
+    command = (
+        message.partition("by ")[2].replace("w.pt'", f"{tmp_path}/w.pt'").replace("weights.pth", f"{tmp_path}/w.pth")
+    )
     with pytest.warns((FutureWarning, DeprecationWarning)):
-        exec(way, {"torch": torch})
+        exec(command, {"torch": torch})
     assert torch.load(tmp_path / "w.pth", weights_only=True).keys() == {"weight", "bias"}
 
 
-def test_objects_are_refused_by_their_name(tmp_path):
+def test_other_objects_are_refused_by_name(tmp_path):
     message = refusal(tmp_path / "w.pth", {"state_dict": state(), "args": argparse.Namespace(lr=1)})
     assert "holds other objects (argparse.Namespace)" in message

@@ -1,4 +1,4 @@
-"""Networks of timm: their stages, heads and input are what timm says, and their halves are the whole."""
+"""Networks of timm: stages, heads, inputs, weights and the cut."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from frostline.training.evaluation import evaluating
 
 CONF = small.CONF / "model"
 TINY = ("test_vit", "test_vit2", "test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "test_nfnet")
-"""What timm has for tests: a family each, with half a million parameters at most."""
+"""timm's test networks: one per family, with at most half a million parameters."""
 
 
-def of_timm(name: str, *, source: str | Path | None = None, num_classes: int = 7, **options: Any) -> Model:
+def timm_network(name: str, *, source: str | Path | None = None, num_classes: int = 7, **options: Any) -> Model:
     return build(
         name, library="timm", weights=source and str(source), num_classes=num_classes, **{"seed": 0, **options}
     )
@@ -37,8 +37,8 @@ def image(model: Model, count: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_halves_are_the_whole_at_every_border_and_the_features_those_of_timm(name: str) -> None:
-    model = of_timm(name)
+def test_halves_equal_the_whole_network_at_every_border(name: str) -> None:
+    model = timm_network(name)
     module, structure, images = model.module.eval(), model.structure, image(model)
     theirs = timm.create_model(name, num_classes=7)
     assert [(key, p.shape) for key, p in module.named_parameters()] == [
@@ -72,8 +72,8 @@ def test_halves_are_the_whole_at_every_border_and_the_features_those_of_timm(nam
         ("poolformer_s12", {"stem": "stem", "stages.0": "stage1", "stages.3": "stage4", "head.fc": "head"}),
     ],
 )
-def test_layers_lie_in_the_stages_that_people_expect(name: str, stages: dict[str, str]) -> None:
-    model = of_timm(name, meta=True)
+def test_layers_are_in_the_expected_stages(name: str, stages: dict[str, str]) -> None:
+    model = timm_network(name, meta=True)
     tensors = [key for key, _ in model.module.named_parameters()]
     for place, stage in stages.items():
         inside = {model.structure.stage_of(key) for key in tensors if key == place or key.startswith(f"{place}.")}
@@ -81,15 +81,15 @@ def test_layers_lie_in_the_stages_that_people_expect(name: str, stages: dict[str
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "xcit_nano_12_p8_224", "levit_128s"])
-def test_numbers_that_a_network_reads_of_shapes_do_not_hinder_a_cut(name: str) -> None:
-    model = of_timm(name, meta=True)
+def test_networks_that_read_shapes_can_be_cut(name: str) -> None:
+    model = timm_network(name, meta=True)
     assert cut.cuttable(model.module, model.structure, model.structure.stages[:3]) == model.structure.stages[:3]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224"])
-def test_the_fast_copy_below_the_line_does_the_same(name: str) -> None:
-    model = of_timm(name)
+def test_fast_copy_gives_the_same_features(name: str) -> None:
+    model = timm_network(name)
     lower, _ = cut.halves(model.module.eval(), model.structure, model.structure.stages[:-1])
     images = image(model, 1).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
@@ -100,39 +100,41 @@ def test_the_fast_copy_below_the_line_does_the_same(name: str) -> None:
     assert (short.float() - features).abs().max() < 0.05 * features.abs().max()
 
 
-def test_a_network_whose_branches_run_side_by_side_is_left_whole() -> None:
-    model = of_timm("crossvit_tiny_240", meta=True)
+def test_network_with_parallel_branches_is_not_cut() -> None:
+    model = timm_network("crossvit_tiny_240", meta=True)
     assert cut.cuttable(model.module, model.structure, model.structure.stages[:-1]) == ()
 
 
-def test_torchvisions_resnet_and_timms_are_the_same_network(tmp_path: Path) -> None:
+def test_timm_resnet50_equals_torchvisions(tmp_path: Path) -> None:
     theirs = resnet50().eval()
     save_file(theirs.state_dict(), tmp_path / "resnet50.safetensors")
-    ours = of_timm("resnet50.tv_in1k", source=tmp_path / "resnet50.safetensors", num_classes=1000)
+    ours = timm_network("resnet50.tv_in1k", source=tmp_path / "resnet50.safetensors", num_classes=1000)
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(ours.module.eval()(images), theirs(images))
     assert ours.loaded == "head fc taken"
 
 
-def test_input_is_what_the_tag_says() -> None:
+def test_input_follows_the_weights_tag() -> None:
     half = (0.5, 0.5, 0.5)
-    assert of_timm("vit_tiny_patch16_224.augreg_in21k", meta=True).input == InputSpec(224, 248, half, half, "bicubic")
-    plain = of_timm("resnet50.tv_in1k", source="DEFAULT", meta=True).input
+    assert timm_network("vit_tiny_patch16_224.augreg_in21k", meta=True).input == InputSpec(
+        224, 248, half, half, "bicubic"
+    )
+    plain = timm_network("resnet50.tv_in1k", source="DEFAULT", meta=True).input
     assert plain == build("resnet50", weights="IMAGENET1K_V1", num_classes=2, seed=0, meta=True).input
-    assert of_timm("resnet50.tv_in1k", source="a1_in1k", meta=True).input.interpolation == "bicubic"
-    assert of_timm("vit_base_patch16_clip_384.openai_ft_in12k_in1k", meta=True).input == InputSpec(
+    assert timm_network("resnet50.tv_in1k", source="a1_in1k", meta=True).input.interpolation == "bicubic"
+    assert timm_network("vit_base_patch16_clip_384.openai_ft_in12k_in1k", meta=True).input == InputSpec(
         *(384, 404, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "bicubic", "squash")
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["levit_128s", "vit_small_patch16_dinov3"])
-def test_what_is_no_part_of_the_state_is_there_whichever_way_weights_come(name: str, tmp_path: Path) -> None:
-    first, path, classes = of_timm(name, image_size=224), tmp_path / "w.safetensors", list("abcdefg")
+def test_buffers_outside_the_state_dict_are_initialised(name: str, tmp_path: Path) -> None:
+    first, path, classes = timm_network(name, image_size=224), tmp_path / "w.safetensors", list("abcdefg")
     tensorfile.save(path, first.module.state_dict(), metadata(first, classes))
-    again = of_timm(name, source=path, classes=classes, seed=1)
-    bare = of_timm(name, source=path, meta=True)
+    again = timm_network(name, source=path, classes=classes, seed=1)
+    bare = timm_network(name, source=path, meta=True)
     bare.module.load_state_dict(weights.read(path), assign=True)
     images = image(first, 1)
     with torch.inference_mode():
@@ -141,8 +143,8 @@ def test_what_is_no_part_of_the_state_is_there_whichever_way_weights_come(name: 
         torch.testing.assert_close(bare.module.eval()(images), whole)
 
 
-def test_biases_that_a_layer_keeps_in_eval_mode_follow_its_weights() -> None:
-    model = of_timm("levit_128s")
+def test_cached_attention_biases_follow_the_weights() -> None:
+    model = timm_network("levit_128s")
     images = image(model, 1)
     biases = [p for name, p in model.module.named_parameters() if name.endswith("attention_biases")]
     with torch.no_grad():
@@ -155,10 +157,10 @@ def test_biases_that_a_layer_keeps_in_eval_mode_follow_its_weights() -> None:
             assert not torch.equal(after, before)
 
 
-def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path: Path) -> None:
-    small_one, path = of_timm("test_vit"), tmp_path / "w.safetensors"
+def test_position_embedding_is_resized(tmp_path: Path) -> None:
+    small_one, path = timm_network("test_vit"), tmp_path / "w.safetensors"
     save_file(small_one.module.state_dict(), path)
-    large = of_timm("test_vit", source=path, image_size=192)
+    large = timm_network("test_vit", source=path, image_size=192)
     assert large.module.pos_embed.shape[1] == 1 + 12 * 12
     assert large.module.eval()(image(large)).shape == (2, 7)
 
@@ -177,7 +179,7 @@ def test_a_vision_transformer_takes_over_its_positions_at_another_size(tmp_path:
         ({"name": "vit_huge_patch14_gap_224", "weights": "in1k_ijepa"}, "timm has none for http"),
     ],
 )
-def test_mistakes_are_one_line(changes: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
     arguments = {"name": "test_vit", "weights": None, "num_classes": 2, "seed": 0, **changes}
     with pytest.raises(UserError, match=message) as caught:
         build(library="timm", **arguments)
@@ -185,19 +187,19 @@ def test_mistakes_are_one_line(changes: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.slow
-def test_short_options_say_how_large_a_network_is() -> None:
+def test_options_state_parameters_and_image_size() -> None:
     options = [path for path in CONF.glob("*.yaml") if "library: timm" in path.read_text() and path.stem != "timm"]
     assert len(options) > 20
     for path in options:
         text = path.read_text()
         given = yaml.safe_load(text)
         size = given.get("image_size")
-        model = of_timm(given["name"], source="DEFAULT", num_classes=1000, image_size=size, meta=True)
+        model = timm_network(given["name"], source="DEFAULT", num_classes=1000, image_size=size, meta=True)
         count = sum(parameter.numel() for parameter in model.module.parameters())
         assert f": {count:,} parameters with 1,000 classes, {model.input.size} pixels." in text, path
 
 
-def test_networks_are_found_by_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_command_finds_networks_by_pattern(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["*small*dinov2*"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 3 and "model=timm model.name=vit_small_patch14_dinov2 " in rows[1]
@@ -206,21 +208,21 @@ def test_networks_are_found_by_a_pattern(capsys: pytest.CaptureFixture[str]) -> 
     many = capsys.readouterr().out.splitlines()
     assert many[-1] == f"Parameters are counted for up to 12 networks, and {len(many) - 2} match the pattern."
     assert command.main(["resnet18", "--library", "torchvision"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("model=resnet18 ")  # with its own weights and size
+    assert capsys.readouterr().out.splitlines()[1].startswith("model=resnet18 ")
     with pytest.raises(UserError, match="did you mean vit_small"):
         command.main(["vit_smal_patch99"])
 
 
-def test_tags_of_timm_are_all_there() -> None:
+def test_every_timm_tag_is_listed() -> None:
     assert {f"{name}.{tag}" for name, tags in timm_models.names().items() for tag in tags} == set(
         timm.list_pretrained()
     )
 
 
 @torch.no_grad()
-def test_layers_that_a_network_has_under_several_names_are_one_in_all_that_is_done_to_them(tmp_path: Path) -> None:
+def test_shared_layers_are_adapted_merged_and_saved_once(tmp_path: Path) -> None:
     twice = ("cpe1.proj.weight", "serial_blocks1.1.cpe.proj.weight")
-    model, plain = (of_timm("coat_lite_tiny", image_size=32) for _ in range(2))
+    model, plain = (timm_network("coat_lite_tiny", image_size=32) for _ in range(2))
     module, images = model.module.eval(), image(model)
     adapters.insert(module, model.structure, small.mode("ssf").adapter, seed=0, side=32)
     assert torch.equal(module(images), plain.module.eval()(images))

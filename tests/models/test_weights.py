@@ -1,4 +1,4 @@
-"""Weights on disk: nothing in a file ever runs, wrong bytes are refused."""
+"""Weight files: they never run code, are checked by sha256, and are read back bit by bit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from frostline.store import hashing, tensorfile
 from small import network
 
 
-class Canary:
-    """An object whose unpickling makes a folder."""
+class Exploit:
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class Canary:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which torch's hub keeps weights, empty."""
+    """Return the empty folder of torch's hub cache."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -43,7 +43,7 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
 
 
-def one_line(caught: pytest.ExceptionInfo[UserError]) -> str:
+def message_of(caught: pytest.ExceptionInfo[UserError]) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -51,26 +51,26 @@ def one_line(caught: pytest.ExceptionInfo[UserError]) -> str:
 
 @pytest.mark.parametrize("protocol", ["torch.save", "pickle"])
 @pytest.mark.parametrize("suffix", weights.SUFFIXES)
-def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path: Path, suffix: str, protocol: str) -> None:
+def test_file_with_code_is_refused_and_does_not_run(tmp_path: Path, suffix: str, protocol: str) -> None:
     path = tmp_path / f"evil{suffix}"
-    state = {"fc.weight": Canary(tmp_path / "ran")}
+    state = {"fc.weight": Exploit(tmp_path / "ran")}
     path.write_bytes(pickle.dumps(state, protocol=2)) if protocol == "pickle" else torch.save(state, path)
     with pytest.raises(UserError) as caught:
         build("resnet18", weights=str(path), num_classes=2, seed=0)
-    assert one_line(caught).startswith(f"model.weights={path}: expected")
+    assert message_of(caught).startswith(f"model.weights={path}: expected")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_poisoned_hub_cache_is_refused_before_it_is_read(hub: Path, tmp_path: Path) -> None:
+def test_tampered_hub_cache_is_refused(hub: Path, tmp_path: Path) -> None:
     path = hub / "resnet18-f37072fd.pth"
-    torch.save({"fc.weight": Canary(tmp_path / "ran")}, path)
+    torch.save({"fc.weight": Exploit(tmp_path / "ran")}, path)
     with pytest.raises(UserError) as caught:
         build("resnet18", weights="IMAGENET1K_V1", num_classes=2, seed=0)
-    assert "sha256 begins with f37072fd" in one_line(caught)
+    assert "sha256 begins with f37072fd" in message_of(caught)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_cached_download_is_read_when_its_bytes_are_right(hub: Path) -> None:
+def test_cached_download_with_right_hash_is_used(hub: Path) -> None:
     content = b"weights"
     digest = hashlib.sha256(content).hexdigest()
     path = hub / f"net-{digest[:8]}.pth"
@@ -78,19 +78,19 @@ def test_a_cached_download_is_read_when_its_bytes_are_right(hub: Path) -> None:
     assert weights.fetch(f"https://example.invalid/{path.name}") == (path, digest)
 
 
-def test_a_failed_download_says_which_file_to_put_where(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_file_and_folder(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UserError) as caught:
         build("resnet18", weights="DEFAULT", num_classes=2, seed=0)
-    message = one_line(caught)
+    message = message_of(caught)
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
     assert f"resnet18-f37072fd.pth in {hub}" in message
 
 
-def test_every_entry_of_torchvision_names_its_sha256(hub: Path) -> None:
+def test_every_torchvision_url_contains_a_sha256(hub: Path) -> None:
     for name in NAMES:
         for entry in get_model_weights(name):
             path, prefix = weights.cached(entry.url)
@@ -98,7 +98,7 @@ def test_every_entry_of_torchvision_names_its_sha256(hub: Path) -> None:
             assert prefix in path.name
 
 
-def test_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
+def test_wrong_sha256_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     digest = tensorfile.save(path, resnet18(num_classes=2).state_dict(), {})
     assert build("resnet18", weights=str(path), num_classes=2, seed=0, sha256=digest).weights_sha256 == digest
@@ -106,7 +106,7 @@ def test_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
         build("resnet18", weights=str(path), num_classes=2, seed=0, sha256="00ff")
 
 
-def test_what_is_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
+def test_saved_weights_are_read_back_bit_by_bit(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     facts = {"classes": ["a", "ü"], "size": 64, "resize": 70, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "model": "net"}
     facts["interpolation"] = "bicubic"
@@ -120,13 +120,13 @@ def test_what_is_saved_is_read_back_bit_by_bit(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
     module = net()
     facts = {key: key for key in ("model", "classes", "size", "resize", "mean", "std")}
     assert len({tensorfile.save(tmp_path / f"{i}.safetensors", module.state_dict(), facts) for i in range(4)}) == 1
 
 
-def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
     digest = tensorfile.save(path, net().state_dict(), {})
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
@@ -137,7 +137,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("cut", [0, 5, 200])
-def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, cut: int) -> None:
+def test_damaged_file_is_refused(tmp_path: Path, cut: int) -> None:
     for path in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
         tensorfile.save(path, net().state_dict(), {}) if path.suffix == ".safetensors" else torch.save(
             net().state_dict(), path
@@ -145,16 +145,16 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, cut: int) -> None
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(UserError) as caught:
             build("resnet18", weights=str(path), num_classes=2, seed=0)
-        assert one_line(caught).startswith(f"model.weights={path}: expected")
+        assert message_of(caught).startswith(f"model.weights={path}: expected")
 
 
-def test_a_file_of_anything_but_tensors_is_refused(tmp_path: Path) -> None:
+def test_file_without_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="a state dict"):
         weights.read(tmp_path / "w.pt")
 
 
-def test_the_hash_of_weights_sees_every_bit_name_and_shape_and_nothing_else() -> None:
+def test_hash_covers_values_names_and_shapes_only() -> None:
     state = network().module.state_dict()
     whole = hashing.of_tensors(state)
     assert whole == hashing.of_tensors(dict(reversed(state.items())))
@@ -169,7 +169,7 @@ def test_the_hash_of_weights_sees_every_bit_name_and_shape_and_nothing_else() ->
     assert len(hashing.of_tensors(empty)) == 64
 
 
-def test_the_hash_of_a_parameter_follows_what_is_written_to_it() -> None:
+def test_hash_changes_when_a_parameter_is_written() -> None:
     layer = torch.nn.Linear(3, 2)
     found = [hashing.of_tensors(layer.state_dict(keep_vars=True)) for _ in range(2)]
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_the_hash_of_a_parameter_follows_what_is_written_to_it() -> None:
     assert found[2] == hashing.of_tensors({name: t.clone() for name, t in layer.state_dict().items()})
 
 
-def test_parameters_of_a_file_are_read_once_for_all_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_from_a_file_are_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensorfile.save(tmp_path / "w.safetensors", network(classes=10, seed=3).module.state_dict(), {})
     read: list[Tensor] = []
     hashed = hashing._hash
@@ -202,16 +202,16 @@ def test_parameters_of_a_file_are_read_once_for_all_networks(tmp_path: Path, mon
     with torch.no_grad():
         second.get_parameter("conv1.0.weight").view(-1)[0] += 1
     assert hash_of(second) == hashing.of_tensors({name: t.clone() for name, t in second.state_dict().items()}) != whole
-    assert hash_of(built(2, 10)) == whole, "what was written to another network is not what the file gives"
+    assert hash_of(built(2, 10)) == whole, "writing to one network must not change another"
 
 
-def test_a_file_is_hashed_again_only_when_it_was_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_hashed_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path := tmp_path / "weights.pt").write_bytes(b"one")
     read: list[Path] = []
     hashed = hashing.of_file
     monkeypatch.setattr(hashing, "of_file", lambda file: (read.append(file), hashed(file))[1])
     first = hashing.of_source(path)
-    path.write_bytes(b"two")  # in the same moment, and of the same size
+    path.write_bytes(b"two")  # with the same time and size
     assert hashing.of_source(path) == hashlib.sha256(b"two").hexdigest() != first
     assert len(read) == 2
     monkeypatch.setattr(hashing, "_SETTLED", -1)

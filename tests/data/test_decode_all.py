@@ -80,7 +80,7 @@ def test_originals_must_have_one_size_and_keep_every_pixel():
         decoded([Image.new("RGB", (5, 7)), Image.new("RGB", (7, 5))], PixelForm("original"))
 
 
-def test_stored_images_keep_their_shape_and_small_ones_all_pixels(tmp_path: Path):
+def test_stored_images_keep_shape_and_small_ones_all_pixels(tmp_path: Path):
     large, small = noise(100).crop((0, 0, 100, 60)), noise(24).crop((0, 0, 10, 24))
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
@@ -98,6 +98,13 @@ def test_stored_images_keep_their_shape_and_small_ones_all_pixels(tmp_path: Path
 def save(file: Path, image: Image.Image, **options: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     image.save(file, **options)
+
+
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode_again(*_: object, **__: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
 
 
 def write_images(root: Path, count: int = 6) -> None:
@@ -356,15 +363,11 @@ def test_file_without_read_permission_is_reported(tmp_path: Path, store: Store, 
 def test_decoded_images_and_subsets_are_reused(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
     write_images(tmp_path)
     first = load(tmp_path, store)
-
-    def decode_again(*_: object, **__: object) -> None:
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
-    again = load(tmp_path, store)
-    assert again.fingerprint == first.fingerprint
+    forbid_decoding(monkeypatch)
+    second = load(tmp_path, store)
+    assert second.fingerprint == first.fingerprint
     for name in ("train", "val", "test"):
-        assert torch.equal(getattr(again, name).pixels[:], getattr(first, name).pixels[:])
+        assert torch.equal(getattr(second, name).pixels[:], getattr(first, name).pixels[:])
     few = load(tmp_path, store, limit=3, val_fraction=0.3)
     rows = torch.searchsorted(first.train.ids, few.train.ids)
     assert torch.equal(few.train.pixels[:], first.train.pixels[rows])
@@ -487,8 +490,8 @@ def test_minmax_range_scales_12_bit_images(tmp_path: Path, store: Store):
     assert (found.levels.low, found.levels.high) == (values.min(), values.max())
     assert len(np.unique(full.train.pixels[:].numpy())) == 17 < 200 < len(np.unique(found.train.pixels[:].numpy()))
     assert not any("data.range=minmax" in finding.about for finding in found.findings)
-    again = load(tmp_path, store, center=whole, range=[found.levels.low, found.levels.high])
-    assert again.fingerprint == found.fingerprint
+    second = load(tmp_path, store, center=whole, range=[found.levels.low, found.levels.high])
+    assert second.fingerprint == found.fingerprint
 
 
 class Kill(BaseException):

@@ -53,8 +53,8 @@ def test_folds_are_stratified_like_scikit_learns() -> None:
     expected = sorted(tuple(np.bincount(labels[test], minlength=4)) for _, test in theirs)
     parts = [divided(source(labels.tolist()), fold)["test"] for fold in range(FOLDS)]
     ours = sorted(tuple(part.labels.bincount(minlength=4).tolist()) for part in parts)
-    for mine, other in zip(ours, expected, strict=True):
-        assert max(abs(a - b) for a, b in zip(mine, other, strict=True)) <= 1
+    for found, other in zip(ours, expected, strict=True):
+        assert max(abs(a - b) for a, b in zip(found, other, strict=True)) <= 1
     sizes = [len(part.ids) for part in parts]
     assert max(sizes) - min(sizes) <= 2
 
@@ -68,9 +68,9 @@ def test_groups_stay_whole_in_stratified_folds() -> None:
     seen: list[set[int]] = []
     for fold in range(FOLDS):
         parts = divided(found, fold)
-        mine = [set(found.groups[parts[name].ids].tolist()) for name in ("train", "val", "test")]
-        assert disjoint(*mine)
-        seen.append(mine[2])
+        groups_by_split = [set(found.groups[parts[name].ids].tolist()) for name in ("train", "val", "test")]
+        assert disjoint(*groups_by_split)
+        seen.append(groups_by_split[2])
         share = parts["test"].labels.bincount(minlength=3) / found.labels.bincount()
         assert ((share - 1 / FOLDS).abs() < 0.06).all(), share
     assert len(set.union(*seen)) == sum(map(len, seen)) == len(set(groups.tolist()))

@@ -62,6 +62,6 @@ def test_grey_levels_and_ink_match_the_digits():
 @pytest.mark.slow
 def test_letters_are_distinguishable():
     known, labels = glyphs.render(images_per_class=80, seed=0, size=8), glyphs.labels(80)
-    asked, answers = glyphs.render(images_per_class=5, seed=1, size=8), glyphs.labels(5)
+    queries, answers = glyphs.render(images_per_class=5, seed=1, size=8), glyphs.labels(5)
     neighbours = KNeighborsClassifier(3).fit(known[:, 0].flatten(1), labels)
-    assert neighbours.score(asked[:, 0].flatten(1), answers) > 0.5
+    assert neighbours.score(queries[:, 0].flatten(1), answers) > 0.5

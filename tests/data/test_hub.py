@@ -375,11 +375,11 @@ def test_cached_hub_data_is_read_offline(tmp_path: Path) -> None:
         part.to_parquet(str(tmp_path / "set" / "data" / f"{name}-00000-of-00001.parquet"))
     command = [sys.executable, str(TESTS / "fake_hub.py"), str(tmp_path / "set")]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
-    asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    first, pinned, config, name, *gone = map(json.loads, asked.stdout.splitlines())
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, pinned, config, name, *offline = map(json.loads, process.stdout.splitlines())
     assert first == {"train": ["cat", "dog"] * 6, "val": ["cat", "dog"] * 2, "test": ["cat", "dog"] * 3} == pinned
     assert config == "data.options.config=deflaut: expected a config of the data set: default; did you mean default?"
     assert name.startswith("data.root=owner/nobody: expected a folder, or a data set that the hub has (")
-    assert gone[:2] == [first, first]
-    assert all("which is unreachable" in line for line in gone[2:])
-    assert asked.stderr == ""
+    assert offline[:2] == [first, first]
+    assert all("which is unreachable" in line for line in offline[2:])
+    assert process.stderr == ""

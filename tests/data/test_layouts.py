@@ -199,9 +199,9 @@ def test_skipped_files_are_counted_and_reported_unless_harmless(tmp_path: Path):
         and ".txt" not in about
     )
     assert leftovers.describe({".txt": 3, ".db": 1, "readme": 1}) is None
-    said: list[str] = []
-    assert len(image_list.gather(tmp_path / ".list", [tmp_path], say=said.append)) == 12
-    assert said == [f"{tmp_path}: {about}"]
+    printed: list[str] = []
+    assert len(image_list.gather(tmp_path / ".list", [tmp_path], say=printed.append)) == 12
+    assert printed == [f"{tmp_path}: {about}"]
 
 
 def test_images_beside_class_folders_are_reported(tmp_path: Path):

@@ -47,8 +47,8 @@ def test_digits_come_from_scikit_learn_if_file_is_missing(monkeypatch: pytest.Mo
     pixels, labels = sources._read_digits()
     elsewhere = SimpleNamespace(locate_file=lambda name: tmp_path / name)
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: elsewhere)
-    asked = sources._read_digits.__wrapped__()
-    assert (asked[0] == pixels).all() and torch.equal(asked[1], labels)
+    found = sources._read_digits.__wrapped__()
+    assert (found[0] == pixels).all() and torch.equal(found[1], labels)
 
 
 def test_splits_are_disjoint_complete_and_stratified():

@@ -1,4 +1,4 @@
-"""Pixel cache: stored pixels are shared by equal preprocessing, and pixels that do not fit are decoded again alike."""
+"""Pixel cache: equal preprocessing shares stored pixels, and pixels that do not fit give the same views."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from test_decode_all import forbid_decoding
 from torch import Tensor
 
 from emulated_card import UNNOTICED, EmulatedMachine
 from frostline.core import memory
-from frostline.data import decode_all, loading, pixel_cache
+from frostline.data import decode_all, loading
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.pixel_cache import ViewSpec
@@ -82,18 +83,11 @@ def views_of(split: Split, device: torch.device = CPU, *, crop: bool = False) ->
     return views.inputs(torch.arange(len(split)), 1)
 
 
-def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode_again(*_: object, **__: object) -> None:
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(pixel_cache, "decode_all", decode_again)
-
-
 def test_equal_preprocessing_decodes_nothing_again(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(photos, folder)
     forbid_decoding(monkeypatch)
-    again = load(photos, folder, center=CenterCrop(size=32, resize=36, interpolation="bilinear"))
-    assert torch.equal(views_of(again.test), views_of(first.test))
+    second = load(photos, folder, center=CenterCrop(size=32, resize=36, interpolation="bilinear"))
+    assert torch.equal(views_of(second.test), views_of(first.test))
     for other in ({"size": 30}, {"resize": 40}, {"interpolation": "bicubic"}):
         with pytest.raises(AssertionError, match="decoded again"):
             load(photos, folder, center=replace(CENTER, **other))

@@ -39,8 +39,8 @@ def samples(count: int = 20, first: int = 0, classes: Iterable[str] = ("cat", "d
     names = list(classes)
     found: Files = []
     for number in range(first, first + count):
-        said = names[number % len(names)]
-        text = json.dumps({"label": said, "patient": number // 4}) if field == "json" else said
+        label = names[number % len(names)]
+        text = json.dumps({"label": label, "patient": number // 4}) if field == "json" else label
         found += [(f"{number:05d}.{field}", text.encode()), (f"{number:05d}.png", png(number))]
     return found
 
@@ -520,16 +520,16 @@ class _Ranges(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
+        requested = self.headers.get("Range")
         file = Path(self.translate_path(self.path))
-        if not asked or not self.ranges or not file.is_file():
+        if not requested or not self.ranges or not file.is_file():
             super().do_GET()
             return
         if self.failing:
             self.failing.pop()
             self.send_error(503)
             return
-        start, _, end = asked.removeprefix("bytes=").partition("-")
+        start, _, end = requested.removeprefix("bytes=").partition("-")
         part = file.read_bytes()[int(start) : int(end) + 1]
         self.send_response(206)
         self.send_header("Content-Length", str(len(part)))

@@ -220,13 +220,13 @@ def test_every_data_option_is_tested():
 @pytest.mark.parametrize("name", WRITERS)
 def test_data_option_reads_images_and_classes(name: str, tmp_path: Path, unchecked: None):
     WRITERS[name](tmp_path)
-    asked = request(name, root=str(tmp_path))
-    found = load_data(**asked)
+    config = request(name, root=str(tmp_path))
+    found = load_data(**config)
     for split in (found.train, found.val, found.test):
         for pixels, label in zip(split.pixels, split.labels.tolist(), strict=True):
             expected = (grey(label),) * 3 if "mnist" in name else colour(label)
             assert pixels.flatten(1).float().mean(1).tolist() == pytest.approx(expected, abs=6)
-    own = {"val", "test"} & set(asked["splits"])
+    own = {"val", "test"} & set(config["splits"])
     assert {split: len(getattr(found, split)) for split in own} == {split: COUNTS[split] for split in own}
     assert len(found.classes) == {"mnist": 10, "fashion_mnist": 10, "flowers102": 102}.get(name, 2)
     assert len(set(found.classes)) == len(found.classes)
@@ -260,8 +260,8 @@ def test_dataset_without_label_list_is_read(tmp_path: Path):
         file = tmp_path / "gtsrb" / "GTSRB" / "Training" / f"{label:05d}" / f"{index}.ppm"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array(label, (30, 30))).save(file)
-    asked = request("image_folder", source="GTSRB", splits={"train": {"split": "train"}}, root=str(tmp_path))
-    found = load_data(**asked)
+    config = request("image_folder", source="GTSRB", splits={"train": {"split": "train"}}, root=str(tmp_path))
+    found = load_data(**config)
     assert found.classes == ("0", "1")
     for pixels, label in zip(found.train.pixels, found.train.labels.tolist(), strict=True):
         assert tuple(pixels[:, 0, 0].tolist()) == colour(label)
@@ -356,21 +356,21 @@ def test_class_may_be_called_train(tmp_path: Path):
 
 
 def test_unusable_folders_are_refused(tmp_path: Path):
-    asked = request("image_folder", root=str(tmp_path / "pets"))
+    config = request("image_folder", root=str(tmp_path / "pets"))
     with pytest.raises(UserError, match="a folder that exists"):
-        load_data(**asked)
+        load_data(**config)
     image(tmp_path / "pets" / "train" / "cat" / "1.png", 0)
     with pytest.raises(UserError, match="two or more classes, found 1"):
-        load_data(**asked)
+        load_data(**config)
     image(tmp_path / "pets" / "train" / "dog" / "1.png", 1)
     (tmp_path / "pets" / "train" / "eel").mkdir()
     with pytest.raises(UserError, match="none in eel"):
-        load_data(**asked)
+        load_data(**config)
     image(tmp_path / "pets" / "train" / "eel" / "1.png", 1)
     for name in ("cat", "dog", "fox"):
         image(tmp_path / "pets" / "test" / name / "1.png", 0)
     with pytest.raises(UserError, match="train and test; they differ in eel, fox"):
-        load_data(**asked)
+        load_data(**config)
 
 
 def test_broken_image_is_named_and_macos_files_ignored(tmp_path: Path):

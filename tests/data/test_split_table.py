@@ -31,8 +31,8 @@ def folder(root: Path, *classes: str, each: int = 12) -> Path:
 
 def written(file: Path, **config: Any) -> split_table.SplitTable:
     store = Store(file.absolute().parent / ".store", budget=10**6, say=print)
-    asked = data_config(**config)
-    return split_table.write(file, loading.whole_splits(asked, store), asked)
+    whole = data_config(**config)
+    return split_table.write(file, loading.whole_splits(whole, store), whole)
 
 
 def read_back(found: split_table.SplitTable, **config: Any) -> Data:
@@ -201,8 +201,8 @@ def shards(folder: Path, images: Path, name: str, first: int = 0, count: int = 2
     with tarfile.open(folder / name, "w") as archive:
         for number in range(first, first + count):
             image(images / f"{number}.png", number)
-            said = {"label": ["cat", "dog"][: number % 3], "who": number // 3}
-            (images / f"{number}.json").write_text(json.dumps(said))
+            fields = {"label": ["cat", "dog"][: number % 3], "who": number // 3}
+            (images / f"{number}.json").write_text(json.dumps(fields))
             archive.add(images / f"{number}.json", f"{number:03d}.json")
             archive.add(images / f"{number}.png", f"{number:03d}.png")
     return folder

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet as pq
+from test_folds import source
 
 from frostline.core.errors import UserError
 from frostline.data import splitting, table_columns, table_files, tables
@@ -304,8 +305,8 @@ def test_groups_are_not_split(tmp_path: Path) -> None:
     assert [len(split) for split in (data.val, data.test)] == [30, 40]
     for split in (data.val, data.test):
         assert abs(int(split.labels.sum()) - len(split) / 2) <= 5
-    again = load(tmp_path / "t.csv", group="patient")
-    assert torch.equal(again.test.ids, data.test.ids)
+    second = load(tmp_path / "t.csv", group="patient")
+    assert torch.equal(second.test.ids, data.test.ids)
 
 
 @pytest.mark.parametrize(("options", "blank"), [({}, -1), ({"rows": "labels"}, 0)])
@@ -356,11 +357,6 @@ def test_fingerprint_includes_groups(tmp_path: Path) -> None:
         as_csv(table, [row | {"group": str(number // 3 // size)} for number, row in enumerate(found)])
         prints.append(load(table, group="group").fingerprint)
     assert prints[0] != prints[1]
-
-
-def source(labels: list[int], groups: list[int]) -> Source:
-    names = tuple(map(str, range(max(labels) + 1)))
-    return Source(torch.tensor(labels), names, lambda _: Image.new("RGB", (1, 1)), str, groups=torch.tensor(groups))
 
 
 def divided(found: Source, **changes: Any) -> dict[str, splitting.Selection]:

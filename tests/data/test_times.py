@@ -159,8 +159,8 @@ def test_table_is_split_by_its_time_column(tmp_path: Path) -> None:
     pd.DataFrame(table).assign(taken_at=lambda frame: pd.to_datetime(frame["taken_at"])).to_parquet(
         tmp_path / "t.parquet"
     )
-    again = load(tmp_path / "t.parquet", time="taken_at")
-    assert again.fingerprint == data.fingerprint
+    second = load(tmp_path / "t.parquet", time="taken_at")
+    assert second.fingerprint == data.fingerprint
 
 
 def test_own_test_split_is_kept_and_val_is_latest(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def test_base_file_is_named_by_hash_and_loadable(tmp_path: Path) -> None:
     assert digest == hashing.of_tensors(load_file(tmp_path / f"{digest}.safetensors"))
     other = build("shufflenet_v2_x0_5", weights="glyphs", num_classes=10, seed=1)
     assert base_weights.keep(other.module, other.structure.heads, tmp_path) == digest
-    again = build("shufflenet_v2_x0_5", weights=str(tmp_path / f"{digest}.safetensors"), num_classes=3, seed=0)
+    second = build("shufflenet_v2_x0_5", weights=str(tmp_path / f"{digest}.safetensors"), num_classes=3, seed=0)
     for name, tensor in first.module.state_dict().items():
-        assert torch.equal(tensor, again.module.state_dict()[name]), name
+        assert torch.equal(tensor, second.module.state_dict()[name]), name
     assert load_file(tmp_path / f"{digest}.safetensors").keys() == load_file(GLYPHS).keys()
 
 

@@ -61,13 +61,13 @@ def test_peft_computes_the_same_from_our_files(
     freezing.freeze(module, structure, phase, norm_stats="frozen")
     module.eval()
     inputs = torch.randn(4, 3, side, side, generator=draw)
-    mine, other = (_outputs_and_gradients(network, inputs) for network in (module, theirs))
-    assert (mine[0] - other[0]).abs().max() < 1e-4 * other[0].abs().max()
-    assert sum(map(torch.numel, mine[1].values())) == sum(map(torch.numel, other[1].values()))
-    own = {path: gradient for path, gradient in mine[1].items() if ".adapter." in path}
+    found, expected = (_outputs_and_gradients(network, inputs) for network in (module, theirs))
+    assert (found[0] - expected[0]).abs().max() < 1e-4 * expected[0].abs().max()
+    assert sum(map(torch.numel, found[1].values())) == sum(map(torch.numel, expected[1].values()))
+    own = {path: gradient for path, gradient in found[1].items() if ".adapter." in path}
     assert own
     for path, gradient in own.items():
-        same = other[1]["base_model.model." + _peft_name(path)]
+        same = expected[1]["base_model.model." + _peft_name(path)]
         assert (gradient.flatten() - same.flatten()).abs().max() < 1e-3 * same.abs().max()
 
 

@@ -133,13 +133,13 @@ def test_input_follows_the_weights_tag() -> None:
 def test_buffers_outside_the_state_dict_are_initialised(name: str, tmp_path: Path) -> None:
     first, path, classes = timm_network(name, image_size=224), tmp_path / "w.safetensors", list("abcdefg")
     tensorfile.save(path, first.module.state_dict(), metadata(first, classes))
-    again = timm_network(name, source=path, classes=classes, seed=1)
+    loaded = timm_network(name, source=path, classes=classes, seed=1)
     bare = timm_network(name, source=path, meta=True)
     bare.module.load_state_dict(weights.read(path), assign=True)
     images = image(first, 1)
     with torch.inference_mode():
         whole = first.module.eval()(images)
-        assert torch.equal(again.module.eval()(images), whole)
+        assert torch.equal(loaded.module.eval()(images), whole)
         torch.testing.assert_close(bare.module.eval()(images), whole)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_load_weights import net
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet18
 
@@ -37,10 +38,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
-
-
-def net() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
 
 
 def message_of(caught: pytest.ExceptionInfo[UserError]) -> str:

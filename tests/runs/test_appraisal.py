@@ -1,4 +1,4 @@
-"""A backbone is looked at in one pass of a sample that every backbone shares, and what a run costs is what it does."""
+"""The appraisal of a backbone on a sample of the data, and the estimated cost of a run."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ FEW = (*SMALL, "epochs=3", "data.limit=60", "data.val_fraction=0.05", "precision
 PROBE = replace(mode("probe"), l2=[10.0, 1.0])
 
 
-def made(folder: Path, *overrides: str) -> Setup:
+def setup_of(folder: Path, *overrides: str) -> Setup:
     config: Config = compose(*FEW, *overrides)
     return assemble(config, folder, meta=False, screen=cast(Screen, FakeScreen()))
 
 
-def appraised(setup: Setup, images: int = 60) -> Appraisal:
+def appraise(setup: Setup, images: int = 60) -> Appraisal:
     sample = appraisal.draw(setup.data, images, 0)
     return appraisal.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
 
 
-def test_every_image_passes_once_and_none_of_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_sampled_image_passes_once_and_no_test_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[tuple[str, int]] = Counter()
     inputs = Views.inputs
 
@@ -48,17 +48,17 @@ def test_every_image_passes_once_and_none_of_the_test_split(tmp_path: Path, monk
 
     monkeypatch.setattr(Views, "inputs", counted)
     monkeypatch.setattr(appraisal, "_gradients", lambda *_: {})
-    setup = made(tmp_path, "freeze=head", "augment=standard")
+    setup = setup_of(tmp_path, "freeze=head", "augment=standard")
     sample = appraisal.draw(setup.data, 60, 0)
     found = appraisal.appraise(setup, sample, probe=PROBE, knn=mode("knn"))
-    asked = {("train", row) for row in sample.train.tolist()} | {("val", row) for row in sample.val.tolist()}
-    assert set(seen) == asked and set(seen.values()) == {1} and len(asked) == 60
+    expected = {("train", row) for row in sample.train.tolist()} | {("val", row) for row in sample.val.tolist()}
+    assert set(seen) == expected and set(seen.values()) == {1} and len(expected) == 60
     assert [border.stage for border in found.borders] == ["stem", "stage1", "stage2", "stage3"]
 
 
-def test_what_is_scored_above_a_stage_is_what_the_cut_network_puts_out_there(tmp_path: Path) -> None:
-    setup = made(tmp_path, "freeze=head")
-    found = appraised(setup)
+def test_features_of_a_stage_equal_the_cut_network_output(tmp_path: Path) -> None:
+    setup = setup_of(tmp_path, "freeze=head")
+    found = appraise(setup)
     structure, views = setup.model.structure, split_views.centred(setup, "val", setup.data.val)
     rows = appraisal.draw(setup.data, 60, 0).val
     passed = appraisal._passed(setup, views, rows)
@@ -76,8 +76,8 @@ def test_what_is_scored_above_a_stage_is_what_the_cut_network_puts_out_there(tmp
     )
 
 
-def test_the_sample_is_stratified_and_the_same_again_and_as_small_as_classes_allow(tmp_path: Path) -> None:
-    data = made(tmp_path, "freeze=head", "data.limit=200", "data.val_fraction=0.1").data
+def test_sample_is_stratified_reproducible_and_at_least_two_per_class(tmp_path: Path) -> None:
+    data = setup_of(tmp_path, "freeze=head", "data.limit=200", "data.val_fraction=0.1").data
     first, again, larger = (appraisal.draw(data, images, 0) for images in (80, 80, 120))
     assert torch.equal(first.train, again.train) and set(first.train.tolist()) <= set(larger.train.tolist())
     assert not torch.equal(first.train, appraisal.draw(data, 80, 1).train)
@@ -89,50 +89,48 @@ def test_the_sample_is_stratified_and_the_same_again_and_as_small_as_classes_all
         appraisal.draw(data, 19, 0)
 
 
-def test_a_head_that_is_no_linear_layer_has_scores_but_no_gradients(tmp_path: Path) -> None:
-    found = appraised(made(tmp_path, "freeze=head", "model=squeezenet1_1", "model.weights=null"))
+def test_convolutional_head_has_scores_without_gradients(tmp_path: Path) -> None:
+    found = appraise(setup_of(tmp_path, "freeze=head", "model=squeezenet1_1", "model.weights=null"))
     assert found.gradients == {} and found.borders[-1].dimensions == 512
 
 
 @pytest.mark.slow
-def test_what_lies_below_the_line_counts_once_or_in_every_epoch_as_the_run_does_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(costs.machine, "timed", lambda device, work: (1.0, work()))  # whatever is done takes a second
+def test_frozen_stages_cost_once_or_per_epoch_as_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs.machine, "timed", lambda device, work: (1.0, work()))  # all work takes one second
     monkeypatch.setattr(costs, "_several", lambda setup, steps: (1.0, 1))
-    setup = made(tmp_path, "freeze=full")
+    setup = setup_of(tmp_path, "freeze=full")
     train, val, steps = len(setup.data.train), len(setup.data.val), setup.steps_per_epoch
 
     def cost(*overrides: str) -> costs.Cost:
-        return costs.measure(made(tmp_path, *overrides), 0.5)
+        return costs.measure(setup_of(tmp_path, *overrides), 0.5)
 
     full, kept = cost("freeze=full"), cost("freeze=head")
     assert (kept.mode, full.mode, kept.epochs) == ("head", "full", 3)
-    assert full.once == 0 and full.epoch == pytest.approx(steps + 0.5 * val)  # an image was said to take half a second
+    assert full.once == 0 and full.epoch == pytest.approx(steps + 0.5 * val)  # 0.5 seconds an image, given above
     fresh, passed = cost("freeze=head", "augment=standard"), cost("freeze=head", "features.enabled=false")
     below = kept.once / (train + val)
-    assert below > 0 and fresh.once == pytest.approx(below * (3 * train + val))  # other views in each of three epochs
+    assert below > 0 and fresh.once == pytest.approx(below * (3 * train + val))  # new views in each of three epochs
     assert passed.once == 0 and passed.epoch == pytest.approx(kept.epoch + kept.once)
     assert full.run == pytest.approx(3 * full.epoch) and kept.run == pytest.approx(kept.once + 3 * kept.epoch)
     assert kept.memory > 10**8
 
 
-def test_modes_of_several_phases_and_mixed_images_are_timed_too(tmp_path: Path) -> None:
-    several = costs.measure(made(tmp_path, "freeze=lp_ft", "epochs=4"), 0.01)
+def test_phases_and_mixup_have_a_cost(tmp_path: Path) -> None:
+    several = costs.measure(setup_of(tmp_path, "freeze=lp_ft", "epochs=4"), 0.01)
     assert several.once > 0 and several.epoch > 0
-    mixed = costs.measure(made(tmp_path, "freeze=head", "train.mixup=0.2"), 0.01)
-    assert mixed.once == 0  # a mixed image is no function of one
+    mixed = costs.measure(setup_of(tmp_path, "freeze=head", "train.mixup=0.2"), 0.01)
+    assert mixed.once == 0  # a mixed image depends on two images, so its features are not kept
 
 
 @pytest.mark.slow
-def test_it_comes_to_the_same_on_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_appraisal_on_a_gpu_equals_that_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
     monkeypatch.setattr(costs, "_STEPS", 1)
     found: list[Any] = []
     for device in ("cpu", "cuda"):
         with EmulatedMachine().running() if device == "cuda" else nullcontext():
-            setup = made(tmp_path, *TINY, "freeze=head", f"device={device}")
-            found.append([(b.stage, b.probe, b.knn, b.right) for b in appraised(setup, 40).borders])
+            setup = setup_of(tmp_path, *TINY, "freeze=head", f"device={device}")
+            found.append([(b.stage, b.probe, b.knn, b.right) for b in appraise(setup, 40).borders])
             if device == "cuda":
-                assert costs.measure(made(tmp_path, *TINY, "freeze=last_stage", "device=cuda"), 0.01).run > 0
+                assert costs.measure(setup_of(tmp_path, *TINY, "freeze=last_stage", "device=cuda"), 0.01).run > 0
     assert found[0] == found[1]

@@ -1,4 +1,4 @@
-"""Compiling: asked for or worth it, said so, and the same network afterwards."""
+"""Networks are compiled on request or if it pays, and give the same results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from frostline.training.evaluation import evaluate
 from frostline.training.steps import TrainedPart
 from small import Samples
 
-OF_EIGHT = {"batch_size": 8, "epoch": 1}
+BATCHES_OF_8 = {"batch_size": 8, "epoch": 1}
 
 
 def part() -> TrainedPart:
@@ -28,46 +28,43 @@ def part() -> TrainedPart:
     return TrainedPart(network, samples, None, network, samples, None)
 
 
-def test_operations_are_counted_layer_by_layer_and_change_nothing() -> None:
+def test_counting_operations_changes_nothing() -> None:
     one = part()
     assert compiling.operations(one, 1) == 2 * 8 * 4 + 2 * 4 * 3
     assert all(layer.training for layer in one.network.modules())
 
 
 @pytest.mark.parametrize("choice", ["auto", "off"])
-def test_a_cpu_runs_the_network_as_it_is(choice: str) -> None:
+def test_cpu_network_is_not_compiled_by_default(choice: str) -> None:
     one = part()
-    assert compiled(one, choice, images=10**15, **OF_EIGHT, say=pytest.fail) is one
+    assert compiled(one, choice, images=10**15, **BATCHES_OF_8, say=pytest.fail) is one
 
 
-def test_auto_compiles_what_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Elsewhere(Samples):
-        """Samples that claim to lie on a GPU."""
-
-    one, said = part(), list[str]()
+def test_auto_compiles_only_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, messages = part(), list[str]()
     monkeypatch.setattr(compiling.torch, "compile", lambda network, dynamic: nn.Identity())
     labels = torch.zeros(16, device="meta")
-    there = replace(one, train=Elsewhere(one.train.inputs(torch.arange(16), 1), labels))
-    assert compiled(there, "auto", images=1000, **OF_EIGHT, say=said.append) is there
-    assert not said
-    assert isinstance(compiled(there, "auto", images=10**15, **OF_EIGHT, say=said.append).network, Compiled)
-    assert len(said) == 1
+    on_gpu = replace(one, train=Samples(one.train.inputs(torch.arange(16), 1), labels))  # labels seem to be on a GPU
+    assert compiled(on_gpu, "auto", images=1000, **BATCHES_OF_8, say=messages.append) is on_gpu
+    assert not messages
+    assert isinstance(compiled(on_gpu, "auto", images=10**15, **BATCHES_OF_8, say=messages.append).network, Compiled)
+    assert len(messages) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU")
-def test_a_compiled_network_gives_the_same_results() -> None:
-    one, said = part(), list[str]()
-    two = compiled(one, "on", images=16, **OF_EIGHT, say=said.append)
+def test_compiled_network_gives_the_same_results() -> None:
+    one, messages = part(), list[str]()
+    two = compiled(one, "on", images=16, **BATCHES_OF_8, say=messages.append)
     assert two.network is not one.network
-    assert len(said) == 1
+    assert len(messages) == 1
     ours, theirs = (evaluate(each.network, each.val, batch_size=8, autocast=None) for each in (one, two))
     assert torch.allclose(ours.logits, theirs.logits, atol=1e-6)
 
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let what is compiled from now on run as it was traced; returns the batch size of each graph."""
+    """Compile without code generation, and return the batch size of each traced graph."""
     monkeypatch.setattr(Compiled, "_sharing", (None, 0))
     found: list[int] = []
     compile_with = torch.compile
@@ -82,10 +79,10 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_one_graph_serves_every_batch_and_the_runs_of_one_network_but_not_for_ever(graphs: list[int]) -> None:
-    for number in range(1, 20):  # more often than torch compiles the same code
+def test_graph_is_shared_by_a_limited_number_of_runs(graphs: list[int]) -> None:
+    for number in range(1, 20):  # more than torch's limit of compilations of one function
         one = part()
-        network = compiled(one, "on", images=16, **OF_EIGHT, say=lambda line: None).network
+        network = compiled(one, "on", images=16, **BATCHES_OF_8, say=lambda line: None).network
         for size in (8, 8, 3, 8, 3):
             inputs = torch.randn(size, 8)
             torch.manual_seed(0)
@@ -96,37 +93,37 @@ def test_one_graph_serves_every_batch_and_the_runs_of_one_network_but_not_for_ev
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_runs_that_learn_something_else(graphs: list[int]) -> None:
+def test_runs_with_other_trainable_layers_compile_anew(graphs: list[int]) -> None:
     for number in range(1, 20):
         one = part()
         one.network[2].requires_grad_(number % 2 == 0)
-        network = compiled(one, "on", images=16, **OF_EIGHT, say=lambda line: None).network
+        network = compiled(one, "on", images=16, **BATCHES_OF_8, say=lambda line: None).network
         network(torch.randn(8, 8)).sum().backward()
         assert (one.network[2].weight.grad is None) == (number % 2 == 1)
         assert graphs == [8] * number
 
 
-def test_networks_that_are_cut_alike_share_one_graph_and_others_keep_their_own(graphs: list[int]) -> None:
+def test_equally_cut_networks_share_a_graph(graphs: list[int]) -> None:
     for number in range(1, 7):
         one = part()
         whole = one.network if number < 4 else nn.Sequential(*one.network, nn.Tanh())
         inputs, cut = torch.randn(8, 8), torch.fx.symbolic_trace(whole.eval())
-        network = compiled(replace(one, network=cut), "on", images=16, **OF_EIGHT, say=lambda line: None).network
+        network = compiled(replace(one, network=cut), "on", images=16, **BATCHES_OF_8, say=lambda line: None).network
         assert torch.equal(network(inputs), whole(inputs))
         assert graphs == [8] * (1 if number < 4 else 2)
 
 
-def test_what_cannot_be_compiled_is_trained_as_it_is_unless_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_compilation_raises_only_if_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> torch.Tensor:
         raise RuntimeError("Failed to find C compiler\nand much more")
 
     monkeypatch.setattr(compiling.torch, "compile", lambda network, dynamic: fails)
-    one, said = part(), list[str]()
-    network = Compiled(one.network.eval(), 8, required=False, say=said.append)
+    one, messages = part(), list[str]()
+    network = Compiled(one.network.eval(), 8, required=False, say=messages.append)
     inputs = torch.randn(8, 8)
     for _ in range(2):
         assert torch.equal(network(inputs), one.network(inputs))
-    assert said == ["  the network is not compiled: Failed to find C compiler"]
+    assert messages == ["  the network is not compiled: Failed to find C compiler"]
     expected = r"^compile=on: expected a network that torch can compile here \(Failed to find C compiler\)"
     with pytest.raises(UserError, match=expected):
         Compiled(one.network, 8, required=True, say=pytest.fail)(inputs)

@@ -1,4 +1,4 @@
-"""What is said of data before a sweep is what is in the files, and what is shown is what a run draws."""
+"""Facts and images that the `data` command shows agree with the files and with a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPLITS = {"train": 9, "val": 3, "test": 4}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parts of two photographs, with what people have among theirs."""
+    """Crops of two photographs in folders by split and class, with broken, duplicate and other files among them."""
     top = tmp_path_factory.mktemp("photos")
     draw = np.random.default_rng(0)
     for name, array in zip(("china", "flower"), load_sample_images().images, strict=True):
@@ -69,16 +69,16 @@ def config(folder: Path, *overrides: str) -> Config:
     return frostline.compose("data=image_folder", f"data.root={folder}", *CHOSEN, *overrides)
 
 
-def opened(folder: Path, *overrides: str) -> Opened:
+def open_folder(folder: Path, *overrides: str) -> Opened:
     return data_facts.open_data(config(folder, *overrides), FakeScreen())
 
 
-def looked_at(folder: Path, *overrides: str) -> tuple[DataFacts, Gallery]:
-    found = opened(folder, *overrides)
+def facts_and_gallery(folder: Path, *overrides: str) -> tuple[DataFacts, Gallery]:
+    found = open_folder(folder, *overrides)
     return data_facts.facts(found), data_gallery.gallery(found)
 
 
-def good(folder: Path, split: str) -> list[Path]:
+def readable(folder: Path, split: str) -> list[Path]:
     files = [file for kind in ("*.jpg", "*.png") for file in (folder / split).rglob(kind)]
     return sorted(file for file in files if file.stem not in ("cut", "empty"))
 
@@ -88,29 +88,29 @@ def upright(file: Path) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def seen_by(found: Opened) -> Callable[[Image.Image], torch.Tensor]:
-    """Return what torchvision makes a network's input with, but for the values' normalisation."""
+def torchvision_transform(found: Opened) -> Callable[[Image.Image], torch.Tensor]:
+    """Return the preprocessing of torchvision for this network, without normalisation."""
     spec = found.spec
     how = (transforms.Resize(spec.resize), transforms.CenterCrop(spec.size), transforms.ToTensor())
     return transforms.Compose(how)
 
 
-def test_numbers_are_those_of_the_files(folder: Path) -> None:
-    facts = data_facts.facts(opened(folder))
-    files = {split: good(folder, split) for split in SPLITS}
+def test_facts_agree_with_the_files(folder: Path) -> None:
+    facts = data_facts.facts(open_folder(folder))
+    files = {split: readable(folder, split) for split in SPLITS}
     for split, own in files.items():
         counted = Counter(file.parent.name for file in own)
         assert dict(zip(facts.classes, facts.counts[split], strict=True)) == counted
     assert facts.largest == ("china", pytest.approx(15 / 25))
     sizes = np.array([upright(file).size for own in files.values() for file in own])
     quarters = (0, 0.25, 0.5, 0.75, 1)
-    for said, each in (
+    for quantiles, each in (
         (facts.sizes.width, sizes[:, 0]),
         (facts.sizes.height, sizes[:, 1]),
         (facts.sizes.shorter, sizes.min(1)),
         (facts.sizes.aspect, sizes[:, 0] / sizes[:, 1]),
     ):
-        assert said == pytest.approx(tuple(np.quantile(each, quarters)))
+        assert quantiles == pytest.approx(tuple(np.quantile(each, quarters)))
     below = int((sizes.min(1) < facts.given.resize).sum())
     assert facts.sizes.enlarged == below and 0 < below < len(sizes)
     assert facts.converted == {"upright": 1, "grayscale": 1}
@@ -119,10 +119,10 @@ def test_numbers_are_those_of_the_files(folder: Path) -> None:
     assert (facts.hidden, facts.suffixes) == (1, {".txt": 1, ".mp4": 2})
 
 
-def test_what_the_network_gets_is_measured_as_torchvision_makes_it(folder: Path) -> None:
-    found = opened(folder)
-    given, see = data_facts.facts(found).given, seen_by(found)
-    views = torch.stack([see(upright(file)) for file in good(folder, "train")]).double()
+def test_input_statistics_equal_torchvision_preprocessing(folder: Path) -> None:
+    found = open_folder(folder)
+    given, transform = data_facts.facts(found).given, torchvision_transform(found)
+    views = torch.stack([transform(upright(file)) for file in readable(folder, "train")]).double()
     values = ((views.permute(1, 0, 2, 3).flatten(1).T - torch.tensor(given.mean)) / torch.tensor(given.std)).numpy()
     assert given.views == len(views) and given.training == ()
     assert given.measured_mean == pytest.approx(tuple(values.mean(0)), abs=2e-2)  # a level is 0.017
@@ -131,21 +131,21 @@ def test_what_the_network_gets_is_measured_as_torchvision_makes_it(folder: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pixels", ["exact", "auto"])
-def test_images_are_the_views_that_a_run_draws(folder: Path, tmp_path: Path, pixels: str) -> None:
+def test_gallery_shows_the_views_of_a_run(folder: Path, tmp_path: Path, pixels: str) -> None:
     chosen = ("augment=standard", "seed=3", "features.views=2", f"data.pixels={pixels}")
-    found = opened(folder, *chosen)
+    found = open_folder(folder, *chosen)
     run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=FakeScreen())
     views, train = run.views.train, run.data.train
     names = loading.image_names(run.config.data, run.store)["train"]
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
-    see = seen_by(found)
+    transform = torchvision_transform(found)
     sheet = data_gallery.gallery(found).classes
     assert list(sheet) == ["china", "flower"]
     for name, group in sheet.items():
         assert Counter(one.split for one in group) == {"train": 3, "val": 2, "test": 2}
         assert {one.label for one in group} == {Path(one.name).parent.name for one in group} == {name}
         for one in (one for one in group if one.split != "train" or pixels == "exact"):
-            plain = see(upright(folder / one.name)).mul(255).permute(1, 2, 0).numpy()
+            plain = transform(upright(folder / one.name)).mul(255).permute(1, 2, 0).numpy()
             assert np.abs(one.views[0] - plain).max() <= 1
         for one in (one for one in group if one.split == "train"):
             row = torch.tensor([row_of[one.name]])
@@ -159,9 +159,9 @@ def levels(view: torch.Tensor, found: Opened) -> NDArray[np.uint8]:
     return np.rint(values * 255).astype(np.uint8)
 
 
-def test_measured_are_the_views_that_a_run_sees_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_statistics_use_the_first_training_views(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_facts, "MEASURED", 7)
-    found = opened(folder, "augment=standard", "seed=5")
+    found = open_folder(folder, "augment=standard", "seed=5")
     order = data_facts.dataset.shuffled(len(found.data.train), 5, 1)[:7]
     values = found.training.inputs(order, 1).numpy()
     given = data_facts.facts(found).given
@@ -170,28 +170,26 @@ def test_measured_are_the_views_that_a_run_sees_first(folder: Path, monkeypatch:
     assert given.measured_std == pytest.approx(tuple(values.std((0, 2, 3))), abs=1e-5)
 
 
-def beside(facts: DataFacts, gallery: Gallery, words: str) -> list[tuple[GalleryImage, ...]]:
+def images_of_finding(facts: DataFacts, gallery: Gallery, text: str) -> list[tuple[GalleryImage, ...]]:
     (found,) = (
-        list(groups) for finding, groups in zip(facts.findings, gallery.findings, strict=True) if words in finding.about
+        list(groups) for finding, groups in zip(facts.findings, gallery.findings, strict=True) if text in finding.about
     )
     return found
 
 
-def test_findings_show_the_images_that_they_are_about(folder: Path) -> None:
-    facts, gallery = looked_at(folder)
-    ((copy, first),) = beside(facts, gallery, "in test is in train")
+def test_findings_show_their_images(folder: Path) -> None:
+    facts, gallery = facts_and_gallery(folder)
+    ((copy, first),) = images_of_finding(facts, gallery, "in test is in train")
     assert (copy.name, first.name) == ("test/flower/copy.jpg", "train/flower/4.jpg")
     assert np.array_equal(copy.views[0], first.views[0]) and copy.views[0].std() > 0
-    ((one, two),) = beside(facts, gallery, "with different labels")
+    ((one, two),) = images_of_finding(facts, gallery, "with different labels")
     assert {one.label, two.label} == {"china", "flower"} and one.name == "train/china/0.jpg"
-    ((near, like),) = beside(facts, gallery, "looks nearly like one in train")
+    ((near, like),) = images_of_finding(facts, gallery, "looks nearly like one in train")
     assert (near.name, like.name) == ("test/flower/near.png", "train/flower/7.jpg")
-    assert beside(facts, gallery, "are left out, without the suffix") == []
+    assert images_of_finding(facts, gallery, "are left out, without the suffix") == []
 
 
-def test_of_many_classes_some_are_shown_from_the_largest_to_the_smallest(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gallery_of_many_classes_shows_a_range_of_sizes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_gallery, "CLASSES", 3)
     found = data_facts.open_data(frostline.compose("data=digits", f"model.image_size={SIDE}"), FakeScreen())
     facts, sheet = data_facts.facts(found), data_gallery.gallery(found).classes
@@ -200,10 +198,10 @@ def test_of_many_classes_some_are_shown_from_the_largest_to_the_smallest(
     assert sizes == sorted(sizes, reverse=True) and facts.root == ""
 
 
-def test_groups_that_a_table_tears_apart_are_shown(folder: Path, tmp_path: Path) -> None:
+def test_groups_in_several_splits_are_shown(folder: Path, tmp_path: Path) -> None:
     rows = [("path", "label", "split", "group")]
     for split in SPLITS:
-        rows += [(str(file), file.parent.name, split, f"{split}{n}") for n, file in enumerate(good(folder, split))]
+        rows += [(str(file), file.parent.name, split, f"{split}{n}") for n, file in enumerate(readable(folder, split))]
     rows[2] = (*rows[2][:3], "both")
     rows[-1] = (*rows[-1][:3], "both")
     rows[4:6] = [(*row[:3], "pair") for row in rows[4:6]]
@@ -212,18 +210,18 @@ def test_groups_that_a_table_tears_apart_are_shown(folder: Path, tmp_path: Path)
     found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), FakeScreen())
     facts, gallery = data_facts.facts(found), data_gallery.gallery(found)
     assert facts.groups == {name: count - (name == "train") for name, count in facts.images.items()}
-    ((one, other),) = beside(facts, gallery, "1 group has images in train and in test")
+    ((one, other),) = images_of_finding(facts, gallery, "1 group has images in train and in test")
     assert [str(folder / shown.name) for shown in (one, other)] == [rows[2][0], rows[-1][0]]
 
     fewer = data_facts.open_data(frostline.compose(*chosen, *CHOSEN, "data.limit=2"), FakeScreen())
     facts, gallery = data_facts.facts(fewer), data_gallery.gallery(fewer)
     trained_on = {one.name for group in gallery.classes.values() for one in group if one.split == "train"}
     assert len(trained_on) == sum(facts.counts["train"]) == 2 and one.name not in trained_on
-    assert beside(facts, gallery, "1 group has images in train and in test") == []
+    assert images_of_finding(facts, gallery, "1 group has images in train and in test") == []
 
 
-class Watched(FakeScreen):
-    """A screen that keeps what took time."""
+class ProgressTitles(FakeScreen):
+    """A screen that keeps the titles of progress bars."""
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -231,19 +229,19 @@ class Watched(FakeScreen):
         yield lambda count: None
 
 
-def test_what_was_looked_at_is_not_decoded_again_for_a_run(folder: Path, tmp_path: Path) -> None:
+def test_run_reuses_images_decoded_for_facts(folder: Path, tmp_path: Path) -> None:
     chosen = config(folder, "augment=standard", f"store.path={tmp_path}")
     loading._last.clear()
-    screen = Watched()
+    screen = ProgressTitles()
     found = data_facts.open_data(chosen, screen)
-    assert screen.lines.count("decoding") == 3  # train, whole; val and test, as they are seen
+    assert screen.lines.count("decoding") == 3  # one per split
     data_facts.facts(found), data_gallery.gallery(found)
     loading._last.clear()
     setup.assemble(chosen, tmp_path, meta=True, screen=screen)
     assert screen.lines.count("decoding") == 3
 
 
-def test_the_command_prints_facts_and_writes_a_page(
+def test_data_command_prints_facts_and_writes_a_page(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -253,15 +251,15 @@ def test_the_command_prints_facts_and_writes_a_page(
     assert Path(printed.splitlines()[-1]) == tmp_path / "data.html"
     assert re.search(r"china +15 +7 +8 *\n", printed) and "train/china/cut.jpg (" in printed
     page = (tmp_path / "data.html").read_text()
-    assert page.count("data:image/jpeg") == 2 * 7 + 2 * 4  # of each class, and of four pairs
+    assert page.count("data:image/jpeg") == 2 * 7 + 2 * 4  # seven of each class, and four pairs
     (tmp_path / "data.html").unlink()
     assert commands.run("data", [*overrides, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["counts"]["train"] == [15, 10] and not (tmp_path / "data.html").exists()
-    assert ["train/flower/empty.png", "empty"] in said["broken"]
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["counts"]["train"] == [15, 10] and not (tmp_path / "data.html").exists()
+    assert ["train/flower/empty.png", "empty"] in facts["broken"]
 
 
-def test_options_of_ones_own_are_found_as_for_a_sweep_and_stand_in_what_is_to_be_typed_next(
+def test_own_config_dir_is_used_and_repeated_in_commands(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(project, "further_configs", [])
@@ -287,13 +285,13 @@ def test_options_of_ones_own_are_found_as_for_a_sweep_and_stand_in_what_is_to_be
         (["--json", "--page", "x.html"], r"argument --page: not allowed with argument --json"),
     ],
 )
-def test_a_mistake_is_refused_as_by_a_run(folder: Path, arguments: list[str], line: str) -> None:
+def test_user_mistake_is_one_line(folder: Path, arguments: list[str], line: str) -> None:
     with pytest.raises(UserError, match=line) as mistake:
         commands.run("data", ["data=image_folder", f"data.root={folder}", *CHOSEN, *arguments])
     assert "\n" not in str(mistake.value)
 
 
-def test_a_page_that_cannot_be_written_is_named_by_its_flag(tmp_path):
+def test_unwritable_page_names_its_flag(tmp_path):
     for number in range(12):
         (tmp_path / "set" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "set" / "ab"[number % 2] / f"{number}.png")

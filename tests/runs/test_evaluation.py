@@ -1,4 +1,4 @@
-"""What a run leaves of its test can be read again, by whoever may read the rest of its folder."""
+"""Test predictions are written, read again and summarised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from frostline.runs import evaluation
 from frostline.store.rows import Rows
 
 
-def test_predictions_are_as_readable_as_the_other_files(tmp_path):
+def test_prediction_files_respect_the_umask(tmp_path):
     labels = torch.tensor([0, 1, 0, 1])
     pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     sizes, digests = torch.full((4, 2), 8, dtype=torch.int32), torch.zeros(4, 32, dtype=torch.uint8)
@@ -36,7 +36,7 @@ def test_predictions_are_as_readable_as_the_other_files(tmp_path):
 
 
 @pytest.mark.parametrize(("classes", "kept"), [(10, True), (20_000, False)])
-def test_what_is_read_of_predictions_is_what_was_said(tmp_path, classes, kept):
+def test_read_predictions_equal_written_logits(tmp_path, classes, kept):
     random = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(60, classes, generator=random)
     labels = torch.randint(classes, (60,), generator=random)
@@ -46,11 +46,12 @@ def test_what_is_read_of_predictions_is_what_was_said(tmp_path, classes, kept):
     assert found is not None and (found.logits is not None) == kept
     chances = logits.log_softmax(1)
     assert (found.said == logits.argmax(1).numpy()).all()
-    for numbers, those in ((found.loss, -chances[range(60), labels]), (found.confidence, chances.max(1).values.exp())):
-        assert numbers.dtype == np.float32
-        np.testing.assert_allclose(numbers, those.numpy(), rtol=1e-5, atol=1e-6)
-    for numbers, those in ((found.labels, labels), (found.ids, test.ids), (found.groups, test.groups)):
-        assert numbers.dtype == np.int64 and (numbers == those.numpy()).all()
+    loss, confidence = -chances[range(60), labels], chances.max(1).values.exp()
+    for values, expected in ((found.loss, loss), (found.confidence, confidence)):
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5, atol=1e-6)
+    for values, expected in ((found.labels, labels), (found.ids, test.ids), (found.groups, test.groups)):
+        assert values.dtype == np.int64 and (values == expected.numpy()).all()
     if kept:
         assert found.logits is not None and (found.logits == logits.numpy()).all()
         assert (tmp_path / "test_predictions.safetensors").stat().st_size < 60 * (4 * 10 + 8 + 4 + 4) + 400
@@ -58,7 +59,7 @@ def test_what_is_read_of_predictions_is_what_was_said(tmp_path, classes, kept):
         assert load_file(tmp_path / "test_predictions.safetensors")["top_log_probabilities"].shape == (60, 5)
 
 
-def test_logits_of_any_size_are_read_as_probabilities(tmp_path):
+def test_extreme_logits_give_valid_probabilities(tmp_path):
     logits = torch.tensor([[1e4, 0.0], [0.0, -1e4], [3e38, -3e38], [0.5, 0.5], [torch.inf, 0.0]])
     labels = torch.tensor([0, 1, 1, 1, 1])
     evaluation.write(
@@ -70,7 +71,7 @@ def test_logits_of_any_size_are_read_as_probabilities(tmp_path):
     assert found.loss[:3].tolist() == [0.0, 1e4, np.inf] and abs(found.loss[3] - np.log(2)) < 1e-6
 
 
-def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_of_argmax():
+def test_most_probable_classes_equal_sorted_softmax():
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
     logits[3] = 0.5  # all the same
     first, chances = evaluation.most_probable(logits, 4)
@@ -78,7 +79,7 @@ def test_the_most_probable_classes_are_those_of_the_softmax_and_the_first_that_o
     assert torch.allclose(chances, logits.log_softmax(1).sort(1, descending=True).values[:, :4])
 
 
-def test_the_accuracy_on_new_images_leaves_out_those_that_are_in_train_too() -> None:
+def test_accuracy_without_images_shared_with_train() -> None:
     train, test = split(torch.tensor([0, 1, 0]), first=0), split(torch.tensor([0, 1, 1, 0]), first=2)
     right = torch.nn.functional.one_hot(test.labels, 2).float()
     wrong_where_new = torch.cat([right[:1], 1 - right[1:]])
@@ -95,7 +96,7 @@ def split(labels: torch.Tensor, *, first: int) -> Split:
     return Split(rows, False, torch.full((count, 2), 2), labels, torch.arange(count), digests, "")
 
 
-_MANY = """
+_MANY_CLASSES = """
 import resource, sys, torch
 from pathlib import Path
 from frostline.data.splits import Split
@@ -127,12 +128,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.slow
-def test_ten_thousand_classes_take_less_than_a_gigabyte_and_five_megabytes_of_files(tmp_path):
-    """What scoring, writing and reporting take; 10,000 images of them have 400 MB of logits."""
-    code = [sys.executable, "-c", _MANY, str(tmp_path)]
+def test_10000_classes_need_bounded_memory_and_disk(tmp_path):
+    """Scoring, writing and reporting of 10,000 images, whose logits have 400 MB."""
+    code = [sys.executable, "-c", _MANY_CLASSES, str(tmp_path)]
     done = warm.run(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 0.8e6  # kB: twice the logits, which lie there once
+    assert int(done.stdout) < 0.8e6  # kB: twice the logits, which are in memory once
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5e6
-    said = json.loads((tmp_path / "confusion_matrix.json").read_text())
-    assert sum(said["counts"]) == 10_000 and len(said["rows"]) == len(said["columns"]) == len(said["counts"])
+    matrix = json.loads((tmp_path / "confusion_matrix.json").read_text())
+    assert sum(matrix["counts"]) == 10_000 and len(matrix["rows"]) == len(matrix["columns"]) == len(matrix["counts"])

@@ -1,4 +1,4 @@
-"""An exported file says what the network says, in other programs and on images of any size."""
+"""An exported file gives the network's probabilities in other programs and for images of any size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is n
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Return the folder of a run with a network of few layers: to write a graph takes as long as there are some."""
+    """Return the folder of a run with a network of few layers, because export time grows with their number."""
     folder, options = tmp_path_factory.mktemp("tiny"), (*SMALL, *TINY, "freeze=full", "epochs=1")
     metrics, images = execute_run(compose(*options), folder)
     (folder / layout.CONFIG).write_text(json.dumps(plain_config(*options)))
@@ -33,16 +33,16 @@ def tiny(tmp_path_factory):
     return folder
 
 
-def exported(run, tmp_path, capsys, kind):
-    """Export a run, and return the file."""
+def export_run(run, tmp_path, capsys, kind):
+    """Export a run and return the file."""
     assert commands.run("export", [str(run), "--format", kind, "--output", str(tmp_path)]) == 0
-    said, name = capsys.readouterr(), predict.load(run, device="cpu").model.name
-    assert said.err == "" and said.out.splitlines()[0].endswith(f"{name} with 10 classes as {kind}")
+    printed, name = capsys.readouterr(), predict.load(run, device="cpu").model.name
+    assert printed.err == "" and printed.out.splitlines()[0].endswith(f"{name} with 10 classes as {kind}")
     return tmp_path / f"model{export.SUFFIXES[kind]}"
 
 
 def digits(run):
-    """Return 5 test images and what the run has recorded of them."""
+    """Return five test images and the probabilities that the run recorded for them."""
     from sklearn.datasets import load_digits
 
     recorded = load_file(run / "test_predictions.safetensors")
@@ -52,26 +52,26 @@ def digits(run):
 
 
 @pytest.mark.slow
-def test_onnx_with_any_batch_and_size(tiny, tmp_path, capsys):
+def test_onnx_accepts_any_batch_and_image_size(tiny, tmp_path, capsys):
     session = onnxruntime.InferenceSession(
-        str(exported(tiny, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
+        str(export_run(tiny, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
     )
     images, expected = digits(tiny)
     for count in (1, 5):
-        (said,) = session.run(["probabilities"], {"images": images[:count].numpy()})
-        assert torch.allclose(torch.from_numpy(said), expected[:count], atol=1e-4)
+        (probabilities,) = session.run(["probabilities"], {"images": images[:count].numpy()})
+        assert torch.allclose(torch.from_numpy(probabilities), expected[:count], atol=1e-4)
     (large,) = session.run(None, {"images": torch.zeros(2, 3, 60, 100, dtype=torch.uint8).numpy()})
     assert large.shape == (2, 10)
-    said = session.get_modelmeta().custom_metadata_map
-    assert json.loads(said["classes"]) == [str(digit) for digit in range(10)]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == [str(digit) for digit in range(10)]
     assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
-def test_torchscript_with_any_batch_and_size(tiny, tmp_path, capsys):
+def test_torchscript_accepts_any_batch_and_image_size(tiny, tmp_path, capsys):
     extra = {"frostline.json": ""}
-    script = torch.jit.load(exported(tiny, tmp_path, capsys, "torchscript"), _extra_files=extra)
+    script = torch.jit.load(export_run(tiny, tmp_path, capsys, "torchscript"), _extra_files=extra)
     images, expected = digits(tiny)
     for count in (1, 5):
         assert torch.allclose(script(images[:count]), expected[:count], atol=1e-4)
@@ -79,8 +79,8 @@ def test_torchscript_with_any_batch_and_size(tiny, tmp_path, capsys):
     assert json.loads(extra["frostline.json"])["classes"] == [str(digit) for digit in range(10)]
 
 
-def test_safetensors_are_weights_to_start_from_too(trained, tmp_path, capsys):
-    file = exported(trained.folder / "1", tmp_path, capsys, "safetensors")
+def test_exported_safetensors_load_as_initial_weights(trained, tmp_path, capsys):
+    file = export_run(trained.folder / "1", tmp_path, capsys, "safetensors")
     classes = [str(digit) for digit in range(10)]
     model = build.build("shufflenet_v2_x0_5", weights=str(file), num_classes=10, classes=classes, seed=0)
     original = predict.load(trained.folder / "1", device="cpu").model
@@ -89,7 +89,7 @@ def test_safetensors_are_weights_to_start_from_too(trained, tmp_path, capsys):
     assert all(torch.equal(state[name], tensor) for name, tensor in original.module.state_dict().items())
 
 
-def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsys):
+def test_disagreeing_export_is_not_kept(trained, tmp_path, monkeypatch, capsys):
     wrong = {**export._READ, "safetensors": lambda file: lambda images: torch.full((len(images), 10), 0.1)}
     monkeypatch.setattr(export, "_READ", wrong)
     status = commands.run(
@@ -100,14 +100,14 @@ def test_a_file_that_disagrees_is_not_kept(trained, tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_on_a_card_is_exported_from_a_copy_on_the_cpu(trained, tmp_path):
+def test_gpu_network_is_exported_from_a_cpu_copy(trained, tmp_path):
     network = predict.load(trained.folder / "1", device="cpu")
-    there = frostline.Classifier(replace(network, device=torch.device("cuda:7")))  # which is not there
-    assert there.export(tmp_path / "model.pt") < export.TOLERANCE
-    assert there.network.device.type == "cuda"
+    classifier = frostline.Classifier(replace(network, device=torch.device("cuda:7")))  # no such device
+    assert classifier.export(tmp_path / "model.pt") < export.TOLERANCE
+    assert classifier.network.device.type == "cuda"
 
 
-def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
+def test_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(
         UserError, match=r"^--format=onnx: expected the packages onnx, onnxscript and onnxruntime"
@@ -125,7 +125,7 @@ def test_a_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
         ((), "the following arguments are required: --format"),
     ],
 )
-def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):
+def test_user_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         commands.run("export", [str(trained.folder / "1"), *arguments])
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, messag
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
-def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(tiny, tmp_path, kind):
+def test_full_disk_is_one_line_and_leaves_no_file(tiny, tmp_path, kind):
     network = predict.load(tiny, device="cpu")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))

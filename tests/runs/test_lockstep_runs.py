@@ -1,4 +1,4 @@
-"""Heads that are trained in lockstep end with the bits that they get alone, whatever becomes of the others."""
+"""Heads trained in lockstep end with the same bits as alone, whatever happens to the other runs."""
 
 from __future__ import annotations
 
@@ -35,33 +35,32 @@ TOGETHER = (
     ("lr=3e-1", "seed=1", "schedule=onecycle", "train.patience=1"),
 )
 SEEDS = (("seed=0",), ("seed=1", "train.patience=1"), ("seed=2", "train.label_smoothing=0.1"))
-"""Runs of one learning rate, which one optimizer learns."""
+"""Runs of one learning rate, which share an optimizer."""
 
 
 @dataclass
 class Ran:
-    """What a run left."""
+    """The results of a run."""
 
     journal: list[dict[str, Any]]
     weights: dict[str, torch.Tensor]
-    said: list[str]
+    messages: list[str]
     tags: dict[str, str]
     seconds: float
 
-    def same(self, other: Ran) -> bool:
-        weights = self.weights.keys() == other.weights.keys()
-        return (
-            weights
-            and self.journal == other.journal
-            and all(torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items())
-        )
+
+def assert_same(found: Sequence[Ran], expected: Sequence[Ran]) -> None:
+    """Assert that the runs have the same epochs and the same weights, bit for bit."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.journal == other.journal and one.weights.keys() == other.weights.keys()
+        assert all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
 
 
 CarryOut = Callable[[Sequence[Config]], list[Ran]]
 
 
 @pytest.fixture(autouse=True)
-def _nobody_before() -> Iterator[None]:
+def _without_cached_groups() -> Iterator[None]:
     lockstep_runs.of_process.cache_clear()
     yield
     lockstep_runs.of_process.cache_clear()
@@ -84,7 +83,7 @@ def together(folder: Path, several: Sequence[Config]) -> list[Ran]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> CarryOut:
-    """Return what carries out runs without any other, each once for all tests."""
+    """Return a function that carries out runs one by one, each once for all tests."""
     folder = tmp_path_factory.mktemp("alone")
     done: dict[str, Ran] = {}
 
@@ -106,53 +105,51 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> CarryOut:
     ],
     ids=" ".join,
 )
-def test_every_run_gets_the_bits_that_it_gets_alone(alone: CarryOut, common: Sequence[str], tmp_path: Path) -> None:
+def test_lockstep_runs_equal_runs_alone(alone: CarryOut, common: Sequence[str], tmp_path: Path) -> None:
     several = configs(*common)
-    if "model.weights=null" in common:  # then a seed decides the features too
+    if "model.weights=null" in common:  # then the features depend on the seed
         several = [one for one in several if one.seed == several[0].seed]
     ran = together(tmp_path, several)
-    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert_same(ran, alone(several))
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
     others = "1 other run" if len(several) == 2 else f"{len(several) - 1} other runs"
-    assert f"  in lockstep with {others} on the same features" in ran[0].said
+    assert f"  in lockstep with {others} on the same features" in ran[0].messages
     for one in ran[1:]:
-        assert f"  in lockstep: its head was trained together with {others}" in one.said
+        assert f"  in lockstep: its head was trained together with {others}" in one.messages
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_seeds_of_one_learning_rate_get_the_bits_that_they_get_alone(
-    alone: CarryOut, optimizer: str, tmp_path: Path
-) -> None:
+def test_lockstep_seeds_of_one_lr_equal_runs_alone(alone: CarryOut, optimizer: str, tmp_path: Path) -> None:
     several = configs(f"optimizer={optimizer}", "lr=1e-2", lines=SEEDS)
     ran = together(tmp_path, several)
-    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert_same(ran, alone(several))
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
 
 
 @pytest.mark.slow
-def test_on_a_card_too_every_run_gets_the_bits_that_single_operations_give(
+def test_captured_lockstep_steps_equal_single_operations(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captured_step, "_AFTER", 1)
     lines = [("lr=1e-2",), ("lr=1e-2", "seed=1", "schedule=cosine"), ("lr=3e-2",)]
-    tiny = build("test_resnet", library="timm", weights=None, num_classes=10, seed=0)  # of one backbone for all seeds
+    tiny = build("test_resnet", library="timm", weights=None, num_classes=10, seed=0)  # one backbone for all seeds
     save_file(tiny.module.state_dict(), tmp_path / "tiny.safetensors")
     common = (*TINY, f"model.weights={tmp_path / 'tiny.safetensors'}", "device=cuda", "precision=fp32", "epochs=1")
     several = configs(*common, lines=lines)
-    with EmulatedMachine().running() as there:
+    with EmulatedMachine().running() as card:
         one_by_one = alone(configs(*common, "features.lockstep=false", lines=lines))
-        assert not there.launches["graph"]
+        assert not card.launches["graph"]
         ran = together(tmp_path, several)
-        assert there.launches["graph"]
+        assert card.launches["graph"]
         by_itself = run(tmp_path / "by itself", several[1])
-    assert all(a.same(b) for a, b in zip([*ran, by_itself], [*one_by_one, one_by_one[1]], strict=True))
+    assert_same([*ran, by_itself], [*one_by_one, one_by_one[1]])
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
-    assert layout.LOCKSTEP_TAG not in by_itself.tags and not [line for line in by_itself.said if "lockstep" in line]
+    assert layout.LOCKSTEP_TAG not in by_itself.tags and not [line for line in by_itself.messages if "lockstep" in line]
 
 
 @pytest.mark.slow
-def test_on_a_card_whose_batched_products_round_otherwise_steps_of_each_head_are_captured(
+def test_each_head_is_captured_if_products_round_differently(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agrees = Stack._agrees_on
@@ -160,17 +157,18 @@ def test_on_a_card_whose_batched_products_round_otherwise_steps_of_each_head_are
     monkeypatch.setattr(captured_step, "_AFTER", 1)
     lines = [("lr=1e-2",), ("lr=3e-2", "train.label_smoothing=0.1")]
     common = (*TINY, "device=cuda", "precision=fp32", "epochs=1")
-    with EmulatedMachine().running() as there:
+    with EmulatedMachine().running() as card:
         (by_itself,) = alone(configs(*common, "features.lockstep=false", lines=lines[:1]))
         first, second = configs(*common, lines=lines)
         ran = run(tmp_path, first, [second])
-        assert there.launches["graph"]
-    assert ran.same(by_itself) and layout.LOCKSTEP_TAG not in ran.tags
-    assert [line for line in ran.said if "not in lockstep" in line]
+        assert card.launches["graph"]
+    assert_same([ran], [by_itself])
+    assert layout.LOCKSTEP_TAG not in ran.tags
+    assert [line for line in ran.messages if "not in lockstep" in line]
 
 
 @pytest.mark.slow
-def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_lockstep_runs_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = dict.fromkeys((Stack, PlainStepper), 0)
 
     def counting(kind: Any) -> None:
@@ -191,13 +189,11 @@ def test_the_steps_of_all_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_each_has_its_part_of_the_time_that_features_and_steps_took(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_time_is_shared_among_lockstep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = Features.inputs
 
     def slow(self: Features, index: torch.Tensor, epoch: int) -> torch.Tensor:
-        time.sleep(0.05 * self.first)  # as if they were computed then
+        time.sleep(0.05 * self.first)  # the time to compute the features
         self.first = False
         return inputs(self, index, epoch)
 
@@ -209,18 +205,18 @@ def test_each_has_its_part_of_the_time_that_features_and_steps_took(
 
 
 @pytest.mark.slow
-def test_where_the_first_stops_early_the_next_one_leads_on(alone: CarryOut, tmp_path: Path) -> None:
+def test_next_run_leads_after_early_stopping(alone: CarryOut, tmp_path: Path) -> None:
     lines = [("lr=1e-9", "train.patience=1"), *TOGETHER]
     several = configs("epochs=3", lines=lines)
     ran = together(tmp_path, several)
-    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert_same(ran, alone(several))
     assert len(ran[0].journal) == 2 and len(ran[1].journal) == 3
-    assert "  in lockstep with 4 other runs on the same features" in ran[0].said
-    assert "  in lockstep with 3 other runs on the same features" in ran[1].said
+    assert "  in lockstep with 4 other runs on the same features" in ran[0].messages
+    assert "  in lockstep with 3 other runs on the same features" in ran[1].messages
 
 
 @pytest.mark.slow
-def test_one_that_diverges_spoils_no_other(alone: CarryOut, tmp_path: Path) -> None:
+def test_diverging_run_does_not_affect_others(alone: CarryOut, tmp_path: Path) -> None:
     several = configs("optimizer=sgd", lines=[("lr=1e38",), ("lr=1e-2",), ("lr=1e37",), ("lr=1e-3",)])
     apart = alone(several[1::2])
     found = []
@@ -230,12 +226,12 @@ def test_one_that_diverges_spoils_no_other(alone: CarryOut, tmp_path: Path) -> N
         else:
             with pytest.raises(Diverged):
                 run(tmp_path / f"together {i}", one, several[i + 1 :])
-    assert all(a.same(b) for a, b in zip(found, apart, strict=True))
+    assert_same(found, apart)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lines", [TOGETHER, SEEDS], ids=["of several rates", "of one"])
-def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
+@pytest.mark.parametrize("lines", [TOGETHER, SEEDS], ids=["several learning rates", "one learning rate"])
+def test_interrupted_run_resumes_alone(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Sequence[Sequence[str]]
 ) -> None:
     several = configs(lines=lines)
@@ -251,23 +247,23 @@ def test_one_that_is_interrupted_goes_on_alone_and_the_others_without_it(
         patch.setattr(checkpoint, "save", killed)
         with pytest.raises(Terminated):
             run(tmp_path / "together 0", several[0], several[1:])
-    lockstep_runs.of_process.cache_clear()  # another process goes on
+    lockstep_runs.of_process.cache_clear()  # as in another process
     ran = together(tmp_path, several)
-    assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
-    assert any(line.startswith("  resumes after epoch 1") for line in ran[0].said)
+    assert_same(ran, apart)
+    assert any(line.startswith("  resumes after epoch 1") for line in ran[0].messages)
     assert layout.LOCKSTEP_TAG not in ran[0].tags and ran[1].tags[layout.LOCKSTEP_TAG] == str(len(several) - 1)
 
 
 @pytest.mark.slow
-def test_one_that_fails_in_the_middle_of_an_epoch_leaves_the_others_what_was_whole(
+def test_failure_within_an_epoch_does_not_affect_others(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    several, asked = configs(), 0
+    several, calls = configs(), 0
 
     def fails(_: object) -> bool:
-        nonlocal asked
-        asked += 1
-        if asked == 5:  # of three steps an epoch
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # in the second epoch of three steps
             raise OSError("a disk that is gone")
         return False
 
@@ -276,12 +272,12 @@ def test_one_that_fails_in_the_middle_of_an_epoch_leaves_the_others_what_was_who
         with pytest.raises(OSError, match="a disk that is gone"):
             run(tmp_path / "together 0", several[0], several[1:])
     ran = [run(tmp_path / f"together {i}", several[i], several[i + 1 :]) for i in range(1, len(several))]
-    assert all(a.same(b) for a, b in zip(ran, alone(several[1:]), strict=True))
-    assert all(one.tags[layout.LOCKSTEP_TAG] == str(len(several)) for one in ran)  # in the first epoch
+    assert_same(ran, alone(several[1:]))
+    assert all(one.tags[layout.LOCKSTEP_TAG] == str(len(several)) for one in ran)  # from the first epoch
 
 
 @pytest.mark.slow
-def test_where_batched_products_have_other_bits_each_run_is_alone(
+def test_no_lockstep_if_batched_products_round_differently(
     alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product = torch.baddbmm
@@ -289,14 +285,15 @@ def test_where_batched_products_have_other_bits_each_run_is_alone(
     several = configs()
     apart = alone(several)
     ran = together(tmp_path, several)
-    assert all(a.same(b) for a, b in zip(ran, apart, strict=True))
+    assert_same(ran, apart)
     assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
-    assert "  note: not in lockstep, since here a batched product rounds differently from single ones" in ran[0].said
+    note = "  note: not in lockstep, since here a batched product rounds differently from single ones"
+    assert note in ran[0].messages
 
 
 @pytest.mark.slow
-def test_other_features_are_nobody_elses(alone: CarryOut, tmp_path: Path) -> None:
+def test_no_lockstep_with_different_features(alone: CarryOut, tmp_path: Path) -> None:
     several = configs("model.weights=null", lines=[("seed=0",), ("seed=1",)])
     ran = together(tmp_path, several)
     assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
-    assert all(a.same(b) for a, b in zip(ran, alone(several), strict=True))
+    assert_same(ran, alone(several))

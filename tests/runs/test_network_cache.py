@@ -1,4 +1,4 @@
-"""A network that the next run of a process gets from the one before is the one that it would have built."""
+"""A network reused from the previous run of a process equals a newly built one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from small import SMALL, compose, execute_run
 
 @pytest.fixture(autouse=True)
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
-    """The configs of the networks that are built."""
+    """Return the configs of the networks that are built."""
     found: list[Config] = []
     real = setup.build_model
 
@@ -47,7 +47,7 @@ def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
 @pytest.mark.parametrize(
     "options", [(), ("features.enabled=false",), ("train.ema_decay=0.9", "optimizer=sgd"), ("freeze=probe",)]
 )
-def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_path, built, options):
+def test_head_runs_share_a_network_and_equal_runs_alone(tmp_path, built, options):
     configs = [compose(*SMALL, *options, f"seed={seed}", f"lr={lr}") for seed, lr in ((0, 0.01), (1, 0.1))]
     shared = [run(tmp_path / f"shared{number}", config) for number, config in enumerate(configs)]
     assert len(built) == 1
@@ -59,20 +59,20 @@ def test_runs_of_a_head_build_one_network_and_end_with_the_bits_of_one_each(tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["model.image_size=48", "channels_last=false"])
-def test_another_network_is_built(tmp_path, built, other):
+def test_other_network_options_build_a_new_network(tmp_path, built, other):
     for number, mode in enumerate((other, "freeze=head", other)):
         run(tmp_path / str(number), compose(*SMALL, mode, "epochs=1"))
     assert len(built) == 3
 
 
-def test_one_that_learned_is_built_anew(tmp_path, built):
+def test_trained_backbone_is_not_reused(tmp_path, built):
     for number in range(2):
         run(tmp_path / str(number), compose(*SMALL, "freeze=norm", "epochs=1"))
     assert len(built) == 2
 
 
 @pytest.mark.slow
-def test_weights_that_were_replaced_meanwhile_are_read(tmp_path, built):
+def test_replaced_weights_file_is_read_again(tmp_path, built):
     file = tmp_path / "own.safetensors"
     shutil.copyfile(GLYPHS, file)
     config = compose(*SMALL, f"model.weights={file}")
@@ -85,7 +85,7 @@ def test_weights_that_were_replaced_meanwhile_are_read(tmp_path, built):
     assert len(built) == 2
 
 
-def test_a_head_that_an_architecture_begins_in_its_own_way_begins_so_in_every_run(tmp_path, built, monkeypatch):
+def test_reused_network_gets_the_architectures_own_head_init(tmp_path, built, monkeypatch):
     def new_heads(module: nn.Module, heads: tuple[str, ...], num_classes: int) -> None:
         new_layer(module, heads, num_classes)
         nn.init.normal_(module.get_submodule(heads[0]).get_parameter("weight"), std=3)

@@ -1,4 +1,4 @@
-"""A run on several devices is the run on one, to rounding: the same views and records; what ends it is said."""
+"""A run on several devices equals the run on one to rounding, is recorded once, and reports failed processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from frostline.training.ranks import Origin, RankDied, Ranks
 from small import SMALL, FakeRecord, FakeScreen, compose, execute_run
 
 BACKBONE = "cost/backbone_images"
-STEADY = ("optimizer=sgd", "lr=1e-2")  # Adam makes steps of gradients that are nothing but rounding
+STEADY = ("optimizer=sgd", "lr=1e-2")  # Adam would amplify gradients that are only rounding errors
 RUN = (*SMALL, "device=cpu", *STEADY)
 PARTLY = (*RUN, "freeze=last_stage", "augment=standard", "train.ema_decay=0.5", "train.class_weights=balanced")
 PARTLY = (*PARTLY, "eval_batch_size=4")
@@ -41,23 +41,23 @@ BY_PHASES = (*RUN, "freeze=lp_ft", "freeze_mode.norm_stats=frozen", "optimizer.o
 
 @dataclass
 class Ran:
-    """What a run left."""
+    """The results of a run."""
 
     epochs: list[dict[str, Any]]
     weights: dict[str, Tensor]
     metrics: dict[str, float]
     record: FakeRecord
-    said: list[str]
+    messages: list[str]
     computed: int
-    """Batches that the first process put through frozen stages."""
+    """Batches that the first process passed through frozen stages."""
     scored: int
-    """Batches that it scored."""
+    """Batches that the first process scored."""
     logits: Tensor
-    """Of the test split."""
+    """Logits of the test split."""
 
 
-class Watched(FakeScreen):
-    """A screen that is asked before every step."""
+class StepHook(FakeScreen):
+    """A screen that calls a function before every step."""
 
     def __init__(self, before_step: Callable[[float], object]) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def run(
     """Carry out a run with a store of its own."""
     folder.mkdir(exist_ok=True)
     loading.forget()
-    record, screen, computed, scored = FakeRecord(), Watched(before_step), 0, 0
+    record, screen, computed, scored = FakeRecord(), StepHook(before_step), 0, 0
     call, logits_function = Backbone.__call__, evaluation.logits_function
 
     def counted(backbone: Backbone, views: Tensor) -> Tensor:
@@ -107,12 +107,12 @@ def run(
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Ran]:
-    """Return runs on one device."""
+    """Return the runs on one device by their options."""
     return {options: run(tmp_path_factory.mktemp("alone"), *options) for options in (PARTLY, BY_PHASES, SHIFTED, FULL)}
 
 
-def require_same(ran: Ran, other: Ran) -> None:
-    """Require two runs to be the same to rounding."""
+def assert_same(ran: Ran, other: Ran) -> None:
+    """Assert that two runs are equal to rounding."""
     assert [epoch.keys() for epoch in ran.epochs] == [epoch.keys() for epoch in other.epochs]
     for mine, theirs in zip(ran.epochs, other.epochs, strict=True):
         assert mine == pytest.approx(theirs, abs=2e-6)
@@ -124,19 +124,19 @@ def require_same(ran: Ran, other: Ran) -> None:
 @pytest.mark.parametrize(
     ("options", "devices"), [(PARTLY, 2), (BY_PHASES, 2), (SHIFTED, 2)], ids=["partly", "by phases", "shifted"]
 )
-def test_a_run_on_several_is_the_run_on_one_and_is_recorded_once(
+def test_run_on_several_devices_equals_one_device(
     options: tuple[str, ...], devices: int, alone: dict[tuple[str, ...], Ran], tmp_path: Path
 ) -> None:
     before = set(multiprocessing.active_children())
     ran, one = run(tmp_path, *options, f"devices={devices}"), alone[options]
-    require_same(ran, one)
+    assert_same(ran, one)
     assert [point[:2] for point in ran.record.points] == [point[:2] for point in one.record.points]
     assert ran.record.files == one.record.files
     assert ran.record.tags[layout.FROZEN_TAG] == one.record.tags[layout.FROZEN_TAG]
     assert ran.record.tags[layout.DEVICE_TAG] == f"{devices} x cpu"
     assert ran.metrics[BACKBONE] == one.metrics[BACKBONE]
-    assert ran.computed < one.computed or options is SHIFTED  # the others compute the rest
-    assert ran.scored < one.scored * 2 / 3 or options is BY_PHASES  # which has one batch of each split
+    assert ran.computed < one.computed or options is SHIFTED  # other processes compute the rest
+    assert ran.scored < one.scored * 2 / 3 or options is BY_PHASES  # BY_PHASES has one batch of each split
     torch.testing.assert_close(ran.logits, one.logits, rtol=1e-4, atol=1e-4)
     assert {key: value for key, value in ran.metrics.items() if "shift/" in key} == pytest.approx(
         {key: value for key, value in one.metrics.items() if "shift/" in key}
@@ -145,7 +145,7 @@ def test_a_run_on_several_is_the_run_on_one_and_is_recorded_once(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_while_all_score_ends_the_run_with_its_reason_and_one_device_goes_on(
+def test_killed_process_ends_the_run_and_one_device_resumes(
     alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_timing, "_WORTH", 0)
@@ -166,8 +166,8 @@ def test_a_process_that_is_killed_while_all_score_ends_the_run_with_its_reason_a
         run(tmp_path, *PARTLY, "devices=3", before_step=reach, while_scoring=kill)
     assert set(multiprocessing.active_children()) <= before
     ran = run(tmp_path, *PARTLY)
-    assert any(line.startswith("  resumes after epoch 1") for line in ran.said)
-    require_same(ran, alone[PARTLY])
+    assert any(line.startswith("  resumes after epoch 1") for line in ran.messages)
+    assert_same(ran, alone[PARTLY])
 
 
 class Stopped(Exception):
@@ -175,7 +175,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.slow
-def test_what_lies_in_shares_is_the_run_on_one_device_and_goes_on_on_any_number(
+def test_sharded_run_equals_one_device_and_resumes_on_any(
     alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_timing, "_WORTH", 0)
@@ -190,29 +190,29 @@ def test_what_lies_in_shares_is_the_run_on_one_device_and_goes_on_on_any_number(
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     for folder, several in (("run", shares), ("copy", ())):
         ran = run(tmp_path / folder, *FULL, *several)
-        assert any(line.startswith("  resumes after epoch 1") for line in ran.said)
-        require_same(ran, alone[FULL])
+        assert any(line.startswith("  resumes after epoch 1") for line in ran.messages)
+        assert_same(ran, alone[FULL])
         torch.testing.assert_close(ran.logits, alone[FULL].logits, rtol=1e-4, atol=1e-4)
         assert (SPEED in ran.metrics) == (not several)
 
 
-def refuses(pipe: Connection, rank: int) -> None:
+def send_refusal(pipe: Connection, rank: int) -> None:
     pipe.send(UserError("data.root=there: expected a folder"))
 
 
-def begins_elsewhere(pipe: Connection, rank: int) -> None:
+def send_other_origin(pipe: Connection, rank: int) -> None:
     pipe.send(Origin("other data", "weights"))
 
 
 @pytest.mark.parametrize(
     ("follow", "error", "line"),
     [
-        (refuses, UserError, "data.root=there: expected a folder"),
-        (begins_elsewhere, RankDied, "process 2 of 2 has other data or weights than the first"),
+        (send_refusal, UserError, "data.root=there: expected a folder"),
+        (send_other_origin, RankDied, "process 2 of 2 has other data or weights than the first"),
         (os._exit, RankDied, "process 2 of 2 exited with status 1"),
     ],
 )
-def test_what_keeps_a_process_from_following_is_what_the_run_raises(
+def test_error_of_another_rank_is_raised(
     follow: Callable[[Connection, int], None], error: type[Exception], line: str
 ) -> None:
     several = Ranks(follow, 2, load=other_ranks.__name__)

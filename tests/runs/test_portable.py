@@ -1,4 +1,4 @@
-"""A network with its preprocessing inside sees what the evaluation sees."""
+"""A network with its preprocessing inside gets the same views as the evaluation."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def noise(*shape):
     *(SIDES, SIDES, st.integers(10, 40), st.integers(0, 9)),
     *(st.sampled_from(["bilinear", "bicubic"]), st.sampled_from(CROPS)),
 )
-def test_the_view_is_that_of_the_evaluation_bit_for_bit(height, width, size, more, interpolation, crop):
+def test_view_equals_that_of_the_evaluation(height, width, size, more, interpolation, crop):
     images = noise(1, 3, height, width)
     spec = InputSpec(size, size + more, (0.1, 0.485, 1), (1, 1, 1), interpolation, crop)
     ours = Portable(nn.Identity(), spec).view(images)
     theirs = center_crop(images, CenterCrop.of(spec)).float()
-    # Of a very long image only the centre is resized, which may cost a level or two where noise is enlarged.
+    # Only the centre of a very long image is resized, which may differ by one or two levels if noise is enlarged.
     long = crop == "center" and max(height, width) * (size + more) // min(height, width) > 16 * size
     assert (ours - theirs).abs().max() <= (2 if long else 0)
 
 
 @pytest.mark.parametrize(("size", "resize"), [(32, 32), (32, 37)])
 @pytest.mark.parametrize("shape", [(8, 8), (31, 64), (70, 90)])
-def test_probabilities_are_those_of_the_evaluation(trained, size, resize, shape):
+def test_probabilities_equal_those_of_the_evaluation(trained, size, resize, shape):
     network = predict.load(trained.folder / "0", device="cpu")
     spec = replace(network.model.input, size=size, resize=resize)
     network = replace(network, model=replace(network.model, input=spec))

@@ -1,4 +1,4 @@
-"""The winner of a sweep is found wherever it is kept, and says of images what it said in its evaluation."""
+"""The best run of a sweep is found, and its predictions on files equal its recorded test predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from small import load_data
 CPU = torch.device("cpu")
 
 
-def answered(network, files, *, batch):
+def answers(network, files, *, batch):
     rows = range(len(files))
     batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     return list(batch_predictions.answers(network, batches, lambda row: open_image(files[row])))
@@ -47,7 +47,7 @@ def result(job, mode, val, *, seed=0, status="FINISHED", **choices):
 
 @pytest.fixture(scope="module")
 def images(trained, tmp_path_factory):
-    """Write the test images of the run into files as a stranger has them; return them with their labels."""
+    """Write the test images of the run into files. Return their folder and labels."""
     request = validation.read_config(trained.folder / "0" / "config.yaml").data
     test, folder = load_data(**asdict(request)).test, tmp_path_factory.mktemp("somebody's images ü")
     for row, pixels in enumerate(test.pixels):
@@ -56,7 +56,7 @@ def images(trained, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(trained, images, tmp_path):
+def test_predictions_on_files_equal_recorded_test_predictions(trained, images, tmp_path):
     folder, labels = images
     options = ("--top", 10, "--format", "json", "--save-views", tmp_path / "views")
     out, err = trained.command("predict", trained.folder / "0", folder, *options, cwd=tmp_path)
@@ -70,22 +70,22 @@ def test_predictions_on_files_in_another_process_are_those_of_the_recorded_test(
         assert torch.equal(shown, center_crop(whole[None], network.center)[0])
     assert err == "" and [row["file"] for row in rows] == sorted(map(str, folder.iterdir()))
     recorded = load_file(trained.folder / "0" / "test_predictions.safetensors")
-    said = torch.tensor([[row["probabilities"][str(label)] for label in range(10)] for row in rows])
-    assert torch.allclose(said, recorded["logits"].softmax(1), atol=1e-4, rtol=0)
+    probabilities = torch.tensor([[row["probabilities"][str(label)] for label in range(10)] for row in rows])
+    assert torch.allclose(probabilities, recorded["logits"].softmax(1), atol=1e-4, rtol=0)
     accuracy = sum(row["class"] == str(label) for row, label in zip(rows, labels.tolist(), strict=True)) / len(labels)
     assert accuracy == json.loads((trained.folder / "0" / "result.json").read_text())["metrics"]["test/accuracy"]
 
 
-def test_what_is_said_does_not_depend_on_the_batch(trained, images):
+def test_predictions_do_not_depend_on_the_batch_size(trained, images):
     network = predict.load(trained.folder / "1", device="cpu")
     recorded = load_file(trained.folder / "1" / "test_predictions.safetensors")["logits"][:7]
     for batch in (1, 3, 7):
-        rows = answered(network, sorted(images[0].iterdir())[:7], batch=batch)
+        rows = answers(network, sorted(images[0].iterdir())[:7], batch=batch)
         assert torch.allclose(torch.cat([row.probabilities for row in rows]), recorded.softmax(1), atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypatch):
+def test_sweep_stands_for_its_best_cell(trained, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     results = [json.loads(path.read_text()) for path in sorted(trained.folder.glob("*/result.json"))]
     winner = max(results, key=lambda each: each["metrics"]["best/val_accuracy"])
@@ -96,17 +96,17 @@ def test_a_sweep_stands_for_its_best_cell_by_folder_and_by_id(trained, monkeypat
             assert hashing.of_file(run.folder / "best.safetensors") == expected
             assert (run.result.name, run.result.run_id) == (winner["name"], winner["run_id"])
             validation.read_config(run.folder / "config.yaml")
-            said = f"{winner['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
-            assert run.note.startswith(said)
+            note = f"{winner['name']}, the best of 2 cells by validation" if name in (trained.folder, sweep_id) else ""
+            assert run.note.startswith(note)
 
 
-def test_a_sweep_whose_runs_are_left_out_finds_their_weights_in_the_record(trained, tmp_path):
-    """As on another machine: the runs had been finished in folders that are not here."""
+def test_missing_weights_are_fetched_from_mlflow(trained, tmp_path):
+    """As on another machine, where the folders of the runs are missing."""
     sweep = shutil.copytree(trained.folder, tmp_path / "sweep")
     for run in ("0", "1"):
         (sweep / run / "best.safetensors").unlink()
-        told = json.loads((sweep / run / "result.json").read_text())
-        (sweep / run / "result.json").write_text(json.dumps({**told, "folder": str(sweep / run)}))
+        result = json.loads((sweep / run / "result.json").read_text())
+        (sweep / run / "result.json").write_text(json.dumps({**result, "folder": str(sweep / run)}))
     for target in (sweep, sweep / "1"):
         with found(str(target)) as run:
             assert run.folder not in (sweep / "0", sweep / "1") and run.uri == trained.uri
@@ -118,7 +118,7 @@ def test_a_sweep_whose_runs_are_left_out_finds_their_weights_in_the_record(train
         pass
 
 
-def test_csv_has_one_row_per_image_from_a_list_on_stdin_and_counts_what_it_cannot_read(trained, images, tmp_path):
+def test_csv_from_stdin_list_counts_unreadable_images(trained, images, tmp_path):
     good = sorted(map(str, images[0].iterdir()))[:3]
     (tmp_path / "broken, very.png").write_bytes(b"\x89PNG but no more")
     listed = "\n".join([good[0], "broken, very.png", "gone.png", "", *good[1:]])
@@ -131,27 +131,27 @@ def test_csv_has_one_row_per_image_from_a_list_on_stdin_and_counts_what_it_canno
     assert lines[2] == "frostline: 2 of 5 images could not be read"
 
 
-def test_images_of_any_size_and_kind_are_shown_to_the_network(trained, tmp_path):
+def test_images_of_any_size_and_mode_are_predicted(trained, tmp_path):
     network = predict.load(trained.folder / "0", device="cpu")
     for size, mode in (((8, 8), "L"), ((300, 17), "RGB"), ((1, 1), "1"), ((33, 64), "RGBA"), ((20, 20), "P")):
         Image.new(mode, size).save(tmp_path / f"{size} {mode}.png")
-    rows = torch.cat([row.probabilities for row in answered(network, sorted(tmp_path.iterdir()), batch=2)])
+    rows = torch.cat([row.probabilities for row in answers(network, sorted(tmp_path.iterdir()), batch=2)])
     assert rows.shape == (5, 10) and rows.isfinite().all()
 
 
-def test_an_image_larger_than_the_config_allows_is_not_decoded(trained, tmp_path):
+def test_image_above_max_pixels_is_not_decoded(trained, tmp_path):
     network = predict.load(trained.folder / "0", device="cpu")
     small = replace(network, config=replace(network.config, data=replace(network.config.data, max_pixels=100)))
     for side in (10, 11):
         Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
-    (found,) = answered(small, sorted(tmp_path.iterdir()), batch=2)
+    (found,) = answers(small, sorted(tmp_path.iterdir()), batch=2)
     assert len(found.probabilities) == 1 and found.errors == {1: "121 pixels, more than data.max_pixels"}
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_an_unreadable_file_is_named(tmp_path, content):
+def test_unreadable_file_is_named(tmp_path, content):
     file = tmp_path / "broken.png"
-    if content is None:  # cut off in the middle
+    if content is None:  # a truncated file
         noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(file)
         content = file.read_bytes()[:5000]
@@ -160,7 +160,7 @@ def test_an_unreadable_file_is_named(tmp_path, content):
         predict._pixels(SimpleNamespace(levels=FULL), file)
 
 
-def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_first_seed():
+def test_best_cell_has_highest_mean_validation_accuracy():
     results = [
         result(0, "head", 0.90, seed=0),
         result(1, "head", 0.99, seed=1),
@@ -173,38 +173,38 @@ def test_the_best_cell_is_that_of_the_highest_mean_validation_accuracy_and_its_f
     assert note == "full seed=0, the best of 2 cells by validation (95.50%); 1 of 5 runs unfinished"
 
 
-def test_a_sweep_without_a_winner_says_why():
+def test_sweep_without_finished_runs_is_refused():
     with pytest.raises(UserError, match="none of its 1 is"):
         best(Name("sweep"), [result(0, "head", 0, status="KILLED")])
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "named"),
     [
         ({"data": "cifar10"}, "data=cifar10, data=digits"),
         ({"data.fraction": 0.5}, r"data\.fraction=0\.5, data\.fraction=1"),
         ({"data.limit": 50}, r"data\.limit=50, data\.limit=null"),
     ],
 )
-def test_runs_on_other_data_have_no_best_among_them(other, told):
+def test_runs_on_other_data_are_not_compared(other, named):
     same = {"data.fraction": 1, "data.limit": "null"}
     results = [result(0, "head", 0.9, **same), result(1, "head", 0.95, **{**same, **other})]
-    with pytest.raises(UserError, match=f"since these are not compared: {told}$"):
+    with pytest.raises(UserError, match=f"since these are not compared: {named}$"):
         best(Name("sweep"), results)
 
 
-def copied(trained, tmp_path):
+def copy_of(trained, tmp_path):
     return Path(shutil.copytree(trained.folder, tmp_path / "moved"))
 
 
-def test_a_sweep_that_was_moved_is_found_where_it_is_now(trained, tmp_path):
-    moved = copied(trained, tmp_path)
+def test_moved_sweep_is_found_at_its_new_place(trained, tmp_path):
+    moved = copy_of(trained, tmp_path)
     with found(str(moved)) as run:
         assert run.folder.parent == moved
 
 
-def test_failed_and_half_written_runs_do_not_hide_the_others(trained, tmp_path):
-    moved = copied(trained, tmp_path)
+def test_failed_and_half_written_runs_are_skipped(trained, tmp_path):
+    moved = copy_of(trained, tmp_path)
     (moved / "2").mkdir()
     (moved / "2" / "result.json").write_text('{"job": 2, "na')
     failed = {**json.loads((moved / "0" / "result.json").read_text()), "status": "FAILED", "reason": "Diverged: nan"}
@@ -227,7 +227,7 @@ def test_failed_and_half_written_runs_do_not_hide_the_others(trained, tmp_path):
         ("epochs: 2", "epochs: 2\nepoch: 2", "did you mean epochs"),
     ],
 )
-def test_a_config_is_plain_data_or_refused(trained, tmp_path, line, replacement, message):
+def test_config_with_code_or_wrong_values_is_refused(trained, tmp_path, line, replacement, message):
     text = (trained.folder / "0" / "config.yaml").read_text()
     assert line in text
     (tmp_path / "config.yaml").write_text(text.replace(line, replacement))
@@ -236,8 +236,8 @@ def test_a_config_is_plain_data_or_refused(trained, tmp_path, line, replacement,
     assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
 
 
-def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
-    moved = copied(trained, tmp_path) / "0"
+def test_incomplete_weights_are_refused(trained, tmp_path):
+    moved = copy_of(trained, tmp_path) / "0"
     file = moved / "best.safetensors"
     tensors, meta = weights.read(file), weights.metadata_of(file)
     head = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
@@ -267,7 +267,7 @@ def test_weights_that_are_not_all_there_are_refused(trained, tmp_path):
         (("nowhere", ".", "--output", "no/o.csv"), "--output=no/o.csv: expected a file in an existing folder"),
     ],
 )
-def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):
+def test_user_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     (tmp_path / "empty").mkdir()
@@ -277,7 +277,7 @@ def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, messag
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_views_are_not_written_over_the_images(trained, tmp_path, monkeypatch):
+def test_views_do_not_overwrite_the_images(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (80, 80)).save(tmp_path / "one.png")
     before = (tmp_path / "one.png").read_bytes()

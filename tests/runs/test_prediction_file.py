@@ -1,4 +1,4 @@
-"""What a network says of many images is one file, whatever listed them and however often it was interrupted."""
+"""Predictions on many images are written to one file, which an interruption does not change."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import sys
 import tarfile
 import time
+from contextlib import contextmanager
 
 import fsspec
 import numpy as np
@@ -37,7 +38,7 @@ def network(trained):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Write images, two of which are broken, and return their folder."""
+    """Write images, two of them broken, and return their folder."""
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number in range(COUNT):
         Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / f"{number:02} ü.png")
@@ -68,36 +69,36 @@ def readable(folder):
     return [file for file in sorted(folder.iterdir()) if file.name[:2] not in ("03", "48")]
 
 
-def test_a_row_per_image_with_the_probabilities_of_the_network_bit_for_bit(network, images, tmp_path):
-    written = write(network, tmp_path / "said.parquet", images, top=10)
+def test_file_has_the_networks_probabilities_for_each_image(network, images, tmp_path):
+    written = write(network, tmp_path / "predictions.parquet", images, top=10)
     assert (written.rows, written.unread) == (COUNT, 2)
     assert written.examples == (f"{images}/03 ü.png: not an image", f"{images}/48 ü.png: empty")
-    frame = pd.read_parquet(tmp_path / "said.parquet")
+    frame = pd.read_parquet(tmp_path / "predictions.parquet")
     assert list(frame["file"]) == list(map(str, sorted(images.iterdir())))
     assert list(frame["error"].dropna()) == ["not an image", "empty"]
     good = frame[frame["error"].isna()]
     batches = [sorted(images.iterdir())[at : at + 4] for at in range(0, COUNT, 4)]
     kept = set(readable(images))
-    each = [network_says(network, [file for file in batch if file in kept]) for batch in batches]
+    each = [probabilities_of(network, [file for file in batch if file in kept]) for batch in batches]
     expected = torch.cat(each).topk(10)
     for place, mark in enumerate(["", *(f"_{number}" for number in range(2, 11))]):
         assert np.array_equal(good[f"probability{mark}"].to_numpy(), expected.values[:, place].numpy())
         assert [network.classes[i] for i in expected.indices[:, place]] == list(good[f"class{mark}"])
     assert frame[["class", "probability"]].isna().all(axis=1).sum() == 2
-    said = parquet.read_schema(tmp_path / "said.parquet").metadata
-    assert said[b"frostline.weights"].decode() == network.digest
-    assert json.loads(said[b"frostline.classes"]) == list(network.classes)
+    metadata = parquet.read_schema(tmp_path / "predictions.parquet").metadata
+    assert metadata[b"frostline.weights"].decode() == network.digest
+    assert json.loads(metadata[b"frostline.classes"]) == list(network.classes)
 
 
-def network_says(network, files):
+def probabilities_of(network, files):
     return predict.probabilities(network, files, batch=len(files))
 
 
 @pytest.mark.parametrize("layer", ["head", "stage2"])
-def test_features_are_those_of_the_layer_and_leave_the_probabilities_as_they_are(network, images, tmp_path, layer):
+def test_features_equal_the_layers_output(network, images, tmp_path, layer):
     write(network, tmp_path / "plain.parquet", images)
-    write(network, tmp_path / "said.parquet", images, features=layer)
-    plain, frame = pd.read_parquet(tmp_path / "plain.parquet"), pd.read_parquet(tmp_path / "said.parquet")
+    write(network, tmp_path / "predictions.parquet", images, features=layer)
+    plain, frame = pd.read_parquet(tmp_path / "plain.parquet"), pd.read_parquet(tmp_path / "predictions.parquet")
     assert plain.equals(frame.drop(columns="features"))
     found = torch.from_numpy(np.stack(frame["features"].dropna().tolist()))
     structure = network.model.structure
@@ -108,7 +109,7 @@ def test_features_are_those_of_the_layer_and_leave_the_probabilities_as_they_are
         maps = cut.halves(network.model.module, structure, below)[0](inputs)
     expected = maps if layer == "head" else maps.mean((2, 3))
     assert found.dtype == torch.float32 and torch.allclose(found, expected, atol=1e-5)
-    schema = parquet.read_schema(tmp_path / "said.parquet")
+    schema = parquet.read_schema(tmp_path / "predictions.parquet")
     assert schema.metadata[b"frostline.features"].decode() == layer
     assert str(schema.field("features").type) == "list<element: float>"
     if layer == "head":
@@ -122,13 +123,12 @@ class Kill(BaseException):
     pass
 
 
-def killed_after(batches):
-    """Return a progress that ends the process, as it were, after so many batches."""
-    from contextlib import contextmanager
+def kill_after(batches):
+    """Return a progress that raises `Kill` after `batches` batches."""
 
     @contextmanager
     def progress(what, total):
-        left = [batches + 1]  # what was there is told first
+        left = [batches + 1]  # the first call reports what was done before
 
         def advance(count):
             left[0] -= 1
@@ -141,9 +141,9 @@ def killed_after(batches):
 
 
 @pytest.mark.parametrize("kind", prediction_file.SUFFIXES)
-def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, images, tmp_path, kind, monkeypatch):
+def test_interrupted_file_is_resumed_to_the_same_bytes(network, images, tmp_path, kind, monkeypatch):
     features = None if kind == ".csv" else "head"
-    whole, output = tmp_path / f"whole{kind}", tmp_path / f"said{kind}"
+    whole, output = tmp_path / f"whole{kind}", tmp_path / f"predictions{kind}"
     write(network, whole, images, features=features)
     computed, answers = [], batch_predictions.answers
 
@@ -153,21 +153,21 @@ def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, imag
             yield found
 
     monkeypatch.setattr(batch_predictions, "answers", counted)
-    beside = tmp_path / f"said{kind}.parts"
+    beside = tmp_path / f"predictions{kind}.parts"
     for batches in (0, 3, 4):
         with pytest.raises(Kill):
-            write(network, output, images, features=features, progress=killed_after(batches))
+            write(network, output, images, features=features, progress=kill_after(batches))
         assert not output.exists() and beside.is_dir()
     parts = sorted(beside.glob("*.part"))
-    assert len(parts) == 3  # 1 of 3 batches, 2 of 4
-    parts[1].write_bytes(parts[1].read_bytes()[:-100])  # as a machine leaves it whose power goes
+    assert len(parts) == 3  # one after 3 batches, two more after 4
+    parts[1].write_bytes(parts[1].read_bytes()[:-100])  # as after a power failure
     (beside / "000000000024.partial").write_bytes(b"ARROW1")
     computed.clear()
     write(network, output, images, features=features)
     assert output.read_bytes() == whole.read_bytes()
     assert {rows.start for rows in computed} == set(range(0, COUNT, 4)) - {0, 4, 16, 20}
     names = [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")]
-    assert sorted(names) == [f"said{kind}", f"whole{kind}"]
+    assert sorted(names) == [f"predictions{kind}", f"whole{kind}"]
     computed.clear()
     before = output.stat().st_mtime_ns
     again = write(network, output, images, features=features)
@@ -181,10 +181,10 @@ def test_what_was_interrupted_goes_on_and_ends_with_the_same_bytes(network, imag
     assert computed and output.read_bytes() == whole.read_bytes()
 
 
-def test_parts_of_something_else_are_not_taken(network, trained, images, tmp_path):
-    output = tmp_path / "said.csv"
+def test_parts_of_another_command_are_refused(network, trained, images, tmp_path):
+    output = tmp_path / "predictions.csv"
     with pytest.raises(Kill):
-        write(network, output, images, progress=killed_after(4))
+        write(network, output, images, progress=kill_after(4))
     begun = rf"^output={output}: expected the %s with which {output}\.parts was begun; remove it"
     with pytest.raises(UserError, match=begun % "top"):
         write(network, output, images, top=1)
@@ -192,7 +192,7 @@ def test_parts_of_something_else_are_not_taken(network, trained, images, tmp_pat
         write(network, output, readable(images))
     with pytest.raises(UserError, match=begun % "weights"):
         write(predict.load(trained.folder / "0", device="cpu"), output, images)
-    shutil.rmtree(tmp_path / "said.csv.parts")
+    shutil.rmtree(tmp_path / "predictions.csv.parts")
     assert write(network, output, readable(images), top=1).unread == 0
 
 
@@ -205,7 +205,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_keeps_its_columns_beside_what_is_said(network, images, tmp_path, name):
+def test_table_keeps_its_columns_beside_predictions(network, images, tmp_path, name):
     folder = shutil.copytree(images, tmp_path / "there" / "pics")
     names = sorted(file.name for file in folder.iterdir())
     frame = pd.DataFrame({"id": range(COUNT), "image": [f"pics/{n}" for n in names], "class": 'a, "b"\nc'})
@@ -213,9 +213,9 @@ def test_a_table_keeps_its_columns_beside_what_is_said(network, images, tmp_path
     frame["when"] = "2020-01-02"
     table = tmp_path / "there" / name
     TABLES[name](frame, table)
-    written = write(network, tmp_path / "said.parquet", table)
+    written = write(network, tmp_path / "predictions.parquet", table)
     assert written.examples[0] == "pics/03 ü.png: not an image"
-    found = pd.read_parquet(tmp_path / "said.parquet")
+    found = pd.read_parquet(tmp_path / "predictions.parquet")
     plain = (
         pd.read_csv(table, dtype=str, na_filter=False, sep="\t" if name == "t.tsv" else ",")
         if name[-2] == "s"
@@ -229,22 +229,22 @@ def test_a_table_keeps_its_columns_beside_what_is_said(network, images, tmp_path
     write(network, tmp_path / "files.parquet", folder)
     alone = pd.read_parquet(tmp_path / "files.parquet")
     assert list(found["predicted_class"].fillna("")) == list(alone["class"].fillna(""))
-    write(network, tmp_path / "said.csv", table)
-    with (tmp_path / "said.csv").open(newline="") as stream:
+    write(network, tmp_path / "predictions.csv", table)
+    with (tmp_path / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["image"] for row in rows] == list(frame["image"]) and rows[0]["class"] == 'a, "b"\nc'
     assert [float(row["probability"] or -1) for row in rows] == pytest.approx(
         list(alone["probability"].fillna(-1)), abs=1e-6
     )
-    write(network, tmp_path / "said.jsonl", table)
-    lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    write(network, tmp_path / "predictions.jsonl", table)
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert (
         lines[3] == {**lines[3], "image": "pics/03 ü.png", "error": "not an image"} and "probabilities" not in lines[3]
     )
     assert next(iter(lines[0]["probabilities"])) == lines[0]["predicted_class"] == alone["class"][0]
 
 
-def test_shards_say_what_the_same_files_say(network, images, tmp_path):
+def test_shards_give_the_same_predictions_as_files(network, images, tmp_path):
     names = sorted(file.name for file in images.iterdir())
     for number, part in enumerate((names[:20], names[20:21], names[21:])):
         with tarfile.open(tmp_path / f"s-{number}.tar", "w") as shard:
@@ -259,52 +259,52 @@ def test_shards_say_what_the_same_files_say(network, images, tmp_path):
         write(network, tmp_path / "o.csv", [tmp_path / "s-0.tar", images])
 
 
-def test_columns_of_json_lines_may_come_late_and_turn_from_whole_numbers(network, images, tmp_path):
+def test_json_lines_columns_may_start_late_and_mix_numbers(network, images, tmp_path):
     rows = [{"file": str(file), "n": number} for number, file in enumerate(readable(images)[:20])]
     rows[15] |= {"n": 0.5, "late": "x"}
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    write(network, tmp_path / "said.parquet", tmp_path / "t.jsonl")
-    found = pd.read_parquet(tmp_path / "said.parquet")
+    write(network, tmp_path / "predictions.parquet", tmp_path / "t.jsonl")
+    found = pd.read_parquet(tmp_path / "predictions.parquet")
     assert list(found["n"]) == [row["n"] for row in rows] and list(found["late"].dropna()) == ["x"]
 
 
-def test_values_of_json_lines_with_keys_or_of_several_kinds_come_out_as_they_are(network, images, tmp_path):
+def test_json_lines_values_of_any_type_are_kept(network, images, tmp_path):
     values = [{"cam": "x"}, {"cam": None, "n": [{"ü": 1}]}, {}, 10**30, "text", [1, {"a": 2}], None, True]
     rows = [{"file": str(file), "meta": one} for file, one in zip(readable(images)[:8], values, strict=True)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for suffix in ("csv", "jsonl", "parquet"):
-        write(network, tmp_path / f"said.{suffix}", tmp_path / "t.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+        write(network, tmp_path / f"predictions.{suffix}", tmp_path / "t.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [line["meta"] for line in lines] == values
-    with (tmp_path / "said.csv").open(newline="") as stream:
+    with (tmp_path / "predictions.csv").open(newline="") as stream:
         cells = [row["meta"] for row in csv.DictReader(stream)]
     shown = ('{"cam": "x"}', '{"cam": null, "n": [{"ü": 1}]}', "{}", str(10**30), "text", '[1, {"a": 2}]', "", "True")
     assert cells == [*shown]
-    told = pd.read_parquet(tmp_path / "said.parquet")["meta"]
-    assert [json.loads(text) for text in told.dropna()] == [one for one in values if one is not None]
+    texts = pd.read_parquet(tmp_path / "predictions.parquet")["meta"]
+    assert [json.loads(text) for text in texts.dropna()] == [one for one in values if one is not None]
     with pytest.raises(UserError, match=r"^path=meta: expected a column of texts"):
         write(network, tmp_path / "o.csv", tmp_path / "t.jsonl", path="meta")
 
 
-def test_names_that_are_no_text_are_kept_in_text_and_escaped_in_parquet(network, images, tmp_path):
+def test_undecodable_file_names_are_kept_or_escaped(network, images, tmp_path):
     odd = tmp_path / os.fsdecode(b"na\xefve.png")
     shutil.copy(readable(images)[0], odd)
-    write(network, tmp_path / "said.csv", [odd])
-    assert os.fsencode(odd) in (tmp_path / "said.csv").read_bytes()
-    write(network, tmp_path / "said.jsonl", [odd])
-    assert json.loads((tmp_path / "said.jsonl").read_text())["file"] == str(odd)
-    write(network, tmp_path / "said.parquet", [odd])
-    assert list(pd.read_parquet(tmp_path / "said.parquet")["file"]) == [f"{tmp_path}/na\\udcefve.png"]
+    write(network, tmp_path / "predictions.csv", [odd])
+    assert os.fsencode(odd) in (tmp_path / "predictions.csv").read_bytes()
+    write(network, tmp_path / "predictions.jsonl", [odd])
+    assert json.loads((tmp_path / "predictions.jsonl").read_text())["file"] == str(odd)
+    write(network, tmp_path / "predictions.parquet", [odd])
+    assert list(pd.read_parquet(tmp_path / "predictions.parquet")["file"]) == [f"{tmp_path}/na\\udcefve.png"]
 
 
-def test_what_cannot_be_is_one_line_and_leaves_nothing(network, images, tmp_path):
-    table, there = tmp_path / "t.csv", tmp_path / "there"
-    there.mkdir()
+def test_user_mistake_is_one_line_and_leaves_no_file(network, images, tmp_path):
+    table, folder = tmp_path / "t.csv", tmp_path / "there"
+    folder.mkdir()
 
     def refused(output, given, **options):
         with pytest.raises(UserError) as caught:
-            write(network, there / output, given, **options)
-        assert len(str(caught.value).splitlines()) == 1 and not list(there.iterdir())
+            write(network, folder / output, given, **options)
+        assert len(str(caught.value).splitlines()) == 1 and not list(folder.iterdir())
         return str(caught.value)
 
     table.write_text("a,b\nx.png,1\n")
@@ -325,7 +325,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, images, tmp_path
     assert "expected a table without a column error or predicted_error" in refused("o.csv", table)
     table.write_text("file\nx.png,1\n")
     assert "expected a table whose rows have as many fields as its head" in refused("o.csv", table)
-    assert "output=" in (said := refused("o.xlsx", images)) and ".parquet, .csv, .jsonl" in said
+    assert "output=" in (message := refused("o.xlsx", images)) and ".parquet, .csv, .jsonl" in message
     assert "features=head: expected an output of .parquet or .jsonl" in refused("o.csv", images, features="head")
     assert "features=stage_2: expected one of stem, stage1, stage2, stage3, head; did you mean" in refused(
         "o.parquet", images, features="stage_2"
@@ -334,9 +334,9 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(network, images, tmp_path
     assert "expected a table that can be read (line 2 is not an object)" in refused("o.csv", tmp_path / "t.jsonl")
 
 
-def test_images_that_are_not_there_are_rows(network, images, tmp_path):
+def test_missing_images_are_rows(network, images, tmp_path):
     (tmp_path / "t.csv").write_text(f"path\n{readable(images)[0]}\nnone.png\n")
-    written = frostline.Classifier(network).predict_table(tmp_path / "t.csv", tmp_path / "said.csv", batch=2)
+    written = frostline.Classifier(network).predict_table(tmp_path / "t.csv", tmp_path / "predictions.csv", batch=2)
     assert (written.rows, written.unread, written.examples) == (2, 1, ("none.png: missing, or a broken link",))
 
 
@@ -349,7 +349,7 @@ runpy.run_module("frostline", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.slow
-def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(trained, images, tmp_path):
+def test_command_killed_twice_ends_with_the_same_bytes(trained, images, tmp_path):
     many = tmp_path / "list"
     many.write_text("\n".join(map(str, sorted(images.iterdir()) * 20)))
     words = ("predict", trained.folder / "1", "-", "--batch", 64, "--features", "head", "--output")
@@ -358,24 +358,24 @@ def test_a_command_that_is_killed_again_and_again_ends_with_the_same_bytes(train
     done = warm.run([*command, "whole.parquet"], **how, stdin=many.read_text())
     assert done.returncode == 1 and done.stdout == "whole.parquet: 1,000 images\n"
     assert "40 of 1,000 images could not be read: " in done.stderr
-    beside, kills = tmp_path / "said.parquet.parts", 0
+    beside, kills = tmp_path / "predictions.parquet.parts", 0
     for wanted in (1, 2):
-        with many.open() as listed, warm.Popen([*command, "said.parquet"], stdin=listed, **how) as process:
+        with many.open() as listed, warm.Popen([*command, "predictions.parquet"], stdin=listed, **how) as process:
             while len(list(beside.glob("*.part"))) < wanted and process.poll() is None:
                 time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
     assert kills == 2
-    assert warm.run([*command, "said.parquet"], **how, stdin=many.read_text()).returncode == 1
-    assert (tmp_path / "said.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert warm.run([*command, "predictions.parquet"], **how, stdin=many.read_text()).returncode == 1
+    assert (tmp_path / "predictions.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not beside.exists()
 
 
-def test_images_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(network, images, tmp_path):
+def test_images_may_be_given_as_urls(network, images, tmp_path):
     memory, file = fsspec.filesystem("memory"), images / "00 ü.png"
     memory.pipe("/there/a.png", file.read_bytes())
     places = ["memory://there/a.png", "memory://there/none.png", file]
-    assert network_says(network, places[:1]).equal(network_says(network, [file]))
+    assert probabilities_of(network, places[:1]).equal(probabilities_of(network, [file]))
     with pytest.raises(UserError, match=r"^memory://there/none\.png: missing"):
         predict.probabilities(network, places[1:2])
     (tmp_path / "list.csv").write_text("path\n" + "\n".join(map(str, places)) + "\n")
@@ -387,16 +387,16 @@ def test_images_may_lie_at_addresses_named_alone_in_a_list_or_in_a_table(network
         assert frame["probability"][0] == frame["probability"][2] and frame["error"][1].startswith("missing")
 
 
-def test_a_tilde_is_the_home_folder(network, images, tmp_path, monkeypatch):
+def test_tilde_is_the_home_folder(network, images, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(images.parent))
-    assert write(network, tmp_path / "said.csv", f"~/{images.name}").rows == COUNT
+    assert write(network, tmp_path / "predictions.csv", f"~/{images.name}").rows == COUNT
     assert write(network, tmp_path / "one.csv", [f"~/{images.name}/00 ü.png"]).rows == 1
 
 
-def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said_of_it(network, images, tmp_path):
-    file, table = tmp_path / "said.csv", tmp_path / "labels.csv"
+def test_foreign_output_file_is_not_overwritten(network, images, tmp_path):
+    file, table = tmp_path / "predictions.csv", tmp_path / "labels.csv"
     write(network, file, images)
-    write(network, file, images, top=3)  # as it was left, it may be made anew
+    write(network, file, images, top=3)  # an unchanged file of ours may be replaced
     file.write_text(file.read_text() + "a note of mine\n")
     table.write_text(f"path\n{readable(images)[0]}\n")
     for own, given in ((file, images), (table, table)):
@@ -404,11 +404,11 @@ def test_a_file_of_somebody_else_is_not_written_over_nor_a_table_by_what_is_said
         with pytest.raises(UserError, match=r"^output=.*csv: expected a new file; this one was written or changed"):
             write(network, own, given)
         assert own.read_text() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"said.csv", ".said.csv.json", "labels.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv", ".predictions.csv.json", "labels.csv"}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_name_that_the_disk_takes_is_written_however_long_it_is(network, images, tmp_path, suffix):
+def test_longest_possible_file_name_is_written(network, images, tmp_path, suffix):
     output = tmp_path / ("a" * (249 - len(suffix)) + suffix)
     assert write(network, output, images).rows == COUNT and output.stat().st_size
     with pytest.raises(UserError, match="File name too long"):

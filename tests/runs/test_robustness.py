@@ -1,4 +1,4 @@
-"""A run with `eval.shift=true` says how its network does on corrupted test images."""
+"""Accuracy on corrupted test images with `eval.shift=true`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def run(trained, request):
     return trained.folder / request.param
 
 
-def said(run):
+def recorded_accuracies(run):
     return json.loads((run / "shift.json").read_text())
 
 
 def accuracies(run, name, batch):
-    """Return what the network of a finished run reaches, worked out anew from its files, in batches of another size."""
+    """Return the accuracies of a finished run's network, computed again from its files in batches of this size."""
     network = predict.load(run, device="cpu")
     test = load_data(**asdict(network.config.data), center=network.center).test
     found = []
@@ -42,24 +42,24 @@ def accuracies(run, name, batch):
 
 
 @pytest.mark.slow
-def test_accuracies_are_those_of_the_kept_weights_in_batches_of_any_size(run):
+def test_accuracies_are_reproduced_with_another_batch_size(run):
     name = "noise" if run.name == "0" else "jpeg"
-    expected = said(run)[name]
+    expected = recorded_accuracies(run)[name]
     assert len(expected) == 5
-    assert accuracies(run, name, 37) == pytest.approx(expected, abs=1.5 / 359)  # at most an image on the edge
+    assert accuracies(run, name, 37) == pytest.approx(expected, abs=1.5 / 359)  # one image may differ by rounding
 
 
 def test_metrics_are_means_over_severities(trained, run):
     result = json.loads((run / "result.json").read_text())
     recorded = server.client_of(trained.uri).get_run(result["run_id"]).data.metrics
-    means = {f"shift/{name}": fmean(values) for name, values in said(run).items()}
+    means = {f"shift/{name}": fmean(values) for name, values in recorded_accuracies(run).items()}
     means["shift/mean"] = fmean(means.values())
-    assert set(said(run)) == {"noise", "blur", "contrast", "pixelate", "jpeg"}
+    assert set(recorded_accuracies(run)) == {"noise", "blur", "contrast", "pixelate", "jpeg"}
     for metrics in (result["metrics"], recorded):
         assert {key: value for key, value in metrics.items() if key.startswith("shift/")} == pytest.approx(means)
 
 
-def test_corrupted_images_are_no_part_of_the_runs_costs(run):
+def test_corrupted_images_are_not_counted_as_cost(run):
     result = json.loads((run / "result.json").read_text())
     images = result["images"]
     assert result["metrics"]["cost/backbone_images"] <= 2 * (images["train"] + images["val"]) + images["test"]

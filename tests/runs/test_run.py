@@ -1,4 +1,4 @@
-"""A run for which a card's memory does not suffice is tried with less on it, and then says what to change."""
+"""A run that exceeds GPU memory, meets nan or finds a damaged store entry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from small import SMALL, TINY, FakeScreen, compose, execute_run
 
 
 def run(folder: Path) -> tuple[dict[str, float], list[str]]:
-    """Return the metrics of a run on a card, and what it said."""
+    """Return the metrics and messages of a run on a GPU."""
     screen = FakeScreen()
     with EmulatedMachine().running():
         config = compose(*SMALL, *TINY, "device=cuda", "freeze=full", "precision=fp32", "epochs=1", "data.limit=16")
@@ -31,11 +31,9 @@ def run(folder: Path) -> tuple[dict[str, float], list[str]]:
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_tried_with_pixels_kept_by_the_host_and_comes_to_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, said = run(tmp_path / "whole")
-    assert not [line for line in said if "out of memory" in line]
+def test_out_of_memory_retries_with_pixels_in_host_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, messages = run(tmp_path / "whole")
+    assert not [line for line in messages if "out of memory" in line]
     take = DeviceBudget.take
 
     def full(room: DeviceBudget, held: Any) -> Any:
@@ -44,15 +42,15 @@ def test_what_does_not_fit_is_tried_with_pixels_kept_by_the_host_and_comes_to_th
         return take(room, held)
 
     monkeypatch.setattr(DeviceBudget, "take", full)
-    again, said = run(tmp_path / "again")
-    assert "  out of GPU memory: trying once more with pixels and features in host memory" in said
+    again, messages = run(tmp_path / "again")
+    assert "  out of GPU memory: trying once more with pixels and features in host memory" in messages
     assert {key: again[key] for key in ("test/loss", "best/val_accuracy")} == {
         key: whole[key] for key in ("test/loss", "best/val_accuracy")
     }
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_a_step_names_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -62,13 +60,11 @@ def test_what_does_not_fit_at_all_says_what_to_change(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_test_image_of_which_numbers_are_nan_is_told_and_not_right_by_chance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_test_logits_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiled(network: torch.nn.Module, data: Any, **how: Any) -> Evaluation:
-        said = evaluate(network, data, **how).logits.clone()
-        said[0] = torch.nan
-        return of_logits(said, data.labels)
+        logits = evaluate(network, data, **how).logits.clone()
+        logits[0] = torch.nan
+        return of_logits(logits, data.labels)
 
     monkeypatch.setattr(frost_line, "evaluate", spoiled)
     config = compose(*SMALL, *TINY, "freeze=head", "epochs=1", "data.limit=16", "device=cpu")
@@ -76,25 +72,25 @@ def test_a_test_image_of_which_numbers_are_nan_is_told_and_not_right_by_chance(
         execute_run(config, tmp_path / "run")
 
 
-def test_what_turns_out_to_be_damaged_in_the_store_is_made_again_and_the_run_comes_to_the_same(tmp_path: Path) -> None:
+def test_damaged_store_entry_is_computed_again(tmp_path: Path) -> None:
     for index in range(40):
         (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 24), (6 * index, 120, 250 - 6 * index)).save(folder / f"{index}.png")
     data = ("data=image_folder", f"data.root={tmp_path / 'data'}", "data.val_fraction=0.2", "data.test_fraction=0.2")
     store = ("store.enabled=true", f"store.path={tmp_path / 'store'}")
 
-    def trained(name: str) -> tuple[dict[str, float], list[str]]:
+    def train(name: str) -> tuple[dict[str, float], list[str]]:
         loading.forget()
         config, screen = compose(*SMALL, *TINY, *data, *store, "device=cpu", "freeze=full"), FakeScreen()
         return execute_run(config, tmp_path / name, screen=screen)[0], screen.lines
 
-    whole, said = trained("whole")
+    whole, messages = train("whole")
     loading.forget()
     (pixels,) = (tmp_path / "store").glob("pixels/*/*/pixels")
     content = bytearray(pixels.read_bytes())
     content[5000] ^= 8
     pixels.write_bytes(content)
-    again, told = trained("again")
-    assert not [line for line in said if "computed again" in line]
-    assert len([line for line in told if "pixels has changed: computed again" in line]) == 1
+    again, later_messages = train("again")
+    assert not [line for line in messages if "computed again" in line]
+    assert len([line for line in later_messages if "pixels has changed: computed again" in line]) == 1
     assert {key: again[key] for key in ("test/loss", VAL)} == {key: whole[key] for key in ("test/loss", VAL)}

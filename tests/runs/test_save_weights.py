@@ -1,4 +1,4 @@
-"""What a run learned, and what all of a sweep begin with, are together what a run keeps that keeps all, to the byte."""
+"""With `save_weights=learned`, a run's weights and the sweep's shared start make up the complete weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIT = ("model=timm", "model.name=test_vit", "model.weights=null", "model.image_s
 
 
 def execute(sweep: Path, name: str, *overrides: str) -> Path:
-    """Return the file of the weights of a run, in a process of its own as far as networks are kept."""
+    """Carry out a run without a cached network and return its weights file."""
     network_cache.of_process.cache_clear()
     execute_run(compose(*SMALL, *overrides), sweep / name, sweep=sweep)
     return sweep / name / BEST
@@ -48,7 +48,7 @@ def bases(sweep: Path) -> list[Path]:
     ],
     ids=" ".join,
 )
-def test_every_freeze_mode_keeps_what_it_can_change_and_no_more(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_learned_weights_and_base_make_up_the_complete_file(tmp_path: Path, options: tuple[str, ...]) -> None:
     whole = execute(tmp_path, "whole", *options)
     learned = execute(tmp_path, "learned", *options, "save_weights=learned")
     (base,) = bases(tmp_path)
@@ -56,24 +56,24 @@ def test_every_freeze_mode_keeps_what_it_can_change_and_no_more(tmp_path: Path, 
     own, began, ends = load_file(learned), load_file(base), load_file(whole)
     assert own.keys() < ends.keys() == own.keys() | began.keys()
     assert weights.whole(learned, tmp_path).read_bytes() == whole.read_bytes()
-    said = provenance.read(learned.parent)["weights"]
-    assert said["final"] == hashing.of_file(learned)
-    assert said["initial"] == provenance.read(whole.parent)["weights"]["initial"]
+    recorded = provenance.read(learned.parent)["weights"]
+    assert recorded["final"] == hashing.of_file(learned)
+    assert recorded["initial"] == provenance.read(whole.parent)["weights"]["initial"]
 
 
 @pytest.mark.parametrize("mode", ["gradual", "layer_decay"])
-def test_where_all_may_change_the_file_has_all(tmp_path: Path, mode: str) -> None:
+def test_modes_that_change_all_weights_save_all(tmp_path: Path, mode: str) -> None:
     learned = execute(tmp_path, "learned", *TINY, f"freeze={mode}", "save_weights=learned")
     whole = execute(tmp_path, "whole", *TINY, f"freeze={mode}")
     assert learned.read_bytes() == whole.read_bytes() and not bases(tmp_path)
 
 
-def test_neighbours_keep_no_weights_at_all(tmp_path: Path) -> None:
+def test_knn_saves_no_weights(tmp_path: Path) -> None:
     assert not execute(tmp_path, "0", *TINY, "freeze=knn", "save_weights=learned").exists() and not bases(tmp_path)
 
 
 @pytest.mark.slow
-def test_runs_of_one_network_share_what_they_begin_with_whatever_learns(tmp_path: Path) -> None:
+def test_runs_of_one_network_share_a_base(tmp_path: Path) -> None:
     kinds = ("freeze=head", "freeze=head seed=1", "freeze=bias", "freeze=lora", "freeze=adapter")
     for number, overrides in enumerate(kinds):
         execute(tmp_path, str(number), "save_weights=learned", "epochs=1", *overrides.split())
@@ -83,15 +83,13 @@ def test_runs_of_one_network_share_what_they_begin_with_whatever_learns(tmp_path
     assert len(bases(tmp_path)) == 2
 
 
-def test_a_run_alone_has_it_in_its_own_folder(tmp_path: Path) -> None:
+def test_single_run_has_the_base_in_its_folder(tmp_path: Path) -> None:
     execute_run(compose(*SMALL, *TINY, "save_weights=learned"), tmp_path / "alone")
     moved = Path(shutil.move(tmp_path / "alone", tmp_path / "moved"))
     assert len(bases(moved)) == 1 and len(weights.read(moved / BEST)) > len(load_file(moved / BEST))
 
 
-def test_a_run_that_ended_before_it_had_weights_goes_on_with_what_it_began_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_run_keeps_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = (*TINY, "save_weights=learned", "freeze=bias")
     expected = execute(tmp_path / "calm", "0", *options).read_bytes()
 

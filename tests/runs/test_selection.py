@@ -1,4 +1,4 @@
-"""What a run says of splits whose images come in groups: how many there are, and what their images are worth."""
+"""Metrics of splits whose images come in groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from small import SMALL, TINY, compose, execute_run
 
 
 @pytest.mark.parametrize("mode", ["head", "centroid"])
-def test_a_run_records_its_groups_and_what_their_images_are_worth(tmp_path: Path, mode: str) -> None:
+def test_run_records_groups_and_effective_images(tmp_path: Path, mode: str) -> None:
     random = np.random.default_rng(0)
     lines = [("path", "label", "split", "patient")]
     for number in range(60):

@@ -1,4 +1,4 @@
-"""What no solver of a head can do is refused before anything runs; what none reads makes no other run."""
+"""Runs whose head is solved: refused values, the keys they read, and reproducibility."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from small import SMALL, TINY, FakeRecord, compose, execute_run
         (("freeze=probe", "lr=-1"), "lr=-1.0: expected a finite number above 0"),
     ],
 )
-def test_values_that_no_solver_can_have_are_refused_in_one_line(overrides: tuple[str, ...], line: str) -> None:
+def test_invalid_solver_values_are_refused(overrides: tuple[str, ...], line: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(line)}"):
         compose(*overrides)
 
 
-def test_a_head_that_is_a_convolution_is_refused() -> None:
+def test_convolutional_head_is_refused() -> None:
     line = "freeze_mode=probe: expected a model whose head is a linear layer with a bias, which squeezenet1_1"
     with pytest.raises(UserError, match=line):
         checks.check(compose("freeze=probe", "model=squeezenet1_1", "model.weights=null", "data.limit=24"))
 
 
 @pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])
-def test_what_steps_alone_read_is_no_part_of_it_and_its_views_are_plain(mode: str) -> None:
+def test_training_keys_do_not_change_a_solved_run(mode: str) -> None:
     steps = ("lr=0.5", "epochs=9", "batch_size=7", "optimizer=sgd", "schedule=cosine", "augment=trivial")
     more = compose(f"freeze={mode}", *steps, "train.mixup=0.4", "features.views=2", "compile=off")
     plain = compose(f"freeze={mode}")
@@ -64,7 +64,7 @@ def test_what_steps_alone_read_is_no_part_of_it_and_its_views_are_plain(mode: st
         assert digest(with_values(plain, {key: value})) != digest(plain)
 
 
-def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
+def test_solver_keys_change_only_modes_that_read_them() -> None:
     for mode, reads in {
         "head": (),
         "probe": ("l2",),
@@ -78,40 +78,35 @@ def test_what_one_solver_reads_is_part_of_it_and_of_no_other_mode() -> None:
 
 
 def run(folder: Path, *overrides: str) -> list[Any]:
-    """Return all that a run recorded but for what it cost."""
+    """Return all recorded values of a run except its costs."""
     record = FakeRecord()
     metrics, _ = execute_run(compose(*SMALL, *TINY, *overrides), folder, record)
-    return [*record.points, *((key, value) for key, value in metrics.items() if not key.startswith("cost/"))]
+    return [point for point in (*record.points, *metrics.items()) if not point[0].startswith("cost/")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["probe", "centroid"])
-def test_a_moving_average_of_weights_takes_no_solved_head_s_place(mode: str, tmp_path: Path) -> None:
-    both = (
-        run(tmp_path / "plain", f"freeze={mode}"),
-        run(tmp_path / "averaged", f"freeze={mode}", "train.ema_decay=0.9"),
-    )
-    plain, averaged = ([point for point in points if not point[0].startswith("cost/")] for points in both)
-    assert averaged == plain
+def test_moving_average_does_not_replace_a_solved_head(mode: str, tmp_path: Path) -> None:
+    averaged = run(tmp_path / "averaged", f"freeze={mode}", "train.ema_decay=0.9")
+    assert averaged == run(tmp_path / "plain", f"freeze={mode}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["probe", "knn"])
-def test_it_comes_to_the_same_on_a_card_and_whether_features_are_kept_or_not(
+def test_solved_run_is_equal_on_gpu_and_without_kept_features(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)
     plain = ("precision=fp32", f"freeze={mode}", *(("freeze_mode.l2=[10]",) if mode == "probe" else ()))
-    here = [point for point in run(tmp_path / "here", *plain) if not str(point[0]).startswith("cost/")]
+    here = run(tmp_path / "here", *plain)
     assert {"val/accuracy", "test/loss"} <= {point[0] for point in here}
     for name, device, kept in (("again", "cpu", "false"), ("card", "cuda", "true")):
         with EmulatedMachine().running() if device == "cuda" else nullcontext():
-            there = run(tmp_path / name, *plain, f"device={device}", f"features.enabled={kept}")
-        assert [point for point in there if not str(point[0]).startswith("cost/")] == here
+            assert run(tmp_path / name, *plain, f"device={device}", f"features.enabled={kept}") == here
 
 
 @pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])
-def test_values_that_are_no_numbers_are_told_and_not_scored(mode: str, tmp_path: Path) -> None:
+def test_features_with_infinity_fail_the_run(mode: str, tmp_path: Path) -> None:
     large = {key: tensor.clone() for key, tensor in load_file(GLYPHS).items()}
     large["conv5.1.weight"][:] = 3e38
     save_file(large, tmp_path / "large.safetensors")

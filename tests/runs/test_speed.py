@@ -1,4 +1,4 @@
-"""What a task ships, and how fast its network is, stand among the costs of a run."""
+"""The cost metrics of a run: bytes per task, adapter size and inference speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES, IMAGES = 10, 24
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, float]]]:
-    """Return folder and metrics of a run of each mode."""
+    """Return the folder and metrics of a run of each mode."""
     found = {}
     for mode in MODES:
         folder = tmp_path_factory.mktemp(mode)
@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
 
 
 @pytest.mark.slow
-def test_a_task_ships_what_could_change_or_its_adapter_or_the_neighbours(runs: Any) -> None:
+def test_bytes_per_task_count_what_a_mode_learns(runs: Any) -> None:
     of_head, of_full, of_lora, of_knn = (runs[mode][1][BYTES] for mode in MODES)
     assert of_head == 4 * runs["head"][1][PARAMETERS]
     assert of_full == sum(tensor.nbytes for tensor in load_file(runs["full"][0] / "best.safetensors").values())
@@ -37,7 +37,7 @@ def test_a_task_ships_what_could_change_or_its_adapter_or_the_neighbours(runs: A
     assert of_knn == IMAGES * (4 * features + 8) and of_head < of_lora < of_full
 
 
-def test_a_run_says_how_large_its_adapters_are_and_what_merging_them_changed(runs: Any) -> None:
+def test_adapter_size_and_merge_error_are_recorded(runs: Any) -> None:
     folder, metrics = runs["lora"]
     tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
     own = sum(tensor.numel() for name, tensor in tensors.items() if ".lora_" in name)
@@ -46,13 +46,13 @@ def test_a_run_says_how_large_its_adapters_are_and_what_merging_them_changed(run
     assert not {ADAPTER_PARAMETERS, ADAPTER_BYTES, MERGE_ERROR} & runs["full"][1].keys()
 
 
-def test_the_speed_is_that_of_the_whole_network_and_measured_once(runs: Any) -> None:
-    assert runs["head"][1][SPEED] == runs["full"][1][SPEED] > 0  # of one process
-    assert runs["lora"][1][SPEED] == runs["head"][1][SPEED]  # it is merged
+def test_speed_is_measured_once_per_network(runs: Any) -> None:
+    assert runs["head"][1][SPEED] == runs["full"][1][SPEED] > 0  # the same network in one process
+    assert runs["lora"][1][SPEED] == runs["head"][1][SPEED]  # the adapter is merged
     assert SPEED not in runs["knn"][1]
 
 
-def test_adapters_that_stay_are_as_fast_as_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_of_kept_adapters_depends_on_their_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = iter((1.0, 2.0))
     monkeypatch.setattr(speed, "_KNOWN", {})
     monkeypatch.setattr(speed, "_measured", lambda setup, side: next(speeds))

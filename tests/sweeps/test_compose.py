@@ -1,4 +1,4 @@
-"""What `auto` stands for is settled before anything is asked of a run: another precision is another run."""
+"""Planned runs: resolution of `auto`, digests, choices and names."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ def cell(*overrides: str) -> PlannedRun:
     return PlannedRun(config, " ".join(overrides), choices(config), "0")
 
 
-def meant(meaning: dict[str, str], *cells: PlannedRun) -> dict[str, dict[str, str]]:
-    """Return what checking the cells tells where `auto` means that to all of them."""
+def meanings(meaning: dict[str, str], *cells: PlannedRun) -> dict[str, dict[str, str]]:
+    """Return the result of checking the cells if `auto` has the same meaning in all of them."""
     return dict.fromkeys(to_check(cells), meaning)
 
 
-def settled(meaning: dict[str, Any], *overrides: str) -> str:
-    """Return the digest of a run on a device of which `auto` means that."""
-    return digest(composing.resolve_auto([cell(*overrides)], meant(meaning, cell(*overrides)))[0].config)
+def resolved_digest(meaning: dict[str, Any], *overrides: str) -> str:
+    """Return the digest of a run on a device on which `auto` has this meaning."""
+    return digest(composing.resolve_auto([cell(*overrides)], meanings(meaning, cell(*overrides)))[0].config)
 
 
-def test_a_run_in_float32_does_not_count_as_the_run_in_bf16_that_a_card_makes_of_the_same_words() -> None:
-    assert settled(CPU) != settled(CARD)
-    assert settled(CPU) == digest(cell("precision=fp32", "compile=off").config)
-    assert settled(CARD) == digest(cell("precision=bf16").config)
-    told = ("precision=bf16", "compile=off")
-    assert settled(CPU, *told) == settled(CARD, *told) == digest(cell(*told).config)
+def test_auto_on_cpu_and_gpu_are_different_runs() -> None:
+    assert resolved_digest(CPU) != resolved_digest(CARD)
+    assert resolved_digest(CPU) == digest(cell("precision=fp32", "compile=off").config)
+    assert resolved_digest(CARD) == digest(cell("precision=bf16").config)
+    explicit = ("precision=bf16", "compile=off")
+    assert resolved_digest(CPU, *explicit) == resolved_digest(CARD, *explicit) == digest(cell(*explicit).config)
 
 
-def test_words_that_mean_the_same_are_the_same_cell() -> None:
+def test_equivalent_overrides_are_the_same_cell() -> None:
     cells = [cell("precision=auto"), cell("precision=fp32")]
-    assert len(composing.resolve_auto(cells, meant(CARD, *cells))) == 2
+    assert len(composing.resolve_auto(cells, meanings(CARD, *cells))) == 2
     with pytest.raises(UserError, match="its runs 0 and 1 are both this one"):
-        composing.resolve_auto(cells, meant(CPU, *cells))
+        composing.resolve_auto(cells, meanings(CPU, *cells))
 
 
-def test_what_random_crops_are_cut_from_is_another_run_where_it_is_chosen() -> None:
+def test_source_of_random_crops_changes_the_digest() -> None:
     stored, exact = ({**CPU, "data.pixels": kept} for kept in ("stored", "exact"))
-    assert settled(stored, "augment=standard") != settled(exact, "augment=standard")
-    assert settled(stored, "data.pixels=exact") == settled(exact, "data.pixels=exact")
+    assert resolved_digest(stored, "augment=standard") != resolved_digest(exact, "augment=standard")
+    assert resolved_digest(stored, "data.pixels=exact") == resolved_digest(exact, "data.pixels=exact")
 
 
-def test_weights_in_the_place_of_others_make_another_run() -> None:
+def test_replaced_weights_file_changes_the_digest() -> None:
     first, second = ({**CPU, "model.sha256": letter * 64} for letter in "ab")
-    assert settled(first) != settled(second)
-    assert settled(first, f"model.sha256={'c' * 64}") == settled(second, f"model.sha256={'c' * 64}")
+    assert resolved_digest(first) != resolved_digest(second)
+    assert resolved_digest(first, f"model.sha256={'c' * 64}") == resolved_digest(second, f"model.sha256={'c' * 64}")
 
 
-def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meaning_of_auto_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.meaning_of_auto("auto") == machine.meaning_of_auto("cpu") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -74,7 +74,7 @@ def test_what_auto_means_is_what_the_device_does(monkeypatch: pytest.MonkeyPatch
         assert machine.meaning_of_auto("cpu") == CPU
 
 
-def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
+def test_records_contain_the_resolved_values(trained: Any) -> None:
     shared = sweep_record.SweepFacts.read(trained.folder)
     for number, facts in enumerate(shared.runs):
         folder: Path = trained.folder / str(number)
@@ -87,7 +87,7 @@ def test_what_is_written_down_says_what_auto_was(trained: Any) -> None:
         assert json.loads((folder / "plan.json").read_text())["precision"] == "float32"
 
 
-def test_numbers_are_choices_however_they_are_typed_and_folds_are_one_more_thing_to_run_over() -> None:
+def test_grid_normalises_numbers_and_expands_folds() -> None:
     runs = composing.compose_grid(["freeze=head", "data.fraction=1e-1,0.5", "data.folds=3", "augment=none,standard"])
     assert len(runs) == 2 * 3 * 2
     first = runs[0].choices
@@ -97,13 +97,13 @@ def test_numbers_are_choices_however_they_are_typed_and_folds_are_one_more_thing
     assert one.config.data.fold == 2
 
 
-def test_a_head_that_is_solved_on_weights_from_scratch_is_known_by_them_as_its_seed_draws_them() -> None:
+def test_solved_head_on_random_weights_has_weights_as_choice() -> None:
     assert cell("freeze=probe", "model=resnet18", "model.weights=null").choices["model.weights"] is None
     for others in (("freeze=probe",), ("freeze=head", "model=resnet18", "model.weights=null")):
         assert "model.weights" not in cell(*others).choices
 
 
-def test_a_run_is_called_by_all_digits_that_were_typed_and_by_six_of_what_was_drawn() -> None:
+def test_run_names_keep_typed_digits_and_round_drawn_ones() -> None:
     names = [run.name for run in composing.compose_grid(["freeze=head", "lr=0.12345671,0.12345672,1e-3,1e8,3.0"])]
     assert [name.split()[1] for name in names] == ["lr=0.12345671", "lr=0.12345672", "lr=0.001", "lr=1e+08", "lr=3"]
     assert value_text(0.0012345678901234) == "0.00123457" and value_text(0.1 + 0.2) == "0.3"

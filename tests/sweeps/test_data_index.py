@@ -1,4 +1,4 @@
-"""Data that changed are never taken for the same, and nothing is told of what lies elsewhere."""
+"""The data index recognises unchanged data and notices every change."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ def config(images):
     return compose(*SMALL, "data=image_folder", f"data.root={images}")
 
 
-def test_the_same_files_are_the_same_data(config, tmp_path):
+def test_same_files_are_the_same_data(config, tmp_path):
     data_index.write(tmp_path, data_index.index([config, config]))
     assert data_index.is_same(tmp_path, data_index.index([config]))
     data_index.write(tmp_path, None)
     assert not data_index.is_same(tmp_path, data_index.index([config]))
 
 
-def test_files_are_looked_at_also_where_embedded_data_have_the_same_root(config, images):
+def test_files_are_indexed_beside_embedded_data(config, images):
     both = [replace(config, data=replace(config.data, source="digits")), config]
     before = data_index.index(both)
     (images / "a" / "2.png").write_bytes(b"new")
     assert data_index.index(both) != before
 
 
-def _replaced(file):
+def _replace(file):
     before = file.stat()
     file.write_bytes(file.read_bytes()[::-1])
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as some programs that copy do
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as some copying programs do
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda folder: _replaced(folder / "a/0.png"),
+        lambda folder: _replace(folder / "a/0.png"),
         lambda folder: (folder / "a/2.png").write_bytes(b"x"),
         lambda folder: (folder / "a/0.png").unlink(),
         lambda folder: (folder / "a/0.png").rename(folder / "b/1.png"),
         lambda folder: (folder / "b").rename(folder / "c"),
     ],
 )
-def test_a_change_is_noticed(config, images, change):
+def test_changed_files_change_the_index(config, images, change):
     before = data_index.index([config])
     change(images)
     assert before is not None and data_index.index([config]) != before
 
 
-def test_nothing_is_told_of_data_whose_files_are_not_all_known(config, images, tmp_path):
+def test_data_with_unknown_files_has_no_index(config, images, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (images / "c").symlink_to(tmp_path / "elsewhere")
     assert data_index.index([config]) is None
     assert data_index.index([replace(config, data=replace(config.data, source="table"))]) is None
 
 
-def test_embedded_images_are_those_of_the_packages_that_carry_them(monkeypatch):
+def test_index_of_embedded_data_has_package_versions(monkeypatch):
     before = data_index.index([compose(*SMALL)])
     monkeypatch.setattr(data_index, "version", lambda package: "0")
     assert before is not None and data_index.index([compose(*SMALL)]) != before

@@ -1,4 +1,4 @@
-"""Who carries out a sweep's jobs: what becomes of them where a launcher or a worker gives up."""
+"""Launchers and workers that fail: which jobs are affected and what is reported."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from frostline.sweeps.sweep import run_planned
 from small import compose
 
 
-class GivesUp:
-    """Carries out what it is given, but for the batch of the job 2, which it gives up."""
+class FailingLauncher:
+    """A launcher that completes all batches except that of job 2, for which it raises."""
 
     def __init__(self) -> None:
         self.launched: list[int] = []
@@ -40,8 +40,8 @@ class GivesUp:
         return done
 
 
-def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_batch() -> None:
-    launcher = GivesUp()
+def test_failed_batch_affects_only_its_own_jobs() -> None:
+    launcher = FailingLauncher()
     executor = HydraLauncher(launcher, 2, OmegaConf.create({"hydra": {"sweep": {"dir": "here", "subdir": "0"}}}))
     config = compose()
     runs = [PlannedRun(config, "", {}, str(number), [f"lr={number}"]) for number in range(6)]
@@ -54,42 +54,38 @@ def test_a_batch_that_is_given_up_costs_the_reason_of_its_own_jobs_and_no_other_
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_what_is_done_aside_a_worker_does_or_where_none_lives_this_process(
-    dies: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aside_uses_a_worker_or_this_process(dies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "subprocess", warm.forking_subprocess())
     pool = Pool([{}], limit=None)
     workers = Workers(SimpleNamespace(pool=pool, compose=compose))
     here = os.getpid()
     try:
-        assert (workers.aside(partial(_place, here if dies else 0)) == here) == dies
+        assert (workers.aside(partial(_process_id, here if dies else 0)) == here) == dies
     finally:
         pool.close(now=True)
     interrupted = Workers(SimpleNamespace(pool=None, compose=compose))
     assert interrupted.aside(os.getpid) == here
 
 
-def _place(only: int) -> int:
-    """Return which process this is; any other than the `only` one dies of the question."""
+def _process_id(only: int) -> int:
+    """Return the id of this process. A process other than `only` is killed, unless that is 0."""
     if only not in (0, os.getpid()):
         os.kill(os.getpid(), signal.SIGKILL)
     return os.getpid()
 
 
-class Dies(HydraLauncher):
-    """Dies of what is asked before the runs."""
+class DyingLauncher(HydraLauncher):
+    """A launcher whose worker dies in the check before the runs."""
 
     def call(self, *_: object) -> NoReturn:
         raise WorkerDied("its worker was killed by signal 9")
 
 
-def test_where_the_check_dies_a_table_names_every_run_and_the_reason_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_check_names_every_run_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [PlannedRun(compose(), name, {}, name, []) for name in ("head", "full")]
-    executor = Dies(GivesUp(), None, OmegaConf.create())
+    executor = DyingLauncher(FailingLauncher(), None, OmegaConf.create())
     assert run_planned(runs, executor=executor, folder=tmp_path / "sweep", folder_named=True) == 1
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count("not started, since the worker that checks died: its worker was killed by signal 9") == 2
-    assert "none of 2 runs finished" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("not started, since the worker that checks died: its worker was killed by signal 9") == 2
+    assert "none of 2 runs finished" in printed
     assert not (tmp_path / "sweep").exists()

@@ -1,4 +1,4 @@
-"""What a dry run says of a cluster."""
+"""The forecast of cluster jobs in a dry run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from frostline.sweeps.compose import PlannedRun
 from small import compose
 
 
-def test_it_shows_jobs_with_their_runs_and_how_long_such_runs_took(tmp_path, monkeypatch):
+def test_forecast_lists_jobs_and_estimated_times(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast.project, "multirun", lambda: tmp_path)
     folder = tmp_path / "before" / "0"
     folder.mkdir(parents=True)
@@ -27,8 +27,8 @@ def test_it_shows_jobs_with_their_runs_and_how_long_such_runs_took(tmp_path, mon
         for mode in ("head", "full")
     ]
     params = {"partition": "gpu", "gpus_per_node": 1, "mem_gb": None, "timeout_min": 90}
-    told = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new", checks=True)
-    assert told == [
+    lines = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new", checks=True)
+    assert lines == [
         "cluster=local: a job that checks data and weights, then an array of 3 jobs, at most 16 at a time; "
         "each asks for partition gpu, 1 GPU(s), at most 1h30m",
         "  job 0: head 0.1, head 0.2",

@@ -1,4 +1,4 @@
-"""What stands on the command line becomes jobs: all combinations, each for all of its folds."""
+"""The command line is expanded into jobs, and its mistakes are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from frostline.sweeps.hydra_keys import as_read, check_typed, flags_first, in_fo
         (["data.folds=3", "++data.fold=2,0"], [(3, 2), (3, 0)]),
     ],
 )
-def test_a_job_is_there_for_each_of_its_folds(typed: list[str], expected: list[tuple[int | None, int]]) -> None:
+def test_each_fold_is_a_job(typed: list[str], expected: list[tuple[int | None, int]]) -> None:
     found = [run.config.data for run in compose_grid(["freeze=head", *typed])]
     assert [(data.folds, data.fold) for data in found] == expected
 
@@ -38,9 +38,7 @@ def test_a_job_is_there_for_each_of_its_folds(typed: list[str], expected: list[t
         ([["lr=1"]], 1, [["lr=1"]]),
     ],
 )
-def test_folds_that_stand_in_a_file_are_as_typed_ones(
-    jobs: list[list[str]], fold: int, expected: list[list[str]]
-) -> None:
+def test_folds_in_a_config_file_are_expanded(jobs: list[list[str]], fold: int, expected: list[list[str]]) -> None:
     def config_of(job: Sequence[str]) -> Config:
         return replace(plain, data=replace(plain.data, folds=None if "lr=2" in job else 2, fold=fold))
 
@@ -59,13 +57,13 @@ def test_several_objectives_are_one_value(typed: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["freeze =head", " lr=1", "+data.options.x\t=1"])
-def test_a_blank_at_a_key_is_answered_as_that(typed: str) -> None:
+def test_blank_around_a_key_is_refused(typed: str) -> None:
     with pytest.raises(UserError, match="expected no blanks around the key: "):
         compose_one([typed])
 
 
 @pytest.mark.parametrize("typed", ["freeze=" + "a/" * 3000, "freeze=head," + "ü" * 130, "hydra/launcher=" + "a" * 300])
-def test_an_option_whose_name_is_longer_than_a_file_has_is_one_line(typed: str) -> None:
+def test_overlong_option_name_is_refused(typed: str) -> None:
     for compose in (compose_one, compose_grid):
         with pytest.raises(UserError, match="expected the name of an option, see --help"):
             compose([typed])
@@ -77,11 +75,11 @@ def test_flags_may_stand_anywhere() -> None:
 
 
 @pytest.mark.parametrize("typed", [["--config-dir="], ["--config-dir", ""], ["-cd", "", "lr=1"], ["--config-name="]])
-def test_a_flag_of_hydra_behind_which_nothing_stands_is_one_line(typed: list[str]) -> None:
+def test_hydra_flag_without_value_is_refused(typed: list[str]) -> None:
     with pytest.raises(UserError, match=r"^--?c[a-z-]+=: expected a value, and there is none"):
         check_typed(["freeze=head", *typed])
 
 
-def test_where_options_are_looked_for_is_a_list() -> None:
+def test_search_path_must_be_a_list() -> None:
     with pytest.raises(UserError, match=r"^hydra\.searchpath=here: expected a list of folders in brackets"):
         compose_one(["hydra.searchpath=here"])

@@ -1,4 +1,4 @@
-"""A job leaves nothing behind that only an interrupted run needs."""
+"""A finished job removes its checkpoints and downloads; a failed one keeps them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ QUICK = (
 )
 
 
-def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[str] = QUICK) -> Result:
-    """Return how the only run of a sweep ends that goes on with the one in the folder `before`."""
+def carry_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[str] = QUICK) -> Result:
+    """Carry out the only run of a sweep, resuming the run in the folder `before`, and return its result."""
     (sweep / "0").mkdir(parents=True, exist_ok=True)
     liveness.write(sweep / layout.OWNER)
     config = compose(*overrides)
@@ -36,8 +36,8 @@ def carried_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[
     )
 
 
-def interrupted(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | None = None) -> Path:
-    """Return the folder of a run that was interrupted after its first epoch, where its checkpoint is."""
+def interrupt(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | None = None) -> Path:
+    """Interrupt a run after its first epoch and return its folder, which has a checkpoint."""
     record_epoch = train.record_epoch
 
     def last(*arguments: object) -> None:
@@ -51,35 +51,33 @@ def interrupted(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | Non
     with monkeypatch.context() as monkeypatch:
         monkeypatch.setattr(train, "record_epoch", last)
         with pytest.raises(KeyboardInterrupt):
-            carried_out(sweep, before)
+            carry_out(sweep, before)
     assert any((sweep / "0" / layout.CHECKPOINT).glob("*.safetensors"))
     return sweep / "0"
 
 
-def test_when_a_run_ends_no_checkpoint_of_it_is_left_wherever_it_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = interrupted(tmp_path / "before", monkeypatch)
-    assert carried_out(tmp_path / "after", before).status == "FINISHED"
+def test_finished_run_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = interrupt(tmp_path / "before", monkeypatch)
+    assert carry_out(tmp_path / "after", before).status == "FINISHED"
     run = tmp_path / "after" / "0"
     assert len((run / layout.METRICS).read_text().splitlines()) == 2
     assert not (before / layout.CHECKPOINT).exists() and not (run / layout.CHECKPOINT).exists()
 
 
-def test_when_a_run_ends_what_was_downloaded_for_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = interrupted(tmp_path / "before", monkeypatch)
+def test_finished_run_removes_its_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = interrupt(tmp_path / "before", monkeypatch)
     run = tmp_path / "after" / "0"
     before.rename(downloaded := tmp_path / "before" / layout.PREVIOUS)
     (tmp_path / "after").mkdir()
     run.mkdir()
     downloaded.rename(run / layout.PREVIOUS)
-    assert carried_out(tmp_path / "after", run / layout.PREVIOUS).status == "FINISHED"
+    assert carry_out(tmp_path / "after", run / layout.PREVIOUS).status == "FINISHED"
     assert len((run / layout.METRICS).read_text().splitlines()) == 2
     assert not (run / layout.PREVIOUS).exists()
 
 
-def test_a_run_that_fails_leaves_what_it_went_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = interrupted(tmp_path / "before", monkeypatch)
+def test_failed_run_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = interrupt(tmp_path / "before", monkeypatch)
     failing = (*QUICK, "model.name=resnet18", "data.source=folder", f"data.root={tmp_path / 'nothing'}")
-    assert carried_out(tmp_path / "after", before, overrides=failing).status == "FAILED"
+    assert carry_out(tmp_path / "after", before, overrides=failing).status == "FAILED"
     assert any((before / layout.CHECKPOINT).glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""A config's text is what OmegaConf writes, whatever was written before."""
+"""The YAML text of a config equals what OmegaConf writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_config_reads_as_omegaconf_writes_it(command: tuple[str, ...]) -> None:
+def test_config_text_equals_omegaconf(command: tuple[str, ...]) -> None:
     values = asdict(compose(*command))
     assert config_text(values) == OmegaConf.to_yaml(values)
 
@@ -28,5 +28,5 @@ def test_every_config_reads_as_omegaconf_writes_it(command: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     "value", [1, 1.0, True, "1", "true", None, "", [], {}, {"a": {"b": [1, "x y", None]}}, "${lr}"]
 )
-def test_what_python_takes_for_the_same_is_told_apart(value: object) -> None:
+def test_values_that_python_considers_equal_are_distinct(value: object) -> None:
     assert config_text({"key": value, "other": 2}) == OmegaConf.to_yaml({"key": value, "other": 2})

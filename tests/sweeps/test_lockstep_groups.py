@@ -1,4 +1,4 @@
-"""Runs whose heads can be trained in lockstep are found before the sweep, and handed to one worker."""
+"""Runs whose heads can be trained in lockstep are grouped before the sweep and given to one worker."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ def facts(configs: Sequence[Config]) -> list[RunFacts]:
     return [RunFacts(str(n), {}, str(n), digest(config)) for n, config in enumerate(configs)]
 
 
-def found(configs: Sequence[Config], workers: int = 1) -> list[int | None]:
+def stacks(configs: Sequence[Config], workers: int = 1) -> list[int | None]:
     return [run.stack for run in lockstep_groups.stacked(configs, facts(configs), workers)]
 
 
-def test_runs_that_differ_in_what_steps_read_are_one_stack() -> None:
-    assert found(configs(*STEPS)) == [0, 0, 0, 0]
+def test_runs_that_differ_in_training_keys_form_a_stack() -> None:
+    assert stacks(configs(*STEPS)) == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=" ".join)
-def test_runs_that_differ_in_anything_else_are_not(other: Sequence[str]) -> None:
-    assert found(configs(("lr=1",), ("lr=2",), other, (*other, "lr=2"))) == [0, 0, 1, 1]
+def test_runs_that_differ_in_features_form_other_stacks(other: Sequence[str]) -> None:
+    assert stacks(configs(("lr=1",), ("lr=2",), other, (*other, "lr=2"))) == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("alone", ALONE, ids=" ".join)
-def test_what_is_no_plain_head_on_kept_features_is_alone(alone: Sequence[str]) -> None:
-    assert found(configs((*alone, "lr=1"), (*alone, "lr=2"))) == [None, None]
+def test_runs_without_plain_heads_on_kept_features_are_alone(alone: Sequence[str]) -> None:
+    assert stacks(configs((*alone, "lr=1"), (*alone, "lr=2"))) == [None, None]
 
 
-def test_every_worker_gets_its_part_if_it_is_worth_it() -> None:
+def test_stack_is_split_among_workers_if_large_enough() -> None:
     lines = [(f"seed={seed}",) for seed in range(10)]
-    assert found(configs(*lines), 2) == [0] * 5 + [1] * 5
-    assert found(configs(*lines[:6]), 3) == [0] * 4 + [1] * 2
-    assert found(configs(*lines), 0) == [None] * 10
+    assert stacks(configs(*lines), 2) == [0] * 5 + [1] * 5
+    assert stacks(configs(*lines[:6]), 3) == [0] * 4 + [1] * 2
+    assert stacks(configs(*lines), 0) == [None] * 10
 
 
-def test_what_is_done_or_gone_on_with_is_in_no_stack() -> None:
+def test_finished_and_resumed_runs_are_in_no_stack() -> None:
     runs = configs(*STEPS)
     known = facts(runs)
     known[1] = replace(known[1], finished={"status": "FINISHED"})
@@ -87,7 +87,7 @@ def test_what_is_done_or_gone_on_with_is_in_no_stack() -> None:
     assert [run.stack for run in lockstep_groups.stacked(runs, known, 1)] == [0, None, None, 0]
 
 
-def test_a_run_knows_those_that_come_after_it() -> None:
+def test_siblings_are_the_later_runs_of_a_stack() -> None:
     runs = configs(*STEPS, ("freeze=full",))
     known = lockstep_groups.stacked(runs, facts(runs), 1)
     for number, config in enumerate(runs[:4]):
@@ -95,29 +95,29 @@ def test_a_run_knows_those_that_come_after_it() -> None:
     assert lockstep_groups.siblings(runs[4], 4, known) == []
 
 
-def test_a_stack_goes_to_the_worker_that_began_it() -> None:
+def test_stack_stays_with_its_worker() -> None:
     workers = [SimpleNamespace(stack=None), SimpleNamespace(stack=None)]
     pool = cast(Any, SimpleNamespace(_workers=workers))
-    of = {0: None, 1: 0, 2: 0, 3: 1, 4: 1, 5: 0}
+    stack_of = {0: None, 1: 0, 2: 0, 3: 1, 4: 1, 5: 0}
 
-    def after(worker: int, waiting: Sequence[int]) -> int | None:
-        key = Pool._next_for(pool, cast(Any, workers[worker]), waiting, of)
+    def next_for(worker: int, waiting: Sequence[int]) -> int | None:
+        key = Pool._next_for(pool, cast(Any, workers[worker]), waiting, stack_of)
         if key is not None:
-            workers[worker].stack = of[key]
+            workers[worker].stack = stack_of[key]
         return key
 
-    assert after(0, [0, 1, 2, 3, 4, 5]) == 0
-    assert after(1, [1, 2, 3, 4, 5]) == 1
-    assert after(0, [2, 3, 4, 5]) == 3
-    assert after(1, [2, 4, 5]) == 2
-    assert after(0, [4, 5]) == 4
-    assert after(0, [5]) is None  # left to the worker that made its steps
-    assert after(1, [5]) == 5
-    workers[1] = SimpleNamespace(stack=None)  # it died, and the run is started again
-    assert after(0, [5]) == 5
+    assert next_for(0, [0, 1, 2, 3, 4, 5]) == 0
+    assert next_for(1, [1, 2, 3, 4, 5]) == 1
+    assert next_for(0, [2, 3, 4, 5]) == 3
+    assert next_for(1, [2, 4, 5]) == 2
+    assert next_for(0, [4, 5]) == 4
+    assert next_for(0, [5]) is None  # left to the worker of its stack
+    assert next_for(1, [5]) == 5
+    workers[1] = SimpleNamespace(stack=None)  # a new worker after the old one died
+    assert next_for(0, [5]) == 5
 
 
-def test_runs_of_a_head_on_the_same_features_go_to_one_job_and_others_alone() -> None:
+def test_cluster_jobs_group_heads_on_the_same_features() -> None:
     lines = (("lr=1e-3",), ("freeze=full",), ("lr=1e-2",), ("model=resnet18",), ("freeze=probe",))
     numbered = dict(enumerate(compose(*line) for line in lines))
     assert lockstep_groups.batches(numbered, "auto") == [[0, 2, 4], [1], [3]]

@@ -1,4 +1,4 @@
-"""A sweep's folder is one process's, and nobody is taken for dead who lives."""
+"""Ownership of sweep folders and runs: claiming, liveness, `mend`, and what is skipped or resumed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from frostline.sweeps import past_runs, resume
 from frostline.sweeps.ownership import claim
 
 
-def test_twenty_sweeps_that_want_the_same_folder_get_one_each(tmp_path):
+def test_concurrent_claims_of_a_folder_get_different_folders(tmp_path):
     with ThreadPoolExecutor(20) as threads:
         folders = list(threads.map(lambda _: claim(tmp_path / "s", ["d"], again=True, named=False), range(20)))
     assert len(set(folders)) == 20 and tmp_path / "s" in folders
     assert {folder.parent for folder in folders} == {tmp_path}
 
 
-def another(tmp_path, **changes):
-    """Return the owner of a folder that is in use by another process."""
+def folder_of_owner(tmp_path, **changes):
+    """Return a claimed folder whose owner is this process with these changes."""
     folder = claim(tmp_path / "sweep", ["d"], again=True, named=True)
     owner = dataclasses.replace(liveness.this_process(), **changes)
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
@@ -46,17 +46,17 @@ def process():
         process.kill()
 
 
-def test_a_folder_in_use_is_refused_with_its_owners_name(tmp_path, process):
+def test_folder_in_use_names_its_owner(tmp_path, process):
     import psutil
 
     started = psutil.Process(process.pid).create_time()
-    folder = another(tmp_path, pid=process.pid, started=started, user="ada", host=liveness.this_process().host)
+    folder = folder_of_owner(tmp_path, pid=process.pid, started=started, user="ada", host=liveness.this_process().host)
     with pytest.raises(UserError, match=f"in use by ada@.* \\(process {process.pid}, started "):
         claim(folder, ["d"], again=True, named=True)
 
 
-def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, process):
-    folder = another(tmp_path, pid=process.pid, started=1.0)  # the number is another process's now
+def test_folder_of_a_dead_owner_can_be_claimed_by_same_sweep(tmp_path, process):
+    folder = folder_of_owner(tmp_path, pid=process.pid, started=1.0)  # the process id was reused
     (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d", "folder": "0"}]}))
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, named=True)
@@ -64,14 +64,14 @@ def test_a_folder_whose_owner_is_gone_goes_to_who_does_the_same(tmp_path, proces
     assert liveness.read(folder / OWNER) == liveness.this_process()
 
 
-def test_who_is_elsewhere_counts_as_gone_only_after_a_long_silence():
+def test_owner_on_another_machine_is_gone_after_long_silence():
     owner = dataclasses.replace(liveness.this_process(), host="elsewhere")
     assert not owner.gone() and not owner.gone(time.time() - 60) and owner.gone(time.time() - 3600)
     assert not liveness.this_process().gone()
 
 
 @pytest.mark.parametrize("sign", ["x", "", None])
-def test_what_a_person_makes_of_tags_says_nothing_of_who_has_a_run(sign):
+def test_damaged_tags_name_no_owner(sign):
     elsewhere = dataclasses.replace(liveness.this_process(), host="elsewhere")
     tags = elsewhere.tags() | {layout.SIGN_TAG: sign}
     assert liveness.of_run("RUNNING", {key: value for key, value in tags.items() if value is not None})
@@ -79,38 +79,44 @@ def test_what_a_person_makes_of_tags_says_nothing_of_who_has_a_run(sign):
     assert "at no time" in str(liveness.of_tags(elsewhere.tags() | {"frostline.started": "inf"}))
 
 
-@pytest.mark.parametrize("told", ["a" * 5000, "a\0b"])
-def test_a_folder_that_cannot_be_read_is_not_at_hand(told, tmp_path):
-    far = past("RUNNING", **{layout.FOLDER_TAG: told, layout.UID_TAG: "u"})
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b"])
+def test_unreadable_folder_tag_is_ignored(name, tmp_path):
+    far = past_run("RUNNING", **{layout.FOLDER_TAG: name, layout.UID_TAG: "u"})
     assert far.place is None and far.folder is None and far.holder is None
-    assert past("RUNNING", **{layout.FOLDER_TAG: told}).folder is None
+    assert past_run("RUNNING", **{layout.FOLDER_TAG: name}).folder is None
 
 
 @pytest.mark.skipif(len(liveness.this_process().machine.split()) < 3, reason="this machine has no /etc/machine-id")
-def test_who_ran_here_before_the_power_was_lost_is_gone_at_once():
+def test_owner_from_before_a_reboot_is_gone():
     installed, boot, processes = liveness.this_process().machine.split()
     assert dataclasses.replace(liveness.this_process(), machine=f"{installed} another {processes}").gone(time.time())
     assert not dataclasses.replace(liveness.this_process(), machine=f"another {boot} {processes}").gone(time.time())
     assert not dataclasses.replace(liveness.this_process(), machine=f"{installed} {boot} another").gone(time.time())
 
 
-@pytest.mark.slow
-def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
+@pytest.fixture
+def store(tmp_path):
+    """Return a store's URI, its client, and the id of the experiment `mended` in it."""
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     client = MlflowClient(uri)
-    experiment = client.create_experiment("mended")
+    return uri, client, client.create_experiment("mended")
+
+
+@pytest.mark.slow
+def test_mend_ends_only_runs_of_dead_processes(store, tmp_path, capsys):
+    uri, client, experiment = store
     dead = dataclasses.replace(liveness.this_process(), started=1.0)
     elsewhere = dataclasses.replace(liveness.this_process(), host="elsewhere")
-    silent = {**elsewhere.tags(), layout.SIGN_TAG: f"{time.time() - 2 * liveness.SILENT:.0f}"}  # its sweep is gone
+    silent = {**elsewhere.tags(), layout.SIGN_TAG: f"{time.time() - 2 * liveness.SILENT:.0f}"}
     (tmp_path / layout.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
     tags = {"dead": dead.tags(), "alive": liveness.this_process().tags(), "foreign": {}, "silent": silent}
     tags["beating"] = {**silent, layout.FOLDER_TAG: str(tmp_path)}
     runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}
     with pytest.raises(UserError, match=r"^experiments=mendd: expected the name of an .*; did you mean mended\?$"):
         mend.main(["mendd", "--uri", uri])
-    assert mend.main(["--uri", uri]) == 0  # of any experiment
+    assert mend.main(["--uri", uri]) == 0  # all experiments
     assert {name: client.get_run(run).info.status for name, run in runs.items()} == {
         "dead": "KILLED",
         "alive": "RUNNING",
@@ -123,16 +129,10 @@ def test_mend_ends_runs_whose_process_is_gone_and_no_others(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gives_signs(tmp_path, capsys):
-    from mlflow import MlflowClient
-
-    uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
-    client = MlflowClient(uri)
-    experiment = client.create_experiment("mended")
+def test_mend_host_ends_silent_runs_of_that_host(store, tmp_path, capsys):
+    uri, client, experiment = store
     lost = dataclasses.replace(liveness.this_process(), host="lost")
-    tags = {
-        name: dict(owner.tags()) for name, owner in (("quiet", lost), ("here", lost), ("other", lost), ("new", lost))
-    }
+    tags = {name: dict(lost.tags()) for name in ("quiet", "here", "other", "new")}
     for name in ("quiet", "here", "other"):
         tags[name][layout.SIGN_TAG] = f"{time.time() - 1.5 * liveness.SILENT_WHEN_TOLD:.0f}"
     tags["other"] |= dataclasses.replace(lost, host="other").tags() | {layout.SIGN_TAG: tags["quiet"][layout.SIGN_TAG]}
@@ -155,58 +155,58 @@ def test_mend_takes_the_word_of_a_person_for_a_machine_that_is_gone_unless_it_gi
     assert not beat.exists()
 
 
-def past(status="FINISHED", source="s", owner=None, **tags):
+def past_run(status="FINISHED", source="s", owner=None, **tags):
     return past_runs.PastRun("r", status, {"frostline.source": source, **(owner.tags() if owner else {}), **tags})
 
 
-def of(fingerprint, status="FINISHED", source="s", **more):
-    return past(status, source, **{"frostline.fingerprint": fingerprint}, **more)
+def finished_run(fingerprint, status="FINISHED", source="s", **more):
+    return past_run(status, source, **{"frostline.fingerprint": fingerprint}, **more)
 
 
-def test_a_trial_that_diverged_is_not_run_again():
-    diverged = of("f", "FAILED", **{"frostline.reason": "Diverged: the training loss is nan in epoch 2"})
+def test_diverged_trial_is_not_repeated():
+    diverged = finished_run("f", "FAILED", **{"frostline.reason": "Diverged: the training loss is nan in epoch 2"})
     assert resume.judge([diverged], "s", "f", trial=True).finished is diverged
     assert resume.judge([diverged], "s", "f") == resume.Judgement()
-    assert resume.judge([of("f", "FAILED")], "s", "f", trial=True) == resume.Judgement()
+    assert resume.judge([finished_run("f", "FAILED")], "s", "f", trial=True) == resume.Judgement()
 
 
-def test_only_the_same_source_and_data_are_skipped():
-    assert resume.judge([of("f")], "s", "f").finished
-    changed = resume.judge([of("f")], "s", "g")
+def test_only_runs_of_same_source_and_data_are_skipped():
+    assert resume.judge([finished_run("f")], "s", "f").finished
+    changed = resume.judge([finished_run("f")], "s", "g")
     assert changed.finished is None and "data changed" in (changed.note or "")
-    other = resume.judge([of("f")], "another", "f")
+    other = resume.judge([finished_run("f")], "another", "f")
     assert other.finished is None and "source changed" in (other.note or "")
-    assert resume.judge([of("f", "KILLED")], "s", "g").interrupted is None
-    assert resume.judge([of("f", "FAILED")], "s", "g") == resume.Judgement()
+    assert resume.judge([finished_run("f", "KILLED")], "s", "g").interrupted is None
+    assert resume.judge([finished_run("f", "FAILED")], "s", "g") == resume.Judgement()
 
 
-def test_what_finished_with_the_same_data_is_skipped_whatever_came_since():
-    first, since = of("f"), of("g")
+def test_finished_run_is_skipped_despite_later_runs():
+    first, since = finished_run("f"), finished_run("g")
     assert resume.judge([since, first], "s", "f").finished is first
-    assert resume.judge([of("g", "KILLED"), first], "s", "f").finished is first
-    assert resume.judge([of("f", source="another"), first], "s", "f").finished is first
+    assert resume.judge([finished_run("g", "KILLED"), first], "s", "f").finished is first
+    assert resume.judge([finished_run("f", source="another"), first], "s", "f").finished is first
 
 
-def test_a_run_that_somebody_works_on_is_not_taken_from_them(tmp_path):
-    working = past("RUNNING", owner=liveness.this_process())
+def test_run_of_a_live_process_is_busy(tmp_path):
+    working = past_run("RUNNING", owner=liveness.this_process())
     assert resume.judge([working], "s", "f") == resume.Judgement(busy=working)
-    ended = past("KILLED", **{layout.FOLDER_TAG: str(tmp_path)})  # so somebody said who did not know better
+    ended = past_run("KILLED", **{layout.FOLDER_TAG: str(tmp_path)})  # marked as killed by mistake
     assert resume.judge([ended], "s", "f") == resume.Judgement(interrupted=ended)
     liveness.write(tmp_path / layout.BEAT)
     assert resume.judge([ended], "s", "f") == resume.Judgement(busy=ended)
 
 
-def test_a_folder_that_is_another_runs_by_now_is_not_taken_for_that_of_the_run_before(tmp_path):
+def test_reused_folder_does_not_belong_to_the_earlier_run(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     journal.append(tmp_path, "run", uid="new", tags={})
     place = {layout.FOLDER_TAG: str(tmp_path)}
-    assert past(**place, **{layout.UID_TAG: "new"}).folder == tmp_path
-    assert past(**place, **{layout.UID_TAG: "old"}).folder is None
+    assert past_run(**place, **{layout.UID_TAG: "new"}).folder == tmp_path
+    assert past_run(**place, **{layout.UID_TAG: "old"}).folder is None
 
 
-def ended(tmp_path, process, *, tracker=(), runs=1):
-    """Return the folder of a sweep that wrote so much, and whose process is gone."""
-    folder = another(tmp_path, pid=process.pid, started=1.0)
+def ended_sweep(tmp_path, process, *, tracker=(), runs=1):
+    """Return the folder of a sweep with this many finished runs, whose process is gone."""
+    folder = folder_of_owner(tmp_path, pid=process.pid, started=1.0)
     for number in range(runs):
         (folder / str(number)).mkdir()
         (folder / str(number) / "result.json").write_text(json.dumps({"status": "FINISHED"}))
@@ -216,34 +216,34 @@ def ended(tmp_path, process, *, tracker=(), runs=1):
     return folder
 
 
-def test_a_sweep_that_was_killed_before_its_first_run_or_after_its_last_one_goes_on_in_its_folder(tmp_path, process):
-    folder = ended(tmp_path, process)
+def test_killed_sweep_resumes_in_its_folder(tmp_path, process):
+    folder = ended_sweep(tmp_path, process)
     assert claim(folder, ["d"], again=True, named=True) == folder
-    early = another(tmp_path / "early", pid=process.pid, started=1.0)
+    early = folder_of_owner(tmp_path / "early", pid=process.pid, started=1.0)
     assert claim(early, ["d"], again=True, named=True) == early
 
 
-def test_what_a_sweep_did_is_overwritten_neither_by_one_that_starts_over_nor_by_a_dry_run(tmp_path, process):
+def test_sweep_without_resume_does_not_overwrite_a_folder(tmp_path, process):
     with pytest.raises(UserError, match="a new folder; this one contains the sweep of"):
-        claim(ended(tmp_path, process), ["d"], again=False, named=True)
+        claim(ended_sweep(tmp_path, process), ["d"], again=False, named=True)
 
 
 @pytest.mark.parametrize("digests", [["d"], ["e"]])
-def test_the_plans_of_a_dry_run_make_way_for_the_sweep(tmp_path, process, digests):
-    folder = ended(tmp_path, process, tracker=None, runs=2)
+def test_dry_run_folder_can_be_claimed(tmp_path, process, digests):
+    folder = ended_sweep(tmp_path, process, tracker=None, runs=2)
     (folder / "thesis.tex").write_text("x")
     assert claim(folder, digests, again=False, named=True) == folder
     assert sorted(path.name for path in folder.iterdir()) == [layout.OWNER_LOCK, layout.OWNER, "thesis.tex"]
 
 
-def test_what_a_run_recorded_is_no_plan_whatever_the_sweeps_file_says(tmp_path, process):
-    folder = ended(tmp_path, process, tracker=None)
+def test_folder_with_a_recorded_run_is_no_dry_run(tmp_path, process):
+    folder = ended_sweep(tmp_path, process, tracker=None)
     journal.append(folder / "0", "run", tags={"frostline.digest": "d"})
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, named=True)
 
 
-def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path):
+def test_foreign_folder_is_refused_and_empty_one_claimed(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="another sweep's, of an unknown process"):
@@ -253,8 +253,8 @@ def test_a_folder_of_other_things_is_refused_and_an_empty_one_is_taken(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
 
 
-def test_a_sweep_that_no_longer_says_what_it_does_is_known_by_its_runs(tmp_path, process):
-    folder = ended(tmp_path, process)
+def test_damaged_sweep_file_is_identified_by_its_runs(tmp_path, process):
+    folder = ended_sweep(tmp_path, process)
     (folder / "sweep.json").write_text("{")
     journal.append(folder / "0", "run", tags={"frostline.digest": "d"})
     with pytest.raises(UserError, match="another sweep's"):
@@ -262,7 +262,7 @@ def test_a_sweep_that_no_longer_says_what_it_does_is_known_by_its_runs(tmp_path,
     assert claim(folder, ["d"], again=True, named=True) == folder
 
 
-def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeypatch):
+def test_runs_of_another_experiment_are_not_found(tmp_path, monkeypatch):
     for name in ("mine", "other"):
         run = tmp_path / name / "0"
         run.mkdir(parents=True)
@@ -286,7 +286,7 @@ def test_what_finished_under_another_experiment_is_not_skipped(tmp_path, monkeyp
         {"images": {"test": None}},
     ],
 )
-def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content):
+def test_finished_run_with_damaged_result_is_not_used(tmp_path, content):
     journal.append(tmp_path, "run", uid="a", tags={"frostline.digest": "d"})
     journal.append(tmp_path, "end", status="FINISHED", time=1)
     metrics, images = {VAL: 0.5, TEST: 1.0}, {"test": 3}
@@ -299,39 +299,37 @@ def test_a_finished_run_whose_result_is_damaged_is_not_skipped(tmp_path, content
 
 
 @pytest.mark.parametrize("odd", [{"started": 10**400}, {"started": "x"}, {"pid": None}])
-def test_an_owner_that_somebody_damaged_is_none(tmp_path, odd):
+def test_damaged_owner_file_is_ignored(tmp_path, odd):
     (tmp_path / OWNER).write_text(json.dumps({**dataclasses.asdict(liveness.this_process()), **odd}))
     assert liveness.read(tmp_path / OWNER) is None
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_finished_run_whose_accuracy_somebody_took_from_mlflow_has_that_of_its_folder_or_runs_again(
-    tmp_path, monkeypatch, there
-):
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_accuracy_missing_in_mlflow_is_read_from_the_folder(tmp_path, monkeypatch, in_folder):
     tags = {"frostline.digest": "d", "frostline.source": "s", layout.FOLDER_TAG: str(tmp_path)}
-    if there:
+    if in_folder:
         (tmp_path / layout.CONFIG).touch()
         journal.append(tmp_path, "run", uid="a", tags=tags)
         journal.append(tmp_path, "end", status="FINISHED", time=1)
         write_result(tmp_path, Result(0, "head", "", None, "FINISHED", None, {}, {VAL: 0.5, TEST: 0.25}))
     monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [])
     known = {"run_id": "a" * 32, "status": "FINISHED", "tags": tags, "metrics": {VAL: 0.5}}
-    monkeypatch.setattr(resume.query, "runs", lambda *asked: [known])
-    (past,) = resume.earlier_runs(Tracker("", "e", str(tmp_path / "new"), "1", None), tmp_path, ["d"])["d"]
-    judged = resume.judge([past], "s", None)
-    assert (judged.finished is past and past.metrics[TEST] == 0.25) if there else judged.interrupted is past
+    monkeypatch.setattr(resume.query, "runs", lambda *arguments: [known])
+    (found,) = resume.earlier_runs(Tracker("", "e", str(tmp_path / "new"), "1", None), tmp_path, ["d"])["d"]
+    judged = resume.judge([found], "s", None)
+    assert (judged.finished is found and found.metrics[TEST] == 0.25) if in_folder else judged.interrupted is found
 
 
-def test_a_trial_that_waits_is_its_searchs_while_that_lives(tmp_path, process):
+def test_paused_trial_belongs_to_its_live_search(tmp_path, process):
     import psutil
 
-    folder = another(tmp_path, pid=process.pid, started=psutil.Process(process.pid).create_time())
+    folder = folder_of_owner(tmp_path, pid=process.pid, started=psutil.Process(process.pid).create_time())
     (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d", "folder": "head-0"}]}))
     (trial := folder / "head-0").mkdir()
     with pytest.raises(Paused), recording(trial, name="head", tags={}, params={}):
         raise Paused(1, 0.5)
-    waits = past_runs.of_folder(trial)
-    assert waits is not None and waits.status == "PAUSED" and str(process.pid) in str(waits.holder)
-    assert resume.judge([waits], waits.source, None).busy is waits
+    paused = past_runs.of_folder(trial)
+    assert paused is not None and paused.status == "PAUSED" and str(process.pid) in str(paused.holder)
+    assert resume.judge([paused], paused.source, None).busy is paused
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(liveness.this_process())))
-    assert waits.holder is None and resume.judge([waits], waits.source, None).interrupted is waits
+    assert paused.holder is None and resume.judge([paused], paused.source, None).interrupted is paused

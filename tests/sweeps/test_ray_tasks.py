@@ -1,4 +1,4 @@
-"""What is asked before the runs of a sweep on Ray is asked of a task there, here by a Ray that is made up."""
+"""Checks before a sweep on Ray are carried out by a task there, tested with a fake Ray."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from small import compose
 
 
 class RayError(Exception):
-    """What Ray raises."""
+    """The base of Ray's errors."""
 
 
 class RayTaskError(RayError):
-    """What it raises where a task did, whose text has a traceback in it."""
+    """Ray's error for a task that raised. Its text contains a traceback."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__("ray::check() (pid=1)\nTraceback (most recent call last): ...")
         self.cause = cause
 
 
-class Ray:
-    """Calls what a task is to call, unless its worker is `killed`, and knows with what it was asked."""
+class FakeRay:
+    """A fake `ray` module that calls tasks in this process, unless `killed` or `away`, and records the options."""
 
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __init__(self) -> None:
-        self.begun: list[dict[str, Any]] = []
-        self.asked: list[dict[str, Any]] = []
+        self.started: list[dict[str, Any]] = []
+        self.task_options: list[dict[str, Any]] = []
         self.killed = self.away = False
         self.resources = {"CPU": 4.0, "GPU": 1.0}
 
     def is_initialized(self) -> bool:
-        return bool(self.begun)
+        return bool(self.started)
 
     def init(self, **options: Any) -> None:
         if self.away:
             raise ConnectionError("Failed to connect to Ray cluster")
-        self.begun.append(options)
+        self.started.append(options)
 
     def cluster_resources(self) -> dict[str, float]:
         return self.resources
 
     def shutdown(self) -> None:
-        self.begun.clear()
+        self.started.clear()
 
     def remote(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-        self.asked.append(options)
+        self.task_options.append(options)
 
         def made(function: Callable[..., Any]) -> Any:
             bound = SimpleNamespace(remote=lambda *given: lambda: function(*given))
@@ -75,8 +75,8 @@ class Ray:
 
 
 @pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
-    made = Ray()
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    made = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", made)  # type: ignore[arg-type]
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return made
@@ -90,30 +90,28 @@ def tasks(*, check: str = "job", address: str | None = None) -> Tasks:
     return executor
 
 
-def test_what_is_asked_is_a_task_that_has_what_a_run_has_unless_it_is_to_be_done_here(ray: Ray) -> None:
+def test_check_is_a_task_with_the_options_of_a_run(ray: FakeRay) -> None:
     done: list[str] = []
     assert tasks().call(lambda: [*done, "asked"], lambda: done.append("meanwhile")) == ["meanwhile", "asked"]
-    assert ray.asked == [{"num_gpus": 1, "max_retries": 3}]
-    assert tasks(check="here").call(os.getpid) == os.getpid() and len(ray.asked) == 1
+    assert ray.task_options == [{"num_gpus": 1, "max_retries": 3}]
+    assert tasks(check="here").call(os.getpid) == os.getpid() and len(ray.task_options) == 1
 
 
-def test_a_cluster_that_is_there_is_not_asked_for_memory_and_none_is_connected_to_twice(
-    ray: Ray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ray_is_started_once_and_memory_set_only_locally(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = tasks()
     executor.call(os.getpid)
     executor.run({0: None}, lambda number: {})
-    assert ray.begun == [{"address": None, "object_store_memory": ray_tasks._LITTLE}]
-    ray.begun.clear()
+    assert ray.started == [{"address": None, "object_store_memory": ray_tasks._LITTLE}]
+    ray.started.clear()
     tasks(address="10.0.0.1:6379").call(os.getpid)
-    assert ray.begun == [{"address": "10.0.0.1:6379"}]
-    ray.begun.clear()
+    assert ray.started == [{"address": "10.0.0.1:6379"}]
+    ray.started.clear()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    tasks(check="here").run({0: None}, lambda number: {})  # its launcher would ask
-    assert ray.begun == [{"address": None}]
+    tasks(check="here").run({0: None}, lambda number: {})  # Hydra's launcher would connect
+    assert ray.started == [{"address": None}]
 
 
-def test_a_mistake_is_raised_as_it_is_and_a_task_that_dies_is_a_worker_that_died(ray: Ray) -> None:
+def test_user_mistake_is_raised_and_dead_task_is_worker_death(ray: FakeRay) -> None:
     def refuse() -> None:
         raise UserError("lr=x: expected a number")
 
@@ -124,17 +122,17 @@ def test_a_mistake_is_raised_as_it_is_and_a_task_that_dies_is_a_worker_that_died
         tasks().call(os.getpid)
 
 
-def test_a_cluster_that_is_away_is_one_line(ray: Ray) -> None:
+def test_unreachable_cluster_is_a_user_error(ray: FakeRay) -> None:
     ray.away = True
     with pytest.raises(UserError, match=r"^cluster=ray: expected a cluster that answers \(ConnectionError: Failed to"):
         tasks(address="10.0.0.1:6379").call(os.getpid)
-    given_up = tasks(check="here").run(dict.fromkeys((0, 1)), lambda number: {})  # by then a record is to say why
-    assert [type(error) for error in given_up.values()] == [UserError, UserError]
+    reasons = tasks(check="here").run(dict.fromkeys((0, 1)), lambda number: {})  # recorded as each run's reason
+    assert [type(error) for error in reasons.values()] == [UserError, UserError]
 
 
-def test_more_than_this_machine_has_is_refused_where_ray_starts_here_and_would_wait_for_it(ray: Ray) -> None:
+def test_more_gpus_than_a_local_ray_has_are_refused(ray: FakeRay) -> None:
     ray.resources = {"CPU": 2.0}
     with pytest.raises(UserError, match=r"^cluster.gpus=1: expected at most 0 on this machine, where Ray starts if R"):
         tasks().call(os.getpid)
-    assert not ray.begun
-    tasks(address="10.0.0.1:6379").call(os.getpid)  # that one may grow
+    assert not ray.started
+    tasks(address="10.0.0.1:6379").call(os.getpid)  # a cluster may grow

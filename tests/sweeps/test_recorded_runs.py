@@ -1,4 +1,4 @@
-"""The config that runs again is the recorded one, whatever the defaults have in its sections."""
+"""The config of a rerun is the recorded one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from frostline.sweeps.recorded_runs import configs_of
 from small import compose
 
 
-def test_a_section_of_a_record_replaces_that_of_the_defaults_and_of_other_records() -> None:
+def test_recorded_sections_replace_the_defaults() -> None:
     options = ("optimizer=sgd", "freeze=lora", "freeze=probe", "data=glyphs", "optimizer=adamw")
     recorded = [compose(chosen, "lr=0.123") for chosen in options]
-    older = {key: value for key, value in asdict(compose()).items() if key != "lr"}  # has the default, as ever
+    older = {key: value for key, value in asdict(compose()).items() if key != "lr"}  # lr then has the default
     found = configs_of([*map(asdict, recorded), older], ["device=cpu"])
     assert [*map(digest, found)] == [*map(digest, recorded), digest(compose())]
 
 
-def test_on_as_many_devices_as_it_ran_unless_others_are_named() -> None:
-    """Which decide its last bits, of which a rerun is the proof."""
+def test_rerun_uses_the_recorded_number_of_devices() -> None:
+    """The last bits of a run depend on the number of devices, and a rerun must reproduce them."""
     recorded = asdict(compose("freeze=full", "device=cpu", "devices=2", "fsdp=true"))
     for given, expected in (([], (2, True)), (["devices=1", "fsdp=false"], (1, False))):
         (found,) = configs_of([recorded], given)
@@ -53,12 +53,12 @@ def test_a_key_that_a_rerun_does_not_read_is_refused(key: str) -> None:
         (["model.weights=glyphs"], "weights", False),
     ],
 )
-def test_what_was_named_by_a_relative_path_is_found_wherever_the_rerun_is_typed(
+def test_relative_paths_are_resolved_against_the_recorded_folder(
     tmp_path: Path, typed: list[str], key: str, found: bool
 ) -> None:
     (run := tmp_path / "run").mkdir()
     (tmp_path / "sets").mkdir()
-    for name in ("labels.csv", "glyphs", "sets/best.safetensors"):  # glyphs is a name of weights, and no file of them
+    for name in ("labels.csv", "glyphs", "sets/best.safetensors"):  # glyphs names weights, also beside such a file
         (tmp_path / name).write_text("")
     recorded = asdict(compose(*typed))
     (run / "provenance.json").write_text(json.dumps({"directory": str(tmp_path)}))
@@ -67,4 +67,4 @@ def test_what_was_named_by_a_relative_path_is_found_wherever_the_rerun_is_typed(
     assert {name.rpartition(".")[2] for name in changed} == ({key} if found else set())
     assert all(value == f"{tmp_path}/{before[name]}" for name, value in changed.items())
     (run / "provenance.json").write_text("{}")
-    assert recorded_runs._in_place(recorded, run) == recorded  # which was not kept before
+    assert recorded_runs._in_place(recorded, run) == recorded  # older records have no directory

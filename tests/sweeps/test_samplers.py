@@ -1,4 +1,4 @@
-"""Of a quasi-random sequence each trial is drawn once, whichever is asked for, and is the same in any process."""
+"""Trials of a quasi-random sequence are drawn once and are the same in every process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SPACE = {"lr": FloatDistribution(1e-4, 1.0, log=True), "optimizer.weight_decay":
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return what grows by one with each trial that is drawn; no sequence is known before."""
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one with each drawn trial. No sequence is cached before."""
     count: list[int] = []
     real = optuna.Study.ask
 
@@ -31,15 +31,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count
 
 
-def drawn(search: SearchConfig, number: int) -> dict[str, float]:
+def draw(search: SearchConfig, number: int) -> dict[str, float]:
     return samplers.drawn_aside(search, [StudyDirection.MAXIMIZE], [], SPACE, number).params
 
 
-def test_a_trial_of_a_sequence_is_drawn_once(asked: list[int]) -> None:
+def test_trial_of_a_sequence_is_drawn_once(draws: list[int]) -> None:
     search = compose("search=qmc").search
-    found = [drawn(search, number) for number in range(20)]
-    assert len({str(one) for one in found}) == len(asked) == 20
-    assert drawn(search, 7) == found[7] and len(asked) == 20
+    found = [draw(search, number) for number in range(20)]
+    assert len({str(one) for one in found}) == len(draws) == 20
+    assert draw(search, 7) == found[7] and len(draws) == 20
     samplers._SEQUENCES.clear()  # in another process
-    assert drawn(search, 11) == found[11] and len(asked) == 32
-    assert drawn(compose("search=qmc", "search.seed=1").search, 11) != found[11]
+    assert draw(search, 11) == found[11] and len(draws) == 32
+    assert draw(compose("search=qmc", "search.seed=1").search, 11) != found[11]

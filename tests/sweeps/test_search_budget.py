@@ -1,4 +1,4 @@
-"""What each cell of a search gets is the same, whatever it is counted in."""
+"""Search budgets in trials, epochs or seconds."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ def budget(*typed: str, searched: bool = True) -> Budget:
     return Budget.of(compose("search=tpe", "epochs=5", *typed), searched=searched)
 
 
-def begun(one: Budget, epochs: list[float], at_once: int = 1) -> int:
-    """Return how many trials begin where they take so many `epochs`, in seconds twice that, some going on at once."""
+def started(one: Budget, epochs: list[float], at_once: int = 1) -> int:
+    """Return how many trials begin if they take these `epochs`, and twice as many seconds, `at_once` in parallel."""
     over: list[Spent | None] = []
     while room := min(one.room(over), at_once):
         over += [Spent(taken, 2 * taken) for taken in epochs[len(over) :][: int(room)]]
     return len(over)
 
 
-def test_trials_are_counted_whatever_they_take() -> None:
-    assert begun(budget("trials=4"), [5.0] * 9) == begun(budget("trials=4"), [1.0] * 9, at_once=3) == 4
+def test_trial_budget_ignores_their_length() -> None:
+    assert started(budget("trials=4"), [5.0] * 9) == started(budget("trials=4"), [1.0] * 9, at_once=3) == 4
     assert budget("trials=4", searched=False).room([]) == 1
 
 
-def test_of_epochs_as_many_as_whole_trials_have_go_to_more_trials_that_end_early() -> None:
+def test_epoch_budget_allows_more_trials_if_some_end_early() -> None:
     epochs = budget("trials=4", "search.budget=epochs")
-    assert str(epochs) == "20 epochs" and begun(epochs, [5.0] * 9) == 4
-    assert begun(epochs, [5.0, 1.0, 1.0, 5.0, 5.0, 2.0, 1.0, 1.0]) == 7
-    assert begun(epochs, [5.0, 1.0, 1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 5.0], at_once=2) == 8
+    assert str(epochs) == "20 epochs" and started(epochs, [5.0] * 9) == 4
+    assert started(epochs, [5.0, 1.0, 1.0, 5.0, 5.0, 2.0, 1.0, 1.0]) == 7
+    assert started(epochs, [5.0, 1.0, 1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 5.0], at_once=2) == 8
 
 
-def test_of_seconds_a_cheaper_cell_gets_more_trials() -> None:
+def test_seconds_budget_gives_cheaper_cells_more_trials() -> None:
     seconds = budget("search.budget=seconds", "search.amount=60")
-    assert begun(seconds, [5.0] * 99) == 6 and begun(seconds, [1.0] * 99) == 30
-    assert seconds.room([]) == math.inf  # nothing is known yet of what one takes
+    assert started(seconds, [5.0] * 99) == 6 and started(seconds, [1.0] * 99) == 30
+    assert seconds.room([]) == math.inf  # the time of a trial is not known yet
     assert seconds.room([Spent(5, 10), None, None]) == 3
 
 
@@ -51,7 +51,7 @@ def test_of_seconds_a_cheaper_cell_gets_more_trials() -> None:
         (("search.budget=hours",), "search.budget=hours: expected one of trials, epochs, seconds"),
     ],
 )
-def test_what_is_no_budget_is_refused(typed: tuple[str, ...], line: str) -> None:
+def test_invalid_budget_is_refused(typed: tuple[str, ...], line: str) -> None:
     with pytest.raises(UserError) as refused:
         budget(*typed)
     assert str(refused.value).startswith(line)

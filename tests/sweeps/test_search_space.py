@@ -1,4 +1,4 @@
-"""Ranges in Hydra's words become what Optuna draws from; those that stand for no values are refused in one line."""
+"""Ranges in Hydra's syntax become Optuna distributions; invalid ranges are refused in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frostline.sweeps import hydra_keys, search_space
 from small import MODES, compose
 
 RANGES: dict[str, Any] = {
-    "lr=interval(1e-5,1)": FloatDistribution(1e-5, 1.0, log=True),  # by itself, since that spans more than a decade
+    "lr=interval(1e-5,1)": FloatDistribution(1e-5, 1.0, log=True),  # log scale, because it spans more than a decade
     "lr=interval(0.01,0.1)": FloatDistribution(0.01, 0.1),
     "train.mixup=interval(0,10)": FloatDistribution(0.0, 10.0),
     "epochs=int(interval(1,8))": IntDistribution(1, 8),
@@ -39,33 +39,33 @@ def parsed(*typed: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("typed", "expected"), RANGES.items())
-def test_a_range_is_what_hydra_says_it_is(typed: str, expected: object) -> None:
+def test_range_becomes_a_distribution(typed: str, expected: object) -> None:
     ((key, one),) = parsed(typed)[1].items()
     assert search_space.distribution(key, one) == expected
 
 
 @pytest.mark.parametrize(("typed", "why"), BAD.items())
-def test_a_range_of_no_values_is_refused_with_what_was_typed(typed: str, why: str) -> None:
+def test_invalid_range_is_refused(typed: str, why: str) -> None:
     ((key, one),) = parsed(typed)[1].items()
     with pytest.raises(UserError, match=why) as refused:
         search_space.distribution(key, one)
     assert str(refused.value).startswith(f"{typed}: expected ") and "\n" not in str(refused.value)
 
 
-def test_what_has_commas_is_listed_and_of_a_key_that_is_given_twice_the_last_counts() -> None:
+def test_comma_lists_are_no_ranges_and_last_key_counts() -> None:
     listed, ranges = parsed("freeze=head,full", "lr=1e-3", "+lr=interval(1e-4,1)", "epochs=2", "lr=auto")
     assert [one.input_line for one in listed] == ["freeze=head,full", "epochs=2"]
     assert ranges["lr"].value() == "auto"
 
 
-def test_a_range_of_one_mode_is_there_only_and_before_that_of_all() -> None:
+def test_range_of_a_mode_precedes_the_common_range() -> None:
     _, ranges = parsed("lr=interval(1e-4,1)", "search.space.full.lr=interval(1e-6,1e-3)")
     assert search_space.of_cell(compose("freeze=head"), {}, ranges)["lr"].low == 1e-4
     assert search_space.of_cell(compose("freeze=full"), {}, ranges)["lr"].high == 1e-3
-    assert search_space.of_cell(compose("freeze=probe"), {}, ranges) == {}  # which reads no lr
+    assert search_space.of_cell(compose("freeze=probe"), {}, ranges) == {}  # probe reads no lr
 
 
-def test_a_key_that_stands_with_a_mode_is_searched_there_unless_it_is_given() -> None:
+def test_modes_own_range_applies_unless_key_is_given() -> None:
     config = compose("freeze=lora")
     config.freeze_mode.space["freeze_mode.adapter.rank"] = "choice(4,8)"
     found = search_space.of_cell(config, {}, {})
@@ -75,7 +75,7 @@ def test_a_key_that_stands_with_a_mode_is_searched_there_unless_it_is_given() ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
-def test_auto_is_the_range_of_each_mode_for_the_optimizer(optimizer: str) -> None:
+def test_auto_lr_range_depends_on_mode_and_optimizer(optimizer: str) -> None:
     _, ranges = parsed("lr=auto")
     found = {
         mode: search_space.of_cell(compose(f"freeze={mode}", f"optimizer={optimizer}"), {}, ranges)["lr"]
@@ -85,7 +85,7 @@ def test_auto_is_the_range_of_each_mode_for_the_optimizer(optimizer: str) -> Non
     assert found["head"].high > found["full"].high
 
 
-def test_auto_for_another_optimizer_is_refused_with_those_that_there_are() -> None:
+def test_auto_lr_for_unknown_optimizer_is_refused() -> None:
     config = compose("freeze=head", "optimizer.name=lion")
     with pytest.raises(UserError, match=r"^lr=auto: expected a range, since freeze_mode=head .*lion.*sgd, adam"):
         search_space.of_cell(config, {}, parsed("lr=auto")[1])
@@ -102,12 +102,12 @@ def test_auto_for_another_optimizer_is_refused_with_those_that_there_are() -> No
         ("search.space.full=interval(1e-5,1)", "a key behind the mode"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(typed: str, why: str) -> None:
+def test_keys_that_cannot_be_searched_are_refused(typed: str, why: str) -> None:
     with pytest.raises(UserError, match=why):
         search_space.check_keys(parsed(typed)[1], ["head", "full"], ["optimizer", "freeze_mode"])
 
 
-def test_what_cannot_be_searched_is_refused_in_a_file_too() -> None:
+def test_unsearchable_keys_in_a_file_are_refused() -> None:
     config = compose("freeze=head")
     config.search.space["head"] = {"data": {"fraction": "interval(0.1,1)"}}
     with pytest.raises(UserError, match=r"^search\.space\.head\.data\.fraction=interval\(0\.1,1\): expected one value"):
@@ -118,14 +118,14 @@ def test_what_cannot_be_searched_is_refused_in_a_file_too() -> None:
         search_space.of_cell(config, {}, {})
 
 
-def test_ends_hold_each_end_and_each_choice() -> None:
+def test_ends_contain_each_end_and_each_choice() -> None:
     space = {"lr": FloatDistribution(1e-4, 1.0), "k": CategoricalDistribution([4, 8, 16]), "n": IntDistribution(1, 3)}
     found = search_space.ends(space)
     assert {point["lr"] for point in found} == {1e-4, 1.0} and {point["k"] for point in found} == {4, 8, 16}
     assert {point["n"] for point in found} == {1, 3}
 
 
-def test_words_say_the_scale() -> None:
+def test_range_in_words_states_the_scale() -> None:
     assert search_space.words("lr", FloatDistribution(1e-5, 1.0, log=True)) == "lr from 1e-05 to 1 on a log scale"
     assert search_space.words("epochs", IntDistribution(1, 9, step=2)) == "epochs from 1 to 9 in steps of 2"
     assert search_space.words("k", CategoricalDistribution([4, 8])) == "k among 4, 8"

@@ -1,4 +1,4 @@
-"""What a sweep says of runs that were there before."""
+"""Earlier runs are skipped, resumed, or left to another live sweep."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ AWAY = "http://127.0.0.1:9"
 FAR = dataclasses.replace(liveness.this_process(), host="far", machine="another", pid=1, user="ada")
 
 
-def past(folder: Path, status: str = "FINISHED", **tags: str) -> PastRun:
+def past_run(folder: Path, status: str = "FINISHED", **tags: str) -> PastRun:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / layout.CONFIG).touch()
     return PastRun("r", status, {layout.FOLDER_TAG: str(folder), **tags})
 
 
-def test_skipped_runs_are_named_and_of_many_it_is_said_how_many_are_where(tmp_path):
-    runs = [(f"head lr={number}", past(tmp_path / "first" / str(number))) for number in range(20)]
+def test_skipped_runs_are_listed_or_counted_by_folder(tmp_path):
+    runs = [(f"head lr={number}", past_run(tmp_path / "first" / str(number))) for number in range(20)]
     lines = skip_or_resume.describe_skipped(runs)
     assert len(lines) == 20 and lines[3] == f"head lr=3: skipped, finished in {tmp_path}/first/3 as run r"
-    diverged = past(tmp_path / "second" / "0", "FAILED", **{layout.REASON_TAG: "Diverged: nan"})
+    diverged = past_run(tmp_path / "second" / "0", "FAILED", **{layout.REASON_TAG: "Diverged: nan"})
     more = [("full lr=1", diverged), ("full lr=2", PastRun("r", "FINISHED", {}))]
     assert skip_or_resume.describe_skipped([*runs, *more]) == [
         f"20 runs: skipped, finished in {tmp_path}/first",
@@ -48,7 +48,7 @@ def test_skipped_runs_are_named_and_of_many_it_is_said_how_many_are_where(tmp_pa
 
 
 def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source: str | None = None) -> Tracker:
-    """Leave what a sweep leaves that has planned its runs, in a store that is away."""
+    """Write the folder of a sweep that has planned its runs while its store is away."""
     (folder := root / name).mkdir(parents=True)
     tags = {layout.SOURCE_TAG: source or project.source_sha256(), **owner.tags()}
     facts: dict[str, Any] = {"tags": tags, "uri": AWAY, "experiment": "demo", "time": 0}
@@ -61,19 +61,19 @@ def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(skip_or_resume.job, "screen", lambda: SimpleNamespace(say=lines.append))
     monkeypatch.setattr(resume, "mend", lambda *_: 0)
     return lines
 
 
-def taken_over(root: Path, tracker: Tracker, digests: list[str], call: Any = None) -> Takeover:
+def takeover(root: Path, tracker: Tracker, digests: list[str], call: Any = None) -> Takeover:
     what: dict[str, Any] = {"heart": None, "call": call, "digests": digests}
     return Takeover(tracker, Path(tracker.folder), root=root, **what)
 
 
-def test_what_a_sweep_elsewhere_has_before_it_is_left_to_that(tmp_path: Path, said: list[str]) -> None:
+def test_runs_planned_by_another_live_sweep_are_left_to_it(tmp_path: Path, messages: list[str]) -> None:
     names = ("same", "begun", "other data", "other code", "nobodys")
     facts = {name: RunFacts(name, {}, name, digest=name, data="/data") for name in names}
     theirs = [facts["same"], facts["begun"], dataclasses.replace(facts["other data"], data="/elsewhere")]
@@ -82,33 +82,33 @@ def test_what_a_sweep_elsewhere_has_before_it_is_left_to_that(tmp_path: Path, sa
     sweep(tmp_path, "gone", dataclasses.replace(liveness.this_process(), pid=2**22 + 1), facts["nobodys"])
     (tmp_path / "theirs" / "begun").mkdir()
     journal.append(tmp_path / "theirs" / "begun", "run", uid="b" * 32, name="begun", tags={}, time=0)
-    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [*names])
+    own = takeover(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [*names])
     with own.left_to_others([*facts.values()], 0) as left:
         assert [one.name for one in left if not one.to_do] == ["same"]
     assert left[0].busy is not None and left[0].busy["folder"] == str(tmp_path / "theirs" / "same")
-    assert len(said) == 1 and "same: left to far (process 1" in said[0]
-    assert f"frostline report {tmp_path}/theirs`" in said[0]
-    told = closing.result(tmp_path / "ours", 0, left[0])
-    assert told.status == "RUNNING" and str(told.reason).startswith("ada@far (process 1")
-    with taken_over(tmp_path, own._tracker, []).left_to_others([*facts.values()], 0) as all_of_them:  # resume=false
+    assert len(messages) == 1 and "same: left to far (process 1" in messages[0]
+    assert f"frostline report {tmp_path}/theirs`" in messages[0]
+    result = closing.result(tmp_path / "ours", 0, left[0])
+    assert result.status == "RUNNING" and str(result.reason).startswith("ada@far (process 1")
+    with takeover(tmp_path, own._tracker, []).left_to_others([*facts.values()], 0) as all_of_them:  # resume=false
         assert all(one.to_do for one in all_of_them)
 
 
-def test_data_that_a_worker_dies_of_are_not_known_and_are_asked_for_once(tmp_path: Path, said: list[str]) -> None:
-    asked: list[object] = []
+def test_data_that_kill_a_worker_are_tried_once(tmp_path: Path, messages: list[str]) -> None:
+    calls: list[object] = []
 
     def dies(function: object) -> None:
-        asked.append(function)
+        calls.append(function)
         raise WorkerDied("its worker was killed by signal 9")
 
-    own = taken_over(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [], call=dies)
+    own = takeover(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [], call=dies)
     config = compose()
     assert [own._fingerprints([config]) for _ in range(2)] == [{repr(config.data): None}] * 2
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
-def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: list[str], monkeypatch: Any) -> None:
-    """Each looks at what the other is about to do and writes down what it will, while the other cannot."""
+def test_one_of_two_simultaneous_sweeps_gets_the_run(tmp_path: Path, messages: list[str], monkeypatch: Any) -> None:
+    """Each sweep reads the other's plan and writes its own under a lock."""
     wanted, both, kept = RunFacts("head", {}, "0", digest="d", data="/data"), threading.Barrier(2), []
     owners = {name: dataclasses.replace(FAR, host=name) for name in ("one", "two")}
     trackers = {name: sweep(tmp_path, name, owner) for name, owner in owners.items()}
@@ -117,7 +117,7 @@ def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: li
 
     def plan(name: str) -> None:
         mine.owner = owners[name]
-        own = taken_over(tmp_path, trackers[name], ["d"])
+        own = takeover(tmp_path, trackers[name], ["d"])
         both.wait()
         with own.left_to_others([wanted], 0) as left:
             SweepFile(tmp_path / name, trackers[name]).add(left)
@@ -128,7 +128,7 @@ def test_of_two_sweeps_that_begin_at_once_one_has_a_run(tmp_path: Path, said: li
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(kept) == 1 and len(said) == 1
+    assert len(kept) == 1 and len(messages) == 1
 
 
 def test_the_facts_of_a_run_have_all_that_was_typed_for_it_without_passwords() -> None:
@@ -138,9 +138,7 @@ def test_the_facts_of_a_run_have_all_that_was_typed_for_it_without_passwords() -
 
 
 @pytest.mark.slow
-def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_by_one_of_two_that_share_no_folder(
-    tmp_path: Path, said: list[str], monkeypatch: Any
-) -> None:
+def test_run_of_a_silent_machine_is_resumed_by_one_sweep(tmp_path: Path, messages: list[str], monkeypatch: Any) -> None:
     server.load()
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     monkeypatch.setattr(skip_or_resume, "fingerprints", lambda configs: ["print"] * len(configs))
@@ -152,19 +150,19 @@ def test_a_run_of_another_machine_is_left_while_it_lives_and_then_gone_on_with_b
         experiment = client.create_experiment("demo")
         code = {layout.DIGEST_TAG: key, layout.SOURCE_TAG: project.source_sha256(), layout.FINGERPRINT_TAG: "print"}
         theirs = {**code, **FAR.tags(), layout.FOLDER_TAG: "/nowhere/0", layout.UID_TAG: "u"}
-        there = client.create_run(experiment, tags=theirs).info.run_id
+        running = client.create_run(experiment, tags=theirs).info.run_id
 
-        def typed(name: str) -> RunFacts:
+        def plan(name: str) -> RunFacts:
             sweep_id = client.create_run(experiment, tags=dataclasses.replace(FAR, host=name).tags()).info.run_id
             (tmp_path / name).mkdir()
             what: dict[str, Any] = {"heart": None, "digests": [key], **call}
             tracker = Tracker(uri, "demo", str(tmp_path / name), experiment, sweep_id)
             return Takeover(tracker, tmp_path / name, root=tmp_path / name, **what).facts([run], 0)[0]
 
-        assert not typed("early").to_do
-        (line,) = said
+        assert not plan("early").to_do
+        (line,) = messages
         assert line.startswith("head: left to far (process 1") and "it is not here; this command includes it" in line
-        client.set_tag(there, layout.SIGN_TAG, "1")  # long ago
-        first, second = typed("first"), typed("second")
-        assert first.to_do and first.previous == {"run_id": there, "folder": None}
-        assert not second.to_do and "left to first" in said[-1]
+        client.set_tag(running, layout.SIGN_TAG, "1")  # the last sign of life is long ago
+        first, second = plan("first"), plan("second")
+        assert first.to_do and first.previous == {"run_id": running, "folder": None}
+        assert not second.to_do and "left to first" in messages[-1]

@@ -1,4 +1,4 @@
-"""One process at a time decides what is tried next in a study that is in a database; one that is away is waited for."""
+"""Locks of a study in a database, and waiting for a database that is away."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from frostline.sweeps.study_storage import lock_of, wait_for
 from frostline.tracking import database
 
 
-def excludes(url: str) -> None:
-    """Have several threads, each with a lock of its own, write beside each other."""
+def assert_exclusive(url: str) -> None:
+    """Assert that of several threads, each with its own lock object, one at a time is inside."""
     inside, most = 0, 0
 
     def work() -> None:
@@ -39,8 +39,8 @@ def excludes(url: str) -> None:
     assert most == 1
 
 
-def survives_a_kill(url: str) -> None:
-    """Have a process end that holds the lock."""
+def assert_released_by_exit(url: str) -> None:
+    """Assert that the lock is free after a process that holds it has ended."""
     if (pid := os.fork()) == 0:
         held = lock_of(url)()
         held.__enter__()
@@ -50,38 +50,38 @@ def survives_a_kill(url: str) -> None:
         pass
 
 
-def test_a_file_beside_a_database_of_sqlite_is_its_lock(tmp_path: Path) -> None:
-    excludes(f"sqlite:///{tmp_path}/studies.db")
-    survives_a_kill(f"sqlite:///{tmp_path}/studies.db")
+def test_sqlite_lock_is_a_file_beside_the_database(tmp_path: Path) -> None:
+    assert_exclusive(f"sqlite:///{tmp_path}/studies.db")
+    assert_released_by_exit(f"sqlite:///{tmp_path}/studies.db")
     assert [path.name for path in tmp_path.iterdir()] == [".studies.db.deciding"]
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mssql+pyodbc://db/x"])
-def test_others_have_none(url: str) -> None:
+def test_other_databases_have_no_lock(url: str) -> None:
     assert lock_of(url) is nullcontext
 
 
-def test_a_database_that_is_away_is_waited_for_and_one_that_refuses_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    url, said = "postgresql+psycopg2://me:hunter2@db/studies", list[str]()
+def test_unreachable_database_is_awaited_but_a_refusal_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, messages = "postgresql+psycopg2://me:hunter2@db/studies", list[str]()
     answers: list[str | None] = ["Connection refused"] * 2 + [None]
 
-    def probe(asked: str) -> None:
+    def probe(address: str) -> None:
         if (answer := answers.pop(0)) is not None:
-            raise OperationalError("", {}, Exception(f"{asked}: {answer}"))
+            raise OperationalError("", {}, Exception(f"{address}: {answer}"))
 
     monkeypatch.setattr(database, "probe", probe)
     monkeypatch.setattr(study_storage, "_LOOK", 0.0)
-    wait_for(url, said.append)
-    assert not answers and len(said) == 1 and "Connection refused" in said[0] and "hunter2" not in said[0]
+    wait_for(url, messages.append)
+    assert not answers and len(messages) == 1 and "Connection refused" in messages[0] and "hunter2" not in messages[0]
     answers.append('FATAL: database "studies" does not exist')
     with pytest.raises(UserError, match=r"^search\.storage=postgresql\+psycopg2://db/studies: expected") as refused:
-        wait_for(url, said.append)
+        wait_for(url, messages.append)
     assert "hunter2" not in str(refused.value)
-    wait_for("sqlite:///studies.db", said.append)
+    wait_for("sqlite:///studies.db", messages.append)
 
 
 @pytest.mark.slow
-def test_postgresql_has_one_of_its_own() -> None:
+def test_postgresql_lock_is_exclusive() -> None:
     with postgresql.database() as url:
-        excludes(url)
-        survives_a_kill(url)
+        assert_exclusive(url)
+        assert_released_by_exit(url)

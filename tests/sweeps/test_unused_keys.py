@@ -1,4 +1,4 @@
-"""A typed key that nothing reads is refused or named; one that some run of the sweep reads is as good as any."""
+"""A typed key that no run reads is refused or noted."""
 
 from __future__ import annotations
 
@@ -47,45 +47,39 @@ def test_keys_of_hydra_are_noted_where_no_sweep_reads_them() -> None:
     assert [line.partition(" ")[0] for line in said] == ["hydra.sweep.dir=x", "hydra/launcher=basic"]
 
 
-def checked(override, *sweep):
-    """Return what is said of `override` in a sweep of runs with further overrides."""
+def check(override, *sweep):
+    """Return the notes on `override` in a sweep whose runs have these further overrides."""
     key, _, value = override.partition("=")
     return unused_keys.check({key: value, "lr": "0.1"}, [compose(override, *more) for more in sweep])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("override", "chosen", "wanted", "reading"), MISTAKES)
-def test_what_would_make_it_another_run_is_refused_and_where_some_run_reads_it_it_is_fine(
-    override, chosen, wanted, reading
-):
+def test_unread_key_is_refused_unless_a_run_reads_it(override, chosen, wanted, reading):
     with pytest.raises(UserError) as refused:
-        checked(override, chosen)
+        check(override, chosen)
     assert str(refused.value).startswith(f"{override}: expected ") and wanted in str(refused.value)
-    assert checked(override, chosen, reading) == []
+    assert check(override, chosen, reading) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("override", "chosen", "wanted", "reading"), NOTED)
-def test_what_is_merely_without_effect_is_named(override, chosen, wanted, reading):
-    (line,) = checked(override, chosen)
+def test_key_without_effect_is_noted(override, chosen, wanted, reading):
+    (line,) = check(override, chosen)
     assert line.startswith(f"{override} has no effect: ") and wanted in line
-    assert checked(override, chosen, reading) == []
+    assert check(override, chosen, reading) == []
 
 
-def test_values_in_mistakes_stand_there_as_people_type_them():
+def test_messages_show_values_as_typed():
     with pytest.raises(UserError, match=r"with data.folds=null nothing reads it$"):
-        checked("data.fold=2", [])
+        check("data.fold=2", [])
 
 
-def test_to_switch_something_off_is_no_mistake():
-    assert (
-        checked("augment.flip=false", [])
-        == checked("data.download=false", [])
-        == checked("features.views=null", [])
-        == []
-    )
+def test_switching_an_option_off_is_accepted():
+    for override in ("augment.flip=false", "data.download=false", "features.views=null"):
+        assert check(override, []) == []
 
 
-def test_every_rule_is_about_keys_that_there_are():
+def test_rules_name_existing_keys():
     keys = set(flatten({key: value for key, value in plain_config().items() if key != "hydra"}))
     assert {key for rule in (*unused_keys._MISTAKES, *unused_keys._NOTES) for key in rule.keys.split()} <= keys

@@ -1,4 +1,4 @@
-"""Where a worker runs: a GPU each, or a part of a divided one, as CUDA takes them."""
+"""Which GPUs or MIG parts each worker sees."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ LISTS = {
         ["MIG-1", "MIG-2", "1"],
     ),
 }
-"""What `nvidia-smi -L` says, by NVIDIA's guide to MIG, and the names that CUDA takes."""
+"""Output of `nvidia-smi -L` as in NVIDIA's guide to MIG, and the device names that CUDA takes."""
 
 
 @pytest.mark.parametrize("which", LISTS)
-def test_every_card_and_every_part_of_a_divided_one_gets_a_worker(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_and_each_mig_part_gets_a_worker(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, names = LISTS[which]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=text))
     assert visible_gpus.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": name} for name in names]
 
 
-def test_without_nvidia_smi_the_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvidia_smi_the_driver_lists_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> None:
         raise FileNotFoundError("nvidia-smi")
 
@@ -63,7 +63,7 @@ def test_without_nvidia_smi_the_driver_is_asked(tmp_path: Path, monkeypatch: pyt
         ("NoDevFiles", [None]),
     ],
 )
-def test_what_is_visible_is_what_cuda_takes_for_visible(
+def test_visible_devices_are_read_as_by_cuda(
     visible: str, names: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -72,31 +72,24 @@ def test_what_is_visible_is_what_cuda_takes_for_visible(
     ]
 
 
-def test_workers_that_share_a_card_are_told_how_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    shared, alone, again = visible_gpus.places(3, gpus=True)
-    assert shared == again == {"CUDA_VISIBLE_DEVICES": "0", SHARING: "2"}
-    assert alone == {"CUDA_VISIBLE_DEVICES": "1"}
-
-
-def test_a_torch_for_cpus_has_one_worker_however_many_cards_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_build_of_torch_has_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert len(visible_gpus.places(None, gpus=True)) == 2
     monkeypatch.setattr(metadata, "version", {"torch": "2.11.0+cpu"}.__getitem__)
     assert visible_gpus.places(None, gpus=True) == [{}]
 
 
-def test_a_driver_that_is_too_old_has_one_worker_on_a_cpu_and_is_a_mistake_where_a_gpu_is_asked_for(
+def test_old_driver_has_one_cpu_worker_and_refuses_gpus(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     old = "NVIDIA's driver 550.54 knows CUDA up to 12.4, and torch 2.15 needs one for CUDA 13.2"
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(driver, "too_old", lambda: old)
-    assert visible_gpus.places(None, gpus=True, say=said.append) == [{}]
-    assert said == [f"no GPU is used: {old}"]
+    assert visible_gpus.places(None, gpus=True, say=messages.append) == [{}]
+    assert messages == [f"no GPU is used: {old}"]
     with pytest.raises(UserError, match=rf"^devices=2: expected 1, as {old}; with device=cpu it trains in as"):
-        visible_gpus.places(None, gpus=True, each=2, say=said.append)
+        visible_gpus.places(None, gpus=True, each=2, say=messages.append)
     for device in ("cuda", "cuda:1"):
         workers = Workers(SimpleNamespace(start=pytest.fail, compose=compose))
         with pytest.raises(UserError, match=rf"^device={device}: expected cpu, or a newer driver: {old}$"):
@@ -105,18 +98,18 @@ def test_a_driver_that_is_too_old_has_one_worker_on_a_cpu_and_is_a_mistake_where
     assert visible_gpus.places(None, gpus=True, say=pytest.fail) == [{}]
 
 
-def test_a_card_that_is_named_is_every_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_gpu_is_shared_by_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    asked: list[dict[str, Any]] = []
+    started: list[dict[str, Any]] = []
     for device in ("cuda:1", "cpu", "cuda", "auto"):
-        Workers(SimpleNamespace(start=lambda **how: asked.append(how), compose=compose)).start(
+        Workers(SimpleNamespace(start=lambda **how: started.append(how), compose=compose)).start(
             replace(compose(), device=device)
         )
-    assert [how["gpus"] for how in asked] == [False, False, True, True]
-    assert visible_gpus.places(2, gpus=False) == [{SHARING: "2"}] * 2  # who see both cards, and share the memory of one
+    assert [how["gpus"] for how in started] == [False, False, True, True]
+    assert visible_gpus.places(2, gpus=False) == [{SHARING: "2"}] * 2  # both see all GPUs and share one's memory
 
 
-def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_on_several_gpus_get_that_many_per_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
     one, other = visible_gpus.places(None, gpus=True, each=2)
     assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"})
@@ -131,14 +124,17 @@ def test_a_worker_whose_runs_take_several_cards_gets_so_many(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("visible", "workers", "expected"),
     [
-        ("0,1", None, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
-        ("5", 2, [{"CUDA_VISIBLE_DEVICES": "5", SHARING: "2"}] * 2),
-        ("", 2, [{SHARING: "2"}] * 2),
-        ("", None, [{}]),
+        ("0,1", None, [("0", None), ("1", None)]),
+        ("0,1", 3, [("0", "2"), ("1", None), ("0", "2")]),
+        ("5", 2, [("5", "2")] * 2),
+        ("", 2, [(None, "2")] * 2),
+        ("", None, [(None, None)]),
     ],
 )
-def test_workers_are_told_with_how_many_they_share_a_device(
-    visible: str, workers: int | None, expected: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+def test_workers_know_how_many_share_their_gpu(
+    visible: str, workers: int | None, expected: list[tuple[str | None, str | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert visible_gpus.places(workers, gpus=True) == expected
+    found = visible_gpus.places(workers, gpus=True)
+    assert all(place.keys() <= {"CUDA_VISIBLE_DEVICES", SHARING} for place in found)
+    assert [(place.get("CUDA_VISIBLE_DEVICES"), place.get(SHARING)) for place in found] == expected

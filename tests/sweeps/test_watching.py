@@ -1,4 +1,4 @@
-"""A sweep that a cluster carries out, seen from outside, where its first job queued nothing."""
+"""Watching a cluster sweep whose first job ended without queueing all runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from frostline.sweeps.ownership import claim
 NAMES = ("head lr=0.01", "head lr=0.001")
 
 
-def of_the_dead() -> str:
-    """Return the id of a process that is no more."""
+def dead_process_id() -> str:
+    """Return the id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return str(process.pid)
@@ -27,17 +27,17 @@ def of_the_dead() -> str:
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """Return a sweep of two runs that was typed, and whose first job is a process that was killed."""
+    """Return the folder of a sweep of two runs whose first job is a process that was killed."""
     monkeypatch.setattr(watching, "_GONE", 0.0)
     monkeypatch.setattr(watching, "_LOOK", 0.01)
     folder = claim(tmp_path / "sweep", ["a", "b"], again=True, named=True)
     facts = [RunFacts(name, {"freeze_mode": "head"}, str(n), "ab"[n]) for n, name in enumerate(NAMES)]
     SweepFile(folder, None).add(facts)
-    cluster_jobs.note(folder, [Job("local", of_the_dead(), (), "its.log")])
+    cluster_jobs.note(folder, [Job("local", dead_process_id(), (), "its.log")])
     return folder
 
 
-def test_every_planned_run_has_a_status_and_the_engines_reason_where_the_first_job_is_gone(sweep, capsys):
+def test_runs_of_a_dead_first_job_are_killed_with_its_reason(sweep, capsys):
     assert watching.follow(sweep) == 1
     (job,) = cluster_jobs.of(sweep)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
@@ -49,8 +49,8 @@ def test_every_planned_run_has_a_status_and_the_engines_reason_where_the_first_j
     ]
 
 
-def test_its_folder_tells_the_same_to_who_asks_later_and_not_while_the_job_lives(sweep, monkeypatch):
-    monkeypatch.setattr(liveness.Owner, "gone", lambda *_, **__: True)  # who typed it has left
+def test_record_shows_the_reason_only_after_the_job_ended(sweep, monkeypatch):
+    monkeypatch.setattr(liveness.Owner, "gone", lambda *_, **__: True)  # the command that started it has ended
     assert {(each.status, (each.reason or "")[:11]) for each in sweep_record.read(sweep).results} == {
         ("KILLED", "not queued:")
     }
@@ -58,7 +58,7 @@ def test_its_folder_tells_the_same_to_who_asks_later_and_not_while_the_job_lives
     assert {each.status for each in sweep_record.read(sweep).results} == {"WAITING"}
 
 
-def test_what_the_first_job_raised_ends_the_wait_and_what_it_found_wrong_is_one_line(sweep, capsys, monkeypatch):
+def test_error_of_the_first_job_ends_the_wait(sweep, capsys, monkeypatch):
     monkeypatch.setattr(watching, "_GONE", 1000.0)
     (job,) = cluster_jobs.of(sweep)
     cluster_jobs.end(sweep, job.id, stopped="MemoryError: no room")
@@ -69,17 +69,17 @@ def test_what_the_first_job_raised_ends_the_wait_and_what_it_found_wrong_is_one_
         watching.follow(sweep)
 
 
-def test_a_mistake_that_shows_when_some_runs_are_queued_hides_none_of_them(sweep, capsys):
+def test_refusal_after_some_runs_were_queued_lists_all_runs(sweep, capsys):
     (job,) = cluster_jobs.of(sweep)
-    cluster_jobs.note(sweep, [Job("local", of_the_dead(), ("0",), "its.log")])
+    cluster_jobs.note(sweep, [Job("local", dead_process_id(), ("0",), "its.log")])
     cluster_jobs.end(sweep, job.id, refused="cluster=slurm: expected a value that its queue accepts")
     assert watching.follow(sweep) == 1
-    said = capsys.readouterr().out
-    assert "head lr=0.001: not queued: cluster=slurm: expected a value that its queue accepts" in said
-    assert "head lr=0.01: local job" in said
+    printed = capsys.readouterr().out
+    assert "head lr=0.001: not queued: cluster=slurm: expected a value that its queue accepts" in printed
+    assert "head lr=0.01: local job" in printed
 
 
-def test_a_sweep_that_is_typed_again_is_not_over_by_what_its_last_time_came_to(sweep):
+def test_restarted_sweep_is_not_over_by_its_earlier_end(sweep):
     recording.begin(sweep, "sweep", {})
     recording.end(sweep, "FAILED", None)
     shown = watching._Shown(sweep)
@@ -88,10 +88,10 @@ def test_a_sweep_that_is_typed_again_is_not_over_by_what_its_last_time_came_to(s
     assert not shown.look()
 
 
-def test_a_folder_whose_first_job_queued_nothing_is_the_same_sweeps_again_and_no_others(sweep, monkeypatch):
+def test_folder_of_a_dead_first_job_is_reclaimed_by_same_sweep(sweep, monkeypatch):
     monkeypatch.setattr(liveness.Owner, "gone", lambda *_, **__: True)
     assert claim(sweep, ["a", "b"], again=True, named=True) == sweep
     with pytest.raises(UserError, match="another sweep's"):
         claim(sweep, ["a", "c"], again=True, named=True)
-    (sweep / layout.JOBS).unlink()  # what a dry run leaves, which no sweep is kept from
+    (sweep / layout.JOBS).unlink()  # as after a dry run, whose folder any sweep may claim
     assert claim(sweep, ["a", "c"], again=True, named=True) == sweep

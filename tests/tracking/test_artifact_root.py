@@ -1,4 +1,4 @@
-"""Artifacts of an experiment lie where `tracking.artifacts` said when it was created: in a folder, or at S3."""
+"""Artifacts of an experiment are stored where `tracking.artifacts` said at its creation: in a folder or on S3."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def bucket() -> Iterator[Any]:
         yield client
 
 
-def opened(root: Path, folder: str = "sweep", *, artifacts: str | None, experiment: str = "demo", **more: Any) -> Any:
-    """Return the tracker of a sweep of one run, which left a file."""
+def open_sweep(root: Path, folder: str = "sweep", *, artifacts: str | None, name: str = "demo", **more: Any) -> Any:
+    """Open a sweep with one run that has recorded a file, and return its tracker."""
     (root / folder / "0").mkdir(parents=True)
     uri = more.pop("uri", None) or f"sqlite:///{stores.put(root / 'mlflow.db')}"
-    place = RecordPlace(uri, root, experiment, artifacts)
+    place = RecordPlace(uri, root, name, artifacts)
     tracker = session.open_sweep(place, folder=root / folder, name="s", tags={}, **more)
     with recording.recording(root / folder / "0", name="run", tags={}, params={}) as record:
         (root / folder / "0" / "config.yaml").write_text("seed: 7\n")
@@ -41,8 +41,8 @@ def opened(root: Path, folder: str = "sweep", *, artifacts: str | None, experime
     return tracker
 
 
-def closed(tracker: Any, **more: Any) -> str:
-    """Close a sweep and return MLflow's id of its run."""
+def close_sweep(tracker: Any, **more: Any) -> str:
+    """Close a sweep and return the MLflow id of its run."""
     folder = f"{tracker.folder}/0"
     result = Result(0, "run", folder, journal.run_id(Path(folder)), "FINISHED", None, {}, {})
     session.close_sweep(tracker, status="FINISHED", description="", results=[result], **more)
@@ -64,13 +64,13 @@ def closed(tracker: Any, **more: Any) -> str:
         ("s3://[bucket", "an address"),
     ],
 )
-def test_a_root_that_can_be_none_is_one_line_without_secrets(given: str, expected: str) -> None:
+def test_invalid_root_is_one_line_without_secrets(given: str, expected: str) -> None:
     with pytest.raises(UserError, match=rf"^tracking\.artifacts=.*: expected {expected}") as refused:
         artifact_root.chosen(given)
     assert "hunter2" not in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_file_is_no_root_and_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_as_root_and_missing_library_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (file := tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="expected a folder"):
         artifact_root.chosen(str(file))
@@ -79,21 +79,21 @@ def test_a_file_is_no_root_and_a_missing_library_is_named(tmp_path: Path, monkey
         artifact_root.chosen("s3://bucket/x")
 
 
-def test_a_folder_is_from_where_the_command_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_root_is_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert artifact_root.chosen(None) is None
     assert artifact_root.chosen("kept here") == (tmp_path / "kept here").as_uri()
 
 
-def test_an_experiment_keeps_the_folder_that_it_was_created_with(tmp_path: Path) -> None:
+def test_experiment_keeps_its_first_root(tmp_path: Path) -> None:
     root = artifact_root.chosen(str(tmp_path / "disk" / "artifacts"))
-    run_id = closed(opened(tmp_path, artifacts=root))
+    run_id = close_sweep(open_sweep(tmp_path, artifacts=root))
     kept = tmp_path / "disk" / "artifacts" / "demo" / run_id / "artifacts" / "config.yaml"
     assert kept.read_text() == "seed: 7\n"
-    closed(opened(tmp_path, "again", artifacts=root))
-    closed(opened(tmp_path, "unsaid", artifacts=None))
+    close_sweep(open_sweep(tmp_path, "again", artifacts=root))
+    close_sweep(open_sweep(tmp_path, "unsaid", artifacts=None))
     with pytest.raises(UserError, match=rf"^tracking\.artifacts=file:///elsewhere: expected the root .*{root};"):
-        opened(tmp_path, "other", artifacts="file:///elsewhere")
+        open_sweep(tmp_path, "other", artifacts="file:///elsewhere")
     shutil.move(tmp_path / "disk", tmp_path / "unmounted")
     relocation.follow(tmp_path / "mlflow.db")
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
@@ -101,9 +101,9 @@ def test_an_experiment_keeps_the_folder_that_it_was_created_with(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_artifacts_at_s3_are_written_and_come_back(tmp_path: Path, bucket: Any) -> None:
-    tracker = opened(tmp_path, artifacts=artifact_root.chosen(f"{S3}/"))
-    run_id = closed(tracker)
+def test_artifacts_on_s3_are_written_and_fetched(tmp_path: Path, bucket: Any) -> None:
+    tracker = open_sweep(tmp_path, artifacts=artifact_root.chosen(f"{S3}/"))
+    run_id = close_sweep(tracker)
     assert f"runs/demo/{run_id}/artifacts/config.yaml" in object_store.names(bucket)
     shutil.rmtree(tracker.folder)
     (fetched := tmp_path / "fetched").mkdir()
@@ -115,24 +115,22 @@ def test_artifacts_at_s3_are_written_and_come_back(tmp_path: Path, bucket: Any) 
         assert not file.is_file() or object_store.SECRET.encode() not in file.read_bytes()
 
 
-def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_recorded(tmp_path: Path, bucket: Any) -> None:
+def test_missing_bucket_is_refused_before_recording(tmp_path: Path, bucket: Any) -> None:
     with pytest.raises(
         UserError, match=r"^tracking\.artifacts=s3://nobodys/x: expected a reachable place.*does not exist"
     ):
-        opened(tmp_path, artifacts="s3://nobodys/x")
+        open_sweep(tmp_path, artifacts="s3://nobodys/x")
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert database.execute("select count(*) from runs").fetchone() == (0,)
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_store_was_away_gets_its_root_later(
-    tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_is_set_when_an_absent_store_returns(tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_CLOSE", (0.1, 0.1))
-    away, said = "http://127.0.0.1:9", list[str]()
-    tracker = opened(tmp_path, artifacts=S3, experiment="later", uri=away, say=said.append)
-    session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
-    assert len(said) == 2
+    away, messages = "http://127.0.0.1:9", list[str]()
+    tracker = open_sweep(tmp_path, artifacts=S3, name="later", uri=away, say=messages.append)
+    session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
+    assert len(messages) == 2
     folder, uri = Path(tracker.folder), f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     assert sync.complete(SweepMirror(folder, place_of(folder, tmp_path, uri)))
     assert server.client_of(uri).get_experiment_by_name("later").artifact_location == f"{S3}/later"

@@ -1,4 +1,4 @@
-"""Of sweeps that share MLflow's store and no folder one goes on with an interrupted run."""
+"""One of several sweeps that share an MLflow store, but no folder, claims an interrupted run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def uri(tmp_path_factory):
 
 @pytest.fixture
 def runs(uri, request):
-    """Return what makes runs, with an owner or without, in an experiment of the test."""
+    """Return a function that creates runs, with or without an owner, in the test's experiment."""
     client = server.client_of(uri)
     experiment = client.create_experiment(request.node.name)
 
@@ -40,52 +40,49 @@ def runs(uri, request):
     return make
 
 
-def own_tags(uri, run_id):
+def claimants(uri, run_id):
     tags = server.client_of(uri).get_run(run_id).data.tags
     return {key.removeprefix(layout.CLAIM_TAG) for key in tags if key.startswith(layout.CLAIM_TAG)}
 
 
 @pytest.mark.slow
-def test_of_eight_sweeps_that_want_a_run_at_once_one_has_it(uri, runs, tmp_path, monkeypatch):
+def test_one_of_eight_simultaneous_claims_succeeds(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 1.0)
-    wanted, sweeps, together = (
-        [runs(status="KILLED") for _ in range(3)],
-        [runs(FAR) for _ in range(8)],
-        threading.Barrier(8),
-    )
+    wanted, sweeps = [runs(status="KILLED") for _ in range(3)], [runs(FAR) for _ in range(8)]
+    barrier = threading.Barrier(8)
 
-    def ask(sweep):
-        together.wait()
+    def claim(sweep):
+        barrier.wait()
         return claims.claim(uri, tmp_path, wanted, sweep)
 
     with ThreadPoolExecutor(8) as threads:
-        theirs = dict(zip(sweeps, threads.map(ask, sweeps), strict=True))
+        refused = dict(zip(sweeps, threads.map(claim, sweeps), strict=True))
     for run_id in wanted:
-        has = [sweep for sweep in sweeps if run_id not in theirs[sweep]]
-        assert len(has) == 1 and own_tags(uri, run_id) == {*has}
-    assert all(who.host == "far" for told in theirs.values() for who in told.values())
+        winners = [sweep for sweep in sweeps if run_id not in refused[sweep]]
+        assert len(winners) == 1 and claimants(uri, run_id) == {*winners}
+    assert all(who.host == "far" for owners in refused.values() for who in owners.values())
 
 
 @pytest.mark.slow
-def test_who_comes_later_is_told_who_has_it_and_a_claim_ends_with_its_sweep(uri, runs, tmp_path, monkeypatch):
+def test_later_claim_names_the_owner_until_it_is_silent(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     wanted, first, second = runs(status="KILLED"), runs(FAR), runs(FAR)
     assert claims.claim(uri, tmp_path, [wanted], first) == {}
-    assert claims.claim(uri, tmp_path, [wanted], first) == {}  # its folder, typed again
+    assert claims.claim(uri, tmp_path, [wanted], first) == {}  # the same sweep again
     assert claims.claim(uri, tmp_path, [wanted], second)[wanted].host == "far"
     server.client_of(uri).set_tag(first, layout.SIGN_TAG, f"{time.time() - 700:.0f}")
     assert claims.claim(uri, tmp_path, [wanted], second) == {}
-    assert own_tags(uri, wanted) == {second}
+    assert claimants(uri, wanted) == {second}
 
 
-def test_a_run_that_was_begun_or_finished_since_it_was_looked_at_is_left(uri, runs, tmp_path, monkeypatch):
+def test_running_and_finished_runs_are_not_claimed(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     begun, silent, done = runs(FAR), runs(FAR, sign=1), runs(FAR, status="FINISHED")
-    theirs = claims.claim(uri, tmp_path, [begun, silent, done], runs(FAR))
-    assert theirs.keys() == {begun, done}
+    refused = claims.claim(uri, tmp_path, [begun, silent, done], runs(FAR))
+    assert refused.keys() == {begun, done}
 
 
-def test_who_takes_too_long_between_look_and_tag_takes_that_back_and_begins_anew(uri, runs, tmp_path, monkeypatch):
+def test_slow_claim_is_withdrawn_and_repeated(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.3)
     wanted, slow, quick = runs(status="KILLED"), runs(FAR), runs(FAR)
     client = server.client_of(uri)
@@ -94,16 +91,16 @@ def test_who_takes_too_long_between_look_and_tag_takes_that_back_and_begins_anew
     def lag(run_id, key, value):
         if key.endswith(slow) and not late:
             late.append(key)
-            assert claims.claim(uri, tmp_path, [wanted], quick) == {}  # looks, writes, waits and looks meanwhile
+            assert claims.claim(uri, tmp_path, [wanted], quick) == {}  # a whole claim in the meantime
         set_tag(run_id, key, value)
 
     monkeypatch.setattr(client, "set_tag", lag)
     assert claims.claim(uri, tmp_path, [wanted], slow).keys() == {wanted}
-    assert late and own_tags(uri, wanted) == {quick}
+    assert late and claimants(uri, wanted) == {quick}
 
 
 @pytest.mark.slow
-def test_a_store_that_is_a_file_is_locked_and_nobody_waits(tmp_path, monkeypatch):
+def test_claim_in_a_file_store_locks_instead_of_waiting(tmp_path, monkeypatch):
     monkeypatch.setattr(claims.time, "sleep", lambda seconds: pytest.fail("waits") if seconds else None)
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     client = server.client_of(uri)

@@ -1,4 +1,4 @@
-"""A database on a server is a store like others: away for a while, refused for good, never its password on disk."""
+"""A database on a server as tracking store: unreachable, refused, and without its password on disk."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from frostline.records.recording import recording
 from frostline.tracking import database, server, session, tracking_uri
 from frostline.tracking.pending_sweeps import RecordPlace
 
-SAID = 'connection to server at "db", port 5432 failed: '
+CONNECTION = 'connection to server at "db", port 5432 failed: '
 
 
 @pytest.mark.parametrize(
-    ("said", "refused"),
+    ("message", "refused"),
     [
-        (f'{SAID}FATAL:  password authentication failed for user "me"', True),
-        (f'{SAID}FATAL:  database "nodb" does not exist', True),
-        (f'{SAID}FATAL:  no pg_hba.conf entry for host "h", user "me", database "d", no encryption', True),
+        (f'{CONNECTION}FATAL:  password authentication failed for user "me"', True),
+        (f'{CONNECTION}FATAL:  database "nodb" does not exist', True),
+        (f'{CONNECTION}FATAL:  no pg_hba.conf entry for host "h", user "me", database "d", no encryption', True),
         ("(1045, \"Access denied for user 'me'@'h' (using password: YES)\")", True),
-        (f"{SAID}Connection refused", False),
-        (f"{SAID}FATAL:  the database system is starting up", False),
-        (f"{SAID}FATAL:  sorry, too many clients already", False),
+        (f"{CONNECTION}Connection refused", False),
+        (f"{CONNECTION}FATAL:  the database system is starting up", False),
+        (f"{CONNECTION}FATAL:  sorry, too many clients already", False),
     ],
 )
-def test_what_a_database_says_tells_whether_to_wait_helps(said: str, refused: bool) -> None:
-    assert database.refused(OperationalError("", {}, Exception(said))) is refused
+def test_database_errors_are_permanent_or_temporary(message: str, refused: bool) -> None:
+    assert database.refused(OperationalError("", {}, Exception(message))) is refused
     assert database.refused(NoSuchModuleError("Can't load plugin: sqlalchemy.dialects:postgresql.no"))
-    assert not database.refused(ConnectionError(said))
+    assert not database.refused(ConnectionError(message))
 
 
-def test_a_database_that_is_away_is_noticed_at_once() -> None:
+def test_unreachable_database_fails_quickly() -> None:
     pytest.importorskip("psycopg2", reason="needs psycopg2, of the extra postgresql")
     began = time.monotonic()
     with pytest.raises(server.Unreachable, match="Connection refused"):
         server.client_of("postgresql+psycopg2://127.0.0.1:9/mlflow")
-    assert time.monotonic() - began < 60  # MLflow tries for a hundred seconds
+    assert time.monotonic() - began < 60  # MLflow itself tries for a hundred seconds
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +53,25 @@ def url() -> Any:
         yield found
 
 
-def opened(root: Path, said: list[str]) -> Any:
+def open_sweep(root: Path, messages: list[str]) -> Any:
     place = RecordPlace(tracking_uri.resolved(None, root), root, uuid.uuid4().hex)
     (root / "sweep" / "0").mkdir(parents=True)
-    return session.open_sweep(place, folder=root / "sweep", name="s", tags={}, say=said.append)
+    return session.open_sweep(place, folder=root / "sweep", name="s", tags={}, say=messages.append)
 
 
 @pytest.mark.slow
-def test_a_sweep_is_recorded_in_postgresql_and_its_password_nowhere(
+def test_postgresql_has_the_sweep_and_no_file_its_password(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    said: list[str] = []
-    tracker = opened(tmp_path, said)
+    messages: list[str] = []
+    tracker = open_sweep(tmp_path, messages)
     with recording(tmp_path / "sweep" / "0", name="run", tags={}, params={"lr": 0.1}) as record:
         record.metrics({"train/loss": 1.0}, 1)
         record.artifact(tmp_path / "sweep" / "0" / layout.RECORD)
-    session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
+    session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
     run = server.client_of(tracker.uri).get_run(journal.run_id(tmp_path / "sweep" / "0"))
-    assert said == [] and run.data.metrics["train/loss"] == 1.0 and run.info.status == "FINISHED"
+    assert messages == [] and run.data.metrics["train/loss"] == 1.0 and run.info.status == "FINISHED"
     secret = sqlalchemy.make_url(url).password
     assert secret
     for file in tmp_path.rglob("*"):
@@ -79,10 +79,10 @@ def test_a_sweep_is_recorded_in_postgresql_and_its_password_nowhere(
 
 
 @pytest.mark.slow
-def test_a_wrong_password_is_one_line(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_password_is_one_line(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sqlalchemy.make_url(url).set(password="hunter2").render_as_string(hide_password=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
     server.client_of.cache_clear()
     with pytest.raises(UserError, match=r"^tracking\.uri=.*password authentication failed") as refused:
-        opened(tmp_path, [])
+        open_sweep(tmp_path, [])
     assert "hunter2" not in str(refused.value)

@@ -1,11 +1,13 @@
-"""The record in MLflow becomes complete, in order and without doubles, whatever happens between it and the journal."""
+"""MLflow gets every entry of the journal once and in order, despite faults, kills and damaged files."""
 
 from __future__ import annotations
 
 import json
 import random
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +70,10 @@ def epochs(folder: Path, first: int = 1, last: int = EPOCHS) -> None:
         journal.append(folder, "metrics", step=epoch, time=now(), values=values)
 
 
+def write_run(folder: Path) -> None:
+    begin(folder), epochs(folder), finish(folder)
+
+
 def finish(folder: Path) -> None:
     (folder / "plan.json").write_text("{}")
     journal.append(folder, "artifact", path="plan.json", inside=None)
@@ -75,8 +81,8 @@ def finish(folder: Path) -> None:
     journal.append(folder, "end", status="FINISHED", time=now())
 
 
-def check(client: MlflowClient, experiment: str, folder: Path) -> None:
-    """Check that MLflow has the whole record, once."""
+def assert_mirrored(client: MlflowClient, experiment: str, folder: Path) -> None:
+    """Assert that MLflow has the whole record once."""
     (run,) = client.search_runs([experiment])
     assert run.info.run_id == journal.run_id(folder)
     assert run.info.status == "FINISHED"
@@ -94,49 +100,49 @@ def check(client: MlflowClient, experiment: str, folder: Path) -> None:
 def synced(mirror: Mirror, client: MlflowClient, experiment: str) -> bool:
     try:
         mirror.sync(client, experiment, None)
-    except Exception:  # as the thread does
+    except Exception:  # like the mirror thread
         return False
     return True
 
 
-def journey(faulty: Faulty, client: MlflowClient, experiment: str, folder: Path) -> None:
-    """Mirror a run in three strokes, sometimes by another process, as often as it takes."""
+def mirror_in_steps(faulty: Faulty, client: MlflowClient, experiment: str, folder: Path) -> None:
+    """Write and mirror a run in three steps, alternating between two mirrors, with retries."""
     mirror = Mirror(folder)
-    for number, stroke in enumerate((begin, epochs, finish)):
-        stroke(folder)
+    for number, step in enumerate((begin, epochs, finish)):
+        step(folder)
         for attempt in range(30):
             mirror = mirror if (number + attempt) % 2 else Mirror(folder)
             if synced(mirror, client, experiment):
                 break
     faulty.fault = faulty.often = None
-    check(client, experiment, folder)
+    assert_mirrored(client, experiment, folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lost", "hollow"])
-def test_a_fault_at_any_request_costs_nothing(faulty, client, tmp_path, request, kind):
+def test_fault_at_any_request_loses_nothing(faulty, client, tmp_path, request, kind):
     at = faulty.requests = 0
     while faulty.requests >= at:
         experiment = client.create_experiment(f"{request.node.name} {at}")
         faulty.requests, faulty.fault = 0, (at, kind)
-        journey(faulty, client, experiment, tmp_path / str(at))
+        mirror_in_steps(faulty, client, experiment, tmp_path / str(at))
         at += 1
     assert at > 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_many_faults_in_a_row_cost_nothing(faulty, client, experiment, tmp_path, seed):
+def test_many_faults_in_a_row_lose_nothing(faulty, client, experiment, tmp_path, seed):
     faulty.often = random.Random(seed)
-    journey(faulty, client, experiment, tmp_path / "run")
+    mirror_in_steps(faulty, client, experiment, tmp_path / "run")
 
 
 class Killed(BaseException):
-    """The process died here."""
+    """Stands for the death of the process."""
 
 
-class Mortal:
-    """A client in whose n-th call the process dies, before or after the work."""
+class DyingClient:
+    """A client whose call number `at` raises `Killed`, before or after its work."""
 
     def __init__(self, client: MlflowClient, at: int, *, after: bool) -> None:
         self._client, self._left, self._after = client, at, after
@@ -146,7 +152,7 @@ class Mortal:
         if not callable(call):
             return call
 
-        def mortal(*arguments, **options):
+        def call_or_die(*arguments, **options):
             self._left -= 1
             if self._left == -1 and not self._after:
                 raise Killed
@@ -155,30 +161,30 @@ class Mortal:
                 raise Killed
             return value
 
-        return mortal
+        return call_or_die
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_in_any_call_costs_nothing(faulty, client, tmp_path, request, after):
+def test_kill_in_any_call_loses_nothing(faulty, client, tmp_path, request, after):
     at, died = 0, True
     while died:
         experiment = client.create_experiment(f"{request.node.name} {at}")
         folder = tmp_path / str(at)
-        begin(folder), epochs(folder), finish(folder)
+        write_run(folder)
         died = False
         try:
-            Mirror(folder).sync(Mortal(client, at, after=after), experiment, None)
+            Mirror(folder).sync(DyingClient(client, at, after=after), experiment, None)
         except Killed:
             died = True
         Mirror(folder).sync(client, experiment, None)
-        check(client, experiment, folder)
+        assert_mirrored(client, experiment, folder)
         at += 1
     assert at > 6
 
 
 @pytest.mark.slow
-def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, experiment, tmp_path):
+def test_repeated_epochs_are_not_duplicated(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path, 1, 2)
     mirror = Mirror(tmp_path)
     mirror.sync(client, experiment, None)
@@ -190,20 +196,20 @@ def test_epochs_that_are_run_again_after_a_kill_are_not_doubled(faulty, client, 
     assert client.get_run(journal.run_id(tmp_path)).info.status == "RUNNING"
     epochs(tmp_path, 2, EPOCHS), finish(tmp_path)
     Mirror(tmp_path).sync(client, experiment, None)
-    check(client, experiment, tmp_path)
+    assert_mirrored(client, experiment, tmp_path)
 
 
-def test_a_run_whose_note_of_how_far_it_got_is_gone_is_not_recorded_twice(faulty, client, experiment, tmp_path):
+def test_lost_mirror_position_does_not_duplicate_the_run(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path, 1, 2)
     Mirror(tmp_path, fresh=True).sync(client, experiment, None)
     (tmp_path / layout.MIRRORED).unlink()
     epochs(tmp_path, 3, EPOCHS), finish(tmp_path)
     Mirror(tmp_path).sync(client, experiment, None)
-    check(client, experiment, tmp_path)
+    assert_mirrored(client, experiment, tmp_path)
 
 
 @pytest.mark.parametrize("value", [None, "x", "", [1], {"a": 1}, True, 10**400, -1])
-def test_what_is_no_value_in_a_journal_keeps_nothing_else_from_mlflow(tmp_path, value):
+def test_invalid_journal_values_are_skipped(tmp_path, value):
     noted = {"op": "run", "uid": "a", "name": "n", "tags": {}, "time": 1, "run_id": None}
     odd = [
         {**noted, "run_id": value} if value is not None else {**noted, "name": None},
@@ -222,23 +228,21 @@ def test_what_is_no_value_in_a_journal_keeps_nothing_else_from_mlflow(tmp_path, 
     assert news == Unsent(metrics=[("b", 2.0, 1, 1)]) and behind == (tmp_path / "record.jsonl").stat().st_size
 
 
-def test_that_a_process_is_gone_does_not_undo_what_mlflow_has_of_a_damaged_journal(client, experiment, tmp_path):
-    for stroke in (begin, epochs, finish):
-        stroke(tmp_path)
+def test_damaged_journal_does_not_undo_the_record(client, experiment, tmp_path):
+    write_run(tmp_path)
     assert synced(Mirror(tmp_path), client, experiment)
     path = tmp_path / "record.jsonl"
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     (tmp_path / "mirrored.json").write_text("{")
     end(tmp_path, "KILLED", GONE)
     assert synced(Mirror(tmp_path), client, experiment)
-    check(client, experiment, tmp_path)
+    assert_mirrored(client, experiment, tmp_path)
     (run,) = client.search_runs([experiment])
     assert not {"frostline.reason", "mlflow.note.content"} & set(run.data.tags)
 
 
-def test_a_run_whose_journal_is_gone_is_recorded_by_the_one_that_it_begins_anew(client, experiment, tmp_path):
-    for stroke in (begin, epochs):
-        stroke(tmp_path)
+def test_new_journal_continues_the_same_mlflow_run(client, experiment, tmp_path):
+    begin(tmp_path), epochs(tmp_path)
     assert synced(Mirror(tmp_path), client, experiment)
     (tmp_path / "record.jsonl").unlink()
     run_id = journal.run_id(tmp_path)
@@ -251,24 +255,22 @@ def test_a_run_whose_journal_is_gone_is_recorded_by_the_one_that_it_begins_anew(
     assert len(client.get_metric_history(run_id, "train/loss")) == EPOCHS + 1
 
 
-def test_a_run_goes_on_in_another_folder_which_then_says_how_it_ended(faulty, client, experiment, tmp_path):
+def test_run_resumed_in_another_folder_is_one_run(faulty, client, experiment, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     begin(old, "dead"), epochs(old, 1, 1)
     Mirror(old).sync(client, experiment, None)
-    epochs(old, 2, 2)  # written, but not mirrored
+    epochs(old, 2, 2)  # written but not mirrored
     new.mkdir()
     journal.append(new, "run", uid="a1b2", name="run", tags={"first": "1"}, time=now(), run_id=journal.run_id(old))
     epochs(new, 2, EPOCHS), finish(new)
     Mirror(new).sync(client, experiment, None)
     end(old, "KILLED", "gone")
     Mirror(old).sync(client, experiment, None)
-    check(client, experiment, new)
+    assert_mirrored(client, experiment, new)
     assert journal.run_id(old) == journal.run_id(new)
 
 
-def test_a_record_that_mlflow_has_lost_is_written_anew_and_a_deleted_one_stays_deleted(
-    faulty, client, experiment, tmp_path
-):
+def test_lost_run_is_recreated_and_deleted_run_stays_deleted(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path)
     Mirror(tmp_path).sync(client, experiment, None)
     at = journal.position(tmp_path)
@@ -276,14 +278,14 @@ def test_a_record_that_mlflow_has_lost_is_written_anew_and_a_deleted_one_stays_d
     client.delete_run(at.run_id)
     finish(tmp_path)
     Mirror(tmp_path).sync(client, experiment, None)
-    check(client, experiment, tmp_path)
+    assert_mirrored(client, experiment, tmp_path)
     client.delete_run(journal.run_id(tmp_path))
     journal.append(tmp_path, "tags", values={"more": "x"})
     Mirror(tmp_path).sync(client, experiment, None)
     assert client.search_runs([experiment]) == [] and not Mirror(tmp_path).pending()
 
 
-def test_a_param_that_differs_keeps_its_first_value_and_hinders_nothing(faulty, client, experiment, tmp_path):
+def test_changed_param_keeps_its_first_value(faulty, client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path)
     Mirror(tmp_path).sync(client, experiment, None)
     journal.append(tmp_path, "params", values={"p1": "other", "more": "x", "bad*name": "y"})
@@ -292,7 +294,7 @@ def test_a_param_that_differs_keeps_its_first_value_and_hinders_nothing(faulty, 
     assert (params["p1"], params["more"], len(params)) == ("1", "x", 131)
 
 
-def test_a_journal_from_elsewhere_gets_no_file_but_those_beside_it(faulty, client, experiment, tmp_path):
+def test_only_files_in_the_run_folder_are_uploaded(faulty, client, experiment, tmp_path):
     (tmp_path / "secret").write_text("x")
     (folder := tmp_path / "run").mkdir()
     begin(folder)
@@ -304,19 +306,18 @@ def test_a_journal_from_elsewhere_gets_no_file_but_those_beside_it(faulty, clien
     assert [item.path for item in client.list_artifacts(journal.run_id(folder))] == ["plan.json"]
 
 
-def test_a_sweep_whose_own_journal_is_damaged_still_knows_where_its_runs_belong(client, tmp_path, request, served):
+def test_damaged_sweep_journal_keeps_the_experiment(client, tmp_path, request, served):
     (sweep := tmp_path / "sweep").mkdir()
     (sweep / "record.jsonl").write_text("[]\n")
-    told = {"tracker": {"uri": served[1], "experiment": request.node.name}, "runs": [{"folder": "0"}]}
-    (sweep / "sweep.json").write_text(json.dumps(told))
-    for stroke in (begin, epochs, finish):
-        stroke(sweep / "0")
+    facts = {"tracker": {"uri": served[1], "experiment": request.node.name}, "runs": [{"folder": "0"}]}
+    (sweep / "sweep.json").write_text(json.dumps(facts))
+    write_run(sweep / "0")
     assert sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, tmp_path)))
-    check(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
+    assert_mirrored(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
 
 
 @pytest.mark.slow
-def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_replaced_with_the_runs(tmp_path, request):
+def test_artifacts_are_hard_links_that_keep_their_content(tmp_path, request):
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     experiment = server.experiment(uri, tmp_path, request.node.name)
     begin(folder := tmp_path / "run")
@@ -331,51 +332,61 @@ def test_weights_lie_once_on_the_disk_that_the_artifacts_are_on_and_are_not_repl
     assert (top / "weights" / "best.safetensors").samefile(folder / "best.safetensors")
     assert (top / "plan.json").samefile(folder / "plan.json")
     assert (top / "metrics.jsonl").samefile(folder / "metrics.jsonl")
-    journal.rewrite_epochs(folder, journal.epochs(folder))  # as a run begins that goes on
+    journal.rewrite_epochs(folder, journal.epochs(folder))  # as at the start of a resumed run
     journal.append_epoch(folder, {"epoch": 2})
     assert (top / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
     tensorfile.save(folder / "best.safetensors", {"weight": torch.ones(3)}, {})
     assert load_file(top / "weights" / "best.safetensors")["weight"].tolist() == [0, 0, 0]
 
 
-def test_a_run_that_is_over_when_it_is_seen_takes_four_calls_and_its_files(client, experiment, tmp_path, monkeypatch):
+def test_finished_run_needs_four_calls(client, experiment, tmp_path, monkeypatch):
     with recording(tmp_path, name="run", tags={}, params={"lr": 0.1, "seed": "0"}) as record:
         record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 3, "test": 2})
         for epoch in range(3):
             record.metrics({"val/loss": 1.0}, step=epoch)
             record.tag("epoch", str(epoch))
-    asked: list[str] = []
+    calls: list[str] = []
     for name in ("get_run", "search_runs", "create_run", "log_batch", "log_inputs", "update_run", "set_terminated"):
-        monkeypatch.setattr(client, name, partial(_noted, asked, name, getattr(client, name)), raising=True)
+        monkeypatch.setattr(client, name, partial(_counted, calls, name, getattr(client, name)), raising=True)
     Mirror(tmp_path, fresh=True).sync(client, experiment, None)
-    assert asked == ["create_run", "log_batch", "log_inputs", "set_terminated"]
+    assert calls == ["create_run", "log_batch", "log_inputs", "set_terminated"]
     (run,) = client.search_runs([experiment])
     assert run.info.status == "FINISHED"
     assert (run.data.params, run.data.tags["epoch"]) == ({"lr": "0.1", "seed": "0"}, "2")
     assert run.data.metrics == {"lr": 0.1, "val/loss": 1.0}
 
 
-def _noted(asked: list[str], name: str, call: Callable[..., object], *given: object, **options: object) -> object:
-    asked.append(name)
+def _counted(calls: list[str], name: str, call: Callable[..., object], *given: object, **options: object) -> object:
+    calls.append(name)
     return call(*given, **options)
 
 
-def test_a_run_that_has_just_begun_is_left_for_a_moment_unless_somebody_waits_for_it(served, request, tmp_path):
-    (sweep := tmp_path / "sweep").mkdir()
-    begin(sweep, "5ee9")
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Return the folder of a sweep that has begun."""
+    begin(folder := tmp_path / "sweep", "5ee9")
+    return folder
+
+
+@pytest.fixture
+def place(served, tmp_path: Path, request) -> RecordPlace:
+    """Return the place of the test's sweeps, in an experiment of the test."""
+    return RecordPlace(served[1], tmp_path, request.node.name)
+
+
+def test_new_run_is_mirrored_later_unless_at_once(sweep, place):
     begin(sweep / "0", "a0"), begin(sweep / "1", "a1")
     journal.append(sweep / "1", "end", status="FINISHED", time=now())
-    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name))
+    mirror = SweepMirror(sweep, place)
     mirror.sync(at_once=False)
     assert [journal.run_id(folder) is not None for folder in (sweep, sweep / "0", sweep / "1")] == [True, False, True]
     mirror.sync()
     assert journal.run_id(sweep / "0")
 
 
-def test_a_run_that_began_under_this_sweep_has_its_id_at_once_and_the_rest_later(served, request, client, tmp_path):
-    (sweep := tmp_path / "sweep").mkdir()
-    begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
-    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name), fresh=True)
+def test_new_run_of_a_fresh_sweep_has_its_id_at_once(sweep, place, client):
+    begin(run := sweep / "0", "a0")
+    mirror = SweepMirror(sweep, place, fresh=True)
     for _ in range(2):
         mirror.sync(at_once=False)
         assert client.get_run(journal.run_id(run)).data.params == {} and mirror.pending() == 1
@@ -384,10 +395,9 @@ def test_a_run_that_began_under_this_sweep_has_its_id_at_once_and_the_rest_later
     assert len(client.search_runs([mirror.experiment_id])) == 2
 
 
-def test_a_run_that_is_over_is_looked_at_again_only_when_somebody_waits(served, request, client, tmp_path):
-    (sweep := tmp_path / "sweep").mkdir()
-    begin(sweep, "5ee9"), begin(run := sweep / "0", "a0"), finish(run)
-    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name), fresh=True)
+def test_finished_run_is_read_again_only_at_once(sweep, place, client):
+    begin(run := sweep / "0", "a0"), finish(run)
+    mirror = SweepMirror(sweep, place, fresh=True)
     mirror.sync(at_once=False)
     assert client.get_run(journal.run_id(run)).info.status == "FINISHED"
     journal.append(run, "tags", values={"late": "yes"})
@@ -397,31 +407,29 @@ def test_a_run_that_is_over_is_looked_at_again_only_when_somebody_waits(served, 
     assert client.get_run(journal.run_id(run)).data.tags["late"] == "yes"
 
 
-def test_a_run_that_waits_is_scheduled_until_it_goes_on(served, request, client, tmp_path):
-    (sweep := tmp_path / "sweep").mkdir()
-    begin(sweep, "5ee9"), begin(run := sweep / "0", "a0")
+def test_paused_run_is_scheduled_until_it_resumes(sweep, place, client):
+    begin(run := sweep / "0", "a0")
     end(run, "PAUSED", None)
-    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name), fresh=True)
+    mirror = SweepMirror(sweep, place, fresh=True)
     mirror.sync(at_once=False)
-    waits = client.get_run(journal.run_id(run)).info
-    assert (waits.status, waits.end_time) == ("SCHEDULED", None)
+    paused = client.get_run(journal.run_id(run)).info
+    assert (paused.status, paused.end_time) == ("SCHEDULED", None)
     journal.append(run, "resume", time=now())
     mirror.sync()
-    assert client.get_run(waits.run_id).info.status == "RUNNING"
+    assert client.get_run(paused.run_id).info.status == "RUNNING"
     finish(run)
     mirror.sync(at_once=False)
-    assert client.get_run(waits.run_id).info.status == "FINISHED"
+    assert client.get_run(paused.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.slow
-def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(faulty, client, request, tmp_path, served):
-    (sweep := tmp_path / "sweep").mkdir()
-    begin(sweep, "5ee9"), finish(sweep)
+def test_refused_upload_does_not_block_runs(faulty, client, sweep, place):
+    finish(sweep)
     for name, size in (("0", 10**6), ("1", 10)):
         begin(sweep / name, f"a{name}"), epochs(sweep / name), finish(sweep / name)
         (sweep / name / "plan.json").write_text("x" * size)
     faulty.largest = 10**5
-    mirror = SweepMirror(sweep, RecordPlace(served[1], tmp_path, request.node.name))
+    mirror = SweepMirror(sweep, place)
     with pytest.raises(server.Unreachable, match="413"):
         mirror.sync()
     runs = client.search_runs([mirror.experiment_id])
@@ -434,16 +442,17 @@ def test_a_file_that_a_proxy_refuses_keeps_no_run_open_and_no_other_run_back(fau
     assert mirror.pending() == 0
 
 
-# Whole sweeps.
-
-
-def open_sweep(uri, folder, name, said):
+def open_sweep(place, folder, messages):
     (folder / "0").mkdir(parents=True)
-    return session.open_sweep(RecordPlace(uri, folder.parent, name), folder=folder, name="s", tags={}, say=said.append)
+    return session.open_sweep(place, folder=folder, name="s", tags={}, say=messages.append)
+
+
+def close_sweep(tracker, messages):
+    session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=messages.append)
 
 
 def run(tracker, steps):
-    """Carry out a run of one epoch per step; each is called before its epoch."""
+    """Carry out a run with one epoch per step, which is called before its epoch."""
     folder = Path(tracker.folder) / "0"
     with recording(folder, name="run", tags={}, params={"lr": 0.1}) as record:
         for epoch, step in enumerate(steps, start=1):
@@ -453,7 +462,7 @@ def run(tracker, steps):
         record.artifact(folder / "metrics.jsonl")
 
 
-def check_sweep(client, name, epochs):
+def assert_sweep_mirrored(client, name, epochs):
     (experiment,) = (e for e in client.search_experiments() if e.name == name)
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {"s", "run"}
@@ -467,10 +476,10 @@ def check_sweep(client, name, epochs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("away", ["start", "middle", "end", "always"])
-def test_a_server_that_is_away_costs_nothing(served, faulty, client, tmp_path, capsys, monkeypatch, request, away):
-    uri, name, said = served[1], request.node.name, []
+def test_unreachable_server_loses_nothing(faulty, client, place, tmp_path, capsys, monkeypatch, away):
+    messages = []
     faulty.away = away in ("start", "always")
-    tracker = open_sweep(uri, tmp_path / "sweep", name, said)
+    tracker = open_sweep(place, tmp_path / "sweep", messages)
 
     def toggle() -> None:
         faulty.away = away in ("middle", "always")
@@ -479,47 +488,43 @@ def test_a_server_that_is_away_costs_nothing(served, faulty, client, tmp_path, c
         faulty.away = away in ("end", "always")
 
     run(tracker, [toggle, lambda: None, back])
-    session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
-    assert len(said) == {"start": 1, "middle": 0, "end": 1, "always": 2}[away]
+    close_sweep(tracker, messages)
+    assert len(messages) == {"start": 1, "middle": 0, "end": 1, "always": 2}[away]
     faulty.away = False
     if away in ("end", "always"):
-        assert pending_sweeps.remembered(uri, tmp_path) == [tmp_path / "sweep"]
+        assert pending_sweeps.remembered(place.uri, tmp_path) == [tmp_path / "sweep"]
         monkeypatch.setattr(project, "project_root", lambda: tmp_path)
         assert sync_command([str(tmp_path / "sweep")]) == 0
         assert "complete" in capsys.readouterr().out
-    check_sweep(client, name, 3)
-    assert pending_sweeps.remembered(uri, tmp_path) == []
+    assert_sweep_mirrored(client, place.experiment, 3)
+    assert pending_sweeps.remembered(place.uri, tmp_path) == []
 
 
-def test_the_next_sweep_completes_what_is_pending_in_passing(served, faulty, client, tmp_path, request):
-    uri, name, said = served[1], request.node.name, []
+def test_next_sweep_completes_pending_ones(faulty, client, place, tmp_path):
     faulty.away = True
-    tracker = open_sweep(uri, tmp_path / "first", name, said)
+    tracker = open_sweep(place, tmp_path / "first", [])
     run(tracker, [lambda: None])
-    session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
+    close_sweep(tracker, [])
     faulty.away = False
-    second = open_sweep(uri, tmp_path / "second", f"{name} 2", said)
-    completed = threading.Event()
-    while not completed.wait(0.05):
-        if pending_sweeps.remembered(uri, tmp_path) == [tmp_path / "second"]:
-            completed.set()
-    check_sweep(client, name, 1)
-    session.close_sweep(second, status="FINISHED", description="done", results=[], say=said.append)
+    second = open_sweep(replace(place, experiment=f"{place.experiment} 2"), tmp_path / "second", [])
+    while pending_sweeps.remembered(place.uri, tmp_path) != [tmp_path / "second"]:
+        time.sleep(0.05)
+    assert_sweep_mirrored(client, place.experiment, 1)
+    close_sweep(second, [])
 
 
 @pytest.mark.slow
-def test_training_waits_for_no_answer(served, faulty, client, tmp_path, request, monkeypatch):
-    """Every epoch is over before the server has answered once, and the sweep ends without it."""
+def test_training_does_not_wait_for_the_server(faulty, client, place, tmp_path, monkeypatch):
+    """All epochs and the sweep end before the server has answered once."""
     monkeypatch.setattr(session, "_OPEN", 0.2)
     monkeypatch.setattr(session, "_CLOSE", (0.2, 0.2))
-    uri, name, said = served[1], request.node.name, []
+    messages = []
     faulty.held = threading.Event()
-    tracker = open_sweep(uri, tmp_path / "sweep", name, said)
+    tracker = open_sweep(place, tmp_path / "sweep", messages)
     run(tracker, [lambda: None] * 5)
-    session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=said.append)
-    assert not faulty.held.is_set() and len(said) == 2
+    close_sweep(tracker, messages)
+    assert not faulty.held.is_set() and len(messages) == 2
     faulty.held.set()
-    place = RecordPlace(uri, tmp_path, name)
-    while not sync.complete(SweepMirror(tmp_path / "sweep", place)):  # the thread left behind holds the lock
-        threading.Event().wait(0.05)
-    check_sweep(client, name, 5)
+    while not sync.complete(SweepMirror(tmp_path / "sweep", place)):  # until the remaining thread releases the lock
+        time.sleep(0.05)
+    assert_sweep_mirrored(client, place.experiment, 5)

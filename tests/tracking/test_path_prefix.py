@@ -1,4 +1,4 @@
-"""A tracking server below a path, which a proxy hands to it: what `mlflow server --static-prefix /team` carries out."""
+"""A tracking server below a path behind a proxy, as with `mlflow server --static-prefix /team`."""
 
 from __future__ import annotations
 
@@ -36,26 +36,25 @@ def answers(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory):
-    """Yield the address below the path; whatever lies beside it is not there."""
+    """Yield the server's address with its path. Other paths do not answer."""
     folder, port, behind = tmp_path_factory.mktemp("server"), free_port(), free_port()
     (folder / "manner").write_text("well")
-    told = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    told.pop("MLFLOW_TRACKING_URI", None)
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
     for key, value in {
         "FILE_STORE": f"sqlite:///{stores.put(folder / 'mlflow.db')}",
         "ARTIFACT_ROOT": "mlflow-artifacts:/",
         "ARTIFACT_DESTINATION": str(folder / "kept"),
         "SERVE_ARTIFACTS": "true",
     }.items():
-        told[f"_MLFLOW_SERVER_{key}"] = value
-    told["_MLFLOW_STATIC_PREFIX"] = PREFIX
+        environment[f"_MLFLOW_SERVER_{key}"] = value
+    environment["_MLFLOW_STATIC_PREFIX"] = PREFIX
     place = ("--host", "127.0.0.1", "--port", str(behind))
     proxy = [sys.executable, CHECKOUT / "tests" / "proxy.py", str(port), str(behind), folder / "manner", PREFIX]
+    command = [sys.executable, "-m", "uvicorn", *place, "mlflow.server.fastapi_app:app"]
     with (
         (folder / "log").open("wb") as log,
-        warm.Popen(
-            [sys.executable, "-m", "uvicorn", *place, "mlflow.server.fastapi_app:app"], env=told, stdout=log, stderr=log
-        ) as server,
+        warm.Popen(command, env=environment, stdout=log, stderr=log) as server,
         subprocess.Popen(proxy) as between,
     ):
         try:
@@ -70,7 +69,7 @@ def team(tmp_path_factory):
             server.kill()
 
 
-def typed(*arguments, cwd, uri):
+def run_frostline(*arguments, cwd, uri):
     own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT / "src"), "MLFLOW_TRACKING_URI": uri}
     done = warm.run([sys.executable, "-m", "frostline", *arguments], env=own, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -78,24 +77,24 @@ def typed(*arguments, cwd, uri):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_recorded_with_its_files_and_read_from_there_and_every_link_has_the_path(team, tmp_path):
+def test_sweep_on_a_server_with_a_path_prefix(team, tmp_path):
     from mlflow import MlflowClient
 
     folder, elsewhere = tmp_path / "here" / "sweep", tmp_path / "elsewhere"
     for place in (tmp_path / "here", elsewhere):
         place.mkdir()
-    said = typed("-m", "freeze=head", *QUICK, f"hydra.sweep.dir={folder}", cwd=folder.parent, uri=f"{team}/")
-    assert f"See it in MLflow: {team}\n" in said
+    printed = run_frostline("-m", "freeze=head", *QUICK, f"hydra.sweep.dir={folder}", cwd=folder.parent, uri=f"{team}/")
+    assert f"See it in MLflow: {team}\n" in printed
     results = json.loads((folder / "results.json").read_text())
     client, first = MlflowClient(team), results[0]["run_id"]
     run = client.get_run(first)
     assert run.info.status == results[0]["status"] == "FINISHED"
     kept = {file.path for file in client.list_artifacts(first)}
     assert {"best.safetensors", "config.yaml", "metrics.jsonl", "train.log"} <= kept
-    folder.rename(tmp_path / "away")  # from now on the server alone has it
+    folder.rename(tmp_path / "away")  # now only the server has the run
     page = elsewhere / "again.html"
-    typed("report", f"runs:/{first}", "-o", str(page), cwd=elsewhere, uri=team)
+    run_frostline("report", f"runs:/{first}", "-o", str(page), cwd=elsewhere, uri=team)
     runs = f"{team}/#/experiments/{run.info.experiment_id}/runs"
     assert all(f"{runs}/{result['run_id']}" in page.read_text() for result in results)
-    (address,) = typed("ui", "--no-browser", cwd=elsewhere, uri=f"{team}/").splitlines()
+    (address,) = run_frostline("ui", "--no-browser", cwd=elsewhere, uri=f"{team}/").splitlines()
     assert address.startswith(f"{runs}?")

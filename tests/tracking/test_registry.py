@@ -1,4 +1,4 @@
-"""A registered network is served by MLflow without pickle, and says what `predict` says."""
+"""A registered network is served by MLflow without pickle and predicts as `predict` does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from frostline.tracking import query, registry, server
 
 @pytest.fixture(scope="module")
 def registered(trained):
-    """Register the run `head`, and return where its model lies."""
+    """Register the run `head` and return its model version."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", trained.uri)
         assert register.main([str(trained.folder / "0"), "--name", "digits"]) == 0
@@ -48,7 +48,7 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_version_belongs_to_its_run_and_says_how_good_it_is(trained, registered):
+def test_model_version_has_its_run_and_accuracy(trained, registered):
     result = json.loads((trained.folder / "0" / "result.json").read_text())
     assert registered.run_id == result["run_id"]
     assert registered.description == "shufflenet_v2_x0_5 on digits: head lr=0.01 seed=0"
@@ -56,7 +56,7 @@ def test_the_version_belongs_to_its_run_and_says_how_good_it_is(trained, registe
     assert server.client_of(trained.uri).get_run(result["run_id"]).info.status == "FINISHED"
 
 
-def test_nothing_in_the_model_is_a_pickle(trained, registered, tmp_path):
+def test_registered_model_has_no_pickle(trained, registered, tmp_path):
     local = server.client_of(trained.uri).download_artifacts(registered.run_id, "model", str(tmp_path))
     names = {name for _, _, files in os.walk(local) for name in files}
     assert {"serve.py", "best.safetensors", "config.yaml", "MLmodel"} <= names
@@ -64,15 +64,15 @@ def test_nothing_in_the_model_is_a_pickle(trained, registered, tmp_path):
 
 
 ABSENT = ("hydra", "omegaconf", "rich", "matplotlib", "sklearn", "scipy", "filelock", "plotly")
-"""What the package needs for sweeps alone may be missing where a model is served."""
+"""Packages that only sweeps need. Serving must work without them."""
 
 
 @pytest.mark.slow
-def test_the_served_model_answers_over_http_as_predict_does(trained, registered, images, tmp_path):
-    """In a process that finds this package in the model alone, has no more than it asks for, and reads no pickles."""
-    without = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
+def test_served_model_predicts_as_predict_does(trained, registered, images, tmp_path):
+    """The server finds this package only in the model, has no packages of `ABSENT`, and reads no pickle."""
+    site = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(without)
+    (tmp_path / "site" / "sitecustomize.py").write_text(site)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{(port := free.getsockname()[1])}"
@@ -80,14 +80,14 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
     environment["PYTHONPATH"] = str(tmp_path / "site")
     options = ["-m", "models:/digits/1", "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     environment["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environment["PATH"]])  # noqa: PTH120
-    typed = [sys.executable, "-m", "mlflow", "models", "serve", *options]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", *options]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = warm.Popen(typed, env=environment, cwd=tmp_path, **quiet)  # which starts Python for the server
+    process = warm.Popen(command, env=environment, cwd=tmp_path, **quiet)  # which starts Python for the server
     try:
-        wait(f"{address}/ping", process)
+        wait_for_server(f"{address}/ping", process)
         files = sorted(images.iterdir())
         encoded = [base64.b64encode(file.read_bytes()).decode() for file in files]
-        said = ask(address, encoded, params={"top": 10})["predictions"]
+        predictions = ask(address, encoded, params={"top": 10})["predictions"]
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(address, [encoded[0], "bm8gcGljdHVyZQ=="])
         with refused.value as answer:
@@ -97,7 +97,7 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
             server_process.terminate()
         process.wait(20)
     network = predict.load(trained.folder / "0", device="cpu")
-    for answer, row in zip(said, predict.probabilities(network, files, batch=3), strict=True):
+    for answer, row in zip(predictions, predict.probabilities(network, files, batch=3), strict=True):
         expected = predict.ranked(network.classes, row, 10)
         assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
         assert answer["class"] == next(iter(expected)) and answer["probability"] == max(
@@ -106,7 +106,7 @@ def test_the_served_model_answers_over_http_as_predict_does(trained, registered,
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_what_predict_refuses_is_refused_and_base64_may_be_in_lines(trained, kind):
+def test_served_model_refuses_damaged_images(trained, kind):
     with warnings.catch_warnings(action="ignore"):  # MLflow warns of type hints that it does not use
         from frostline.runs.serve import Classifier
 
@@ -129,8 +129,8 @@ def test_what_predict_refuses_is_refused_and_base64_may_be_in_lines(trained, kin
             ask(content)
 
 
-def wait(address, process):
-    """Wait until the server answers; it has to import torch first."""
+def wait_for_server(address, process):
+    """Wait until the server answers. It imports torch first."""
     for _ in range(600):
         assert process.poll() is None, "the server ended"
         try:
@@ -148,7 +148,7 @@ def ask(address, images, **more):
         return json.load(answer)
 
 
-def test_a_name_that_mlflow_refuses_and_a_run_that_it_lacks_are_named(trained, registered, monkeypatch):
+def test_invalid_name_and_unknown_run_are_refused(trained, registered, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     with pytest.raises(UserError, match=r"^--name=a/b: expected a name for the registry"):
         register.main([str(trained.folder / "0"), "--name", "a/b"])
@@ -156,7 +156,7 @@ def test_a_name_that_mlflow_refuses_and_a_run_that_it_lacks_are_named(trained, r
         register.main(["0" * 32, "--name", "digits"])
 
 
-def test_a_registry_that_cannot_be_written_to_is_not_told_as_a_wrong_name(trained, monkeypatch):
+def test_readonly_registry_is_not_reported_as_wrong_name(trained, monkeypatch):
     def fails(*_):
         raise MlflowException("(sqlite3.OperationalError) attempt to write a readonly database")
 
@@ -173,7 +173,7 @@ def test_looking_for_a_run_creates_no_store(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_is_all_of_its_runs_and_a_run_is_itself(trained):
+def test_query_returns_runs_of_a_sweep_or_a_single_run(trained):
     sweep = json.loads((trained.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
     runs = query.results(trained.uri, sweep)
     assert [run.choices["freeze_mode"] for run in runs] == ["head", "full"]

@@ -1,4 +1,4 @@
-"""What was moved is found again: the artifacts of a store, sweeps that are not over, and the folders of their runs."""
+"""Moved artifacts, sweeps and run folders are found again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ DIGEST = "d" * 16
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store before its first run."""
+    """Return an empty store."""
     return stores.put(tmp_path_factory.mktemp("empty") / "mlflow.db")
 
 
-def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
-    """Return the folder of a sweep in a new project whose process was killed in the middle of its one run."""
+def interrupted_sweep(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
+    """Write a new project with a sweep that was killed during its only run, and return the sweep's folder."""
     uri = f"sqlite:///{root}/mlruns/mlflow.db"
     (root / "mlruns").mkdir(parents=True)
     shutil.copy(empty, root / "mlruns" / "mlflow.db")
@@ -49,7 +49,7 @@ def interrupted(root: Path, empty: Path, *, mirrored: bool = True) -> Path:
     return folder
 
 
-def look(root: Path, folder: Path) -> resume.Judgement:
+def judge_earlier_run(root: Path, folder: Path) -> resume.Judgement:
     """Return what a new sweep in `folder` finds in the project's store."""
     uri = tracking_uri.resolved(None, root)
     tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)
@@ -57,26 +57,24 @@ def look(root: Path, folder: Path) -> resume.Judgement:
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
-def test_a_run_in_a_folder_that_was_moved_goes_on_from_there(tmp_path: Path, empty: Path, mirrored: bool) -> None:
-    old = interrupted(tmp_path / "project", empty, mirrored=mirrored)
+def test_run_in_a_moved_folder_resumes_there(tmp_path: Path, empty: Path, mirrored: bool) -> None:
+    old = interrupted_sweep(tmp_path / "project", empty, mirrored=mirrored)
     new = old.parent.parent / "kept"
     old.rename(new)
-    found = look(tmp_path / "project", old.with_name("next"))
+    found = judge_earlier_run(tmp_path / "project", old.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == new / "0"
     assert pending_sweeps.remembered(tracking_uri.resolved(None, tmp_path / "project"), tmp_path / "project") == [new]
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_project_that_was_moved_or_copied_is_whole_and_leaves_the_old_place_alone(
-    tmp_path: Path, empty: Path, copied: bool, mirrored: bool
-) -> None:
+def test_moved_or_copied_project_is_complete(tmp_path: Path, empty: Path, copied: bool, mirrored: bool) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    folder = interrupted(old, empty, mirrored=mirrored)
+    folder = interrupted_sweep(old, empty, mirrored=mirrored)
     (shutil.copytree if copied else shutil.move)(old, new)
     before = sorted(old.rglob("*"))
     moved = new / folder.relative_to(old)
-    found = look(new, moved.with_name("next"))
+    found = judge_earlier_run(new, moved.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == moved / "0"
     uri = tracking_uri.resolved(None, new)
     named = resume.with_run_id(found.interrupted, new, uri)
@@ -87,8 +85,8 @@ def test_a_project_that_was_moved_or_copied_is_whole_and_leaves_the_old_place_al
     assert sorted(old.rglob("*")) == before
 
 
-def test_artifacts_that_did_not_come_along_are_read_where_they_are(tmp_path: Path, empty: Path) -> None:
-    folder = interrupted(tmp_path / "old", empty)
+def test_artifacts_left_behind_are_read_at_their_old_place(tmp_path: Path, empty: Path) -> None:
+    folder = interrupted_sweep(tmp_path / "old", empty)
     run_id = journal.run_id(folder / "0")
     (new := tmp_path / "new" / "mlruns").mkdir(parents=True)
     shutil.copy(tmp_path / "old" / "mlruns" / "mlflow.db", new)
@@ -97,8 +95,8 @@ def test_artifacts_that_did_not_come_along_are_read_where_they_are(tmp_path: Pat
 
 
 @pytest.mark.parametrize("change", ["runs rename column artifact_uri to artifacts", "experiments rename to studies"])
-def test_a_store_whose_tables_are_others_is_left_as_it_is(tmp_path: Path, empty: Path, change: str) -> None:
-    """What an upgrade of MLflow may change: the private tables in which it says where files lie."""
+def test_store_with_unknown_tables_is_not_changed(tmp_path: Path, empty: Path, change: str) -> None:
+    """An upgrade of MLflow may change the private tables that contain file locations."""
     (old := tmp_path / "old" / "artifacts" / "1").mkdir(parents=True)
     (tmp_path / "new" / "artifacts" / "1").mkdir(parents=True)
     file = Path(shutil.copy(empty, tmp_path / "new" / "mlflow.db"))

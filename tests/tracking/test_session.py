@@ -1,4 +1,4 @@
-"""The record is complete, survives a kill, never leaks a password, and any number of processes may start it at once."""
+"""Sessions of tracking: complete records, kills, interrupts, unreachable stores, and concurrent processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracker(root) -> Tracker:
-    """Return a sweep in the one store of this file, which is the project's own."""
+    """Return a sweep in the project's default store, which all tests of this file share."""
     (root / "mlruns").mkdir()
     stores.put(root / "mlruns" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
@@ -62,20 +62,20 @@ def open_sweep(uri: str, *, root: Path, experiment: str = "demo", **options) -> 
 
 @pytest.fixture
 def folder(tracker, request) -> Path:
-    """Return a run's folder in the sweep."""
+    """Return the folder of a run in the sweep."""
     path = Path(tracker.folder) / re.sub(r"\W+", "-", request.node.name)
     path.mkdir()
     return path
 
 
 def up_to_date(tracker) -> bool:
-    """Return whether MLflow has all that was written so far, waiting for it as `close_sweep` does."""
+    """Wait as `close_sweep` does, and return whether MLflow has everything written so far."""
     patience, limit = session._CLOSE
     return session._threads[tracker.folder].complete(patience=patience, limit=limit)
 
 
 def mirrored(tracker, folder) -> str:
-    """Return MLflow's id of a run, once MLflow has all of it."""
+    """Wait until MLflow has the whole run and return its MLflow id."""
     assert up_to_date(tracker)
     return journal.run_id(folder)
 
@@ -85,7 +85,7 @@ def client(tracker) -> MlflowClient:
     return MlflowClient(tracker.uri)
 
 
-def test_a_run_is_recorded_in_full(tracker, client, folder):
+def test_run_is_recorded_completely(tracker, client, folder):
     file = folder / "config.yaml"
     file.write_text("lr: 0.001\n")
     params = {f"data.options.{i}": i for i in range(230)} | {"lr": 0.001, "long": "x" * 9000, "nothing": None}
@@ -116,7 +116,7 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "why"),
+    ("error", "status", "reason"),
     [
         (ValueError("loss is nan\nin epoch 1"), "FAILED", "ValueError: loss is nan in epoch 1"),
         (UserError("lr=nan: expected a number"), "FAILED", "lr=nan: expected a number"),
@@ -125,22 +125,22 @@ def test_a_run_is_recorded_in_full(tracker, client, folder):
         (RuntimeError("x" * 9000), "FAILED", f"RuntimeError: {'x' * 486}"),
     ],
 )
-def test_a_run_that_ends_early_says_so_and_the_error_goes_on(tracker, client, error, status, why):
+def test_failed_run_records_its_reason_and_reraises(tracker, client, error, status, reason):
     folder = Path(tempfile.mkdtemp(dir=tracker.folder))
     with pytest.raises(type(error)), recording(folder, name="run", tags={}, params={}):
         raise error
     run = client.get_run(mirrored(tracker, folder))
-    assert (run.info.status, run.data.tags["frostline.reason"]) == (status, why)
-    said = run.data.tags["mlflow.note.content"]
-    assert said.startswith(f"{why}\n\n") and "the sweep's command again" in said
-    assert (f"`train.log` of its folder, `{folder}`" in said) == (status == "FAILED")
+    assert (run.info.status, run.data.tags["frostline.reason"]) == (status, reason)
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith(f"{reason}\n\n") and "the sweep's command again" in note
+    assert (f"`train.log` of its folder, `{folder}`" in note) == (status == "FAILED")
     with recording(folder, name="run", tags={}, params={}):
         pass
     tags = client.get_run(mirrored(tracker, folder)).data.tags
     assert (tags["frostline.reason"], tags["mlflow.note.content"]) == ("", "")
 
 
-def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tracker, folder, tmp_path):
+def test_artifact_is_fetched_only_within_its_run(tracker, folder, tmp_path):
     (folder / "model.safetensors").write_bytes(b"weights")
     with recording(folder, name="run", tags={}, params={}) as record:
         record.artifact(folder / "model.safetensors", "best")
@@ -161,7 +161,7 @@ def test_an_artifact_can_be_fetched_and_nothing_outside_the_folder_is_touched(tr
         assert "\n" not in str(caught.value)
 
 
-# What a job of another process does here: open its own sweep in a fresh store, write one metric, and be killed.
+# A job in another process: it opens its own sweep in a new store, writes a metric, and is killed.
 JOB = """
 import logging, os, sys
 from pathlib import Path
@@ -182,13 +182,13 @@ with recording(folder / "0", name="run", tags={}, params={}) as record:
 
 
 @pytest.mark.slow
-def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_nothing(tmp_path):
+def test_concurrent_first_sweeps_succeed_and_survive_a_kill(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     commands = [[sys.executable, "-c", JOB, str(tmp_path), str(job)] for job in range(3)]
     with ThreadPoolExecutor() as threads:
-        said = [(job.stdout, job.stderr) for job in threads.map(partial(warm.run, env=environment), commands)]
-    assert [err for _, err in said] == ["", "", ""], "creating the store leaves the screen clean"
-    rows = [out.split() for out, _ in said]
+        printed = [(job.stdout, job.stderr) for job in threads.map(partial(warm.run, env=environment), commands)]
+    assert [err for _, err in printed] == ["", "", ""], "creating the store printed something"
+    rows = [out.split() for out, _ in printed]
     assert len({experiment for experiment, _ in rows}) == 1
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
     client = MlflowClient(uri)
@@ -204,28 +204,16 @@ def test_processes_that_open_a_fresh_store_at_once_all_succeed_and_a_kill_loses_
     assert pending_sweeps.remembered(uri, tmp_path) == []
 
 
-def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, client, root, tmp_path):
+def test_closed_sweep_has_a_summary_and_no_open_run(tracker, client, root, tmp_path):
     (tmp_path / "0").mkdir()
     other = open_sweep(tracker.uri, root=root, folder=tmp_path)
     journal.append(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=now())
-    lost = Result(
-        0,
-        "lost",
-        "0",
-        None,
-        "KILLED",
-        "the process died",
-        {"freeze_mode": "full", "lr": 0.1, "data": "d", "seed": 0},
-        {},
-    )
-    metrics = {"best/val_accuracy": 0.5, "test/accuracy": 0.25, "cost/train_seconds": 2.0}
-    done = [
-        Result(1 + i, "x", "x", None, "FINISHED", None, {"freeze_mode": mode, "lr": lr, "data": "d", "seed": 0}, values)
-        for i, (mode, lr, values) in enumerate(
-            [("head", 0.1, metrics), ("head", 0.2, metrics | {"best/val_accuracy": 0.75}), ("full", 0.1, metrics)]
-        )
-    ]
-    results = [lost, *done]
+    choices, metrics = {"data": "d", "seed": 0}, {VAL: 0.5, TEST: 0.25, "cost/train_seconds": 2.0}
+    lost = choices | {"freeze_mode": "full", "lr": 0.1}
+    results = [Result(0, "lost", "0", None, "KILLED", "the process died", lost, {})]
+    for number, (mode, lr, val) in enumerate([("head", 0.1, 0.5), ("head", 0.2, 0.75), ("full", 0.1, 0.5)], 1):
+        own = choices | {"freeze_mode": mode, "lr": lr}
+        results.append(Result(number, "x", "x", None, "FINISHED", None, own, metrics | {VAL: val}))
     best = {"metrics": cells.metrics(results), "tags": cells.tags(results)}
     session.close_sweep(other, status="FAILED", description="# Nothing won", results=results, **best)
     closed = client.get_run(other.sweep_run_id)
@@ -238,7 +226,7 @@ def test_a_sweep_ends_with_its_summary_and_no_run_of_it_stays_open(tracker, clie
     assert pending_sweeps.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
 
 
-def test_interrupts_end_a_sweep_before_anything_that_takes_long(tracker, client, root, tmp_path, monkeypatch):
+def test_interrupted_sweep_is_killed_in_mlflow(tracker, client, root, tmp_path, monkeypatch):
     for name, moment in (("open", "complete"), ("runs", None)):
         (sweep := tmp_path / name).mkdir()
         (sweep / "0").mkdir()
@@ -260,7 +248,7 @@ def test_interrupts_end_a_sweep_before_anything_that_takes_long(tracker, client,
         raise KeyboardInterrupt
 
 
-def test_an_error_ends_a_sweep_as_failed_unless_runs_go_on(tracker, client, root, tmp_path, monkeypatch):
+def test_error_fails_a_sweep_unless_runs_continue(tracker, client, root, tmp_path, monkeypatch):
     for name, alive in (("over", []), ("going on", [tmp_path])):
         (sweep := tmp_path / name).mkdir()
         monkeypatch.setattr(session.sweep_record, "going_on", lambda folder, alive=alive: alive)
@@ -273,13 +261,13 @@ def test_an_error_ends_a_sweep_as_failed_unless_runs_go_on(tracker, client, root
         session._threads.pop(str(sweep), None)
 
 
-def test_importing_the_module_imports_neither_mlflow_nor_torch():
+def test_import_loads_neither_mlflow_nor_torch():
     heavy = ("mlflow", "torch", "sqlalchemy")
     code = f"import sys, frostline.tracking.session; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-LEAN = """
+SMALL_SWEEP = """
 import sys
 from pathlib import Path
 from frostline.records.recording import recording
@@ -302,9 +290,10 @@ import pandas
 
 
 @pytest.mark.slow
-def test_a_sweeps_process_passes_all_on_without_what_mlflow_wants_for_its_models(tmp_path):
+def test_sweep_process_loads_no_model_libraries(tmp_path):
     stores.put(tmp_path / "mlflow.db")
-    done = subprocess.run([sys.executable, "-c", LEAN, str(tmp_path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", SMALL_SWEEP, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["mlflow"]
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     run = client.get_run(journal.run_id(tmp_path / "sweep" / "0"))
@@ -313,26 +302,26 @@ def test_a_sweeps_process_passes_all_on_without_what_mlflow_wants_for_its_models
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
 
 
-def test_a_server_that_cannot_be_reached_does_not_make_its_password_public(tmp_path, monkeypatch):
+def test_unreachable_server_does_not_leak_its_password(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
     uri = tracking_uri.resolved(None, tmp_path)
-    said: list[str] = []
-    tracker = open_sweep(uri, root=tmp_path, folder=tmp_path, say=said.append)
-    session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
-    assert [line.split(" ")[0:2] for line in said] == [["MLflow", "is"], ["MLflow", "does"]]
-    assert "127.0.0.1" in said[0] and "hunter2" not in "".join(said)
+    messages: list[str] = []
+    tracker = open_sweep(uri, root=tmp_path, folder=tmp_path, say=messages.append)
+    session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
+    assert [line.split(" ")[0:2] for line in messages] == [["MLflow", "is"], ["MLflow", "does"]]
+    assert "127.0.0.1" in messages[0] and "hunter2" not in "".join(messages)
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or "hunter2" not in file.read_text()
 
 
-def test_the_ui_command_can_be_pasted_and_is_short_where_the_record_is_the_projects_own(tracker, tmp_path, monkeypatch):
+def test_ui_command_is_quoted_and_short_for_the_default_store(tracker, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert session.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
     assert session.ui_command(tracking_uri.resolved(None, tmp_path), tmp_path) == "python -m frostline ui"
     assert session.ui_command("http://server:5000", tmp_path) == "http://server:5000"
 
 
-def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root, tmp_path):
+def test_deleted_experiment_names_the_restore_command(tracker, client, root, tmp_path):
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match=r"^experiment_name=gone: .*mlflow experiments restore -x \d+"):
         open_sweep(tracker.uri, root=root, folder=tmp_path, experiment="gone")
@@ -340,10 +329,10 @@ def test_a_deleted_experiment_is_refused_with_the_way_out(tracker, client, root,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../escape", "..", "a/b c", "ünï %41"])
-def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker, client, root, tmp_path, name):
+def test_artifacts_stay_in_the_project_for_any_experiment_name(tracker, client, root, tmp_path, name):
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "kept.txt").write_text("x")
-    for number, half in enumerate(("", "{", "[]", "{}")):  # as another process may be writing them
+    for number, half in enumerate(("", "{", "[]", "{}")):  # files that another process is still writing
         (root / "mlruns" / "pending" / f"{number}.json").write_text(half)
     other = open_sweep(tracker.uri, root=root, folder=tmp_path, experiment=name)
     with recording(tmp_path / "0", name="run", tags={}, params={}) as record:
@@ -353,7 +342,7 @@ def test_artifacts_stay_in_the_project_whatever_the_experiment_is_called(tracker
     assert kept.is_file()
 
 
-def test_a_pending_sweep_in_a_home_that_is_closed_stops_nobody(tmp_path, monkeypatch, capsys):
+def test_unreadable_pending_sweep_does_not_stop_others(tmp_path, monkeypatch, capsys):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for name in ("own", "closed"):
         (tmp_path / name).mkdir()
@@ -372,29 +361,29 @@ def test_a_pending_sweep_in_a_home_that_is_closed_stops_nobody(tmp_path, monkeyp
     monkeypatch.setattr(sync, "complete", complete)
     monkeypatch.setattr(sync_command.project, "project_root", lambda: tmp_path)
     assert sync_command.main(["--uri", uri]) == 1
-    said = capsys.readouterr().out
-    assert "closed: still pending, lock: Permission denied" in said and "own: complete" in said
+    printed = capsys.readouterr().out
+    assert "closed: still pending, lock: Permission denied" in printed and "own: complete" in printed
 
 
-def test_a_register_that_nobody_may_write_to_stops_no_sweep(tmp_path):
-    (tmp_path / "pending" / "planning.lock").mkdir(parents=True)  # which root cannot open either
+def test_unwritable_pending_register_does_not_stop_a_sweep(tmp_path):
+    (tmp_path / "pending" / "planning.lock").mkdir(parents=True)  # a folder, which not even root can open as a file
     with pending_sweeps.planning(f"sqlite:///{tmp_path}/mlflow.db", tmp_path):
         pass
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e308, -1.0])
-def test_an_accuracy_that_is_none_is_not_read_from_a_store_to_which_others_write(tracker, client, tmp_path, value):
+def test_invalid_accuracy_in_mlflow_is_ignored(tracker, client, tmp_path, value):
     run = client.create_run(tracker.experiment_id, tags={layout.REASON_TAG: ""})
-    for key, told in (("test/accuracy", value), ("best/val_accuracy", 0.5), ("test/loss", 2.0)):
-        client.log_metric(run.info.run_id, key, told)
+    for key, number in (("test/accuracy", value), ("best/val_accuracy", 0.5), ("test/loss", 2.0)):
+        client.log_metric(run.info.run_id, key, number)
     (found,) = query.results(tracker.uri, run.info.run_id)
     assert found.metrics == {"best/val_accuracy": 0.5, "test/loss": 2.0} and found.reason is None
 
 
-@pytest.mark.parametrize("told", ["", "[1]", '[{"name": "head"}]'])
-def test_a_finished_run_whose_accuracy_is_gone_from_the_store_is_told_as_that(tracker, client, tmp_path, told):
+@pytest.mark.parametrize("content", ["", "[1]", '[{"name": "head"}]'])
+def test_finished_run_without_accuracy_in_mlflow_is_killed(tracker, client, tmp_path, content):
     parent = client.create_run(tracker.experiment_id).info.run_id
-    (tmp_path / layout.RESULTS).write_text(told)
+    (tmp_path / layout.RESULTS).write_text(content)
     client.log_artifact(parent, tmp_path / layout.RESULTS)
     for number, metrics in enumerate(({VAL: 0.5, TEST: 0.25}, {VAL: 0.5, TEST: 57.9}), 1):
         run = client.create_run(tracker.experiment_id, number, {layout.PARENT_TAG: parent}, f"head seed={number}")
@@ -407,7 +396,7 @@ def test_a_finished_run_whose_accuracy_is_gone_from_the_store_is_told_as_that(tr
     assert lacking.reason == "it finished, but MLflow has no valid test/accuracy"
 
 
-def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
+def test_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
     uri = tracking_uri.resolved(f"sqlite:///{tmp_path}/broken.db", tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
@@ -417,7 +406,7 @@ def test_a_store_that_can_never_be_opened_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("away", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
-def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeypatch, away):
+def test_unreachable_store_is_reported_and_the_record_waits(tmp_path, monkeypatch, away):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(server, "_BUSY", 0.1)
     (tmp_path / "file").write_text("in the way")
@@ -425,18 +414,18 @@ def test_a_store_that_is_away_is_one_line_and_the_record_waits(tmp_path, monkeyp
         other.execute("BEGIN EXCLUSIVE")
         uri = tracking_uri.resolved(away, tmp_path)
         (sweep := tmp_path / "sweep").mkdir()
-        said: list[str] = []
-        tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=said.append)
+        messages: list[str] = []
+        tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=messages.append)
         (sweep / "0").mkdir()
         with recording(sweep / "0", name="run", tags={}, params={}) as record:
             record.metrics({"train/loss": 1.0}, 1)
         assert journal.run_id(sweep / "0") is None and tracker.sweep_run_id is None
-        session.close_sweep(tracker, status="FINISHED", description="", results=[], say=said.append)
-    assert len(said) == 2 and "frostline sync" in said[1] and "\n" not in "".join(said)
-    assert any(why in said[0] for why in ("refused", "locked", "File exists", "Not a directory")), said[0]
+        session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
+    assert len(messages) == 2 and "frostline sync" in messages[1] and "\n" not in "".join(messages)
+    assert any(cause in messages[0] for cause in ("refused", "locked", "File exists", "Not a directory")), messages[0]
 
 
-def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, folder):
+def test_running_runs_can_be_found_and_ended(tracker, client, folder):
     with recording(folder, name="run", tags={"host": "far"}, params={}):
         run_id = mirrored(tracker, folder)
         running = dict(query.running(tracker.uri, "demo"))
@@ -448,17 +437,17 @@ def test_runs_whose_process_is_gone_can_be_found_and_ended(tracker, client, fold
     assert query.running(tracker.uri, "never used") == []
 
 
-def test_a_run_that_was_killed_elsewhere_before_its_second_sign_of_life_is_found(tracker, folder, monkeypatch):
+def test_run_killed_on_another_machine_has_no_holder(tracker, folder, monkeypatch):
     elsewhere = liveness.Owner("me", "far", "another boot", 1, time.time())
     with recording(folder, name="run", tags=elsewhere.tags(), params={}):
         run_id = mirrored(tracker, folder)
         past = PastRun(run_id, "RUNNING", dict(query.running(tracker.uri, "demo"))[run_id])
         assert past.holder is not None
-        monkeypatch.setattr(liveness, "SILENT", -1.0)  # time goes by
+        monkeypatch.setattr(liveness, "SILENT", -1.0)  # as after a long time
         assert past.holder is None
 
 
-def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker, client, folder):
+def test_system_metrics_are_sampled_if_enabled(tracker, client, folder):
     with recording(folder, name="run", tags={}, params={}) as record:
         with sampled(record, on=False, device="cpu", every=0.01):
             assert "system" not in (folder / layout.RECORD).read_text()
@@ -470,7 +459,7 @@ def test_samples_of_the_machine_are_taken_while_a_run_lasts_if_asked_for(tracker
     assert len(list(journal.entries(folder))) == len((folder / layout.RECORD).read_text().splitlines())
 
 
-def test_the_pages_open_at_the_newest_experiment_with_the_columns_that_answer(tracker, client):
+def test_ui_opens_newest_experiment_with_chosen_columns(tracker, client):
     experiment = ui._newest_experiment(tracker.uri, "demo")
     assert experiment == tracker.experiment_id
     assert ui._newest_experiment(tracker.uri, None) != "0"
@@ -482,20 +471,20 @@ def test_the_pages_open_at_the_newest_experiment_with_the_columns_that_answer(tr
         ui._newest_experiment(tracker.uri, "demmo")
 
 
-def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tracker, client, root, tmp_path):
+def test_resumed_sweep_and_run_keep_their_mlflow_runs(tracker, client, root, tmp_path):
     (tmp_path / "0").mkdir()
-    said = []
+    statuses = []
     for epoch, tags in ((1, {"try": "first"}), (2, {"try": "second"})):
         sweep = open_sweep(tracker.uri, root=root, folder=tmp_path, tags=tags)
         with recording(tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
             assert up_to_date(sweep)
-            said += [
+            statuses += [
                 client.get_run(run_id).info.status for run_id in (sweep.sweep_run_id, journal.run_id(tmp_path / "0"))
             ]
             record.metrics({"train/loss": 0.5}, 1)
             record.metrics({"train/loss": 0.25}, epoch + 1)
         session.close_sweep(sweep, status="FINISHED", description="", results=[])
-    assert said == ["RUNNING"] * 4
+    assert statuses == ["RUNNING"] * 4
     runs = [client.get_run(run_id) for run_id in (sweep.sweep_run_id, journal.run_id(tmp_path / "0"))]
     assert [(run.info.status, run.data.tags["try"]) for run in runs] == [("FINISHED", "second")] * 2
     assert [point.step for point in client.get_metric_history(journal.run_id(tmp_path / "0"), "train/loss")] == [
@@ -506,7 +495,7 @@ def test_a_sweep_and_a_run_of_it_go_on_in_their_folders_as_the_runs_they_were(tr
 
 
 @pytest.mark.slow
-def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
+def test_half_created_store_is_created_again(tmp_path):
     (tmp_path / "mlflow.db").touch()
     (tmp_path / "mlflow.db.new").write_bytes(b"half of a database")
     (tmp_path / "mlflow.db.new-journal").write_bytes(b"and of its journal")
@@ -514,8 +503,8 @@ def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
     assert not (tmp_path / "mlflow.db.new").exists()
 
 
-def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_journal(tracker, root, tmp_path):
-    """Or it would be recorded once by the sweep that goes on with it, and once more from what the killed one left."""
+def test_unmirrored_run_is_resumed_as_its_journals_run(tracker, root, tmp_path):
+    """Otherwise the resuming sweep would record it once, and the journal of the killed sweep once more."""
     dead, run = tmp_path / "dead", tmp_path / "dead" / "0"
     run.mkdir(parents=True)
     (run / "config.yaml").touch()
@@ -532,8 +521,8 @@ def test_a_run_that_mlflow_never_heard_of_goes_on_under_the_name_of_its_own_jour
     assert [one.info.run_id for one in found] == [named.run_id]
 
 
-def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path):
-    """A folder that was removed while its run was at work holds the lines since then, none of which names a run."""
+def test_journal_without_its_first_line_starts_again(tmp_path):
+    """After a folder was removed during its run, its new journal has only later lines, none of which names a run."""
     folder = tmp_path / "0"
     folder.mkdir()
     journal.append(folder, "metrics", step=3, time=now(), values={"val/loss": 1.0})
@@ -542,7 +531,7 @@ def test_a_record_whose_first_line_is_gone_begins_anew(tmp_path):
     assert journal.uid(folder) is not None
 
 
-def test_times_in_the_record_never_run_backward(monkeypatch):
+def test_recorded_times_never_decrease(monkeypatch):
     times = iter([1000.0, 900.0, 1001.0])
     monkeypatch.setattr(recording_module, "_latest", 0)
     monkeypatch.setattr(recording_module.time, "time", lambda: next(times))
@@ -550,8 +539,8 @@ def test_times_in_the_record_never_run_backward(monkeypatch):
 
 
 @pytest.mark.slow
-def test_only_under_its_lock_is_a_store_created(tmp_path):
-    """Creation that breaks off, on a full disk say, is not taken up in place by who merely looks into the store."""
+def test_reading_does_not_create_a_store(tmp_path):
+    """An interrupted creation, as on a full disk, is repeated only under the lock, not by a reader."""
     with pytest.raises(server.Unreachable, match="nothing has been recorded there"):
         server.client_of(f"sqlite:///{tmp_path}/mlflow.db")
     assert (tmp_path / "mlflow.db").stat().st_size == 0

@@ -1,4 +1,4 @@
-"""Which tracking URI is meant, and that no password of it gets into a record."""
+"""Resolution of the tracking URI; its password is in no record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from frostline.core.errors import UserError
 from frostline.tracking import session, tracking_uri
 
 
-def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_path, monkeypatch):
+def test_default_store_is_the_projects_own(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri.resolved(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     monkeypatch.chdir(tmp_path)
@@ -23,7 +23,7 @@ def test_the_store_is_absolute_and_the_projects_own_unless_said_otherwise(tmp_pa
     assert tracking_uri.resolved("https://other/team/", tmp_path) == "https://other/team"
 
 
-def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_from_its_project(tmp_path, monkeypatch):
+def test_relative_store_is_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert tracking_uri.resolved("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
@@ -33,7 +33,7 @@ def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_
 
 
 @pytest.mark.parametrize(
-    ("uri", "meant"),
+    ("uri", "suggestion"),
     [
         ("sqlite:/x.db", "sqlite:////x.db"),
         ("sqlite:x.db", "sqlite:///x.db"),
@@ -46,16 +46,16 @@ def test_a_relative_store_is_from_where_the_command_is_typed_and_a_recorded_one_
         ("sqlite:///:memory:", ""),
     ],
 )
-def test_an_sqlite_address_that_names_no_file_is_refused_with_the_right_form(tmp_path, monkeypatch, uri, meant):
+def test_malformed_sqlite_uri_suggests_the_right_one(tmp_path, monkeypatch, uri, suggestion):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*: expected three slashes and a file") as refused:
         tracking_uri.resolved(uri, tmp_path)
-    assert not meant or str(refused.value).endswith(f"; did you mean {meant}?")
+    assert not suggestion or str(refused.value).endswith(f"; did you mean {suggestion}?")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite", "http://", "http:///x"])
-def test_a_scheme_that_mlflow_cannot_track_to_is_refused(tmp_path, uri):
+def test_unsupported_scheme_is_refused(tmp_path, uri):
     with pytest.raises(UserError, match=r"^tracking\.uri="):
         tracking_uri.resolved(uri, tmp_path)
 
@@ -76,7 +76,7 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
     assert tracking_uri.resolved(None, tmp_path) == safe
     assert "hunter2" not in session.ui_command(safe, tmp_path)
     assert credentials.restored(safe) == whole
-    if "?" not in whole:  # a server is one with a slash behind it, too
+    if "?" not in whole:  # a trailing slash names the same server
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{whole}/")
         assert credentials.restored(safe) == f"{whole}/"
     with pytest.raises(UserError) as caught:
@@ -85,12 +85,12 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
     assert "hunter2" not in credentials.scrubbed(f"API request to {whole.partition('?')[0]}/api failed")
 
 
-def test_an_address_that_nobody_can_read_is_not_shown(tmp_path, monkeypatch):
+def test_unparsable_uri_is_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2[@server")
     with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://: expected"):
         tracking_uri.resolved(None, tmp_path)
 
 
 @pytest.mark.parametrize("plain", ["http://host:5000/~me@x", "sqlite:////home/me@work/a.db", "http://[::1]:5000"])
-def test_an_address_without_a_password_stays_as_it_is(plain):
+def test_uri_without_password_is_unchanged(plain):
     assert credentials.removed(plain) == plain

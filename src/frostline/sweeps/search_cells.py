@@ -11,13 +11,13 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from frostline.core.config import Config
 from frostline.core.errors import user_error
 from frostline.core.metrics import METRICS
 from frostline.core.objectives import Objective, several
-from frostline.records import journal, trial_tags
+from frostline.records import journal, layout, trial_tags
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, search_space
@@ -26,6 +26,8 @@ from frostline.sweeps.composer import Composer
 from frostline.sweeps.job_config import config_of
 from frostline.sweeps.search_budget import Budget, Spent
 from frostline.sweeps.study import Study, objectives_of
+
+_MANY = 10**6  # more trials than any cell has
 
 
 @dataclass
@@ -95,8 +97,49 @@ class SearchCell:
         run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=marks)
         return replace(composing.with_auto(run, self.auto), elsewhere=where and where / folder)
 
+    @property
+    def unbegun(self) -> list[int]:
+        """The numbers of trials that the study has and this sweep has not begun, within a budget of trials."""
+        numbers = [number for number in self.study.numbers() if number not in self.begun]
+        return numbers[: max(0, int(self.budget.amount) - len(self.begun))] if self.budget.unit == "trials" else numbers
+
+    @property
+    def left(self) -> int:
+        """How many more trials may begin, as far as known now."""
+        return len(self.unbegun) or int(min(self.budget.room(self.study.spent()), _MANY))
+
+    @property
+    def affords(self) -> bool:
+        """Whether the budget allows to promote a trial; always if trials are counted, since it is counted."""
+        return self.budget.unit == "trials" or self.budget.room(self.study.spent()) > 0
+
+    @property
+    def may_promote(self) -> bool:
+        """Whether a waiting trial can be promoted within the budget."""
+        return self.affords and self.study.rungs.may_promote()
+
+    @property
+    def unconfirmed(self) -> FrozenTrial | None:
+        """The best trial once all trials are over, unless this sweep has confirmed it; else None."""
+        return self.study.best() if self.confirmed is None and self.study.over() else None
+
+    def confirmations(self, best: FrozenTrial) -> list[PlannedRun]:
+        """Return the runs of the `best` trial on fresh seeds; runs that another sweep has finished come from there.
+
+        Raises `Taken` while another live search is confirming it.
+        """
+        where, found = self.study.sharing.confirm(best.number), []
+        self.confirmed = best.number
+        for seed in range(self.config.seed + 1, self.config.seed + 1 + self.config.search.confirm):
+            setting = {**self.at(best.params), "seed": str(seed), "search.prune": "none"}
+            setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
+            folder = self.folder(f"seed{seed}")
+            if where is None or is_seen(where / folder):
+                found.append(self.run(setting, folder, {trial_tags.CONFIRMS: best.number}, where))
+        return found
+
     def tell(self, number: int, result: Result) -> None:
-        """Report the result of a trial to its study, or that the trial waits at a rung.
+        """Report the result of a trial to its study, or that the trial waits at a rung and may run again.
 
         A trial that diverged is pruned without a value, which samplers rank below all others. A trial that failed
         otherwise is left, so that the same command runs it again, as in a grid. A trial that an earlier search had
@@ -112,6 +155,8 @@ class SearchCell:
             study.tell(number, values, state, epochs, spent)
         elif result.status == "FAILED":
             study.leave(number, spent)
+        if study.rungs.waits(number):
+            self.begun.discard(number)
 
 
 def cells_of(
@@ -161,6 +206,11 @@ def _outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[floa
     if result.status == "FAILED":
         return None, TrialState.PRUNED if trial_tags.tells_a_search(result) else None
     return None, None
+
+
+def is_seen(folder: Path) -> bool:
+    """Return whether a run's result is readable here; its folder may be on another machine."""
+    return (folder / layout.RESULT).is_file()
 
 
 def tells(result: Result) -> bool:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
@@ -27,15 +29,14 @@ from frostline.sweeps.compose import PlannedRun, kind
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
 from frostline.sweeps.samplers import INDEPENDENT
-from frostline.sweeps.search_cells import SearchCell, tells
-from frostline.sweeps.search_confirmations import LOOK, confirmations, is_seen
+from frostline.sweeps.search_cells import SearchCell, is_seen, tells
 from frostline.sweeps.study import JUDGING, Study
 from frostline.sweeps.study_sharing import Taken
 from frostline.sweeps.study_storage import Storage, mend, storage_of
 
 Pasts = Callable[[Config], Iterable[PastRun]]
 """Returns the finished runs of earlier sweeps with today's source and the data of a config."""
-_MANY = 10**6  # more trials than any cell has
+_LOOK = 1.0  # seconds between two looks at other searches in a shared study
 
 
 @dataclass
@@ -113,7 +114,7 @@ class Search:
         if (self._dry and results) or (results and not any(map(tells, results.values()))):
             return []
         while not (found := self._trials()) and any(cell.study.is_waited_for() for cell in self.cells):
-            time.sleep(LOOK)
+            time.sleep(_LOOK)
         return found or self._confirmations()
 
     def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
@@ -126,13 +127,13 @@ class Search:
             return []
         self._tell({folder: result})
         cell = waiting[0][0]
-        more = self._left(cell) or self._may_promote(cell)
+        more = cell.left or cell.may_promote
         return self._next(cell, 1) if more and not any(key.startswith("data.") for key in cell.space) else []
 
     def _trials(self) -> list[PlannedRun]:
         """Return the next trials; none if the budget is spent, or if other searches have all that are left."""
         while True:
-            if open_cells := [cell for cell in self.cells if self._left(cell) or self._may_promote(cell)]:
+            if open_cells := [cell for cell in self.cells if cell.left or cell.may_promote]:
                 share = max(1, math.ceil(self._workers / len(open_cells)))
                 if found := [run for cell in open_cells for run in self._next(cell, share)]:
                     return found
@@ -142,10 +143,10 @@ class Search:
 
     def _next(self, cell: SearchCell, share: int) -> list[PlannedRun]:
         """Return the next trials of a cell: those that its study has already, else promoted and new ones."""
-        if known := self._known(cell):
+        if known := cell.unbegun:
             return [run for number in known for run in self._taken(cell, number)]
         with cell.study.deciding():
-            most = (cell.config.search.batch or share) if self._affords(cell) else 0
+            most = (cell.config.search.batch or share) if cell.affords else 0
             promoted = [(number, cell.study.asked(number), where) for number, where in cell.study.rungs.promote(most)]
             new = self._at_once(cell, share) - len(promoted)
             asked = [(*cell.study.ask(), None) for _ in range(new)]
@@ -165,23 +166,6 @@ class Search:
             return
         yield from self._planned(cell, number, cell.study.asked(number), where)
 
-    def _left(self, cell: SearchCell) -> int:
-        """Return how many more trials of a cell may begin, as far as known now."""
-        return len(self._known(cell)) or int(min(cell.budget.room(cell.study.spent()), _MANY))
-
-    def _may_promote(self, cell: SearchCell) -> bool:
-        """Return whether a waiting trial of a cell can be promoted within the budget."""
-        return self._affords(cell) and cell.study.rungs.may_promote()
-
-    def _affords(self, cell: SearchCell) -> bool:
-        """Return whether the budget allows to promote a trial; always if trials are counted, since it is counted."""
-        return cell.budget.unit == "trials" or cell.budget.room(cell.study.spent()) > 0
-
-    def _known(self, cell: SearchCell) -> list[int]:
-        """Return the numbers of trials that the study has and this sweep has not begun, within a budget of trials."""
-        numbers = [number for number in cell.study.numbers() if number not in cell.begun]
-        return numbers[: max(0, int(cell.budget.amount) - len(cell.begun))] if cell.budget.unit == "trials" else numbers
-
     def _at_once(self, cell: SearchCell, share: int) -> int:
         """Return how many trials can be drawn now without results of others: all, a sampler's first few, or a batch."""
         search = cell.config.search
@@ -190,9 +174,9 @@ class Search:
         # A pruner needs finished trials to compare with; the cost of a trial is known when it is over.
         alone = not self.storage and search.prune == "none" and search.budget == "trials"
         if search.name in INDEPENDENT and alone:
-            return self._left(cell)
+            return cell.left
         startup = int(search.options.get("n_startup_trials", 1))
-        return min(self._left(cell), max(startup - len(cell.study.trials()), search.batch or share))
+        return min(cell.left, max(startup - len(cell.study.trials()), search.batch or share))
 
     def _planned(
         self, cell: SearchCell, number: int, values: Mapping[str, Any], where: Path | None = None
@@ -209,7 +193,7 @@ class Search:
         run = cell.run(cell.at(values), folder, {trial_tags.TRIAL: number}, where)
         key = digest(run.config)
         if (done := self._done.get(key)) is not None and done.status != "PAUSED":
-            self._tell_of(cell, number, done)
+            cell.tell(number, done)
         elif key in self._waiting:
             self._waiting[key].append((cell, number))
         else:
@@ -218,7 +202,21 @@ class Search:
             yield run
 
     def _confirmations(self) -> list[PlannedRun]:
-        found = [] if self._dry else confirmations(self.cells)
+        """Return the runs of best trials on fresh seeds, for cells whose trials are over; none if all are confirmed.
+
+        Waits for confirmations by other searches, which this sweep takes over if they die.
+        """
+        found: list[PlannedRun] = []
+        waiting = [] if self._dry else [(cell, best) for cell in self.cells if (best := cell.unconfirmed)]
+        while waiting and not found:
+            taken: list[tuple[SearchCell, FrozenTrial]] = []
+            for cell, best in waiting:
+                try:
+                    found += cell.confirmations(best)
+                except Taken:
+                    taken.append((cell, best))
+            if (waiting := taken) and not found:
+                time.sleep(_LOOK)
         self._round |= {run.folder: digest(run.config) for run in found}
         return found
 
@@ -227,18 +225,12 @@ class Search:
         for folder, result in results.items():
             if (key := self._round.pop(folder, None)) is not None:
                 for cell, number in self._waiting.pop(key, []):
-                    self._tell_of(cell, number, result)
+                    cell.tell(number, result)
                 self._done[key] = result
         self._tell_twins()
         for cell in self.cells if results else ():
             if cell.confirmed is not None:
                 cell.study.sharing.confirmed(cell.confirmed)
-
-    def _tell_of(self, cell: SearchCell, number: int, result: Result) -> None:
-        """Report the result of a trial to its study; a trial that waits now may run again."""
-        cell.tell(number, result)
-        if cell.study.rungs.waits(number):
-            cell.begun.discard(number)
 
     def _tell_twins(self) -> None:
         self._twins = [one for one in self._twins if not one[0].study.tell_as(one[1], one[2])]

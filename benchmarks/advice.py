@@ -23,7 +23,7 @@ from frostline.models.weights import GLYPHS
 from frostline.records import layout
 from frostline.records.result import TEST, VAL
 from frostline.report.advice import standings
-from frostline.sweeps.advice import Advice, advise
+from frostline.sweeps.advice import BackboneComparison, advise
 from table import Row
 
 _SHUFFLENET, _SIDE = "shufflenet_v2_x0_5", 64
@@ -50,7 +50,7 @@ _DRAWS = 2000
 class _Trial:
     """The advice on a backbone, and the results of its sweep."""
 
-    advised: Advice
+    advised: BackboneComparison
     accuracy: Mapping[str, float]
     """Test accuracy at the best learning rate by validation, by mode."""
     seconds: Mapping[str, float]

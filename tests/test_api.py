@@ -33,7 +33,7 @@ from frostline.core import project
 from frostline.records.result import Result
 from frostline.runs import predict
 from frostline.sweeps import catalog
-from frostline.sweeps.catalog import Name
+from frostline.sweeps.catalog import TypedName
 
 
 @pytest.fixture
@@ -395,16 +395,16 @@ def test_runs_and_sweeps_are_found_by_every_name(store, tmp_path, monkeypatch):
     ids = {run_id, sweep_id, str(runs[1].result.run_id)}
     short = next(run_id[:length] for length in range(4, 33) if sum(i.startswith(run_id[:length]) for i in ids) == 1)
     for name in (run_id, f"runs:/{run_id}", short, f"runs:/{short}"):
-        assert catalog.meant(Name(name)).ids == (run_id,)
+        assert catalog.resolve(TypedName(name)).ids == (run_id,)
     named = f"{store.folder.parent.name} {store.folder.name}"
     for name in (sweep_id, "Vögel & 100%", named):
-        assert catalog.meant(Name(name)).ids == (sweep_id,), name
+        assert catalog.resolve(TypedName(name)).ids == (sweep_id,), name
         assert asdict(frostline.open(name).runs[0].result) == asdict(runs[0].result)
     assert frostline.load(run_id, device="cpu").classes == frostline.load(runs[0], device="cpu").classes
     monkeypatch.setattr(project, "project_root", lambda: tmp_path)
     copy = shutil.copytree(store.folder, tmp_path / "multirun" / "2026-01-01" / "01-02-03")
     for name in ("2026-01-01/01-02-03", "2026-01-01 01-02-03"):
-        assert catalog.meant(Name(name)).folder == copy
+        assert catalog.resolve(TypedName(name)).folder == copy
 
 
 @pytest.mark.parametrize(

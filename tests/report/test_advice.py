@@ -12,7 +12,7 @@ import pytest
 from frostline.report import advice
 from frostline.runs.appraisal import Appraisal, Border
 from frostline.runs.costs import Cost
-from frostline.sweeps.advice import Advice, Backbone, compose_grid
+from frostline.sweeps.advice import BackboneComparison, ComparedBackbone, compose_grid
 
 IMAGES = 200
 
@@ -23,16 +23,18 @@ def border(right: int, *, stage: str = "stage1", shift: int = 0) -> Border:
     return Border(stage, "as it is", 8, 0.5, right / IMAGES, 0.1, answers)
 
 
-def backbone(name: str, *borders: Border, parameters: int = 10, too_large: tuple[str, ...] = ()) -> Backbone:
+def backbone(name: str, *borders: Border, parameters: int = 10, too_large: tuple[str, ...] = ()) -> ComparedBackbone:
     modes = [mode for mode in ("head", "full") if mode not in too_large]
     costs = tuple(Cost(mode, "cpu", 5, 3.0 * (mode == "head"), 2.0, 10**9) for mode in modes)
-    return Backbone(name, {"model": name}, Appraisal(parameters, borders, {"stem": 0.5}, None, 0.01), costs, too_large)
+    return ComparedBackbone(
+        name, {"model": name}, Appraisal(parameters, borders, {"stem": 0.5}, None, 0.01), costs, too_large
+    )
 
 
-def advised(*backbones: Backbone, **typed: str) -> Advice:
+def advised(*backbones: ComparedBackbone, **typed: str) -> BackboneComparison:
     values = {"model": ",".join(one.name for one in backbones), "data": "digits", **typed, "freeze": "head,full,probe"}
     counts = {"train": 300, "val": IMAGES, "classes": 10}
-    return Advice(backbones, values, ("probe",), 2, "digits", {"train": 1000, "val": 400}, counts, ())
+    return BackboneComparison(backbones, values, ("probe",), 2, "digits", {"train": 1000, "val": 400}, counts, ())
 
 
 WORSE, GOOD = backbone("resnet18", border(120)), backbone("resnet34", border(180), border(150, stage="stage2"))
@@ -79,7 +81,7 @@ def test_best_of_ten_similar_backbones_is_kept() -> None:
     assert np.mean(left) >= 0.95 and np.mean(clear) < 0.25  # 0.90 and 0.63 if each interval has 95% of its own
 
 
-def with_groups(one: Backbone, count: int) -> Backbone:
+def with_groups(one: ComparedBackbone, count: int) -> ComparedBackbone:
     groups = tuple(number * count // IMAGES for number in range(IMAGES))
     return replace(one, appraisal=replace(one.appraisal, groups=groups))
 

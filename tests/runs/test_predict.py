@@ -26,7 +26,7 @@ from frostline.models import weights
 from frostline.records.result import Result
 from frostline.runs import batch_predictions, predict
 from frostline.store import hashing, tensorfile
-from frostline.sweeps.catalog import Name
+from frostline.sweeps.catalog import TypedName
 from frostline.sweeps.find_weights import best, found
 from small import load_data
 
@@ -168,14 +168,14 @@ def test_best_cell_has_highest_mean_validation_accuracy():
         result(3, "full", 0.96, seed=1),
         result(4, "norm", 0.0, status="FAILED"),
     ]
-    chosen, note = best(Name("sweep"), results)
+    chosen, note = best(TypedName("sweep"), results)
     assert chosen.job == 2
     assert note == "full seed=0, the best of 2 cells by validation (95.50%); 1 of 5 runs unfinished"
 
 
 def test_sweep_without_finished_runs_is_refused():
     with pytest.raises(UserError, match="none of its 1 is"):
-        best(Name("sweep"), [result(0, "head", 0, status="KILLED")])
+        best(TypedName("sweep"), [result(0, "head", 0, status="KILLED")])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_runs_on_other_data_are_not_compared(other, named):
     same = {"data.fraction": 1, "data.limit": "null"}
     results = [result(0, "head", 0.9, **same), result(1, "head", 0.95, **{**same, **other})]
     with pytest.raises(UserError, match=f"since these are not compared: {named}$"):
-        best(Name("sweep"), results)
+        best(TypedName("sweep"), results)
 
 
 def copy_of(trained, tmp_path):

@@ -154,11 +154,11 @@ def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto")
     """
     from frostline.runs import predict
     from frostline.sweeps import find_weights
-    from frostline.sweeps.catalog import Name
+    from frostline.sweeps.catalog import TypedName
 
     note = ""
     if isinstance(name, Sweep):
-        result, note = find_weights.best(Name(name.name, "sweep"), name.results)
+        result, note = find_weights.best(TypedName(name.name, "sweep"), name.results)
         name = Run(result)
     if isinstance(name, Run):
         name = name.result.run_id if name.result.run_id and not files.readable(name.folder) else name.folder

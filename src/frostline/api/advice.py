@@ -17,7 +17,7 @@ class Advice:
     """Estimates of the worth and cost of backbones, made before a sweep."""
 
     found: Any
-    """All numbers (`frostline.sweeps.advice.Advice`)."""
+    """All numbers (`frostline.sweeps.advice.BackboneComparison`)."""
 
     def __repr__(self) -> str:
         return f"<Advice on {', '.join(one.backbone.name for one in self.standings)}>"

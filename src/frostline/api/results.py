@@ -111,9 +111,9 @@ class Sweep:
     def best(self) -> Run:
         """The first seed of the best cell by validation; UserError if runs cannot be compared."""
         from frostline.sweeps import find_weights
-        from frostline.sweeps.catalog import Name
+        from frostline.sweeps.catalog import TypedName
 
-        return Run(find_weights.best(Name(self.name, "sweep"), self.results)[0])
+        return Run(find_weights.best(TypedName(self.name, "sweep"), self.results)[0])
 
     @property
     def verdict(self) -> str:

@@ -19,7 +19,7 @@ from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.job_config import JobConfig
 from frostline.sweeps.recorded_runs import Recorded
-from frostline.sweeps.rerun import Report, Verdict
+from frostline.sweeps.rerun import Comparison, Verdict
 from frostline.tracking import tracking_uri
 
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
@@ -84,7 +84,7 @@ class _Again(Executor):
 
     def __init__(self, found: Sequence[Recorded], planned: Sequence[PlannedRun]) -> None:
         self._found, self._planned = found, planned
-        self.reports: dict[int, Report] = {}
+        self.reports: dict[int, Comparison] = {}
 
     def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Remember the folder of the new sweep."""

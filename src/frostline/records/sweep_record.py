@@ -138,7 +138,7 @@ class SweepFile:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RecordedSweep:
     """The state of a sweep, as its folder shows it."""
 
     folder: Path
@@ -153,7 +153,7 @@ class Sweep:
         return f"{self.folder.parent.name} {self.folder.name}"
 
 
-def read(folder: Path) -> Sweep:
+def read(folder: Path) -> RecordedSweep:
     """Return the state of the sweep in `folder`; a run's folder stands for its sweep. Raises UserError without one."""
     folder = run_folders.sweep_of(folder) or folder
     try:
@@ -170,7 +170,7 @@ def read(folder: Path) -> Sweep:
     if _gone(folder / layout.OWNER) and not cluster_jobs.alive(folder):
         jobs = cluster_jobs.in_charge(folder, [name for name, *_ in told])
         runs = [_never_begun(run, jobs.get(name)) for run, (name, *_) in zip(runs, told, strict=True)]
-    return Sweep(folder, tuple(runs), tracker or None)
+    return RecordedSweep(folder, tuple(runs), tracker or None)
 
 
 def _command(facts: Mapping[str, Any]) -> list[str] | None:

@@ -16,7 +16,7 @@ from frostline.report.tables import duration
 
 if TYPE_CHECKING:
     from frostline.runs.appraisal import Border
-    from frostline.sweeps.advice import Advice, Backbone
+    from frostline.sweeps.advice import BackboneComparison, ComparedBackbone
 
 _GRID = "1e-4,1e-3,1e-2"  # decades around the default: `head` and `full` want learning rates of their own
 _LRS = _GRID.count(",") + 1
@@ -53,7 +53,7 @@ class Rank:
 class Standing:
     """The ranks of a backbone by two probes."""
 
-    backbone: Backbone
+    backbone: ComparedBackbone
     best: Rank
     """By its best probe of any stage, which correlates with the accuracy of fine-tuning."""
     top: Rank
@@ -65,7 +65,7 @@ class Standing:
         return self.best.tied or self.top.tied
 
 
-def standings(backbones: Sequence[Backbone]) -> list[Standing]:
+def standings(backbones: Sequence[ComparedBackbone]) -> list[Standing]:
     """Return the standing of each backbone, the best linear probe first; of equals the one with fewer parameters."""
     groups = _groups(backbones)
     best = _ranks([max(one.appraisal.borders, key=lambda border: border.probe) for one in backbones], groups)
@@ -74,7 +74,7 @@ def standings(backbones: Sequence[Backbone]) -> list[Standing]:
     return sorted(found, key=lambda one: (-one.best.border.probe, one.backbone.appraisal.parameters))
 
 
-def _groups(backbones: Sequence[Backbone]) -> Ints | None:
+def _groups(backbones: Sequence[ComparedBackbone]) -> Ints | None:
     """Return the groups of the validation images, the same for all backbones; None where images have no groups."""
     found = backbones[0].appraisal.groups
     return None if found is None or len({*found}) == len(found) else np.array(found)
@@ -97,7 +97,7 @@ def _rank(border: Border, first: Border, groups: Ints | None, level: float) -> R
     return Rank(border, within, first.probe - border.probe, difference)
 
 
-def next_sweep(advice: Advice) -> str:
+def next_sweep(advice: BackboneComparison) -> str:
     """Return the command of the next sweep: the backbones that are not clearly worse, and the modes that fit in memory.
 
     No mode is left out because of a probe: frozen features are no evidence against training a backbone.
@@ -110,18 +110,18 @@ def next_sweep(advice: Advice) -> str:
     return command_line.of_sweep({**advice.typed, **varied, mode: ",".join(modes), **lr})
 
 
-def seconds_of_next(advice: Advice) -> float:
+def seconds_of_next(advice: BackboneComparison) -> float:
     """Return an estimate of that sweep's duration on this machine, run after run; cached features count once."""
     points = advice.points * (1 if "lr" in advice.typed else _LRS)
     return sum(cost.once + points * cost.epochs * cost.epoch for one in _left(advice) for cost in one.costs)
 
 
-def _left(advice: Advice) -> list[Backbone]:
+def _left(advice: BackboneComparison) -> list[ComparedBackbone]:
     """Return the backbones that are not clearly worse than the first, the best linear probe first."""
     return [standing.backbone for standing in standings(advice.backbones) if standing.left]
 
 
-def looked_at(advice: Advice) -> str:
+def looked_at(advice: BackboneComparison) -> str:
     """Return the sentence on the sample of the data on which the backbones were probed."""
     parts = [f"{advice.sample[name]:,} of {advice.images[name]:,} {name}" for name in ("train", "val")]
     where = f"{advice.data}, {advice.sample['classes']} classes: {' and '.join(parts)} images"
@@ -129,7 +129,7 @@ def looked_at(advice: Advice) -> str:
     return f"{some} on {where}, the same stratified sample for all, without test images"
 
 
-def sentences(advice: Advice) -> Iterator[str]:
+def sentences(advice: BackboneComparison) -> Iterator[str]:
     """Yield the sentences on the ranking, the next command, and the limits of these estimates."""
     ranked = standings(advice.backbones)
     if len(ranked) > 1:
@@ -158,7 +158,7 @@ def _first(by: str, ranks: Sequence[tuple[str, Rank]]) -> str:
     return f"By {by}, these cannot be told apart: {', '.join(tied)}." if tied[1:] else f"By {by}, {ahead} is first."
 
 
-def facts(advice: Advice) -> dict[str, Any]:
+def facts(advice: BackboneComparison) -> dict[str, Any]:
     """Return the advice as plain values for JSON: accuracies are fractions in 0..1, times seconds, memory bytes."""
     return {
         "data": advice.data,

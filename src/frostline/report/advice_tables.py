@@ -15,10 +15,10 @@ from frostline.report.tables import duration
 from frostline.report.terminal import Screen
 
 if TYPE_CHECKING:
-    from frostline.sweeps.advice import Advice, Backbone
+    from frostline.sweeps.advice import BackboneComparison, ComparedBackbone
 
 
-def show(advice: Advice, screen: Screen) -> None:
+def show(advice: BackboneComparison, screen: Screen) -> None:
     """Print the advice: notes, tables and sentences."""
     ranked = standings(advice.backbones)
     for note in advice.notes:
@@ -55,7 +55,7 @@ def _span(interval: Interval) -> str:
     return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
-def borders_table(backbone: Backbone) -> Table:
+def borders_table(backbone: ComparedBackbone) -> Table:
     """Return a table with a row per stage: scores of the activations above it, and its relative gradient norm."""
     table = _table("above", "pooled", "values", "kNN", "probe", "LogME", "gradient")
     pulls = dict(backbone.appraisal.gradients)

@@ -13,7 +13,7 @@ from frostline.core.config_keys import flatten, is_read, is_semantic
 from frostline.core.errors import UserError
 from frostline.records import layout
 from frostline.records.result import Result
-from frostline.records.sweep_record import Sweep
+from frostline.records.sweep_record import RecordedSweep
 from frostline.report import command_line
 from frostline.report.cells import FOLD, FOLDS
 
@@ -23,7 +23,7 @@ _LONGEST = 60  # characters of the rules that tell freeze modes of one name apar
 _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 
 
-def merged(sweeps: Sequence[Sweep]) -> list[Result]:
+def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
     """Return the runs of several sweeps as if they were one: keys that differ between sweeps become choices too.
 
     Freeze modes of one name with different rules, as in two files of a user, are told apart by their rules. Of a run

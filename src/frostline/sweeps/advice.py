@@ -27,7 +27,7 @@ _OWN = ("head", "probe", "knn")
 
 
 @dataclass(frozen=True)
-class Backbone:
+class ComparedBackbone:
     """One of the compared backbones."""
 
     name: str
@@ -42,10 +42,10 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class Advice:
+class BackboneComparison:
     """The comparison of all backbones, and the data that it is based on."""
 
-    backbones: tuple[Backbone, ...]
+    backbones: tuple[ComparedBackbone, ...]
     """In the order typed."""
     typed: Mapping[str, str]
     """The typed overrides by key, with the default freeze modes if none were typed."""
@@ -62,7 +62,7 @@ class Advice:
     """What a sweep would report about data, weights and keys."""
 
 
-def advise(overrides: Overrides, *, images: int, screen: Screen) -> Advice:
+def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComparison:
     """Compare the backbones of the sweep of these `overrides`; no network is fine-tuned.
 
     Uses at most `images` images. UserError for whatever a sweep refuses, before the first backbone runs.
@@ -78,7 +78,7 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> Advice:
     modes = _modes_of(planned[0].overrides)
     data = _assembled(planned[0].config, screen, meta=True).data
     sample = appraisal.draw(data, images, planned[0].config.data.split_seed)
-    return Advice(
+    return BackboneComparison(
         backbones=tuple(_looked_at(typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned)),
         typed={key: value for key, _, value in (one.partition("=") for one in given)},
         solved=tuple(dict.fromkeys(run.config.freeze_mode.name for run in planned if run.config.freeze_mode.solver)),
@@ -135,7 +135,7 @@ def _looked_at(
     sample: Sample,
     modes: Mapping[str, FreezeModeConfig],
     screen: Screen,
-) -> Backbone:
+) -> ComparedBackbone:
     """Appraise the backbone of `runs` and measure its costs; `typed` distinguishes it from the others."""
     from frostline.runs import appraisal
 
@@ -152,7 +152,7 @@ def _looked_at(
             screen.say(f"{name}: steps of {mode}")
             costs[mode] = _cost(first[mode], found.seconds, screen)
     fitting = tuple(cost for cost in costs.values() if cost is not None)
-    return Backbone(name, typed, found, fitting, tuple(mode for mode, cost in costs.items() if cost is None))
+    return ComparedBackbone(name, typed, found, fitting, tuple(mode for mode, cost in costs.items() if cost is None))
 
 
 def _cost(config: Config, seconds: float, screen: Screen) -> Cost | None:

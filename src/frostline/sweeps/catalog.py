@@ -16,14 +16,14 @@ from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded, readable
 from frostline.records import layout, sweep_record
 from frostline.records.layout import RUN_ID, RUN_PREFIX
-from frostline.records.sweep_record import Sweep
+from frostline.records.sweep_record import RecordedSweep
 from frostline.tracking import download, query, tracking_uri
 
 _EXPECTED = "a folder, an MLflow run id or its beginning, or the name of a sweep or an experiment"
 
 
 @dataclass(frozen=True)
-class Name:
+class TypedName:
     """A name that the user typed for a run or sweep."""
 
     text: str
@@ -36,7 +36,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Meant:
+class Target:
     """What a name stands for: a local folder, or else runs and sweeps in a tracking store."""
 
     uri: str
@@ -45,7 +45,7 @@ class Meant:
     """MLflow ids; only an experiment has several."""
 
 
-def meant(name: Name, uri: str | None = None) -> Meant:
+def resolve(name: TypedName, uri: str | None = None) -> Target:
     """Return what a name stands for: a local folder, else ids in the tracking store at `uri`, by default the project's.
 
     UserError if it stands for nothing, or for several runs or sweeps.
@@ -54,17 +54,17 @@ def meant(name: Name, uri: str | None = None) -> Meant:
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
     here, lying = expanded(name.text), project.multirun() / called.replace(" ", "/")
     if name.text and os.path.isdir(here):
-        return Meant(uri, here.absolute())
+        return Target(uri, here.absolute())
     if os.path.isfile(lying / layout.SWEEP):
-        return Meant(uri, lying)
+        return Target(uri, lying)
     if RUN_ID.fullmatch(called):
-        return Meant(uri, None, (called,))
+        return Target(uri, None, (called,))
     if not called or "/" in called:
         raise name.wrong(_EXPECTED, _beside(here))
-    return Meant(uri, None, tuple(_on_record(name, called, uri)))
+    return Target(uri, None, tuple(_on_record(name, called, uri)))
 
 
-def _on_record(name: Name, called: str, uri: str) -> list[str]:
+def _on_record(name: TypedName, called: str, uri: str) -> list[str]:
     try:
         sweeps = query.sweeps_of(uri, called)
         found = query.called(uri, called) if sweeps is None else sweeps
@@ -86,19 +86,19 @@ def _beside(folder: Path) -> list[str]:
     return [str(path.parent) for file in found for path in folder.parent.glob(f"*/{file}")]
 
 
-def sweeps(names: Sequence[str], scratch: Path) -> list[Sweep]:
+def sweeps(names: Sequence[str], scratch: Path) -> list[RecordedSweep]:
     """Return the sweeps of these names, or of runs with these names, each once.
 
     The files of a sweep that is not on this machine are fetched from MLflow into `scratch`.
     """
-    found = [sweep for name in names for sweep in _sweeps(meant(Name(name, "sweep")), scratch)]
+    found = [sweep for name in names for sweep in _sweeps(resolve(TypedName(name, "sweep")), scratch)]
     return list({sweep.folder: sweep for sweep in found}.values())
 
 
-def _sweeps(found: Meant, scratch: Path) -> list[Sweep]:
-    if found.folder is not None:
-        return [sweep_record.read(found.folder)]
-    return [sweep_record.read(_folder(found.uri, run_id, scratch)) for run_id in found.ids]
+def _sweeps(target: Target, scratch: Path) -> list[RecordedSweep]:
+    if target.folder is not None:
+        return [sweep_record.read(target.folder)]
+    return [sweep_record.read(_folder(target.uri, run_id, scratch)) for run_id in target.ids]
 
 
 def _named_alike(told: str) -> Path:

@@ -18,7 +18,7 @@ from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import Result, read_result
 from frostline.report.cells import cells, finalists
 from frostline.sweeps import catalog
-from frostline.sweeps.catalog import Name
+from frostline.sweeps.catalog import TypedName
 from frostline.tracking import download, query, tracking_uri
 
 
@@ -45,7 +45,7 @@ def found(name: str) -> Iterator[Trained]:
     run, if it kept no weights, or if the runs of a sweep cannot be compared.
     """
     with tempfile.TemporaryDirectory() as fetched:
-        yield find(Name(name), Path(fetched))
+        yield find(TypedName(name), Path(fetched))
 
 
 def weights(config: Config, folder: Path) -> Path:
@@ -53,7 +53,7 @@ def weights(config: Config, folder: Path) -> Path:
 
     UserError for a sweep of several runs, since further runs may change which one is the best.
     """
-    name = Name(str(config.model.weights), "model.weights")
+    name = TypedName(str(config.model.weights), "model.weights")
     with tempfile.TemporaryDirectory() as fetched:
         run = find(name, Path(fetched), tracking_uri.resolved(config.tracking.uri, project.project_root()))
         if run.chosen:
@@ -68,17 +68,17 @@ def weights(config: Config, folder: Path) -> Path:
         return file if file.parent == folder else Path(shutil.copyfile(file, folder / BEST))
 
 
-def find(name: Name, fetched: Path, uri: str | None = None) -> Trained:
+def find(name: TypedName, fetched: Path, uri: str | None = None) -> Trained:
     """Return the run that a name stands for; files that only MLflow has are put into `fetched`."""
-    meant = catalog.meant(name, uri)
-    if meant.folder is not None:
-        return _in_folder(name, meant.folder, fetched)
-    if len(meant.ids) > 1:
-        raise name.wrong(f"one run or sweep, and this experiment has {len(meant.ids)} sweeps")
-    return _in_mlflow(name, meant.uri, meant.ids[0], fetched)
+    target = catalog.resolve(name, uri)
+    if target.folder is not None:
+        return _in_folder(name, target.folder, fetched)
+    if len(target.ids) > 1:
+        raise name.wrong(f"one run or sweep, and this experiment has {len(target.ids)} sweeps")
+    return _in_mlflow(name, target.uri, target.ids[0], fetched)
 
 
-def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
+def _in_folder(name: TypedName, folder: Path, fetched: Path) -> Trained:
     own = _read(folder)
     if (folder / BEST).is_file():
         own = own or Result(0, folder.name, str(folder), None, "RUNNING", None, {}, {})
@@ -98,7 +98,7 @@ def _in_folder(name: Name, folder: Path, fetched: Path) -> Trained:
     return replace(run, chosen=len(results) > 1)
 
 
-def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
+def best(name: TypedName, results: Sequence[Result]) -> tuple[Result, str]:
     """Return the first seed of the best cell by validation, and a line about it; for a search a confirming run."""
     from frostline.report.contest import contests  # imports NumPy
 
@@ -116,7 +116,7 @@ def best(name: Name, results: Sequence[Result]) -> tuple[Result, str]:
     return first, f"{first.name}, {of}" + (f"; {unfinished} of {len(results)} runs unfinished" if unfinished else "")
 
 
-def _in_mlflow(name: Name, uri: str, run_id: str, folder: Path) -> Trained:
+def _in_mlflow(name: TypedName, uri: str, run_id: str, folder: Path) -> Trained:
     results = query.results(uri, run_id)
     if [result.run_id for result in results] == [run_id]:
         return _fetched(name, results[0], _unfinished(results[0]), uri, folder)
@@ -124,7 +124,7 @@ def _in_mlflow(name: Name, uri: str, run_id: str, folder: Path) -> Trained:
     return replace(_fetched(name, result, note, uri, folder), chosen=len(results) > 1)
 
 
-def _elsewhere(name: Name, result: Result, note: str, sweep: Path, fetched: Path) -> Trained:
+def _elsewhere(name: TypedName, result: Result, note: str, sweep: Path, fetched: Path) -> Trained:
     """Fetch a run from MLflow that the `sweep` skipped, because another sweep, not on this machine, had finished it."""
     try:
         tracker = sweep_record.read(sweep).tracker or {}
@@ -135,7 +135,7 @@ def _elsewhere(name: Name, result: Result, note: str, sweep: Path, fetched: Path
     return _fetched(name, result, note, tracker["uri"], fetched)
 
 
-def _fetched(name: Name, result: Result, note: str, uri: str, folder: Path) -> Trained:
+def _fetched(name: TypedName, result: Result, note: str, uri: str, folder: Path) -> Trained:
     """Fetch a run's config and weights from the tracking store at `uri` into `folder`."""
     try:
         for file in (CONFIG, BEST):
@@ -162,7 +162,7 @@ def _read(folder: Path) -> Result | None:
     return replace(result, folder=str(folder)) if result is not None and here else result
 
 
-def _weightless(name: Name, result: Result, folder: Path | None = None) -> UserError:
+def _weightless(name: TypedName, result: Result, folder: Path | None = None) -> UserError:
     """Return the error for a run without weights, whose config may be in `folder`."""
     if _setting((folder or Path(result.folder)) / CONFIG, "solver") == "knn":  # has no weights
         return name.wrong(

@@ -13,7 +13,7 @@ from frostline.records import journal, layout, liveness, run_folders, trial_tags
 from frostline.records.layout import FOLDER_TAG, UID_TAG
 from frostline.records.result import Result
 
-WAITS = "SCHEDULED"
+WAITING = "SCHEDULED"
 """MLflow's status of a run that waits at a rung."""
 
 
@@ -70,7 +70,7 @@ class PastRun:
     @property
     def waited(self) -> bool:
         """Whether it is a trial that waits at a rung, and was not interrupted."""
-        return self.status in ("PAUSED", WAITS)
+        return self.status in ("PAUSED", WAITING)
 
     @property
     def diverged(self) -> bool:

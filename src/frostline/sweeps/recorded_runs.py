@@ -25,7 +25,7 @@ from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE
 from frostline.records.result import TEST, VAL, Result
 from frostline.store import hashing
 from frostline.sweeps import catalog
-from frostline.sweeps.catalog import Name
+from frostline.sweeps.catalog import TypedName
 from frostline.sweeps.compose import composing
 from frostline.sweeps.rerun import Comparable
 from frostline.tracking import download, query
@@ -64,9 +64,9 @@ def find(target: str, *, uri: str, folder: Path) -> list[Recorded]:
     Files from MLflow at `uri` are fetched into `folder`. UserError if there is no such run, if none finished, or if a
     record is not plain data.
     """
-    meant = catalog.meant(Name(target, "rerun"), uri)
-    found = _in_folder(meant.folder.resolve(), uri, folder) if meant.folder else []
-    found += [run for run_id in meant.ids for run in _in_mlflow(uri, run_id, folder)]
+    place = catalog.resolve(TypedName(target, "rerun"), uri)
+    found = _in_folder(place.folder.resolve(), uri, folder) if place.folder else []
+    found += [run for run_id in place.ids for run in _in_mlflow(uri, run_id, folder)]
     if not found:
         raise user_error("rerun", target, "a run that is FINISHED, or a sweep with one")
     return found

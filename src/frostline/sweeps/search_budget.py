@@ -27,7 +27,7 @@ class Spent:
         return Spent(epochs, self.seconds * epochs / self.epochs) if self.epochs > epochs else self
 
 
-NOTHING = Spent(0, 0)
+NO_COST = Spent(0, 0)
 
 
 @dataclass(frozen=True)

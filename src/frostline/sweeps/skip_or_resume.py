@@ -97,7 +97,7 @@ class Takeover:
         others = [
             one for one in self._before.get(key, ()) if one.tags.get(layout.FOLDER_TAG) != past.tags[layout.FOLDER_TAG]
         ]
-        self._before[key] = [*others, replace(past, status=past_runs.WAITS) if past.status == "PAUSED" else past]
+        self._before[key] = [*others, replace(past, status=past_runs.WAITING) if past.status == "PAUSED" else past]
 
     @contextmanager
     def left_to_others(self, facts: Sequence[RunFacts], first: int) -> Iterator[tuple[RunFacts, ...]]:

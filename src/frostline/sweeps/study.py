@@ -21,7 +21,7 @@ from frostline.records.trial_tags import Decision
 from frostline.sweeps import search_space, trial_marks
 from frostline.sweeps.rungs import Rungs, StudyRungs, as_over
 from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner, sampler
-from frostline.sweeps.search_budget import NOTHING, Spent
+from frostline.sweeps.search_budget import NO_COST, Spent
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage, storage_of
 from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, is_left, rests, spent_of, waits
@@ -139,7 +139,7 @@ class Study:
         values: Sequence[float] | None,
         state: TrialState,
         epochs: Sequence[float] = (),
-        spent: Spent = NOTHING,
+        spent: Spent = NO_COST,
     ) -> None:
         """Write the result of a trial, unless it has one: a value for each objective, and the cost.
 
@@ -155,7 +155,7 @@ class Study:
         """Copy the result of another trial with the same values; return whether that one is over, waits or was left."""
         like = self.trials()[other]
         if is_left(like):
-            self.leave(number, NOTHING)
+            self.leave(number, NO_COST)
         elif like.state in OVER or waits(like):
             state, values = (like.state, like.values) if like.state in OVER else (TrialState.PRUNED, None)
             self.tell(number, values, state, [*like.intermediate_values.values()], spent_of(like))

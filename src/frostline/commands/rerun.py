@@ -14,6 +14,8 @@ from frostline.core.config_keys import choices, flatten, semantic
 from frostline.core.errors import user_error
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
+from frostline.report.cells import differing
+from frostline.report.combine import is_implied
 from frostline.sweeps import job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
@@ -53,9 +55,7 @@ def main(arguments: list[str]) -> int:
 def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[PlannedRun]:
     """Return the runs of the new sweep; their choices have the short names and every other key that differs."""
     settings, names = [semantic(config) for config in configs], [choices(config) for config in configs]
-    keys = dict.fromkeys(key for values in settings for key in values)
-    varied = [key for key in keys if len({repr(values[key]) for values in settings if key in values}) > 1]
-    untold = [key for key in varied if not _told(key, settings, names)]
+    untold = [key for key in differing(settings) if not is_implied(key, names, settings)]
     return [
         PlannedRun(
             config,
@@ -66,14 +66,6 @@ def _planned(found: Sequence[Recorded], configs: Sequence[Config]) -> list[Plann
         )
         for number, (run, config, values, short) in enumerate(zip(found, configs, settings, names, strict=True))
     ]
-
-
-def _told(key: str, settings: Sequence[Mapping[str, object]], names: Sequence[Mapping[str, object]]) -> bool:
-    """Return whether the short name of its group determines the value of `key`, as `freeze_mode` does its phases."""
-    group = key.partition(".")[0]
-    there = [(short, values) for short, values in zip(names, settings, strict=True) if key in values]
-    pairs = {(str(short.get(group)), repr(values[key])) for short, values in there}
-    return len(pairs) == len({name for name, _ in pairs})
 
 
 class _Again(Executor):

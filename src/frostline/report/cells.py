@@ -113,9 +113,13 @@ def varying(results: Sequence[Result]) -> list[str]:
 
     Runs without a choice (a solved head has no lr) are ignored for that choice. Marks of a search are not choices.
     """
-    names = dict.fromkeys(name for result in results for name in result.choices if name not in trial_tags.MARKS)
-    values = {name: {repr(result.choices[name]) for result in results if name in result.choices} for name in names}
-    return [name for name in names if len(values[name]) > 1]
+    return [name for name in differing([result.choices for result in results]) if name not in trial_tags.MARKS]
+
+
+def differing(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values differ between the mappings that have them, in order of first appearance."""
+    keys = dict.fromkeys(key for section in sections for key in section)
+    return [key for key in keys if len({repr(section[key]) for section in sections if key in section}) > 1]
 
 
 def metrics(results: Sequence[Result]) -> dict[str, float]:

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from frostline.core import files, untrusted
+from frostline.core import untrusted
 from frostline.core.config_keys import flatten, is_read, is_semantic
 from frostline.core.errors import UserError
-from frostline.records import layout
+from frostline.records import layout, provenance
 from frostline.records.result import Result
 from frostline.records.sweep_record import RecordedSweep
 from frostline.report import command_line
-from frostline.report.cells import FOLD, FOLDS
+from frostline.report.cells import FOLD, FOLDS, differing
 
 _PHASES = "freeze_mode.phases"
 _OPTIONS = "optimizer.options."
@@ -133,10 +133,10 @@ def _data_settings(result: Result) -> str:
 
 def _fingerprint(folder: Path) -> str | None:
     """Return the fingerprint of a run's data; None where the run ended before it read them."""
-    try:
-        return str(files.read_json(folder / layout.PROVENANCE)["data"]["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    match provenance.read(folder):
+        case {"data": {"fingerprint": fingerprint}}:
+            return str(fingerprint)
+    return None
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -154,13 +154,11 @@ def _differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 
     The rules are part of a freeze mode's name, and lists of data (names of classes) of the data's fingerprint.
     """
-    seen: dict[str, set[str]] = {}
-    for config in configs:
-        for key, value in config.items():
-            told = key == _PHASES or (isinstance(value, list) and key.startswith("data."))
-            if not (told or isinstance(value, dict)):
-                seen.setdefault(key, set()).add(repr(value))
-    return [key for key, values in seen.items() if len(values) > 1]
+    return differing([{key: value for key, value in config.items() if _counts(key, value)} for config in configs])
+
+
+def _counts(key: str, value: object) -> bool:
+    return not (key == _PHASES or isinstance(value, dict) or (isinstance(value, list) and key.startswith("data.")))
 
 
 def _told_by_name(key: str, results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> bool:
@@ -175,8 +173,11 @@ def _told_by_name(key: str, results: Sequence[Result], configs: Sequence[Mapping
         return True
     if group not in _GROUPS or rest == "name":
         return group in _GROUPS
-    values: dict[str, set[str]] = {}
-    for result, config in zip(results, configs, strict=True):
-        if key in config:
-            values.setdefault(repr(result.choices.get(group)), set()).add(repr(config[key]))
-    return all(len(own) == 1 for own in values.values())
+    return is_implied(key, [result.choices for result in results], configs)
+
+
+def is_implied(key: str, choices: Sequence[Mapping[str, Any]], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the choice of its group determines the value of `key` in all runs, as `freeze_mode` its phases."""
+    group, runs = key.partition(".")[0], zip(choices, configs, strict=True)
+    pairs = {(repr(choice.get(group)), repr(config[key])) for choice, config in runs if key in config}
+    return len(pairs) == len({name for name, _ in pairs})

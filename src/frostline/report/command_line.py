@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from frostline.core import files, project
+from frostline.core import project
 from frostline.core.config_keys import is_semantic
-from frostline.records import layout, trial_tags
+from frostline.records import provenance, trial_tags
 from frostline.records.result import Result, value_text
 
 _PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
@@ -82,10 +81,8 @@ def _overrides(result: Result) -> list[str]:
     """
     if result.command is not None:
         return result.command
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = files.read_json(Path(result.folder) / layout.PROVENANCE)["command"]
-        return [str(override) for override in found] if isinstance(found, list) else []
-    return []
+    found = provenance.read(Path(result.folder)).get("command")
+    return [str(override) for override in found] if isinstance(found, list) else []
 
 
 def deciding(result: Result) -> list[str]:

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -82,12 +83,9 @@ class _Line:
 
 
 def _position(frame: FrameType | None) -> tuple[tuple[str, int], ...]:
-    """Return the position of a thread: file and line of every call on its stack."""
-    where = []
-    while frame is not None:
-        where.append((frame.f_code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    return tuple(where)
+    """Return the position of a thread: file and line of every call on its stack; empty for a thread that is gone."""
+    calls = traceback.walk_stack(frame) if frame is not None else ()
+    return tuple((call.f_code.co_filename, line) for call, line in calls)
 
 
 def main() -> None:

@@ -126,7 +126,7 @@ def test_advice_states_its_limits_and_serializes_to_json() -> None:
     assert "By the best probe of any stage, these cannot be told apart: resnet34, resnet50." in text
     assert "By the probe under the head, resnet50 is first." in text
     assert "Spearman" in text and advice.next_sweep(found) in text
-    assert "300 of 1,000 train and 200 of 400 val images" in advice.looked_at(found)
+    assert "300 of 1,000 train and 200 of 400 val images" in advice.sample_sentence(found)
     facts = json.loads(json.dumps(advice.facts(found), allow_nan=False))
     assert [one["left"] for one in facts["backbones"]] == [True, True, False]
     assert facts["next"] == advice.next_sweep(found)

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
 from frostline.report import label_scores, statistics
-from frostline.report.metric_scores import Measured, Said, log_odds, measure
+from frostline.report.metric_scores import Measured, SplitPredictions, log_odds, measure
 
 SHARES = (0.7, 0.2, 0.1)
 METRICS = (BALANCED_ACCURACY, MACRO_F1, MAP, AUROC, LOSS)
@@ -31,9 +31,9 @@ def logits_of(labels: Any, random: np.random.Generator, skill: float) -> Any:
     return found
 
 
-def predictions_of(labels: Any, logits: Any) -> Said:
+def predictions_of(labels: Any, logits: Any) -> SplitPredictions:
     chances = log_softmax(logits, 1)
-    return Said(labels, logits.argmax(1), -chances[np.arange(len(labels)), labels], chances)
+    return SplitPredictions(labels, logits.argmax(1), -chances[np.arange(len(labels)), labels], chances)
 
 
 def sklearn_value(metric: Metric, labels: Any, logits: Any, weights: Any = None) -> float:
@@ -91,7 +91,7 @@ def test_multi_label_metrics_equal_those_of_sklearn(metric: Metric) -> None:
         score = roc_auc_score if metric == AUROC else average_precision_score
         return float(score(labels, logits, average="macro", sample_weight=weights))
 
-    found = measure(metric, Said(labels, logits > 0, scores=logits))
+    found = measure(metric, SplitPredictions(labels, logits > 0, scores=logits))
     assert found is not None and found.value == pytest.approx(sklearn_multi_label(), abs=1e-9)
     assert found.influence.mean() == pytest.approx(0, abs=1e-9)
     assert_influences(found, sklearn_multi_label)
@@ -129,7 +129,7 @@ def test_class_without_images_is_left_out_of_the_mean(labels_and_logits: Any) ->
 @pytest.mark.parametrize("metric", [MACRO_F1, MAP, AUROC], ids=lambda metric: metric.name)
 def test_images_without_labels_have_undefined_means(metric: Metric) -> None:
     with np.errstate(all="raise"):
-        found = measure(metric, Said(np.zeros((5, 3), bool), np.ones((5, 3), bool), scores=np.ones((5, 3))))
+        found = measure(metric, SplitPredictions(np.zeros((5, 3), bool), np.ones((5, 3), bool), scores=np.ones((5, 3))))
     assert found is not None and np.isnan(found.value) and not found.influence.any()
 
 
@@ -166,7 +166,7 @@ def test_auroc_orders_saturated_logits() -> None:
     chances = softmax(logits.astype(np.float64), 1)
     assert log_odds(logits) == pytest.approx(np.log(chances / (1 - chances)))
     sure = np.array([[20, 0], [25, 0], [30, 0], [18, 0]], np.float32)
-    found = measure(AUROC, Said(np.array([1, 0, 0, 1]), np.zeros(4, np.int64), scores=log_odds(sure)))
+    found = measure(AUROC, SplitPredictions(np.array([1, 0, 0, 1]), np.zeros(4, np.int64), scores=log_odds(sure)))
     assert found is not None and found.value == 1.0
 
 
@@ -174,5 +174,5 @@ def test_auroc_orders_saturated_logits() -> None:
 def test_single_negative_image_sets_the_least_step(metric: Metric) -> None:
     labels, logits = np.ones((40, 2), bool), np.random.default_rng(0).normal(size=(40, 2))
     labels[3, 0] = labels[:20, 1] = False
-    found = measure(metric, Said(labels, logits > 0, scores=logits))
+    found = measure(metric, SplitPredictions(labels, logits > 0, scores=logits))
     assert found is not None and found.least == pytest.approx(1 / 4)  # half of 1 of 2 classes

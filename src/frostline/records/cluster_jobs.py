@@ -66,7 +66,7 @@ def announce(sweep: Path, engine: str, runs: Sequence[tuple[str, ...]], folder: 
 
     If this process dies between submission and `note`, the jobs are found by those files.
     """
-    told = {"announced": runs, "engine": engine, "folder": str(folder), "asked": asked, "there": [*_kept(folder)]}
+    told = {"announced": runs, "engine": engine, "folder": str(folder), "asked": asked, "there": [*_submitted(folder)]}
     _write(sweep, json.dumps(told) + "\n")
 
 
@@ -86,14 +86,14 @@ def of(sweep: Path) -> list[Job]:
                 found[job.id] = job
                 open_.discard(job.runs)
     if open_:
-        found |= {job.id: job for job in _unsaid(announced) if job.id not in found}
+        found |= {job.id: job for job in _announced_only(announced) if job.id not in found}
     return [*found.values()]
 
 
-def _unsaid(told: Mapping[str, Any]) -> list[Job]:
+def _announced_only(told: Mapping[str, Any]) -> list[Job]:
     """Return the jobs that were announced and submitted but not noted, found by submitit's files."""
     engine, folder = str(told["engine"]), Path(told["folder"])
-    kept = {id: when for id, when in _kept(folder).items() if id not in told["there"]}
+    kept = {id: when for id, when in _submitted(folder).items() if id not in told["there"]}
     order = sorted(kept, key=lambda id: (0.0 if engine == "slurm" else kept[id], *map(int, id.split("_"))))
     return [
         Job(engine, id, tuple(runs), str(folder / f"{id}_0_log.out"), str(told["asked"]))
@@ -101,7 +101,7 @@ def _unsaid(told: Mapping[str, Any]) -> list[Job]:
     ]
 
 
-def _kept(folder: Path) -> dict[str, float]:
+def _submitted(folder: Path) -> dict[str, float]:
     """Return the ids of the jobs with a file of submitit in `folder`, with the modification time of the file."""
     found = {file.name.removesuffix(_PICKLE): file for file in folder.glob(f"*{_PICKLE}")}
     return {id: file.stat().st_mtime for id, file in found.items() if id.replace("_", "").isdigit()}

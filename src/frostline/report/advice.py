@@ -121,7 +121,7 @@ def _left(advice: BackboneComparison) -> list[ComparedBackbone]:
     return [standing.backbone for standing in standings(advice.backbones) if standing.left]
 
 
-def looked_at(advice: BackboneComparison) -> str:
+def sample_sentence(advice: BackboneComparison) -> str:
     """Return the sentence on the sample of the data on which the backbones were probed."""
     parts = [f"{advice.sample[name]:,} of {advice.images[name]:,} {name}" for name in ("train", "val")]
     where = f"{advice.data}, {advice.sample['classes']} classes: {' and '.join(parts)} images"

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from frostline.records.result import percent, size
-from frostline.report.advice import Rank, Standing, looked_at, sentences, standings
+from frostline.report.advice import Rank, Standing, sample_sentence, sentences, standings
 from frostline.report.statistics import Interval
 from frostline.report.tables import duration
 from frostline.report.terminal import Screen
@@ -23,7 +23,7 @@ def show(advice: BackboneComparison, screen: Screen) -> None:
     ranked = standings(advice.backbones)
     for note in advice.notes:
         screen.say(f"  note: {note}")
-    screen.say(looked_at(advice))
+    screen.say(sample_sentence(advice))
     screen.show(ranking_table(ranked))
     for standing in ranked:
         screen.say(standing.backbone.name, "bold")

@@ -26,7 +26,7 @@ RANKED = (AUROC, MAP)
 
 
 @dataclass(frozen=True)
-class Said:
+class SplitPredictions:
     """The predictions of a network on a split."""
 
     labels: Array
@@ -71,7 +71,7 @@ def scores_of(logits: Array, labels: Array) -> Array:
     return logits if labels.ndim == 2 else log_odds(logits)
 
 
-def measure(metric: Metric, said: Said) -> Measured | None:
+def measure(metric: Metric, said: SplitPredictions) -> Measured | None:
     """Return the value of `metric` on a split; None for accuracy, and where the loss or scores needed are missing."""
     several = said.labels.ndim == 2
     if metric == BALANCED_ACCURACY and not several:

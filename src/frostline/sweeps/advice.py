@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from frostline.runs.setup import Setup
 
 _MODES = "freeze=head,last_stage,lora,full"
-_OWN = ("head", "probe", "knn")
+_APPRAISAL_MODES = ("head", "probe", "knn")
 """Freeze modes for the appraisal of a backbone, whatever modes the sweep has."""
 
 
@@ -79,7 +79,7 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComp
     data = _assembled(planned[0].config, screen, meta=True).data
     sample = appraisal.draw(data, images, planned[0].config.data.split_seed)
     return BackboneComparison(
-        backbones=tuple(_looked_at(typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned)),
+        backbones=tuple(_appraised(typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned)),
         typed={key: value for key, _, value in (one.partition("=") for one in given)},
         solved=tuple(dict.fromkeys(run.config.freeze_mode.name for run in planned if run.config.freeze_mode.solver)),
         points=max(Counter(repr((run.config.model, run.config.freeze_mode)) for run in planned).values()),
@@ -126,10 +126,10 @@ def _by_backbone(planned: Sequence[PlannedRun]) -> Iterator[tuple[Mapping[str, s
 def _modes_of(overrides: Overrides) -> dict[str, FreezeModeConfig]:
     """Return the configs of the freeze modes for the appraisal, with the other overrides."""
     rest = [one for one in overrides if _key(one).split(".")[0] not in ("freeze", "freeze_mode")]
-    return {name: compose_one([*rest, f"freeze={name}"]).freeze_mode for name in _OWN}
+    return {name: compose_one([*rest, f"freeze={name}"]).freeze_mode for name in _APPRAISAL_MODES}
 
 
-def _looked_at(
+def _appraised(
     typed: Mapping[str, str],
     runs: Sequence[PlannedRun],
     sample: Sample,

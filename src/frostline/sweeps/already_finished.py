@@ -26,7 +26,7 @@ _NEWEST = 50  # number of latest sweeps that are read
 
 
 @dataclass(frozen=True)
-class Answered:
+class FinishedSweep:
     """An earlier sweep that has finished all runs of a new one."""
 
     folder: Path
@@ -36,7 +36,7 @@ class Answered:
     pasts: tuple[PastRun, ...]
 
 
-class Earlier:
+class EarlierSweeps:
     """Finds earlier sweeps that may have finished all runs of a new one, by its first run."""
 
     def __init__(self, jobs: int, folder: Path | None) -> None:
@@ -64,14 +64,14 @@ class Earlier:
         whole = told.search is None and told.tracker is not None and len(told.runs) > 0
         return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
-    def answer(self, planned: Sequence[PlannedRun]) -> Answered | None:
+    def answer(self, planned: Sequence[PlannedRun]) -> FinishedSweep | None:
         """Return the newest earlier sweep that has finished all `planned` runs; None if there is none."""
         if not self.found:
             return None
         index = data_index.index([run.config for run in planned])
         return next(filter(None, (self._whole(folder, planned, index) for folder in self.found)), None)
 
-    def _whole(self, folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> Answered | None:
+    def _whole(self, folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> FinishedSweep | None:
         told = sweep_record.SweepFacts.read(folder)
         tracker, runs = told.tracker, told.runs
         if tracker is None or len(runs) != len(planned) or not data_index.is_same(folder, index):
@@ -93,7 +93,7 @@ class Earlier:
         ids = [result.run_id or "" for result in results]
         if not same or not query.has_finished(tracker.uri, [*ids, journal.run_id(folder) or ""]):
             return None
-        return Answered(folder, tracker, results, pasts)
+        return FinishedSweep(folder, tracker, results, pasts)
 
 
 def _recorded(tracker: Tracker, config: Config) -> bool:

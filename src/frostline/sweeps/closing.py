@@ -19,7 +19,7 @@ from frostline.report import cells as best
 from frostline.report import outcome
 from frostline.report.terminal import sentences
 from frostline.sweeps import job
-from frostline.sweeps.already_finished import Answered
+from frostline.sweeps.already_finished import FinishedSweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.skip_or_resume import describe_skipped
@@ -160,7 +160,7 @@ def status_of(results: Sequence[Result], interrupt: KeyboardInterrupt | None) ->
     return "FAILED" if failed else "KILLED"
 
 
-def repeat(answered: Answered) -> None:
+def repeat(answered: FinishedSweep) -> None:
     """Show the results of an earlier sweep that has finished all runs of this one."""
     skipped = [(done.name, past) for done, past in zip(answered.results, answered.pasts, strict=True)]
     for line in describe_skipped(skipped):

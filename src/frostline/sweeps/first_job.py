@@ -45,16 +45,16 @@ def send(
         return None
     digests, config = [digest(each.config) for each in planned], planned[0].config
     if config.dry_run:
-        return _show(planned, executor, folder)
+        return _print_forecast(planned, executor, folder)
     where = (config.experiment_name, str(config.tracking.uri), str(config.tracking.artifacts))
     asked = [*digests, *where, str(config.resume)]
     executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
-    if (there := _under_way(folder, executor.asked)) is not None:
+    if (there := _in_progress(folder, executor.asked)) is not None:
         job.screen().say(f"This sweep is in progress in {there}: nothing is queued twice")
         return watching.left(there) if executor.how.detach else watching.follow(there)
     if not executor.checks_in_job:
         return None
-    own = _as_there(planned, folder) if named else digests
+    own = _settled_digests(planned, folder) if named else digests
     folder = claim(folder, own, again=config.resume, named=named)
     carried = cloudpickle.dumps((executor.launcher, executor.config))
     first = FirstJob(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
@@ -70,7 +70,7 @@ def send(
     return watching.left(folder) if executor.how.detach else watching.follow(folder)
 
 
-def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:
+def _print_forecast(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:
     """Print what would be queued, and return 0."""
     params, say = executor.launcher.params, job.screen().say
     for line in forecast.lines(planned, executor.how, params, folder, checks=executor.checks_in_job):
@@ -79,7 +79,7 @@ def _show(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int
     return 0
 
 
-def _as_there(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
+def _settled_digests(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
     """Return the digests of the `planned` runs, with the values that `auto` took in the sweep that is in `folder`."""
     there = SweepFacts.read(folder).runs if SweepFacts.exist(folder) else ()
     if len(there) != len(planned):
@@ -87,7 +87,7 @@ def _as_there(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
     return [settled_digest(run.config, facts) for run, facts in zip(planned, there, strict=True)]
 
 
-def _under_way(folder: Path, asked: str) -> Path | None:
+def _in_progress(folder: Path, asked: str) -> Path | None:
     """Return the folder of the same sweep if it is queued or running: `folder`, one beside it or of the project."""
     tops = [folder.parent, *project.multirun().glob("*")]
     found = {folder, *(file.parent for top in tops for file in top.glob(f"*/{layout.JOBS}"))}

@@ -57,7 +57,7 @@ class _Worker:
         )
         theirs.close()
         if prefixed:
-            background.start(lambda: _relay(name, self.process), name=f"output of {name}", died=_unheard)
+            background.start(lambda: _relay(name, self.process), name=f"output of {name}", died=_relay_died)
         self.key: int | None = None
         for errand in errands:
             self.send(errand)
@@ -80,7 +80,7 @@ class _Worker:
         try:
             message = self.connection.recv_bytes()
         except (EOFError, OSError):
-            return Answer(error=WorkerDied(self._epitaph()), last=True)
+            return Answer(error=WorkerDied(self._how_it_ended()), last=True)
         try:
             said: Answer | None = pickle.loads(message)
         except Exception as error:
@@ -92,7 +92,7 @@ class _Worker:
             return Answer(error=WorkerDied(f"its worker was told to end ({interrupts.name(said.error)})"), last=True)
         return Answer(error=WorkerDied("its GPU can no longer be used; see the log of the run"), last=True)
 
-    def _epitaph(self) -> str:
+    def _how_it_ended(self) -> str:
         try:
             status = self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -245,5 +245,5 @@ def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
             sys.stdout.flush()
 
 
-def _unheard(error: Exception) -> None:
+def _relay_died(error: Exception) -> None:
     notices.tell(f"The output of a worker is no longer shown ({type(error).__name__}: {error})")

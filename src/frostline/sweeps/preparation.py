@@ -13,7 +13,7 @@ from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, to_che
 
 
 @dataclass(frozen=True)
-class Found:
+class Prepared:
     """A file or store entry that runs read."""
 
     what: str
@@ -36,7 +36,7 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
     return runs
 
 
-def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Found]:
+def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Prepared]:
     """Yield the files that the runs will read: weights, then entries of the store with their data.
 
     Downloads weights, and checks and decodes every image, as a sweep does before its first run, except for what
@@ -48,7 +48,7 @@ def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Found]:
     yield from _data(configs, unkept)
 
 
-def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
+def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Prepared]:
     """Yield files of downloaded weights; weights from runs or from the user's files are checked with the data."""
     from frostline.models import lookup
     from frostline.runs import initial_weights
@@ -62,10 +62,10 @@ def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Found]:
         path, _ = found
         state = path.stat()
         what = f"weights {source} of {model.name} ({model.library})"
-        yield Found(what, state.st_ctime >= began, state.st_size, path)
+        yield Prepared(what, state.st_ctime >= began, state.st_size, path)
 
 
-def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Found]:
+def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Prepared]:
     """Check the data of these configs, and yield the store's entries that were made or used for it."""
     from frostline.runs import run_data  # imports torch
 
@@ -74,4 +74,4 @@ def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Found]:
     preflight.check(configs, unkept)
     for item in (item for store in stores.values() for item in store.items()):
         if before.get(item.place) != item.used:
-            yield Found(f"{item.kind}: {item.about}", item.place not in before, item.size, item.place)
+            yield Prepared(f"{item.kind}: {item.about}", item.place not in before, item.size, item.place)

@@ -40,22 +40,22 @@ class Judgement:
 def earlier_runs(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[str, list[PastRun]]:
     """Return earlier runs with these `digests`, None for all, by digest, with any source and data."""
     by_digest: dict[str, dict[object, PastRun]] = {digest: {} for digest in digests or ()}
-    for past in _all(tracker, root, digests):
+    for past in _every_earlier_run(tracker, root, digests):
         runs = by_digest.setdefault(past.tags[layout.DIGEST_TAG], {})
         runs.setdefault(past.run_id or past.tags.get(FOLDER_TAG), past)
     if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
         lying = run_folders.by_uid([root / "multirun", Path(tracker.folder).parent])
-        by_digest = {digest: {key: _found(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
+        by_digest = {digest: {key: _moved(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
     return {digest: list(runs.values()) for digest, runs in by_digest.items()}
 
 
-def _found(past: PastRun, lying: Mapping[str, Path]) -> PastRun:
+def _moved(past: PastRun, lying: Mapping[str, Path]) -> PastRun:
     """Return the run with its present folder, if that was moved to one in `lying` (folders by uid)."""
     where = lying.get(past.tags.get(UID_TAG, "")) if past.folder is None else None
     return replace(past, tags={**past.tags, FOLDER_TAG: str(where)}) if where else past
 
 
-def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[PastRun]:
+def _every_earlier_run(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[PastRun]:
     """Yield earlier runs: from journals of pending sweeps, then from MLflow, newest first."""
     for sweep in pending_sweeps.remembered(tracker.uri, root):
         if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
@@ -64,15 +64,17 @@ def _all(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Itera
             past = of_folder(folder)
             if past is not None and query.is_wanted(past.tags, digests):
                 yield past
-        yield from (past for past in _queued(sweep) if query.is_wanted(past.tags, digests))
+        yield from (past for past in _queued_runs(sweep) if query.is_wanted(past.tags, digests))
     if tracker.experiment_id is not None:
         try:
-            yield from (_whole(PastRun(**facts)) for facts in query.runs(tracker.uri, tracker.experiment_id, digests))
+            yield from (
+                _completed(PastRun(**facts)) for facts in query.runs(tracker.uri, tracker.experiment_id, digests)
+            )
         except server.Unreachable:
             return
 
 
-def _whole(past: PastRun) -> PastRun:
+def _completed(past: PastRun) -> PastRun:
     """Return a run that finished with what it came to as its folder has it, where somebody took that from the store.
 
     Where that is not here it is to be run again.
@@ -83,7 +85,7 @@ def _whole(past: PastRun) -> PastRun:
     return there if there is not None and there.status == "FINISHED" else replace(past, status="KILLED")
 
 
-def _queued(sweep: Path) -> Iterator[PastRun]:
+def _queued_runs(sweep: Path) -> Iterator[PastRun]:
     """Yield runs of a `sweep` in a cluster's queue, without a journal so far; they will run today's code."""
     jobs = cluster_jobs.by_run(sweep)
     if not jobs or not sweep_record.SweepFacts.exist(sweep):

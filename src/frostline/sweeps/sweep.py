@@ -50,12 +50,12 @@ def run_sweep(
     process. Raises `UserError` before any run starts.
     """
     here = not (isinstance(executor, Cluster) or claimed)
-    earlier = already_finished.Earlier(
+    earlier = already_finished.EarlierSweeps(
         len(jobs) if here else 0, sweep_folder(compose, jobs[0]) if folder_named else None
     )
     folder, planned = compose_all(jobs, compose, partial(_start, executor, earlier))
     typed = hydra_keys.typed_values(chain.from_iterable(jobs))
-    for line in [*unused_keys.check(typed, [run.config for run in planned]), *_once(planned)]:
+    for line in [*unused_keys.check(typed, [run.config for run in planned]), *_merged_runs(planned)]:
         job.screen().say(line, "yellow")
     if earlier.found:
         if (answered := earlier.answer(planned)) is not None:
@@ -69,7 +69,7 @@ def run_sweep(
     return run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, claimed=claimed)
 
 
-def _start(executor: Executor, earlier: already_finished.Earlier, first: Config) -> None:
+def _start(executor: Executor, earlier: already_finished.EarlierSweeps, first: Config) -> None:
     """Start the workers, unless an earlier sweep may have finished every run already."""
     if not earlier.may_be(first):
         executor.start(first)
@@ -185,7 +185,7 @@ def _tell(folder: Path, rounds: Search | None, sign: str) -> None:
         rounds.alive()
 
 
-def _once(planned: Sequence[PlannedRun]) -> list[str]:
+def _merged_runs(planned: Sequence[PlannedRun]) -> list[str]:
     """Return a line for every run that several jobs ask for, because they differ only in keys that it does not read."""
     return [
         f"{run.name}: one run, not {run.jobs}, since {run.config.freeze_mode.name} ignores {', '.join(run.unread)}"

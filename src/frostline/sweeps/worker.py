@@ -48,7 +48,7 @@ class Answer:
     """Whether the worker exits now, because its GPU is unusable or it was told to stop."""
 
 
-class _Line:
+class _Pipe:
     """Owner of the pipe to the process that started this one."""
 
     def __init__(self, connection: Connection) -> None:
@@ -93,7 +93,7 @@ def main() -> None:
     streams.prepare()
     descriptor = int(sys.argv.pop(1))
     os.set_inheritable(descriptor, False)
-    line = _Line(Connection(descriptor))
+    line = _Pipe(Connection(descriptor))
     signal.signal(signal.SIGINT, lambda *_: None)  # the parent process gets it, too, and decides
     interrupts.install(STOP, once=True)
     for target in (line.listen, line.pulse):

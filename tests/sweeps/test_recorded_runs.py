@@ -11,7 +11,7 @@ import pytest
 from frostline.core.config_keys import digest, flatten
 from frostline.core.errors import UserError
 from frostline.sweeps import recorded_runs
-from frostline.sweeps.recorded_runs import configs_of
+from frostline.sweeps.recorded_configs import configs_of
 from small import compose
 
 

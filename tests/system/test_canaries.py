@@ -29,7 +29,7 @@ from frostline.report import predictions
 from frostline.report.terminal import Screen
 from frostline.runs import checks, predict, run_data, setup
 from frostline.store.store import Store
-from frostline.sweeps import recorded_runs
+from frostline.sweeps import recorded_configs, recorded_runs
 from frostline.sweeps.find_weights import found
 from frostline.tracking import download, mirror
 from frostline.training import checkpoint, state
@@ -314,7 +314,7 @@ OPTIONS = {
 def _config_refused(place: Place, *lines: str, **replaced: str) -> None:
     path = place.config(*(line.replace("RAN", str(place.ran)) for line in lines), **replaced)
     refused(lambda: validation.read_config(path))
-    refused(lambda: recorded_runs.configs_of([untrusted.config(path)], [])[0])
+    refused(lambda: recorded_configs.configs_of([untrusted.config(path)], [])[0])
 
 
 for _name, _line in CODE.items():
@@ -484,7 +484,7 @@ def test_opening_a_record_triggers_no_canary(name: str, tmp_path: Path) -> None:
 def test_record_without_canary_is_accepted(tmp_path: Path) -> None:
     path = Place(tmp_path).config()
     assert validation.read_config(path) == compose("epochs=1")
-    assert digest(recorded_runs.configs_of([untrusted.config(path)], [])[0]) == digest(compose("epochs=1"))
+    assert digest(recorded_configs.configs_of([untrusted.config(path)], [])[0]) == digest(compose("epochs=1"))
 
 
 def test_careless_readers_trigger_canaries(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import warm
 from frostline.commands import rerun as command
 from frostline.core.errors import UserError
 from frostline.records import journal
-from frostline.sweeps import recorded_runs, rerun
+from frostline.sweeps import recorded_configs, recorded_runs, rerun
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Comparable, Verdict, compare
 from whole_sweeps import CHECKOUT, QUICK, environment, places, sweep
@@ -166,11 +166,11 @@ def test_metrics_without_epoch_numbers_are_refused(swept: Any, tmp_path: Path) -
 def test_environment_variables_must_be_given_again(swept: Any) -> None:
     values = dict(recorded_runs.find(str(swept.folder / "0"), uri="sqlite:///none", folder=swept.folder)[0].config)
     values["tracking"] = {**values["tracking"], "uri": "${oc.env:SERVER}"}
-    recorded_runs.configs_of([values], [])[0]
+    recorded_configs.configs_of([values], [])[0]
     values["data"] = {**values["data"], "root": "${oc.env:IMAGES}/birds"}
     with pytest.raises(UserError, match=r"plain values, and data.root is none \(\${oc.env:IMAGES}/birds\)"):
-        recorded_runs.configs_of([values], [])[0]
-    assert recorded_runs.configs_of([values], ["data.root=/images/birds"])[0].data.root == "/images/birds"
+        recorded_configs.configs_of([values], [])[0]
+    assert recorded_configs.configs_of([values], ["data.root=/images/birds"])[0].data.root == "/images/birds"
 
 
 def test_rerun_sweep_is_named_by_short_choices() -> None:
@@ -247,7 +247,7 @@ def test_rerun_uses_the_recorded_config(swept: Any) -> None:
 
     (first, second) = recorded_runs.find(str(swept.folder), uri="sqlite:///none", folder=swept.folder)
     for run, seed in ((first, 0), (second, 1)):
-        config = recorded_runs.configs_of([run.config], [])[0]
+        config = recorded_configs.configs_of([run.config], [])[0]
         settled = ("precision=fp32", "compile=off")  # what auto resolved to
         expected = compose("freeze=head", f"seed={seed}", *settled, *QUICK, *places(swept.folder, "none")[1:])
         assert digest(config) == digest(expected)

@@ -20,6 +20,7 @@ from frostline.sweeps import job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.job_config import JobConfig
+from frostline.sweeps.recorded_configs import configs_of
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import Comparison, Verdict
 from frostline.tracking import tracking_uri
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))
-        planned = _planned(found, recorded_runs.configs_of([run.config for run in found], overrides))
+        planned = _planned(found, configs_of([run.config for run in found], overrides))
         again = _Again(found, planned)
         status = sweep.run_planned(planned, executor=again, folder=folder, folder_named=bool(named))
     for number, report in again.reports.items():

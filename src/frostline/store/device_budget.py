@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -27,12 +26,6 @@ class DeviceBudget:
         self.total = budget
         self.free = budget
         """Bytes left; garbage-collected tensors give theirs back."""
-
-    @overload
-    def take(self, held: Tensor | Rows) -> Tensor | Rows: ...
-
-    @overload
-    def take(self, held: Held) -> Held: ...
 
     def take(self, held: Held) -> Held:
         """Return `held` on the device if the budget has room for it, else as rows that are read on demand."""
@@ -61,14 +54,6 @@ class DeviceBudget:
 def streamed(held: Held) -> Rows | Ragged:
     """Return rows that are read at each use; rows of a file leave no pages in the process's memory."""
     return (Rows(held, torch.arange(len(held))) if isinstance(held, Tensor) else held).streamed()
-
-
-@overload
-def rows(held: Tensor | Rows, index: Tensor, device: torch.device) -> Tensor: ...
-
-
-@overload
-def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tensor]: ...
 
 
 def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tensor]:

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from frostline.core import interrupts, machine
 from frostline.data.views import Views
 from frostline.store import hashing, mapped
-from frostline.store.device_budget import DeviceBudget, prefetch, rows
+from frostline.store.device_budget import DeviceBudget, Held, prefetch, rows
 from frostline.store.prefetch import Prefetch
-from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import NoRoom, Writer
 from frostline.training.dataset import Outputs, outputs
@@ -110,7 +109,7 @@ class Features:
         self._device_budget = device_budget
         self._about = about
         self._outputs = outputs
-        self._held: tuple[int, Tensor | Rows | None] | None = None
+        self._held: tuple[int, Held | None] | None = None
         """The number of a view and its features; the latter None if there is no room for them."""
         self._channels_last = False
         self._uncached = UncachedFeatures(views, backbone)
@@ -124,7 +123,7 @@ class Features:
             else:
                 prefetch(self._held[1], index)
 
-    def prepare(self, epoch: int) -> Tensor | Rows | None:
+    def prepare(self, epoch: int) -> Held | None:
         """Fetch and return the features of all samples in `epoch`; None if there is no room for them."""
         view = self._views.view_of(epoch)
         if self._held is None or self._held[0] != view:
@@ -137,10 +136,12 @@ class Features:
         held = self.prepare(epoch)
         if held is None:
             return self._uncached.inputs(index, epoch)
-        found = rows(held, index, self.labels.device).float()
+        found = rows(held, index, self.labels.device)
+        assert isinstance(found, Tensor)
+        found = found.float()
         return found.permute(0, 3, 1, 2) if self._channels_last else found
 
-    def _fetch(self, epoch: int) -> Tensor | Rows | None:
+    def _fetch(self, epoch: int) -> Held | None:
         """Return the features of an epoch's view; None if neither the store nor the memory has room for them.
 
         Every run reads the views in turn, so stored views are not evicted for new ones: each run computes those that
@@ -148,10 +149,7 @@ class Features:
         """
         family = hashing.of_facts(self._identity)
         key = hashing.of_facts({**self._identity, "view": self._views.view_of(epoch)})
-
-        def make(writer: Writer) -> dict[str, Any]:
-            return self._compute(writer, epoch)
-
+        make = partial(self._compute, epoch)
         if (self._full or self._outputs is None) and not self._store.has("features", key):
             return None
         with interrupts.immediate():
@@ -171,7 +169,7 @@ class Features:
             features = features.float()
         return self._device_budget.take(features)
 
-    def _compute(self, writer: Writer, epoch: int) -> dict[str, Any]:
+    def _compute(self, epoch: int, writer: Writer) -> dict[str, Any]:
         count = len(self.labels)
         batches = padded_batches(torch.arange(count), self.labels.device)
         allocate = partial(writer.tensor, "features", piecemeal=True)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from frostline.commands import Parser, tell
 from frostline.core import project
-from frostline.core.errors import user_error
+from frostline.core.errors import first_few, user_error
 from frostline.data.names import counted
 from frostline.records.result import size
 
@@ -100,6 +100,6 @@ def _clear(store: Store, kind: str | None, age: float) -> int:
     stay = f"; {in_use} in use {'stays' if in_use == 1 else 'stay'}" if in_use else ""
     print(f"{counted(removed, *_ENTRIES)} removed, {size(freed)} freed in {store.folder}{stay}")
     if refused:
-        those = "; ".join(refused[:3]) + ("; ..." if len(refused) > 3 else "")
+        those = first_few(refused, "; ")
         tell(f"{counted(len(refused), *_ENTRIES)} could not be removed: {those}")
     return 1 if refused else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -58,6 +58,11 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, at most 200 characters, or its type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def first_few(texts: Sequence[str], separator: str = ", ") -> str:
+    """Return the first three of `texts`, joined, and `...` for more."""
+    return separator.join([*texts[:3], *(["..."] if len(texts) > 3 else [])])
 
 
 def means_null(value: object) -> bool:

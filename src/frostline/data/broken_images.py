@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, first_few, user_error
 from frostline.core.labels import of_class
 from frostline.data.names import some
 from frostline.data.pixel_cache import Decoded
@@ -23,8 +23,7 @@ def blamed(root: str, damage: Sequence[str]) -> Iterator[None]:
     except UserError as error:
         if not damage or damage[0] in str(error):
             raise
-        several = "; ".join(damage[:3]) + ("; ..." if len(damage) > 3 else "")
-        expected = f"readable images and labels, but {several}; and with the rest: {error}"
+        expected = f"readable images and labels, but {first_few(damage, '; ')}; and with the rest: {error}"
         raise user_error("data.root", root, expected) from None
 
 
@@ -53,7 +52,7 @@ def broken_of(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) ->
 
 
 def _first_few(reasons: Sequence[tuple[str, str]]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+    return first_few([f"{name}: {reason}" for name, reason in reasons], "; ")
 
 
 def require_readable(

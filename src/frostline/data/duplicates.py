@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frostline.core.errors import first_few
 from frostline.core.labels import label_text
-from frostline.data.findings import PAIRS, Finding, Place, first_few
+from frostline.data.findings import PAIRS, Finding, Place
 
 TAIL = 4096
 """Bytes at the end of a file that are compared: they differ even if headers are equal."""

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from frostline.core.errors import first_few
 from frostline.core.labels import class_counts, multi_label
 from frostline.data.bit_depth import FULL, TOP, Levels
 from frostline.data.names import counted, some
 
-_SHOWN = 3
 PAIRS = 6
 """Number of groups of images whose places a finding has, to show them in a page."""
 
@@ -39,9 +39,9 @@ class Finding:
     """The first `PAIRS` groups of images to be shown side by side."""
 
 
-def first_few(images: Sequence[str]) -> str:
-    """Return the first few image names, joined by commas."""
-    return ", ".join(images[:_SHOWN]) + (", ..." if len(images) > _SHOWN else "")
+def of_names(names: Sequence[str], one: str, many: str) -> Finding:
+    """Return an alarming finding about the images `names`: their number, with `one` or `many`, and the first few."""
+    return Finding(f"{counted(len(names), one, many)}: {first_few(names)}", True, tuple(names))
 
 
 def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Finding]:

@@ -19,10 +19,10 @@ from frostline.core.errors import user_error
 from frostline.core.files import expanded, facts
 from frostline.data import label_columns
 from frostline.data.duplicates import first_alike
-from frostline.data.findings import Finding, first_few
+from frostline.data.findings import Finding, of_names
 from frostline.data.hub_columns import Columns, class_names
 from frostline.data.label_columns import Cell, Labels
-from frostline.data.names import counted, printable
+from frostline.data.names import printable
 from frostline.data.open_image import open_bytes, open_image
 from frostline.store import hashing
 
@@ -113,9 +113,8 @@ def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list
     ):
         if lost:
             named = tuple(f"{split}[{row}]" for row in lost)
-            left_out = counted(len(lost), f"row without {what} is left out", f"rows without {what} are left out")
-            told = f"{left_out}: {first_few(named)}"
-            findings.append(Finding(told, True, named))
+            left_out = (f"row without {what} is left out", f"rows without {what} are left out")
+            findings.append(of_names(named, *left_out))
     kept = {row: own for row, own in enumerate(labels) if own is not None and known[row]}
     groups = None
     if columns.group is not None:

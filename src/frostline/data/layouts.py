@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline.core.errors import UserError, user_error
-from frostline.data.findings import Finding, first_few
+from frostline.core.errors import UserError, first_few, user_error
+from frostline.data.findings import Finding
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import is_folder, is_hidden, survey
 from frostline.data.names import counted, printable, some

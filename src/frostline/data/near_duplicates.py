@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frostline.core.errors import first_few
 from frostline.data.duplicates import SplitHashes, shared
-from frostline.data.findings import PAIRS, Finding, first_few
+from frostline.data.findings import PAIRS, Finding
 from frostline.data.perceptual_hash import NONE
 
 PHASH, DHASH = 4, 8

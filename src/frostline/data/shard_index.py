@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core import codehash
+from frostline.core.errors import first_few
 from frostline.data import image_formats, remote_files
 from frostline.data.decode_all import Progress
 from frostline.data.duplicates import TAIL, first_alike
-from frostline.data.findings import first_few
 from frostline.data.label_columns import Cell
 from frostline.data.names import counted, printable
 from frostline.data.open_image import open_bytes

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, first_few, user_error
 from frostline.data import label_columns, remote_files, shard_class_names
 from frostline.data.broken_images import blamed
 from frostline.data.decode_all import Progress
-from frostline.data.findings import Finding, first_few
+from frostline.data.findings import Finding
 from frostline.data.label_columns import LABELS, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import counted, some

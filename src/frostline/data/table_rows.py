@@ -11,7 +11,7 @@ from pathlib import Path
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import NONE
 from frostline.data import remote_files
-from frostline.data.findings import Finding, first_few
+from frostline.data.findings import Finding, of_names
 from frostline.data.label_columns import Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import counted, some
@@ -61,8 +61,7 @@ def rows_of(
     findings = []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         left_out = ("row without a label is left out", "rows without a label are left out")
-        told = f"{counted(len(unlabelled), *left_out)}: {first_few(unlabelled)}"
-        findings.append(Finding(told, True, tuple(unlabelled)))
+        findings.append(of_names(unlabelled, *left_out))
     if (again := len(rows) - len(once)) and not long:
         once_more = ("row repeats an image and is ignored", "rows repeat an image and are ignored")
         findings.append(Finding(counted(again, *once_more)))

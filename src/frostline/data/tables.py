@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.errors import user_error
+from frostline.core.errors import first_few, user_error
 from frostline.core.files import expanded
 from frostline.data import label_columns, table_columns, table_files, times
-from frostline.data.findings import Finding, first_few
+from frostline.data.findings import Finding
 from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import LeftOut, walk

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import UserError, first_few, user_error
 from frostline.models import state_dicts
 
 _AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # auxiliary heads of GoogLeNet, Inception v3: not built
@@ -62,7 +62,7 @@ def load_into(
         for name, tensor in own.items():
             tensor.copy_(given[name])
     if wrong := [name for name in own if not _is_finite(given[name])]:
-        raise user_error("model.weights", source, f"finite numbers; nan or infinity is in {_some(wrong)}")
+        raise user_error("model.weights", source, f"finite numbers; nan or infinity is in {first_few(wrong)}")
     return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken, plain=plain))
 
 
@@ -74,8 +74,8 @@ def _said(
         told = f"head {head} taken" + ("" if set(theirs) == taken.keys() else f" from {theirs[0].rpartition('.')[0]}")
     else:
         left = [f"{name} {_shape(reading.tensors[name])}" for name in theirs]
-        told = f"head {head} new" + (f" (not {_some(left)})" if left else "")
-    beside = f"left out {len(reading.left_out):,}: {_some(list(reading.left_out))}" if reading.left_out else ""
+        told = f"head {head} new" + (f" (not {first_few(left)})" if left else "")
+    beside = f"left out {len(reading.left_out):,}: {first_few(reading.left_out)}" if reading.left_out else ""
     return "; ".join(filter(None, ["" if plain else str(reading), told, beside]))
 
 
@@ -91,14 +91,10 @@ def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) 
         "unexpected": [n for n in given if n not in own],
         "of another shape": [f"{n} {_shape(given[n])} instead of {_shape(own[n])}" for n in shapes],
     }
-    report = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
+    report = "; ".join(f"{len(names)} {kind}: {first_few(names)}" for kind, names in problems.items() if names)
     if report:
         raise UserError(f"model.weights={source}: weights do not fit the network outside its head: {report}")
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

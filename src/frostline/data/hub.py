@@ -46,7 +46,7 @@ def read(root: str, options: Mapping[str, Any]) -> HubData:
     of the `train`, `val` and `test` splits, if they are not obvious. Raises `UserError` if it is unreachable, or cannot
     be read this way.
     """
-    _check_options(options)
+    label_columns.check_options(options, dict.fromkeys(_OPTIONS, "a name, or null"))
     opened = hub_library.open_data_set(root, options)
     roles, findings = _roles(opened, options)
     findings += _not_taken(expanded(root), sum(map(len, opened.values())))
@@ -67,13 +67,6 @@ def read(root: str, options: Mapping[str, Any]) -> HubData:
         raise user_error("data.root", root, expected)
     classes = columns.labels if len(columns.labels) > 1 else class_names(train, columns.labels[0])
     return HubData(splits, classes, several, tuple(findings))
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    label_columns.check_options(options, _OPTIONS)
-    for key, value in options.items():
-        if value is not None and not isinstance(value, list if key == "label" and isinstance(value, list) else str):
-            raise user_error(f"data.options.{key}", value, "a name, or null")
 
 
 def _not_taken(folder: Path, rows: int) -> list[Finding]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
-from frostline.data import leftovers, remote_files, shard_index, shards, table_files, table_rows, tables
+from frostline.data import leftovers, remote_files, shard_index, shard_splits, table_files, table_rows, tables
 from frostline.data.decode_all import unseen
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
@@ -120,7 +120,7 @@ def _is_table(name: Path | str) -> bool:
 
 
 def _is_shards(name: Path | str) -> bool:
-    return str(name).lower().endswith(shards.SUFFIX)
+    return str(name).lower().endswith(shard_splits.SUFFIX)
 
 
 def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) -> Iterator[Path | str]:
@@ -184,7 +184,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Im
 
 def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) -> ImageList:
     """Return the images in WebDataset shards, with the index of only a few shards in memory at once."""
-    found = [shard for pattern in patterns for shard in remote_files.find("images", pattern, shards.SUFFIX)]
+    found = [shard for pattern in patterns for shard in remote_files.find("images", pattern, shard_splits.SUFFIX)]
     starts = [0]
 
     @lru_cache(_SHARDS)

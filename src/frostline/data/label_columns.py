@@ -22,8 +22,17 @@ Cell = str | Sequence[str] | None
 """A value of a column: a text, empty if it is missing, or a list."""
 
 
-def check_options(options: Mapping[str, object], known: Collection[str], one: str = "the name of a column") -> None:
-    """Raise `UserError` for options not in `known`, or bad `label` and `separator`; `one` says what `label` may be."""
+def check_options(
+    options: Mapping[str, object],
+    known: Mapping[str, str],
+    *,
+    one: str = "the name of a column",
+    lists: Collection[str] = ("label",),
+) -> None:
+    """Raise `UserError` for options that are not `known`, or whose value is neither a text nor, in `lists`, a list.
+
+    `known` has what is expected of each option; `one` says what `label` may be.
+    """
     for key, value in options.items():
         if key not in known:
             raise user_error(f"data.options.{key}", value, f"one of {', '.join(known)}", known)
@@ -35,6 +44,9 @@ def check_options(options: Mapping[str, object], known: Collection[str], one: st
         raise user_error("data.options.separator", separator, "the text between the labels of a cell, or null")
     if isinstance(label, list) and separator is not None:
         raise user_error("data.options.separator", separator, "null, since each class has its own column")
+    for key, value in options.items():
+        if not (value is None or isinstance(value, str) or (key in lists and isinstance(value, list))):
+            raise user_error(f"data.options.{key}", value, known[key])
 
 
 def holds_several(cells: Iterable[Cell], separator: str | None) -> bool:

@@ -8,28 +8,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from frostline.core.errors import UserError, first_few, user_error
-from frostline.data import label_columns, remote_files, shard_class_names
+from frostline.core.errors import UserError, user_error
+from frostline.data import label_columns, shard_class_names, shard_splits
 from frostline.data.broken_images import blamed
 from frostline.data.decode_all import Progress
-from frostline.data.findings import Finding
+from frostline.data.findings import Finding, of_names
 from frostline.data.label_columns import LABELS, Labels
-from frostline.data.layouts import SPLITS, roles_of
+from frostline.data.layouts import SPLITS
 from frostline.data.names import counted, some
 from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_headers import JSON, Wanted
 from frostline.data.shard_index import Index, index
 from frostline.store.store import Store
 
-_OPTIONS = (*SPLITS, "image", "label", "separator", "group", "splits", "classes")
-SUFFIX = ".tar"
+_FIELD = "a field, as cls, or a key of the JSON"
+_OPTIONS = {
+    **dict.fromkeys(SPLITS, "a pattern of shards, or null"),
+    "image": "a field, as jpg, or null",
+    **dict.fromkeys(("label", "separator", "group", "splits"), f"{_FIELD}, or null"),
+    "classes": "a file, or a list of names, or null",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress
     with one per line. Raises `UserError` if the shards cannot be read this way.
     """
     _check_options(options)
-    files = split_files(root, options)
+    files = shard_splits.files_of(root, options)
     label, group = options.get("label"), options.get("group")
     given = tuple(label) if isinstance(label, list) else (label,)
     keys = LABELS if label is None else tuple(map(str, given))
@@ -134,50 +138,13 @@ def _labels_of(
     return Shards(there, names or (given if len(given) > 1 else ()), several, tuple(findings), damage)
 
 
-def split_files(root: str, options: Mapping[str, Any]) -> dict[str, list[RemoteFile]]:
-    """Return the shards of every split, at least `train`: from options, or from their names; else all are `train`.
-
-    Raises `UserError` if some names tell a split and others do not.
-    """
-    if given := {split: options[split] for split in SPLITS if options.get(split) is not None}:
-        if "train" not in given:
-            raise user_error("data.options.train", "null", f"shards of train beside those of {', '.join(given)}")
-        seen = {split: remote_files.joined(root, text) for split, text in given.items()}
-        return {split: remote_files.find(f"data.options.{split}", text, SUFFIX) for split, text in seen.items()}
-    files = remote_files.find("data.root", root, SUFFIX)
-    paths = [PurePosixPath(file.url) for file in files]
-    for names in ([path.name.partition(".")[0] for path in paths], [path.parent.name for path in paths]):
-        known = list(dict.fromkeys(names))
-        roles = dict(zip(known, roles_of(known), strict=True))
-        if "train" in roles.values() or len(set(roles.values()) & set(SPLITS)) > 1:
-            break
-    else:
-        return {"train": files}
-    if odd := [name for name in known if roles[name] not in SPLITS]:
-        expected = f"shards whose names begin with train, val or test, not {some(odd)}"
-        raise user_error("data.root", root, f"{expected}; data.options.train=<pattern> says which are meant")
-    split_of = [roles[name] for name in names]
-    if "train" not in split_of:
-        raise user_error("data.root", root, f"shards of train beside {some(known)}")
-    return {
-        split: [file for file, own in zip(files, split_of, strict=True) if own == split]
-        for split in SPLITS
-        if split in split_of
-    }
-
-
 def _check_options(options: Mapping[str, Any]) -> None:
-    label_columns.check_options(options, _OPTIONS, "a field, as cls, or a key of the JSON")
-    for key, value in options.items():
-        names = key == "classes" and isinstance(value, Sequence) and all(isinstance(name, str | int) for name in value)
-        several = key == "label" and isinstance(value, list)
-        if value is not None and not isinstance(value, str) and not names and not several:
-            expected = {"image": "a field, as jpg", "classes": "a file, or a list of names"}.get(
-                key, "a pattern of shards" if key in SPLITS else "a field, as cls, or a key of the JSON"
-            )
-            raise user_error(f"data.options.{key}", value, f"{expected}, or null")
-    if isinstance(options.get("label"), list) and options.get("classes") is not None:
-        raise user_error("data.options.classes", options["classes"], "null, since each class has its own field")
+    label_columns.check_options(options, _OPTIONS, one=_FIELD, lists=("label", "classes"))
+    names = options.get("classes")
+    if isinstance(names, list) and not all(isinstance(name, str | int) for name in names):
+        raise user_error("data.options.classes", names, _OPTIONS["classes"])
+    if isinstance(options.get("label"), list) and names is not None:
+        raise user_error("data.options.classes", names, "null, since each class has its own field")
 
 
 def _check_fields(root: str, options: Mapping[str, Any], found: Mapping[str, Index]) -> None:
@@ -228,28 +195,21 @@ def _labelled(
     findings: list[Finding],
 ) -> Sharded:
     """Return the images with a label; findings about the others are added to `findings`."""
-    some_labels = next((said for said in labels if said), None)
-    labels = [
-        some_labels if said is None and row in own.reasons else said  # broken anyway
-        for row, said in enumerate(labels)
-    ]
-    kept = {row: said for row, said in enumerate(labels) if said is not None}
+    any_labels = next((said for said in labels if said), None)  # for an image that is broken anyway
+    known = {row: any_labels if said is None and row in own.reasons else said for row, said in enumerate(labels)}
+    kept = {row: said for row, said in known.items() if said is not None}
     damaged = {row: file for text in label_in for row, file in own.unread_in(_field(text)).items() if row not in kept}
     if damaged:
-        left_out = ("image is left out, as its label", "images are left out, as their labels")
-        told = f"{counted(len(damaged), *left_out)} cannot be read: {first_few([*damaged.values()])}"
-        findings.append(Finding(told, True, tuple(damaged.values())))
+        one, many = "image is left out, as its label", "images are left out, as their labels"
+        findings.append(of_names([*damaged.values()], f"{one} cannot be read", f"{many} cannot be read"))
     if without := [own.name(row) for row in range(len(own)) if row not in kept and row not in damaged]:
-        left_out = ("image without a label is left out", "images without a label are left out")
-        told = f"{counted(len(without), *left_out)}: {first_few(without)}"
-        findings.append(Finding(told, True, tuple(without)))
+        findings.append(of_names(without, "image without a label is left out", "images without a label are left out"))
     groups = None
     if group_in is not None:
         every = own.texts.get(group_in, ("",) * len(own))
         if alone := [file for row, file in own.unread_in(_field(group_in)).items() if row in kept]:
-            stands_alone = ("image is its own group, as its group", "images are each their own group, as their groups")
-            told = f"{counted(len(alone), *stands_alone)} cannot be read: {first_few(alone)}"
-            findings.append(Finding(told, True, tuple(alone)))
+            one, many = "image is its own group, as its group", "images are each their own group, as their groups"
+            findings.append(of_names(alone, f"{one} cannot be read", f"{many} cannot be read"))
         groups = tuple(label_columns.one_text(every[row]) for row in kept)
     return Sharded(own, torch.tensor([*kept], dtype=torch.int64), tuple(kept.values()), groups)
 

@@ -162,10 +162,8 @@ def _labelled(rows: Sequence[Row], split: str) -> Labelled:
 
 def _check_options(options: Mapping[str, Any]) -> None:
     label_columns.check_options(options, _OPTIONS)
-    for key, value in options.items():
-        several = key == "label" and isinstance(value, list)
-        if value == "" or not (value is None or isinstance(value, str) or several):
-            raise user_error(f"data.options.{key}", value, _OPTIONS[key])
+    for key in (key for key, value in options.items() if value == ""):
+        raise user_error(f"data.options.{key}", "", _OPTIONS[key])
     if options.get("rows") not in (None, "labels"):
         raise user_error("data.options.rows", options["rows"], _OPTIONS["rows"], ["labels"])
 

@@ -310,6 +310,22 @@ def test_unknown_source_option_names_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["data=image_folder"], "no such key, since data=image_folder has no options"),
+        ([], "no such key, since data=digits has no options"),
+        (["data=dtd"], "a + before it, as data.options has no such key yet: +data.options.groop=x"),
+        (["data=mine"], "a + before it, as data.options has no such key yet: +data.options.groop=x"),
+        (["experiment=small_data"], "a + before it, as data.options has no such key yet: +data.options.groop=x"),
+    ],
+)
+def test_no_option_is_advised_that_a_source_refuses(typed: list[str], expected: str) -> None:
+    error = ConfigCompositionException("Could not override 'data.options.groop'.")
+    line = str(hydra_errors.explain(error, [*typed, "data.options.groop=x"]))
+    assert line == f"data.options.groop=x: expected {expected}"
+
+
+@pytest.mark.parametrize(
     ("typed", "within"),
     [
         ("optimizer.options.eps=1e-6", "optimizer.options"),

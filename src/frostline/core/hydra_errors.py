@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -19,6 +20,8 @@ from frostline.core.errors import UserError, one_line, unknown_key, user_error
 
 _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
 """Mappings to which the user may add keys."""
+_WITHOUT_OPTIONS = ("digits", "folder")
+"""Values of `data.source` with which `data.options` must be empty."""
 FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 """The exceptions that Hydra raises while it composes a config."""
 
@@ -89,10 +92,13 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         given = _given("hydra.searchpath", arguments)
         return user_error("hydra.searchpath", given, "a list of folders in brackets, as [file:///home/me/conf]")
     if found := re.search(r"Could not override '([^']+)'", text):
-        key, value, options = found[1], _given(found[1], arguments), _data_options(arguments)
+        key, value = found[1], _given(found[1], arguments)
+        data, known = _data_options(arguments)
         within = next((one for one in _OPEN if f"{key}.".startswith(f"{one}.")), None)
-        if within is None or (within == "data.options" and options):
-            return unknown_key(key, value, options)
+        if within == "data.options" and known == []:
+            return user_error(key, value, f"no such key, since data={data} has no options")
+        if within is None or (within == "data.options" and known):
+            return unknown_key(key, value, known or ())
         expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
         return user_error(key, value, expected)
     if found := re.search(r"field '([^']+)' is not Optional", text):
@@ -126,11 +132,26 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
     return UserError(f"{override}: expected key=value{command}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _data_options(arguments: Sequence[str]) -> list[str]:
-    """Return the keys of `data.options` for the chosen data set, if its config comes with frostline."""
-    file = project.config_folder() / "data" / f"{_given('data', arguments)}.yaml"
-    options = OmegaConf.select(OmegaConf.load(file), "options") if file.is_file() else None
-    return [f"data.options.{key}" for key in options or ()]
+def _data_options(arguments: Sequence[str]) -> tuple[str, list[str] | None]:
+    """Return the chosen data set, and its keys of `data.options`.
+
+    None if any key is possible: for a data set of torchvision, and one whose config does not come with frostline.
+    """
+    name = _given("data", arguments)
+    if name == "?" and _given("experiment", arguments) == "?":
+        name = next(one["data"] for one in _defaults() if "data" in one)
+    file = project.config_folder() / "data" / f"{name}.yaml"
+    if not file.is_file():
+        return name, None
+    of_data: Any = OmegaConf.load(file)
+    if "options" not in of_data and of_data.source not in _WITHOUT_OPTIONS:
+        return name, None
+    return name, [f"data.options.{key}" for key in of_data.get("options", ())]
+
+
+def _defaults() -> Sequence[Any]:
+    whole: Any = OmegaConf.load(project.config_folder() / "config.yaml")
+    return [one for one in whole.defaults if not isinstance(one, str)]
 
 
 def _given(key: str, arguments: Sequence[str]) -> str:

@@ -117,13 +117,18 @@ def test_auto_uses_a_gpu_if_available(gpus: list[int]) -> None:
     assert machine.device("cpu") == CPU
 
 
-@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("gpu", 1), ("tpu", 0)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("gpu", 1), ("GPU", 0), ("tpu", 0)]
+)
 def test_missing_device_is_one_line_with_the_available_ones(gpus: list[int], name: str, count: int) -> None:
     gpus[0] = count
     with pytest.raises(UserError, match=rf"^device={name}: expected .*\(auto, cpu") as caught:
         machine.device(name)
     assert "\n" not in str(caught.value)
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
+    hint = str(caught.value).partition("); ")[2]
+    named = {"gpu": "did you mean cuda?", "GPU": "a GPU would be called cuda, and there is none"}
+    assert hint == named.get(name, hint)
 
 
 def test_old_driver_is_one_line_without_torchs_warning(gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

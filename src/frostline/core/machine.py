@@ -40,7 +40,12 @@ def device(name: str, *, devices: int = 1) -> torch.device:
     there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
     if name not in there:
         require_driver(name)
-        raise user_error("device", name, f"a device of this machine ({', '.join(there)})", there)
+        expected = f"a device of this machine ({', '.join(there)})"
+        if name.lower().startswith(("gpu", "nvidia", "cuda")) and not gpus:
+            raise user_error("device", name, f"{expected}; a GPU would be called cuda, and there is none")
+        if name.lower().startswith(("gpu", "nvidia")):
+            raise user_error("device", name, f"{expected}; did you mean cuda?")
+        raise user_error("device", name, expected, there)
     return torch.device(name)
 
 

@@ -46,7 +46,7 @@ def main() -> None:
             others = [argument for argument in sys.argv[1:] if argument not in again]
             named = [argument.removeprefix("rerun=") for argument in again]
             sys.exit(commands.run("rerun", [*named, *others]))
-        sys.argv[1:] = hydra_keys.flags_first(sys.argv[1:])
+        sys.argv[1:] = hydra_keys.for_help(hydra_keys.flags_first(sys.argv[1:]))
         hydra_keys.check_typed(sys.argv[1:], commands.names)
         if not any(argument.startswith("-") and argument.partition("=")[0] not in _PLACES for argument in sys.argv[1:]):
             sys.argv.insert(1, "--multirun")  # else Hydra complains of commas in place of any other mistake

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import as_read, check_typed, flags_first, in_folds, points
+from frostline.sweeps.hydra_keys import as_read, check_typed, flags_first, for_help, in_folds, points
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,12 @@ def test_overlong_option_name_is_refused(typed: str) -> None:
 def test_flags_may_stand_anywhere() -> None:
     typed = ["lr=1", "--config-dir", "a=b", "-m", "freeze=head", "--cfg", "job", "~seed"]
     assert flags_first(typed) == ["--config-dir", "a=b", "-m", "--cfg", "job", "lr=1", "freeze=head", "~seed"]
+
+
+def test_help_is_shown_for_one_run_where_a_sweep_is_typed() -> None:
+    typed = ["-m", "--help", "freeze=head,full", "lr=interval(1e-4,1)", "model=resnet18", "epochs=[", "seed=range(3)"]
+    assert for_help(typed) == ["-m", "--help", "model=resnet18", "epochs=["]
+    assert for_help(typed[2:]) == typed[2:]
 
 
 @pytest.mark.parametrize("typed", [["--config-dir="], ["--config-dir", ""], ["-cd", "", "lr=1"], ["--config-name="]])

@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.config import Config, DataConfig
@@ -67,6 +69,24 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     places = itertools.pairwise(["", *arguments])
     flags = [one.startswith("-") or before in _WITH_VALUES for before, one in places]
     return [*itertools.compress(arguments, flags), *itertools.compress(arguments, (not flag for flag in flags))]
+
+
+def for_help(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without overrides that list several values or a range, if they ask for help.
+
+    The help shows the config of one run.
+    """
+    if not {"-h", "--help"} & {*arguments}:
+        return [*arguments]
+    parser = OverridesParser.create()
+    return [one for one in arguments if one.startswith("-") or not _is_swept(parser, one)]
+
+
+def _is_swept(parser: OverridesParser, argument: str) -> bool:
+    try:
+        return parser.parse_override(argument).is_sweep_override()
+    except HydraException:
+        return False
 
 
 def typed_values(overrides: Iterable[str]) -> dict[str, str]:

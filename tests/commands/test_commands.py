@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from frostline import commands
-from frostline.core.errors import UserError
+from frostline.commands import advise
+from frostline.core.errors import UserError, user_error
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,15 @@ def test_empty_values_and_config_keys_are_one_line(
     with pytest.raises(UserError) as caught:
         commands.run(name, arguments)
     assert str(caught.value).startswith(line)
+
+
+def test_number_of_images_is_named_by_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(overrides: object, *, images: int, screen: object) -> None:
+        raise user_error("images", images, "at least 20")
+
+    monkeypatch.setattr(advise.advice, "advise", refuse)
+    with pytest.raises(UserError, match=r"^--images=3: expected at least 20$"):
+        commands.run("advise", ["--images", "3"])
 
 
 def test_files_and_option_values_may_look_like_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

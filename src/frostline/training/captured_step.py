@@ -110,10 +110,10 @@ class CapturedStep:
 def _end_failed_capture(device: torch.device, pool: tuple[int, int]) -> None:
     """Take torch's memory and random numbers on `device` out of a failed capture into `pool`.
 
-    Up to version 2.11 torch leaves them in it: its cache cannot be emptied any more, and no dropout can be drawn
+    torch 2.11, unlike 2.15, leaves them in it: its cache cannot be emptied any more, and no dropout can be drawn
     (https://github.com/pytorch/pytorch/pull/180395). A capture that succeeds resets the random numbers.
     """
-    with suppress(RuntimeError):  # newer versions have ended it
+    with suppress(RuntimeError):  # 2.15 has ended it
         torch._C._cuda_endAllocateToPool(device.index, pool)
     one = torch.ones(1, device=device)
     with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_aside(device), capture_error_mode="thread_local"):

@@ -155,12 +155,12 @@ def test_garbage_graphs_are_not_destroyed_during_a_capture(monkeypatch: pytest.M
     threshold = gc.get_threshold()
     gc.set_threshold(1)
     try:
-        with EmulatedMachine().running() as there:
+        with EmulatedMachine().running() as gpu:
             ones = torch.ones(3, device="cuda")
             step = CapturedStep(leaving_garbage, lambda: [ones], said.append)
             for _ in range(3):
                 step(ones, ones)
-            assert there.launches["graph"] and not said and gc.isenabled()
+            assert gpu.launches["graph"] and not said and gc.isenabled()
     finally:
         gc.set_threshold(*threshold)
 

@@ -150,11 +150,16 @@ def test_notebook_shows_verdict_and_report(store, tmp_path):
     assert report.path.is_file() and report._repr_html_().startswith("<iframe srcdoc=")
 
 
-def test_classifier_accepts_images_in_any_form(store, tmp_path):
+@pytest.fixture(scope="module")
+def network(trained):
+    return frostline.load(trained.folder / "1", device=torch.device("cpu"))
+
+
+def test_classifier_accepts_images_in_any_form(store, network, tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "image.png")
-    network = frostline.load(frostline.open(str(store.folder)), device="cpu")
-    assert "the best of 2 cells" in network.note == frostline.load(store.folder, device="cpu").note
+    best = frostline.load(frostline.open(str(store.folder)), device="cpu")
+    assert "the best of 2 cells" in best.note == frostline.load(store.folder, device="cpu").note
     forms = [
         *(tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(levels), levels),
         torch.from_numpy(levels).permute(2, 0, 1),
@@ -165,43 +170,52 @@ def test_classifier_accepts_images_in_any_form(store, tmp_path):
     (alone,) = network.predict(levels, top=3)
     assert list(alone.values()) == sorted(alone.values(), reverse=True) and set(alone) <= set(network.classes)
     assert max(alone.values()) == pytest.approx(float(together[0].max()), abs=1e-6)
-    with pytest.raises(frostline.UserError, match=r"none\.png: missing"):
-        network.predict(tmp_path / "none.png")
-    for wrong in ({"top": 0}, {"batch": 0}, {"batch": -3}):
-        with pytest.raises(frostline.UserError, match=r"^(top|batch)=.*: expected a whole number of at least 1"):
-            network.predict_table(tmp_path / "image.png", tmp_path / "said.csv", **wrong)
-    with pytest.raises(frostline.UserError, match=r"^top=0: expected a whole number of at least 1"):
-        network.predict(levels, top=0)
-    with pytest.raises(frostline.UserError, match=r"images=torch.float32 of shape \(3, 4, 4\): expected files"):
-        network.predict(torch.zeros(3, 4, 4))
-    with pytest.raises(frostline.UserError, match=r"^a{300}"):
-        network.predict("a" * 300)
-    for odd in (5, None, b"GIF", [[1, 2]], io.BytesIO(b"GIF"), {"a.png"}, pd.DataFrame({"path": ["a.png"]})):
-        with pytest.raises(frostline.UserError, match=r"(?s)^images=.*: expected files"):
-            network.predict(odd)
-    for odd, line in (
+
+
+@pytest.mark.parametrize(
+    ("images", "line"),
+    [
+        (torch.zeros(3, 4, 4), r"^images=torch.float32 of shape \(3, 4, 4\): expected files"),
+        ("a" * 300, r"^a{300}"),
+        *(
+            (odd, r"(?s)^images=.*: expected files")
+            for odd in (5, None, b"GIF", [[1, 2]], io.BytesIO(b"GIF"), {"a.png"}, pd.DataFrame({"path": ["a.png"]}))
+        ),
         (Image.new("F", (4, 4)), r"^images=<PIL.*: expected an image that can be read \(floating point numbers"),
         (Image.new("RGB", (0, 3)), "^images=<PIL.*: expected images with pixels"),
         (np.zeros((0, 3, 3), np.uint8), r"^images=uint8 of shape \(0, 3, 3\): expected images with pixels"),
+    ],
+)
+def test_wrong_images_are_reported_in_one_line(images, line, network):
+    with pytest.raises(frostline.UserError, match=line):
+        network.predict(images)
+
+
+def test_wrong_arguments_of_a_classifier_are_reported_in_one_line(network, tmp_path):
+    for call, line in (
+        (lambda: network.predict(tmp_path / "none.png"), r"none\.png: missing"),
+        (lambda: network.predict(tmp_path / "none.png", top=0), "^top=0: expected a whole number of at least 1"),
+        (lambda: network.predict(tmp_path), "^images=.*: expected files: predict_table goes through a folder"),
+        (lambda: network.export(tmp_path / "network.exe"), r"kind=\.exe: expected one of onnx"),
+        (
+            lambda: network.export(tmp_path / "network.onnx", "safetensors"),
+            r"^path=.*network\.onnx: expected a file whose name ends in \.safetensors",
+        ),
+        (
+            lambda: network.export(tmp_path / "none" / "network.pt"),
+            r"^path=.*none/network\.pt: expected a place that can be written to",
+        ),
     ):
         with pytest.raises(frostline.UserError, match=line):
-            network.predict(odd)
-    with pytest.raises(frostline.UserError, match=r"^images=.*: expected files: predict_table goes through a folder"):
-        network.predict(tmp_path)
-    with pytest.raises(frostline.UserError, match=r"kind=\.exe: expected one of onnx"):
-        network.export(tmp_path / "network.exe")
-    with pytest.raises(
-        frostline.UserError, match=r"^path=.*network\.onnx: expected a file whose name ends in \.safetensors"
-    ):
-        network.export(tmp_path / "network.onnx", "safetensors")
-    with pytest.raises(frostline.UserError, match=r"^path=.*none/network\.pt: expected a place that can be written to"):
-        network.export(tmp_path / "none" / "network.pt")
+            call()
+    for wrong in ({"top": 0}, {"batch": 0}, {"batch": -3}):
+        with pytest.raises(frostline.UserError, match=r"^(top|batch)=.*: expected a whole number of at least 1"):
+            network.predict_table(tmp_path / "image.png", tmp_path / "said.csv", **wrong)
 
 
-def test_images_may_be_a_column_or_an_iterator(store, tmp_path):
+def test_images_may_be_a_column_or_an_iterator(network, tmp_path):
     for number in range(3):
         Image.new("RGB", (9, 9), (90 * number,) * 3).save(tmp_path / f"{number}.png")
-    network = frostline.load(store.folder / "1", device=torch.device("cpu"))
     assert repr(network) == "<Classifier shufflenet_v2_x0_5: 10 classes, on cpu>"
     paths = [str(tmp_path / f"{number}.png") for number in range(3)]
     expected = network.predict(paths, top=np.int64(2))
@@ -210,8 +224,7 @@ def test_images_may_be_a_column_or_an_iterator(store, tmp_path):
     assert network.predict_table(pd.Series(paths), tmp_path / "said.csv", root=None).rows == 3
 
 
-def test_predict_table_errors_name_arguments_instead_of_flags(store, tmp_path):
-    network = frostline.load(store.folder / "1", device="cpu")
+def test_predict_table_errors_name_arguments_instead_of_flags(network, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "one.png")
     for output, options, line in (
         ("said.txt", {}, r"^output=.*said\.txt: expected a file whose name ends in \.parquet"),

@@ -48,7 +48,7 @@ def test_commands_in_pages_compose(line: str) -> None:
     if "freeze=mine" in arguments:
         return  # the page tells the reader to write this mode first
     chosen = []
-    for override in hydra_keys.split(OverridesParser.create().parse_overrides(arguments))[0]:  # ranges are of a search
+    for override in hydra_keys.split(OverridesParser.create().parse_overrides(arguments))[0]:  # without ranges
         value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else None
         chosen.append(str(override.input_line) if value is None else f"{override.get_key_element()}={value}")
     assert isinstance(frostline.compose(*chosen), frostline.Config)

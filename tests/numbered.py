@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from frostline.data.findings import Finding
 from frostline.data.splits import Data, Split
 
 
@@ -27,6 +28,11 @@ def pairs(found: Data) -> Counter[tuple[int, str]]:
 def messages(found: Data) -> list[str]:
     """Return the findings about the source, without those about classes of one image."""
     return [finding.about for finding in found.findings if " has one image of " not in finding.about]
+
+
+def findings(data: Data, words: str) -> list[Finding]:
+    """Return the findings whose message contains `words`."""
+    return [finding for finding in data.findings if words in finding.about]
 
 
 def png(number: int, side: int = 8) -> bytes:

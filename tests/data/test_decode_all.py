@@ -36,6 +36,7 @@ from frostline.store.ragged import Ragged
 from frostline.store.rows import Rows
 from frostline.store.store import Store
 from frostline.store.writer import Writer
+from numbered import findings
 from small import compose, data_config, no_progress
 
 RED = (250, 20, 10)
@@ -482,14 +483,13 @@ def test_minmax_range_scales_12_bit_images(tmp_path: Path, store: Store):
             Image.fromarray(values).save(tmp_path / kind / f"{index}.png")
     whole = CenterCrop(size=16, resize=16, interpolation="bilinear")
     full = load(tmp_path, store, center=whole)
-    assert any("data.range=minmax" in finding.about for finding in full.findings)
-    assert any("all 12 images are grey" in finding.about for finding in full.findings)
+    assert findings(full, "data.range=minmax") and findings(full, "all 12 images are grey")
     found = load(tmp_path, store, center=whole, range="minmax")
     files = survey(tmp_path).files
     values = np.stack([np.asarray(Image.open(files[index])) for index in found.train.ids])
     assert (found.levels.low, found.levels.high) == (values.min(), values.max())
     assert len(np.unique(full.train.pixels[:].numpy())) == 17 < 200 < len(np.unique(found.train.pixels[:].numpy()))
-    assert not any("data.range=minmax" in finding.about for finding in found.findings)
+    assert not findings(found, "data.range=minmax")
     second = load(tmp_path, store, center=whole, range=[found.levels.low, found.levels.high])
     assert second.fingerprint == found.fingerprint
 

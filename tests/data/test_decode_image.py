@@ -204,7 +204,9 @@ def jpeg(path: Path, mode: str = "RGB", **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30, "optimize": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30, "optimize": True}], ids=str
+)
 def test_plain_jpeg_equals_pillow(tmp_path: Path, options: dict[str, object]):
     file = jpeg(tmp_path / "plain.jpg", **options)
     with Image.open(file) as opened, Image.open(file) as known:

@@ -18,7 +18,7 @@ from frostline.data.findings import of_weights
 from frostline.data.splits import Data
 from frostline.records.result import SHARED, WITHOUT, Result
 from frostline.report.verdict import answer
-from numbered import disjoint
+from numbered import disjoint, findings
 
 
 def copies(root: Path, count: int, times: int) -> None:
@@ -43,7 +43,7 @@ def test_copies_stay_together_in_stratified_splits(tmp_path: Path):
     whole = torch.cat([split.labels for split in (found.train, found.val, found.test)]).bincount()
     for split, fraction in ((found.test, 0.2), (found.val, 0.16)):
         assert (split.labels.bincount() - whole * fraction).abs().max() <= 5
-    (finding,) = (one for one in found.findings if "are copies of others" in one.about)
+    (finding,) = findings(found, "are copies of others")
     assert len(finding.images) == len(found.train) - len(train)
 
 
@@ -53,7 +53,7 @@ def test_copies_in_two_classes_stay_together_and_are_reported(tmp_path: Path):
     found = load(tmp_path)
     train, val, test = digests_by_split(found)
     assert disjoint(train, val, test)
-    finding = next(one for one in found.findings if "different labels" in one.about)
+    (finding,) = findings(found, "different labels")
     assert "a/3.png (a) = b/same.png (b)" in finding.images
 
 

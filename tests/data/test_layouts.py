@@ -18,6 +18,7 @@ from frostline.data.listing import survey
 from frostline.data.splits import Data
 from frostline.runs import checks
 from frostline.sweeps import preflight
+from numbered import findings
 from small import compose, load_data
 
 NUMBERS = count()
@@ -47,7 +48,8 @@ def places(found: Layout, root: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(
     "tops",
-    [
+    ids=", ".join,
+    argvalues=[
         {"Training": "train", "Testing": "test"},
         {"training_set": "train", "test_set": "test"},
         {"seg_train": "train", "seg_test": "test", "seg_pred": "unlabelled"},
@@ -68,7 +70,8 @@ def test_usual_split_names_are_recognised(tops: dict[str, str], tmp_path: Path):
 
 @pytest.mark.parametrize(
     "names",
-    [
+    ids=", ".join,
+    argvalues=[
         ["test_tube", "flask"],
         ["train_station", "bus_stop"],
         ["bullet train", "steam train"],
@@ -87,16 +90,15 @@ def test_unlabelled_folders_are_left_out_and_reported(tmp_path: Path):
     images(tmp_path, *within(["seg_train", "seg_test"]), "seg_pred", "extra/deep")
     found = load(tmp_path)
     assert found.classes == ("a", "b", "c") and len(found.test) == 9
-    about = [finding.about for finding in found.findings]
-    assert any("seg_pred with 3 images is left out" in line for line in about)
-    assert any("extra with 3 images is left out" in line for line in about)
+    assert findings(found, "seg_pred with 3 images is left out")
+    assert findings(found, "extra with 3 images is left out")
 
 
 def test_test_folder_without_classes_is_replaced(tmp_path: Path):
     images(tmp_path, *within(["train"]), "test", each=5)
     found = load(tmp_path)
     assert len(found.train) + len(found.val) + len(found.test) == 15
-    assert any("test with 5 images is left out" in finding.about for finding in found.findings)
+    assert findings(found, "test with 5 images is left out")
 
 
 @pytest.mark.parametrize(
@@ -192,12 +194,9 @@ def test_skipped_files_are_counted_and_reported_unless_harmless(tmp_path: Path):
     assert other == {".nef": 2, ".webm": 1, "(no suffix)": 1, ".txt": 1, ".db": 1, "license": 1}
     found = load(tmp_path)
     assert found.counts["other"] == 7
-    about = next(finding.about for finding in found.findings if "left out" in finding.about)
-    assert (
-        about.startswith("4 files are left out")
-        and "2 .nef (needs a conversion to PNG or TIFF)" in about
-        and ".txt" not in about
-    )
+    about = findings(found, "left out")[0].about
+    assert about.startswith("4 files are left out") and ".txt" not in about
+    assert "2 .nef (needs a conversion to PNG or TIFF)" in about
     assert leftovers.describe({".txt": 3, ".db": 1, "readme": 1}) is None
     printed: list[str] = []
     assert len(image_list.gather(tmp_path / ".list", [tmp_path], say=printed.append)) == 12
@@ -208,10 +207,10 @@ def test_images_beside_class_folders_are_reported(tmp_path: Path):
     images(tmp_path / "one", "a", "b", ".", each=6)
     images(tmp_path / "two", "train/a", "train/b", "test/a", "test/b", "test", each=6)
     for root, place in (("one", "one"), ("two", "test")):
-        about = [finding.about for finding in load(tmp_path / root).findings if "left out" in finding.about]
-        assert about == [
+        (finding,) = findings(load(tmp_path / root), "left out")
+        assert finding.about == (
             f"6 images in {place} are left out, since they are in no class folder: 0.png, 1.png, 2.png, ..."
-        ]
+        )
 
 
 def test_sweep_reports_a_finding_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -225,13 +224,14 @@ def test_sweep_reports_a_finding_once(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_merged_subfolders_of_classes_are_reported(tmp_path: Path) -> None:
     images(tmp_path / "apart", "cat/siamese", "cat/wild/lynx", "cat", "dog", "fish/images")
-    (found,) = (finding for finding in load(tmp_path / "apart").findings if "subfolders" in finding.about)
-    assert found.about == (
+    (finding,) = findings(load(tmp_path / "apart"), "subfolders")
+    assert finding.about == (
         "6 images are in subfolders of class folders, and belong to these classes: cat/siamese, cat/wild/lynx"
     )
-    assert found.alarming and found.images == ("cat/siamese", "cat/wild/lynx")
+    assert finding.alarming and finding.images == ("cat/siamese", "cat/wild/lynx")
     images(tmp_path / "split", "train/cat/1", "train/cat/2", "train/dog", "test/cat", "test/dog/3", "test/dog/4")
-    (about,) = (finding.about for finding in load(tmp_path / "split").findings if "subfolders" in finding.about)
-    assert about.startswith("12 images") and about.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
+    (finding,) = findings(load(tmp_path / "split"), "subfolders")
+    assert finding.about.startswith("12 images")
+    assert finding.about.endswith(": train/cat/1, train/cat/2, test/dog/3, ...")
     images(tmp_path / "one", "cat/images", "dog/images/more")  # one subfolder per class
-    assert not [finding for finding in load(tmp_path / "one").findings if "subfolders" in finding.about]
+    assert not findings(load(tmp_path / "one"), "subfolders")

@@ -24,7 +24,7 @@ from frostline.data import label_columns, stratification, tables
 from frostline.data.source import Source
 from frostline.data.splits import Data
 from frostline.data.splitting import Selection, divide
-from numbered import disjoint
+from numbered import disjoint, findings
 from small import data_config, load_data
 
 CLASSES = ("cat", "dog", "fox")
@@ -195,7 +195,7 @@ def test_rows_without_labels_are_left_out_and_reported(labelled: Labelled, tmp_p
     (tmp_path / "t.csv").write_text("\n".join(["file,cat,dog,fox", *rows[:39], "39.png,,,"]))
     data = load(tmp_path / "t.csv", root=str(root), label=[*CLASSES])
     assert labels_by_red(data) == dict(enumerate(labels[:39]))
-    assert any("1 row without a label is left out: 39.png" in finding.about for finding in data.findings)
+    assert findings(data, "1 row without a label is left out: 39.png")
 
 
 def test_invalid_table_labels_are_refused(labelled: Labelled, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_class_without_images_is_left_out_and_reported(labelled: Labelled, tmp_p
     (tmp_path / "t.csv").write_text("\n".join(["file,cat,dog,fox", *rows]))
     data = load(tmp_path / "t.csv", root=str(root), label=["cat", "dog", "fox"])
     assert data.classes == ("cat", "fox")
-    assert any("1 of 3 class names is left out" in finding.about for finding in data.findings)
+    assert findings(data, "1 of 3 class names is left out")
 
 
 def test_copies_with_different_labels_are_reported(labelled: Labelled, tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_copies_with_different_labels_are_reported(labelled: Labelled, tmp_path:
     rows = [{"file": f"{n}.png", "label": own} for n, own in enumerate(labels)]
     other = [name for name in CLASSES if name not in labels[0]]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"file": "copy.png", "label": other}])))
-    (about,) = (one.about for one in load(tmp_path / "t.jsonl").findings if "different labels" in one.about)
-    assert " + ".join(other) in about and "1 image has copies" in about
+    (finding,) = findings(load(tmp_path / "t.jsonl"), "different labels")
+    assert " + ".join(other) in finding.about and "1 image has copies" in finding.about
 
 
 def random_labels(count: int, shares: Sequence[float], seed: int = 0) -> Selection:
@@ -340,8 +340,8 @@ def test_image_without_row_may_have_undecodable_name(labelled: Labelled, tmp_pat
     (root / os.fsdecode(b"caf\xe9.png")).write_bytes((root / "0.png").read_bytes())
     rows = [f"{number}.png,{'|'.join(own)}" for number, own in enumerate(labels)]
     (root / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    findings = load(root / "labels.csv", separator="|").findings
-    assert [name for one in findings for name in one.images if "caf" in name] == ["caf\\udce9.png"]
+    reported = load(root / "labels.csv", separator="|").findings
+    assert [name for one in reported for name in one.images if "caf" in name] == ["caf\\udce9.png"]
 
 
 def test_lists_may_hold_integers_and_mix_with_texts(tmp_path: Path) -> None:

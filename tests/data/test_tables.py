@@ -22,7 +22,7 @@ from frostline.data import splitting, table_columns, table_files, tables
 from frostline.data.broken_images import BadImages
 from frostline.data.source import Source
 from frostline.data.splits import Data
-from numbered import disjoint, in_turn, numbers, pairs
+from numbered import disjoint, findings, in_turn, numbers, pairs
 from small import data_config, load_data
 
 NONE = {"path": None, "label": None, "split": None, "group": None, "time": None, "root": None}
@@ -103,9 +103,8 @@ def test_whole_floats_are_labels_without_decimals(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "t.parquet")
     data = load(tmp_path / "t.parquet")
     assert data.classes == ("0", "1", "2")
-    assert [finding.about for finding in data.findings if "without a label" in finding.about] == [
-        "1 row without a label is left out: pics/5.png"
-    ]
+    (finding,) = findings(data, "without a label")
+    assert finding.about == "1 row without a label is left out: pics/5.png"
 
 
 def test_missing_categories_and_huge_floats_are_read(tmp_path: Path) -> None:
@@ -130,8 +129,10 @@ def test_search_for_images_without_rows_is_bounded(tmp_path: Path, monkeypatch: 
     for number in range(200):
         image(tmp_path / f"more {number:03}" / "1.png", number)
     monkeypatch.setattr(tables, "_LOOKED_AT", 230)
-    (about,) = [finding.about for finding in load(tmp_path / "t.csv").findings if "in no row" in finding.about]
-    assert about.startswith("49 images below") and about.endswith("(of the first 251 files and folders there)")
+    (finding,) = findings(load(tmp_path / "t.csv"), "in no row")
+    assert finding.about.startswith("49 images below") and finding.about.endswith(
+        "(of the first 251 files and folders there)"
+    )
     monkeypatch.setattr(tables, "_LOOKED_AT", 1000)
     assert tables.read(tmp_path / "t.csv", {}).findings[0].about.startswith("200 images below")
 
@@ -149,13 +150,13 @@ def test_unused_split_column_is_reported(tmp_path: Path) -> None:
     found = rows(tmp_path)
     table = [row | {"subset": "Test" if n < 6 else "Training", "n": n % 2} for n, row in enumerate(found)]
     as_csv(tmp_path / "t.csv", table)
-    (finding,) = (one for one in load(tmp_path / "t.csv").findings if "not used" in one.about)
+    (finding,) = findings(load(tmp_path / "t.csv"), "not used")
     assert finding.about == "column subset is not used: data.options.split=subset uses its splits"
     assert finding.alarming
-    assert not [one for one in load(tmp_path / "t.csv", split="subset").findings if "not used" in one.about]
+    assert not findings(load(tmp_path / "t.csv", split="subset"), "not used")
     for values in (("Test", "other"), ("Training", "Training")):
         as_csv(tmp_path / "u.csv", [row | {"subset": values[n % 2]} for n, row in enumerate(found)])
-        assert not [one for one in load(tmp_path / "u.csv").findings if "not used" in one.about]
+        assert not findings(load(tmp_path / "u.csv"), "not used")
 
 
 def test_urls_and_odd_values_are_refused_concisely(tmp_path: Path) -> None:
@@ -284,9 +285,9 @@ def test_missing_files_and_missing_rows_are_reported(tmp_path: Path) -> None:
     assert [name for name, _ in caught.value.reasons] == ["pics/gone.png"]
     data = load(tmp_path / "t.csv", skip_bad=True)
     assert data.counts["skipped"] == 1
-    findings = [finding.about for finding in data.findings]
-    assert f"1 image below {tmp_path} is in no row of the table: a link/more.png" in findings
-    assert "1 row repeats an image and is ignored" in findings
+    reported = [finding.about for finding in data.findings]
+    assert f"1 image below {tmp_path} is in no row of the table: a link/more.png" in reported
+    assert "1 row repeats an image and is ignored" in reported
 
 
 def test_windows_paths_are_read(tmp_path: Path) -> None:
@@ -298,8 +299,7 @@ def test_windows_paths_are_read(tmp_path: Path) -> None:
 def test_groups_are_not_split(tmp_path: Path) -> None:
     found = [row | {"patient": f"p{number // 5}"} for number, row in enumerate(rows(tmp_path, 200))]
     as_csv(tmp_path / "t.csv", found)
-    hints = [finding.about for finding in load(tmp_path / "t.csv").findings]
-    assert any("data.options.group=patient keeps its images in the same split" in hint for hint in hints)
+    assert findings(load(tmp_path / "t.csv"), "data.options.group=patient keeps its images in the same split")
     data = load(tmp_path / "t.csv", group="patient")
     assert disjoint(*({number // 5 for number in numbers(split)} for split in (data.train, data.val, data.test)))
     assert [len(split) for split in (data.val, data.test)] == [30, 40]
@@ -327,7 +327,7 @@ def test_own_splits_that_divide_groups_are_reported(tmp_path: Path) -> None:
         for number, row in enumerate(rows(tmp_path))
     ]
     as_csv(tmp_path / "t.csv", found)
-    (finding,) = (one for one in load(tmp_path / "t.csv", group="patient").findings if "group" in one.about)
+    (finding,) = findings(load(tmp_path / "t.csv", group="patient"), "group")
     assert finding.about == "1 group has images in train and in test: p3" and finding.alarming
 
 

@@ -31,7 +31,7 @@ def backbone(name: str, *borders: Border, parameters: int = 10, too_large: tuple
     )
 
 
-def advised(*backbones: ComparedBackbone, **typed: str) -> BackboneComparison:
+def comparison_of(*backbones: ComparedBackbone, **typed: str) -> BackboneComparison:
     values = {"model": ",".join(one.name for one in backbones), "data": "digits", **typed, "freeze": "head,full,probe"}
     counts = {"train": 300, "val": IMAGES, "classes": 10}
     return BackboneComparison(backbones, values, ("probe",), 2, "digits", {"train": 1000, "val": 400}, counts, ())
@@ -63,7 +63,7 @@ def test_image_groups_widen_the_intervals() -> None:
         for within in (one.best.interval, one.best.behind_interval)
     ]
     assert spans[2] > 2 * spans[0] and spans[3] > 2 * spans[1]
-    (limits,) = [line for line in advice.sentences(advised(*alike)) if line.startswith("Limits: ")]
+    (limits,) = [line for line in advice.sentences(comparison_of(*alike)) if line.startswith("Limits: ")]
     assert limits.endswith("; the intervals cover the choice of the 20 groups of images alone.")
     assert advice.standings([with_groups(one, 1) for one in (GOOD, WORSE)])[1].best.tied
 
@@ -90,12 +90,12 @@ def test_best_backbone_under_the_head_stays_in_next_sweep() -> None:
     resnet50 = backbone("resnet50", border(150))
     ranked = advice.standings([GOOD, resnet50, backbone("resnet34", border(180), border(100, stage="stage2"))])
     assert [(one.best.tied, one.top.tied, one.left) for one in ranked[-1:]] == [(False, True, True)]
-    assert "model=resnet34,resnet50 " in advice.next_sweep(advised(GOOD, resnet50))
+    assert "model=resnet34,resnet50 " in advice.next_sweep(comparison_of(GOOD, resnet50))
 
 
 @pytest.mark.slow
 def test_next_sweep_omits_worse_backbones_and_composes() -> None:
-    command = advice.next_sweep(advised(WORSE, NEAR, GOOD, **{"experiment_name": "a b"}))
+    command = advice.next_sweep(comparison_of(WORSE, NEAR, GOOD, **{"experiment_name": "a b"}))
     program, *typed = shlex.split(command)[1:]
     assert (program, typed[0]) == ("train.py", "-m")
     assert dict(one.split("=", 1) for one in typed[1:]) == {
@@ -103,25 +103,25 @@ def test_next_sweep_omits_worse_backbones_and_composes() -> None:
         **{"freeze": "head,full,probe", "lr": "1e-4,1e-3,1e-2"},
     }
     assert len(compose_grid(typed[1:])) == 2 * (2 * 3 + 1)
-    assert "lr=0.5,0.1 " in advice.next_sweep(advised(NEAR, GOOD, lr="0.5,0.1"))
+    assert "lr=0.5,0.1 " in advice.next_sweep(comparison_of(NEAR, GOOD, lr="0.5,0.1"))
 
 
 def test_next_sweep_omits_modes_that_fit_no_backbone() -> None:
     small = backbone("resnet34", border(180), too_large=("full",))
-    assert "freeze=head,probe" in advice.next_sweep(advised(small))
-    assert "freeze=head,full,probe" in advice.next_sweep(advised(small, NEAR))
+    assert "freeze=head,probe" in advice.next_sweep(comparison_of(small))
+    assert "freeze=head,full,probe" in advice.next_sweep(comparison_of(small, NEAR))
     perfect = backbone("resnet34", border(IMAGES))
-    assert "freeze=head,full,probe" in advice.next_sweep(advised(perfect))
+    assert "freeze=head,full,probe" in advice.next_sweep(comparison_of(perfect))
 
 
 def test_time_of_next_sweep_counts_features_once() -> None:
     runs = 2 * 3  # modes that were given, times the suggested learning rates
-    assert advice.seconds_of_next(advised(WORSE, GOOD)) == pytest.approx((3.0 + runs * 10) + runs * 10)
-    assert advice.seconds_of_next(advised(GOOD, lr="0.1")) == pytest.approx((3.0 + 2 * 10) + 2 * 10)
+    assert advice.seconds_of_next(comparison_of(WORSE, GOOD)) == pytest.approx((3.0 + runs * 10) + runs * 10)
+    assert advice.seconds_of_next(comparison_of(GOOD, lr="0.1")) == pytest.approx((3.0 + 2 * 10) + 2 * 10)
 
 
 def test_advice_states_its_limits_and_serializes_to_json() -> None:
-    found = advised(WORSE, NEAR, GOOD)
+    found = comparison_of(WORSE, NEAR, GOOD)
     text = " ".join(advice.sentences(found))
     assert "By the best probe of any stage, these cannot be told apart: resnet34, resnet50." in text
     assert "By the probe under the head, resnet50 is first." in text

@@ -67,7 +67,7 @@ def test_repeated_run_counts_once(tmp_path):
     two = sweep(tmp_path / "two", GRID, states={0: "FAILED"})
     results = merged(one, two)
     assert len(results) == 4 and {result.status for result in results} == {"FINISHED"}
-    assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the one that failed the second time
+    assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the run that failed in sweep two
 
 
 def test_report_goes_to_sweep_or_output_path(tmp_path, capsys, monkeypatch):
@@ -210,7 +210,7 @@ def test_freeze_modes_of_one_name_are_distinguished_by_rules(tmp_path):
         records.append(with_config(sweep(tmp_path / name, grid), freeze_mode=mode))
     found = cells(combine.merged(records[1:3]))
     assert {cell.choices["freeze_mode"] for cell in found} == {"mine (head/* stage4/*)", "mine (head/*, then *)"}
-    found = cells(combine.merged([records[0], records[3]]))  # the same rules, for other epochs
+    found = cells(combine.merged([records[0], records[3]]))  # the same rules for another number of epochs
     assert len({one for cell in found if (one := cell.choices["freeze_mode"]).startswith("mine (head/* ")}) == 2
     assert {cell.choices["freeze_mode"] for cell in cells(combine.merged([records[0], records[4]]))} == {"mine", "full"}
     assert "`" not in answer(combine.merged(records[1:3])), "one command cannot name both modes"
@@ -356,8 +356,8 @@ def test_interpolations_and_yaml_bombs_are_not_expanded(tmp_path, monkeypatch):
     assert len(merged(*folders)) == 2
 
 
-def test_a_suggested_command_repeats_the_options_of_its_own_sweep(tmp_path):
-    folder = sweep(tmp_path / "s", GRID)  # an earlier command, with other options, may have finished its runs
+def test_suggested_command_repeats_options_of_its_own_sweep(tmp_path):
+    folder = sweep(tmp_path / "s", GRID)  # an earlier command with other options may have finished its runs
     for file in folder.glob("*/provenance.json"):
         file.write_text('{"command": ["resume=False", "devices=2"]}')
     facts = json.loads((folder / SWEEP).read_text())
@@ -370,14 +370,14 @@ def test_a_suggested_command_repeats_the_options_of_its_own_sweep(tmp_path):
         assert again.command == results[0].command == typed
 
 
-def test_a_command_for_several_sweeps_repeats_only_options_that_decide_results(tmp_path):
+def test_command_for_several_sweeps_repeats_only_result_options(tmp_path):
     where = ["--config-dir=/own", "hydra.launcher.workers=1", "store.path=x", "devices=2", "resume=False"]
     folders = [sweep(tmp_path / name, GRID) for name in "ab"]
     for file in tmp_path.glob("*/*/provenance.json"):
         file.write_text(json.dumps({"command": [*where, "epochs=1", "data.root=birds", "experiment=small_data"]}))
-    run, *_ = combine.merged([sweep_record.read(folder) for folder in folders])
-    said = command_line.command(run, {"lr": [0.1]})
-    assert said.endswith(" -m --config-dir=/own epochs=1 data.root=birds experiment=small_data lr=0.1")
+    run, *_ = merged(*folders)
+    command = command_line.command(run, {"lr": [0.1]})
+    assert command.endswith(" -m --config-dir=/own epochs=1 data.root=birds experiment=small_data lr=0.1")
 
 
 def test_unreachable_tracking_store_is_a_user_error(tmp_path, monkeypatch):

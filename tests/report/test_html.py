@@ -153,7 +153,7 @@ def test_confusions_of_many_classes_show_the_most_confused(tmp_path):
         assert len(one["shown"]) == 100 and len(one["images"]) == 120
         rows, columns, counts = one["confusion"]
         pairs = {(one["shown"][i], one["shown"][j]): n for i, j, n in zip(rows, columns, counts, strict=True)}
-        assert all(pairs[true, said] == times for true, said, times, _ in one["pairs"])
+        assert all(pairs[true, predicted] == times for true, predicted, times, _ in one["pairs"])
 
 
 def test_names_are_escaped(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from frostline.report import mistakes
 
 
-def chosen(logits, labels):
+def choose(logits, labels):
     """Return the images that `mistakes.choose` chooses from `(N, classes)` logits."""
     second, first = np.sort(logits, axis=1)[:, -2:].T
     return mistakes.choose(logits.argmax(1), labels, first - second)
@@ -23,16 +23,16 @@ def test_frequent_and_confident_mistakes_come_first():
     predicted = np.array([0, 1, 1, 1, 2, 0, 2, 0])
     labels = np.array([0, 0, 0, 0, 0, 1, 2, 0])
     logits[np.arange(8), predicted] = [9, 1, 3, 2, 5, 5, 9, 9]
-    assert chosen(logits, labels).tolist() == [2, 3, 1, 4, 5]
+    assert choose(logits, labels).tolist() == [2, 3, 1, 4, 5]
 
 
 def test_choice_is_limited_in_total_and_per_confusion():
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(5000, 30)), random.integers(0, 30, 5000)
-    assert len(chosen(logits, labels)) == 64
+    assert len(choose(logits, labels)) == 64
     logits[:, 1:] = -9.0
-    assert len(chosen(logits, np.ones(5000, int))) == 6
-    assert len(chosen(logits, np.zeros(5000, int))) == 0
+    assert len(choose(logits, np.ones(5000, int))) == 6
+    assert len(choose(logits, np.zeros(5000, int))) == 0
 
 
 def test_tiles_are_read_by_image_id(tmp_path):

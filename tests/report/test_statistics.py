@@ -115,9 +115,9 @@ def test_bootstrap_is_deterministic_and_antisymmetric():
 
 def test_paired_jackknife_without_groups_pairs_images():
     first, second = rng(5).choice([0.0, 0.5, 1.0], (2, 2000))
-    found, apart = statistics.paired_jackknife(first, second, None), first - second
-    half = 1.96 * np.hypot(stats.sem(apart, ddof=0), 1 / 2000)
-    assert (found.low, found.high) == pytest.approx((apart.mean() - half, apart.mean() + half), abs=1e-5)
+    found, differences = statistics.paired_jackknife(first, second, None), first - second
+    half = 1.96 * np.hypot(stats.sem(differences, ddof=0), 1 / 2000)
+    assert (found.low, found.high) == pytest.approx((differences.mean() - half, differences.mean() + half), abs=1e-5)
 
 
 def test_calibration_equals_hand_computation():
@@ -177,20 +177,20 @@ def test_corrected_fold_intervals_cover_where_plain_ones_do_not():
     assert corrected >= 0.94 and plain < corrected - 0.03
 
 
-def in_groups(random, count, *, right=0.85, alike=0.5, apart=0.2):
+def grouped_predictions(random, count, *, right=0.85, shared=0.5, noise=0.2):
     """Return which images two networks get right, `(N,)` bool each, and the groups of the images.
 
-    There are `count` groups of 1 to 20 images. `alike` is the share of an image's difficulty that its group has in
-    common, `apart` the variance by which the networks differ, mostly by whole groups.
+    There are `count` groups of 1 to 20 images. `shared` is the share of an image's difficulty that its group has in
+    common, `noise` the variance by which the networks differ, mostly by whole groups.
     """
     groups = np.repeat(np.arange(count), random.integers(1, 21, count))
 
-    def drawn(by_group):
+    def mixture(by_group):
         one, each = random.normal(size=count)[groups], random.normal(size=len(groups))
         return np.sqrt(by_group) * one + np.sqrt(1 - by_group) * each
 
-    hard, limit = drawn(alike), stats.norm.ppf(right) * np.sqrt(1 + apart)
-    return *(hard + np.sqrt(apart) * drawn(0.7) < limit for _ in range(2)), groups
+    hard, limit = mixture(shared), stats.norm.ppf(right) * np.sqrt(1 + noise)
+    return *(hard + np.sqrt(noise) * mixture(0.7) < limit for _ in range(2)), groups
 
 
 def group_jackknife(value, groups):
@@ -203,7 +203,7 @@ def group_jackknife(value, groups):
 
 
 def test_grouped_images_use_a_jackknife_over_groups():
-    first, second, groups = in_groups(rng(0), 15)
+    first, second, groups = grouped_predictions(rng(0), 15)
     gap, error, quantile = group_jackknife(lambda kept: first[kept].mean() - second[kept].mean(), groups)
     found, half = statistics.paired_jackknife(first, second, groups), quantile * np.hypot(error, 1 / len(groups))
     assert found is not None and (found.low, found.high) == pytest.approx((gap - half, gap + half))
@@ -217,10 +217,10 @@ def test_grouped_images_use_a_jackknife_over_groups():
 
 
 def test_jackknife_over_many_groups_equals_cluster_bootstrap():
-    first, second, groups = in_groups(rng(1), 300)
+    first, second, groups = grouped_predictions(rng(1), 300)
     sums, sizes = np.bincount(groups, first.astype(float) - second), np.bincount(groups)
-    drawn = rng(2).multinomial(300, np.full(300, 1 / 300), 4000)
-    low, high = np.quantile((drawn @ sums) / (drawn @ sizes), (0.025, 0.975))
+    draws = rng(2).multinomial(300, np.full(300, 1 / 300), 4000)
+    low, high = np.quantile((draws @ sums) / (draws @ sizes), (0.025, 0.975))
     found = statistics.paired_jackknife(first, second, groups)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
     images = paired_bootstrap(first, second)
@@ -231,10 +231,11 @@ def test_jackknife_over_many_groups_equals_cluster_bootstrap():
 def test_group_intervals_cover_where_image_intervals_do_not(count):
     random, covered = rng(3), {"groups": [], "images": [], "one": [], "one by images": []}
     for _ in range(400):
-        first, second, groups = in_groups(random, count)
+        first, second, groups = grouped_predictions(random, count)
         covered["groups"].append(0 in statistics.paired_jackknife(first, second, groups))
-        apart = first.astype(float) - second
-        covered["images"].append(0 in statistics.by_influence(apart.mean(), apart - apart.mean(), 1 / len(apart)))
+        differences = first.astype(float) - second
+        gap, least = differences.mean(), 1 / len(differences)
+        covered["images"].append(0 in statistics.by_influence(gap, differences - gap, least))
         worth = statistics.effective_images(first, groups)
         covered["one"].append(0.85 in wilson(first.mean() * worth, worth))
         covered["one by images"].append(0.85 in wilson(int(first.sum()), len(first)))
@@ -270,7 +271,7 @@ def test_effective_images_count_independent_ones():
     student = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 39)) ** 2
     copies = statistics.effective_images(np.repeat(right, 7), np.repeat(np.arange(40), 7))
     assert copies == pytest.approx(39 * student)  # the images of a group agree
-    first, _, groups = in_groups(random, 25)
+    first, _, groups = grouped_predictions(random, 25)
     _, error, quantile = group_jackknife(lambda kept: first[kept].mean(), groups)
     expected = first.mean() * (1 - first.mean()) / error**2 * (stats.norm.ppf(0.975) / quantile) ** 2
     assert statistics.effective_images(first, groups) == pytest.approx(expected)

@@ -24,7 +24,7 @@ from frostline.training.loop import EpochResult
 LINE = {"epochs": 3, "phases": 1, "chosen_by": (ACCURACY, 0.975)}
 
 
-def done(epoch: int) -> EpochResult:
+def epoch_result(epoch: int) -> EpochResult:
     return EpochResult(epoch, 0, 0.5, 0.9, Evaluation(0.25, 0.975, torch.empty(0)), 1.5, 10)
 
 
@@ -42,6 +42,13 @@ def screen(width: int, file: io.StringIO) -> Screen:
 
 def show(shown: Screen, results: list[Result]) -> None:
     shown.outcome(rows(results, limit=shown.limit))
+
+
+def outcome_text(results: list[Result], width: int, *, terminal: bool = False) -> str:
+    """Return what the outcome of a sweep prints, without styles."""
+    out = Terminal() if terminal else io.StringIO()
+    show(screen(width, out), results)
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
 
 
 def result(job: int, mode: str, val: float, **changes: object) -> Result:
@@ -140,7 +147,7 @@ def test_quiet_prints_only_the_verdict(monkeypatch, capsys):
     shown = Screen()
     shown.plan(plan())
     with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
-        shown.epoch(done(1), **LINE)
+        shown.epoch(epoch_result(1), **LINE)
     shown.say("a note")
     assert capsys.readouterr().out == ""
     shown.answer()
@@ -155,8 +162,8 @@ def test_file_output_has_plain_lines_without_bars():
     shown = screen(80, out)
     with shown.run("head lr=0.01", job=0, jobs=2, epochs=3):
         shown.advance(0.5)
-        shown.epoch(done(1), **LINE)
-        shown.epoch(done(2), **{**LINE, "phases": 2, "chosen_by": (MACRO_F1, 0.5)})
+        shown.epoch(epoch_result(1), **LINE)
+        shown.epoch(epoch_result(2), **{**LINE, "phases": 2, "chosen_by": (MACRO_F1, 0.5)})
     shown.say("a line " + 20 * "that is long ")
     assert out.getvalue().splitlines() == [
         "[1/2] head lr=0.01",
@@ -173,7 +180,7 @@ def test_terminal_shows_bars_and_keeps_every_line():
     for job in range(2):
         with shown.run(f"run {job}", job=job, jobs=2, epochs=3):
             for epoch in (1, 2, 3):
-                shown.epoch(done(epoch), **LINE)
+                shown.epoch(epoch_result(epoch), **LINE)
                 time.sleep(0.11)  # rich redraws ten times a second
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert "run 2/2" in drawn and "epoch 2/3" in drawn and "left" in drawn
@@ -215,10 +222,8 @@ def test_progress_bars_end_with_a_failed_run():
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_table_is_sorted_and_shows_differing_choices(width):
-    out = io.StringIO()
     failed = result(2, "norm", 0, status="FAILED", reason="ValueError: loss is nan", metrics={})
-    show(screen(width, out), [result(0, "head", 0.7), failed, result(1, "full", 0.9)])
-    text = out.getvalue()
+    text = outcome_text([result(0, "head", 0.7), failed, result(1, "full", 0.9)], width)
     assert "adamw" not in text and "seeds" not in text
     assert text.index("full") < text.index("head")
     assert [row for row in map(str.split, text.splitlines()) if row[:1] == ["full"]] == [
@@ -228,18 +233,15 @@ def test_table_is_sorted_and_shows_differing_choices(width):
 
 
 def test_table_shows_the_number_of_seeds():
-    out = io.StringIO()
     runs = [result(s, "head", 0.7 + s / 10, choices={"freeze_mode": "head", "lr": 0.1, "seed": s}) for s in range(2)]
     choices = {"freeze_mode": "head", "lr": 0.1, "seed": 2}
     failed = result(2, "head", 0, status="FAILED", choices=choices, metrics={})
-    show(screen(80, out), [*runs, failed])
-    assert re.search(r"2 of 3 +75.00% ±7.07", out.getvalue())
+    assert re.search(r"2 of 3 +75.00% ±7.07", outcome_text([*runs, failed], 80))
 
 
 def test_sweep_without_results_prints_no_table():
-    out = io.StringIO()
-    show(screen(80, out), [result(0, "head", 0, status="KILLED", reason="KeyboardInterrupt", metrics={})])
-    assert out.getvalue() == "  killed  head lr=[0.1]: KeyboardInterrupt (multirun/0)\n"
+    killed = result(0, "head", 0, status="KILLED", reason="KeyboardInterrupt", metrics={})
+    assert outcome_text([killed], 80) == "  killed  head lr=[0.1]: KeyboardInterrupt (multirun/0)\n"
 
 
 @pytest.mark.parametrize(
@@ -273,9 +275,7 @@ def test_heading_names_metric_only_if_all_use_it():
 
 @pytest.mark.parametrize(("width", "terminal", "costs"), [(80, False, True), (100, True, True), (72, True, False)])
 def test_narrow_table_drops_costs_before_values(width, terminal, costs):
-    out = Terminal() if terminal else io.StringIO()
-    show(screen(width, out), grid())
-    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    text = outcome_text(grid(), width, terminal=terminal)
     rows = [line.split() for line in text.splitlines()]
     assert [row[:3] for row in rows].count(["full", "0.0001", "standard"]) == 1
     assert sum("91.00% ±1.41" in line for line in text.splitlines()) == 8
@@ -291,13 +291,13 @@ def test_table_in_a_file_exceeds_the_console_width():
 
 
 def test_long_search_table_has_best_trials_and_confirmation():
-    out, marks = io.StringIO(), {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
+    marks = {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
     trials = [result(n, "head", n / 100, choices={**marks, "lr": (n + 1) / 1e4, "trial": n}) for n in range(60)]
     fresh = result(60, "head", 0.01, choices={**marks, "lr": 0.006, "seed": 1, "confirms": 59})
-    show(screen(100, out), [*trials, fresh])
-    rows = [line.split()[1] for line in out.getvalue().splitlines() if line.split()[:1] == ["head"]]
+    text = outcome_text([*trials, fresh], 100)
+    rows = [line.split()[1] for line in text.splitlines() if line.split()[:1] == ["head"]]
     assert rows == [f"{(n + 1) / 1e4:g}" for n in range(59, 19, -1)] + ["0.006"]
-    assert "20 more trials are in the report." in out.getvalue()
+    assert "20 more trials are in the report." in text
 
 
 def test_narrow_terminal_shows_all_numbers_and_stages():

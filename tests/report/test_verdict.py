@@ -115,7 +115,7 @@ def test_varying_returns_the_keys_that_differ():
     assert varying([result(0, "head", 0, 0)]) == []
 
 
-def test_winner_by_validation_with_gap_lr_cost_and_command():
+def test_winner_has_gap_lr_cost_and_command():
     results = [
         result(0, "head", 0.80, 0.80, lr=1e-2, seconds=2),
         result(1, "head", 0.70, 0.99, lr=1e-3, seconds=2),
@@ -197,8 +197,8 @@ def test_grouped_images_are_compared_group_by_group(tmp_path):
     moved = [replace(run, folder="") for run in runs]
     assert "one seed, 1,000 test images in 20 groups each, not paired)" in answer(moved)
     one, two = contests(moved)[0].contenders
-    apart = statistics.unpaired((0.98 * worth, worth), (0.95 * (n := runs[1].metrics["test/effective_images"]), n))
-    assert contests(moved)[0].difference.interval == apart and one.interval == alone and two.interval.low < 0.9
+    unpaired = statistics.unpaired((0.98 * worth, worth), (0.95 * (n := runs[1].metrics["test/effective_images"]), n))
+    assert contests(moved)[0].difference.interval == unpaired and one.interval == alone and two.interval.low < 0.9
 
 
 def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
@@ -347,8 +347,8 @@ def test_accuracy_over_folds_is_the_same_everywhere(tmp_path):
     assert of_compare["cells"][0]["mean"][TEST] == pytest.approx(score)
     assert metrics(runs)["full/test_accuracy"] == pytest.approx(score)
     right = [np.array([np.arange(200) < 100, np.arange(200) < 120]).mean(0), np.arange(100) < 40]
-    apart = [one * 1.0 - (np.arange(len(one)) % 2 == 0) for one in right]
-    error = math.sqrt(sum(one.var() / len(one) for one in apart)) / 2
+    differences = [one * 1.0 - (np.arange(len(one)) % 2 == 0) for one in right]
+    error = math.sqrt(sum(one.var() / len(one) for one in differences)) / 2
     half = stats.norm.ppf(0.975) * math.hypot(error, 1 / 300)
     within = found.lead.interval
     assert (within.low, within.high) == pytest.approx((-0.025 - half, -0.025 + half))
@@ -386,8 +386,8 @@ def test_single_common_fold_is_compared_over_seeds(tmp_path):
     (found,) = contests([replace(run, metrics=run.metrics | {VAL: 0.9}) for run in runs])
     assert found.difference.gap == pytest.approx(0.2)
     assert found.difference.how == "fold 0 alone, paired jackknife over 100 test images"
-    apart = (np.arange(100) < 90) / 2 + (np.arange(100) < 70) / 2 - (np.arange(100) < 60)
-    half = stats.norm.ppf(0.975) * math.hypot(apart.std() / 10, 1 / 100)
+    differences = (np.arange(100) < 90) / 2 + (np.arange(100) < 70) / 2 - (np.arange(100) < 60)
+    half = stats.norm.ppf(0.975) * math.hypot(differences.std() / 10, 1 / 100)
     assert found.difference.interval.high - 0.2 == pytest.approx(half)
 
 
@@ -465,12 +465,12 @@ def test_small_sure_gap_over_folds_is_a_win():
     assert text.startswith("Feature extraction (head) wins: 90.0% against 89.2%") and "20 folds" in text
 
 
-def seeds(mode: str, accuracies: list[float], first: int = 0, val: float = 0.9) -> list[Result]:
+def seed_runs(mode: str, accuracies: list[float], first: int = 0, val: float = 0.9) -> list[Result]:
     return [result(first + s, mode, val, a, seed=first + s) for s, a in enumerate(accuracies)]
 
 
 def test_common_seeds_use_a_paired_t_interval():
-    text = answer([*seeds("a", [0.80, 0.90, 0.85]), *seeds("b", [0.75, 0.86, 0.80], val=0.8)])
+    text = answer([*seed_runs("a", [0.80, 0.90, 0.85]), *seed_runs("b", [0.75, 0.86, 0.80], val=0.8)])
     half = 4.302653 * stdev([0.05, 0.04, 0.05]) / math.sqrt(3)  # Student's t for two degrees of freedom
     low, high = 100 * (0.14 / 3 - half), 100 * (0.14 / 3 + half)
     assert text.startswith(
@@ -480,7 +480,9 @@ def test_common_seeds_use_a_paired_t_interval():
 
 
 def test_suggested_rival_uses_the_same_seeds():
-    assert answer(seeds("head", [0.8, 0.9], first=3)).endswith("Try: `python train.py -m freeze=head,full seed=3,4`.")
+    assert answer(seed_runs("head", [0.8, 0.9], first=3)).endswith(
+        "Try: `python train.py -m freeze=head,full seed=3,4`."
+    )
 
 
 def test_seeds_of_deterministic_modes_count_as_one(tmp_path):
@@ -537,14 +539,14 @@ def test_interval_adds_seeds_and_shared_test_images(tmp_path):
         runs.append(replace(run, folder=write_predictions(tmp_path / str(job), right)))
     (found,) = contests(runs)
     difference, text = found.difference, answer(runs)
-    seeds, images = difference.over_seeds, difference.over_images
-    assert 0 in difference.interval and 0 in images and 0 not in seeds
-    assert difference.interval == statistics.added(difference.gap, seeds, images)
+    over_seeds, over_images = difference.over_seeds, difference.over_images
+    assert 0 in difference.interval and 0 in over_images and 0 not in over_seeds
+    assert difference.interval == statistics.added(difference.gap, over_seeds, over_images)
     how = "; 5 seeds, paired t-interval and paired jackknife over 200 test images)"
     assert text.startswith("Undecided: ") and how in text
     assert "It takes more test images to tell them apart, rather than more seeds." in text and "seed=" not in text
-    over_seeds = statistics.t_interval([0.96] * 5, statistics.step(200))
-    assert found.contenders[0].interval == statistics.added(0.96, over_seeds, statistics.wilson(192, 200))
+    expected = statistics.t_interval([0.96] * 5, statistics.step(200))
+    assert found.contenders[0].interval == statistics.added(0.96, expected, statistics.wilson(192, 200))
     (on_these,) = contests([replace(run, folder="") for run in runs])
     assert on_these.difference.how == "5 seeds, paired t-interval" and on_these.outcome == "win"
 
@@ -556,10 +558,10 @@ def test_interval_over_seeds_and_images_has_95_percent_coverage(main):
     for _ in range(400):
         hard, own = random.normal(size=(3, 200)) * np.sqrt([[0.6], [0.2], [0.2]]), random.normal(size=(2, 8, 200))
         latent = hard[0] + hard[1:, None] + own * np.sqrt(0.2) + random.normal(size=(2, 8, 1)) * main
-        apart = np.subtract(*(latent < 1.3).astype(float))
-        gaps = apart.mean(1)
+        differences = np.subtract(*(latent < 1.3).astype(float))
+        gaps = differences.mean(1)
         over_seeds = statistics.t_interval(gaps, statistics.step(200))
-        images = statistics.by_influence(gaps.mean(), apart - gaps[:, None], 1 / 200)
+        images = statistics.by_influence(gaps.mean(), differences - gaps[:, None], 1 / 200)
         covered.append(0 in statistics.added(gaps.mean(), over_seeds, images))
         alone.append(0 in over_seeds)
     assert 0.94 <= np.mean(covered) <= 0.99 and np.mean(alone) < (0.94 if main else 0.8)
@@ -567,7 +569,7 @@ def test_interval_over_seeds_and_images_has_95_percent_coverage(main):
 
 def test_different_seeds_use_welch_and_estimate_more_seeds():
     one, two = [0.78, 0.92, 0.85], [0.76, 0.87, 0.82]
-    text = answer([*seeds("a", one), *seeds("b", two, first=5, val=0.8)])
+    text = answer([*seed_runs("a", one), *seed_runs("b", two, first=5, val=0.8)])
     assert text.startswith("Undecided: ") and "3 and 3 seeds, Welch's t-interval" in text
     error = math.hypot(stdev(one), stdev(two))  # of a difference of single seeds; t is 2.00 with 58 to 64 degrees
     estimate = int(re.search(r"about (\d+) seeds to tell them apart", text)[1])
@@ -575,21 +577,21 @@ def test_different_seeds_use_welch_and_estimate_more_seeds():
 
 
 def test_seed_estimate_uses_the_quantile_of_its_count():
-    text = answer([*seeds("a", [0.930, 0.960]), *seeds("b", [0.930, 0.940], val=0.8)])  # 1.0 +- 1.4 points
+    text = answer([*seed_runs("a", [0.930, 0.960]), *seed_runs("b", [0.930, 0.940], val=0.8)])  # 1.0 +- 1.4 points
     assert "interval -11.7 to 13.7; 2 seeds" in text
     assert "To decide it: `python train.py -m freeze=a,b seed=0,1,2,3,4,5,6,7,8,9,10`." in text  # t(10) 2.228
 
 
 def test_interval_is_clamped_to_100_points():
-    text = answer([*seeds("a", [0.5, 0.9]), *seeds("b", [0.6, 0.4], val=0.8)])
+    text = answer([*seed_runs("a", [0.5, 0.9]), *seed_runs("b", [0.6, 0.4], val=0.8)])
     assert "95% interval -100.0 to 100.0; 2 seeds" in text
 
 
 def test_single_seed_is_compared_with_one_seed():
-    text = answer([*seeds("a", [0.96]), *seeds("b", [0.90, 0.80, 0.70], val=0.8)])
+    text = answer([*seed_runs("a", [0.96]), *seed_runs("b", [0.90, 0.80, 0.70], val=0.8)])
     assert "96.0% against 90.0% for b on the test split (+6.0 points" in text
     assert "; seed 0 alone, 1,000 test images each, not paired)" in text
-    text = answer([*seeds("a", [0.96], first=3), *seeds("b", [0.90, 0.80, 0.70], val=0.8)])
+    text = answer([*seed_runs("a", [0.96], first=3), *seed_runs("b", [0.90, 0.80, 0.70], val=0.8)])
     assert "; seed 3 against seed 0, " in text
 
 
@@ -621,7 +623,9 @@ def test_missing_rival_suggests_a_command():
 
 
 def test_small_sure_difference_over_seeds_is_a_tie():
-    text = answer([*seeds("a", [0.900, 0.902, 0.898, 0.901]), *seeds("b", [0.899, 0.903, 0.897, 0.901], val=0.8)])
+    text = answer(
+        [*seed_runs("a", [0.900, 0.902, 0.898, 0.901]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]
+    )
     assert text.startswith("A tie: ")
 
 
@@ -650,7 +654,7 @@ def test_failed_runs_bound_the_lr_edge():
     assert "of `full`" not in text and "1 run of 5 did not finish." in text
 
 
-def of_lrs(mode: str, accuracies: dict[float, float | None], first: int = 0) -> list[Result]:
+def lr_runs(mode: str, accuracies: dict[float, float | None], first: int = 0) -> list[Result]:
     """Return a run per lr; None stands for one that diverged."""
     runs = [result(first + n, mode, acc or 0, acc or 0, lr=lr) for n, (lr, acc) in enumerate(accuracies.items())]
     lost = {"status": "FAILED", "reason": "Diverged: the training loss is nan in epoch 1", "metrics": {}}
@@ -658,7 +662,7 @@ def of_lrs(mode: str, accuracies: dict[float, float | None], first: int = 0) -> 
 
 
 @pytest.mark.parametrize(
-    ("head", "full", "said", "proposed"),
+    ("head", "full", "sentence", "suggested"),
     [
         (
             {0.01: 0.9, 1e30: 0.6},
@@ -682,18 +686,18 @@ def of_lrs(mode: str, accuracies: dict[float, float | None], first: int = 0) -> 
         ({0.001: 0.8, 0.01: 0.9, 0.02: None}, {0.001: 0.5, 0.01: 0.6, 0.1: 0.5}, "", None),
     ],
 )
-def test_no_lr_beyond_one_that_diverged_is_proposed(head, full, said, proposed):
-    text = answer([*of_lrs("head", head), *of_lrs("full", full, first=len(head))])
-    assert said in text
+def test_no_lr_beyond_a_diverged_one_is_suggested(head, full, sentence, suggested):
+    text = answer([*lr_runs("head", head), *lr_runs("full", full, first=len(head))])
+    assert sentence in text
     found = re.search(r"To try more .*? lr=(\S+)`", text)
-    assert (found and found[1]) == proposed
+    assert (found and found[1]) == suggested
 
 
-def test_runs_that_diverged_are_not_to_be_tried_again_as_they_were():
-    text = answer(of_lrs("head", {0.01: 0.9, 1e25: None, 1e30: None}))
+def test_diverged_runs_are_not_suggested_again():
+    text = answer(lr_runs("head", {0.01: 0.9, 1e25: None, 1e30: None}))
     assert "An lr between 0.01 and 1e+25, which diverged, may be better still." in text
     assert text.endswith("`python train.py -m lr=0.001,0.003,0.01,0.03,0.1`.") and "try them again" not in text
-    text = answer([*of_lrs("head", {10.0: 0.9}), *of_lrs("full", {10.0: None}, first=1)])
+    text = answer([*lr_runs("head", {10.0: 0.9}), *lr_runs("full", {10.0: None}, first=1)])
     assert text.endswith(
         "No run of full finished. To try smaller learning rates: `python train.py -m freeze=head,full lr=1,3,10`."
     )
@@ -731,7 +735,7 @@ def test_suggestion_keeps_both_rivals_choices():
 
 
 def test_equal_seeds_keep_a_validation_interval():
-    runs = [replace(run, images={"val": 100, "test": 1000}) for run in seeds("head", [0.8, 0.8])]
+    runs = [replace(run, images={"val": 100, "test": 1000}) for run in seed_runs("head", [0.8, 0.8])]
     alone, within = statistics.wilson(90, 100), validation_interval(cells(runs)[0])  # all have the same images
     assert within.low < alone.low < within.low + 0.01
     by = {"choices": runs[0].choices | {"select": "val/macro_f1"}, "metrics": runs[0].metrics | {MACRO_F1.val: 0.9}}
@@ -848,14 +852,14 @@ def test_result_can_be_pickled():
 
 
 @pytest.fixture(scope="module", params=[BALANCED_ACCURACY, MACRO_F1, AUROC, LOSS], ids=lambda by: by.name)
-def selected(request, tmp_path_factory):
+def metric_and_results(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweeps") / request.param.name
     grid = {"freeze_mode": ["head", "full"], "lr": [1e-3, 1e-2], "select": [request.param.epoch]}
     return request.param, sweep_record.read(written_sweeps.sweep(folder, grid)).results
 
 
-def test_selection_metric_ranks_compares_and_shows_cells(selected):
-    by, results = selected
+def test_selection_metric_ranks_compares_and_shows_cells(metric_and_results):
+    by, results = metric_and_results
     best = [cell.choices["freeze_mode"] for cell in cells(results)]
     assert best[0] == "full"
     values = [cell.mean(by.val) for cell in cells(results)]
@@ -898,9 +902,9 @@ def test_loss_over_seeds_is_paired_by_seed(tmp_path):
     half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / math.sqrt(3)
     finished = [one.cell.finished for one in contest.contenders]
     measured = [[predictions.read(run.folder).measured(LOSS) for run in runs] for runs in finished]
-    apart = np.array([one.influence - two.influence for one, two in zip(*measured, strict=True)])
-    own = ((apart - apart.mean(0)) ** 2).mean(1).sum() / 2  # variance by seed and image, already part of `half`
-    images = stats.norm.ppf(0.975) * math.sqrt((apart.mean(0).var() - own / 3) / apart.shape[1])
+    differences = np.array([one.influence - two.influence for one, two in zip(*measured, strict=True)])
+    own = ((differences - differences.mean(0)) ** 2).mean(1).sum() / 2  # by seed and image, already in `half`
+    images = stats.norm.ppf(0.975) * math.sqrt((differences.mean(0).var() - own / 3) / differences.shape[1])
     assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + math.hypot(half, images))
     for one in contest.contenders:
         for run in one.cell.finished:

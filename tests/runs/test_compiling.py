@@ -58,8 +58,8 @@ def test_compiled_network_gives_the_same_results() -> None:
     two = compiled(one, "on", images=16, **BATCHES_OF_8, say=messages.append)
     assert two.network is not one.network
     assert len(messages) == 1
-    ours, theirs = (evaluate(each.network, each.val, batch_size=8, autocast=None) for each in (one, two))
-    assert torch.allclose(ours.logits, theirs.logits, atol=1e-6)
+    plain, optimized = (evaluate(each.network, each.val, batch_size=8, autocast=None) for each in (one, two))
+    assert torch.allclose(plain.logits, optimized.logits, atol=1e-6)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is n
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def small_run(tmp_path_factory):
     """Return the folder of a run with a network of few layers, because export time grows with their number."""
     folder, options = tmp_path_factory.mktemp("tiny"), (*SMALL, *TINY, "freeze=full", "epochs=1")
     metrics, images = execute_run(compose(*options), folder)
@@ -52,11 +52,11 @@ def digits(run):
 
 
 @pytest.mark.slow
-def test_onnx_accepts_any_batch_and_image_size(tiny, tmp_path, capsys):
+def test_onnx_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
     session = onnxruntime.InferenceSession(
-        str(export_run(tiny, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
+        str(export_run(small_run, tmp_path, capsys, "onnx")), providers=["CPUExecutionProvider"]
     )
-    images, expected = digits(tiny)
+    images, expected = digits(small_run)
     for count in (1, 5):
         (probabilities,) = session.run(["probabilities"], {"images": images[:count].numpy()})
         assert torch.allclose(torch.from_numpy(probabilities), expected[:count], atol=1e-4)
@@ -69,10 +69,10 @@ def test_onnx_accepts_any_batch_and_image_size(tiny, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
-def test_torchscript_accepts_any_batch_and_image_size(tiny, tmp_path, capsys):
+def test_torchscript_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
     extra = {"frostline.json": ""}
-    script = torch.jit.load(export_run(tiny, tmp_path, capsys, "torchscript"), _extra_files=extra)
-    images, expected = digits(tiny)
+    script = torch.jit.load(export_run(small_run, tmp_path, capsys, "torchscript"), _extra_files=extra)
+    images, expected = digits(small_run)
     for count in (1, 5):
         assert torch.allclose(script(images[:count]), expected[:count], atol=1e-4)
     assert script(torch.zeros(2, 3, 60, 100, dtype=torch.uint8)).shape == (2, 10)
@@ -134,8 +134,8 @@ def test_user_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, mes
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
-def test_full_disk_is_one_line_and_leaves_no_file(tiny, tmp_path, kind):
-    network = predict.load(tiny, device="cpu")
+def test_full_disk_is_one_line_and_leaves_no_file(small_run, tmp_path, kind):
+    network = predict.load(small_run, device="cpu")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:

@@ -39,7 +39,7 @@ SEEDS = (("seed=0",), ("seed=1", "train.patience=1"), ("seed=2", "train.label_sm
 
 
 @dataclass
-class Ran:
+class RunOutcome:
     """The results of a run."""
 
     journal: list[dict[str, Any]]
@@ -49,14 +49,14 @@ class Ran:
     seconds: float
 
 
-def assert_same(found: Sequence[Ran], expected: Sequence[Ran]) -> None:
+def assert_same(found: Sequence[RunOutcome], expected: Sequence[RunOutcome]) -> None:
     """Assert that the runs have the same epochs and the same weights, bit for bit."""
     for one, other in zip(found, expected, strict=True):
         assert one.journal == other.journal and one.weights.keys() == other.weights.keys()
         assert all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
 
 
-CarryOut = Callable[[Sequence[Config]], list[Ran]]
+RunAlone = Callable[[Sequence[Config]], list[RunOutcome]]
 
 
 @pytest.fixture(autouse=True)
@@ -66,33 +66,33 @@ def _without_cached_groups() -> Iterator[None]:
     lockstep_runs.of_process.cache_clear()
 
 
-def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> Ran:
+def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> RunOutcome:
     record, screen = FakeRecord(), FakeScreen()
     metrics, _ = execute_run(config, folder, record, screen, siblings=lambda: siblings)
     journal = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
-    return Ran(journal, load_file(folder / layout.BEST), screen.lines, record.tags, metrics[SECONDS])
+    return RunOutcome(journal, load_file(folder / layout.BEST), screen.lines, record.tags, metrics[SECONDS])
 
 
 def configs(*common: str, lines: Sequence[Sequence[str]] = TOGETHER) -> list[Config]:
     return [compose(*SMALL, "freeze=head", *common, *line) for line in lines]
 
 
-def together(folder: Path, several: Sequence[Config]) -> list[Ran]:
+def run_in_lockstep(folder: Path, several: Sequence[Config]) -> list[RunOutcome]:
     return [run(folder / f"together {i}", one, several[i + 1 :]) for i, one in enumerate(several)]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> CarryOut:
+def run_alone(tmp_path_factory: pytest.TempPathFactory) -> RunAlone:
     """Return a function that carries out runs one by one, each once for all tests."""
     folder = tmp_path_factory.mktemp("alone")
-    done: dict[str, Ran] = {}
+    done: dict[str, RunOutcome] = {}
 
-    def carry_out(several: Sequence[Config]) -> list[Ran]:
+    def run_each(several: Sequence[Config]) -> list[RunOutcome]:
         for key, config in ((digest(config), config) for config in several):
             done[key] = done.get(key) or run(folder / key, config)
         return [done[digest(config)] for config in several]
 
-    return carry_out
+    return run_each
 
 
 @pytest.mark.slow
@@ -105,12 +105,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> CarryOut:
     ],
     ids=" ".join,
 )
-def test_lockstep_runs_equal_runs_alone(alone: CarryOut, common: Sequence[str], tmp_path: Path) -> None:
+def test_lockstep_runs_equal_runs_alone(run_alone: RunAlone, common: Sequence[str], tmp_path: Path) -> None:
     several = configs(*common)
     if "model.weights=null" in common:  # then the features depend on the seed
         several = [one for one in several if one.seed == several[0].seed]
-    ran = together(tmp_path, several)
-    assert_same(ran, alone(several))
+    ran = run_in_lockstep(tmp_path, several)
+    assert_same(ran, run_alone(several))
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
     others = "1 other run" if len(several) == 2 else f"{len(several) - 1} other runs"
     assert f"  in lockstep with {others} on the same features" in ran[0].messages
@@ -120,16 +120,16 @@ def test_lockstep_runs_equal_runs_alone(alone: CarryOut, common: Sequence[str], 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_lockstep_seeds_of_one_lr_equal_runs_alone(alone: CarryOut, optimizer: str, tmp_path: Path) -> None:
+def test_lockstep_seeds_of_one_lr_equal_runs_alone(run_alone: RunAlone, optimizer: str, tmp_path: Path) -> None:
     several = configs(f"optimizer={optimizer}", "lr=1e-2", lines=SEEDS)
-    ran = together(tmp_path, several)
-    assert_same(ran, alone(several))
+    ran = run_in_lockstep(tmp_path, several)
+    assert_same(ran, run_alone(several))
     assert {one.tags[layout.LOCKSTEP_TAG] for one in ran} == {str(len(several))}
 
 
 @pytest.mark.slow
 def test_captured_lockstep_steps_equal_single_operations(
-    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_alone: RunAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captured_step, "_AFTER", 1)
     lines = [("lr=1e-2",), ("lr=1e-2", "seed=1", "schedule=cosine"), ("lr=3e-2",)]
@@ -138,9 +138,9 @@ def test_captured_lockstep_steps_equal_single_operations(
     common = (*TINY, f"model.weights={tmp_path / 'tiny.safetensors'}", "device=cuda", "precision=fp32", "epochs=1")
     several = configs(*common, lines=lines)
     with EmulatedMachine().running() as card:
-        one_by_one = alone(configs(*common, "features.lockstep=false", lines=lines))
+        one_by_one = run_alone(configs(*common, "features.lockstep=false", lines=lines))
         assert not card.launches["graph"]
-        ran = together(tmp_path, several)
+        ran = run_in_lockstep(tmp_path, several)
         assert card.launches["graph"]
         by_itself = run(tmp_path / "by itself", several[1])
     assert_same([*ran, by_itself], [*one_by_one, one_by_one[1]])
@@ -150,7 +150,7 @@ def test_captured_lockstep_steps_equal_single_operations(
 
 @pytest.mark.slow
 def test_each_head_is_captured_if_products_round_differently(
-    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_alone: RunAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agrees = Stack._agrees_on
     monkeypatch.setattr(Stack, "_agrees_on", lambda self, *batch: len(self.members) == 1 and agrees(self, *batch))
@@ -158,7 +158,7 @@ def test_each_head_is_captured_if_products_round_differently(
     lines = [("lr=1e-2",), ("lr=3e-2", "train.label_smoothing=0.1")]
     common = (*TINY, "device=cuda", "precision=fp32", "epochs=1")
     with EmulatedMachine().running() as card:
-        (by_itself,) = alone(configs(*common, "features.lockstep=false", lines=lines[:1]))
+        (by_itself,) = run_alone(configs(*common, "features.lockstep=false", lines=lines[:1]))
         first, second = configs(*common, lines=lines)
         ran = run(tmp_path, first, [second])
         assert card.launches["graph"]
@@ -184,7 +184,7 @@ def test_steps_of_lockstep_runs_are_made_once(tmp_path: Path, monkeypatch: pytes
     for kind in made:
         counting(kind)
     several = configs()
-    together(tmp_path, several)
+    run_in_lockstep(tmp_path, several)
     assert made == {Stack: several[0].epochs * 24 // several[0].batch_size, PlainStepper: 0}
 
 
@@ -205,20 +205,20 @@ def test_training_time_is_shared_among_lockstep_runs(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_next_run_leads_after_early_stopping(alone: CarryOut, tmp_path: Path) -> None:
+def test_next_run_leads_after_early_stopping(run_alone: RunAlone, tmp_path: Path) -> None:
     lines = [("lr=1e-9", "train.patience=1"), *TOGETHER]
     several = configs("epochs=3", lines=lines)
-    ran = together(tmp_path, several)
-    assert_same(ran, alone(several))
+    ran = run_in_lockstep(tmp_path, several)
+    assert_same(ran, run_alone(several))
     assert len(ran[0].journal) == 2 and len(ran[1].journal) == 3
     assert "  in lockstep with 4 other runs on the same features" in ran[0].messages
     assert "  in lockstep with 3 other runs on the same features" in ran[1].messages
 
 
 @pytest.mark.slow
-def test_diverging_run_does_not_affect_others(alone: CarryOut, tmp_path: Path) -> None:
+def test_diverging_run_does_not_affect_others(run_alone: RunAlone, tmp_path: Path) -> None:
     several = configs("optimizer=sgd", lines=[("lr=1e38",), ("lr=1e-2",), ("lr=1e37",), ("lr=1e-3",)])
-    apart = alone(several[1::2])
+    expected = run_alone(several[1::2])
     found = []
     for i, one in enumerate(several):
         if i % 2:
@@ -226,16 +226,16 @@ def test_diverging_run_does_not_affect_others(alone: CarryOut, tmp_path: Path) -
         else:
             with pytest.raises(Diverged):
                 run(tmp_path / f"together {i}", one, several[i + 1 :])
-    assert_same(found, apart)
+    assert_same(found, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lines", [TOGETHER, SEEDS], ids=["several learning rates", "one learning rate"])
 def test_interrupted_run_resumes_alone(
-    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Sequence[Sequence[str]]
+    run_alone: RunAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Sequence[Sequence[str]]
 ) -> None:
     several = configs(lines=lines)
-    apart = alone(several)
+    expected = run_alone(several)
     save = checkpoint.save
 
     def killed(*arguments: Any) -> Path:
@@ -248,15 +248,15 @@ def test_interrupted_run_resumes_alone(
         with pytest.raises(Terminated):
             run(tmp_path / "together 0", several[0], several[1:])
     lockstep_runs.of_process.cache_clear()  # as in another process
-    ran = together(tmp_path, several)
-    assert_same(ran, apart)
+    ran = run_in_lockstep(tmp_path, several)
+    assert_same(ran, expected)
     assert any(line.startswith("  resumes after epoch 1") for line in ran[0].messages)
     assert layout.LOCKSTEP_TAG not in ran[0].tags and ran[1].tags[layout.LOCKSTEP_TAG] == str(len(several) - 1)
 
 
 @pytest.mark.slow
 def test_failure_within_an_epoch_does_not_affect_others(
-    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_alone: RunAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     several, calls = configs(), 0
 
@@ -272,28 +272,28 @@ def test_failure_within_an_epoch_does_not_affect_others(
         with pytest.raises(OSError, match="a disk that is gone"):
             run(tmp_path / "together 0", several[0], several[1:])
     ran = [run(tmp_path / f"together {i}", several[i], several[i + 1 :]) for i in range(1, len(several))]
-    assert_same(ran, alone(several[1:]))
+    assert_same(ran, run_alone(several[1:]))
     assert all(one.tags[layout.LOCKSTEP_TAG] == str(len(several)) for one in ran)  # from the first epoch
 
 
 @pytest.mark.slow
 def test_no_lockstep_if_batched_products_round_differently(
-    alone: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_alone: RunAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product = torch.baddbmm
     monkeypatch.setattr(torch, "baddbmm", lambda *of: product(*of) * (1 + 1e-7))
     several = configs()
-    apart = alone(several)
-    ran = together(tmp_path, several)
-    assert_same(ran, apart)
+    expected = run_alone(several)
+    ran = run_in_lockstep(tmp_path, several)
+    assert_same(ran, expected)
     assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
     note = "  note: not in lockstep, since here a batched product rounds differently from single ones"
     assert note in ran[0].messages
 
 
 @pytest.mark.slow
-def test_no_lockstep_with_different_features(alone: CarryOut, tmp_path: Path) -> None:
+def test_no_lockstep_with_different_features(run_alone: RunAlone, tmp_path: Path) -> None:
     several = configs("model.weights=null", lines=[("seed=0",), ("seed=1",)])
-    ran = together(tmp_path, several)
+    ran = run_in_lockstep(tmp_path, several)
     assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
-    assert_same(ran, alone(several))
+    assert_same(ran, run_alone(several))

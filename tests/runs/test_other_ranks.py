@@ -40,7 +40,7 @@ BY_PHASES = (*RUN, "freeze=lp_ft", "freeze_mode.norm_stats=frozen", "optimizer.o
 
 
 @dataclass
-class Ran:
+class RunOutcome:
     """The results of a run."""
 
     epochs: list[dict[str, Any]]
@@ -72,7 +72,7 @@ def run(
     *overrides: str,
     before_step: Callable[[float], object] = lambda epochs: None,
     while_scoring: Callable[[], object] = lambda: None,
-) -> Ran:
+) -> RunOutcome:
     """Carry out a run with a store of its own."""
     folder.mkdir(exist_ok=True)
     loading.forget()
@@ -84,7 +84,7 @@ def run(
         computed += 1
         return call(backbone, views)
 
-    def answers(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+    def counting_logits_function(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
         compute_logits = logits_function(module, autocast)
 
         def counts(inputs: Tensor) -> Tensor:
@@ -97,25 +97,25 @@ def run(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backbone, "__call__", counted)
-        patch.setattr(evaluation, "logits_function", answers)
+        patch.setattr(evaluation, "logits_function", counting_logits_function)
         config = compose(*overrides, "store.enabled=true", f"store.path={folder / 'store'}")
         metrics, _ = execute_run(config, folder, record, screen)
     epochs = [json.loads(line) for line in (folder / layout.METRICS).read_text().splitlines()]
     logits = load_file(folder / layout.PREDICTIONS)["logits"]
-    return Ran(epochs, load_file(folder / layout.BEST), metrics, record, screen.lines, computed, scored, logits)
+    return RunOutcome(epochs, load_file(folder / layout.BEST), metrics, record, screen.lines, computed, scored, logits)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Ran]:
+def on_one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], RunOutcome]:
     """Return the runs on one device by their options."""
     return {options: run(tmp_path_factory.mktemp("alone"), *options) for options in (PARTLY, BY_PHASES, SHIFTED, FULL)}
 
 
-def assert_same(ran: Ran, other: Ran) -> None:
+def assert_same(ran: RunOutcome, other: RunOutcome) -> None:
     """Assert that two runs are equal to rounding."""
     assert [epoch.keys() for epoch in ran.epochs] == [epoch.keys() for epoch in other.epochs]
-    for mine, theirs in zip(ran.epochs, other.epochs, strict=True):
-        assert mine == pytest.approx(theirs, abs=2e-6)
+    for epoch, expected in zip(ran.epochs, other.epochs, strict=True):
+        assert epoch == pytest.approx(expected, abs=2e-6)
     for name, tensor in other.weights.items():
         torch.testing.assert_close(ran.weights[name], tensor, rtol=1e-4, atol=1e-5)
 
@@ -125,10 +125,10 @@ def assert_same(ran: Ran, other: Ran) -> None:
     ("options", "devices"), [(PARTLY, 2), (BY_PHASES, 2), (SHIFTED, 2)], ids=["partly", "by phases", "shifted"]
 )
 def test_run_on_several_devices_equals_one_device(
-    options: tuple[str, ...], devices: int, alone: dict[tuple[str, ...], Ran], tmp_path: Path
+    options: tuple[str, ...], devices: int, on_one_device: dict[tuple[str, ...], RunOutcome], tmp_path: Path
 ) -> None:
     before = set(multiprocessing.active_children())
-    ran, one = run(tmp_path, *options, f"devices={devices}"), alone[options]
+    ran, one = run(tmp_path, *options, f"devices={devices}"), on_one_device[options]
     assert_same(ran, one)
     assert [point[:2] for point in ran.record.points] == [point[:2] for point in one.record.points]
     assert ran.record.files == one.record.files
@@ -145,15 +145,15 @@ def test_run_on_several_devices_equals_one_device(
 
 
 @pytest.mark.slow
-def test_killed_process_ends_the_run_and_one_device_resumes(
-    alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_of_a_killed_process_resumes_on_one_device(
+    on_one_device: dict[tuple[str, ...], RunOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_timing, "_WORTH", 0)
     before = set(multiprocessing.active_children())
 
     reached = 0.0
 
-    def reach(epochs: float) -> None:
+    def note_position(epochs: float) -> None:
         nonlocal reached
         reached = epochs
 
@@ -163,11 +163,11 @@ def test_killed_process_ends_the_run_and_one_device_resumes(
             os.kill(cast(int, process.pid), signal.SIGKILL)
 
     with pytest.raises(RankDied, match=r"^process \d of 3 was killed by signal 9 \(out of memory\?\)$"):
-        run(tmp_path, *PARTLY, "devices=3", before_step=reach, while_scoring=kill)
+        run(tmp_path, *PARTLY, "devices=3", before_step=note_position, while_scoring=kill)
     assert set(multiprocessing.active_children()) <= before
     ran = run(tmp_path, *PARTLY)
     assert any(line.startswith("  resumes after epoch 1") for line in ran.messages)
-    assert_same(ran, alone[PARTLY])
+    assert_same(ran, on_one_device[PARTLY])
 
 
 class Stopped(Exception):
@@ -175,8 +175,8 @@ class Stopped(Exception):
 
 
 @pytest.mark.slow
-def test_sharded_run_equals_one_device_and_resumes_on_any(
-    alone: dict[tuple[str, ...], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_sharded_run_equals_one_device(
+    on_one_device: dict[tuple[str, ...], RunOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_timing, "_WORTH", 0)
     shares = ("devices=2", "fsdp=true")
@@ -191,8 +191,8 @@ def test_sharded_run_equals_one_device_and_resumes_on_any(
     for folder, several in (("run", shares), ("copy", ())):
         ran = run(tmp_path / folder, *FULL, *several)
         assert any(line.startswith("  resumes after epoch 1") for line in ran.messages)
-        assert_same(ran, alone[FULL])
-        torch.testing.assert_close(ran.logits, alone[FULL].logits, rtol=1e-4, atol=1e-4)
+        assert_same(ran, on_one_device[FULL])
+        torch.testing.assert_close(ran.logits, on_one_device[FULL].logits, rtol=1e-4, atol=1e-4)
         assert (SPEED in ran.metrics) == (not several)
 
 

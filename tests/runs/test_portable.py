@@ -30,11 +30,11 @@ def noise(*shape):
 def test_view_equals_that_of_the_evaluation(height, width, size, more, interpolation, crop):
     images = noise(1, 3, height, width)
     spec = InputSpec(size, size + more, (0.1, 0.485, 1), (1, 1, 1), interpolation, crop)
-    ours = Portable(nn.Identity(), spec).view(images)
-    theirs = center_crop(images, CenterCrop.of(spec)).float()
+    found = Portable(nn.Identity(), spec).view(images)
+    expected = center_crop(images, CenterCrop.of(spec)).float()
     # Only the centre of a very long image is resized, which may differ by one or two levels if noise is enlarged.
     long = crop == "center" and max(height, width) * (size + more) // min(height, width) > 16 * size
-    assert (ours - theirs).abs().max() <= (2 if long else 0)
+    assert (found - expected).abs().max() <= (2 if long else 0)
 
 
 @pytest.mark.parametrize(("size", "resize"), [(32, 32), (32, 37)])
@@ -46,5 +46,5 @@ def test_probabilities_equal_those_of_the_evaluation(trained, size, resize, shap
     images = noise(2, 3, *shape)
     views = torch.stack([predict.view(network, image) for image in images])
     with torch.inference_mode():
-        ours = Portable(network.model.module, spec).eval()(images)
-    assert torch.allclose(ours, predict.logits(network, views).softmax(1), atol=1e-5)
+        found = Portable(network.model.module, spec).eval()(images)
+    assert torch.allclose(found, predict.logits(network, views).softmax(1), atol=1e-5)

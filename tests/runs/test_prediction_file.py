@@ -153,15 +153,15 @@ def test_interrupted_file_is_resumed_to_the_same_bytes(network, images, tmp_path
             yield found
 
     monkeypatch.setattr(batch_predictions, "answers", counted)
-    beside = tmp_path / f"predictions{kind}.parts"
+    parts_folder = tmp_path / f"predictions{kind}.parts"
     for batches in (0, 3, 4):
         with pytest.raises(Kill):
             write(network, output, images, features=features, progress=kill_after(batches))
-        assert not output.exists() and beside.is_dir()
-    parts = sorted(beside.glob("*.part"))
+        assert not output.exists() and parts_folder.is_dir()
+    parts = sorted(parts_folder.glob("*.part"))
     assert len(parts) == 3  # one after 3 batches, two more after 4
     parts[1].write_bytes(parts[1].read_bytes()[:-100])  # as after a power failure
-    (beside / "000000000024.partial").write_bytes(b"ARROW1")
+    (parts_folder / "000000000024.partial").write_bytes(b"ARROW1")
     computed.clear()
     write(network, output, images, features=features)
     assert output.read_bytes() == whole.read_bytes()
@@ -172,7 +172,7 @@ def test_interrupted_file_is_resumed_to_the_same_bytes(network, images, tmp_path
     before = output.stat().st_mtime_ns
     again = write(network, output, images, features=features)
     assert again.before and (again.rows, again.unread, len(again.examples)) == (COUNT, 2, 2)
-    assert not computed and output.stat().st_mtime_ns == before and not beside.exists()
+    assert not computed and output.stat().st_mtime_ns == before and not parts_folder.exists()
     output.write_bytes(output.read_bytes()[:-1])
     with pytest.raises(UserError, match="changed by another program: remove it"):
         write(network, output, images, features=features)
@@ -358,17 +358,17 @@ def test_command_killed_twice_ends_with_the_same_bytes(trained, images, tmp_path
     done = warm.run([*command, "whole.parquet"], **how, stdin=many.read_text())
     assert done.returncode == 1 and done.stdout == "whole.parquet: 1,000 images\n"
     assert "40 of 1,000 images could not be read: " in done.stderr
-    beside, kills = tmp_path / "predictions.parquet.parts", 0
-    for wanted in (1, 2):
+    parts_folder, kills = tmp_path / "predictions.parquet.parts", 0
+    for count in (1, 2):
         with many.open() as listed, warm.Popen([*command, "predictions.parquet"], stdin=listed, **how) as process:
-            while len(list(beside.glob("*.part"))) < wanted and process.poll() is None:
+            while len(list(parts_folder.glob("*.part"))) < count and process.poll() is None:
                 time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
     assert kills == 2
     assert warm.run([*command, "predictions.parquet"], **how, stdin=many.read_text()).returncode == 1
     assert (tmp_path / "predictions.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert not beside.exists()
+    assert not parts_folder.exists()
 
 
 def test_images_may_be_given_as_urls(network, images, tmp_path):

@@ -36,12 +36,12 @@ def test_out_of_memory_retries_with_pixels_in_host_memory(tmp_path: Path, monkey
     assert not [line for line in messages if "out of memory" in line]
     take = DeviceBudget.take
 
-    def full(room: DeviceBudget, held: Any) -> Any:
-        if held.nbytes <= room.free:
+    def out_of_memory(room: DeviceBudget, tensor: Any) -> Any:
+        if tensor.nbytes <= room.free:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return take(room, held)
+        return take(room, tensor)
 
-    monkeypatch.setattr(DeviceBudget, "take", full)
+    monkeypatch.setattr(DeviceBudget, "take", out_of_memory)
     again, messages = run(tmp_path / "again")
     assert "  out of GPU memory: trying once more with pixels and features in host memory" in messages
     assert {key: again[key] for key in ("test/loss", "best/val_accuracy")} == {
@@ -51,22 +51,22 @@ def test_out_of_memory_retries_with_pixels_in_host_memory(tmp_path: Path, monkey
 
 @pytest.mark.slow
 def test_out_of_memory_in_a_step_names_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> Any:
+    def out_of_memory(*_: object) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(gradient, "by_autograd", full)
+    monkeypatch.setattr(gradient, "by_autograd", out_of_memory)
     with pytest.raises(UserError, match=r"^batch_size=8: expected a size whose steps fit into GPU memory; "):
         run(tmp_path / "never")
 
 
 @pytest.mark.slow
 def test_nan_test_logits_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(network: torch.nn.Module, data: Any, **how: Any) -> Evaluation:
+    def evaluate_with_nan(network: torch.nn.Module, data: Any, **how: Any) -> Evaluation:
         logits = evaluate(network, data, **how).logits.clone()
         logits[0] = torch.nan
         return of_logits(logits, data.labels)
 
-    monkeypatch.setattr(frost_line, "evaluate", spoiled)
+    monkeypatch.setattr(frost_line, "evaluate", evaluate_with_nan)
     config = compose(*SMALL, *TINY, "freeze=head", "epochs=1", "data.limit=16", "device=cpu")
     with pytest.raises(Diverged, match="the test loss is nan"):
         execute_run(config, tmp_path / "run")

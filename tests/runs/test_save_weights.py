@@ -93,11 +93,11 @@ def test_resumed_run_keeps_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     options = (*TINY, "save_weights=learned", "freeze=bias")
     expected = execute(tmp_path / "calm", "0", *options).read_bytes()
 
-    def killed(*_: object, **__: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "conclude", killed)
+        patch.setattr(run, "conclude", interrupt)
         with pytest.raises(KeyboardInterrupt):
             execute(tmp_path, "0", *options)
     (base,) = bases(tmp_path)

@@ -93,7 +93,7 @@ def test_moving_average_does_not_replace_a_solved_head(mode: str, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["probe", "knn"])
-def test_solved_run_is_equal_on_gpu_and_without_kept_features(
+def test_solved_run_is_equal_on_gpu_and_without_cache(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resize, "_as_pillow", lambda device: False)

@@ -55,7 +55,7 @@ def test_folder_in_use_names_its_owner(tmp_path, process):
         claim(folder, ["d"], again=True, named=True)
 
 
-def test_folder_of_a_dead_owner_can_be_claimed_by_same_sweep(tmp_path, process):
+def test_folder_of_a_dead_owner_is_claimed_by_same_sweep(tmp_path, process):
     folder = folder_of_owner(tmp_path, pid=process.pid, started=1.0)  # the process id was reused
     (folder / "sweep.json").write_text(json.dumps({"tracker": {}, "runs": [{"digest": "d", "folder": "0"}]}))
     with pytest.raises(UserError, match="another sweep's"):
@@ -71,7 +71,7 @@ def test_owner_on_another_machine_is_gone_after_long_silence():
 
 
 @pytest.mark.parametrize("sign", ["x", "", None])
-def test_damaged_tags_name_no_owner(sign):
+def test_damaged_owner_tags_do_not_raise(sign):
     elsewhere = dataclasses.replace(liveness.this_process(), host="elsewhere")
     tags = elsewhere.tags() | {layout.SIGN_TAG: sign}
     assert liveness.of_run("RUNNING", {key: value for key, value in tags.items() if value is not None})

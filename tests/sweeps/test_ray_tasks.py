@@ -90,7 +90,7 @@ def tasks(*, check: str = "job", address: str | None = None) -> Tasks:
     return executor
 
 
-def test_check_is_a_task_with_the_options_of_a_run(ray: FakeRay) -> None:
+def test_check_runs_as_a_task_like_a_run(ray: FakeRay) -> None:
     done: list[str] = []
     assert tasks().call(lambda: [*done, "asked"], lambda: done.append("meanwhile")) == ["meanwhile", "asked"]
     assert ray.task_options == [{"num_gpus": 1, "max_retries": 3}]
@@ -111,7 +111,7 @@ def test_ray_is_started_once_and_memory_set_only_locally(ray: FakeRay, monkeypat
     assert ray.started == [{"address": None}]
 
 
-def test_user_mistake_is_raised_and_dead_task_is_worker_death(ray: FakeRay) -> None:
+def test_task_raises_user_mistakes_and_worker_deaths(ray: FakeRay) -> None:
     def refuse() -> None:
         raise UserError("lr=x: expected a number")
 

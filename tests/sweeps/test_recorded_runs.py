@@ -32,7 +32,7 @@ def test_rerun_uses_the_recorded_number_of_devices() -> None:
 
 
 @pytest.mark.parametrize("key", ["trials", "search.seed", "freeze_mode.space", "features.lockstep", "cluster", "lr"])
-def test_a_key_that_a_rerun_does_not_read_is_refused(key: str) -> None:
+def test_key_that_reruns_do_not_read_is_refused(key: str) -> None:
     with pytest.raises(UserError, match=rf"{key}=1: expected nothing but experiment_name, device, .*data\.download: "):
         configs_of([], ["device=cpu", f"{key}=1"])
 

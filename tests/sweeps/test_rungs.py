@@ -102,11 +102,11 @@ def jobs(lrs: Sequence[float], *, eta: int = 3, rungs: Sequence[int] = (1, 3, 9)
 @pytest.mark.parametrize("seed", range(5))
 def test_trials_are_promoted_in_the_order_of_the_paper(seed: int) -> None:
     study = open_study(search_config(f"search.seed={seed}"), None)
-    done = [*iter(lambda: step(study), None)]
+    steps = [*iter(lambda: step(study), None)]
     lrs = [trial.params["lr"] for trial in study.trials()]
     expected = jobs(lrs)
-    assert done[: len(expected)] == expected and len(expected) > 20
-    rest = done[len(expected) :]  # trials still paused at the end are stopped at no further cost
+    assert steps[: len(expected)] == expected and len(expected) > 20
+    rest = steps[len(expected) :]  # trials still paused at the end are stopped at no further cost
     epochs_of = dict(expected)
     assert rest == [(trial, epoch) for trial, epoch in sorted(epochs_of.items()) if epoch < 9]
     assert study.over() and study.spent() == [Spent(epochs_of[n], epochs_of[n] / 2) for n in range(15)]
@@ -115,7 +115,7 @@ def test_trials_are_promoted_in_the_order_of_the_paper(seed: int) -> None:
 
 @pytest.mark.slow
 def test_kill_at_any_write_changes_no_trial(tmp_path: Path) -> None:
-    def done(folder: Path) -> list[tuple[Mapping[str, float], TrialState, Mapping[int, float]]]:
+    def run_trials(folder: Path) -> list[tuple[Mapping[str, float], TrialState, Mapping[int, float]]]:
         study = open_study(search_config(), folder)
         while step(study, 7):
             pass
@@ -123,11 +123,11 @@ def test_kill_at_any_write_changes_no_trial(tmp_path: Path) -> None:
 
     (undisturbed := tmp_path / "whole").mkdir()
     with states_at_writes(undisturbed, layout.STUDY) as states:
-        expected = done(undisturbed)
+        expected = run_trials(undisturbed)
     assert len(states) > 50
     for number, left in enumerate(states[::5]):
         mend(folder := restore(left, tmp_path / str(number)))
-        assert done(folder) == expected, number
+        assert run_trials(folder) == expected, number
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,8 @@ def test_rungs_are_powers_of_three_and_the_last_epoch(epochs: int, heights: list
 
 def test_best_of_two_trials_is_trained_to_the_end() -> None:
     study = open_study(search_config(), None)
-    for lr, value in ((0.2, 0.3), (0.4, 0.5)):
-        number, _ = study.ask()
-        assert lr
-        study.rungs.pause(number, [value], Spent(1, 1.0))
+    for value in (0.3, 0.5):
+        study.rungs.pause(study.ask()[0], [value], Spent(1, 1.0))
     assert not study.rungs.may_promote() and study.best() is None
     for height in (3, 9):
         assert study.rungs.conclude() and study.numbers() == [1]

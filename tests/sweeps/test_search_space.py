@@ -34,32 +34,32 @@ BAD = {
 }
 
 
-def parsed(*typed: str) -> tuple[list[Any], dict[str, Any]]:
+def split_overrides(*typed: str) -> tuple[list[Any], dict[str, Any]]:
     return hydra_keys.split(OverridesParser.create().parse_overrides([*typed]))
 
 
 @pytest.mark.parametrize(("typed", "expected"), RANGES.items())
 def test_range_becomes_a_distribution(typed: str, expected: object) -> None:
-    ((key, one),) = parsed(typed)[1].items()
+    ((key, one),) = split_overrides(typed)[1].items()
     assert search_space.distribution(key, one) == expected
 
 
 @pytest.mark.parametrize(("typed", "why"), BAD.items())
 def test_invalid_range_is_refused(typed: str, why: str) -> None:
-    ((key, one),) = parsed(typed)[1].items()
+    ((key, one),) = split_overrides(typed)[1].items()
     with pytest.raises(UserError, match=why) as refused:
         search_space.distribution(key, one)
     assert str(refused.value).startswith(f"{typed}: expected ") and "\n" not in str(refused.value)
 
 
 def test_comma_lists_are_no_ranges_and_last_key_counts() -> None:
-    listed, ranges = parsed("freeze=head,full", "lr=1e-3", "+lr=interval(1e-4,1)", "epochs=2", "lr=auto")
+    listed, ranges = split_overrides("freeze=head,full", "lr=1e-3", "+lr=interval(1e-4,1)", "epochs=2", "lr=auto")
     assert [one.input_line for one in listed] == ["freeze=head,full", "epochs=2"]
     assert ranges["lr"].value() == "auto"
 
 
 def test_range_of_a_mode_precedes_the_common_range() -> None:
-    _, ranges = parsed("lr=interval(1e-4,1)", "search.space.full.lr=interval(1e-6,1e-3)")
+    _, ranges = split_overrides("lr=interval(1e-4,1)", "search.space.full.lr=interval(1e-6,1e-3)")
     assert search_space.of_cell(compose("freeze=head"), {}, ranges)["lr"].low == 1e-4
     assert search_space.of_cell(compose("freeze=full"), {}, ranges)["lr"].high == 1e-3
     assert search_space.of_cell(compose("freeze=probe"), {}, ranges) == {}  # probe reads no lr
@@ -76,7 +76,7 @@ def test_modes_own_range_applies_unless_key_is_given() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_auto_lr_range_depends_on_mode_and_optimizer(optimizer: str) -> None:
-    _, ranges = parsed("lr=auto")
+    _, ranges = split_overrides("lr=auto")
     found = {
         mode: search_space.of_cell(compose(f"freeze={mode}", f"optimizer={optimizer}"), {}, ranges)["lr"]
         for mode in (*MODES, "lora", "prompt")
@@ -88,7 +88,7 @@ def test_auto_lr_range_depends_on_mode_and_optimizer(optimizer: str) -> None:
 def test_auto_lr_for_unknown_optimizer_is_refused() -> None:
     config = compose("freeze=head", "optimizer.name=lion")
     with pytest.raises(UserError, match=r"^lr=auto: expected a range, since freeze_mode=head .*lion.*sgd, adam"):
-        search_space.of_cell(config, {}, parsed("lr=auto")[1])
+        search_space.of_cell(config, {}, split_overrides("lr=auto")[1])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_auto_lr_for_unknown_optimizer_is_refused() -> None:
 )
 def test_keys_that_cannot_be_searched_are_refused(typed: str, why: str) -> None:
     with pytest.raises(UserError, match=why):
-        search_space.check_keys(parsed(typed)[1], ["head", "full"], ["optimizer", "freeze_mode"])
+        search_space.check_keys(split_overrides(typed)[1], ["head", "full"], ["optimizer", "freeze_mode"])
 
 
 def test_unsearchable_keys_in_a_file_are_refused() -> None:

@@ -73,7 +73,7 @@ def takeover(root: Path, tracker: Tracker, digests: list[str], call: Any = None)
     return Takeover(tracker, Path(tracker.folder), root=root, **what)
 
 
-def test_runs_planned_by_another_live_sweep_are_left_to_it(tmp_path: Path, messages: list[str]) -> None:
+def test_runs_of_another_live_sweep_are_left_to_it(tmp_path: Path, messages: list[str]) -> None:
     names = ("same", "begun", "other data", "other code", "nobodys")
     facts = {name: RunFacts(name, {}, name, digest=name, data="/data") for name in names}
     theirs = [facts["same"], facts["begun"], dataclasses.replace(facts["other data"], data="/elsewhere")]
@@ -131,14 +131,14 @@ def test_one_of_two_simultaneous_sweeps_gets_the_run(tmp_path: Path, messages: l
     assert len(kept) == 1 and len(messages) == 1
 
 
-def test_the_facts_of_a_run_have_all_that_was_typed_for_it_without_passwords() -> None:
+def test_run_facts_have_typed_options_without_passwords() -> None:
     typed = ["freeze=head", "data.root=s3://me:secret@host/x"]
     facts = skip_or_resume.facts_of(PlannedRun(compose(), "head", {}, "0", typed, ["hydra/launcher=basic"]))
     assert facts.command == ["hydra/launcher=basic", "freeze=head", "data.root=s3://host/x"]
 
 
 @pytest.mark.slow
-def test_run_of_a_silent_machine_is_resumed_by_one_sweep(tmp_path: Path, messages: list[str], monkeypatch: Any) -> None:
+def test_silent_machines_run_is_resumed_by_one_sweep(tmp_path: Path, messages: list[str], monkeypatch: Any) -> None:
     server.load()
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     monkeypatch.setattr(skip_or_resume, "fingerprints", lambda configs: ["print"] * len(configs))

@@ -46,7 +46,7 @@ def score(values: dict[str, Any]) -> float:
     return -(math.log10(values["lr"] / 1e-2) ** 2) - 0.1 * abs(values["epochs"] - 4)
 
 
-def carry_on(study: Study, trials: int) -> None:
+def run_trials(study: Study, trials: int) -> None:
     """Carry out trials as a search does, until there are `trials`."""
     for number in range(trials):
         if number >= len(study.trials()):
@@ -64,7 +64,7 @@ def results(study: Study) -> list[tuple[dict[str, Any], float | None]]:
 def test_suggestions_equal_those_of_optuna(name: str, tmp_path: Path) -> None:
     config = search_config(name, "search.seed=3")
     trials = 7 if name == "gp" else 12
-    carry_on(open_study(config, tmp_path), trials)
+    run_trials(open_study(config, tmp_path), trials)
     alone = optuna.create_study(direction="maximize")
     for number in range(trials):
         alone.sampler = sampler(config.search, number)
@@ -108,15 +108,15 @@ def test_killed_study_continues_with_the_same_trials(name: str, tmp_path: Path) 
     config, trials = search_config(name), 6 if name == "gp" else 7
     (whole := tmp_path / "whole").mkdir()
     with states_at_writes(whole, layout.STUDY) as states:
-        carry_on(open_study(config, whole), trials)
+        run_trials(open_study(config, whole), trials)
     expected = results(open_study(config, whole))
     for number, left in enumerate(states if name == "tpe" else states[-5:]):
         mend(folder := restore(left, tmp_path / str(number)))
-        carry_on(open_study(config, folder), trials)
+        run_trials(open_study(config, folder), trials)
         assert results(open_study(config, folder)) == expected, number
 
 
-def share(config: Config, folder: Path, trials: int) -> Study:
+def run_shared_trials(config: Config, folder: Path, trials: int) -> Study:
     """Carry out trials as a search in a shared study does, until there are `trials`."""
     study, begun = Study(storage_of(config.search, None), "head", config, SPACE, folder), set[int]()
     while len(study.trials()) < trials or not study.over():
@@ -135,21 +135,21 @@ def test_killed_shared_study_equals_an_own_study(name: str, tmp_path: Path) -> N
     (whole := tmp_path / "whole").mkdir()
     with states_at_writes(whole, layout.STUDY) as states:
         config = search_config(name, f"search.storage={whole}/{layout.STUDY}")
-        expected = results(share(config, tmp_path / "killed", trials))
+        expected = results(run_shared_trials(config, tmp_path / "killed", trials))
     own = open_study(search_config(name), None)
-    carry_on(own, trials)
+    run_trials(own, trials)
     assert results(own) == expected
     for number, left in enumerate(states if name == "tpe" else states[-8:]):
         config = search_config(name, f"search.storage={restore(left, tmp_path / str(number))}/{layout.STUDY}")
-        assert results(share(config, tmp_path / "next", trials)) == expected, number
+        assert results(run_shared_trials(config, tmp_path / "next", trials)) == expected, number
 
 
 def test_more_trials_continue_a_finished_study(tmp_path: Path) -> None:
     config = search_config("tpe")
-    carry_on(open_study(config, tmp_path), 6)
-    carry_on(open_study(config, tmp_path), 9)
+    run_trials(open_study(config, tmp_path), 6)
+    run_trials(open_study(config, tmp_path), 9)
     straight = open_study(config, None)
-    carry_on(straight, 9)
+    run_trials(straight, 9)
     assert results(open_study(config, tmp_path)) == results(straight)
 
 
@@ -250,7 +250,7 @@ def test_trial_of_a_dead_process_is_taken_over(ours_and_theirs: tuple[Study, Stu
     assert ours.trials()[0].user_attrs["holder"]["sweep"] == ours.sharing.me["sweep"]
 
 
-def test_failed_trial_is_left_to_the_next_and_its_cost_counts(
+def test_failed_trial_is_left_and_its_cost_counts(
     ours_and_theirs: tuple[Study, Study],
 ) -> None:
     ours, theirs = ours_and_theirs
@@ -309,7 +309,7 @@ def test_earlier_runs_are_observed_only_by_a_new_study(tmp_path: Path) -> None:
 
 def test_study_in_another_optuna_storage(tmp_path: Path) -> None:
     config = search_config("tpe", f"search.storage='sqlite:///{tmp_path}/studies.db'")
-    carry_on(open_study(config, None), 3)
+    run_trials(open_study(config, None), 3)
     read = optuna.load_study(study_name="head", storage=f"sqlite:///{tmp_path}/studies.db")
     assert [trial.params for trial in read.trials] == [values for values, _ in results(open_study(config, None))]
 

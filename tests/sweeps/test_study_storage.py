@@ -42,8 +42,8 @@ def assert_exclusive(url: str) -> None:
 def assert_released_by_exit(url: str) -> None:
     """Assert that the lock is free after a process that holds it has ended."""
     if (pid := os.fork()) == 0:
-        held = lock_of(url)()
-        held.__enter__()
+        lock = lock_of(url)()
+        lock.__enter__()
         os._exit(0)
     os.waitpid(pid, 0)
     with lock_of(url)():

@@ -41,10 +41,10 @@ NOTED = [
 ]
 
 
-def test_keys_of_hydra_are_noted_where_no_sweep_reads_them() -> None:
+def test_hydra_keys_are_noted_if_no_sweep_reads_them() -> None:
     typed = {"hydra.sweep.dir": "x", "hydra/launcher": "basic", "hydra.searchpath": "[file:///own]"}
-    said = unused_keys.check(typed, [compose()])
-    assert [line.partition(" ")[0] for line in said] == ["hydra.sweep.dir=x", "hydra/launcher=basic"]
+    notes = unused_keys.check(typed, [compose()])
+    assert [line.partition(" ")[0] for line in notes] == ["hydra.sweep.dir=x", "hydra/launcher=basic"]
 
 
 def check(override, *sweep):
@@ -54,19 +54,19 @@ def check(override, *sweep):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("override", "chosen", "wanted", "reading"), MISTAKES)
-def test_unread_key_is_refused_unless_a_run_reads_it(override, chosen, wanted, reading):
+@pytest.mark.parametrize(("override", "chosen", "hint", "reading"), MISTAKES)
+def test_unread_key_is_refused_unless_a_run_reads_it(override, chosen, hint, reading):
     with pytest.raises(UserError) as refused:
         check(override, chosen)
-    assert str(refused.value).startswith(f"{override}: expected ") and wanted in str(refused.value)
+    assert str(refused.value).startswith(f"{override}: expected ") and hint in str(refused.value)
     assert check(override, chosen, reading) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("override", "chosen", "wanted", "reading"), NOTED)
-def test_key_without_effect_is_noted(override, chosen, wanted, reading):
+@pytest.mark.parametrize(("override", "chosen", "hint", "reading"), NOTED)
+def test_key_without_effect_is_noted(override, chosen, hint, reading):
     (line,) = check(override, chosen)
-    assert line.startswith(f"{override} has no effect: ") and wanted in line
+    assert line.startswith(f"{override} has no effect: ") and hint in line
     assert check(override, chosen, reading) == []
 
 

@@ -37,7 +37,7 @@ def sweep(tmp_path, monkeypatch):
     return folder
 
 
-def test_runs_of_a_dead_first_job_are_killed_with_its_reason(sweep, capsys):
+def test_runs_are_killed_if_the_first_job_died(sweep, capsys):
     assert watching.follow(sweep) == 1
     (job,) = cluster_jobs.of(sweep)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
@@ -88,7 +88,7 @@ def test_restarted_sweep_is_not_over_by_its_earlier_end(sweep):
     assert not shown.look()
 
 
-def test_folder_of_a_dead_first_job_is_reclaimed_by_same_sweep(sweep, monkeypatch):
+def test_folder_of_a_dead_first_job_is_reclaimed(sweep, monkeypatch):
     monkeypatch.setattr(liveness.Owner, "gone", lambda *_, **__: True)
     assert claim(sweep, ["a", "b"], again=True, named=True) == sweep
     with pytest.raises(UserError, match="another sweep's"):

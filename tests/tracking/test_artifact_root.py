@@ -52,7 +52,7 @@ def close_sweep(tracker: Any, **more: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("root", "expected"),
     [
         ("", "a folder, or a URI such as s3"),
         ("s3:/bucket", "a folder, or a URI such as s3"),
@@ -64,9 +64,9 @@ def close_sweep(tracker: Any, **more: Any) -> str:
         ("s3://[bucket", "an address"),
     ],
 )
-def test_invalid_root_is_one_line_without_secrets(given: str, expected: str) -> None:
+def test_invalid_root_is_one_line_without_secrets(root: str, expected: str) -> None:
     with pytest.raises(UserError, match=rf"^tracking\.artifacts=.*: expected {expected}") as refused:
-        artifact_root.chosen(given)
+        artifact_root.chosen(root)
     assert "hunter2" not in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -127,8 +127,8 @@ def test_missing_bucket_is_refused_before_recording(tmp_path: Path, bucket: Any)
 @pytest.mark.slow
 def test_root_is_set_when_an_absent_store_returns(tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_CLOSE", (0.1, 0.1))
-    away, messages = "http://127.0.0.1:9", list[str]()
-    tracker = open_sweep(tmp_path, artifacts=S3, name="later", uri=away, say=messages.append)
+    absent, messages = "http://127.0.0.1:9", list[str]()
+    tracker = open_sweep(tmp_path, artifacts=S3, name="later", uri=absent, say=messages.append)
     session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
     assert len(messages) == 2
     folder, uri = Path(tracker.folder), f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"

@@ -48,31 +48,31 @@ def claimants(uri, run_id):
 @pytest.mark.slow
 def test_one_of_eight_simultaneous_claims_succeeds(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 1.0)
-    wanted, sweeps = [runs(status="KILLED") for _ in range(3)], [runs(FAR) for _ in range(8)]
+    interrupted, sweeps = [runs(status="KILLED") for _ in range(3)], [runs(FAR) for _ in range(8)]
     barrier = threading.Barrier(8)
 
     def claim(sweep):
         barrier.wait()
-        return claims.claim(uri, tmp_path, wanted, sweep)
+        return claims.claim(uri, tmp_path, interrupted, sweep)
 
     with ThreadPoolExecutor(8) as threads:
         refused = dict(zip(sweeps, threads.map(claim, sweeps), strict=True))
-    for run_id in wanted:
+    for run_id in interrupted:
         winners = [sweep for sweep in sweeps if run_id not in refused[sweep]]
         assert len(winners) == 1 and claimants(uri, run_id) == {*winners}
-    assert all(who.host == "far" for owners in refused.values() for who in owners.values())
+    assert all(owner.host == "far" for owners in refused.values() for owner in owners.values())
 
 
 @pytest.mark.slow
 def test_later_claim_names_the_owner_until_it_is_silent(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.2)
-    wanted, first, second = runs(status="KILLED"), runs(FAR), runs(FAR)
-    assert claims.claim(uri, tmp_path, [wanted], first) == {}
-    assert claims.claim(uri, tmp_path, [wanted], first) == {}  # the same sweep again
-    assert claims.claim(uri, tmp_path, [wanted], second)[wanted].host == "far"
+    interrupted, first, second = runs(status="KILLED"), runs(FAR), runs(FAR)
+    assert claims.claim(uri, tmp_path, [interrupted], first) == {}
+    assert claims.claim(uri, tmp_path, [interrupted], first) == {}  # the same sweep again
+    assert claims.claim(uri, tmp_path, [interrupted], second)[interrupted].host == "far"
     server.client_of(uri).set_tag(first, layout.SIGN_TAG, f"{time.time() - 700:.0f}")
-    assert claims.claim(uri, tmp_path, [wanted], second) == {}
-    assert claimants(uri, wanted) == {second}
+    assert claims.claim(uri, tmp_path, [interrupted], second) == {}
+    assert claimants(uri, interrupted) == {second}
 
 
 def test_running_and_finished_runs_are_not_claimed(uri, runs, tmp_path, monkeypatch):
@@ -84,19 +84,19 @@ def test_running_and_finished_runs_are_not_claimed(uri, runs, tmp_path, monkeypa
 
 def test_slow_claim_is_withdrawn_and_repeated(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.3)
-    wanted, slow, quick = runs(status="KILLED"), runs(FAR), runs(FAR)
+    interrupted, slow, quick = runs(status="KILLED"), runs(FAR), runs(FAR)
     client = server.client_of(uri)
     set_tag, late = client.set_tag, []
 
     def lag(run_id, key, value):
         if key.endswith(slow) and not late:
             late.append(key)
-            assert claims.claim(uri, tmp_path, [wanted], quick) == {}  # a whole claim in the meantime
+            assert claims.claim(uri, tmp_path, [interrupted], quick) == {}  # a whole claim in the meantime
         set_tag(run_id, key, value)
 
     monkeypatch.setattr(client, "set_tag", lag)
-    assert claims.claim(uri, tmp_path, [wanted], slow).keys() == {wanted}
-    assert late and claimants(uri, wanted) == {quick}
+    assert claims.claim(uri, tmp_path, [interrupted], slow).keys() == {interrupted}
+    assert late and claimants(uri, interrupted) == {quick}
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_claim_in_a_file_store_locks_instead_of_waiting(tmp_path, monkeypatch):
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
     client = server.client_of(uri)
     experiment = client.create_experiment("here")
-    wanted, first, second = (client.create_run(experiment, tags=FAR.tags()).info.run_id for _ in range(3))
-    client.set_terminated(wanted, "KILLED")
-    assert claims.claim(uri, tmp_path / "one", [wanted], first) == {}
-    assert claims.claim(uri, tmp_path / "two", [wanted], second).keys() == {wanted}
+    interrupted, first, second = (client.create_run(experiment, tags=FAR.tags()).info.run_id for _ in range(3))
+    client.set_terminated(interrupted, "KILLED")
+    assert claims.claim(uri, tmp_path / "one", [interrupted], first) == {}
+    assert claims.claim(uri, tmp_path / "two", [interrupted], second).keys() == {interrupted}

@@ -88,10 +88,10 @@ def assert_mirrored(client: MlflowClient, experiment: str, folder: Path) -> None
     assert run.info.status == "FINISHED"
     assert {"first": "1", "last": "é", UID_TAG: "a1b2"}.items() <= run.data.tags.items()
     assert run.data.params == {f"p{number}": str(number) for number in range(130)}
-    for key, wanted in (("train/loss", [1 / e for e in range(1, EPOCHS + 1)]), ("val/accuracy", ["nan"] * EPOCHS)):
+    for key, expected in (("train/loss", [1 / e for e in range(1, EPOCHS + 1)]), ("val/accuracy", ["nan"] * EPOCHS)):
         history = client.get_metric_history(run.info.run_id, key)
         assert [point.step for point in history] == list(range(1, EPOCHS + 1))
-        assert [point.value if key == "train/loss" else str(point.value) for point in history] == wanted
+        assert [point.value if key == "train/loss" else str(point.value) for point in history] == expected
     assert sorted(item.dataset.name for item in run.inputs.dataset_inputs) == ["digits test", "digits train"]
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["plan.json"]
     assert not Mirror(folder).pending()
@@ -347,7 +347,7 @@ def test_finished_run_needs_four_calls(client, experiment, tmp_path, monkeypatch
             record.tag("epoch", str(epoch))
     calls: list[str] = []
     for name in ("get_run", "search_runs", "create_run", "log_batch", "log_inputs", "update_run", "set_terminated"):
-        monkeypatch.setattr(client, name, partial(_counted, calls, name, getattr(client, name)), raising=True)
+        monkeypatch.setattr(client, name, partial(_note_call, calls, name, getattr(client, name)), raising=True)
     Mirror(tmp_path, fresh=True).sync(client, experiment, None)
     assert calls == ["create_run", "log_batch", "log_inputs", "set_terminated"]
     (run,) = client.search_runs([experiment])
@@ -356,7 +356,7 @@ def test_finished_run_needs_four_calls(client, experiment, tmp_path, monkeypatch
     assert run.data.metrics == {"lr": 0.1, "val/loss": 1.0}
 
 
-def _counted(calls: list[str], name: str, call: Callable[..., object], *given: object, **options: object) -> object:
+def _note_call(calls: list[str], name: str, call: Callable[..., object], *given: object, **options: object) -> object:
     calls.append(name)
     return call(*given, **options)
 
@@ -384,7 +384,7 @@ def test_new_run_is_mirrored_later_unless_at_once(sweep, place):
     assert journal.run_id(sweep / "0")
 
 
-def test_new_run_of_a_fresh_sweep_has_its_id_at_once(sweep, place, client):
+def test_run_of_a_fresh_sweep_has_its_id_at_once(sweep, place, client):
     begin(run := sweep / "0", "a0")
     mirror = SweepMirror(sweep, place, fresh=True)
     for _ in range(2):

@@ -22,9 +22,9 @@ QUICK = ("data.limit=40", "epochs=1", "batch_size=20", "model.image_size=32", "t
 
 
 def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def answers(address: str) -> bool:
@@ -35,7 +35,7 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory):
+def server_address(tmp_path_factory):
     """Yield the server's address with its path. Other paths do not answer."""
     folder, port, behind = tmp_path_factory.mktemp("server"), free_port(), free_port()
     (folder / "manner").write_text("well")
@@ -77,24 +77,25 @@ def run_frostline(*arguments, cwd, uri):
 
 
 @pytest.mark.slow
-def test_sweep_on_a_server_with_a_path_prefix(team, tmp_path):
+def test_sweep_on_a_server_with_a_path_prefix(server_address, tmp_path):
     from mlflow import MlflowClient
 
     folder, elsewhere = tmp_path / "here" / "sweep", tmp_path / "elsewhere"
     for place in (tmp_path / "here", elsewhere):
         place.mkdir()
-    printed = run_frostline("-m", "freeze=head", *QUICK, f"hydra.sweep.dir={folder}", cwd=folder.parent, uri=f"{team}/")
-    assert f"See it in MLflow: {team}\n" in printed
+    command = ("-m", "freeze=head", *QUICK, f"hydra.sweep.dir={folder}")
+    printed = run_frostline(*command, cwd=folder.parent, uri=f"{server_address}/")
+    assert f"See it in MLflow: {server_address}\n" in printed
     results = json.loads((folder / "results.json").read_text())
-    client, first = MlflowClient(team), results[0]["run_id"]
+    client, first = MlflowClient(server_address), results[0]["run_id"]
     run = client.get_run(first)
     assert run.info.status == results[0]["status"] == "FINISHED"
     kept = {file.path for file in client.list_artifacts(first)}
     assert {"best.safetensors", "config.yaml", "metrics.jsonl", "train.log"} <= kept
     folder.rename(tmp_path / "away")  # now only the server has the run
     page = elsewhere / "again.html"
-    run_frostline("report", f"runs:/{first}", "-o", str(page), cwd=elsewhere, uri=team)
-    runs = f"{team}/#/experiments/{run.info.experiment_id}/runs"
+    run_frostline("report", f"runs:/{first}", "-o", str(page), cwd=elsewhere, uri=server_address)
+    runs = f"{server_address}/#/experiments/{run.info.experiment_id}/runs"
     assert all(f"{runs}/{result['run_id']}" in page.read_text() for result in results)
-    (address,) = run_frostline("ui", "--no-browser", cwd=elsewhere, uri=f"{team}/").splitlines()
+    (address,) = run_frostline("ui", "--no-browser", cwd=elsewhere, uri=f"{server_address}/").splitlines()
     assert address.startswith(f"{runs}?")

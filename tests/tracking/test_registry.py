@@ -173,7 +173,7 @@ def test_looking_for_a_run_creates_no_store(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_query_returns_runs_of_a_sweep_or_a_single_run(trained):
+def test_query_returns_all_runs_or_a_single_one(trained):
     sweep = json.loads((trained.folder / "sweep.json").read_text())["tracker"]["sweep_run_id"]
     runs = query.results(trained.uri, sweep)
     assert [run.choices["freeze_mode"] for run in runs] == ["head", "full"]

@@ -148,7 +148,7 @@ def test_artifact_is_fetched_only_within_its_run(tracker, folder, tmp_path):
     name = "best/model.safetensors"
     fetched = download.fetch_artifact(tracker.uri, journal.run_id(folder), name, tmp_path / "got")
     assert fetched.read_bytes() == b"weights" and fetched.is_relative_to(tmp_path / "got")
-    for run_id, wanted in [
+    for run_id, path in [
         (journal.run_id(folder), "../best/model.safetensors"),
         (journal.run_id(folder), "/etc/hostname"),
         (journal.run_id(folder), "best"),
@@ -157,7 +157,7 @@ def test_artifact_is_fetched_only_within_its_run(tracker, folder, tmp_path):
         ("../../x", name),
     ]:
         with pytest.raises(UserError, match=r"^model\.weights=runs:/") as caught:
-            download.fetch_artifact(tracker.uri, run_id, wanted, tmp_path / "other")
+            download.fetch_artifact(tracker.uri, run_id, path, tmp_path / "other")
         assert "\n" not in str(caught.value)
 
 
@@ -314,7 +314,7 @@ def test_unreachable_server_does_not_leak_its_password(tmp_path, monkeypatch):
         assert not file.is_file() or "hunter2" not in file.read_text()
 
 
-def test_ui_command_is_quoted_and_short_for_the_default_store(tracker, tmp_path, monkeypatch):
+def test_ui_command_is_short_for_the_default_store(tracker, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert session.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
     assert session.ui_command(tracking_uri.resolved(None, tmp_path), tmp_path) == "python -m frostline ui"
@@ -405,14 +405,14 @@ def test_file_that_is_no_database_is_refused(tmp_path):
     assert pending_sweeps.remembered(uri, tmp_path) == []
 
 
-@pytest.mark.parametrize("away", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
-def test_unreachable_store_is_reported_and_the_record_waits(tmp_path, monkeypatch, away):
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
+def test_unreachable_store_is_reported_and_the_record_waits(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(server, "_BUSY", 0.1)
     (tmp_path / "file").write_text("in the way")
     with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        uri = tracking_uri.resolved(away, tmp_path)
+        uri = tracking_uri.resolved(address, tmp_path)
         (sweep := tmp_path / "sweep").mkdir()
         messages: list[str] = []
         tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=messages.append)

@@ -74,7 +74,7 @@ def test_flags_may_stand_anywhere() -> None:
     assert flags_first(typed) == ["--config-dir", "a=b", "-m", "--cfg", "job", "lr=1", "freeze=head", "~seed"]
 
 
-def test_help_is_shown_for_one_run_where_a_sweep_is_typed() -> None:
+def test_help_omits_lists_and_ranges() -> None:
     typed = ["-m", "--help", "freeze=head,full", "lr=interval(1e-4,1)", "model=resnet18", "epochs=[", "seed=range(3)"]
     assert for_help(typed) == ["-m", "--help", "model=resnet18", "epochs=["]
     assert for_help(typed[2:]) == typed[2:]

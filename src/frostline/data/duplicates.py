@@ -82,10 +82,6 @@ class SplitHashes:
     name: Callable[[int], str]
     """Returns the name of the image in the i-th row."""
 
-    def names(self, rows: Iterable[int]) -> tuple[str, ...]:
-        """Return the names of the images in `rows`."""
-        return tuple(map(self.name, rows))
-
     def place(self, row: int) -> Place:
         """Return split and id of the image in a row."""
         return Place(self.split, int(self.ids[row]))
@@ -153,12 +149,12 @@ def _two_labels(group: Sequence[tuple[str, int]], splits: Mapping[str, SplitHash
 def _copies(train: SplitHashes) -> Iterator[Finding]:
     first: dict[bytes, int] = {}
     rows = [(row, first.setdefault(digest.tobytes(), row)) for row, digest in enumerate(train.digests.numpy())]
-    copies = [(row, twin) for row, twin in rows if row != twin]
-    names = tuple(f"{train.name(row)} = {train.name(twin)}" for row, twin in copies)
+    copies = [(row, other) for row, other in rows if row != other]
+    names = tuple(f"{train.name(row)} = {train.name(other)}" for row, other in copies)
     if names:
         verb = "is a copy of another" if len(names) == 1 else "are copies of others"
         told = f"{len(names):,} of {len(rows):,} images in train {verb} ({first_few(names)})"
-        yield Finding(told, False, names, tuple((train.place(row), train.place(twin)) for row, twin in copies[:PAIRS]))
+        yield Finding(told, False, names, tuple((train.place(row), train.place(other)) for row, other in copies[:PAIRS]))
 
 
 def _alike(group: Sequence[int], fact: Callable[[int], Hashable]) -> Iterator[list[int]]:

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from frostline.core.errors import user_error
 from frostline.core.files import expanded, facts
-from frostline.data import label_columns
-from frostline.data.duplicates import first_alike
+from frostline.data import duplicates, label_columns
 from frostline.data.findings import Finding, of_names
 from frostline.data.hub_columns import Columns, class_names
 from frostline.data.label_columns import Cell, Labels
@@ -70,7 +69,7 @@ class Images:
         known = [self.files, self.rows, [(path, *facts(path)) for path in map(self._path_in, sorted(outside))]]
         return hashing.of_facts(known)
 
-    def twins(self) -> Tensor:
+    def first_alike(self) -> Tensor:
         """Return `(N,)` int64: for each image the index of the first one with the same bytes."""
         from pyarrow import compute
 
@@ -84,7 +83,7 @@ class Images:
             content = self._content(index)
             return hashlib.sha256(Path(self._path(index)).read_bytes() if content is None else content).digest()
 
-        return first_alike(len(self.rows), size, whole)
+        return duplicates.first_alike(len(self.rows), size, whole)
 
     def _content(self, index: int) -> bytes | None:
         return None if self.content is None else self.content[self.rows[index]].as_py()

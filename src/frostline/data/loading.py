@@ -77,17 +77,17 @@ def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, S
 
 def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
     """Return the source with its search for identical files cached in `store`, keyed by the source's identity."""
-    twins = source.twins
-    if twins is None or source.identity is None:
+    find = source.first_alike
+    if find is None or source.identity is None:
         return source
     key = hashlib.sha256(f"{source.identity} {codehash.of('data.duplicates')}".encode()).hexdigest()
 
     def make(writer: Writer) -> dict[str, str]:
-        writer.tensor("first", (len(source.labels),), torch.int64).copy_(twins())
+        writer.tensor("first", (len(source.labels),), torch.int64).copy_(find())
         return {}
 
     about = f"identical files among {len(source.labels):,} images in {config.root}"
-    return replace(source, twins=lambda: store.get("twins", key, make, about=about).tensors["first"])
+    return replace(source, first_alike=lambda: store.get("twins", key, make, about=about).tensors["first"])
 
 
 def _assemble(

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from frostline.core import codehash
 from frostline.core.errors import first_few
-from frostline.data import image_formats, remote_files
+from frostline.data import duplicates, image_formats, remote_files
 from frostline.data.decode_all import Progress
-from frostline.data.duplicates import TAIL, first_alike
+from frostline.data.duplicates import TAIL
 from frostline.data.label_columns import Cell
 from frostline.data.names import counted, printable
 from frostline.data.open_image import open_bytes
@@ -105,7 +105,7 @@ class Index:
         facts.update(json.dumps(sorted(self.reasons.items())).encode())
         return facts.hexdigest()
 
-    def twins(self, rows: Tensor) -> Tensor:
+    def first_alike(self, rows: Tensor) -> Tensor:
         """Return `(N,)` int64: for each image of `rows` the position in `rows` of the first one with the same bytes."""
         known = rows.tolist()
 
@@ -122,7 +122,7 @@ class Index:
         def whole(number: int) -> Hashable:
             return hashlib.sha256(self.content(known[number])).digest()
 
-        return first_alike(len(known), size, tail, whole)
+        return duplicates.first_alike(len(known), size, tail, whole)
 
 
 def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, progress: Progress) -> Index:

@@ -60,9 +60,9 @@ class Sharded:
         """Return the sha256 (hex) that identifies all of them."""
         return self.index.identity(self.rows)
 
-    def twins(self) -> Tensor:
+    def first_alike(self) -> Tensor:
         """Return `(N,)` int64: for each image the index of the first one with the same bytes."""
-        return self.index.twins(self.rows)
+        return self.index.first_alike(self.rows)
 
 
 @dataclass(frozen=True)

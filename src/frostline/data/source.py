@@ -53,7 +53,7 @@ class Source:
     """Times of the images, if the latest ones are to be the test split."""
     weights: Tensor | None = None
     """`(N,)` float32, above 0: weight of each image in the loss; None for equal weights."""
-    twins: Callable[[], Tensor] | None = None
+    first_alike: Callable[[], Tensor] | None = None
     """Returns `(N,)` int64: for each image the index of the first one with the same bytes; None for no comparison."""
     damage: tuple[str, ...] = ()
     """Unreadable parts that are known before any image is opened, a line each."""
@@ -70,7 +70,7 @@ def of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequenc
         name=lambda index: printable(str(files[index].relative_to(root))),
         files=files,
         identity=hashing.of_facts(manifest(files, root)),
-        twins=lambda: duplicates.of_files(files),
+        first_alike=lambda: duplicates.of_files(files),
     )
 
 

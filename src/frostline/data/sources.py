@@ -91,7 +91,7 @@ def _digits() -> Source:
         classes=tuple(map(str, range(10))),
         read=lambda index: Image.fromarray(grey[index]),
         name="digit {}".format,
-        twins=lambda: duplicates.of_rows(grey),
+        first_alike=lambda: duplicates.of_rows(grey),
     )
 
 
@@ -197,7 +197,7 @@ def _without_files(found: hub.HubData | shards.Shards, root: str, missing: str) 
     def source(split: str, own: hub_images.Images | shards.Sharded) -> Source:
         hidden = {"hidden": own.index.hidden} if isinstance(own, shards.Sharded) else {}
         plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
-        return replace(plain, twins=own.twins, groups=said.groups[split], left_out=hidden)
+        return replace(plain, first_alike=own.first_alike, groups=said.groups[split], left_out=hidden)
 
     sources = {split: source(split, own) for split, own in found.splits.items()}
     sources["train"] = replace(sources["train"], damage=damage)

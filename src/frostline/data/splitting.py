@@ -174,14 +174,14 @@ def _groups(part: Selection, together: Tensor | None) -> Tensor:
 
 def _together(source: Source) -> Tensor | None:
     """Return `(N,)` int64: the same number for images that belong in one split, as copies or as a group; else None."""
-    twins = source.twins() if source.twins is not None else None
-    if twins is None or source.groups is None:
-        return source.groups if twins is None else twins
+    alike = source.first_alike() if source.first_alike is not None else None
+    if alike is None or source.groups is None:
+        return source.groups if alike is None else alike
     from scipy.sparse import coo_array  # a quarter of a second, needed for groups only
     from scipy.sparse.csgraph import connected_components
 
-    images, groups = torch.arange(len(twins)), len(twins) + source.groups
-    edges = torch.stack([torch.cat([images, images]), torch.cat([twins, groups])]).numpy()
+    images, groups = torch.arange(len(alike)), len(alike) + source.groups
+    edges = torch.stack([torch.cat([images, images]), torch.cat([alike, groups])]).numpy()
     size = int(groups.max()) + 1
     _, found = connected_components(coo_array(([True] * edges.shape[1], edges), (size, size)), directed=False)
-    return torch.from_numpy(found[: len(twins)]).long()
+    return torch.from_numpy(found[: len(alike)]).long()

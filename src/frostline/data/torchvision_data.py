@@ -61,7 +61,7 @@ def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, 
         files=files or None,
         header=(lambda index: open_image(files[index])) if files else None,
         identity=hashing.of_facts([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
-        twins=_twins(rows, files),
+        first_alike=_first_alike(rows, files),
     )
 
 
@@ -75,7 +75,7 @@ def _files(dataset: Any) -> list[Path]:
     return []
 
 
-def _twins(rows: NDArray[Any] | None, files: Sequence[Path]) -> Callable[[], Tensor] | None:
+def _first_alike(rows: NDArray[Any] | None, files: Sequence[Path]) -> Callable[[], Tensor] | None:
     if rows is not None:
         return lambda: duplicates.of_rows(rows)
     return (lambda: duplicates.of_files(files)) if files else None

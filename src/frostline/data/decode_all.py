@@ -48,15 +48,14 @@ _Keeper = Callable[[int, Tensor], tuple[int, Tensor] | None]
 """Returns, for a row and its decoded image, the start element in `pixels` and the values to write; None for nothing."""
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Facts about decoded images, a row each."""
-
-    sizes: NDArray[np.int32]
-    digests: NDArray[np.uint8]
-    hashes: NDArray[np.int64]
-    done: NDArray[np.int16]
-    spans: NDArray[np.float64]
+_COLUMNS = {
+    "sizes": ((2,), torch.int32),
+    "digests": ((32,), torch.uint8),
+    "hashes": ((2,), torch.int64),
+    "done": ((), torch.int16),
+    "spans": ((2,), torch.float64),
+}
+"""Facts about decoded images, a row each: shape and type of a row; see `decode_all`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class _Job:
     read: Callable[[int], Image.Image]
     keep: _Keeper
     levels: Levels
-    columns: _Columns
+    columns: dict[str, NDArray[Any]]
+    """By the names in `_COLUMNS`."""
     writer: Writer
 
 
@@ -89,13 +89,9 @@ def decode_all(
     image. Raises `Differing` for originals of several sizes. Chunks decoded by a killed process are not decoded again.
     """
     with at_most(max_pixels):
-        columns = _Columns(
-            sizes=writer.tensor("sizes", (len(ids), 2), torch.int32).numpy(),
-            digests=writer.tensor("digests", (len(ids), 32), torch.uint8).numpy(),
-            hashes=writer.tensor("hashes", (len(ids), 2), torch.int64).numpy(),
-            done=writer.tensor("done", (len(ids),), torch.int16).numpy(),
-            spans=writer.tensor("spans", (len(ids), 2), torch.float64).numpy(),
-        )
+        columns = {
+            name: writer.tensor(name, (len(ids), *row), dtype).numpy() for name, (row, dtype) in _COLUMNS.items()
+        }
         job = _Job(read, _keeper(writer, ids, read, form), form.levels, columns, writer)
         done = {start: [(number, reason) for number, reason in bad] for start, bad in writer.notes}
         bad = [*chain.from_iterable(done.values())]
@@ -231,13 +227,13 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int
             if kept is not None:
                 job.writer.put("pixels", *kept)
             columns, levels = job.columns, image.permute(1, 2, 0).contiguous()
-            columns.sizes[row] = (image.shape[2], image.shape[1])
-            columns.done[row] = facts.done
-            columns.spans[row] = (facts.lowest, facts.highest)
-            columns.digests[row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
+            columns["sizes"][row] = (image.shape[2], image.shape[1])
+            columns["done"][row] = facts.done
+            columns["spans"][row] = (facts.lowest, facts.highest)
+            columns["digests"][row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
             small[row] = perceptual_hash.small(image)
     if small:
-        job.columns.hashes[list(small)] = perceptual_hash.of(torch.stack(list(small.values())))
+        job.columns["hashes"][list(small)] = perceptual_hash.of(torch.stack(list(small.values())))
     if not passing:
         job.writer.note((chunk.start, bad))
     return bad

@@ -300,6 +300,15 @@ def test_long_search_table_has_best_trials_and_confirmation():
     assert "20 more trials are in the report." in text
 
 
+def test_table_of_a_search_says_which_trials_were_stopped_early():
+    marks = {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
+    trials = [result(n, "head", 0.9 - n / 10, choices={**marks, "lr": 0.1**n, "trial": n}) for n in range(2)]
+    assert "stopped" not in [column.header for column in cells_table(cells(trials), ["lr"]).columns]
+    trials[1].metrics["search/pruned_after"] = 3.0
+    (column,) = [one for one in cells_table(cells(trials), ["lr"]).columns if one.header == "stopped"]
+    assert [*map(str, column.cells)] == ["-", "epoch 3"]
+
+
 def test_narrow_terminal_shows_all_numbers_and_stages():
     out = Terminal()
     shown = screen(40, out)

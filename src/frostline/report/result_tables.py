@@ -12,7 +12,7 @@ from rich.text import Text
 
 from frostline.core.metrics import ACCURACY
 from frostline.records import cluster_jobs, trial_tags
-from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, SECONDS, Result, value_text
+from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, PRUNED, SECONDS, Result, value_text
 from frostline.report import adapter_words
 from frostline.report.backbones import Grid, difference_text, grid
 from frostline.report.cells import REPEATS, Cell, cells, finalists, varying
@@ -109,6 +109,8 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
         columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
+    if any(_stopped(cell) for cell in ranked):
+        columns["stopped"] = [_stopped(cell) or "-" for cell in ranked]
     every = {cell.by for cell in ranked}
     which = f" {ranked[0].by.words}" if len(every) == 1 and every != {ACCURACY} else ""  # several: `select` names them
     columns[f"val{which}"] = [_score(cell, cell.by.val) for cell in ranked]
@@ -129,6 +131,11 @@ def _cells_table(columns: Mapping[str, Sequence[str]], best: int) -> Table:
     for index, row in enumerate(zip(*columns.values(), strict=True)):
         table.add_row(*map(Text, row), style="bold" if index == best else "")
     return table
+
+
+def _stopped(cell: Cell) -> str:
+    """Return after which epoch a trial was stopped early; empty for all other cells."""
+    return next((f"epoch {run.metrics[PRUNED]:.0f}" for run in cell.finished if PRUNED in run.metrics), "")
 
 
 def _seeds(cell: Cell) -> str:

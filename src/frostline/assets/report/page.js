@@ -206,7 +206,8 @@ function heatSection(root, keys) {
   })));
   controls();
   chart(node, () => {
-    const [xs, ys] = [valuesOf(heat.x), valuesOf(heat.y)];
+    const both = group.cells.filter(c => reads(c, heat.x) && reads(c, heat.y));
+    const [xs, ys] = [valuesOf(heat.x, both), valuesOf(heat.y, both)];
     const cell = ys.map(y => xs.map(x => best(done().filter(c => valueOf(c, heat.x) === x && valueOf(c, heat.y) === y))));
     const z = cell.map(row => row.map(c => c ? c.val[0] : null));
     return [[{ type: "heatmap", x: xs.map(v => safe(text(v))), y: ys.map(v => safe(text(v))), z, colorscale: "Cividis", xgap: 2, ygap: 2, hoverongaps: false,

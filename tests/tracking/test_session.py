@@ -471,6 +471,26 @@ def test_ui_opens_newest_experiment_with_chosen_columns(tracker, client):
         ui._newest_experiment(tracker.uri, "demmo")
 
 
+def test_ui_opens_the_experiment_of_the_newest_run_of_frostline(tracker, client):
+    """MLflow's `last_update_time` of an experiment does not change with a run in it."""
+    later = int(1000 * time.time()) + 60_000
+    for after, tags in ((1, {"frostline.sweep": "s"}), (2, {})):
+        client.create_run(client.create_experiment(f"later {after}"), start_time=later + after, tags=tags)
+    client.set_experiment_tag(tracker.experiment_id, "touched", "now")
+    assert ui._newest_experiment(tracker.uri, None) == client.get_experiment_by_name("later 1").experiment_id
+
+
+def test_ui_that_does_not_answer_in_time_is_not_called_a_wrong_port(tracker, monkeypatch):
+    def never_answers(command, **options):
+        return popen([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(ui, "_START", 0.2)
+    monkeypatch.setattr(ui.subprocess, "Popen", never_answers)
+    with pytest.raises(UserError, match=r"MLflow's UI to answer within 0.2 seconds$"), ui._pages(tracker.uri, 0):
+        pass
+
+
 def test_resumed_sweep_and_run_keep_their_mlflow_runs(tracker, client, root, tmp_path):
     (tmp_path / "0").mkdir()
     statuses = []

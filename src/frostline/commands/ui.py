@@ -15,11 +15,17 @@ import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from frostline.commands import Parser
 from frostline.core import credentials, project
 from frostline.core.errors import UserError, user_error
+from frostline.records import layout
 from frostline.tracking import server, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _VIEW = "frostline"
 _TAG = f"mlflow.sharedViewState.{_VIEW}"  # MLflow's UI reads it if its address has `viewStateShareKey`
@@ -33,13 +39,13 @@ _COLUMNS = (
     "params.`seed`",
     "metrics.`cost/train_seconds`",
 )
-_START = 60.0  # seconds that MLflow's UI may take to answer
+_START = 300.0  # seconds that MLflow's UI may take to answer: more than a minute beside a sweep on two cores
 
 
 def main(arguments: list[str]) -> int:
     """Serve the UI until Ctrl-C and return 0; the UI of a tracking server is only opened."""
     parser = Parser("ui", __doc__)
-    parser.add_argument("--experiment", help="name of the experiment (default: the one that changed last)")
+    parser.add_argument("--experiment", help="name of the experiment (default: that of the newest run)")
     parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else the project's own store)")
     parser.add_argument("--port", type=int, default=5000, help="local port, 0 for any free one (default: 5000)")
     parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
@@ -59,18 +65,29 @@ def main(arguments: list[str]) -> int:
 
 
 def _newest_experiment(uri: str, name: str | None) -> str:
-    """Return the id of the experiment `name`, by default of the one that changed last; `UserError` if there is none."""
+    """Return the id of the experiment `name`, by default of that of the newest run; `UserError` if there is none.
+
+    MLflow changes an experiment's `last_update_time` when the experiment is created or tagged, not with its runs.
+    """
     try:
         with server.problems(uri):
             client = server.client_of(uri)
-            found = client.search_experiments(order_by=["last_update_time DESC"])
+            ids = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+            newest = [] if name is not None else _newest_run(client, [*ids.values()])
     except server.Unreachable as problem:
         raise UserError(f"tracking.uri={uri}: expected MLflow to answer ({problem})") from None
-    names = [experiment.name for experiment in found]
-    for experiment in found:
-        if experiment.name == name or (name is None and experiment.name != "Default"):
-            return experiment.experiment_id
-    raise user_error("experiment", name or "(any)", f"an experiment of {uri}", names)
+    if newest:
+        return str(newest[0].info.experiment_id)
+    if name in ids:
+        return ids[name]
+    what = f"an experiment of {uri}" if name is not None else f"an experiment of {uri} with runs of frostline"
+    raise user_error("experiment", name or "(any)", what, [*ids])
+
+
+def _newest_run(client: MlflowClient, experiments: list[str]) -> list[Run]:
+    """Return the frostline run, or sweep, that started last in any of these experiments; empty if there is none."""
+    ours = f"tags.`{layout.SWEEP_TAG}` != ''"
+    return list(client.search_runs(experiments, ours, order_by=["attributes.start_time DESC"], max_results=1))
 
 
 def _set_columns(uri: str, experiment_id: str) -> None:
@@ -107,6 +124,8 @@ def _pages(uri: str, port: int) -> Iterator[str]:
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
         try:
             if not _answers(process, f"http://127.0.0.1:{port}"):
+                if process.poll() is None:
+                    raise UserError(f"port={port}: expected MLflow's UI to answer within {_START:g} seconds")
                 said.seek(0)
                 lines = said.read().decode(errors="replace").strip().splitlines() or ["no answer"]
                 raise UserError(f"port={port}: expected a port on which MLflow's UI can start ({lines[-1]})")

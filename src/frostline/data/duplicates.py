@@ -154,7 +154,8 @@ def _copies(train: SplitHashes) -> Iterator[Finding]:
     if names:
         verb = "is a copy of another" if len(names) == 1 else "are copies of others"
         told = f"{len(names):,} of {len(rows):,} images in train {verb} ({first_few(names)})"
-        yield Finding(told, False, names, tuple((train.place(row), train.place(other)) for row, other in copies[:PAIRS]))
+        pairs = tuple((train.place(row), train.place(other)) for row, other in copies[:PAIRS])
+        yield Finding(told, False, names, pairs)
 
 
 def _alike(group: Sequence[int], fact: Callable[[int], Hashable]) -> Iterator[list[int]]:

@@ -28,6 +28,13 @@ from whole_sweeps import command, environment
 CHECKOUT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def loader():
+    """Yield Hydra's loader of the project's configs."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
 def composed(*overrides, lrs=(0.01, 0.001)):
     """Return the sweep's folder, and the relative folders of its runs, as composed for a sweep over `lrs`."""
     OmegaConf.register_new_resolver("project_root", lambda: ".", replace=True)
@@ -155,17 +162,15 @@ def test_hydra_keys_that_bypass_the_sweep_are_refused(typed):
         ("hydra.sweeper.max_batch_size=2", False, None),
     ],
 )
-def test_unsupported_hydra_keys_are_refused(override, own, said):
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = GlobalHydra.instance().config_loader().load_configuration("config", [override], RunMode.MULTIRUN)
+def test_unsupported_hydra_keys_are_refused(override, own, said, loader):
+    config = loader.load_configuration("config", [override], RunMode.MULTIRUN)
     with pytest.raises(UserError, match=f"{override}: expected .*{said}") if said else nullcontext():
         hydra_keys.check(config, own_launcher=own)
 
 
-def test_launcher_overrides_are_extracted():
+def test_launcher_overrides_are_extracted(loader):
     typed = ["hydra/launcher=basic", "hydra.sweep.dir=x", "lr=1", "+hydra.launcher.more=2"]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = GlobalHydra.instance().config_loader().load_configuration("config", typed, RunMode.MULTIRUN)
+    config = loader.load_configuration("config", typed, RunMode.MULTIRUN)
     assert hydra_keys.beside(config.hydra) == [typed[0], typed[3]]
 
 
@@ -188,19 +193,16 @@ def test_custom_run_folders_work_with_every_launcher(launcher, tmp_path):
 
 
 @pytest.mark.parametrize("typed", ["seed=range(0)", "freeze=glob(x*)", "lr=range(3,1)"])
-def test_override_without_values_is_refused(typed):
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        with pytest.raises(UserError, match=f"^{re.escape(typed)}: expected at least one value"):
-            hydra_keys.points(parser.parse_overrides(["epochs=1,2", typed]))
-        with pytest.raises(UserError, match=r"^lr=interval\(0,1\): expected values with commas between"):
-            hydra_keys.points(parser.parse_overrides(["lr=interval(0,1)"]))
+def test_override_without_values_is_refused(typed, loader):
+    parser = OverridesParser.create(config_loader=loader)
+    with pytest.raises(UserError, match=f"^{re.escape(typed)}: expected at least one value"):
+        hydra_keys.points(parser.parse_overrides(["epochs=1,2", typed]))
+    with pytest.raises(UserError, match=r"^lr=interval\(0,1\): expected values with commas between"):
+        hydra_keys.points(parser.parse_overrides(["lr=interval(0,1)"]))
 
 
-def test_grid_equals_hydras_basic_sweeper():
+def test_grid_equals_hydras_basic_sweeper(loader):
     typed = ["freeze=glob(h*),full", "seed=range(3)", "lr=1", "~schedule", "lr=1e-3,1e-4", "+optimizer.options.eps=1,2"]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        overrides = parser.parse_overrides(typed)
-        (expected,) = BasicSweeper.split_arguments(overrides, None)
-        assert hydra_keys.points(overrides) == expected and len(expected) == 2 * 3 * 2 * 2
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(typed)
+    (expected,) = BasicSweeper.split_arguments(overrides, None)
+    assert hydra_keys.points(overrides) == expected and len(expected) == 2 * 3 * 2 * 2

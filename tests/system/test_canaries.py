@@ -21,6 +21,7 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from canary import Canary
 from frostline.core import untrusted, validation
 from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
@@ -37,16 +38,6 @@ from small import compose, last_checkpoint, plain_config
 
 SECRET = "must-not-be-revealed"
 CANARIES: dict[str, Callable[[Place], object]] = {}
-
-
-class Canary:
-    """An object whose unpickling creates a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 @dataclass

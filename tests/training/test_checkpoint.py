@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import warm
+from canary import Canary
 from frostline.training import checkpoint
 from small import last_checkpoint
 
@@ -158,14 +159,6 @@ def test_save_after_a_damaged_checkpoint(tmp_path: Path) -> None:
     newest.write_bytes(b"")
     checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(3), {"number": 3})
     assert last_number(tmp_path) == 3
-
-
-class Canary:  # its unpickling creates a folder
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_pickle_with_valid_sha256_is_refused(tmp_path: Path) -> None:

@@ -13,22 +13,13 @@ from test_load_weights import net
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet18
 
+from canary import Canary
 from frostline.core.errors import UserError
 from frostline.models import weights
 from frostline.models.build import build
 from frostline.models.torchvision_models import NAMES
 from frostline.store import hashing, tensorfile
 from small import network
-
-
-class Exploit:
-    """An object that creates a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def message_of(caught: pytest.ExceptionInfo[UserError]) -> str:
 @pytest.mark.parametrize("suffix", weights.SUFFIXES)
 def test_file_with_code_is_refused_and_does_not_run(tmp_path: Path, suffix: str, protocol: str) -> None:
     path = tmp_path / f"evil{suffix}"
-    state = {"fc.weight": Exploit(tmp_path / "ran")}
+    state = {"fc.weight": Canary(tmp_path / "ran")}
     path.write_bytes(pickle.dumps(state, protocol=2)) if protocol == "pickle" else torch.save(state, path)
     with pytest.raises(UserError) as caught:
         build("resnet18", weights=str(path), num_classes=2, seed=0)
@@ -60,7 +51,7 @@ def test_file_with_code_is_refused_and_does_not_run(tmp_path: Path, suffix: str,
 
 def test_tampered_hub_cache_is_refused(hub: Path, tmp_path: Path) -> None:
     path = hub / "resnet18-f37072fd.pth"
-    torch.save({"fc.weight": Exploit(tmp_path / "ran")}, path)
+    torch.save({"fc.weight": Canary(tmp_path / "ran")}, path)
     with pytest.raises(UserError) as caught:
         build("resnet18", weights="IMAGENET1K_V1", num_classes=2, seed=0)
     assert "sha256 begins with f37072fd" in message_of(caught)

@@ -141,8 +141,8 @@ class Graph:
                 self._before[place] = (whole, whole.clone())
 
     def __del__(self) -> None:
-        if (there := getattr(EmulatedMachine, "current", None)) is not None and there.capturing not in (None, self):
-            there.invalid = True
+        if (machine := getattr(EmulatedMachine, "current", None)) is not None and machine.capturing not in (None, self):
+            machine.invalid = True
 
     def end(self) -> None:
         """Undo writes, as captured operations are not executed; memory allocated in the capture becomes undefined."""

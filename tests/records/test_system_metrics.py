@@ -29,9 +29,9 @@ def test_gpu_without_utilization_is_sampled(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda:1", 1), ("cuda", 0), ("auto", 0)])
-def test_the_card_of_the_run_is_sampled_and_no_other_is_touched(device: str, number: int, tmp_path: Path) -> None:
-    with EmulatedMachine(2).running() as there:
-        torch.cuda.set_device(number)  # which other threads do not see
+def test_only_the_gpu_of_the_run_is_used(device: str, number: int, tmp_path: Path) -> None:
+    with EmulatedMachine(2).running() as machine:
+        torch.cuda.set_device(number)  # not visible to other threads
         with system_metrics.sampled(Record(tmp_path), on=True, device=device):
             pass
-    assert there.contexts == {number}
+    assert machine.contexts == {number}

@@ -216,7 +216,7 @@ def test_broken_images_are_listed_before_the_sweep(broken: Path, capsys: pytest.
     listed.unlink()
 
 
-def test_skip_bad_counts_and_keeps_the_other_splits(broken: Path, store: Store):
+def test_skip_bad_counts_images_and_moves_no_others(broken: Path, store: Store):
     found = load(broken, store, skip_bad=True)
     assert found.counts == {"skipped": len(BROKEN)}
     splits = (found.train, found.val, found.test)

@@ -125,9 +125,8 @@ def test_bottlenecks_compute_what_the_papers_define(parallel: bool) -> None:
     middle = F.relu(torch.einsum("oc,bchw->bohw", block.adapter.down.weight[:, :, 0, 0], seen) + _column(block, "down"))
     added = torch.einsum("oc,bchw->bohw", block.adapter.up.weight[:, :, 0, 0], middle) + _column(block, "up")
     torch.testing.assert_close(block(maps), was(maps) + 0.5 * added)
-    assert (
-        isinstance(module.stage2[0]._modules.get("adapter"), KeptAdapter) is not parallel
-    )  # this block halves its maps
+    halving = module.stage2[0]
+    assert isinstance(halving._modules.get("adapter"), KeptAdapter) is not parallel
 
 
 def _column(block: Any, name: str) -> Tensor:

@@ -76,10 +76,10 @@ class FakeRay:
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
-    made = FakeRay()
-    monkeypatch.setitem(sys.modules, "ray", made)  # type: ignore[arg-type]
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake)  # type: ignore[arg-type]
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    return made
+    return fake
 
 
 def tasks(*, check: str = "job", address: str | None = None) -> Tasks:

@@ -10,7 +10,6 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
-from test_study import restore, states_at_writes
 
 from frostline.core.config import Config
 from frostline.records import layout
@@ -20,6 +19,7 @@ from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
 from frostline.sweeps.study_storage import mend, storage_of
+from killed_studies import restore, states_at_writes
 from small import compose
 
 SPACE = {"lr": FloatDistribution(0.0, 1.0)}
@@ -125,8 +125,8 @@ def test_kill_at_any_write_changes_no_trial(tmp_path: Path) -> None:
     with states_at_writes(undisturbed, layout.STUDY) as states:
         expected = run_trials(undisturbed)
     assert len(states) > 50
-    for number, left in enumerate(states[::5]):
-        mend(folder := restore(left, tmp_path / str(number)))
+    for number, state in enumerate(states[::5]):
+        mend(folder := restore(state, tmp_path / str(number)))
         assert run_trials(folder) == expected, number
 
 

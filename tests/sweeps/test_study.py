@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study, judge_of
 from frostline.sweeps.study_sharing import Taken
 from frostline.sweeps.study_storage import mend, storage_of
+from killed_studies import restore, states_at_writes
 from small import compose
 
 SPACE = {"lr": FloatDistribution(1e-5, 1.0, log=True), "epochs": IntDistribution(1, 8)}
@@ -76,31 +74,6 @@ def test_suggestions_equal_those_of_optuna(name: str, tmp_path: Path) -> None:
     assert read.best_trial.number == alone.best_trial.number
 
 
-@contextmanager
-def states_at_writes(folder: Path, study: str) -> Iterator[list[dict[str, bytes]]]:
-    """Yield the states of `folder` if the process is killed at each write: before it, or every other time within it."""
-    left: list[dict[str, bytes]] = []
-    real = JournalFileBackend.append_logs
-
-    def append_logs(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
-        left.append({file.name: file.read_bytes() for file in folder.iterdir()})
-        if len(left) % 2 and study in left[-1]:
-            left[-1][study] += json.dumps(logs[0])[:9].encode()
-        real(self, logs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JournalFileBackend, "append_logs", append_logs)
-        yield left
-
-
-def restore(left: dict[str, bytes], folder: Path) -> Path:
-    """Write a state of `states_at_writes` into a new folder and return it."""
-    folder.mkdir()
-    for name, content in left.items():
-        (folder / name).write_bytes(content)
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "random"])
 def test_killed_study_continues_with_the_same_trials(name: str, tmp_path: Path) -> None:
@@ -110,8 +83,8 @@ def test_killed_study_continues_with_the_same_trials(name: str, tmp_path: Path) 
     with states_at_writes(whole, layout.STUDY) as states:
         run_trials(open_study(config, whole), trials)
     expected = results(open_study(config, whole))
-    for number, left in enumerate(states if name == "tpe" else states[-5:]):
-        mend(folder := restore(left, tmp_path / str(number)))
+    for number, state in enumerate(states if name == "tpe" else states[-5:]):
+        mend(folder := restore(state, tmp_path / str(number)))
         run_trials(open_study(config, folder), trials)
         assert results(open_study(config, folder)) == expected, number
 
@@ -139,8 +112,8 @@ def test_killed_shared_study_equals_an_own_study(name: str, tmp_path: Path) -> N
     own = open_study(search_config(name), None)
     run_trials(own, trials)
     assert results(own) == expected
-    for number, left in enumerate(states if name == "tpe" else states[-8:]):
-        config = search_config(name, f"search.storage={restore(left, tmp_path / str(number))}/{layout.STUDY}")
+    for number, state in enumerate(states if name == "tpe" else states[-8:]):
+        config = search_config(name, f"search.storage={restore(state, tmp_path / str(number))}/{layout.STUDY}")
         assert results(run_shared_trials(config, tmp_path / "next", trials)) == expected, number
 
 

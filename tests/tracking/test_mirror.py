@@ -70,15 +70,15 @@ def epochs(folder: Path, first: int = 1, last: int = EPOCHS) -> None:
         journal.append(folder, "metrics", step=epoch, time=now(), values=values)
 
 
-def write_run(folder: Path) -> None:
-    begin(folder), epochs(folder), finish(folder)
-
-
 def finish(folder: Path) -> None:
     (folder / "plan.json").write_text("{}")
     journal.append(folder, "artifact", path="plan.json", inside=None)
     journal.append(folder, "tags", values={"last": "é"})
     journal.append(folder, "end", status="FINISHED", time=now())
+
+
+def write_run(folder: Path) -> None:
+    begin(folder), epochs(folder), finish(folder)
 
 
 def assert_mirrored(client: MlflowClient, experiment: str, folder: Path) -> None:
@@ -97,7 +97,7 @@ def assert_mirrored(client: MlflowClient, experiment: str, folder: Path) -> None
     assert not Mirror(folder).pending()
 
 
-def synced(mirror: Mirror, client: MlflowClient, experiment: str) -> bool:
+def try_sync(mirror: Mirror, client: MlflowClient, experiment: str) -> bool:
     try:
         mirror.sync(client, experiment, None)
     except Exception:  # like the mirror thread
@@ -112,7 +112,7 @@ def mirror_in_steps(faulty: Faulty, client: MlflowClient, experiment: str, folde
         step(folder)
         for attempt in range(30):
             mirror = mirror if (number + attempt) % 2 else Mirror(folder)
-            if synced(mirror, client, experiment):
+            if try_sync(mirror, client, experiment):
                 break
     faulty.fault = faulty.often = None
     assert_mirrored(client, experiment, folder)
@@ -230,12 +230,12 @@ def test_invalid_journal_values_are_skipped(tmp_path, value):
 
 def test_damaged_journal_does_not_undo_the_record(client, experiment, tmp_path):
     write_run(tmp_path)
-    assert synced(Mirror(tmp_path), client, experiment)
+    assert try_sync(Mirror(tmp_path), client, experiment)
     path = tmp_path / "record.jsonl"
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     (tmp_path / "mirrored.json").write_text("{")
     end(tmp_path, "KILLED", GONE)
-    assert synced(Mirror(tmp_path), client, experiment)
+    assert try_sync(Mirror(tmp_path), client, experiment)
     assert_mirrored(client, experiment, tmp_path)
     (run,) = client.search_runs([experiment])
     assert not {"frostline.reason", "mlflow.note.content"} & set(run.data.tags)
@@ -243,12 +243,12 @@ def test_damaged_journal_does_not_undo_the_record(client, experiment, tmp_path):
 
 def test_new_journal_continues_the_same_mlflow_run(client, experiment, tmp_path):
     begin(tmp_path), epochs(tmp_path)
-    assert synced(Mirror(tmp_path), client, experiment)
+    assert try_sync(Mirror(tmp_path), client, experiment)
     (tmp_path / "record.jsonl").unlink()
     run_id = journal.run_id(tmp_path)
     with recording(tmp_path, name="run", tags={"new": "1"}, params={}, resume_run_id=run_id) as record:
         record.metrics({"train/loss": 0.25}, step=4)
-    assert synced(Mirror(tmp_path), client, experiment)
+    assert try_sync(Mirror(tmp_path), client, experiment)
     (run,) = client.search_runs([experiment])
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     assert run.data.tags["new"] == "1" and run.data.metrics["train/loss"] == 0.25
@@ -451,6 +451,13 @@ def close_sweep(tracker, messages):
     session.close_sweep(tracker, status="FINISHED", description="done", results=[], say=messages.append)
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def run(tracker, steps):
     """Carry out a run with one epoch per step, which is called before its epoch."""
     folder = Path(tracker.folder) / "0"
@@ -507,8 +514,7 @@ def test_next_sweep_completes_pending_ones(faulty, client, place, tmp_path):
     close_sweep(tracker, [])
     faulty.away = False
     second = open_sweep(replace(place, experiment=f"{place.experiment} 2"), tmp_path / "second", [])
-    while pending_sweeps.remembered(place.uri, tmp_path) != [tmp_path / "second"]:
-        time.sleep(0.05)
+    wait_until(lambda: pending_sweeps.remembered(place.uri, tmp_path) == [tmp_path / "second"])
     assert_sweep_mirrored(client, place.experiment, 1)
     close_sweep(second, [])
 
@@ -525,6 +531,5 @@ def test_training_does_not_wait_for_the_server(faulty, client, place, tmp_path, 
     close_sweep(tracker, messages)
     assert not faulty.held.is_set() and len(messages) == 2
     faulty.held.set()
-    while not sync.complete(SweepMirror(tmp_path / "sweep", place)):  # until the remaining thread releases the lock
-        time.sleep(0.05)
+    wait_until(lambda: sync.complete(SweepMirror(tmp_path / "sweep", place)))  # the remaining thread has a lock
     assert_sweep_mirrored(client, place.experiment, 5)

@@ -10,8 +10,7 @@ import pytest
 
 from frostline.core.config_keys import digest, flatten
 from frostline.core.errors import UserError
-from frostline.sweeps import recorded_runs
-from frostline.sweeps.recorded_configs import configs_of
+from frostline.sweeps.recorded_configs import configs_of, in_place
 from small import compose
 
 
@@ -62,9 +61,9 @@ def test_relative_paths_are_resolved_against_the_recorded_folder(
         (tmp_path / name).write_text("")
     recorded = asdict(compose(*typed))
     (run / "provenance.json").write_text(json.dumps({"directory": str(tmp_path)}))
-    before, after = flatten(recorded), flatten(recorded_runs._in_place(recorded, run))
+    before, after = flatten(recorded), flatten(in_place(recorded, run))
     changed = {name: value for name, value in after.items() if value != before[name]}
     assert {name.rpartition(".")[2] for name in changed} == ({key} if found else set())
     assert all(value == f"{tmp_path}/{before[name]}" for name, value in changed.items())
     (run / "provenance.json").write_text("{}")
-    assert recorded_runs._in_place(recorded, run) == recorded  # older records have no directory
+    assert in_place(recorded, run) == recorded  # older records have no directory

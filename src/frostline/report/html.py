@@ -115,8 +115,7 @@ def _pairs(number: int, group: Mapping[str, Any]) -> str:
     if not found:
         return ""
     by, modes, models = Metric(**group["by"]), found["modes"], found["models"]
-    heads = [*(f'<span class="swatch" data-series="{escape(mode)}"></span>{escape(mode)}' for mode in modes)]
-    heads.append(escape(f"{modes[0]} against {modes[1]}"))
+    heads = [*(page_assets.swatch(mode, mode) for mode in modes), escape(f"{modes[0]} against {modes[1]}")]
     rows = []
     for model, scores, gap in zip(models, found["scores"], found["of_modes"], strict=True):
         best = [[model, mode] == list(found["best"]) for mode in modes]
@@ -148,12 +147,11 @@ def _row(
     one: Mapping[str, Any], keys: Sequence[str], by: Metric, text: Callable[[object], str], *, adapter: bool
 ) -> list[str]:
     """Return the HTML of the table row of one contender, a string per column."""
-    name = f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
     test, low, high = one["test"]
     gap = one["behind"]
     seconds = one["cost"][0]
     return [
-        name,
+        page_assets.swatch(one["series"], one["name"]),
         by.text(test),
         "-" if low is None else by.span(low, high),
         "" if gap is None else _gap(gap, by),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from html import escape
 from importlib import resources
 from string import Template
 
@@ -31,6 +32,11 @@ def table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> s
 
     head, body = line([name for name, _ in heads], "th"), "\n".join(map(line, rows))
     return f'<table class="plain"><thead>{head}</thead><tbody>{body}</tbody></table>'
+
+
+def swatch(series: str, name: str) -> str:
+    """Return a name behind a mark in the colour of its series, which the page fills in, as HTML."""
+    return f'<span class="swatch" data-series="{escape(series)}"></span>{escape(name)}'
 
 
 def of_group(number: int, content: str) -> str:

@@ -167,7 +167,7 @@ def _columns(
     counted = [(name, trial_tags.STATES.index(state)) for name, state in ended]
     counted = [(name, state) for name, state in counted if any(state in one["state"] for one in found)]
     return [
-        ("", False, _name),
+        ("", False, lambda one: page_assets.swatch(one["series"], one["name"])),
         ("trials", True, lambda one: str(len(one["state"]))),
         *((name, True, lambda one, state=state: str(one["state"].count(state))) for name, state in counted),
         ("best trial", False, _settings),
@@ -176,10 +176,6 @@ def _columns(
         ("by chance", True, lambda one: "-" if one["fresh"] is None else by.gap(one["then"] - one["fresh"][0])),
         ("as good", False, _as_good),
     ]
-
-
-def _name(one: Mapping[str, Any]) -> str:
-    return f'<span class="swatch" data-series="{escape(one["series"])}"></span>{escape(one["name"])}'
 
 
 def _settings(one: Mapping[str, Any]) -> str:

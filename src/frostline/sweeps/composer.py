@@ -34,7 +34,6 @@ try:
 except ImportError:  # a private function: without it Hydra composes every job
     get_overrides_dirname = None  # type: ignore[assignment]
 
-_NUMBERED = "${hydra:job.num}"
 _NO_KEYS = re.compile(r"\$\{(project_root:|now:[^${}]*|hydra:job\.num)\}")
 _PLAIN = (int, float, str, bool)
 
@@ -84,8 +83,7 @@ class Composer:
             return found
         composed = self(overrides)
         found = read(composed, overrides, number)
-        place: Any = OmegaConf.to_container(composed.hydra.sweep, resolve=False)
-        if str(place["subdir"]) == _NUMBERED:
+        if hydra_keys.subdir(composed) is None:
             self._first.setdefault(self._kind([*map(self._parsed, overrides)]), found)
         self.forget(overrides)
         return found

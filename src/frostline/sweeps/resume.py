@@ -57,9 +57,7 @@ def _moved(past: PastRun, lying: Mapping[str, Path]) -> PastRun:
 
 def _every_earlier_run(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[PastRun]:
     """Yield earlier runs: from journals of pending sweeps, then from MLflow, newest first."""
-    for sweep in pending_sweeps.remembered(tracker.uri, root):
-        if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
-            continue
+    for sweep in _pending(tracker, root):
         for folder in sweep_record.with_record(sweep):
             past = of_folder(folder)
             if past is not None and query.is_wanted(past.tags, digests):
@@ -72,6 +70,12 @@ def _every_earlier_run(tracker: Tracker, root: Path, digests: Collection[str] | 
             )
         except server.Unreachable:
             return
+
+
+def _pending(tracker: Tracker, root: Path) -> list[Path]:
+    """Return the folders of pending sweeps of the tracker's experiment, or of an experiment that they do not state."""
+    sweeps = pending_sweeps.remembered(tracker.uri, root)
+    return [sweep for sweep in sweeps if pending_sweeps.experiment(sweep) in (None, tracker.experiment)]
 
 
 def _completed(past: PastRun) -> PastRun:
@@ -104,11 +108,9 @@ def planned(tracker: Tracker, root: Path) -> Iterator[tuple[PastRun, str | None]
 
     They have no journal yet. Sweeps of other machines are seen if folders and the list of pending sweeps are shared.
     """
-    for sweep in pending_sweeps.remembered(tracker.uri, root):
+    for sweep in _pending(tracker, root):
         owner = liveness.living(sweep / layout.OWNER)
         if owner in (None, liveness.this_process()):
-            continue
-        if pending_sweeps.experiment(sweep) not in (None, tracker.experiment):
             continue
         if sweep_record.SweepFacts.exist(sweep) and (own := of_folder(sweep)) is not None:
             for facts in sweep_record.SweepFacts.read(sweep).runs:

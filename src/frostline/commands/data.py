@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     if table is not None:
         parts = loading.whole_splits(config.data, opened.setup.store)
         beside.say(_written(split_table.write(table, parts, config.data), config.data))
-    facts = data_facts.facts(opened)
+    facts = data_facts.facts(opened.setup)
     if asked.json:
         print(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
         return 0

@@ -18,7 +18,7 @@ from frostline.core.labels import class_counts
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.findings import Finding
 from frostline.data.resize import CenterCrop
-from frostline.data.splits import Data, Split
+from frostline.data.splits import Split
 from frostline.data.views import Views
 from frostline.report.terminal import Screen
 from frostline.runs import split_views
@@ -112,23 +112,6 @@ class Opened:
     setup: Setup
     plain: dict[str, Views]
     """The views of every split without augmentation."""
-    training: Views
-    """The training views, with augmentation if there is any."""
-
-    @property
-    def config(self) -> Config:
-        """The run's config."""
-        return self.setup.config
-
-    @property
-    def data(self) -> Data:
-        """The splits."""
-        return self.setup.data
-
-    @property
-    def spec(self) -> InputSpec:
-        """The input that the network expects."""
-        return self.setup.model.input
 
 
 def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
@@ -141,12 +124,12 @@ def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
     cpu = torch.device("cpu")
     setup = replace(made, device=cpu, device_budget=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
     plain = {name: split_views.centred(setup, name, split) for name, split in setup.data.splits.items()}
-    return Opened(setup, plain, setup.views.train)
+    return Opened(setup, plain)
 
 
-def facts(opened: Opened) -> DataFacts:
-    """Return the facts about the data."""
-    config, data = opened.config, opened.data
+def facts(setup: Setup) -> DataFacts:
+    """Return the facts about the data of a run."""
+    config, data = setup.config, setup.data
     count = len(data.classes)
     counts = {name: tuple(class_counts(split.labels, count).tolist()) for name, split in data.splits.items()}
     most = max(counts["train"])
@@ -159,13 +142,13 @@ def facts(opened: Opened) -> DataFacts:
         groups=_groups(data.splits),
         largest=(data.classes[counts["train"].index(most)], most / len(data.train)),
         of_none=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
-        sizes=_sizes(torch.cat([split.sizes for split in data.splits.values()]), opened.spec),
+        sizes=_sizes(torch.cat([split.sizes for split in data.splits.values()]), setup.model.input),
         converted={name: data.counts[name] for name in CONVERSIONS if name in data.counts},
         broken=data.broken,
         hidden=data.counts.get("hidden", 0),
         suffixes=dict(data.suffixes),
         findings=data.findings,
-        given=_given(opened),
+        given=_given(setup),
         fingerprint=data.fingerprint,
     )
 
@@ -194,10 +177,10 @@ def _five(values: NDArray[np.float64]) -> Five:
     return low, lower, middle, upper, high
 
 
-def _given(opened: Opened) -> Given:
-    config, spec = opened.config, opened.spec
-    order = dataset.sampled(opened.data.train.labels, config.train.sampling, config.seed, 1)[:MEASURED]
-    mean, std = _measure(opened.training, order)
+def _given(setup: Setup) -> Given:
+    config, spec = setup.config, setup.model.input
+    order = dataset.sampled(setup.data.train.labels, config.train.sampling, config.seed, 1)[:MEASURED]
+    mean, std = _measure(setup.views.train, order)
     return Given(
         size=spec.size,
         resize=spec.resize,
@@ -205,7 +188,7 @@ def _given(opened: Opened) -> Given:
         interpolation=spec.interpolation,
         mean=spec.mean,
         std=spec.std,
-        training=_training(config, opened.data.cut_from),
+        training=_training(config, setup.data.cut_from),
         views=len(order),
         measured_mean=mean,
         measured_std=std,

@@ -54,19 +54,19 @@ class Gallery:
 
 def gallery(opened: Opened) -> Gallery:
     """Return images of some classes, evenly spaced in the order of the source, and images of the findings."""
-    name_of = loading.image_names(opened.config.data, opened.setup.store)
+    name_of = loading.image_names(opened.setup.config.data, opened.setup.store)
     return Gallery(
         classes=_sheet(opened, name_of),
         findings=tuple(
             tuple(group for places in finding.shown if (group := _side_by_side(opened, places, name_of)))
-            for finding in opened.data.findings
+            for finding in opened.setup.data.findings
         ),
     )
 
 
 def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[GalleryImage, ...]]:
     """Return images of classes that are evenly spaced from the largest to the smallest."""
-    data = opened.data
+    data = opened.setup.data
     by_size = class_counts(data.train.labels, len(data.classes)).argsort(descending=True, stable=True)
     chosen = _spread(by_size, CLASSES).tolist()
     found: dict[str, list[GalleryImage]] = {data.classes[label]: [] for label in chosen}
@@ -89,7 +89,7 @@ def _side_by_side(
     """Return the images at `places`; empty if one of them is not used by the run."""
     found: list[GalleryImage] = []
     for split, number in places:
-        row = (opened.data.splits[split].ids == number).nonzero()[:, 0]
+        row = (opened.setup.data.splits[split].ids == number).nonzero()[:, 0]
         found += _shown(opened, split, row, name_of[split])
     return tuple(found) if len(found) == len(places) else ()
 
@@ -98,10 +98,11 @@ def _shown(
     opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
 ) -> list[GalleryImage]:
     """Return the images of a split at `rows`; with `random`, also their augmented training views if there are any."""
-    split, classes = opened.data.splits[name], opened.data.classes
-    seen = [_thumbnails(opened.spec, opened.plain[name], rows, 1)]
-    if random and name == "train" and augment_policy(opened.config).random:
-        seen += [_thumbnails(opened.spec, opened.training, rows, epoch) for epoch in range(1, EPOCHS + 1)]
+    setup = opened.setup
+    split, classes, spec = setup.data.splits[name], setup.data.classes, setup.model.input
+    seen = [_thumbnails(spec, opened.plain[name], rows, 1)]
+    if random and name == "train" and augment_policy(setup.config).random:
+        seen += [_thumbnails(spec, setup.views.train, rows, epoch) for epoch in range(1, EPOCHS + 1)]
     return [
         GalleryImage(name_of(int(split.ids[row])), name, label_text(split.labels[row], classes), views)
         for row, views in zip(rows.tolist(), zip(*seen, strict=True), strict=True)

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -37,56 +36,42 @@ class Columns:
     named: str
     """The carried column that identifies the image."""
     classes: tuple[str, ...]
-    top: int
-    """Number of classes that are listed with their probabilities, most probable first."""
-    multi_label: bool = False
-    """Whether a column before these lists all classes with a probability above 0.5."""
-    vectors: bool = False
+    every: list[str]
+    """The column of all classes with a probability above 0.5, in a list; empty unless multi-label."""
+    best: list[tuple[str, str]]
+    """The columns of class and probability by rank: `class`, `probability`, `class_2`, ..."""
+    probabilities: str
+    """The key of the probabilities by class in JSON."""
+    features: str
+    """The column of the feature vectors."""
+    error: str
+    """The column that says why an image could not be read."""
+    vectors: bool
     """Whether there is a column of features."""
-    unread: bool = True
+    unread: bool
     """Whether unreadable images have rows."""
 
     @classmethod
-    def of(cls, images: ImageList, predictor: Predictor, top: int, **more: bool) -> Columns:
-        """Return the columns for a list of images; UserError if a table already has columns with these names."""
-        several = predictor.multi_label
-        found = cls(tuple(images.columns), images.named, predictor.classes, top, several, **more)
-        _ = (found.every, found.best, found.probabilities, found.features, found.error)
-        return found
+    def of(
+        cls, images: ImageList, predictor: Predictor, top: int, *, vectors: bool = False, unread: bool = True
+    ) -> Columns:
+        """Return the columns for a list of images, with the `top` classes, the most probable first.
 
-    @cached_property
-    def every(self) -> list[str]:
-        """The column of all predicted classes, in a list; empty unless multi-label."""
-        return [self._free("classes")] if self.multi_label else []
+        If a table already has a column of a name, it is `predicted_<name>` here; UserError if the table has both.
+        """
+        carried, classes = tuple(images.columns), predictor.classes
 
-    @cached_property
-    def best(self) -> list[tuple[str, str]]:
-        """The columns of class and probability by rank: `class`, `probability`, `class_2`, ..."""
-        places = range(1, min(self.top, len(self.classes)) + 1)
-        marks = ["" if place == 1 else f"_{place}" for place in places]
-        return [(self._free(f"class{mark}"), self._free(f"probability{mark}")) for mark in marks]
+        def free(name: str) -> str:
+            found = next((each for each in (name, f"predicted_{name}") if each not in carried), None)
+            if found is None:
+                raise user_error("images", name, f"a table without a column {name} or predicted_{name}")
+            return found
 
-    @cached_property
-    def probabilities(self) -> str:
-        """The key of the probabilities by class in JSON."""
-        return self._free("probabilities")
-
-    @cached_property
-    def features(self) -> str:
-        """The column of the feature vectors."""
-        return self._free("features")
-
-    @cached_property
-    def error(self) -> str:
-        """The column that says why an image could not be read."""
-        return self._free("error")
-
-    def _free(self, name: str) -> str:
-        """Return `name`, or `predicted_<name>` if a table has a column `name`; UserError if it has both."""
-        free = next((each for each in (name, f"predicted_{name}") if each not in self.carried), None)
-        if free is None:
-            raise user_error("images", name, f"a table without a column {name} or predicted_{name}")
-        return free
+        every = [free("classes")] if predictor.multi_label else []
+        marks = ["" if place == 1 else f"_{place}" for place in range(1, min(top, len(classes)) + 1)]
+        best = [(free(f"class{mark}"), free(f"probability{mark}")) for mark in marks]
+        keys = free("probabilities"), free("features"), free("error")
+        return cls(carried, images.named, classes, every, best, *keys, vectors, unread)
 
     def told(self, row: Mapping[str, Any]) -> str:
         """Return in words which image could not be read, and why."""

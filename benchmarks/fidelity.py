@@ -27,7 +27,7 @@ import limit
 from bench import Bench
 from frostline.data import augment
 from frostline.data.augment import Policy
-from frostline.data.reduction import reduced
+from frostline.data.pixel_form import reduced
 from frostline.data.resize import CenterCrop, center_crop, resized_crop
 from frostline.models import lookup
 from table import Row, figures

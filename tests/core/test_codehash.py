@@ -24,8 +24,7 @@ DECIDING = {
     },
     "pixels": {
         *("data.decode_all", "data.icc", "data.image_formats", "data.bit_depth", "data.perceptual_hash"),
-        *("data.decode_image", "data.open_image", "data.pixel_form", "data.reduction"),
-        *("data.resize", "data.resize_by_matrices"),
+        *("data.decode_image", "data.open_image", "data.pixel_form", "data.resize", "data.resize_by_matrices"),
         *("data.source", "data.sources", "data.torchvision_data", "data.glyphs"),
         *("core.randomness", "core.files", "core.input_spec", "data.value_range"),
     },

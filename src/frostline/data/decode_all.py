@@ -22,8 +22,7 @@ from frostline.data import perceptual_hash
 from frostline.data.bit_depth import Levels
 from frostline.data.decode_image import convert, tensor_of
 from frostline.data.open_image import at_most, is_passing, why
-from frostline.data.pixel_form import PixelForm
-from frostline.data.reduction import reduce, reduced
+from frostline.data.pixel_form import PixelForm, reduce, reduced
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.store.writer import Writer
 

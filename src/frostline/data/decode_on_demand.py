@@ -17,7 +17,7 @@ from frostline.core import machine
 from frostline.data.bit_depth import Levels
 from frostline.data.decode_image import tensor_of
 from frostline.data.open_image import lift_limits, why
-from frostline.data.reduction import reduce
+from frostline.data.pixel_form import reduce
 
 See = Callable[[int, Tensor], Tensor]
 """Returns the view `(3, h, w)` of an image `(3, H, W)` uint8, given its position in the batch and the image."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -14,17 +14,17 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.core.config import DataConfig
 from frostline.core.files import expanded
-from frostline.data import findings
+from frostline.data import duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import of_range
 from frostline.data.broken_images import blamed, broken_of, leave_out, require_readable
 from frostline.data.decode_all import Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
+from frostline.data.findings import Finding
 from frostline.data.layouts import SPLITS
 from frostline.data.pixel_cache import Decoded, PixelCache, ViewSpec
 from frostline.data.pixel_form import PixelForm
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
-from frostline.data.split_findings import of_images, of_sources, of_times
 from frostline.data.splits import Data, Split
 from frostline.data.splitting import Selection, divide
 from frostline.store.store import Store
@@ -113,7 +113,7 @@ def _assemble(
         whole = _split(Selection(train.source, ids), decoded["train"])
     counts = _conversions(pairs) | _summed(source.left_out for source in sources.values())
     suffixes = _summed(source.suffixes for source in sources.values())
-    told = of_sources(sources.values(), suffixes)
+    told = _of_sources(sources.values(), suffixes)
     if broken := broken_of(parts, decoded):
         counts["skipped"] = len(broken)
     shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
@@ -127,10 +127,46 @@ def _assemble(
         pixels=_cut_from(decoded["train"].form) if spec.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
-        findings=(*told, *of_times(parts), *of_images(good, splits, decoded), *shown),
+        findings=(*told, *_of_times(parts), *_of_images(good, splits, decoded), *shown),
         broken=broken,
         suffixes=suffixes,
     )
+
+
+def _of_sources(sources: Iterable[Source], suffixes: Counter[str]) -> Iterator[Finding]:
+    """Yield findings about whole sources; `suffixes` counts the files left out that are not images by their names."""
+    for source in sources:
+        yield from source.findings
+    if (told := leftovers.describe(suffixes)) is not None:
+        yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
+
+
+def _of_times(parts: Mapping[str, Selection]) -> list[Finding]:
+    """Return the finding about the times of splits, if the splits were made by time."""
+    known = parts["train"].source.times
+    return [] if known is None else [times.finding(known, {name: part.ids for name, part in parts.items()})]
+
+
+def _of_images(
+    parts: Mapping[str, Selection], splits: Mapping[str, Split], decoded: Mapping[str, Decoded]
+) -> Iterator[Finding]:
+    """Yield findings about classes, duplicates and near duplicates in the splits."""
+    labels = {name: split.labels for name, split in splits.items()}
+    classes = parts["train"].source.classes
+    yield from findings.of_classes(labels, classes)
+    shown = {
+        name: duplicates.SplitHashes(
+            name,
+            split.ids,
+            split.digests,
+            decoded[name].entry.tensors["hashes"][decoded[name].rows(split.ids)],
+            split.labels,
+            parts[name].name,
+        )
+        for name, split in splits.items()
+    }
+    yield from duplicates.find(shown, classes)
+    yield from near_duplicates.find(shown)
 
 
 def _cut_from(form: PixelForm) -> str:

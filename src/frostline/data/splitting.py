@@ -40,6 +40,10 @@ class Selection:
         """`(classes,)` int64: number of images of each class."""
         return class_counts(self.labels, len(self.source.classes))
 
+    def name(self, row: int) -> str:
+        """Return the name of the image in a row, for people."""
+        return self.source.name(int(self.ids[row]))
+
 
 def divide(sources: Mapping[str, Source], config: DataConfig) -> dict[str, Selection]:
     """Return `train`, `val` and `test` from a data source's splits, at least `train`, whose source may hold several.

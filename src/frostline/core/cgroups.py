@@ -32,15 +32,10 @@ def _left(groups: Path, mount: Path) -> Iterator[int]:
                 top, limit, usage = mount, "memory.max", "memory.current"
             else:
                 continue
-            for folder in _upwards(top, path):
+            inner = PurePosixPath(path.lstrip("/"))
+            for folder in (top / part for part in (inner, *inner.parents)):  # a container's own group may be `top`
                 with suppress(OSError, ValueError):  # no such file in the root group; `max` is not a number
                     yield _free(int((folder / limit).read_text()), folder, usage)
-
-
-def _upwards(top: Path, path: str) -> Iterator[Path]:
-    """Yield the folders of a group and its parents; in a container the group's own folder may be `top`."""
-    inner = PurePosixPath(path.lstrip("/"))
-    yield from (top / part for part in (inner, *inner.parents))
 
 
 def _free(limit: int, folder: Path, usage: str) -> int:

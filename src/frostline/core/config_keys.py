@@ -34,8 +34,6 @@ _NOT_SOLVED = (
 """Keys and groups that only training steps read."""
 SOLVERS = {"probe": ("l2",), "knn": ("k", "temperature"), "centroid": ("temperature",)}
 """Fields of `FreezeModeConfig` that each solver of a head reads."""
-_ALSO_SOLVED = {"probe": "train.class_weights"}
-"""Keys in `_NOT_SOLVED` that a solver reads nevertheless."""
 
 
 def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
@@ -65,7 +63,7 @@ def is_read(key: str, solver: str | None) -> bool:
     """Return whether a run with `solver` (None: training steps) reads the dotted `key`, which may name a group."""
     options, own = {name for names in SOLVERS.values() for name in names}, SOLVERS.get(solver or "", ())
     unread = [*(f"freeze_mode.{name}" for name in options if name not in own), *(_NOT_SOLVED if solver else ())]
-    if solver in _ALSO_SOLVED and _within(key, [_ALSO_SOLVED[solver]]):
+    if solver == "probe" and _within(key, ["train.class_weights"]):
         return True
     return not _within(key, unread)
 

@@ -193,9 +193,6 @@ def _look(url: str) -> RemoteFile | None:
         return None
     if told.get("size") is None or told.get("type") == "directory":
         raise OSError(f"{printable(PurePosixPath(url).name)} is a folder, or its server does not report its size")
-    facts = {key.lower(): value for key, value in told.items() if key.lower() in _TOLD}
-    return RemoteFile(url, int(told["size"]), tuple(f"{key}={_plain(facts[key])}" for key in sorted(facts)))
-
-
-def _plain(value: object) -> object:
-    return value.timestamp() if isinstance(value, datetime) else value
+    known = {key.lower(): value for key, value in told.items() if key.lower() in _TOLD}
+    facts = {key: value.timestamp() if isinstance(value, datetime) else value for key, value in sorted(known.items())}
+    return RemoteFile(url, int(told["size"]), tuple(f"{key}={value}" for key, value in facts.items()))

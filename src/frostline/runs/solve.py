@@ -90,15 +90,12 @@ def _probe(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Ca
     number = ranks.index(min(ranks))
     best = solutions[number]
     _write(head, best.weight, best.bias)
-    edge = "" if 0 < number < len(ranks) - 1 or len(ranks) == 1 else f"; a {_further(number)} one may be better still"
+    further = "weaker" if number else "stronger"
+    edge = "" if 0 < number < len(ranks) - 1 or len(ranks) == 1 else f"; a {further} one may be better still"
     say(f"  l2 {best.l2:g} is the best of {len(ranks)} by validation, after {best.iterations} iterations{edge}")
     if late := [one.l2 for one in solutions if one.above > lbfgs.NEAR_ENOUGH]:
         say(f"  note: not converged with l2 {', '.join(f'{l2:g}' for l2 in late)}")
     return {"probe/l2": best.l2, "probe/iterations": float(best.iterations)}, None
-
-
-def _further(number: int) -> str:
-    return "weaker" if number else "stronger"
 
 
 def _knn(setup: Setup, head: Head, train: HeadInputs, val: HeadInputs, say: Callable[[str], None]) -> _Solved:

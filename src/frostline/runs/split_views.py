@@ -85,15 +85,12 @@ def random_view(spec: InputSpec, policy: augment.Policy, seed: int) -> View:
         return augment.random_crop(sizes, ids, policy=policy, how=how, seed=seed, epoch=number)
 
     def finish(views: Tensor, ids: Tensor, number: int) -> Tensor:
-        if policy.crop == "none":
-            views = _mirror(views, augment.mirrored(ids, policy=policy, seed=seed, epoch=number))
+        flip = augment.mirrored(ids, policy=policy, seed=seed, epoch=number) if policy.crop == "none" else None
+        if flip is not None:
+            views = torch.where(flip[:, None, None, None], views.flip(3), views)
         return spec.normalise(augment.recolor(views, ids, policy=policy, seed=seed, epoch=number))
 
     return View(how, None if policy.crop == "none" else crop, finish)
-
-
-def _mirror(views: Tensor, flip: Tensor | None) -> Tensor:
-    return views if flip is None else torch.where(flip[:, None, None, None], views.flip(3), views)
 
 
 def _view_of(distinct: int | None) -> Callable[[int], int]:

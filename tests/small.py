@@ -94,7 +94,7 @@ class Samples:
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         self.asked.append((epoch, index.clone()))
-        return self.tensor[index]
+        return self.tensor[index.to(self.tensor.device, non_blocking=True)]
 
 
 def last_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

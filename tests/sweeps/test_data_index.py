@@ -60,6 +60,11 @@ def test_changed_files_change_the_index(config, images, change):
     assert before is not None and data_index.index([config]) != before
 
 
+def test_data_with_too_many_files_has_no_index(config):
+    assert data_index.index([config], 3) == data_index.index([config]) is not None
+    assert data_index.index([config], 2) is None
+
+
 def test_data_with_unknown_files_has_no_index(config, images, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (images / "c").symlink_to(tmp_path / "elsewhere")

@@ -170,7 +170,9 @@ def test_many_finished_runs_are_skipped_together(tmp_path):
     written = (first.folder / "record.jsonl").read_bytes()
     second = sweep(tmp_path / "first", store, *typed, run=run)
     assert f"\n5 runs: skipped, finished in {first.folder}\n\n" in second.out and second.out.count("skipped") == 1
-    assert printed_verdict(second) == printed_verdict(first)
+    few_runs = sweep(tmp_path / "first", store, *typed)
+    assert few_runs.out.count(f": skipped, finished in {first.folder}/") == 5
+    assert printed_verdict(second) == printed_verdict(few_runs) == printed_verdict(first)
     assert (first.folder / "record.jsonl").read_bytes() == written
     first.client().delete_run(first.results()[3]["run_id"])
     sweep(tmp_path / "first", store, *typed, run=run)  # checks every run

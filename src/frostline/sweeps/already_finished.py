@@ -1,4 +1,4 @@
-"""Answer a repeated sweep of many runs, all finished, from the folder of the earlier sweep.
+"""Answer a repeated sweep whose runs are all finished from the folder of the earlier sweep.
 
 Loads neither torch nor MLflow, and records nothing a second time. The earlier sweep must have a complete record on this
 machine, all its runs, and unchanged data files; otherwise the sweep takes the usual path.
@@ -6,6 +6,7 @@ machine, all its runs, and unchanged data files; otherwise the sweep takes the u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from frostline.sweeps.skip_or_resume import NAMED
 from frostline.tracking import pending_sweeps, query, tracking_uri
 
 _NEWEST = 50  # number of latest sweeps that are read
+_FEW_FILES = 20_000  # whose states take 0.1 s on a local disk, and some seconds on a shared one
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class EarlierSweeps:
 
     def may_be(self, first: Config) -> bool:
         """Return whether an earlier sweep begins with this run; called before the other runs are composed."""
-        if self._jobs > NAMED and first.resume and not first.dry_run and first.search.name == "grid":
+        if self._jobs and first.resume and not first.dry_run and first.search.name == "grid":
             self.found = [folder for folder in self._places() if self._begins(folder, first)]
         return bool(self.found)
 
@@ -61,6 +63,8 @@ class EarlierSweeps:
         if not (folder / layout.DATA).is_file() or not sweep_record.SweepFacts.exist(folder):
             return False
         owner, told = liveness.read(folder / layout.OWNER), sweep_record.SweepFacts.read(folder)
+        if self._jobs <= NAMED and self._jobs != len(told.runs):  # e.g. a longer grid, whose workers are to start now
+            return False
         whole = told.search is None and told.tracker is not None and len(told.runs) > 0
         return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
@@ -68,7 +72,7 @@ class EarlierSweeps:
         """Return the newest earlier sweep that has finished all `planned` runs; None if there is none."""
         if not self.found:
             return None
-        index = data_index.index([run.config for run in planned])
+        index = index_of(planned)
         return next(filter(None, (self._whole(folder, planned, index) for folder in self.found)), None)
 
     def _whole(self, folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> FinishedSweep | None:
@@ -94,6 +98,12 @@ class EarlierSweeps:
         if not same or not query.has_finished(tracker.uri, [*ids, journal.run_id(folder) or ""]):
             return None
         return FinishedSweep(folder, tracker, results, pasts)
+
+
+def index_of(planned: Sequence[PlannedRun]) -> dict[str, str] | None:
+    """Return the index of the data of the `planned` runs; None if it has none, or too many files for so few runs."""
+    most = math.inf if len(planned) > NAMED else _FEW_FILES
+    return data_index.index([run.config for run in planned], most)
 
 
 def _recorded(tracker: Tracker, config: Config) -> bool:

@@ -6,6 +6,7 @@ Data sets whose files are not all known here have no index; their fingerprint mu
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -20,30 +21,39 @@ _DRAWN_BY = ("scikit-learn", "matplotlib", "scipy", "pillow")
 """Packages that the embedded images come from."""
 
 
-def index(configs: Iterable[Config]) -> dict[str, str] | None:
-    """Return the index of the configs' data, by source and folder, and the visible GPUs; None if some data has none."""
+def index(configs: Iterable[Config], most: float = math.inf) -> dict[str, str] | None:
+    """Return the index of the configs' data, by source and folder, and the visible GPUs.
+
+    None if some data has none, or more than `most` files.
+    """
     found: dict[str, str] = {}
     for data in {repr(config.data): config.data for config in configs}.values():
         place = str(files.expanded(data.root).absolute())
         key = f"{data.source} {place}"  # embedded sources have a root, too, though they read no files
-        if (known := found.get(key) or _of(data, place)) is None:
+        if (known := found.get(key) or _of(data, place, most)) is None:
             return None
         found[key] = known
     return {**found, "cards": " ".join(visible_gpu_names())}
 
 
-def _of(data: DataConfig, place: str) -> str | None:
+def _of(data: DataConfig, place: str, most: float) -> str | None:
     if data.source in EMBEDDED:
         return " ".join(version(package) for package in _DRAWN_BY)
-    return _of_folder(place) if data.source == "folder" else None
+    return _of_folder(place, most) if data.source == "folder" else None
 
 
-def _of_folder(place: str) -> str | None:
-    """Return a hash of the names, sizes and times of all files below a folder; None if it contains linked folders."""
-    told = hashlib.sha256()
+def _of_folder(place: str, most: float) -> str | None:
+    """Return a hash of the names, sizes and times of all files below a folder.
+
+    None if it contains linked folders, or more than `most` files.
+    """
+    told, count = hashlib.sha256(), 0
     for folder, folders, names in os.walk(place):
         folders.sort()
         if any(os.path.islink(os.path.join(folder, name)) for name in folders):  # noqa: PTH114, PTH118 - of many
+            return None
+        count += len(names)
+        if count > most:
             return None
         for name in sorted(names):
             path = os.path.join(folder, name)  # noqa: PTH118

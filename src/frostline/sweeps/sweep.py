@@ -26,7 +26,7 @@ from frostline.sweeps.first_job import send
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check, fingerprints
-from frostline.sweeps.skip_or_resume import NAMED, Takeover
+from frostline.sweeps.skip_or_resume import Takeover
 from frostline.sweeps.sweep_runs import SweepRuns
 from frostline.tracking import artifact_root, server, session, tracking_uri
 from frostline.tracking.pending_sweeps import RecordPlace
@@ -94,8 +94,7 @@ def run_planned(
     run_folders.require_free(folder)
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
-    many = rounds is None and len(planned) > NAMED
-    index = data_index.index([run.config for run in planned]) if many else None  # before any check reads the data
+    index = already_finished.index_of(planned) if rounds is None else None  # before any check reads the data
     try:
         auto, identity = _checked(planned, executor, rounds)
     except WorkerDied as death:

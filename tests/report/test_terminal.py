@@ -300,7 +300,7 @@ def test_long_search_table_has_best_trials_and_confirmation():
     assert "20 more trials are in the report." in text
 
 
-def test_table_of_a_search_says_which_trials_were_stopped_early():
+def test_search_table_marks_trials_stopped_early():
     marks = {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
     trials = [result(n, "head", 0.9 - n / 10, choices={**marks, "lr": 0.1**n, "trial": n}) for n in range(2)]
     assert "stopped" not in [column.header for column in cells_table(cells(trials), ["lr"]).columns]

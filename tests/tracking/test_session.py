@@ -471,7 +471,7 @@ def test_ui_opens_newest_experiment_with_chosen_columns(tracker, client):
         ui._newest_experiment(tracker.uri, "demmo")
 
 
-def test_ui_opens_the_experiment_of_the_newest_run_of_frostline(tracker, client):
+def test_ui_opens_experiment_of_the_newest_run(tracker, client):
     """MLflow's `last_update_time` of an experiment does not change with a run in it."""
     later = int(1000 * time.time()) + 60_000
     for after, tags in ((1, {"frostline.sweep": "s"}), (2, {})):
@@ -480,7 +480,7 @@ def test_ui_opens_the_experiment_of_the_newest_run_of_frostline(tracker, client)
     assert ui._newest_experiment(tracker.uri, None) == client.get_experiment_by_name("later 1").experiment_id
 
 
-def test_ui_that_does_not_answer_in_time_is_not_called_a_wrong_port(tracker, monkeypatch):
+def test_slow_ui_start_is_not_called_a_wrong_port(tracker, monkeypatch):
     def never_answers(command, **options):
         return popen([sys.executable, "-c", "import time; time.sleep(60)"], **options)
 

@@ -24,11 +24,6 @@ class Pretrained:
     """The image that the weights expect."""
 
 
-def as_they_are(module: nn.Module, tensors: Tensors) -> Tensors:
-    """Return the tensors of a file unchanged."""
-    return tensors
-
-
 def new_layer(module: nn.Module, heads: tuple[str, ...], num_classes: int) -> None:
     """Replace each head by a layer with `num_classes` outputs, initialised as torch does."""
     for place in heads:
@@ -62,5 +57,5 @@ class Architecture:
     """The side in pixels of the smallest image that the network accepts."""
     new_heads: Callable[[nn.Module, tuple[str, ...], int], None] = new_layer
     """Replaces the heads, given paths and number of classes; by default with a linear layer or a 1x1 convolution."""
-    adapt: Callable[[nn.Module, Tensors], Tensors] = as_they_are
-    """Converts the tensors of a file to the network at its input size, e.g. by interpolating positions."""
+    adapt: Callable[[nn.Module, Tensors], Tensors] = lambda module, tensors: tensors
+    """Converts the tensors of a file to the network at its input size, e.g. interpolates positions; by default not."""

@@ -105,11 +105,6 @@ class _Sum(torch.autograd.Function):
         return found
 
 
-def _sum(tensor: Tensor) -> Tensor:
-    found: Tensor = _Sum.apply(tensor)
-    return found
-
-
 def _batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -130,10 +125,10 @@ def _batch_norm(
     values, over = input.to(torch.promote_types(input.dtype, torch.float32)), [0, *range(2, input.dim())]
     shape = [1, -1] + [1] * (input.dim() - 2)
     sums = torch.cat([values.sum(over), values.new_full((1,), values.numel() / values.shape[1])])
-    *_, count = total = _sum(sums)
+    *_, count = total = _Sum.apply(sums)
     mean = total[:-1] / count
     centred = values - mean.view(shape)
-    variance = _sum(centred.square().sum(over)) / count
+    variance = _Sum.apply(centred.square().sum(over)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)

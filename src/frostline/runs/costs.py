@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -135,10 +136,16 @@ def _step(
     part = TrainedPart(network, data, autocast, network, data, autocast)
     made = PlainStepper(optimizer, setup.recipe).steps(part, indices, 1, 0)
     once, _ = machine.timed(setup.device, lambda: next(made))
+    spent, count = _several(setup, made)
+    return spent / count if count else once
+
+
+def _several(setup: Setup, made: Iterable[object]) -> tuple[float, int]:
+    """Iterate until `_ENOUGH` seconds have passed; return the seconds and the number of items."""
     began, count, spent = time.perf_counter(), 0, 0.0
     for count, _ in enumerate(made, 1):  # noqa: B007
         machine.synchronize(setup.device)
         spent = time.perf_counter() - began
         if spent > _ENOUGH:
             break
-    return spent / count if count else once
+    return spent, count

@@ -36,12 +36,12 @@ from frostline.data import (
     torchvision_data,
 )
 from frostline.data.broken_images import blamed
-from frostline.data.class_names import check_classes, check_names
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
 from frostline.data.layouts import lay_out, merged
 from frostline.data.listing import Listing, survey
 from frostline.data.names import some
+from frostline.data.numbered_classes import check_classes, check_names
 from frostline.data.source import Source, of_files
 from frostline.store import hashing
 from frostline.store.store import Store

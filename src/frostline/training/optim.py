@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,10 +70,15 @@ def param_groups(
         if any(scales):
             decays = bool(weight_decay) and (decay_norm_and_bias or not _is_norm_or_bias(module, name))
             groups.setdefault((structure.stage_of(name), decays, scales), []).append(optimized(parameter))
-    names: set[str] = set()
+    counts: Counter[str] = Counter()
+
+    def numbered(name: str) -> str:
+        counts[name] += 1
+        return name if counts[name] == 1 else f"{name}.{counts[name]}"
+
     return [
         {
-            "name": _unused(f"{stage}.{'decay' if decays else 'no_decay'}", names),
+            "name": numbered(f"{stage}.{'decay' if decays else 'no_decay'}"),
             "params": params,
             "weight_decay": weight_decay if decays else 0.0,
             "scales": scales,
@@ -86,17 +92,6 @@ def _is_norm_or_bias(module: nn.Module, name: str) -> bool:
     owner = module.get_submodule(path)
     scale = isinstance(owner, Adapter) and owner.get_parameter(leaf).dim() == 1  # 0 would mute the layer
     return leaf.endswith("bias") or is_norm(owner) or scale
-
-
-def _unused(name: str, names: set[str]) -> str:
-    """Return `name`, with a number appended if it is in `names` already, and add it to `names`."""
-    count = 1
-    unused = name
-    while unused in names:
-        count += 1
-        unused = f"{name}.{count}"
-    names.add(unused)
-    return unused
 
 
 def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -177,7 +178,7 @@ class EmulatedMachine(TorchDispatchMode):
         super().__init__()
         self.count, self.numbers, self.free, self.bf16 = count, numbers, free, bf16
         self.inside = torch.device("cpu" if numbers else "meta")
-        self.started, self._of_thread = False, threading.local()
+        self.started, self._of_thread, self.debug_mode = False, threading.local(), "default"
         self.launches: Counter[str] = Counter()
         """Operations by name."""
         self.waits: Counter[str] = Counter()
@@ -244,9 +245,16 @@ class EmulatedMachine(TorchDispatchMode):
         self.stuck_pool = None
 
     def wait(self, why: str) -> None:
-        """Count a wait of the host."""
+        """Count a wait of the host; raise in the debug mode `error`, which does not see pageable copies."""
         self.refuse_while_capturing()
         self.waits[why] += 1
+        if self.debug_mode == "error" and not why.startswith("from pageable memory"):
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    def set_sync_debug_mode(self, mode: str) -> None:
+        """Set what a wait of the host does."""
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+        self.debug_mode = mode
 
     def refuse_while_capturing(self) -> None:
         """Raise while capturing: a graph has no waits and no copies from the host."""
@@ -438,6 +446,7 @@ class EmulatedMachine(TorchDispatchMode):
             **{"is_current_stream_capturing": lambda: self.capturing is not None},
             **{"CUDAGraph": Graph, "graph": self.capture, "Stream": lambda device: None, "stream": nullcontext},
             **{"current_stream": lambda device: self, "graph_pool_handle": object},
+            **{"set_sync_debug_mode": self.set_sync_debug_mode},
             **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": start},
             **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": self.empty_cache},
             **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},

@@ -292,6 +292,15 @@ def test_emulation_refuses_what_a_gpu_refuses() -> None:
             torch.ones(3, device="cuda:1")
 
 
+def test_tests_of_steps_on_a_real_gpu_pass_on_the_emulated_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import test_real_card as real  # imports this module
+
+    with EmulatedMachine().running():
+        real.test_head_steps_do_not_wait()
+        real.test_failed_capture_leaves_memory_and_generator_usable()
+        real.test_captured_steps_have_the_bits_of_single_operations(monkeypatch, 4, 2)
+
+
 def test_torch_refuses_reset_before_cuda_starts() -> None:
     """The emulation raises here because torch does, with or without a GPU."""
     if not torch.backends.cuda.is_built() or torch.cuda.is_initialized():

@@ -24,6 +24,7 @@ from frostline.sweeps.composer import Composer
 from frostline.training import gradient
 from frostline.training.criterion import Targets
 from frostline.training.gradient import Head
+from images import CLASSES
 from table import Row, figures
 
 _JOBS, _STEPS, _IMAGES = 64, 200, 32
@@ -77,8 +78,8 @@ def templates(bench: Bench) -> Iterator[Row]:
 def drafts(bench: Bench) -> Iterator[Row]:
     """Time the final write of a head run's weights: only the changed ones, the rest written earlier, against all."""
     network = limit.network(bench.scale.full, bench.side, torch.device("cpu"))
-    tensors = dict(network.state_dict())
-    moved = {name: tensor for name, tensor in tensors.items() if name.startswith("fc.")}
+    moved = {name: part[:CLASSES].clone() for name, part in network.state_dict().items() if name.startswith("fc.")}
+    tensors = {**network.state_dict(), **moved}
     folder = bench.folder()
     folder.mkdir(parents=True)
 

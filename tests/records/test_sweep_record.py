@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from frostline.core import files
+from frostline.core.errors import UserError
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, Result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFacts, SweepFile, Tracker
@@ -61,6 +62,26 @@ def test_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "sweep.json").read_text())["runs"] == []
 
 
+SEARCHED = {"seed": 0, "search": "tpe", "study": "head", "trial": 0, "budget": "3 trials", "objective": []}
+DAMAGED_MARKS: list[dict[str, Any]] = [
+    *[{"trial": value} for value in (None, "1", -1, 1.5, True, [], 10**30)],
+    *[{mark: value} for mark in ("search", "study") for value in (None, 1, {})],
+    *[{"budget": value} for value in (None, "x", "3", "3 trials more", 3)],
+    *[{"space": value} for value in (None, "x", [], {"lr": None})],
+    *[{"objective": value} for value in (None, "val/accuracy", ["val/nothing"], [[]])],
+    {"confirms": 0},
+]
+
+
+@pytest.mark.parametrize("marks", DAMAGED_MARKS)
+def test_sweep_with_a_damaged_mark_of_a_search_is_refused(tmp_path: Path, marks: dict[str, Any]) -> None:
+    SweepFile(tmp_path, None).add([RunFacts("head", SEARCHED, "0")])
+    assert sweep_record.read(tmp_path).results[0].status == "WAITING"
+    SweepFile(tmp_path, None).add([RunFacts("head", {**SEARCHED, **marks}, "0")])
+    with pytest.raises(UserError, match=r"expected the folder of a sweep, with its sweep\.json"):
+        sweep_record.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -71,6 +92,7 @@ def test_sweep_without_runs_has_a_file(tmp_path: Path) -> None:
         {"images": {"test": 2.5}},
         {"choices": {"seed": [1]}},
         {"choices": {"lr": math.nan}},
+        *[{"choices": {**SEARCHED, **marks}} for marks in DAMAGED_MARKS],
         {"job": "0"},
     ],
 )

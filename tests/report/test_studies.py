@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -67,6 +68,25 @@ def search_results(folder: Path, *, trials: int = 30, keys: int = 3, objective: 
             if number < trials and "search/pruned_after" not in metrics:
                 best = max(filter(None, (best, run)), key=lambda one: one.metrics["best/val_accuracy"])
     return found
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"lr": "x"},
+        {"lr": "{}"},
+        {"lr": "5"},
+        {"lr": json.dumps({"name": "FloatDistribution", "attributes": {"low": 2, "high": 1}})},
+        {"lr": json.dumps({"name": "FloatDistribution", "attributes": {"depth": 2}})},
+        {"optimizer.weight_decay": distribution_to_json(SPACE["optimizer.weight_decay"])},
+    ],
+)
+def test_report_of_a_search_leaves_out_a_damaged_space(tmp_path: Path, space: dict[str, str]) -> None:
+    results = [
+        replace(run, choices={**run.choices, "space": space}) for run in search_results(tmp_path, trials=12, keys=1)
+    ]
+    assert [(study.space, study.as_good) for study in studies(results)] == [({}, {})] * 2
+    assert "is as good" not in answer(results) and facts(results)["contests"][0]["search"][0]["as_good"] == {}
 
 
 def test_optimism_of_best_trial_is_reported_everywhere(tmp_path: Path) -> None:

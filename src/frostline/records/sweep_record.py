@@ -12,7 +12,7 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.errors import user_error
-from frostline.records import cluster_jobs, journal, layout, liveness, run_folders
+from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, trial_tags
 from frostline.records.layout import SWEEP
 from frostline.records.recording import GONE, end
 from frostline.records.result import Result, read_result
@@ -162,6 +162,8 @@ def read(folder: Path) -> RecordedSweep:
             (run_folders.folder_of(facts), str(facts["name"]), dict(facts["choices"]), _command(facts))
             for facts in shared["runs"]
         ]
+        if any(trial_tags.damaged(choices) is not None for _, _, choices, _ in told):
+            raise ValueError("a mark of a search is damaged")
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
@@ -195,7 +197,7 @@ def _result(
 ) -> Result:
     own = sweep / folder
     waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {}, command=command)
-    if (found := read_result(own)) is None:
+    if (found := read_result(own)) is None or trial_tags.damaged(found.choices) is not None:
         return _begun(own, waiting) if own.is_dir() else waiting
     found = replace(found, command=command)
     lies_there = files.readable(Path(found.folder) / layout.CONFIG)  # else the sweep was probably moved

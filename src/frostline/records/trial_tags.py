@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any
 
+from frostline.core.objectives import OBJECTIVES
 from frostline.records import layout
 from frostline.records.result import PRUNED, Result
 
@@ -29,6 +31,7 @@ DIVERGED = "Diverged"
 """Part of the reason of a run that failed because of its own values."""
 STATES = COMPLETE, STOPPED, FAILED = "complete", "pruned", "failed"
 """Final states of a trial, in Optuna's words."""
+_BUDGET = re.compile(r"\d+(\.\d+)?(e[+-]\d+)? (trials|epochs|seconds)", re.ASCII)
 _TAGS = {SEARCH: layout.SEARCH_TAG, STUDY: layout.STUDY_TAG, TRIAL: layout.TRIAL_TAG, CONFIRMS: layout.CONFIRMS_TAG}
 
 
@@ -40,6 +43,43 @@ class Decision(Enum):
     """Finish the trial early, with its best epoch so far."""
     PAUSE = auto()
     """Pause the trial, which may resume later."""
+
+
+def damaged(choices: Mapping[str, Any]) -> str | None:
+    """Return the name of a mark among `choices` that no search writes, or that is missing; None if all are valid.
+
+    Whether a range in `SPACE` is valid is known only to Optuna.
+    """
+    if not {STUDY, TRIAL, CONFIRMS, SEARCH} & choices.keys():
+        return None
+    if TRIAL in choices and CONFIRMS in choices:
+        return CONFIRMS
+    right = {
+        SEARCH: isinstance(choices.get(SEARCH), str),
+        STUDY: isinstance(choices.get(STUDY), str),
+        TRIAL: _is_number(choices.get(TRIAL, 0)),
+        CONFIRMS: _is_number(choices.get(CONFIRMS, 0)),
+        BUDGET: _is_budget(choices.get(BUDGET, "0 trials")),
+        SPACE: _are_texts(choices.get(SPACE, {})),
+        OBJECTIVE: _are_objectives(choices.get(OBJECTIVE, [])),
+    }
+    return next((mark for mark, valid in right.items() if not valid), None)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_budget(value: object) -> bool:
+    return isinstance(value, str) and bool(_BUDGET.fullmatch(value))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _are_objectives(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name in OBJECTIVES for name in value)
 
 
 def is_trial(choices: Mapping[str, Any]) -> bool:

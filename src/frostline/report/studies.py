@@ -17,6 +17,7 @@ import yaml
 
 from frostline.core.metrics import Metric
 from frostline.records import trial_tags
+from frostline.records.journal import is_number
 from frostline.records.result import Result, value_text
 from frostline.report.cell_intervals import standard_error, validation_interval
 from frostline.report.cells import Cell, cells, study_of
@@ -180,7 +181,7 @@ def studies(results: Sequence[Result]) -> list[StudyResults]:
 
 def _study(runs: Sequence[Result]) -> StudyResults:
     by, choices = runs[0].selected_by, runs[0].choices
-    space = _space(choices)
+    space = _space(runs)
     over = [_trial(run, by, state, space) for run in runs if (state := trial_tags.state(run))]
     fresh = [cell for cell in cells(run for run in runs if trial_tags.CONFIRMS in run.choices) if cell.finished]
     return StudyResults(
@@ -209,13 +210,20 @@ def _drawn(value: Any, distribution: Any) -> Any:
     return next((choice for choice, known in meant if known == value), value)
 
 
-def _space(choices: Mapping[str, Any]) -> dict[str, Any]:
-    written = choices.get(trial_tags.SPACE) or {}
+def _space(runs: Sequence[Result]) -> dict[str, Any]:
+    """Return the distributions of the searched keys; empty if the recorded space is damaged or not that of `runs`."""
+    written = runs[0].choices.get(trial_tags.SPACE) or {}
     if not written:
         return {}
     from optuna.distributions import json_to_distribution
 
-    return {key: json_to_distribution(text) for key, text in written.items()}
+    try:
+        space = {key: json_to_distribution(text) for key, text in written.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    trials = [run.choices for run in runs if trial_tags.is_trial(run.choices)]
+    known = all(is_choice(one) or is_number(trial.get(key)) for trial in trials for key, one in space.items())
+    return space if known else {}
 
 
 def is_choice(distribution: Any) -> bool:

@@ -20,7 +20,7 @@ import stores
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
 from frostline.core import project
-from frostline.records import journal, layout
+from frostline.records import journal, layout, sweep_record
 from frostline.records.layout import UID_TAG
 from frostline.records.recording import GONE, end, now, recording
 from frostline.store import tensorfile
@@ -389,7 +389,7 @@ def test_run_of_a_fresh_sweep_has_its_id_at_once(sweep, place, client):
     mirror = SweepMirror(sweep, place, fresh=True)
     for _ in range(2):
         mirror.sync(at_once=False)
-        assert client.get_run(journal.run_id(run)).data.params == {} and mirror.pending() == 1
+        assert client.get_run(journal.run_id(run)).data.params == {} and pending(mirror.folder) == 1
     mirror.sync()
     assert client.get_run(journal.run_id(run)).data.params != {}
     assert len(client.search_runs([mirror.experiment_id])) == 2
@@ -439,7 +439,11 @@ def test_refused_upload_does_not_block_runs(faulty, client, sweep, place):
     mirror.sync()
     assert sorted(len(client.list_artifacts(run.info.run_id)) for run in runs) == [1, 1, 1]
     assert {len(client.get_metric_history(run.info.run_id, "train/loss")) for run in runs} == {0, EPOCHS}
-    assert mirror.pending() == 0
+    assert pending(sweep) == 0
+
+
+def pending(sweep):
+    return sum(Mirror(folder).pending() for folder in sweep_record.with_record(sweep))
 
 
 def open_sweep(place, folder, messages):
@@ -505,6 +509,20 @@ def test_unreachable_server_loses_nothing(faulty, client, place, tmp_path, capsy
         assert "complete" in capsys.readouterr().out
     assert_sweep_mirrored(client, place.experiment, 3)
     assert pending_sweeps.remembered(place.uri, tmp_path) == []
+
+
+def test_sync_sends_a_complete_sweep_to_another_store(served, client, place, tmp_path, monkeypatch, capsys):
+    tracker = open_sweep(place, tmp_path / "sweep", [])
+    run(tracker, [lambda: None])
+    close_sweep(tracker, [])
+    stores.put(tmp_path / "other.db")
+    monkeypatch.setattr(project, "project_root", lambda: tmp_path)
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    for sent in (", 2 record(s) sent", ""):
+        assert sync_command([str(tmp_path / "sweep"), "--uri", other]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / 'sweep'}: complete{sent}\n"
+        assert_sweep_mirrored(MlflowClient(other), place.experiment, 1)
+    assert_sweep_mirrored(client, place.experiment, 1)
 
 
 def test_next_sweep_completes_pending_ones(faulty, client, place, tmp_path):

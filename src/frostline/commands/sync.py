@@ -29,7 +29,6 @@ def main(arguments: list[str]) -> int:
 
 def _sync(folder: Path, root: Path, uri: str | None) -> int:
     sweep = SweepMirror(folder, pending_sweeps.place_of(folder, root, uri))
-    waiting = sweep.pending()
     try:
         done = sync.complete(sweep)
     except server.Unreachable as problem:
@@ -43,5 +42,5 @@ def _sync(folder: Path, root: Path, uri: str | None) -> int:
     else:
         going_on = len(sweep_record.going_on(folder))
         state = f"{going_on} run(s) are still running, so it stays pending" if going_on else "complete"
-        print(f"{folder}: {state}" + (f", {waiting} record(s) sent" if waiting else ""))
+        print(f"{folder}: {state}" + (f", {sweep.sent} record(s) sent" if sweep.sent else ""))
     return 0

@@ -16,7 +16,7 @@ from frostline.records import journal, run_folders
 from frostline.records.layout import BASES, MIRROR_LOCK, RECORD, SWEEP
 from frostline.records.recording import Record
 from frostline.records.sweep_record import end_the_dead, going_on, with_record
-from frostline.tracking import server
+from frostline.tracking import query, server
 from frostline.tracking.mirror import Mirror
 from frostline.tracking.pending_sweeps import RecordPlace, forget, place_of, remembered
 
@@ -34,6 +34,8 @@ class SweepMirror:
         self.experiment_id: str | None = None
         self.moved = time.monotonic()
         """Monotonic time in seconds at which something last reached MLflow."""
+        self.sent = 0
+        """How often a record was sent to its present end."""
         self._mirrors: dict[Path, Mirror] = {}
         self._seen: dict[Path, float] = {}
         """Monotonic time at which each running run was first seen."""
@@ -52,13 +54,7 @@ class SweepMirror:
         Raises UserError if this can never work, `server.Unreachable` if it may work later. If MLflow refuses a part of
         one run, the other runs are still sent.
         """
-        uri, refused = self.place.uri, None
-        if self.experiment_id is None:
-            place = self.place
-            self.experiment_id = server.experiment(
-                uri, place.root, place.experiment, place.artifacts, insist=self._fresh
-            )
-            self.moved = time.monotonic()
+        uri, refused, experiment_id = self.place.uri, None, self._experiment()
         self._hand_in_bases()
         for folder in self._folders(at_once=at_once):
             if (mirror := self._mirrors.get(folder)) is None:
@@ -69,16 +65,39 @@ class SweepMirror:
             parent = None if folder == self.folder else journal.run_id(self.folder)
             try:
                 with server.problems(uri):
-                    (mirror.sync if whole else mirror.begin)(server.client_of(uri), self.experiment_id, parent)
+                    (mirror.sync if whole else mirror.begin)(server.client_of(uri), experiment_id, parent)
             except server.Unreachable as problem:
                 if not server.refused(problem.__cause__) or journal.run_id(folder) is None:
                     raise
                 refused = refused or problem
             self.moved = time.monotonic()
+            self.sent += not mirror.pending()
             if folder != self.folder and journal.finished(folder) and not mirror.pending():
                 self._over.add(folder)
         if refused is not None:
             raise refused
+
+    def start_over_if_lost(self) -> None:
+        """Let `sync` send everything again if MLflow has no run of the sweep: in another store, or after a loss.
+
+        Raises as `sync` does.
+        """
+        self._experiment()
+        with server.problems(self.place.uri):
+            run_id, client = journal.run_id(self.folder), server.client_of(self.place.uri)
+            lost = run_id is not None and query.known(client, run_id) is None
+        for folder in with_record(self.folder) if lost else ():
+            journal.set_position(folder, journal.MirrorPosition(sure=False))
+
+    def _experiment(self) -> str:
+        """Return the id of the experiment, created if missing."""
+        if self.experiment_id is None:
+            uri, place = self.place.uri, self.place
+            self.experiment_id = server.experiment(
+                uri, place.root, place.experiment, place.artifacts, insist=self._fresh
+            )
+            self.moved = time.monotonic()
+        return self.experiment_id
 
     def _hand_in_bases(self) -> None:
         """Make the initial weights that runs share artifacts of the sweep; runs do not write to the sweep's journal."""
@@ -105,10 +124,6 @@ class SweepMirror:
         seen = self._seen.setdefault(folder, time.monotonic())
         return time.monotonic() - seen > _BRIEF or journal.ended(folder)
 
-    def pending(self) -> int:
-        """Return the number of records that MLflow does not have in full."""
-        return sum(Mirror(folder).pending() for folder in with_record(self.folder))
-
 
 def complete(sweep: SweepMirror) -> bool:
     """Complete the record of a sweep whose process is gone; return False, with nothing done, if it is being mirrored.
@@ -121,6 +136,7 @@ def complete(sweep: SweepMirror) -> bool:
             hosts = (entry.get("host") for entry, _ in journal.entries(sweep.folder) if entry["op"] == "run")
             if next(hosts, None) == socket.gethostname():
                 end_the_dead(with_record(sweep.folder))
+            sweep.start_over_if_lost()
             sweep.sync()
     except Timeout:
         return False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(options.device)
     scale = QUICK if options.quick else CUDA if device.type == "cuda" else CPU
     print(f"{machine(device)}, torch {torch.__version__}", flush=True)
+    failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="frostline-benchmarks-") as work:
         kept = options.images or (Path(work) / "images" if options.quick else user_cache_path("frostline-images"))
         bench = Bench(device, scale, work=Path(work), kept=kept, mlflow=not options.without_mlflow)
@@ -53,15 +56,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.goes_on and results and results.has(device, name):
                 print(f"  ({name}: measured already)", flush=True)
                 continue
-            began, rows = time.perf_counter(), list[Row]()
-            for row in MEASURES[name](bench):
-                rows.append(row)
-                print(plain([row]), flush=True)
-                if results:  # an interrupted call keeps its rows
-                    results.put(device, name, rows, whole=False)
-            print(f"  ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
-            if results:
-                results.put(device, name, rows, whole=True)
+            try:
+                _measure(bench, name, results)
+            except Exception:
+                traceback.print_exc()
+                failed.append(name)
+    if failed:
+        sys.exit(f"failed, as shown above: {', '.join(failed)}")
+
+
+def _measure(bench: Bench, name: str, results: Results | None) -> None:
+    """Carry out one measurement, print its rows and put them into `results`, where an interrupted call keeps them."""
+    began, rows = time.perf_counter(), list[Row]()
+    for row in MEASURES[name](bench):
+        rows.append(row)
+        print(plain([row]), flush=True)
+        if results:
+            results.put(bench.device, name, rows, whole=False)
+    print(f"  ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
+    if results:
+        results.put(bench.device, name, rows, whole=True)
 
 
 def _in_order(device: torch.device) -> list[str]:

@@ -80,6 +80,23 @@ def measure(output, *options):
     return json.loads((output / "results.json").read_text())["cpu"]["measurements"]
 
 
+def test_failed_measurement_does_not_stop_the_others(tmp_path, monkeypatch):
+    import run
+
+    def failing(bench):
+        yield bench.row("before", "row", 1.0, note="")
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setitem(run.MEASURES, "sweep", failing)
+    monkeypatch.setitem(run.MEASURES, "full", lambda bench: [bench.row("after", "row", 2.0, note="")])
+    with pytest.raises(SystemExit, match="sweep"):
+        measure(tmp_path, "--only", "sweep,full")
+    measured = json.loads((tmp_path / "results.json").read_text())["cpu"]["measurements"]
+    rows = [row["measure"] for name in ("sweep", "full") for row in measured[name]["rows"]]
+    assert rows == ["before (row)", "after (row)"]
+    assert [measured[name]["whole"] for name in ("sweep", "full")] == [False, True]
+
+
 def test_measurement_keeps_results_of_other_measurements(root, tmp_path, capsys):
     measure(tmp_path, "--without-mlflow", "--images", str(root), "--only", "machine")
     measured = measure(tmp_path, "--without-mlflow", "--images", str(root), "--only", "sweep")

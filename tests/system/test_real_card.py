@@ -22,7 +22,7 @@ from frostline.training.steps import PlainStepper, Recipe, TrainedPart, seed_dro
 from heads import BATCH, make_heads
 from small import ONE_OF_EACH_FAMILY, Samples, mode
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("default")]  # what torch warns of on a GPU is shown
 CARD = torch.device("cuda")
 RUNS = [
     ("freeze=head", "augment=trivial"),

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "picture")
-_SPLITS = ("split",)
 _HINTS = {
     "group": (
         ("group", "patient", "patient_id", "subject", "subject_id", "camera", "camera_id", "site", "location"),
@@ -103,19 +102,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
         raise user_error("data.root", file, "a table that exists: .csv, .tsv, .parquet or .jsonl")
     frame = table_files.whole(file, "data.root")
     root = root_of(file, "data.options.root", options.get("root"))
-
-    def column(what: str, common: Sequence[str], *, optional: bool = True) -> str | None:
-        return table_columns.find(
-            list(frame.columns), f"data.options.{what}", options.get(what), common, optional=optional
-        )
-
-    columns = {
-        "path": column("path", _PATHS, optional=False),
-        "split": column("split", _SPLITS),
-        "group": column("group", ()),
-        "time": column("time", ()),
-        "weight": column("weight", ()),
-    }
+    columns = _columns(list(frame.columns), options)
     labels, multi_label = _labels(file, frame, options)
     texts = {key: table_columns.texts(frame[name], name, file) if name else None for key, name in columns.items()}
     if long := options.get("rows") == "labels":
@@ -135,6 +122,15 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     labelled = {split: _labelled(rows, split) for split in SPLITS if splits[split]}
     classes = tuple(options["label"]) if isinstance(options.get("label"), list) else ()
     return Table(root, labelled, moments, tuple(findings), multi_label, classes)
+
+
+def _columns(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the column of a table for each thing besides labels, None for none; `names` are all columns."""
+    common = {"path": _PATHS, "split": ("split",), "group": (), "time": (), "weight": ()}
+    return {
+        what: table_columns.find(names, f"data.options.{what}", options.get(what), own, optional=what != "path")
+        for what, own in common.items()
+    }
 
 
 def _labels(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> tuple[list[Labels | None], bool]:

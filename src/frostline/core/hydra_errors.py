@@ -101,6 +101,11 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
             return unknown_key(key, value, known or ())
         expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
         return user_error(key, value, expected)
+    return _of_value(text, arguments)
+
+
+def _of_value(text: str, arguments: Sequence[str]) -> UserError:
+    """Return the user error behind a message of OmegaConf about a value; other messages stay as they are."""
     if found := re.search(r"field '([^']+)' is not Optional", text):
         return user_error(found[1], "null", "a value")
     key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"

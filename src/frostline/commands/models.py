@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def _matching(offer: Offer, wanted: str) -> Offer | None:
     if fnmatchcase(offer.name, wanted):
         return offer
     tags = tuple(tag for tag in offer.weights if fnmatchcase(f"{offer.name}.{tag}", wanted))
-    return offer.only(tags) if tags and offer.library == "timm" else None
+    return replace(offer, weights=tags) if tags and offer.library == "timm" else None
 
 
 def _row(offer: Offer, *, counted: bool) -> tuple[str, str, str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from frostline.core import plugins
 from frostline.models import build, lookup, torchvision_models
@@ -16,10 +16,6 @@ class Offer:
     library: str
     weights: tuple[str, ...]
     """Names of its pretrained weights, the default first; for timm, the tags that can follow the name after a dot."""
-
-    def only(self, weights: tuple[str, ...]) -> Offer:
-        """Return this offer with only the given weights."""
-        return replace(self, weights=weights)
 
 
 def offered(library: str | None = None) -> tuple[list[Offer], str]:

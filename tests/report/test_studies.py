@@ -78,6 +78,7 @@ def search_results(folder: Path, *, trials: int = 30, keys: int = 3, objective: 
         {"lr": "5"},
         {"lr": json.dumps({"name": "FloatDistribution", "attributes": {"low": 2, "high": 1}})},
         {"lr": json.dumps({"name": "FloatDistribution", "attributes": {"depth": 2}})},
+        {"lr": distribution_to_json(CategoricalDistribution([1, 2]))},
         {"optimizer.weight_decay": distribution_to_json(SPACE["optimizer.weight_decay"])},
     ],
 )

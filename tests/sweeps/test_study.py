@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study, judge_of
 from frostline.sweeps.study_sharing import Taken
-from frostline.sweeps.study_storage import mend, storage_of
+from frostline.sweeps.study_storage import mend, refusing_damage, storage_of
 from killed_studies import restore, states_at_writes
 from small import compose
 
@@ -303,3 +304,41 @@ def test_multi_objective_suggestions_equal_those_of_optuna(name: str, tmp_path: 
     best = study.best()
     assert best is not None and best.values[0] == min(trial.values[0] for trial in alone.best_trials)
     assert best.number in {trial.number for trial in alone.best_trials}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [b"hello", *lines],
+        lambda lines: [b"[]", *lines],
+        lambda lines: [b"5", *lines],
+        lambda lines: [b"\xff\xfe", *lines],
+        lambda lines: [*lines[:2], lines[2][:9], *lines[3:]],
+        lambda lines: [line for line in lines if b'"param_name":"lr"' not in line],
+        lambda lines: [line.replace(b'"lr"', b'"lx"') for line in lines],
+    ],
+)
+def test_damaged_study_is_a_user_error(damage: Callable[[list[bytes]], list[bytes]], tmp_path: Path) -> None:
+    config = search_config("random")
+    run_trials(open_study(config, tmp_path), 2)
+    file = tmp_path / layout.STUDY
+    file.write_bytes(b"\n".join([*damage(file.read_bytes().splitlines()), b""]))
+    with (
+        pytest.raises(UserError, match=r"study\.jsonl: expected .* file is damaged .* delete it"),
+        refusing_damage(tmp_path),
+    ):
+        mend(tmp_path)
+        open_study(config, tmp_path)
+    file.unlink()
+    (tmp_path / layout.STUDY_ASKING).write_text("77")
+    mend(tmp_path)
+    assert open_study(config, tmp_path).numbers() == []
+
+
+def test_edited_mark_does_not_make_a_study_longer(tmp_path: Path) -> None:
+    config = search_config("random")
+    run_trials(open_study(config, tmp_path), 1)
+    for edited in ("9999999", "x"):
+        (tmp_path / layout.STUDY_ASKING).write_text(edited)
+        mend(tmp_path)
+        assert open_study(config, tmp_path).numbers() == [0]

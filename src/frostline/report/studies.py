@@ -222,8 +222,12 @@ def _space(runs: Sequence[Result]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
     trials = [run.choices for run in runs if trial_tags.is_trial(run.choices)]
-    known = all(is_choice(one) or is_number(trial.get(key)) for trial in trials for key, one in space.items())
+    known = all(_is_drawn(trial.get(key), one) for trial in trials for key, one in space.items())
     return space if known else {}
+
+
+def _is_drawn(value: Any, distribution: Any) -> bool:
+    return _drawn(value, distribution) in distribution.choices if is_choice(distribution) else is_number(value)
 
 
 def is_choice(distribution: Any) -> bool:

@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from frostline.sweeps.samplers import INDEPENDENT
 from frostline.sweeps.search_cells import SearchCell, is_seen, tells
 from frostline.sweeps.study import JUDGING, Study
 from frostline.sweeps.study_sharing import Taken
-from frostline.sweeps.study_storage import Storage, mend, storage_of
+from frostline.sweeps.study_storage import Storage, mend, refusing_damage, storage_of
 
 Pasts = Callable[[Config], Iterable[PastRun]]
 """Returns the finished runs of earlier sweeps with today's source and the data of a config."""
@@ -81,14 +81,15 @@ class Search:
         search = self.cells[0].config.search
         self._dry, self._workers = folder is None, max(1, workers)
         JUDGING.clear()  # studies of an earlier sweep in this process, whose folder may be gone
-        if folder is not None:
-            mend(folder)
-        storage = self.storage or storage_of(replace(search, storage=None), folder)
         mine = f" {self._identity[:8]}" if self.storage else ""  # a shared storage has studies of other sweeps
-        for cell in self.cells:
-            cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder)
-            if search.past and not self._dry:
-                self._observe(cell, past)
+        with nullcontext() if folder is None or self.storage else refusing_damage(folder):
+            if folder is not None:
+                mend(folder)
+            storage = self.storage or storage_of(replace(search, storage=None), folder)
+            for cell in self.cells:
+                cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder)
+        for cell in self.cells if search.past and not self._dry else ():
+            self._observe(cell, past)
 
     def _observe(self, cell: SearchCell, past: Pasts) -> None:
         """Add earlier runs of the same cell to its study as observations, and print how many."""

@@ -44,7 +44,7 @@ class Study:
     ) -> None:
         """Open or create the study `name`, for runs with `config` except for the keys of `space`.
 
-        The folders of the runs are in that of the `sweep`.
+        The folders of the runs are in that of the `sweep`. Raises ValueError if its study lacks values of a trial.
         """
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         self._pruner = pruner(config.search)
@@ -57,6 +57,9 @@ class Study:
             directions=[one.direction for one in self._objectives],
             load_if_exists=True,
         )
+        lacking = (one for one in self.trials() if one.state in OVER and not self._space.keys() <= one.params.keys())
+        if not storage.shared and (odd := next(lacking, None)) is not None:
+            raise ValueError(f"trial {odd.number} is over, but lacks values")
         self.sharing = Sharing(self._study, storage, sweep)
         rungs = Rungs(config.epochs, self._objectives[0].sign) if config.search.prune == "hyperband" else None
         self.rungs = StudyRungs(self.trials, storage, self.sharing, rungs)

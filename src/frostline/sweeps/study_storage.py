@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import sqlalchemy
+from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from frostline.core import credentials, files, locks
 from frostline.core.config import SearchConfig
-from frostline.core.errors import user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.records import layout
 from frostline.tracking import database
 
@@ -119,9 +120,24 @@ def mend(folder: Path) -> None:
     """Cut off what a killed process left incomplete in a sweep's studies: a half-drawn trial, or a torn line."""
     file, mark = folder / layout.STUDY, folder / layout.STUDY_ASKING
     if mark.exists():
-        os.truncate(file, int(mark.read_text()))
+        size = mark.read_text()
+        if size.isdecimal() and file.exists():  # else somebody has edited or deleted a file
+            os.truncate(file, min(int(size), file.stat().st_size))
         mark.unlink()
     _cut_torn_line(file)
+
+
+@contextmanager
+def refusing_damage(folder: Path) -> Iterator[None]:
+    """Raise `UserError` if the block, which opens the studies of the sweep in `folder`, finds them damaged."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, OptunaError) as error:
+        if isinstance(error, UserError):
+            raise
+        expected = f"the trials of a search, but the file is damaged ({one_line(error)})"
+        hint = "delete it and type the command again: finished trials are not run again"
+        raise UserError(f"{folder / layout.STUDY}: expected {expected}; {hint}") from error
 
 
 def _cut_torn_line(file: Path) -> None:

@@ -65,6 +65,14 @@ def test_range_of_a_mode_precedes_the_common_range() -> None:
     assert search_space.of_cell(compose("freeze=probe"), {}, ranges) == {}  # probe reads no lr
 
 
+def test_whole_number_needs_a_range_of_whole_numbers() -> None:
+    _, ranges = parsed("epochs=interval(1,2.5)")
+    with pytest.raises(UserError, match=r"^epochs=interval\(1,2\.5\): expected whole numbers: range\(1,3\) or int\("):
+        search_space.of_cell(compose("freeze=head"), {}, ranges)
+    _, ranges = parsed("epochs=int(interval(1,2))")
+    assert search_space.of_cell(compose("freeze=head"), {}, ranges) == {"epochs": IntDistribution(1, 2)}
+
+
 def test_modes_own_range_applies_unless_key_is_given() -> None:
     config = compose("freeze=lora")
     config.freeze_mode.space["freeze_mode.adapter.rank"] = "choice(4,8)"

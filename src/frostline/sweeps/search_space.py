@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import ceil, floor, isfinite
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -40,7 +40,13 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     found = {key: one for key, one in found.items() if is_read(key, mode.solver)}
     if "lr" in found and is_auto(found["lr"]):
         found["lr"] = _auto_lr(config)
-    return {key: distribution(key, one) for key, one in found.items()}
+    space, known = {key: distribution(key, one) for key, one in found.items()}, flatten(config)
+    for key, drawn in space.items():
+        if isinstance(drawn, FloatDistribution) and type(known.get(key)) is int:
+            low, high = ceil(drawn.low), floor(drawn.high)
+            expected = f"whole numbers: range({low},{high + 1}) or int(interval({low},{high}))"
+            raise user_error(key, _typed(found[key]), expected)
+    return space
 
 
 def _of_mode(config: Config) -> dict[str, Override]:

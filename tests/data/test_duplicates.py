@@ -99,6 +99,8 @@ def test_verdict_gives_accuracy_without_shared_images():
     both = [result(0, "full", {SHARED: 12, WITHOUT: 0.5}), result(1, "head", {SHARED: 12, WITHOUT: 0.625})]
     assert "Without the 12 test images that are also in train, it is 50.0% against 62.5%." in answer(both)
     assert "Without the 12 test images that are also in train, it is 50.0%." in answer(both[:1])
+    one = [result(0, "full", {SHARED: 1, WITHOUT: 0.5})]
+    assert "Without the test image that is also in train, it is 50.0%." in answer(one)
     assert "Every test image is also in train" in answer([result(0, "full", {SHARED: 200})])
     assert "also in train" not in answer([result(0, "full", {}), result(1, "head", {})])
 

@@ -146,7 +146,8 @@ def _without_shared(found: Sequence[Contender]) -> list[str]:
         return ["Every test image is also in train: this says nothing about new images."]
     each = " against ".join(f"{score:.{digits}f}%" for score in scores)
     what = "it is" if found[0].cell.by == ACCURACY else "accuracy is"
-    return [f"Without the {count:,.0f} test images that are also in train, {what} {each}."]
+    shared = "test image that is" if count == 1 else f"{count:,.0f} test images that are"
+    return [f"Without the {shared} also in train, {what} {each}."]
 
 
 def _digits(cell: Cell) -> int:

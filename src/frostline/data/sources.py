@@ -40,7 +40,7 @@ from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
 from frostline.data.layouts import lay_out, merged
 from frostline.data.listing import Listing, survey
-from frostline.data.names import some
+from frostline.data.names import counted, some
 from frostline.data.numbered_classes import check_classes, check_names
 from frostline.data.source import Source, of_files
 from frostline.store import hashing
@@ -147,6 +147,9 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
     classes = tuple(listed["train"])
     if len(classes) < 2:
         expected = f"a folder of images for each of two or more classes, found {len(classes)}"
+        if not classes and (loose := len(survey(root).files)):
+            images = counted(loose, "image", "images")
+            expected += f", but {images} without one: name the folder above, or use data=table"
         raise user_error("data.root", root, expected)
     sources = {}
     for split, listings in listed.items():

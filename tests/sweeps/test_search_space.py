@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -91,6 +92,12 @@ def test_auto_lr_range_depends_on_mode_and_optimizer(optimizer: str) -> None:
     }
     assert all(one.log and one.high / one.low >= 100 for one in found.values())
     assert found["head"].high > found["full"].high
+
+
+def test_auto_lr_beside_other_values_is_refused() -> None:
+    for typed in ("lr=auto,1e-3", "lr=choice(0.001,auto)"):
+        with pytest.raises(UserError, match=rf"^{re.escape(typed)}: expected auto alone, which is a range, or numbers"):
+            search_space.of_cell(compose("freeze=head"), {}, split_overrides(typed)[1])
 
 
 def test_auto_lr_for_unknown_optimizer_is_refused() -> None:

@@ -39,6 +39,9 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     found |= {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
     found = {key: one for key, one in found.items() if is_read(key, mode.solver)}
     if "lr" in found and is_auto(found["lr"]):
+        value = found["lr"].value()
+        if isinstance(value, ChoiceSweep) and len(value.list) > 1:
+            raise user_error("lr", _typed(found["lr"]), "auto alone, which is a range, or numbers with commas between")
         found["lr"] = _auto_lr(config)
     space, known = {key: distribution(key, one) for key, one in found.items()}, flatten(config)
     for key, drawn in space.items():

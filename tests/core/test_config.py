@@ -340,6 +340,20 @@ def test_missing_plus_is_explained(typed, within):
     assert line == f"{typed}: expected a + before it, as {within} has no such key yet: {shlex.quote(f'+{typed}')}"
 
 
+@pytest.mark.parametrize(
+    ("typed", "key", "where"),
+    [
+        (["optimizer=mine"], "optimizer.weight_decay", ", or in the file of optimizer=mine"),
+        (["optimizer=sgd", "optimizer.weight_decay=???"], "optimizer.weight_decay", ""),
+        (["model=timm"], "model.name", ""),
+    ],
+)
+def test_value_missing_in_a_file_is_explained(typed: list[str], key: str, where: str) -> None:
+    error = ConfigCompositionException(f"Missing mandatory value: {key}\n    full_key: {key}\n")
+    line = str(hydra_errors.explain(error, typed))
+    assert line == f"{key}=???: expected a value, as in {key}=<value>{where}"
+
+
 def test_unknown_key_in_a_rule_is_one_line() -> None:
     values = defaults()
     values["freeze_mode"]["phases"][0]["rules"][0]["scale"] = 2

@@ -110,7 +110,7 @@ def _of_value(text: str, arguments: Sequence[str]) -> UserError:
         return user_error(found[1], "null", "a value")
     key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"
     if "Missing mandatory value" in text:
-        return user_error(key, "???", f"a value, as in {key}=<value>")
+        return user_error(key, "???", f"a value, as in {key}=<value>{_or_in_own_file(key, arguments)}")
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         return user_error(key, found[1], f"a value of type {found[2].lower()}")
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
@@ -121,6 +121,16 @@ def _of_value(text: str, arguments: Sequence[str]) -> UserError:
         group = next((a.partition("=")[0] for a in arguments if a.lower().endswith("=null")), "?")
         return user_error(group, "null", "one of the options of --help")
     return UserError(" ".join(text.split()))
+
+
+def _or_in_own_file(key: str, arguments: Sequence[str]) -> str:
+    """Return the advice to add the missing `key` to the file of the option of its group; empty if it has none.
+
+    The only option of ours without a value is `model=timm`, which needs a name.
+    """
+    group = key.partition(".")[0]
+    chosen = next((argument for argument in arguments if argument.startswith(f"{group}=")), "")
+    return f", or in the file of {chosen}" if chosen and key != "model.name" and _given(key, arguments) == "?" else ""
 
 
 def unreadable(override: str, commands: Sequence[str]) -> UserError:

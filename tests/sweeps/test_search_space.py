@@ -67,10 +67,10 @@ def test_range_of_a_mode_precedes_the_common_range() -> None:
 
 
 def test_whole_number_needs_a_range_of_whole_numbers() -> None:
-    _, ranges = parsed("epochs=interval(1,2.5)")
+    _, ranges = split_overrides("epochs=interval(1,2.5)")
     with pytest.raises(UserError, match=r"^epochs=interval\(1,2\.5\): expected whole numbers: range\(1,3\) or int\("):
         search_space.of_cell(compose("freeze=head"), {}, ranges)
-    _, ranges = parsed("epochs=int(interval(1,2))")
+    _, ranges = split_overrides("epochs=int(interval(1,2))")
     assert search_space.of_cell(compose("freeze=head"), {}, ranges) == {"epochs": IntDistribution(1, 2)}
 
 

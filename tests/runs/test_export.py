@@ -133,6 +133,18 @@ def test_user_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, mes
     assert not list(tmp_path.iterdir())
 
 
+def test_existing_file_is_overwritten_only_by_name(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (existing := tmp_path / "model.safetensors").write_text("of another run")
+    arguments = [str(trained.folder / "1"), "--format", "safetensors"]
+    for place in ([], ["--output", "."]):
+        with pytest.raises(UserError, match=r"^--output=model\.safetensors: expected a new file; this one exists"):
+            commands.run("export", [*arguments, *place])
+    assert existing.read_text() == "of another run"
+    assert commands.run("export", [*arguments, "--output", existing.name]) == 0
+    assert existing.stat().st_size > 1000
+
+
 @pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
 def test_full_disk_is_one_line_and_leaves_no_file(small_run, tmp_path, kind):
     network = predict.load(small_run, device="cpu")

@@ -18,6 +18,8 @@ def main(arguments: list[str]) -> int:
     output = Path(options.output or ".")
     if os.path.isdir(output):
         output = output / f"model{export.SUFFIXES[options.format]}"
+        if os.path.lexists(output):  # perhaps of another run
+            raise user_error("--output", output, "a new file; this one exists: name it to overwrite it, or another one")
     elif options.output.endswith("/"):
         raise user_error("--output", options.output, "a folder that exists")
     if not os.path.isdir(output.parent):

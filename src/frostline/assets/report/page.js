@@ -144,7 +144,8 @@ function costSection() {
     select(group.by.words, [["val", "validation"], ["test", "test"]], costState.split, value => { costState.split = value; paint(node); }));
   $("h2", root).textContent = `${title(group.by.words)} against cost`;
   $(".note", root).textContent = "Each point is a cell, with its 95% interval if known (left out above 60 cells). Ringed: no other cell is both cheaper and better." +
-    (done().some(cell => cell.cost[3] === 0) ? " Cells whose features were already in the store show only the remaining cost." : "");
+    (done().some(cell => cell.cost[3] === 0) ? " Cells whose features were already in the store show only the remaining cost." : "") +
+    (done().some(cell => cell.runs.some(run => D.runs[run].status === "PRUNED")) ? " Trials stopped early show what they had reached by then." : "");
   chart(node, drawCost);
 }
 

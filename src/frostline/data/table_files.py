@@ -57,7 +57,7 @@ def _whole_lines(file: Path) -> pd.DataFrame:
     """Read JSON lines by pandas, or by Python where pandas refuses or rounds integers, as it does beside nulls."""
     import pandas as pd
 
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, AttributeError):  # the last from pandas 2.2, for a line that is no object
         frame = pd.read_json(file, lines=True, dtype=False)
         if not (frame.select_dtypes("float").abs() >= _EXACT).any(axis=None):
             return frame

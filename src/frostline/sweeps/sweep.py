@@ -45,9 +45,9 @@ def run_sweep(
 ) -> int:
     """Check and run every job, write the results, and return the exit status: 0 if every run is FINISHED.
 
-    `compose` composes the jobs; `executor` runs them. If the user named the folder (`folder_named`), it must
-    be free or hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this
-    process. Raises `UserError` before any run starts.
+    `compose` composes the jobs; `executor` runs them. If the user named the folder (`folder_named`), it must be free or
+    hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this process.
+    Raises `UserError` before any run starts.
     """
     here = not (isinstance(executor, Cluster) or claimed)
     earlier = already_finished.EarlierSweeps(
@@ -94,7 +94,8 @@ def run_planned(
     run_folders.require_free(folder)
     if rounds is None:
         run_folders.require_same(folder, [run.folder for run in planned])
-    index = already_finished.index_of(planned) if rounds is None else None  # before any check reads the data
+    recorded = rounds is None and not config.dry_run
+    index = already_finished.index_of(planned) if recorded else None  # before any check reads the data
     try:
         auto, identity = _checked(planned, executor, rounds)
     except WorkerDied as death:

@@ -684,6 +684,7 @@ def lr_runs(mode: str, accuracies: dict[float, float | None], first: int = 0) ->
         ),
         ({0.1: 0.9, 0.01: 0.6}, {0.01: 0.8, 0.1: None}, "`full` between 0.01 and 0.1", "0.001,0.003,0.01,0.03,0.1"),
         ({0.001: 0.8, 0.01: 0.9, 0.02: None}, {0.001: 0.5, 0.01: 0.6, 0.1: 0.5}, "", None),
+        ({0.1: 0.9, 0.01: 0.6}, {0.001: 0.7, 0.01: 0.8, 0.1: 0.7, 0.2: None}, "`head` is the larger", None),
     ],
 )
 def test_no_lr_beyond_a_diverged_one_is_suggested(head, full, sentence, suggested):

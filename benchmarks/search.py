@@ -146,11 +146,9 @@ class _Here:
     def start(self, **_: Any) -> _Here:
         return self
 
-    def begin(self, function: Callable[[], object]) -> None:
-        self._asked = function
-
-    def finish(self) -> object:
-        return self._asked()
+    def call(self, function: Callable[[], object], meanwhile: Callable[[], object]) -> object:
+        meanwhile()
+        return function()
 
     def close(self, *, now: bool) -> None: ...
 

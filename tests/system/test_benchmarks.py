@@ -134,6 +134,16 @@ def test_determinism_is_measured_as_complete(root, tmp_path):
     assert (twice["result"], networks["result"], networks["theirs"]) == ("1", "1", "of 1")
 
 
+def test_overhead_of_a_search_is_measured(tmp_path, monkeypatch):
+    import search
+
+    monkeypatch.setattr(search, "_SEARCHES", (("search=tpe search.prune=hyperband", 1000),))
+    rows = {row["measure"]: row for row in measure(tmp_path, "--only", "search")["search"]["rows"]}
+    overhead, record, growth = (rows[name] for name in rows)
+    assert overhead["measure"].startswith("overhead per trial") and "starts" in overhead["note"]
+    assert record["measure"].startswith("record of a run") and growth["measure"].startswith("growth")
+
+
 def test_share_measurement_runs(root, tmp_path, monkeypatch):
     import ours
 

@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -23,6 +23,7 @@ from frostline.core.hydra_errors import explain
 from frostline.sweeps import hydra_keys, torchrun
 from frostline.tracking import server
 
+_QUIET = ("-q", "--quiet")
 _PLACES = ("--config-dir", "-cd")  # Hydra's flags that go together with --multirun
 
 
@@ -34,23 +35,27 @@ def main() -> None:
     project.register_resolver()
     interrupts.install()
     sys.argv[1:] = [hydra_keys.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
-    sys.argv[1:] = ["cluster.detach=true" if argument == "--detach" else argument for argument in sys.argv[1:]]
     with _one_line():
-        if len(sys.argv) > 1 and commands.is_one(sys.argv[1]):
-            sys.exit(commands.run(sys.argv[1], sys.argv[2:]))
-        if {"-q", "--quiet"} & {*sys.argv[1:]}:
-            sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("-q", "--quiet")]
-            streams.be_quiet()
-        sys.argv[1:] = torchrun.once(sys.argv[1:], os.environ)
-        if again := [argument for argument in sys.argv[1:] if argument.startswith("rerun=")]:
-            others = [argument for argument in sys.argv[1:] if argument not in again]
-            named = [argument.removeprefix("rerun=") for argument in again]
-            sys.exit(commands.run("rerun", [*named, *others]))
-        sys.argv[1:] = hydra_keys.for_help(hydra_keys.flags_first(sys.argv[1:]))
-        hydra_keys.check_typed(sys.argv[1:], commands.names)
-        if not any(argument.startswith("-") and argument.partition("=")[0] not in _PLACES for argument in sys.argv[1:]):
-            sys.argv.insert(1, "--multirun")  # else Hydra complains of commas in place of any other mistake
-        hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()
+        _carry_out(sys.argv[1:])
+
+
+def _carry_out(arguments: Sequence[str]) -> None:
+    """Run a command or repeat a run, and exit; or hand the arguments to Hydra, which starts a sweep."""
+    if arguments and commands.is_one(arguments[0]):
+        sys.exit(commands.run(arguments[0], arguments[1:]))
+    overrides = [argument for argument in arguments if argument not in _QUIET]
+    if len(overrides) < len(arguments):
+        streams.be_quiet()
+    overrides = torchrun.once(overrides, os.environ)
+    if again := [one for one in overrides if one.startswith("rerun=")]:
+        others = [one for one in overrides if one not in again]
+        sys.exit(commands.run("rerun", [*(one.removeprefix("rerun=") for one in again), *others]))
+    overrides = hydra_keys.for_help(hydra_keys.flags_first(overrides))
+    hydra_keys.check_typed(overrides, commands.names)
+    if not any(one.startswith("-") and one.partition("=")[0] not in _PLACES for one in overrides):
+        overrides = ["--multirun", *overrides]  # else Hydra complains of commas in place of any other mistake
+    sys.argv[1:] = overrides
+    hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()
 
 
 @contextmanager

@@ -107,8 +107,11 @@ def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
 def as_read(argument: str) -> str:
     """Return an argument of the command line in the form that Hydra needs.
 
-    `lr=auto` stands for a range; several objectives are one list value, and not several jobs.
+    `lr=auto` stands for a range; several objectives are one list value, and not several jobs; `--detach` is an
+    override.
     """
+    if argument == "--detach":
+        return "cluster.detach=true"
     key, _, value = argument.partition("=")
     if key.lstrip("+") == "lr" and value == "auto":
         return f"{key}=choice({value})"

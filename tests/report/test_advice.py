@@ -12,7 +12,8 @@ import pytest
 from frostline.report import advice
 from frostline.runs.appraisal import Appraisal, Border
 from frostline.runs.costs import Cost
-from frostline.sweeps.advice import BackboneComparison, ComparedBackbone, compose_grid
+from frostline.sweeps.advice import BackboneComparison, CellSearch, ComparedBackbone, compose_grid
+from frostline.sweeps.search_budget import Budget
 
 IMAGES = 200
 
@@ -118,6 +119,17 @@ def test_time_of_next_sweep_counts_features_once() -> None:
     runs = 2 * 3  # modes that were given, times the suggested learning rates
     assert advice.seconds_of_next(comparison_of(WORSE, GOOD)) == pytest.approx((3.0 + runs * 10) + runs * 10)
     assert advice.seconds_of_next(comparison_of(GOOD, lr="0.1")) == pytest.approx((3.0 + 2 * 10) + 2 * 10)
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [(Budget("trials", 4, 1), 4 * 10), (Budget("epochs", 7, 5), 7 * 2), (Budget("seconds", 8, 0), 8)],
+)
+def test_next_search_has_ranges_and_costs_its_budget_per_cell(budget: Budget, seconds: float) -> None:
+    of_grid = comparison_of(GOOD, search="tpe")
+    found = replace(of_grid, search=CellSearch(budget, confirm=3))
+    assert advice.seconds_of_next(found) == pytest.approx(3.0 + 2 * 2 * (seconds + 3 * 10))
+    assert advice.next_sweep(found).endswith(" lr=auto")
 
 
 def test_advice_states_its_limits_and_serializes_to_json() -> None:

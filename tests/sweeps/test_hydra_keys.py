@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import as_read, check_typed, flags_first, for_help, in_folds, points
+from frostline.sweeps.hydra_keys import as_read, as_typed, check_typed, flags_first, for_help, in_folds, points
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,19 @@ def test_several_objectives_are_one_value(typed: str) -> None:
     (job,) = points(parsed)
     names = None if typed == "null" else typed.strip("[]").split(",")
     assert parsed[0].value() == names and len(job) == 1
+
+
+@pytest.mark.parametrize("typed", ["lr=auto", "+lr=auto", "lr=choice(1,2)", "model=auto"])
+def test_lr_auto_is_shown_as_typed(typed: str) -> None:
+    assert as_typed(as_read(typed)) == typed
+
+
+@pytest.mark.parametrize("typed", ["lr=auto", "lr=interval(1e-5,1)"])
+def test_ranges_are_left_out_of_a_search_and_refused_in_a_grid(typed: str) -> None:
+    (run,) = compose_grid(["freeze=head", "search=tpe", as_read(typed)])
+    assert run.config.search.name == "tpe"
+    with pytest.raises(UserError, match="since a grid has no ranges; search=tpe searches them"):
+        compose_grid(["freeze=head", as_read(typed)])
 
 
 @pytest.mark.parametrize("typed", ["freeze =head", " lr=1", "+data.options.x\t=1"])

@@ -16,10 +16,12 @@ from frostline.report.tables import duration
 
 if TYPE_CHECKING:
     from frostline.runs.appraisal import Border
-    from frostline.sweeps.advice import BackboneComparison, ComparedBackbone
+    from frostline.runs.costs import Cost
+    from frostline.sweeps.advice import BackboneComparison, CellSearch, ComparedBackbone
 
 _GRID = "1e-4,1e-3,1e-2"  # decades around the default: `head` and `full` want learning rates of their own
 _LRS = _GRID.count(",") + 1
+_RANGE = "auto"  # the range of each freeze mode, for a search
 MEASURED = (
     "on 14 small backbones and 200 digits (benchmarks/advice.py) Spearman's rank correlation of the best probe with "
     "test accuracies of real runs was 0.82 for `full` (95% interval 0.46 to 0.97) and 0.62 for `head` (0.10 to 0.95)"
@@ -104,7 +106,7 @@ def next_sweep(advice: BackboneComparison) -> str:
     """
     left = _left(advice)
     mode = "freeze_mode" if "freeze_mode" in advice.typed else "freeze"
-    lr = {} if "lr" in advice.typed else {"lr": _GRID}
+    lr = {} if "lr" in advice.typed else {"lr": _RANGE if advice.search else _GRID}
     varied = {key: ",".join(dict.fromkeys(one.typed[key] for one in left)) for key in left[0].typed}
     modes = dict.fromkeys(cost.mode for one in left for cost in one.costs) | dict.fromkeys(advice.solved)
     return command_line.of_sweep({**advice.typed, **varied, mode: ",".join(modes), **lr})
@@ -112,8 +114,18 @@ def next_sweep(advice: BackboneComparison) -> str:
 
 def seconds_of_next(advice: BackboneComparison) -> float:
     """Return an estimate of that sweep's duration on this machine, run after run; cached features count once."""
-    points = advice.points * (1 if "lr" in advice.typed else _LRS)
-    return sum(cost.once + points * cost.epochs * cost.epoch for one in _left(advice) for cost in one.costs)
+    points = advice.points * (1 if "lr" in advice.typed or advice.search else _LRS)
+    costs = [cost for one in _left(advice) for cost in one.costs]
+    return sum(cost.once + points * _seconds_of_cell(cost, advice.search) for cost in costs)
+
+
+def _seconds_of_cell(cost: Cost, search: CellSearch | None) -> float:
+    """Return the seconds of training of one point of the grid: of its run, or of the runs that a search makes of it."""
+    run = cost.epochs * cost.epoch
+    if search is None:
+        return run
+    unit = {"trials": run, "epochs": cost.epoch, "seconds": 1.0}[search.budget.unit]
+    return search.budget.amount * unit + search.confirm * run
 
 
 def _left(advice: BackboneComparison) -> list[ComparedBackbone]:

@@ -15,6 +15,7 @@ from frostline.core.errors import user_error
 from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, compose_one, to_check
+from frostline.sweeps.search_budget import Budget
 
 if TYPE_CHECKING:
     from frostline.runs.appraisal import Appraisal, Sample
@@ -42,6 +43,15 @@ class ComparedBackbone:
 
 
 @dataclass(frozen=True)
+class CellSearch:
+    """The runs of each cell of a search."""
+
+    budget: Budget
+    confirm: int
+    """Number of further runs of the best trial."""
+
+
+@dataclass(frozen=True)
 class BackboneComparison:
     """The comparison of all backbones, and the data that it is based on."""
 
@@ -52,7 +62,7 @@ class BackboneComparison:
     solved: tuple[str, ...]
     """Freeze modes that solve the head without steps, at the cost of one extraction of features."""
     points: int
-    """Number of runs of each freeze mode of each backbone."""
+    """Number of runs of each freeze mode of each backbone; in a search, of cells."""
     data: str
     images: Mapping[str, int]
     """Number of images of each split."""
@@ -60,6 +70,8 @@ class BackboneComparison:
     """Number of images in the sample by split, and of classes as `classes`."""
     notes: tuple[str, ...]
     """What a sweep would report about data, weights and keys."""
+    search: CellSearch | None = None
+    """What a cell costs if the sweep is a search; None for a grid."""
 
 
 def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComparison:
@@ -70,7 +82,7 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComp
     from frostline.runs import appraisal  # imports torch
 
     asked = any(_key(one) in ("freeze", "freeze_mode") for one in overrides)
-    given = [*overrides, *([] if asked else [_MODES])]
+    given = [*map(hydra_keys.as_typed, overrides), *([] if asked else [_MODES])]
     planned = compose_grid(given)
     values = hydra_keys.typed_values(given)
     _require_one_data_set(planned, values)
@@ -83,11 +95,18 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComp
         typed={key: value for key, _, value in (one.partition("=") for one in given)},
         solved=tuple(dict.fromkeys(run.config.freeze_mode.name for run in planned if run.config.freeze_mode.solver)),
         points=max(Counter(repr((run.config.model, run.config.freeze_mode)) for run in planned).values()),
+        search=_search_of(planned[0].config),
         data=planned[0].config.data.name,
         images={"train": len(data.train), "val": len(data.val)},
         sample={"train": len(sample.train), "val": len(sample.val), "classes": len(data.classes)},
         notes=tuple(notes),
     )
+
+
+def _search_of(config: Config) -> CellSearch | None:
+    """Return what a search does in each cell; None for a grid."""
+    search = config.search
+    return None if search.name == "grid" else CellSearch(Budget.of(config, searched=True), search.confirm)
 
 
 def _key(override: str) -> str:

@@ -157,16 +157,17 @@ def compose_one(overrides: Overrides) -> Config:
         return read(hydra.compose("config", overrides=typed, return_hydra_config=True), overrides, 0).config
 
 
-def compose_grid(overrides: Overrides, *, searched: bool = False) -> list[PlannedRun]:
+def compose_grid(overrides: Overrides) -> list[PlannedRun]:
     """Return the runs of the sweep of `overrides`, with commas between values, and restore Hydra's state.
 
-    With `searched`, ranges are left out: one run stands for all trials of a cell. Raises `UserError` as `compose_all`
+    In a search, ranges are left out: one run stands for all trials of a cell. Raises `UserError` as `compose_all`
     does. These runs are not meant to start, so their folders mean nothing.
     """
     with _composing_typed(overrides) as typed:
         parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
-        jobs = hydra_keys.points(hydra_keys.split(parsed)[0] if searched else parsed)
-        return compose_all(jobs, Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True)))[1]
+        compose = Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True))
+        searches = hydra_keys.is_search(parsed, compose)
+        return compose_all(hydra_keys.points(hydra_keys.split(parsed)[0] if searches else parsed), compose)[1]
 
 
 @contextmanager

@@ -119,6 +119,11 @@ def as_read(argument: str) -> str:
     return f"{key}=[{value}]" if several else argument
 
 
+def as_typed(argument: str) -> str:
+    """Return an argument that `as_read` may have rewritten as it is typed: `lr=auto`."""
+    return re.sub(rf"^(\+*lr)=choice\({AUTO}\)$", rf"\1={AUTO}", argument)
+
+
 def beside(hydra: Any) -> list[str]:
     """Return what was typed beside our own keys, given the config of Hydra: config folders and keys of the launcher."""
     folders = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]

@@ -30,7 +30,7 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
 
     UserError for settings that no run can have.
     """
-    runs = compose_grid(overrides, searched=True)
+    runs = compose_grid(overrides)
     for line in unused_keys.check(hydra_keys.typed_values(overrides), [run.config for run in runs]):
         job.screen().say(line, "yellow")
     return runs

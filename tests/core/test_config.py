@@ -326,6 +326,37 @@ def test_no_option_is_advised_that_a_source_refuses(typed: list[str], expected: 
 
 
 @pytest.mark.parametrize(
+    ("typed", "owner", "nearest"),
+    [
+        (["optimizer.options.epss=1"], "optimizer=adam", "+optimizer.options.eps"),
+        (["optimizer=sgd", "optimizer.options.momentumm=1"], "optimizer=sgd", "optimizer.options.momentum"),
+        (["search=gp", "search.options.startup_trials=1"], "search=gp", "search.options.n_startup_trials"),
+    ],
+)
+def test_unknown_option_is_not_advised_with_a_plus(typed: list[str], owner: str, nearest: str) -> None:
+    key, _, value = typed[-1].partition("=")
+    error = ConfigCompositionException(f"Could not override '{key}'.")
+    line = str(hydra_errors.explain(error, typed))
+    assert line.startswith(f"{key}={value}: expected an option of {owner} (") and line.endswith(
+        f"; did you mean {nearest}?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["search.options.foo=1"], "no such key, since search=grid has no options"),
+        (["optimizer.name=adagrad", "optimizer.options.foo=1"], "a + before it, as"),
+        (["optimizer=mine", "optimizer.options.foo=1"], "a + before it, as"),
+        (["freeze_mode.space.foo=1"], "a + before it, as"),
+    ],
+)
+def test_group_without_options_or_with_any_options(typed: list[str], expected: str) -> None:
+    error = ConfigCompositionException(f"Could not override '{typed[-1].removesuffix('=1')}'.")
+    assert str(hydra_errors.explain(error, typed)).startswith(f"{typed[-1]}: expected {expected}")
+
+
+@pytest.mark.parametrize(
     ("typed", "within"),
     [
         ("optimizer.options.eps=1e-6", "optimizer.options"),

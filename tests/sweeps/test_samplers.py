@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import optuna
@@ -10,8 +11,9 @@ from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 
 from frostline.core.config import SearchConfig
+from frostline.core.open_options import OPTIONS
 from frostline.sweeps import samplers
-from small import compose
+from small import compose, raises_one_line
 
 SPACE = {"lr": FloatDistribution(1e-4, 1.0, log=True), "optimizer.weight_decay": FloatDistribution(0.0, 0.1)}
 
@@ -33,6 +35,19 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def draw(search: SearchConfig, number: int) -> dict[str, float]:
     return samplers.drawn_aside(search, [StudyDirection.MAXIMIZE], [], SPACE, number).params
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS["search"].items())
+def test_options_known_without_optuna_are_accepted(name: str, options: str) -> None:
+    if name != "grid":
+        known = signature(samplers._SAMPLERS[name]).parameters
+        assert {*options.split()} <= known.keys() - samplers._UNFIT
+
+
+@pytest.mark.parametrize("typed", ["a", "-1", "2.5", "null"])
+def test_first_trials_are_a_whole_number(typed: str) -> None:
+    with raises_one_line(r"^search\.options\.n_startup_trials=.*: expected a whole number from 0$"):
+        samplers.check_options(compose("search=tpe", f"search.options.n_startup_trials={typed}").search)
 
 
 def test_trial_of_a_sequence_is_drawn_once(draws: list[int]) -> None:

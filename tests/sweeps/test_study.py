@@ -179,7 +179,7 @@ def test_stop_decision_is_repeated_after_a_kill(tmp_path: Path) -> None:
 
 
 def test_invalid_sampler_options_or_storage_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^search\.options=.*keyword arguments of Optuna's TPESampler .*startups"):
+    with pytest.raises(UserError, match=r"^search\.options\.startups=3: expected an option of search=tpe \(.*startup"):
         sampler(search_config("tpe", "+search.options.startups=3").search, 0)
     with pytest.raises(UserError, match=r"^search\.storage=nowhere://x: expected a storage URL"):
         storage_of(search_config("tpe", "search.storage='nowhere://x'").search, None)

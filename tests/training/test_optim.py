@@ -18,6 +18,7 @@ from torch import nn
 
 from frostline.core.config import FreezeModeConfig, ScheduleConfig
 from frostline.core.errors import UserError
+from frostline.core.open_options import OPTIONS
 from frostline.models import adapters
 from frostline.models.build import Model
 from frostline.runs import checks
@@ -149,6 +150,16 @@ def test_unknown_optimizer_is_one_line(typed: str) -> None:
         optim.optimizer_class(typed)
     if typed == "adamww":
         assert str(caught.value).endswith("did you mean adamw?")
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS["optimizer"].items())
+def test_options_known_without_torch_are_accepted(name: str, options: str) -> None:
+    assert name in OPTIMIZERS and {*options.split()} <= signature(optim.optimizer_class(name)).parameters.keys()
+
+
+def test_nearest_option_is_named() -> None:
+    with raises_one_line(r"^optimizer\.options\.epss=1: .*; did you mean eps\?$"):
+        optim.check_options("adam", {"epss": 1})
 
 
 def test_unknown_option_is_one_line() -> None:

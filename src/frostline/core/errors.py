@@ -40,6 +40,19 @@ def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserErr
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
 
 
+def unknown_option(key: str, value: object, owner: str, known: Iterable[str]) -> UserError:
+    """Return the error for a dotted key whose last part is no option of `owner`, with the nearest of the keys `known`.
+
+    These are written as they are typed, with a `+` if the config lacks them.
+    """
+    by_name = {full.rpartition(".")[2]: full for full in known}
+    options = f"an option of {owner} ({', '.join(by_name)})"
+    expected = options if by_name else f"no such key, since {owner} has no options"
+    near = _nearest(key.rpartition(".")[2], by_name)
+    hint = f"; did you mean {by_name[near]}?" if near else ""
+    return UserError(f"{_shown(key)}={_shown(value)}: expected {expected}{hint}")
+
+
 @contextmanager
 def named(**names: str) -> Iterator[None]:
     """Rename keys in a `UserError` that the block raises, e.g. to a flag: `named(output="--output")`."""
@@ -96,9 +109,15 @@ def _shown(value: object) -> str:
 
 
 def _hint(typed: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return `; did you mean ...?` with the one of `choices` most like `typed`, ignoring case; empty if none is."""
+    """Return `; did you mean ...?` with the one of `choices` most like `typed`; empty if none is."""
+    near = _nearest(typed, choices, cutoff)
+    return f"; did you mean {near}?" if near else ""
+
+
+def _nearest(typed: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the one of `choices` most like `typed`, ignoring case; None if none is."""
     by_lower = {choice.lower(): choice for choice in choices}
     typed = _OTHERWISE.get(typed.lower(), typed.lower())
     longer = [choice for choice in by_lower if choice.startswith(typed)]
     near = difflib.get_close_matches(typed, longer or by_lower, n=1, cutoff=cutoff)
-    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+    return by_lower[near[0]] if near else None

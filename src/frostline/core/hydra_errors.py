@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import config, project
-from frostline.core.errors import UserError, one_line, unknown_key, user_error
+from frostline.core.errors import UserError, one_line, unknown_key, unknown_option, user_error
+from frostline.core.open_options import OPTIONS
 
 _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
 """Mappings to which the user may add keys."""
@@ -99,6 +100,9 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
             return user_error(key, value, f"no such key, since data={data} has no options")
         if within is None or (within == "data.options" and known):
             return unknown_key(key, value, known or ())
+        owner, further = _further_options(within, arguments)
+        if further is not None and key != within and f"+{key}" not in further:
+            return unknown_option(key, value, owner, further)
         expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
         return user_error(key, value, expected)
     return _of_value(text, arguments)
@@ -152,9 +156,7 @@ def _data_options(arguments: Sequence[str]) -> tuple[str, list[str] | None]:
 
     None if any key is possible: for a data set of torchvision, and one whose config does not come with frostline.
     """
-    name = _given("data", arguments)
-    if name == "?" and _given("experiment", arguments) == "?":
-        name = next(one["data"] for one in _defaults() if "data" in one)
+    name = _chosen("data", arguments)
     file = project.config_folder() / "data" / f"{name}.yaml"
     if not file.is_file():
         return name, None
@@ -162,6 +164,29 @@ def _data_options(arguments: Sequence[str]) -> tuple[str, list[str] | None]:
     if "options" not in of_data and of_data.source not in _WITHOUT_OPTIONS:
         return name, None
     return name, [f"data.options.{key}" for key in of_data.get("options", ())]
+
+
+def _further_options(within: str, arguments: Sequence[str]) -> tuple[str, list[str] | None]:
+    """Return the chosen optimizer or way to search, and the keys of its options as they are typed.
+
+    None if any key is possible: in another mapping, and for an optimizer whose config does not come with frostline.
+    """
+    group = within.partition(".")[0]
+    name = _chosen(group, arguments) if group in OPTIONS else "?"
+    known = OPTIONS.get(group, {}).get(name)
+    if known is None or _given(f"{group}.name", arguments) != "?":
+        return name, None
+    in_file: Any = OmegaConf.load(project.config_folder() / group / f"{name}.yaml")
+    keys = [f"{'' if key in in_file.get('options', ()) else '+'}{within}.{key}" for key in known.split()]
+    return f"{group}={name}", keys
+
+
+def _chosen(group: str, arguments: Sequence[str]) -> str:
+    """Return the chosen option of a config group, `?` if an experiment may choose it."""
+    name = _given(group, arguments)
+    if name == "?" and _given("experiment", arguments) == "?":
+        return str(next(one[group] for one in _defaults() if group in one))
+    return name
 
 
 def _defaults() -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from frostline.core.config import SearchConfig
-from frostline.core.errors import user_error
+from frostline.core.errors import unknown_option, user_error
 from frostline.report.studies import quiet
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
@@ -28,10 +29,20 @@ INDEPENDENT = ("random", "qmc")
 """Samplers that ignore results, so that all trials can be drawn at once."""
 OF_COMPLETE = ("gp",)
 """Samplers that ignore pruned trials, and get waiting ones as complete; CMA-ES does without (docs/search.md)."""
+_UNFIT = {"seed", "gamma", "weights", "constraints_func", "independent_sampler", "source_trials"}
+"""Arguments of samplers that are not set by the user: the seed, and what no config holds, as functions."""
 _SEEDS = 2**16  # more than the trials of a study, so that no two seeds share the seed of a trial
 
 _SEQUENCES: dict[str, optuna.Study] = {}
 """Studies that generate quasi-random sequences, by seed, options and space."""
+
+
+def check_options(search: SearchConfig) -> None:
+    """Raise `UserError` for options that the sampler does not have, or values that it refuses."""
+    startup = search.options.get("n_startup_trials", 0)
+    if type(startup) is not int or startup < 0:
+        raise user_error("search.options.n_startup_trials", startup, "a whole number from 0")
+    sampler(search, 0)
 
 
 @quiet()
@@ -44,10 +55,13 @@ def sampler(search: SearchConfig, number: int) -> BaseSampler:
     trials, and 52, 78, 82 and 91 with random ones (600 searches with `tpe`, as in benchmarks/replay.py).
     """
     seed = search.seed if search.name == "qmc" else search.seed * _SEEDS + number
+    known = sorted(set(inspect.signature(_SAMPLERS[search.name]).parameters) - _UNFIT)
+    for key in search.options.keys() - known:
+        raise unknown_option(f"search.options.{key}", search.options[key], f"search={search.name}", known)
     try:
         return _SAMPLERS[search.name](seed=seed, **search.options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
-        expected = f"keyword arguments of Optuna's {_SAMPLERS[search.name].__name__} ({error})"
+        expected = f"values that Optuna's {_SAMPLERS[search.name].__name__} accepts ({error})"
         raise user_error("search.options", search.options, expected) from None
 
 

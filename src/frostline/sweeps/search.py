@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 
 from frostline.core.config import Config
 from frostline.sweeps import compose as composing
-from frostline.sweeps import hydra_keys, job, sweep, unused_keys
+from frostline.sweeps import hydra_keys, job, samplers, sweep, unused_keys
 from frostline.sweeps.compose import Overrides
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
@@ -31,6 +31,7 @@ def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Ex
     jobs = hydra_keys.points(listed)
     cells = cells_of(jobs, ranges, compose, executor.start)
     configs = [cell.known.config for cell in cells]
+    samplers.check_options(configs[0].search)
     lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
     for line in [*lines, *describe(cells)]:
         job.screen().say(line)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from frostline.core.errors import user_error
+from frostline.core.errors import unknown_option, user_error
 from frostline.models.adapter_kinds import Adapter
 from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
@@ -46,7 +46,7 @@ def check_options(
     known = sorted(taken - {"params", "lr", "weight_decay", "differentiable"})  # steps are never differentiated here
     for key, value in options.items():
         if key not in known:
-            raise user_error(f"optimizer.options.{key}", value, f"an option of {name} ({', '.join(known)})", known)
+            raise unknown_option(f"optimizer.options.{key}", value, name, known)
     try:
         parameter = nn.Parameter(torch.zeros(1))
         optimizer = _new(name, [parameter], lr=1.0, options=options)

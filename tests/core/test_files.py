@@ -53,3 +53,16 @@ def test_file_is_written_if_it_cannot_be_linked(tmp_path: Path, change: str, mon
         monkeypatch.setattr(files.Path, "hardlink_to", refused)
     write_alike(other, "[1]")
     assert other.read_text() == "[1]" and [*other.parent.iterdir()] == [other]
+
+
+def test_path_is_absolute_without_the_dots_it_begins_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    monkeypatch.chdir(tmp_path / "link")
+    here = tmp_path.resolve() / "a" / "b"
+    assert files.absolute("x/../y") == here / "x/../y" and files.absolute(str(here / "../y")) == here / "../y"
+    assert (
+        files.absolute("../x") == here.parent / "x"
+        and files.absolute("./../../b/../x") == here.parent.parent / "b/../x"
+    )
+    assert files.absolute(".") == here and files.absolute("~") == Path.home()

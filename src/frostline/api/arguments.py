@@ -25,7 +25,7 @@ def place(name: str, path: Path | str) -> Path:
     """Return a path as absolute, with `~` expanded; UserError if it is no path."""
     if not isinstance(path, Path | str) or path == "" or "\0" in str(path):
         raise user_error(name, reprlib.repr(path), "a path")
-    return files.expanded(str(path)).absolute()
+    return files.absolute(str(path))
 
 
 @contextmanager

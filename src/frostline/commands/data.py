@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from frostline.api import arguments as arguments_of
 from frostline.commands import Parser, with_overrides
+from frostline.core import files
 from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
 from frostline.report import command_line
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
     data_words.show(facts, Screen())
     gallery = data_gallery.gallery(opened)
     with arguments_of.writing("--page", asked.page):
-        print(data_page.write(asked.page, facts, gallery).absolute())
+        print(files.absolute(str(data_page.write(asked.page, facts, gallery))))
     return 0
 
 

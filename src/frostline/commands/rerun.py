@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     named = given.pop("hydra.sweep.dir", None)
     if named == "":
         raise user_error("hydra.sweep.dir", "", "a folder")
-    folder = Path(named).absolute() if named else project.new_sweep()
+    folder = files.absolute(named) if named else project.new_sweep()
     uri = tracking_uri.resolved(given.get("tracking.uri"), project.project_root())
     overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:

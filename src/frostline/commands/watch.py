@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from frostline.commands import Parser
-from frostline.core import project
+from frostline.core import files, project
 from frostline.core.errors import user_error
 from frostline.records import layout, run_folders
 from frostline.sweeps import watching
@@ -20,10 +20,11 @@ def main(arguments: list[str]) -> int:
 
 def _found(name: str) -> Path:
     """Return the folder of a sweep, which may have only queued jobs so far; `UserError` if there is none."""
-    folders = [Path(name), *project.multirun().glob(f"*/{name}")] if not Path(name).is_absolute() else [Path(name)]
+    typed = files.absolute(name)
+    folders = [typed] if Path(name).is_absolute() else [typed, *project.multirun().glob(f"*/{name}")]
     for folder in folders if name else ():
         if (folder / layout.JOBS).is_file():
-            return folder.absolute()
+            return folder
         if (sweep := run_folders.sweep_of(folder)) is not None:
             return sweep
     near = [str(file.parent) for file in sorted(project.multirun().glob(f"*/*/{layout.SWEEP}"))]

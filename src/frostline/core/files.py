@@ -59,6 +59,21 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises RuntimeError
 
 
+def absolute(path: str) -> Path:
+    """Return the path as absolute, expanded as above, and without the `..` that a relative one begins with.
+
+    A later `..` stays, since it may follow a symbolic link.
+    """
+    found = expanded(path)
+    if found.is_absolute():
+        return found
+    here, parts = Path.cwd(), [*found.parts]
+    while parts[:1] == [".."]:
+        here = here.parent
+        del parts[0]
+    return here.joinpath(*parts)
+
+
 def readable(path: Path) -> bool:
     """Return whether this process may read the file at `path`, e.g. one recorded by another user."""
     try:

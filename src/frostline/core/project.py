@@ -72,9 +72,9 @@ def own_configs(arguments: Sequence[str]) -> list[Path]:
 
 def look_into(folder: str) -> None:
     """Add a folder to Hydra's search path for options; UserError if it does not exist."""
-    if not os.path.isdir(files.expanded(folder)):
+    if not os.path.isdir(files.absolute(folder)):
         raise user_error("--config-dir", folder, "a folder that exists")
-    further_configs.append(files.expanded(folder).absolute())
+    further_configs.append(files.absolute(folder))
 
 
 @dataclass(frozen=True)

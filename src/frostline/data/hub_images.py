@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.core.errors import user_error
-from frostline.core.files import expanded, facts
+from frostline.core.files import absolute, facts
 from frostline.data import duplicates, label_columns
 from frostline.data.findings import Finding, of_names
 from frostline.data.hub_columns import Columns, class_names
@@ -120,7 +120,7 @@ def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list
         every = [_text(value) for value in table.column(columns.group).to_pylist()]
         groups = tuple(every[row] for row in kept)
     files = tuple((file["filename"], *facts(file["filename"])) for file in rows.cache_files)
-    folder = expanded(root).absolute()
+    folder = absolute(root)
     return Images(split, content, paths, folder, files, tuple(kept), tuple(kept.values()), groups)
 
 

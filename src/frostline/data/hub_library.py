@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.errors import UserError, one_line, user_error
-from frostline.core.files import expanded
+from frostline.core.files import absolute
 from frostline.data.names import some
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def open_data_set(root: str, options: Mapping[str, Any]) -> Mapping[str, dataset
 
     `options` may have its `config` and `revision`. Raises `UserError` if it is unreadable or unreachable.
     """
-    folder = expanded(root).absolute()
+    folder = absolute(root)
     if not os.path.isdir(folder) and not _NAME.fullmatch(root):
         raise user_error("data.root", root, "a folder that exists, or a data set of the hub as owner/name")
     library = _library()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from frostline.core import codehash
 from frostline.core.config import DataConfig
-from frostline.core.files import expanded
+from frostline.core.files import absolute
 from frostline.data import duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import of_range
 from frostline.data.broken_images import blamed, broken_of, leave_out, require_readable
@@ -41,7 +41,7 @@ def load(config: DataConfig, *, spec: ViewSpec, store: Store, progress: Progress
     is cached, since the runs of a sweep load the same images again and again. Raises `UserError` if images are missing
     or cannot be split as configured, `BadImages` if some are broken and `skip_bad` is not set.
     """
-    root = str(expanded(config.root).absolute())
+    root = str(absolute(config.root))
     decisive = replace(config, root=root, name="", flip=False)  # the last two change nothing here
     key = json.dumps([asdict(decisive), asdict(spec), str(store.folder), store.budget], sort_keys=True)
     if key not in _last:

@@ -22,7 +22,7 @@ from typing import IO, Any
 import fsspec
 
 from frostline.core.errors import UserError, one_line, user_error
-from frostline.core.files import expanded
+from frostline.core.files import absolute
 from frostline.data.names import printable, some
 
 AT_ONCE = 16
@@ -147,7 +147,7 @@ def read_text(url: str) -> str | None:
 
 def _names(key: str, pattern: str) -> list[str]:
     """Return the brace expansion of a pattern, as in a shell: `{00..12}`, `{one,two}`; the last varies fastest."""
-    text = pattern if is_elsewhere(pattern) else os.path.normpath(expanded(pattern).absolute())
+    text = pattern if is_elsewhere(pattern) else os.path.normpath(absolute(pattern))
     pieces = [_choices(piece) for piece in re.split(r"(\{[^{}]*\})", text)]
     if prod(map(len, pieces)) > _MOST:
         raise user_error(key, pattern, f"at most {_MOST:,} files")

@@ -23,7 +23,7 @@ from torch import Tensor
 from frostline.core import codehash, plugins
 from frostline.core.config import EMBEDDED, OWN_FILES, DataConfig
 from frostline.core.errors import user_error
-from frostline.core.files import expanded
+from frostline.core.files import absolute
 from frostline.data import (
     duplicates,
     hub,
@@ -55,7 +55,7 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
     `store`. Raises `UserError` if files are missing or do not fit.
     """
     source, root, splits, options = config.source, config.root, config.splits, config.options
-    place, missing = expanded(root).absolute(), config.missing_classes
+    place, missing = absolute(root), config.missing_classes
     if source not in EMBEDDED and not root.strip():
         raise user_error("data.root", root, "the place of the images; . is the working directory")
     if source not in (*EMBEDDED, *OWN_FILES):
@@ -75,7 +75,7 @@ def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[st
         read = hub.read(root, options) if source == "hub" else shards.read(root, options, store, progress)
         found, file = _without_files(read, root, missing), options.get("splits")
         with blamed(root, found["train"].damage):
-            return found if file is None else split_names.applied(found, expanded(file).absolute())
+            return found if file is None else split_names.applied(found, absolute(file))
     if source == "glyphs":
         return {"train": _glyphs(options)}
     if options:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from frostline.core import plugins
 from frostline.core.errors import user_error
-from frostline.core.files import expanded
+from frostline.core.files import absolute, expanded
 from frostline.core.input_spec import InputSpec
 from frostline.models import torchvision_models
 from frostline.models.architecture import Architecture, Pretrained
@@ -57,7 +57,7 @@ def source_of(found: Architecture, weights: str | None) -> Pretrained | Path | N
         expected = f"null, glyphs, a {', '.join(SUFFIXES)} file or one of {', '.join(entries)}"
         raise user_error("model.weights", weights, expected, [*entries, "glyphs"])
     if not os.path.isfile(path):
-        raise user_error("model.weights", weights, f"a file, and there is none at {path.absolute()}")
+        raise user_error("model.weights", weights, f"a file, and there is none at {absolute(weights)}")
     return path
 
 

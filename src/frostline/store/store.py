@@ -25,7 +25,7 @@ import torch
 from filelock import Timeout
 from platformdirs import user_cache_path
 
-from frostline.core import locks, memory
+from frostline.core import files, locks, memory
 from frostline.core.errors import user_error
 from frostline.store import entries, unfinished
 from frostline.store.checksums import DamagedEntry
@@ -202,7 +202,7 @@ def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callab
     """Return the store in `path`, else in FROSTLINE_STORE, else in the user's cache directory; see `Store`."""
     chosen = path or os.environ.get("FROSTLINE_STORE")
     try:
-        folder = Path(chosen).expanduser().absolute() if chosen else user_cache_path("frostline")
+        folder = files.absolute(str(Path(chosen).expanduser())) if chosen else user_cache_path("frostline")
     except RuntimeError:  # ~somebody
         key = "store.path" if path else "FROSTLINE_STORE"
         raise user_error(key, chosen, "a folder; there is no such home") from None

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from frostline.core import project
 from frostline.core.errors import UserError, user_error
-from frostline.core.files import expanded, readable
+from frostline.core.files import absolute, readable
 from frostline.records import layout, sweep_record
 from frostline.records.layout import RUN_ID, RUN_PREFIX
 from frostline.records.sweep_record import RecordedSweep
@@ -52,9 +52,9 @@ def resolve(name: TypedName, uri: str | None = None) -> Target:
     """
     uri = uri or tracking_uri.resolved(None, project.project_root())
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
-    here, lying = expanded(name.text), project.multirun() / called.replace(" ", "/")
+    here, lying = absolute(name.text), project.multirun() / called.replace(" ", "/")
     if name.text and os.path.isdir(here):
-        return Target(uri, here.absolute())
+        return Target(uri, here)
     if os.path.isfile(lying / layout.SWEEP):
         return Target(uri, lying)
     if RUN_ID.fullmatch(called):

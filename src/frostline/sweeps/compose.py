@@ -15,7 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from frostline.core import credentials
+from frostline.core import credentials, files
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, is_read, with_values
 from frostline.core.errors import UserError, user_error
@@ -98,7 +98,7 @@ def compose_all(
         expected = f"one folder for all runs, not also {next(s for s in sweeps if s != sweeps[0])}; "
         raise user_error("hydra.sweep.dir", sweeps[0], f"{expected}hydra.sweep.subdir names the folder of a run in it")
     run_folders.require_distinct([run.folder for run in planned])
-    return Path(sweeps[0]).absolute(), planned
+    return files.absolute(sweeps[0]), planned
 
 
 def compose_trial(
@@ -133,7 +133,7 @@ def _name(config: Config, extras: Mapping[str, Any]) -> str:
 
 def sweep_folder(compose: Composer, overrides: Overrides) -> Path:
     """Return the absolute folder of a sweep according to Hydra, given the overrides of one of its runs."""
-    return Path(read(compose(overrides), overrides, 0).sweep).absolute()
+    return files.absolute(read(compose(overrides), overrides, 0).sweep)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def index(configs: Iterable[Config], most: float = math.inf) -> dict[str, str] |
     """
     found: dict[str, str] = {}
     for data in {repr(config.data): config.data for config in configs}.values():
-        place = str(files.expanded(data.root).absolute())
+        place = str(files.absolute(data.root))
         key = f"{data.source} {place}"  # embedded sources have a root, too, though they read no files
         if (known := found.get(key) or _of(data, place, most)) is None:
             return None

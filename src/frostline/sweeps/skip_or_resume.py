@@ -35,7 +35,7 @@ def facts_of(run: PlannedRun) -> RunFacts:
     """Return the facts that the job of a run needs, without those from earlier sweeps."""
     settled = {key: value_of(run.config, key) for key in ("precision", "compile", "data.pixels", "model.sha256")}
     root = run.config.data.root
-    data = root if "://" in root else str(files.expanded(root).absolute())
+    data = root if "://" in root else str(files.absolute(root))
     return RunFacts(run.name, run.choices, run.folder, digest(run.config), settled, data=data, command=run.command)
 
 

@@ -99,7 +99,7 @@ def _shared(place: str) -> Storage:
     """Return the storage at a URL, or in a journal file."""
     if "://" in place:
         return Storage(_database(place), shared=True, deciding=lock_of(place), ready=partial(wait_for, place))
-    file = files.expanded(place).absolute()
+    file = files.absolute(place)
     lock, deciding = (file.with_name(f".{file.name}.{what}") for what in ("lock", "deciding"))
     with locks.held(lock):
         _cut_torn_line(file)

@@ -32,7 +32,7 @@ def chosen(configured: str | None) -> str | None:
     if configured is None:
         return None
     if "://" not in configured:
-        folder = files.expanded(configured).absolute()
+        folder = files.absolute(configured)
         if not configured.strip() or re.match(r"[a-z0-9+-]+:", configured) or os.path.isfile(folder):
             raise user_error(KEY, configured, "a folder, or a URI such as s3://<bucket>/<prefix>")
         return folder.as_uri()

@@ -249,7 +249,10 @@ def test_invalid_columns_are_refused(tmp_path: Path) -> None:
     as_csv(table, [row | {"who": str(number)} for number, row in enumerate([*found, found[0]])])
     assert "expected one group for each image, but pics/0.png is 0 and 20" in refused(table, group="who")
     as_csv(table, [{"a": row["file"], "b": row["label"]} for row in found])
-    assert "data.options.path=null: expected one of the table's columns: a, b" in refused(table)
+    line = "data.options.path=<column>: expected one of the table's columns, since none has a common name (path, file, "
+    assert f"{line}filename, ...): a, b" in refused(table)
+    as_csv(table, [row | {"image": row["file"]} for row in found])
+    assert "data.options.path=<column>: expected one of the table's columns, since several have" in refused(table)
     as_csv(table, [row | {"split": "fold 3"} for row in found])
     assert "data.options.split=split: expected a column of train, val and test, not of fold 3" in refused(table)
     as_csv(table, [{"file": row["file"], "label": "cat"} for row in found])

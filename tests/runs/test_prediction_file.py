@@ -308,7 +308,8 @@ def test_user_mistake_is_one_line_and_leaves_no_file(network, images, tmp_path):
         return str(caught.value)
 
     table.write_text("a,b\nx.png,1\n")
-    assert "path=null: expected one of the table's columns: a, b" in refused("o.csv", table)
+    found = refused("o.csv", table)
+    assert found.startswith("path=<column>: expected one of the table's columns") and found.endswith(": a, b")
     assert "path=c: expected a column of the table: a, b" in refused("o.csv", table, path="c")
     assert "root=none: expected a folder that exists" in refused("o.csv", table, path="a", root="none")
     assert "expected one table alone, shards alone, or files and folders" in refused("o.csv", [table, images])

@@ -9,6 +9,7 @@ from typing import Any
 from frostline.core.errors import user_error
 from frostline.data.label_columns import LABELS
 from frostline.data.names import some
+from frostline.data.table_columns import not_named
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def _only(rows: Any, what: str, found: Sequence[str]) -> str:
     """Return the only column in `found`; `UserError` if there is none, or several."""
     if len(found) == 1:
         return found[0]
-    expected = f"one of the data set's columns: {some(found or rows.features)}"
-    raise user_error(f"data.options.{what}", "null", expected)
+    why = f"several may have {what}s" if found else f"none is known to have {what}s"
+    raise not_named(f"data.options.{what}", "data set", found or rows.features, why)
 
 
 def _image_column(rows: Any, given: str | None) -> str:

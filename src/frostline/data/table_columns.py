@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.errors import user_error
+from frostline.core.errors import UserError, first_few, user_error
 from frostline.data.names import printable, some
 
 if TYPE_CHECKING:
@@ -27,8 +27,13 @@ def find(
         return found[0]
     if optional and not found:
         return None
-    expected = "one of the table's columns"
-    raise user_error(key, "null", f"{expected}: {some(found or columns)}")
+    lacking = f"none has a common name ({first_few(common)})"
+    raise not_named(key, "table", found or columns, "several have common names" if found else lacking)
+
+
+def not_named(key: str, owner: str, columns: Iterable[str], why: str) -> UserError:
+    """Return the error for a column that the user has to name by `key`, one of `columns` of the `owner`."""
+    return user_error(key, "<column>", f"one of the {owner}'s columns, since {why}: {some(columns)}")
 
 
 def texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:

@@ -29,8 +29,8 @@ def search_config(*more: str, epochs: int = 9) -> Config:
     return compose("freeze=head", "search=random", "search.prune=hyperband", f"epochs={epochs}", *more)
 
 
-def open_study(config: Config, folder: Path | None) -> Study:
-    return Study(storage_of(config.search, folder), "head", config, SPACE)
+def open_study(config: Config, folder: Path | None, most: int | None = None) -> Study:
+    return Study(storage_of(config.search, folder), "head", config, SPACE, most=most)
 
 
 def curve(lr: float) -> list[float]:
@@ -128,6 +128,17 @@ def test_kill_at_any_write_changes_no_trial(tmp_path: Path) -> None:
     for number, state in enumerate(states[::5]):
         mend(folder := restore(state, tmp_path / str(number)))
         assert run_trials(folder) == expected, number
+
+
+def test_smaller_budget_ends_without_further_trials(tmp_path: Path) -> None:
+    config = search_config()
+    killed = open_study(config, tmp_path)
+    assert [step(killed), step(killed)] == [(0, 1), (1, 1)]
+    killed.ask()
+    study = open_study(config, tmp_path, most=2)
+    while step(study, 2):
+        pass
+    assert study.over() and study.best() is not None and study.trials()[2].state is TrialState.RUNNING
 
 
 @pytest.mark.parametrize(

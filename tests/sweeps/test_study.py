@@ -127,6 +127,20 @@ def test_more_trials_continue_a_finished_study(tmp_path: Path) -> None:
     assert results(open_study(config, tmp_path)) == results(straight)
 
 
+def test_smaller_budget_leaves_further_trials_out(tmp_path: Path) -> None:
+    config = search_config("random")
+    killed = open_study(config, tmp_path)
+    for _ in range(4):
+        killed.ask()
+    for number in range(3):
+        killed.tell(number, [float(number)], TrialState.COMPLETE)
+    study = Study(storage_of(config.search, tmp_path), "head", config, SPACE, tmp_path, most=2)
+    assert study.numbers() == [0, 1] and len(study.spent()) == 2
+    assert study.over() and not killed.over()
+    best = study.best()
+    assert best is not None and best.number == 1
+
+
 def test_pruner_stops_worse_trials_and_keeps_their_values(tmp_path: Path) -> None:
     config = search_config("random", "search.prune=median", "epochs=4")
     study = open_study(config, tmp_path)
@@ -312,6 +326,7 @@ def test_multi_objective_suggestions_equal_those_of_optuna(name: str, tmp_path: 
         lambda lines: [b"hello", *lines],
         lambda lines: [b"[]", *lines],
         lambda lines: [b"5", *lines],
+        lambda lines: [*lines, b'{"op_code": 99, "worker_id": ""}'],
         lambda lines: [b"\xff\xfe", *lines],
         lambda lines: [*lines[:2], lines[2][:9], *lines[3:]],
         lambda lines: [line for line in lines if b'"param_name":"lr"' not in line],

@@ -17,7 +17,6 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from frostline.records.trial_tags import Decision
-from frostline.sweeps import trial_marks
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage
@@ -99,10 +98,18 @@ class StudyRungs:
     """The rungs of a study, as marked in its storage; false for a study without rungs, in which no trial waits."""
 
     def __init__(
-        self, trials: Callable[[], list[FrozenTrial]], storage: Storage, sharing: Sharing, rungs: Rungs | None
+        self,
+        trials: Callable[[], list[FrozenTrial]],
+        own: Callable[[], list[FrozenTrial]],
+        storage: Storage,
+        sharing: Sharing,
+        rungs: Rungs | None,
     ) -> None:
-        """Decide about the trials of a study; `trials` returns their present state, in the order of their numbers."""
-        self._trials, self._storage, self._sharing, self._rungs = trials, storage, sharing, rungs
+        """Decide about the trials of a study; `trials` returns their present state, in the order of their numbers.
+
+        `own` returns those among them that compete with each other.
+        """
+        self._trials, self._own, self._storage, self._sharing, self._rungs = trials, own, storage, sharing, rungs
 
     def __bool__(self) -> bool:
         """Return whether trials wait at rungs."""
@@ -170,6 +177,3 @@ class StudyRungs:
         values = self._trials()[number].params
         same = (one.number for one in (self._own() if self._rungs else ()) if one.params == values)
         return next((other for other in same if other < number), None)
-
-    def _own(self) -> list[FrozenTrial]:
-        return trial_marks.own(self._trials())

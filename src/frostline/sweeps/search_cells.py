@@ -98,10 +98,14 @@ class SearchCell:
         return replace(composing.with_auto(run, self.auto), elsewhere=where and where / folder)
 
     @property
+    def most(self) -> int | None:
+        """The largest number of trials; None if the budget is not one of trials."""
+        return int(self.budget.amount) if self.budget.unit == "trials" else None
+
+    @property
     def unbegun(self) -> list[int]:
-        """The numbers of trials that the study has and this sweep has not begun, within a budget of trials."""
-        numbers = [number for number in self.study.numbers() if number not in self.begun]
-        return numbers[: max(0, int(self.budget.amount) - len(self.begun))] if self.budget.unit == "trials" else numbers
+        """The numbers of trials that the study has within the budget and this sweep has not begun."""
+        return [number for number in self.study.numbers() if number not in self.begun]
 
     @property
     def left(self) -> int:

@@ -87,7 +87,7 @@ class Search:
                 mend(folder)
             storage = self.storage or storage_of(replace(search, storage=None), folder)
             for cell in self.cells:
-                cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder)
+                cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder, cell.most)
         for cell in self.cells if search.past and not self._dry else ():
             self._observe(cell, past)
 

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
 from frostline.records.trial_tags import Decision
-from frostline.sweeps import search_space, trial_marks
+from frostline.sweeps import search_space
 from frostline.sweeps.rungs import Rungs, StudyRungs, as_over
 from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner, sampler
 from frostline.sweeps.search_budget import NO_COST, Spent
@@ -41,11 +41,14 @@ class Study:
         config: Config,
         space: Mapping[str, BaseDistribution],
         sweep: Path | None = None,
+        most: int | None = None,
     ) -> None:
         """Open or create the study `name`, for runs with `config` except for the keys of `space`.
 
-        The folders of the runs are in that of the `sweep`. Raises ValueError if its study lacks values of a trial.
+        The folders of the runs are in that of the `sweep`. Trials after the first `most`, which a command with a larger
+        budget left, only teach the sampler. Raises ValueError if its study lacks values of a trial.
         """
+        self._most = most
         self.name, self._search, self._space, self._storage = name, config.search, dict(space), storage
         self._pruner = pruner(config.search)
         self._objectives = objectives_of(config)
@@ -62,7 +65,7 @@ class Study:
             raise ValueError(f"trial {odd.number} is over, but lacks values")
         self.sharing = Sharing(self._study, storage, sweep)
         rungs = Rungs(config.epochs, self._objectives[0].sign) if config.search.prune == "hyperband" else None
-        self.rungs = StudyRungs(self.trials, storage, self.sharing, rungs)
+        self.rungs = StudyRungs(self.trials, self._own, storage, self.sharing, rungs)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, in the order of their numbers."""
@@ -126,8 +129,8 @@ class Study:
         return any(map(self.sharing.goes_on_elsewhere, self._own()))
 
     def _own(self) -> list[FrozenTrial]:
-        """Return the study's own trials, in the order of their numbers, without observations."""
-        return trial_marks.own(self.trials())
+        """Return the study's own trials within the budget, in the order of their numbers, without observations."""
+        return [trial for trial in self.trials() if PAST not in trial.user_attrs][: self._most]
 
     def asked(self, number: int) -> dict[str, Any]:
         """Return the values of an existing trial; values that are missing after a kill are drawn."""

@@ -132,7 +132,7 @@ def refusing_damage(folder: Path) -> Iterator[None]:
     """Raise `UserError` if the block, which opens the studies of the sweep in `folder`, finds them damaged."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, OptunaError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, OptunaError) as error:
         if isinstance(error, UserError):
             raise
         expected = f"the trials of a search, but the file is damaged ({one_line(error)})"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from optuna.trial import FrozenTrial, TrialState
 
 from frostline.sweeps.search_budget import Spent
@@ -37,11 +35,6 @@ def is_left(trial: FrozenTrial) -> bool:
 def rests(trial: FrozenTrial) -> bool:
     """Return whether a trial is not over and not running: it was left, or waits."""
     return is_left(trial) or waits(trial)
-
-
-def own(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials of a study without observations."""
-    return [trial for trial in trials if PAST not in trial.user_attrs]
 
 
 def spent_of(trial: FrozenTrial) -> Spent:

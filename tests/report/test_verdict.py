@@ -115,6 +115,18 @@ def test_varying_returns_the_keys_that_differ():
     assert varying([result(0, "head", 0, 0)]) == []
 
 
+def test_name_of_an_option_is_one_key_and_suggested_as_typed():
+    results = [
+        replace(
+            result(job, "head", 0.9, 0.9 - job / 50, **{"model": name, "model.name": name}),
+            command=["model=timm", f"model.name={name}"],
+        )
+        for job, name in enumerate(["tiny_vit", "tiny_resnet"])
+    ]
+    assert varying(results) == ["model"]
+    assert "`python train.py -m model=timm model.name=tiny_vit,tiny_resnet seed=0,1,2,3,4`" in answer(results)
+
+
 def test_winner_has_gap_lr_cost_and_command():
     results = [
         result(0, "head", 0.80, 0.80, lr=1e-2, seconds=2),

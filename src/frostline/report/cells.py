@@ -112,8 +112,11 @@ def varying(results: Sequence[Result]) -> list[str]:
     """Return the names of the choices that differ within the sweep, in the order in which runs state them.
 
     Runs without a choice (a solved head has no lr) are ignored for that choice. Marks of a search are not choices.
+    `optimizer.name` is left out beside `optimizer`, which has the same values.
     """
-    return [name for name in differing([result.choices for result in results]) if name not in trial_tags.MARKS]
+    found = differing([result.choices for result in results])
+    same = [f"{name}.name" for name in found]
+    return [name for name in found if name not in (*trial_tags.MARKS, *same)]
 
 
 def differing(sections: Sequence[Mapping[str, Any]]) -> list[str]:

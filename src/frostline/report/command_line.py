@@ -37,7 +37,8 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | No
         given.pop("data.fold", None)  # a sweep runs all folds
     if "freeze_mode" in changes:
         given.pop("freeze", None), given.pop("freeze_mode", None)
-    swept = {"freeze" if key == "freeze_mode" else key: ",".join(map(_exact, of)) for key, of in changes.items()}
+    names = {"freeze_mode": "freeze", **{key: f"{key}.name" for key in changes if f"{key}.name" in given}}
+    swept = {names.get(key, key): ",".join(map(_exact, of)) for key, of in changes.items()}
     return of_sweep(given | swept)
 
 

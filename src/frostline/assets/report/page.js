@@ -17,7 +17,7 @@ let group = D.groups[0];
 const $ = (selector, root = document) => root.querySelector(selector);
 const pct = (value, digits = 1) => value == null ? "–" : (100 * value).toFixed(digits) + "%";
 const score = (value, digits = 1) => value == null ? "–" : group.by.share ? pct(value, digits) : value.toFixed(digits + 2);
-const text = value => value == null ? "–" : typeof value !== "number" ? String(value) : value && Math.abs(value) < 1e-4 ? value.toExponential() : String(+value.toPrecision(6));
+const text = value => value == null ? "–" : typeof value !== "number" ? String(value) : value && Math.abs(value) < 1e-4 ? (+value.toPrecision(6)).toExponential() : String(+value.toPrecision(6));
 const safe = value => String(value).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);  // Plotly reads some tags in labels
 const sum = list => list.reduce((a, b) => a + b, 0);
 
@@ -57,7 +57,8 @@ function lookAhead() {
 }
 function toPaper(yes) {  // paper is narrower than a window, and white
   document.documentElement.classList.toggle("printing", yes);
-  for (const node of drawers.keys()) if (node.isConnected && node.clientWidth) { seen.add(node); paint(node, yes ? { width: node.clientWidth, height: node.clientHeight } : {}); if (!yes) Plotly.Plots.resize(node); }
+  for (const node of drawers.keys()) if (node.isConnected && node.clientWidth) { seen.add(node); paint(node, yes); if (!yes) Plotly.Plots.resize(node); }
+  if (table) table.page.len(yes ? -1 : 25).draw();
 }
 addEventListener("beforeprint", () => toPaper(true));
 addEventListener("afterprint", () => toPaper(false));
@@ -67,8 +68,8 @@ function chart(node, draw) {
   if (seen.has(node)) paint(node); else watcher.observe(node);
 }
 
-function paint(node, size = {}) {
-  const [traces, layout = {}] = drawers.get(node)();
+function paint(node, fixed = false) {
+  const [traces, layout = {}] = drawers.get(node)(), size = fixed ? { width: node.clientWidth, height: node.clientHeight } : {};
   const quiet = ink("--quiet"), line = ink("--line"), narrow = node.clientWidth < 560;
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, automargin: true, title: { standoff: 8 } };
   const full = {
@@ -92,7 +93,7 @@ function logTicks(values) {  // 1, 2 and 5 of each decade, or the decades alone 
   return { tickvals, ticktext: tickvals.map(v => { const [unit, name] = units.find(([least]) => v >= least); return +(v / (unit || 1)).toPrecision(1) + name; }) };
 }
 
-const percents = { tickformat: ".0%" };
+const percents = { tickformat: "~%" };  // as many digits as the distance of the ticks needs
 const scores = () => group.by.share ? percents : {};
 const better = (a, b) => group.by.sign * a > group.by.sign * b;
 const bars = (found, name) => {
@@ -131,7 +132,7 @@ function drawCost() {
     line: { color: ink("--quiet"), width: 1.2, dash: "dot", shape: "hv" }, marker: { symbol: "circle-open", size: 17, color: ink("--quiet"), line: { width: 1.5 } } });
   const positive = found.every(cell => cell.cost[which] > 0), values = found.map(cell => cell.cost[which]);
   const [least, most] = [Math.min(...values), Math.max(...values)], wide = positive && most > 5 * least;
-  return [traces, { xaxis: { title: COSTS[which], ...(wide ? { type: "log", ...logTicks(values) } : { exponentformat: "SI", rangemode: least < most / 2 ? "tozero" : "normal" }) },
+  return [traces, { xaxis: { title: COSTS[which], ...(wide ? { type: "log", ...logTicks(values) } : { exponentformat: "SI", rangemode: least < most / 2 || least === most ? "tozero" : "normal" }) },
     yaxis: { title: `${split === "val" ? "validation" : "test"} ${group.by.words}`, ...scores() } }];
 }
 
@@ -160,18 +161,26 @@ const valuesOf = (key, cells = group.cells) => {
 const valueOf = (cell, key) => key === D.key ? cell.series : typeof cell.at[key] === "number" ? cell.at[key] : String(cell.at[key]);
 const isLog = values => values.length > 1 && values.every(v => v > 0) && Math.max(...values) >= 5 * Math.min(...values);
 const response = { x: null, fixed: {} };
+const lost = cell => {  // why a cell has no result: its runs are over, and all failed
+  const runs = cell.runs.map(number => D.runs[number]);
+  return !runs.length || runs.some(run => run.status !== "FAILED") ? "" : runs.every(run => /^Diverged/.test(run.reason)) ? "diverged" : "failed";
+};
 const best = found => found.reduce((a, b) => a == null || better(b.val[0], a.val[0]) ? b : a, null);
 
 function drawResponse() {
   const x = response.x, values = valuesOf(x), number = isNumber(x) && x !== D.key;
-  const found = done().filter(cell => Object.entries(response.fixed).every(([key, value]) => value === "" || !reads(cell, key) || String(cell.at[key]) === value));
+  const fits = cell => Object.entries(response.fixed).every(([key, value]) => value === "" || !reads(cell, key) || String(cell.at[key]) === value);
+  const found = done().filter(fits), without = group.cells.filter(cell => fits(cell) && reads(cell, x) && lost(cell) && !found.some(c => c.series === cell.series && valueOf(c, x) === valueOf(cell, x)));
   const log = number && isLog(values), beside = (value, i, count) => log ? value * (values.at(-1) / values[0]) ** ((i - (count - 1) / 2) * (innerWidth < 600 ? .02 : .006)) : value;  // intervals would cover each other
   const traces = seriesOf(found).map((name, i, all) => {
     const own = values.map(value => best(found.filter(cell => cell.series === name && valueOf(cell, x) === value))).filter(cell => cell);
     return { name: safe(name), type: "scatter", mode: "lines+markers", x: own.map(cell => number ? beside(cell.at[x], i, all.length) : safe(valueOf(cell, x))), y: own.map(cell => cell.val[0]), error_y: bars(own, "val"),
       line: { color: colour(name), width: 2 }, marker: { color: colour(name), symbol: symbol(name), size: 9 }, text: own.map(cellText), hovertemplate: "%{text}<extra></extra>" };
   });
-  return [traces, { xaxis: { title: x === "lr" ? "learning rate" : safe(x), type: log ? "log" : number ? "linear" : "category",
+  const order = seriesOf(done());
+  if (without.length) traces.push({ type: "scatter", mode: "markers", showlegend: false, yaxis: "y2", y: without.map(() => 0), cliponaxis: false, x: without.map(cell => number ? beside(cell.at[x], Math.max(0, order.indexOf(cell.series)), order.length) : safe(valueOf(cell, x))),
+    marker: { symbol: "x-thin-open", size: 10, color: without.map(cell => colour(cell.series)), line: { width: 2.4 } }, text: without.map(cell => `${safe(`${cell.series} ${at(cell)}`)}<br>${lost(cell)}`), hovertemplate: "%{text}<extra></extra>" });
+  return [traces, { ...(without.length ? { yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true } } : {}), xaxis: { title: x === "lr" ? "learning rate" : safe(x), type: log ? "log" : number ? "linear" : "category",
     ...(number && values.length <= 8 ? { tickvals: values, ticktext: values.map(text) } : {}) },
     yaxis: { title: `validation ${group.by.words}`, ...scores() } }];
 }
@@ -189,7 +198,8 @@ function responseSection() {
       ...others.map(key => select(key, [["", "best of each"], ...valuesOf(key).map(v => [String(v), text(v)])], response.fixed[key] || "", value => { response.fixed[key] = value; paint(node); })));
   };
   controls();
-  $(".note", root).textContent = (keys.some(key => isNumber(key) && isLog(valuesOf(key))) ? "On a logarithmic axis, points of the same value stand side by side, so that their 95% intervals can be seen." : "") + (keys.length > 1 ? " “Best of each”: each point is the cell that is best on validation among those with its value." : "");
+  const unread = ORDER.filter(name => group.cells.some(cell => cell.series === name) && !group.cells.some(cell => cell.series === name && reads(cell, response.x)));
+  $(".note", root).textContent = (keys.some(key => isNumber(key) && isLog(valuesOf(key))) ? "On a logarithmic axis, points of the same value stand side by side, so that their 95% intervals can be seen." : "") + (keys.length > 1 ? " “Best of each”: each point is the cell that is best on validation among those with its value." : "") + (group.cells.some(lost) ? " Crosses at the bottom: all runs diverged or failed." : "") + (unread.length ? ` Without ${response.x}, so not shown: ${unread.join(", ")}.` : "");
   chart(node, drawResponse);
   heatSection($(".heat", root), [...keys, D.key].filter(key => valuesOf(key).length > 1));
 }
@@ -210,12 +220,14 @@ function heatSection(root, keys) {
     const both = group.cells.filter(c => reads(c, heat.x) && reads(c, heat.y));
     const [xs, ys] = [valuesOf(heat.x, both), valuesOf(heat.y, both)];
     const cell = ys.map(y => xs.map(x => best(done().filter(c => valueOf(c, heat.x) === x && valueOf(c, heat.y) === y))));
-    const z = cell.map(row => row.map(c => c ? c.val[0] : null));
+    const z = cell.map(row => row.map(c => c ? c.val[0] : null)), none = (x, y) => both.filter(c => valueOf(c, heat.x) === x && valueOf(c, heat.y) === y).map(lost)[0];
+    const failed = ys.flatMap((y, j) => xs.map((x, i) => [safe(text(x)), safe(text(y)), z[j][i] == null && none(x, y)])).filter(([, , why]) => why);
     return [[{ type: "heatmap", x: xs.map(v => safe(text(v))), y: ys.map(v => safe(text(v))), z, colorscale: "Cividis", xgap: 2, ygap: 2, hoverongaps: false,
-      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: group.by.share ? "%{z:.1%}" : "%{z:.3f}" } : {}), reversescale: group.by.sign < 0, colorbar: { ...scores(), thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: `validation ${group.by.words}`, side: "right" } }) } }],
+      text: cell.map(row => row.map(c => c ? cellText(c) : "")), hovertemplate: "%{text}<extra></extra>", ...(xs.length * ys.length <= 120 ? { texttemplate: group.by.share ? "%{z:.1%}" : "%{z:.3f}" } : {}), reversescale: group.by.sign < 0, colorbar: { ...scores(), thickness: 12, outlinewidth: 0, ...(node.clientWidth < 560 ? {} : { title: { text: `validation ${group.by.words}`, side: "right" } }) } },
+      { type: "scatter", mode: "text", x: failed.map(([x]) => x), y: failed.map(([, y]) => y), text: failed.map(([, , why]) => why), textfont: { color: ink("--quiet") }, hoverinfo: "skip", showlegend: false }],
     { xaxis: { title: safe(heat.x), type: "category", showgrid: false }, yaxis: { title: safe(heat.y), type: "category", showgrid: false } }];
   });
-  $(".note", root).textContent = `The ${group.by.words} on validation of the best cell of each field; empty: no cell has finished.`;
+  $(".note", root).textContent = `The ${group.by.words} on validation of the best cell of each field; without a colour: no cell has finished.`;
 }
 
 // ---- learning curves ---------------------------------------------------------------------------------------------
@@ -344,7 +356,7 @@ function disagreements(root, names) {
     make("p", { className: "quiet", textContent: `${title([...found.of, "they"].join(" "))} classify ${found.differ} of ${found.images} test images differently: only ${one.name} is right on ${found.first}, only ${two.name} on ${found.second}, neither on ${both}.` +
       (found.tiles.length < found.differ ? ` ${found.tiles.length} of them are shown.` : "") }),
     make("div", { className: "tiles" }, ...found.tiles.map(([src, label, first, second]) => make("figure", {}, image(src),
-      make("figcaption", {}, make("div", { textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));
+      make("figcaption", {}, make("div", { title: named(label), textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));
 }
 
 // ---- calibration and robustness ------------------------------------------------------------------------------------
@@ -397,7 +409,7 @@ function runsSection({ ITable, jQuery, DataTable }) {
     ...D.repeated.map((key, i) => ({ title: key, data: run => run.repeat[i], ...plain })),
     { title: "val", data: run => run.val, ...score }, { title: "test", data: run => run.test, ...score },
     { title: "best epoch", data: run => run.epoch, ...cost(String) },
-    { title: "seconds", data: run => run.cost[0], ...cost(v => v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], ...cost(v => v.toLocaleString("en")) },
+    { title: "seconds", data: run => run.cost[0], ...cost(v => v < 1 ? String(+v.toPrecision(2)) : v.toFixed(1)) }, { title: "trainable", data: run => run.cost[1], ...cost(v => v.toLocaleString("en")) },
     { title: "adapter", data: run => run.adapter, className: "wrap", ...plain },
     { title: "reason", data: run => run.reason ?? "", className: "wrap", render: (value, kind) => kind === "display" ? safe(value) : value },
     { title: "links", orderable: false, data: run => run.folder ?? "", render: (folder, kind, run) => kind !== "display" ? "" : [folder && `<a href="${safe(folder)}/config.yaml">config</a>`, folder && `<a href="${safe(folder)}/">files</a>`, run.mlflow && `<a href="${safe(run.mlflow)}">mlflow</a>`].filter(Boolean).join(" ") },
@@ -405,7 +417,6 @@ function runsSection({ ITable, jQuery, DataTable }) {
   ].filter(({ title }) => !["adapter", "reason"].includes(title) || D.runs.some(run => run[title]));
   const node = $("#runs table");
   const by = columns.findIndex(column => column.title === "val");
-  jQuery(node).on("click", ".again", event => navigator.clipboard?.writeText(event.target.textContent).then(() => { event.target.title = "copied"; }));
   table = new jQuery.fn.dataTable.Api(jQuery(node).DataTable({ data: D.runs, columns, order: [[by, D.groups[0].by.sign < 0 ? "asc" : "desc"]], pageLength: 25, lengthMenu: [10, 25, 100, 1000], deferRender: true, autoWidth: false,
     language: { search: "filter", searchPlaceholder: "e.g. head failed" }, layout: { topStart: "search", topEnd: "pageLength", bottomStart: "info", bottomEnd: "paging" } }));
 }
@@ -436,6 +447,7 @@ function sections() {
 }
 
 async function start() {
+  document.addEventListener("click", ({ target }) => target.matches(".again") && navigator.clipboard?.writeText(target.textContent).then(() => { target.title = "copied"; }));
   for (const node of document.querySelectorAll(".swatch[data-series]")) node.style.setProperty("--c", colour(node.dataset.series));
   if (D.groups.length > 1) {
     const box = $("#pick-group");

@@ -35,7 +35,7 @@ function drawHistory() {
       error_y: { type: "data", symmetric: false, thickness: 1.6, width: 5, array: [fresh[1] == null ? 0 : fresh[2] - fresh[0]], arrayminus: [fresh[1] == null ? 0 : fresh[0] - fresh[1]] },
       hovertemplate: `${name}: ${fresh[3]} fresh seed${fresh[3] === 1 ? "" : "s"} of the best<br>validation ${score(fresh[0], 2)}<extra></extra>` }] : [])];
   });
-  return [traces, { xaxis: { title: "trial", range: [-.02 * end - .3, end * 1.02 + Math.max(1, end * .03) * (1 + .6 * studies.length)] }, yaxis: validation() }];
+  return [traces, { xaxis: { title: "trial", ...(end <= 20 ? { tickvals: [...Array(end + 1).keys()] } : {}), range: [-.02 * end - .3, end * 1.02 + Math.max(1, end * .03) * (1 + .6 * studies.length)] }, yaxis: validation() }];
 }
 
 const MOST_TRIALS = 60;  // curves of a cell that can be told apart

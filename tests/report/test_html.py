@@ -22,6 +22,7 @@ from frostline.core.metrics import MAP
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, percent
 from frostline.report import calibration, html, page_assets, plots, predictions, statistics
+from frostline.report.terminal import sentences
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
 
@@ -128,6 +129,18 @@ def test_page_has_the_verdict_as_text(tmp_path):
     plain = unescape(re.sub(r"<[^>]+>", "", re.search(r'<p class="verdict".*?</p>', page(folder).text, re.S)[0]))
     verdict = answer(sweep_record.read(folder).results).replace("`", "")
     assert " ".join(plain.split()) == verdict
+
+
+def test_each_sentence_of_the_verdict_has_a_line_and_commands_can_be_copied(tmp_path):
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3]})
+    found = page(folder)
+    said = sentences(answer(sweep_record.read(folder).results))
+    shown = re.search(r'<p class="verdict".*?</p>', found.text, re.S)[0]
+    assert len(said) > 3 and shown.count('<span class="then">') == len(said) - 1
+    commands = re.findall(r"`(python [^`]*)`", " ".join(said))
+    assert commands and re.findall('<code class="again" title="copy">(.*?)</code>', shown) == commands
+    before, after = found.text.split("<noscript>")  # a reader without JavaScript needs no scrolling to it
+    assert "</table>" in before and '<section id="cost">' in after
 
 
 def test_page_has_the_largest_class_baseline(tmp_path):

@@ -23,6 +23,7 @@ from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import Result, number_of, value_text
 from frostline.report import page_assets, page_data, search_page
 from frostline.report.studies import short_text
+from frostline.report.terminal import sentences
 
 _COMMAND = re.compile(r"`([^`]+)`")
 
@@ -66,16 +67,20 @@ def _about(results: Sequence[Result]) -> str:
 
 
 def _verdict(number: int, group: Mapping[str, Any]) -> str:
-    """Return a verdict as HTML: its first sentence large, the rest below, commands as code."""
+    """Return a verdict as HTML: its first sentence large, the rest below, a line each, commands as code to copy."""
     where = f"With {group['where']}: " if group["where"] else ""
-    first, _, rest = group["verdict"].partition(". ")
-    stop = "." if rest else ""
-    then = f'<span class="then">{_marked(rest)}</span>' if rest else ""
-    return f'<p class="verdict" data-group="{number}">{_marked(where + first + stop)} {then}</p>'
+    first, *rest = sentences(group["verdict"])
+    lines = [_marked(where + first), *(f'<span class="then">{_marked(sentence)}</span>' for sentence in rest)]
+    return f'<p class="verdict" data-group="{number}">{" ".join(lines)}</p>'
 
 
 def _marked(text: str) -> str:
-    return _COMMAND.sub(r"<code>\1</code>", escape(text))
+    return _COMMAND.sub(_code, escape(text))
+
+
+def _code(found: re.Match[str]) -> str:
+    """Return what stood between backticks as code: a command, or a word such as the name of a freeze mode."""
+    return f'<code class="again" title="copy">{found[1]}</code>' if " " in found[1] else f"<code>{found[1]}</code>"
 
 
 def _contenders(number: int, group: Mapping[str, Any]) -> str:

@@ -58,6 +58,12 @@ def test_image_accepts_any_class_names(tmp_path):
         assert labels.count(name) == 2
 
 
+def test_image_has_room_for_wide_letters(tmp_path):
+    widths = [size(draw(np.eye(2, dtype=int), [letter * 24, "b"], tmp_path / "confusion.svg"))[0] for letter in "aA猫"]
+    narrow, capital, wide = widths
+    assert narrow < capital < wide and wide - narrow > 24 * 12 * 0.35
+
+
 def test_image_shows_the_given_matrix(tmp_path):
     matrix = np.array([[1, 2, 0], [4, 50, 6], [0, 0, 9]])
     image = draw(matrix, names(3), tmp_path / "confusion.svg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ _DARK = 0.55  # position on the scale from which numbers are white
 _TICKS = (0, 0.01, 0.05, 0.2, 0.5, 1)
 _COUNTED = 25  # most classes for which every cell has room for a number
 _SHOWN = 100  # most classes for which there is room for names; others are not shown
-_LETTER = 0.6  # mean width of a letter, in font sizes
+_SMALL, _CAPITAL, _WIDE = 0.6, 0.75, 1.0  # mean width of a letter, in font sizes; Chinese ones, say, are wide
 _MIDDLE = 0.35  # height of a text's middle above its baseline, in font sizes
 
 
@@ -35,7 +36,7 @@ def draw(matrix: Confusions, path: Path) -> None:
     names = [_name(matrix.classes[one]) for one in shown]
     size = 12 if len(names) <= _COUNTED else 8
     cell = max(48 if len(names) <= _COUNTED else 12, 374 // len(names))
-    letters = max(map(len, names)) * size * _LETTER
+    letters = size * max(map(_width, names))
     flat = letters <= cell
     side, left, top = cell * len(names), 40 + round(letters), 40
     width, height = left + side + 100, top + side + 40 + round(size if flat else letters)
@@ -120,6 +121,13 @@ def _scale(left: int, top: int, side: int) -> Iterable[str]:
         "</g>",
         f'<text transform="translate({left + 70} {top + side / 2:g}) rotate(-90)">share of the true class</text>',
     )
+
+
+def _width(name: str) -> float:
+    """Return about the width of a name in font sizes."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in name)
+    capital = sum(letter.isupper() for letter in name)
+    return _WIDE * wide + _CAPITAL * capital + _SMALL * (len(name) - wide - capital)
 
 
 def _text(x: float, y: float, text: str) -> str:

@@ -16,6 +16,7 @@ from frostline.core import project
 from frostline.core.errors import UserError
 from frostline.records import layout, liveness, sweep_record
 from frostline.records.layout import SWEEP
+from frostline.records.result import TEST, VAL, Result
 from frostline.report import combine, command_line, plots, style
 from frostline.report.cells import cells
 from frostline.report.contest import contests
@@ -254,6 +255,17 @@ def test_plots_use_distinct_markers_and_name_units(tmp_path):
     drawn = [plots._look(style) for style in range(len(style.COLOURS))]
     for name in ("color", "marker", "linestyle"):
         assert len({str(look[name]) for look in drawn}) == len(drawn)
+
+
+def test_lr_plot_names_only_modes_with_an_lr() -> None:
+    choices = [("head", {"lr": 1e-3}), ("head", {"lr": 1e-2}), ("probe", {})]
+    results = [
+        Result(job, mode, "", None, "FINISHED", None, {"freeze_mode": mode, **lr}, {VAL: 0.9, TEST: 0.9}, {})
+        for job, (mode, lr) in enumerate(choices)
+    ]
+    axes = Figure().add_axes((0, 0, 1, 1))
+    assert plots._response(axes, contests(results)[0])
+    assert axes.get_legend_handles_labels()[1] == ["head"]
 
 
 def test_legend_does_not_overlap_the_plot() -> None:

@@ -122,6 +122,7 @@ def _response(axes: Axes, contest: Contest) -> bool:
         for cell in sorted(group, key=lambda cell: is_trial(cell.choices)):  # best first, trials after fresh seeds
             if isinstance(lr := cell.choices.get("lr"), float):
                 best.setdefault(lr, cell)
+    lines = {name: best for name, best in lines.items() if best}  # a solved head has no lr
     rates = sorted({rate for best in lines.values() for rate in best})
     for number, (name, best) in enumerate(lines.items()):
         step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
@@ -130,7 +131,9 @@ def _response(axes: Axes, contest: Contest) -> bool:
         look = _look(styles[name]) | (_SCATTERED if any(is_trial(cell.choices) for cell in drawn) else {})
         _bars(axes, contest.by, beside, drawn, label=name, **look)
     axes.set_xlabel("learning rate")
-    if rates:
+    if rates and rates[-1] < 100 * rates[0]:
+        _log(axes)
+    elif rates:
         axes.set_xscale("log")
     return len(rates) > 1
 

@@ -219,12 +219,12 @@ def _execute_runs() -> None:
     from omegaconf import OmegaConf
 
     import small
-    from frostline.core import driver, files, machine, notices, plugins, project
+    from frostline.core import driver, files, notices, plugins, project, torch_settings
     from frostline.core.validation import parse
     from frostline.sweeps.job_config import config_text
 
     shape = ("model.image_size=40", "data.limit=20", "data.test_fraction=0.02", "data.val_fraction=0.02", "epochs=1")
-    with tempfile.TemporaryDirectory() as folder, machine.isolated_torch_state():
+    with tempfile.TemporaryDirectory() as folder, torch_settings.isolated():
         for mode in ("head", "full"):
             config = small.plain_config(f"freeze={mode}", *shape, "batch_size=10", "threads=1", "store.enabled=false")
             config_text(config)

@@ -45,7 +45,7 @@ def test_packages_below_runs_do_not_import_config() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["frostline.core.config", "frostline.cli", "frostline.core.machine", "hydra_plugins.frostline_sweeper"],
+    ["frostline.core.config", "frostline.cli", "frostline.core.driver", "hydra_plugins.frostline_sweeper"],
 )
 def test_entry_points_import_no_heavy_libraries(module: str) -> None:
     code = f"import sys, {module}; print(*{{'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas'}} & set(sys.modules))"

@@ -178,7 +178,7 @@ def test_threads_null_restores_torchs_default() -> None:
 def test_torch_settings_are_restored_by_the_last_user(two_threads: None) -> None:
     machine.prepare_torch(deterministic=False, threads=2)
     torch.backends.cudnn.allow_tf32 = True
-    first, second = machine.isolated_torch_state(), machine.isolated_torch_state()
+    first, second = torch_settings.isolated(), torch_settings.isolated()
     with first:
         machine.prepare_torch(deterministic=True, threads=1)
         second.__enter__()
@@ -194,7 +194,7 @@ def test_isolated_state_ignores_settings_of_a_notebook(monkeypatch: pytest.Monke
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"), torch.inference_mode():
-            with machine.isolated_torch_state():
+            with torch_settings.isolated():
                 machine.prepare_torch(deterministic=True, threads=1)
                 one = torch.ones(1, requires_grad=True)
                 assert (one.dtype, one.device, (2 * one).requires_grad) == (torch.float32, CPU, True)
@@ -248,7 +248,7 @@ def test_reduced_float32_precision_is_suspended_and_restored(choose: Any) -> Non
 
 def test_isolated_state_suspends_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        with machine.isolated_torch_state():
+        with torch_settings.isolated():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 

@@ -22,7 +22,7 @@ from frostline.api.advice import Advice
 from frostline.api.classifier import Classifier
 from frostline.api.results import Report as Report
 from frostline.api.results import Run, Sweep
-from frostline.core import files, machine, project
+from frostline.core import files, project, torch_settings
 from frostline.core.config import Config
 from frostline.core.errors import UserError, named, user_error
 from frostline.core.validation import parse
@@ -58,7 +58,7 @@ def plan(config: Config) -> Plan:
     from frostline.runs.setup import assemble
     from frostline.sweeps import find_weights
 
-    with server.isolated_settings(), machine.isolated_torch_state(), tempfile.TemporaryDirectory() as folder:
+    with server.isolated_settings(), torch_settings.isolated(), tempfile.TemporaryDirectory() as folder:
         screen = Screen.silent()
         setup = assemble(checked, Path(folder), meta=True, screen=screen, fetch=find_weights.weights)
         return describe(setup, checked.freeze_mode.name)
@@ -74,7 +74,7 @@ def advise(*overrides: str, images: int = 2000) -> Advice:
     from frostline.sweeps import advice
 
     count = arguments.whole("images", images)
-    with server.isolated_settings(), machine.isolated_torch_state():
+    with server.isolated_settings(), torch_settings.isolated():
         return Advice(advice.advise(arguments.texts(overrides), images=count, screen=Screen.silent()))
 
 
@@ -162,5 +162,5 @@ def load(name: str | Path | Run | Sweep, *, device: str | torch.device = "auto")
         name = Run(result)
     if isinstance(name, Run):
         name = name.result.run_id if name.result.run_id and not files.readable(name.folder) else name.folder
-    with server.isolated_settings(), machine.isolated_torch_state(), find_weights.found(str(name)) as run:
+    with server.isolated_settings(), torch_settings.isolated(), find_weights.found(str(name)) as run:
         return Classifier(predict.load(run.folder, device=str(device)), note or run.note)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.api import arguments
-from frostline.core import machine, notices
+from frostline.core import notices, torch_settings
 from frostline.core.errors import user_error
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Classifier:
         from frostline.runs import predict
 
         size = None if batch is None else arguments.whole("batch", batch)
-        with machine.isolated_torch_state():
+        with torch_settings.isolated():
             self.network.prepare()
             return predict.probabilities(self.network, arguments.listed(images), batch=size)
 
@@ -85,7 +85,7 @@ class Classifier:
         if not given or not all(isinstance(one, Path | str) for one in given):
             raise user_error("images", reprlib.repr(images), "a table, a folder, or files and folders, by their paths")
         below = None if root is None else str(arguments.place("root", root))
-        with machine.isolated_torch_state():
+        with torch_settings.isolated():
             self.network.prepare()
             return prediction_file.write(
                 self.network,
@@ -110,6 +110,6 @@ class Classifier:
         chosen = kinds.get(file.suffix) if kind is None else kind
         if chosen not in [*export.SUFFIXES]:  # in a list, since `kind` may be unhashable
             raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
-        with machine.isolated_torch_state(), arguments.writing("path", file):
+        with torch_settings.isolated(), arguments.writing("path", file):
             self.network.prepare()
             return export.export(self.network, chosen, file)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from frostline.commands import CALLED, Parser
-from frostline.core import files, machine, project
+from frostline.core import files, project
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, flatten, semantic
 from frostline.core.errors import user_error
@@ -115,6 +115,8 @@ class _Again(Executor):
 
 def _here(config: Config) -> dict[str, object]:
     """Return the software and hardware that a run of this config would use, as flat keys."""
+    from frostline.core import machine  # loads torch
+
     device = machine.device(config.device)
     machine.prepare_torch(
         deterministic=config.deterministic,

@@ -1,4 +1,4 @@
-"""Detect an NVIDIA driver that is too old for this torch, without importing torch or starting CUDA."""
+"""Refuse GPUs that are not there, or have a driver too old for torch, without importing torch or starting CUDA."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import re
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+
+from frostline.core.errors import user_error
 
 _LIBRARY = "libcuda.so.1"
 _VERSION = Path("/proc/driver/nvidia/version")
@@ -27,6 +29,20 @@ def too_old() -> str | None:
     name = f"driver {found}" if (found := version()) else "driver"
     its, own = (".".join(map(str, each)) for each in (known, needed))
     return f"NVIDIA's {name} knows CUDA up to {its}, and torch {metadata.version('torch')} needs one for CUDA {own}"
+
+
+def require(name: str) -> None:
+    """Raise `UserError` if the device called `name` is a GPU and the driver is too old for torch."""
+    if name.startswith("cuda") and (problem := too_old()) is not None:
+        raise user_error("device", name, f"cpu, or a newer driver: {problem}")
+
+
+def require_gpus(devices: int, gpus: int) -> None:
+    """Raise `UserError` if a run on several GPUs asks for more `devices` than there are `gpus`."""
+    if devices > 1 and gpus < devices:
+        none = too_old() or "there is no GPU"
+        there = f"at most {gpus}, the GPUs that a run may use" if gpus else f"1, as {none}"
+        raise user_error("devices", devices, f"{there}; with device=cpu it trains in as many processes")
 
 
 def version() -> str | None:

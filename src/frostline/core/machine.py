@@ -1,7 +1,4 @@
-"""Device, threads, determinism and precision of torch on this machine.
-
-torch is imported inside the functions that need it, so that a bad override is reported without it.
-"""
+"""Device, threads, determinism and precision of torch on this machine."""
 
 from __future__ import annotations
 
@@ -11,13 +8,12 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import torch
 
 from frostline.core import driver, torch_settings
 from frostline.core.errors import user_error
-
-if TYPE_CHECKING:
-    import torch
 
 T = TypeVar("T")
 
@@ -27,19 +23,17 @@ def device(name: str, *, devices: int = 1) -> torch.device:
 
     Raises `UserError` if one of these devices does not exist.
     """
-    import torch
-
     with warnings.catch_warnings():
         if driver.too_old():  # reported once, where workers are started or below
             warnings.filterwarnings("ignore", "CUDA initialization")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name != "cpu":
-        require_gpus(devices, gpus)
+        driver.require_gpus(devices, gpus)
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     there = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
     if name not in there:
-        require_driver(name)
+        driver.require(name)
         expected = f"a device of this machine ({', '.join(there)})"
         if name.lower().startswith(("gpu", "nvidia", "cuda")) and not gpus:
             raise user_error("device", name, f"{expected}; a GPU would be called cuda, and there is none")
@@ -49,28 +43,12 @@ def device(name: str, *, devices: int = 1) -> torch.device:
     return torch.device(name)
 
 
-def require_driver(name: str) -> None:
-    """Raise `UserError` if the device called `name` is a GPU and the driver is too old for torch."""
-    if name.startswith("cuda") and (problem := driver.too_old()) is not None:
-        raise user_error("device", name, f"cpu, or a newer driver: {problem}")
-
-
-def require_gpus(devices: int, gpus: int) -> None:
-    """Raise `UserError` if a run on several GPUs asks for more `devices` than there are `gpus`."""
-    if devices > 1 and gpus < devices:
-        none = driver.too_old() or "there is no GPU"
-        there = f"at most {gpus}, the GPUs that a run may use" if gpus else f"1, as {none}"
-        raise user_error("devices", devices, f"{there}; with device=cpu it trains in as many processes")
-
-
 def require_kernels(device: torch.device) -> None:
     """Raise `UserError` for a GPU of a generation for which this torch has no kernels.
 
     Kernels run on all GPUs of a generation, the major number of the compute capability
     (https://docs.nvidia.com/cuda/cuda-programming-guide).
     """
-    import torch
-
     there = torch.cuda.get_arch_list() if device.type == "cuda" and torch.version.cuda is not None else []
     generations = {int(name.removeprefix("sm_").rstrip("af")[:-1]) for name in there if name.startswith("sm_")}
     if generations and (capability := torch.cuda.get_device_capability(device))[0] not in generations:
@@ -81,8 +59,6 @@ def require_kernels(device: torch.device) -> None:
 
 def device_name(device: torch.device) -> str:
     """Return the device in words, with the GPU's name, or the number of threads on a CPU."""
-    import torch
-
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
@@ -91,8 +67,6 @@ def device_name(device: torch.device) -> str:
 
 def platform(device: torch.device) -> str:
     """Return the platform on which the last bits of a result depend: torch, and GPU or CPU instructions and threads."""
-    import torch
-
     if device.type == "cuda":
         kernels = f"cudnn {torch.backends.cudnn.version()} tf32 {torch.backends.cudnn.allow_tf32}"
         return f"torch {torch.__version__} {torch.cuda.get_device_name(device)} {kernels}"
@@ -101,8 +75,6 @@ def platform(device: torch.device) -> str:
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype of mixed precision: bfloat16, or None for float32 (`auto`: bf16 on a GPU that has it)."""
-    import torch
-
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else None
@@ -121,8 +93,6 @@ def meaning_of_auto(name: str) -> dict[str, str]:
 
 def memory_format(*, channels_last: bool) -> torch.memory_format:
     """Return torch's memory format for images and kernels."""
-    import torch
-
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
@@ -134,8 +104,6 @@ def cores() -> int:
 @functools.cache
 def _default_threads() -> int:
     """Return torch's default number of threads; the first call must come before any other number is set."""
-    import torch
-
     return torch.get_num_threads()
 
 
@@ -144,8 +112,6 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
 
     Without `threads`, torch's default number is divided among the `processes` of a run on a CPU.
     """
-    import torch
-
     default = max(1, _default_threads() // processes)
     torch.set_num_threads(threads or default)
     os.environ[torch_settings.WORKSPACE] = ":4096:8"
@@ -158,33 +124,11 @@ def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 
 
 
 @contextlib.contextmanager
-def isolated_torch_state() -> Iterator[None]:
-    """Give the block torch's default state, and restore the caller's when no thread is in such a block any more.
-
-    A notebook that predicts with a network may go on to train its own, perhaps without deterministic algorithms. It may
-    have made float64 or a GPU the default, or be in a block of mixed precision or without gradients.
-    """
-    import torch
-
-    with contextlib.ExitStack() as block:
-        block.enter_context(torch_settings.isolated())
-        block.enter_context(torch.inference_mode(mode=False))  # enables gradients in any case
-        if torch.get_default_device().type != "cpu":
-            block.enter_context(torch.device("cpu"))
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                block.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
-@contextlib.contextmanager
 def allow_nondeterminism() -> Iterator[None]:
     """Allow nondeterministic algorithms in the block, for results that do not depend on the order, e.g. integer sums.
 
     On a GPU deterministic algorithms sort the summands, also integers, which takes ten times as long.
     """
-    import torch
-
     before = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode(0)
     try:
@@ -200,8 +144,6 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def to_host(tensors: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield tensors in host memory; a GPU's one step late, so that it computes the next while the caller reads one."""
-    import torch
-
     coming: list[tuple[torch.Tensor, torch.Event]] = []
     for tensor in tensors:
         if tensor.device.type == "cpu":
@@ -221,8 +163,6 @@ def _arrived(copy: torch.Tensor, copied: torch.Event) -> torch.Tensor:
 
 def synchronize(device: torch.device) -> None:
     """Wait until a GPU has finished its queued work, e.g. before a time measurement; return at once on a CPU."""
-    import torch
-
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -238,6 +178,4 @@ def timed(device: torch.device, work: Callable[[], T]) -> tuple[float, T]:
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Return the autocast context for mixed precision in `dtype`; with None everything is float32."""
-    import torch
-
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

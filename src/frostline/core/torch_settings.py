@@ -1,4 +1,7 @@
-"""Save, reset and restore torch's process-wide settings: threads, determinism, default dtype, float32 precision."""
+"""Save, reset and restore torch's settings: threads, determinism, default dtype, float32 precision, autocast.
+
+torch is imported inside the functions, since `import frostline` alone does not load it.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,29 @@ def float32_is_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-@shared
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
+    """Give the block torch's default state, and restore the caller's when no thread is in such a block any more.
+
+    A notebook that predicts with a network may go on to train its own, perhaps without deterministic algorithms. It may
+    have made float64 or a GPU the default, or be in a block of mixed precision or without gradients.
+    """
+    import torch
+
+    with contextlib.ExitStack() as block:
+        block.enter_context(_restored())
+        block.enter_context(torch.inference_mode(mode=False))  # enables gradients in any case
+        if torch.get_default_device().type != "cpu":
+            block.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                block.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@shared
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
     """Restore torch's process-wide settings after the block, in which the default dtype is float32."""
     import torch
 

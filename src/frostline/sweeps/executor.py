@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.core import garbage, machine
+from frostline.core import driver, garbage
 from frostline.core.config import Config
 from frostline.sweeps import job
 from frostline.sweeps.compose import Overrides, PlannedRun
@@ -79,7 +79,7 @@ class Workers(Executor):
     def start(self, config: Config) -> None:
         """Start the workers: each gets `devices` GPUs, but all share a fixed device such as `cpu` or `cuda:1`."""
         self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
-        machine.require_driver(config.device)
+        driver.require(config.device)
         gpus = config.device in ("auto", "cuda")
         errand = Errand(garbage.spared, (partial(importlib.import_module, "frostline.runs.run"),))
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, errands=[errand])

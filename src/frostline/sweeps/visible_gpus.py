@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 from frostline.core import driver, notices
-from frostline.core.machine import require_gpus
 from frostline.core.memory import SHARING
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver lists its GPUs on Linux
@@ -29,7 +28,7 @@ def places(
     problem = driver.too_old() if listed else None
     cards = listed if problem is None else []
     if gpus:
-        require_gpus(each, len(cards))
+        driver.require_gpus(each, len(cards))
     if problem is not None:
         say(f"no GPU is used: {problem}")
     shares = [",".join(cards[start : start + each]) for start in range(0, len(cards) - each + 1, each)]

@@ -88,19 +88,11 @@ class Guard:
 def _different(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
     """Return the names of pairs with different bytes: unlike with `==`, nan equals itself and -0.0 differs from 0.0.
 
-    On a GPU all comparisons are launched before the host waits for the first result.
+    On a GPU all comparisons are launched before the host waits for their results.
     """
-    asked: dict[str, Tensor | bool] = {}
-    for name, (now, before) in pairs.items():
-        if now.shape != before.shape or now.dtype != before.dtype:
-            asked[name] = True
-        elif now.device.type == "cpu":
-            asked[name] = not torch.equal(_bits(now), _bits(before))
-        else:
-            asked[name] = (_bits(now) != _bits(before)).any()
-    there = [one for one in asked.values() if isinstance(one, Tensor)]
-    answers = iter(torch.stack(there).tolist() if there else ())
-    return [name for name, one in asked.items() if (next(answers) if isinstance(one, Tensor) else one)]
+    differ = [(_bits(now) != _bits(before)).any() for now, before in pairs.values()]
+    answers = torch.stack(differ).tolist() if differ else []
+    return [name for name, differs in zip(pairs, answers, strict=True) if differs]
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -31,24 +31,24 @@ class DeviceBudget:
         """Return `held` on the device if the budget has room for it, else as rows that are read on demand."""
         if held.nbytes > self.free:
             return streamed(held)
+        whole = held if isinstance(held, Tensor) else held.whole
         if isinstance(held, Tensor):
             mapped.compare(held)
         there = held.to(self.device)
         if there is held:
             there = copy.copy(held)  # the same memory; this object's end frees the budget
-        size = held.nbytes
-        self.free -= size
+        self.free -= held.nbytes
         if held.device == self.device:
-            weakref.finalize(there, self._leave, size, held)
+            weakref.finalize(there, self._leave, held.nbytes, whole)
         else:
-            weakref.finalize(there, self._leave, size)  # keep no second copy on the host
-            mapped.release(held)
+            weakref.finalize(there, self._leave, held.nbytes)  # keep no second copy on the host
+            mapped.release(whole)
         return there
 
-    def _leave(self, size: int, held: Held | None = None) -> None:
+    def _leave(self, size: int, whole: Tensor | None = None) -> None:
         self.free += size
-        if held is not None:
-            mapped.release(held)
+        if whole is not None:
+            mapped.release(whole)
 
 
 def streamed(held: Held) -> Rows | Ragged:

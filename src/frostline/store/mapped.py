@@ -8,7 +8,6 @@ import sys
 import weakref
 from math import prod
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -132,18 +131,11 @@ def file_of(tensor: Tensor) -> int | None:
     return None if memory is None else memory.file
 
 
-class TensorPart(Protocol):
-    """An object that holds a part of a tensor."""
-
-    whole: Tensor
-
-
-def release(held: Tensor | TensorPart) -> None:
+def release(tensor: Tensor) -> None:
     """Drop the pages of a mapped tensor from this process's memory; they are loaded again when needed.
 
     Their content stays in the file, and in the page cache while there is room. Does nothing to other tensors.
     """
-    tensor = held if isinstance(held, Tensor) else held.whole
     memory = _memory(tensor)
     if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
         memory.madvise(mmap.MADV_DONTNEED)

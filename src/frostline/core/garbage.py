@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def spared(load: Callable[[], object]) -> None:
@@ -17,22 +18,28 @@ def spared(load: Callable[[], object]) -> None:
 
     If torch was imported before, nothing is excluded.
     """
-    enabled, with_torch = gc.isenabled(), _torch_is_there()
+    with_torch = "torch" in sys.modules
+    with paused():
+        try:
+            load()
+        finally:
+            if not with_torch:
+                gc.freeze()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Collect no garbage in the block."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
-        load()
+        yield
     finally:
-        if not with_torch:
-            gc.freeze()
         if enabled:
             gc.enable()
 
 
 def leave() -> None:
     """Skip the last garbage collection of an interpreter that ends now, unless torch is imported."""
-    if not _torch_is_there():
+    if "torch" not in sys.modules:
         gc.freeze()
-
-
-def _torch_is_there() -> bool:
-    return "torch" in sys.modules

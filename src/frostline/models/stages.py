@@ -86,24 +86,16 @@ def in_parts(parts: int) -> Starts:
     return lambda module, numbers: [numbers[i * len(numbers) // parts] for i in range(parts)]
 
 
-def halving(path: str) -> Starts:
-    """Return a rule for the chain at `path`: unit 1, then every unit that strides, i.e. halves the resolution."""
-
-    def starts(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
-        return [n for n in numbers[1:] if n == 1 or _strides(module.get_submodule(f"{path}.{n}"))]
-
-    return starts
+def halving(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
+    """Return unit 1, and every unit of `features` that strides, i.e. halves the resolution."""
+    return [n for n in numbers[1:] if n == 1 or _strides(module.get_submodule(f"features.{n}"))]
 
 
-def after_pooling(path: str) -> Starts:
-    """Return a rule for the chain at `path`: the unit after each max pooling; the pooling ends the stage below."""
-
-    def starts(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
-        units = module.get_submodule(path).named_children()
-        pools = [int(n) for n, unit in units if isinstance(unit, nn.MaxPool2d)]
-        return [n + 1 for n in pools if n < numbers[-1]]
-
-    return starts
+def after_pooling(module: nn.Module, numbers: Sequence[int]) -> Sequence[int]:
+    """Return the unit after each max pooling of `features`; the pooling ends the stage below."""
+    units = module.get_submodule("features").named_children()
+    pools = [int(n) for n, unit in units if isinstance(unit, nn.MaxPool2d)]
+    return [n + 1 for n in pools if n < numbers[-1]]
 
 
 def _strides(unit: nn.Module) -> bool:
@@ -111,8 +103,8 @@ def _strides(unit: nn.Module) -> bool:
 
 
 FAMILIES = {
-    "AlexNet": Family("classifier.6", r"features\.(\d+)", after_pooling("features"), hidden=r"classifier\.[14]"),
-    "ConvNeXt": Family("classifier.2", r"features\.(\d+)", halving("features"), top=r"classifier\.0"),
+    "AlexNet": Family("classifier.6", r"features\.(\d+)", after_pooling, hidden=r"classifier\.[14]"),
+    "ConvNeXt": Family("classifier.2", r"features\.(\d+)", halving, top=r"classifier\.0"),
     "DenseNet": Family(
         "classifier",
         r"features\.(?:denseblock|transition)(\d+)",
@@ -120,19 +112,19 @@ FAMILIES = {
         stem=r"features\.(?:conv0|norm0)",
         top=r"features\.norm5",
     ),
-    "EfficientNet": Family("classifier.1", r"features\.(\d+)", halving("features")),
+    "EfficientNet": Family("classifier.1", r"features\.(\d+)", halving),
     "GoogLeNet": Family("fc", r"inception(\d)[a-e]", each, stem=r"conv[123]"),
     "Inception3": Family("fc", r"Mixed_(\d)[a-e]", each, stem=r"Conv2d_\w+"),
     "MNASNet": Family("classifier.1", r"layers\.(\d+)", at(8, 9, 10, 12)),
     "MaxVit": Family("classifier.5", r"blocks\.(\d+)", each, stem=r"stem", top=r"classifier\.[23]"),
-    "MobileNetV2": Family("classifier.1", r"features\.(\d+)", halving("features")),
-    "MobileNetV3": Family("classifier.3", r"features\.(\d+)", halving("features"), top=r"classifier\.0"),
+    "MobileNetV2": Family("classifier.1", r"features\.(\d+)", halving),
+    "MobileNetV3": Family("classifier.3", r"features\.(\d+)", halving, top=r"classifier\.0"),
     "RegNet": Family("fc", r"trunk_output\.block(\d+)", each, stem=r"stem"),
     "ResNet": Family("fc", r"layer(\d+)", each, stem=r"conv1|bn1"),
     "ShuffleNetV2": Family("fc", r"stage(\d+)", each, stem=r"conv1", top=r"conv5"),
-    "SqueezeNet": Family("classifier.1", r"features\.(\d+)", after_pooling("features")),
+    "SqueezeNet": Family("classifier.1", r"features\.(\d+)", after_pooling),
     "SwinTransformer": Family("head", r"features\.(\d+)", at(1, 2, 4, 6), top=r"norm"),
-    "VGG": Family("classifier.6", r"features\.(\d+)", after_pooling("features"), hidden=r"classifier\.[03]"),
+    "VGG": Family("classifier.6", r"features\.(\d+)", after_pooling, hidden=r"classifier\.[03]"),
     "VisionTransformer": Family(
         "heads.head",
         r"encoder\.layers\.encoder_layer_(\d+)",

@@ -8,14 +8,14 @@ compared bit for bit with the plain step; if they differ, or capturing fails, st
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from frostline.core import garbage
 from frostline.core.errors import first_line
 
 _AFTER = 32
@@ -91,7 +91,7 @@ class CapturedStep:
         graph, device, pool = torch.cuda.CUDAGraph(), inputs.device, torch.cuda.graph_pool_handle()
         try:
             with (
-                _no_garbage_collection(),  # the end of an older graph would make the capture fail
+                garbage.paused(),  # the end of an older graph would make the capture fail
                 torch.cuda.stream(torch.cuda.current_stream(device)),  # restored even if the capture fails
                 torch.cuda.graph(
                     graph,
@@ -118,17 +118,6 @@ def _end_failed_capture(device: torch.device, pool: tuple[int, int]) -> None:
     one = torch.ones(1, device=device)
     with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_aside(device), capture_error_mode="thread_local"):
         one.add_(1)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,14 +54,10 @@ def whole(file: Path, key: str) -> pd.DataFrame:
 
 
 def _whole_lines(file: Path) -> pd.DataFrame:
-    """Read JSON lines by pandas, or by Python where pandas refuses or rounds integers, as it does beside nulls."""
+    """Read JSON lines by Python: pandas rounds integers beside nulls, and its errors do not name the line."""
     import pandas as pd
 
-    with suppress(ValueError, TypeError, AttributeError):  # the last from pandas 2.2, for a line that is no object
-        frame = pd.read_json(file, lines=True, dtype=False)
-        if not (frame.select_dtypes("float").abs() >= _EXACT).any(axis=None):
-            return frame
-    rows = [row for part in _parsed(file) for row in part]  # half as fast; errors name the line
+    rows = [row for part in _parsed(file) for row in part]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
     long = {name for name, cells in columns.items() if any(type(one) is int and abs(one) >= _EXACT for one in cells)}
     return pd.DataFrame(

@@ -144,7 +144,8 @@ class PixelCache:
         """Return whether the images are in the store in this form already, or would fit into it."""
         if form.kind == "nothing":
             return False
-        return self._is_there(source, ids, form) or sizes.bytes_of(form, ids) <= self._store_of(source).room_per_kind
+        store, key, _ = self._place(source, ids, form)
+        return store.has("pixels", key) or sizes.bytes_of(form, ids) <= store.room_per_kind
 
     def _header_sizes(self, source: Source, ids: Tensor) -> Tensor:
         """Return `(N, 2)`, width and height of the images `ids` from their headers; 0 for broken ones."""
@@ -157,11 +158,6 @@ class PixelCache:
 
         entry, ids_there = self._get(source, ids, "sizes", make, "sizes of {count:,} images of {about}")
         return entry.tensors["sizes"][torch.searchsorted(ids_there, ids)]
-
-    def _is_there(self, source: Source, ids: Tensor, form: PixelForm) -> bool:
-        """Return whether the images were decoded into the store before."""
-        keys = (self._key(source, chosen, form) for chosen in (None, ids))
-        return source.identity is not None and any(self._store.has("pixels", key) for key in keys)
 
     def _decode(self, source: Source, ids: Tensor, form: PixelForm) -> Decoded:
         """Return images of a source in a form, from the store or decoded into it."""
@@ -183,20 +179,22 @@ class PixelCache:
         make: Callable[[Writer, Tensor], dict[str, Any]],
         about: str,
     ) -> tuple[Entry, Tensor]:
-        """Return the entry that `make` fills for images of a source, and the ids of all images in it.
+        """Return the entry that `make` fills for images of a source, and the ids of all images in it."""
+        store, key, ids = self._place(source, ids, form)
+        told = about.format(count=len(ids), about=self._about)
+        return store.get("pixels", key, lambda writer: make(writer, ids), about=told), ids
+
+    def _place(self, source: Source, ids: Tensor, form: PixelForm | str) -> tuple[Store, str, Tensor]:
+        """Return store and key of the entry for images of a source, and the ids of all images in it.
 
         Its key has the identity of the source and the way of decoding. If there is an entry of all images of the
         source, it is used. Otherwise an entry of the images `ids` is used or made, whose key also has these ids.
         """
-        every = torch.arange(len(source.labels))
-        store = self._store_of(source)
-        whole, some = (self._key(source, chosen, form) for chosen in (None, ids))
-        if len(ids) == len(every) or (source.identity is not None and store.has("pixels", whole)):
-            key, ids = whole, every
-        else:
-            key = some
-        told = about.format(count=len(ids), about=self._about)
-        return store.get("pixels", key, lambda writer: make(writer, ids), about=told), ids
+        every, store = torch.arange(len(source.labels)), self._store_of(source)
+        whole = self._key(source, None, form)
+        if len(ids) == len(every) or store.has("pixels", whole):
+            return store, whole, every
+        return store, self._key(source, ids, form), ids
 
     def _store_of(self, source: Source) -> Store:
         """Return the store for a source: one that keeps nothing if decoding takes no time."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_HASHING = 4  # threads ...
-_LARGE = 1 << 18  # ... for tensors of more bytes; handing a smaller one to a thread takes longer than hashing it
 _SETTLED = 2.0  # seconds
 _sources: dict[tuple[int, ...], str] = {}
 """The sha256 of files, by their device, inode, size and times."""
@@ -59,15 +56,8 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     built from it.
     """
     digest = hashlib.sha256()
-    found = {name: known for name, tensor in tensors.items() if (known := _known(tensor)) is not None}
-    unknown = {name: tensor for name, tensor in tensors.items() if name not in found}
-    for (name, tensor), hashed in zip(unknown.items(), _hash_all(list(unknown.values())), strict=True):
-        found[name] = hashed
-        _hashed[tensor] = (tensor._version, hashed)
-        if (origin := _origin(tensor)) is not None:
-            _given[origin] = hashed
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + found[name])
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() + _hashed_once(tensor))
     return digest.hexdigest()
 
 
@@ -77,32 +67,24 @@ def remember_source(parameters: Mapping[str, nn.Parameter], digest: str) -> None
         _origins[parameter] = (parameter._version, (digest, name, parameter.shape))
 
 
-def _known(tensor: Tensor) -> bytes | None:
-    """Return the cached hash of a parameter, None if it was written to since: torch counts writes, optimizers' too."""
-    if not isinstance(tensor, nn.Parameter):
-        return None
-    version, known = _hashed.get(tensor, (-1, None))
+def _hashed_once(tensor: Tensor) -> bytes:
+    """Return the sha256 of a tensor, cached until it is written to: torch counts writes, optimizers' too."""
+    version, known = _hashed.get(tensor, (-1, b""))
     if version == tensor._version:
         return known
     origin = _origin(tensor)
-    return None if origin is None else _given.get(origin)
+    found = (_given.get(origin) if origin else None) or hashlib.sha256(bytes_of(tensor)).digest()
+    if isinstance(tensor, nn.Parameter):
+        _hashed[tensor] = (tensor._version, found)
+    if origin is not None:
+        _given[origin] = found
+    return found
 
 
 def _origin(tensor: Tensor) -> tuple[str, str, torch.Size] | None:
     """Return the origin of a tensor, None if it was written to since or did not come from a file."""
     version, origin = _origins.get(tensor, (-1, None))
     return origin if version == tensor._version else None
-
-
-def _hash_all(tensors: Sequence[Tensor]) -> list[bytes]:
-    with ThreadPoolExecutor(_HASHING) as pool:  # hashlib releases the GIL
-        begun = [pool.submit(_hash, tensor) if tensor.nbytes > _LARGE else None for tensor in tensors]
-        return [_hash(tensor) if one is None else one.result() for tensor, one in zip(tensors, begun, strict=True)]
-
-
-def _hash(tensor: Tensor) -> bytes:
-    """Return the sha256 of a tensor's bytes in row-major order."""
-    return hashlib.sha256(bytes_of(tensor)).digest()
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -62,6 +62,7 @@ BAD: dict[str, list[Any]] = {
     "freeze_mode.phases": [[]],
     "save_weights": ["all", "none", ""],
     "select": ["accuracy", "val/f1", "test/accuracy"],
+    "data.range": ["auto", None, 7, [], [0], [0, 1, 2], [1, 1], [2, 1], [0, nan], [-inf, 0], ["0", "1"], [False, True]],
     "train.loss": ["hinge", ""],
     "train.focal_gamma": [nan, inf, -1.0],
     "train.class_weights": [
@@ -165,6 +166,11 @@ def test_fsdp_search_refuses_unmeasured_objectives() -> None:
     parse({**values, "devices": 2})
     line = refusal({**values, "devices": 2, "fsdp": True})
     assert line.startswith("search.objective=cost/inference_images_per_second: expected another objective with")
+
+
+@pytest.mark.parametrize("ends", [[0, 4095], [-1.5, 2.5]])
+def test_range_of_two_values_is_accepted(ends: list[float]) -> None:
+    assert parse(changed("data.range", ends)).data.range == ends
 
 
 def test_numeric_class_names_become_strings() -> None:

@@ -105,10 +105,10 @@ def _check_fsdp(config: Config) -> None:
 
 def _check_range(chosen: Any) -> None:
     if isinstance(chosen, list):
-        fits = len(chosen) == 2 and all(fits(float, end) and isfinite(end) for end in chosen) and chosen[0] < chosen[1]
+        known = len(chosen) == 2 and all(fits(float, end) and isfinite(end) for end in chosen) and chosen[0] < chosen[1]
     else:
-        fits = chosen in _RANGES
-    if not fits:
+        known = chosen in _RANGES
+    if not known:
         raise user_error("data.range", chosen, f"one of {', '.join(_RANGES)}, or [low,high] with low < high", _RANGES)
 
 

@@ -89,7 +89,7 @@ def _searched(bench: Bench, asked: Sequence[str], trials: int, whole: int) -> _H
         overrides = OverridesParser.create().parse_overrides(typed)
         worker = _Here(compose, whole)
         with mock.patch.object(study, "judge_of", worker.judge_of):
-            if run_search(overrides, compose=compose, executor=Workers(worker), folder_named=True):
+            if run_search(overrides, compose=compose, executor=Workers(worker, compose), folder_named=True):
                 raise RuntimeError(f"the search in {folder} failed")
     return worker
 
@@ -126,7 +126,7 @@ class _Here:
 
     def __init__(self, compose: Composer, whole: int) -> None:
         self._whole = whole
-        self.compose, self.forget, self.pool, self.config = compose, compose.forget, self, compose([])
+        self.compose, self.pool, self.config = compose, self, compose([])
         self.between: list[float] = []
         """Seconds from the end of each run to the start of the next one, including the opening of its judge."""
         self.begun: dict[int, int] = {}
@@ -184,7 +184,6 @@ class _Here:
         while Mirror(folder).pending():
             time.sleep(0.01)
         self._ended = time.perf_counter()
-        self.forget(overrides)
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
     def judge_of(self, *whose: Any, real: Callable[..., Judge] = study.judge_of) -> Judge:

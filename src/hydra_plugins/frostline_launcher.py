@@ -47,8 +47,6 @@ class FrostlineLauncher(Launcher):
         self.pool: Pool | None = None
         self.compose: Callable[[Sequence[str]], DictConfig] = self._compose
         """Returns the config of a job."""
-        self.forget: Callable[[Sequence[str]], object] = lambda job: None
-        """Called with each finished job, whose config is no longer needed."""
         self.say: Callable[[str], object] = log.warning
         """Reports events of workers to the user."""
 
@@ -114,7 +112,6 @@ class FrostlineLauncher(Launcher):
             )
             for number, answer in answers:
                 done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)
-                self.forget(jobs[number])
                 more = further(number)
                 jobs |= more
                 waiting.extend(more)

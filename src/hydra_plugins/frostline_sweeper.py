@@ -70,8 +70,7 @@ class FrostlineSweeper(Sweeper):
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
-            launcher.compose, launcher.forget = compose, compose.forget  # composes each job once
-            executor = Workers(launcher)
+            executor = Workers(launcher, compose)
         elif queues(launcher):
             executor = Cluster(launcher, config, detached=not searches)
         else:

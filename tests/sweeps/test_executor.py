@@ -57,13 +57,13 @@ def test_failed_batch_affects_only_its_own_jobs() -> None:
 def test_aside_uses_a_worker_or_this_process(worker_dies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "subprocess", warm.forking_subprocess())
     pool = Pool([{}], limit=None)
-    workers = Workers(SimpleNamespace(pool=pool, compose=compose))
+    workers = Workers(SimpleNamespace(pool=pool), compose)
     here = os.getpid()
     try:
         assert (workers.aside(partial(_process_id, here if worker_dies else 0)) == here) == worker_dies
     finally:
         pool.close(now=True)
-    interrupted = Workers(SimpleNamespace(pool=None, compose=compose))
+    interrupted = Workers(SimpleNamespace(pool=None), compose)
     assert interrupted.aside(os.getpid) == here
 
 

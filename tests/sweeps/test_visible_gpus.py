@@ -91,7 +91,7 @@ def test_old_driver_has_one_cpu_worker_and_refuses_gpus(
     with pytest.raises(UserError, match=rf"^devices=2: expected 1, as {old}; with device=cpu it trains in as"):
         visible_gpus.places(None, gpus=True, each=2, say=messages.append)
     for device in ("cuda", "cuda:1"):
-        workers = Workers(SimpleNamespace(start=pytest.fail, compose=compose))
+        workers = Workers(SimpleNamespace(start=pytest.fail), compose)
         with pytest.raises(UserError, match=rf"^device={device}: expected cpu, or a newer driver: {old}$"):
             workers.start(replace(compose(), device=device))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -102,7 +102,7 @@ def test_named_gpu_is_shared_by_all_workers(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     started: list[dict[str, Any]] = []
     for device in ("cuda:1", "cpu", "cuda", "auto"):
-        Workers(SimpleNamespace(start=lambda **how: started.append(how), compose=compose)).start(
+        Workers(SimpleNamespace(start=lambda **how: started.append(how)), compose).start(
             replace(compose(), device=device)
         )
     assert [how["gpus"] for how in started] == [False, False, True, True]

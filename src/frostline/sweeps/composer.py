@@ -61,23 +61,26 @@ class Composer:
         self._parsed = functools.cache(lambda one: parser.parse_overrides([one])[0])
         self._groups: set[str] = set()
         self._templates: dict[tuple[str, ...], _Template] = {}
-        self._done: dict[tuple[str, ...], DictConfig] = {}
         self._first: dict[tuple[str, ...], Composed] = {}
 
     def __call__(self, job: Sequence[str]) -> DictConfig:
-        """Return the config of a job, the same object on every call; raises what Hydra raises."""
-        if (found := self._done.get(tuple(job))) is None:
-            found = self._done[tuple(job)] = self._compose(job)
-        return found
-
-    def forget(self, job: Sequence[str]) -> None:
-        """Drop the config of a job, which is composed again on the next call."""
-        self._done.pop(tuple(job), None)
+        """Return the config of a job; raises what Hydra raises."""
+        if get_overrides_dirname is None:
+            return self._whole(job)
+        overrides = [*map(self._parsed, job)]
+        if (template := self._templates.get(self._kind(overrides))) is not None:
+            with suppress(Exception):  # let Hydra report a value that does not fit
+                return template.filled(overrides)
+        composed = self._whole(job)
+        self._groups.update(map(str, composed.hydra.runtime.choices))
+        plain = frozenset(override.key_or_group for override in overrides if self._is_plain(override))
+        self._templates[self._kind(overrides)] = _Template(pickle.dumps(composed), plain, _is_independent(composed))
+        return composed
 
     def job(self, overrides: Sequence[str], number: int) -> Composed:
         """Return our config and the folders of the job with this `number`; UserError for values that no run can have.
 
-        A config of Hydra is composed only if none of an earlier job serves, and then dropped.
+        A config of Hydra is composed only if none of an earlier job serves.
         """
         if (found := self._alike(overrides, number)) is not None:
             return found
@@ -85,7 +88,6 @@ class Composer:
         found = read(composed, overrides, number)
         if hydra_keys.subdir(composed) is None:
             self._first.setdefault(self._kind([*map(self._parsed, overrides)]), found)
-        self.forget(overrides)
         return found
 
     def _alike(self, overrides: Sequence[str], number: int) -> Composed | None:
@@ -103,19 +105,6 @@ class Composer:
         if None in own.values() or any(key.endswith(".name") for key in own):
             return None  # leave conversions and errors to Hydra; a name may belong to another option
         return Composed(changed(first.config, own), first.sweep, str(number), first.beside)
-
-    def _compose(self, job: Sequence[str]) -> DictConfig:
-        if get_overrides_dirname is None:
-            return self._whole(job)
-        overrides = [*map(self._parsed, job)]
-        if (template := self._templates.get(self._kind(overrides))) is not None:
-            with suppress(Exception):  # let Hydra report a value that does not fit
-                return template.filled(overrides)
-        composed = self._whole(job)
-        self._groups.update(map(str, composed.hydra.runtime.choices))
-        plain = frozenset(override.key_or_group for override in overrides if self._is_plain(override))
-        self._templates[self._kind(overrides)] = _Template(pickle.dumps(composed), plain, _is_independent(composed))
-        return composed
 
     def _kind(self, overrides: Sequence[Override]) -> tuple[str, ...]:
         """Return the key of a kind: the overrides, without the values of plain ones."""

@@ -69,11 +69,10 @@ class Executor(Protocol):
 class Workers(Executor):
     """Our own launcher: long-lived processes that import torch while the rest of the sweep is being composed."""
 
-    def __init__(self, launcher: Any) -> None:
-        self._launcher = launcher
+    def __init__(self, launcher: Any, compose: Callable[[Overrides], DictConfig]) -> None:
+        self._launcher, self._compose = launcher, compose
         self._jobs: list[Overrides] = []
         self._folder, self._places = Path(), dict[tuple[str, ...], str]()
-        self._compose: Callable[[Overrides], DictConfig] = launcher.compose
         launcher.compose = self._pinned
 
     def start(self, config: Config) -> None:

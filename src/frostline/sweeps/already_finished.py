@@ -38,66 +38,58 @@ class FinishedSweep:
     pasts: tuple[PastRun, ...]
 
 
-class EarlierSweeps:
-    """Finds earlier sweeps that may have finished all runs of a new one, by its first run."""
+def begun_with(first: Config, jobs: int, folder: Path | None) -> list[Path]:
+    """Return the folders of recorded sweeps that begin with the run `first`, newest first.
 
-    def __init__(self, jobs: int, folder: Path | None) -> None:
-        """Look for a sweep of so many `jobs` in the `folder` that the user named, else in the project."""
-        self._jobs, self._folder = jobs, folder
-        self.found: list[Path] = []
-        """The candidates, newest first."""
+    One of them may have finished all runs of a new sweep of so many `jobs`. With a `folder`, which the user named, only
+    that is looked at.
+    """
+    if not first.resume or first.dry_run or first.search.name != "grid":
+        return []
+    there = sorted((file.parent for file in project.multirun().glob(f"*/*/{layout.DATA}")), reverse=True)
+    return [place for place in ([folder] if folder else there[:_NEWEST]) if _begins_with(first, jobs, place)]
 
-    def may_be(self, first: Config) -> bool:
-        """Return whether an earlier sweep begins with this run; called before the other runs are composed."""
-        if self._jobs and first.resume and not first.dry_run and first.search.name == "grid":
-            self.found = [folder for folder in self._places() if self._begins(folder, first)]
-        return bool(self.found)
 
-    def _places(self) -> list[Path]:
-        if self._folder is not None:
-            return [self._folder]
-        return sorted((file.parent for file in project.multirun().glob(f"*/*/{layout.DATA}")), reverse=True)[:_NEWEST]
+def _begins_with(first: Config, jobs: int, folder: Path) -> bool:
+    """Return whether the recorded sweep in `folder`, a grid of this machine, begins with this run."""
+    if not (folder / layout.DATA).is_file() or not sweep_record.SweepFacts.exist(folder):
+        return False
+    owner, told = liveness.read(folder / layout.OWNER), sweep_record.SweepFacts.read(folder)
+    if jobs <= NAMED and jobs != len(told.runs):  # e.g. a longer grid, whose workers are to start now
+        return False
+    whole = told.search is None and told.tracker is not None and len(told.runs) > 0
+    return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
-    def _begins(self, folder: Path, first: Config) -> bool:
-        """Return whether the recorded sweep in `folder`, a grid of this machine, begins with this run."""
-        if not (folder / layout.DATA).is_file() or not sweep_record.SweepFacts.exist(folder):
-            return False
-        owner, told = liveness.read(folder / layout.OWNER), sweep_record.SweepFacts.read(folder)
-        if self._jobs <= NAMED and self._jobs != len(told.runs):  # e.g. a longer grid, whose workers are to start now
-            return False
-        whole = told.search is None and told.tracker is not None and len(told.runs) > 0
-        return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
 
-    def answer(self, planned: Sequence[PlannedRun]) -> FinishedSweep | None:
-        """Return the newest earlier sweep that has finished all `planned` runs; None if there is none."""
-        if not self.found:
-            return None
-        index = index_of(planned)
-        return next(filter(None, (self._whole(folder, planned, index) for folder in self.found)), None)
+def with_all(planned: Sequence[PlannedRun], folders: Sequence[Path]) -> FinishedSweep | None:
+    """Return the first of the sweeps in `folders` that has finished all `planned` runs; None if there is none."""
+    index = index_of(planned)
+    return next(filter(None, (_whole(folder, planned, index) for folder in folders)), None)
 
-    def _whole(self, folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> FinishedSweep | None:
-        told = sweep_record.SweepFacts.read(folder)
-        tracker, runs = told.tracker, told.runs
-        if tracker is None or len(runs) != len(planned) or not data_index.is_same(folder, index):
-            return None
-        over = (folder / layout.REPORT).is_file() and journal.ended(folder)
-        if not over or not _recorded(tracker, planned[0].config):
-            return None
-        pairs = [*zip(planned, runs, strict=True)]
-        if any(settled_digest(run.config, facts) != facts.digest or facts.busy for run, facts in pairs):
-            return None
-        found = [*_finished(folder, pairs)]
-        if len(found) < len(pairs):
-            return None
-        results, pasts = zip(*found, strict=True)
-        prints: dict[str, set[str | None]] = {}
-        for run, past in zip(planned, pasts, strict=True):
-            prints.setdefault(repr(run.config.data), set()).add(past.fingerprint)
-        same = all(len(each) == 1 and None not in each for each in prints.values())
-        ids = [result.run_id or "" for result in results]
-        if not same or not query.has_finished(tracker.uri, [*ids, journal.run_id(folder) or ""]):
-            return None
-        return FinishedSweep(folder, tracker, results, pasts)
+
+def _whole(folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> FinishedSweep | None:
+    told = sweep_record.SweepFacts.read(folder)
+    tracker, runs = told.tracker, told.runs
+    if tracker is None or len(runs) != len(planned) or not data_index.is_same(folder, index):
+        return None
+    over = (folder / layout.REPORT).is_file() and journal.ended(folder)
+    if not over or not _recorded(tracker, planned[0].config):
+        return None
+    pairs = [*zip(planned, runs, strict=True)]
+    if any(settled_digest(run.config, facts) != facts.digest or facts.busy for run, facts in pairs):
+        return None
+    found = [*_finished(folder, pairs)]
+    if len(found) < len(pairs):
+        return None
+    results, pasts = zip(*found, strict=True)
+    prints: dict[str, set[str | None]] = {}
+    for run, past in zip(planned, pasts, strict=True):
+        prints.setdefault(repr(run.config.data), set()).add(past.fingerprint)
+    same = all(len(each) == 1 and None not in each for each in prints.values())
+    ids = [result.run_id or "" for result in results]
+    if not same or not query.has_finished(tracker.uri, [*ids, journal.run_id(folder) or ""]):
+        return None
+    return FinishedSweep(folder, tracker, results, pasts)
 
 
 def index_of(planned: Sequence[PlannedRun]) -> dict[str, str] | None:

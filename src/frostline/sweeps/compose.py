@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,17 +61,12 @@ class PlannedRun:
         return [credentials.scrubbed(argument) for argument in (*self.beside, *self.overrides)]
 
 
-def compose_all(
-    jobs: Sequence[Overrides],
-    compose: Composer,
-    after_first: Callable[[Config], object] = lambda config: None,
-) -> tuple[Path, list[PlannedRun]]:
+def compose_all(jobs: Sequence[Overrides], compose: Composer) -> tuple[Path, list[PlannedRun]]:
     """Return the sweep's folder and the runs of the jobs; jobs that differ only in keys that they ignore are one run.
 
     Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
-    `after_first` is called as soon as the first config is valid. Cross-validation makes a run for each fold.
+    Cross-validation makes a run for each fold.
     """
-    after_first(compose.job(jobs[0], 0).config)
     jobs = hydra_keys.in_folds(jobs, lambda overrides: compose.job(overrides, 0).config)
     settings = hydra_keys.settings_of(jobs)
     varied = hydra_keys.varied(settings)

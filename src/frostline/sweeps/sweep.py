@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.core import garbage, interrupts, project
-from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
 from frostline.records.recording import Record, end
@@ -49,30 +48,26 @@ def run_sweep(
     hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this process.
     Raises `UserError` before any run starts.
     """
-    here = not (isinstance(executor, Cluster) or claimed)
-    earlier = already_finished.EarlierSweeps(
-        len(jobs) if here else 0, sweep_folder(compose, jobs[0]) if folder_named else None
-    )
-    folder, planned = compose_all(jobs, compose, partial(_start, executor, earlier))
+    first, earlier = compose.job(jobs[0], 0).config, list[Path]()
+    if not isinstance(executor, Cluster) and not claimed:
+        named = sweep_folder(compose, jobs[0]) if folder_named else None
+        earlier = already_finished.begun_with(first, len(jobs), named)
+    if not earlier:  # else the workers may not be needed
+        executor.start(first)
+    folder, planned = compose_all(jobs, compose)
     typed = hydra_keys.typed_values(chain.from_iterable(jobs))
     for line in [*unused_keys.check(typed, [run.config for run in planned]), *_merged_runs(planned)]:
         job.screen().say(line, "yellow")
-    if earlier.found:
-        if (answered := earlier.answer(planned)) is not None:
+    if earlier:
+        if (answered := already_finished.with_all(planned, earlier)) is not None:
             repeat(answered)
             return 0
-        executor.start(planned[0].config)
+        executor.start(first)
     if isinstance(executor, Cluster) and not claimed:
         status = send(jobs, planned, executor, folder, named=folder_named, run=run_sweep)
         if status is not None:
             return status
     return run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, claimed=claimed)
-
-
-def _start(executor: Executor, earlier: already_finished.EarlierSweeps, first: Config) -> None:
-    """Start the workers, unless an earlier sweep may have finished every run already."""
-    if not earlier.may_be(first):
-        executor.start(first)
 
 
 def run_planned(

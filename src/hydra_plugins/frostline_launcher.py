@@ -16,7 +16,6 @@ from omegaconf import DictConfig, open_dict, read_write
 from frostline.sweeps.hydra_task import call, in_common, packed
 from frostline.sweeps.pool import NotStarted, Pool, Task
 from frostline.sweeps.visible_gpus import places
-from frostline.sweeps.worker import Errand
 
 log = logging.getLogger(__name__)
 _ALIKE = 3
@@ -57,13 +56,13 @@ class FrostlineLauncher(Launcher):
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
-    def start(self, *, gpus: bool = True, each: int = 1, errands: Sequence[Errand] = ()) -> Pool:
-        """Start the workers with their `errands` and return them; `close` ends them.
+    def start(self, *, gpus: bool = True, each: int = 1, preload: str = "") -> Pool:
+        """Start the workers, which import the module `preload`, and return them; `close` ends them.
 
         With `gpus`, each worker gets `each` of them.
         """
         own = places(self.workers, gpus=gpus, each=each, say=self.say)
-        self.pool = Pool(own, limit=self.job_timeout, errands=errands)
+        self.pool = Pool(own, limit=self.job_timeout, preload=preload)
         return self.pool
 
     def close(self, *, now: bool = False) -> None:

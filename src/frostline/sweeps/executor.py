@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,12 +11,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.core import driver, garbage
+from frostline.core import driver
 from frostline.core.config import Config
 from frostline.sweeps import job
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.pool import WorkerDied
-from frostline.sweeps.worker import Errand
 
 T = TypeVar("T")
 Further = Callable[[int], Mapping[int, int | None]]
@@ -80,8 +77,7 @@ class Workers(Executor):
         self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
         driver.require(config.device)
         gpus = config.device in ("auto", "cuda")
-        errand = Errand(garbage.spared, (partial(importlib.import_module, "frostline.runs.run"),))
-        self._pool = self._launcher.start(gpus=gpus, each=config.devices, errands=[errand])
+        self._pool = self._launcher.start(gpus=gpus, each=config.devices, preload="frostline.runs.run")
 
     def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call `function` in the first worker."""

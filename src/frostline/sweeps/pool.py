@@ -17,14 +17,14 @@ from typing import Any
 
 from frostline.core import background, interrupts, notices
 from frostline.core.interrupts import Terminated
-from frostline.sweeps.worker import STOP, Answer, Errand
+from frostline.sweeps.worker import STOP, Answer
 
 GRACE = 25.0
 """Seconds that a worker has after SIGTERM to write its checkpoint: 5 less than Kubernetes and Slurm give us."""
 _PARTING = 10.0  # seconds that an idle worker has to exit
 _TICK = 1.0
 _CALL = -1  # key of the task of `call`; others are numbered from 0
-_START = "import sys; sys.path[:] = {path!r}; from frostline.sweeps.worker import main; main()"
+_START = "import sys; sys.path[:] = {path!r}; from frostline.sweeps.worker import main; main({preload!r})"
 
 Task = tuple[Any, ...]
 """A function and its arguments."""
@@ -41,14 +41,14 @@ class NotStarted(WorkerDied):
 class _Worker:
     """Owner of one process, started at once, with the variables of `place` (its GPUs) in its environment."""
 
-    def __init__(self, name: str, place: Mapping[str, str], errands: Sequence[Errand], *, prefixed: bool) -> None:
+    def __init__(self, name: str, place: Mapping[str, str], preload: str, *, prefixed: bool) -> None:
         self.place = place
         self.silent = 0.0
         self.stack: int | None = None
         self.connection, theirs = Pipe()
         path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START.format(path=path), str(theirs.fileno()), *sys.argv],
+            [sys.executable, "-P", "-c", _START.format(path=path, preload=preload), str(theirs.fileno()), *sys.argv],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **place},
             stdin=subprocess.DEVNULL if prefixed else None,
@@ -59,18 +59,12 @@ class _Worker:
         if prefixed:
             background.start(lambda: _relay(name, self.process), name=f"output of {name}", died=_relay_died)
         self.key: int | None = None
-        for errand in errands:
-            self.send(errand)
 
     def give(self, key: int, task: Task) -> None:
         """Send a task; a worker that has died already is noticed when its answer is awaited."""
-        self.key, self.silent = key, 0.0
-        self.send(task)
-
-    def send(self, task: Task | Errand) -> None:
-        """Send a task or an errand."""
         import cloudpickle
 
+        self.key, self.silent = key, 0.0
         with contextlib.suppress(OSError):
             self.connection.send_bytes(cloudpickle.dumps(task))
 
@@ -112,15 +106,16 @@ class _Worker:
 class Pool:
     """Owner of the workers: one for each of the `places`, which are their environment variables."""
 
-    def __init__(
-        self, places: Sequence[Mapping[str, str]], *, limit: float | None, errands: Sequence[Errand] = ()
-    ) -> None:
-        """Start the workers with their `errands`; one without a sign of life for `limit` seconds is killed."""
-        self._limit, self._errands, self._prefixed = limit, [*errands], len(places) > 1
+    def __init__(self, places: Sequence[Mapping[str, str]], *, limit: float | None, preload: str = "") -> None:
+        """Start the workers, which import the module `preload`, if any, before their first task.
+
+        A worker without a sign of life for `limit` seconds is killed.
+        """
+        self._limit, self._preload, self._prefixed = limit, preload, len(places) > 1
         self._workers = [self._hire(number, place) for number, place in enumerate(places)]
 
     def _hire(self, number: int, place: Mapping[str, str]) -> _Worker:
-        return _Worker(f"worker {number}", place, self._errands, prefixed=self._prefixed)
+        return _Worker(f"worker {number}", place, self._preload, prefixed=self._prefixed)
 
     def __len__(self) -> int:
         """Return the number of workers."""

@@ -7,6 +7,7 @@ thread makes progress. It imports no heavy library before a task needs it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import pickle
@@ -16,26 +17,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, NoReturn
 
-from frostline.core import background, interrupts, notices, streams
+from frostline.core import background, garbage, interrupts, notices, streams
 
 PULSE = 1.0
 """Seconds between two looks at whether the main thread has moved."""
 STOP = signal.SIGUSR1
 """The signal that stops a worker's task. Not SIGINT, which the terminal sends to workers, too, on Ctrl-C."""
-
-
-@dataclass(frozen=True)
-class Errand:
-    """A call before the next task whose value nobody needs, e.g. an import; its errors are ignored."""
-
-    function: Callable[..., object]
-    arguments: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class _Pipe:
         self._connection = connection
         self._lock = threading.Lock()
         self.tasks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.idle = True
+        self.idle = False
 
     def send(self, message: Answer | None) -> None:
         """Send an answer, or None for a sign of life."""
@@ -88,8 +81,8 @@ def _position(frame: FrameType | None) -> tuple[tuple[str, int], ...]:
     return tuple((call.f_code.co_filename, line) for call, line in calls)
 
 
-def main() -> None:
-    """Run tasks from the pipe whose file descriptor is the first argument, until told to stop."""
+def main(preload: str) -> None:
+    """Import the module `preload`, if any, then run tasks from the pipe whose file descriptor is the first argument."""
     streams.prepare()
     descriptor = int(sys.argv.pop(1))
     os.set_inheritable(descriptor, False)
@@ -99,13 +92,15 @@ def main() -> None:
     for target in (line.listen, line.pulse):
         background.start(target, name=target.__name__, died=_give_up)
     with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(Exception):  # a task that needs the module reports the error
+            if preload:
+                garbage.spared(partial(importlib.import_module, preload))
+        line.idle = True
         while (message := line.tasks.get()) is not None:
             line.idle = False
-            answer = _answer_to(message)
-            if answer is not None:
-                line.send(answer)
-                if answer.last:
-                    break
+            line.send(answer := _answer_to(message))
+            if answer.last:
+                break
             line.idle = True
     _leave()
 
@@ -125,16 +120,10 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def _answer_to(message: bytes) -> Answer | None:
-    """Run a task and return its outcome; None for an errand."""
-    task: Any = None
+def _answer_to(message: bytes) -> Answer:
+    """Run a task and return its outcome."""
     try:
-        task = pickle.loads(message)
-        if isinstance(task, Errand):
-            with contextlib.suppress(Exception):
-                task.function(*task.arguments)
-            return None
-        function, *arguments = task
+        function, *arguments = pickle.loads(message)
         value = function(*arguments)
         return Answer(value, last=_gpu_is_lost())
     except KeyboardInterrupt as interrupt:

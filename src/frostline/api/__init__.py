@@ -85,14 +85,15 @@ def sweep(*overrides: str, folder: Path | str | None = None) -> Sweep:
     sweep, by default a new one in `multirun/`. The results include failed runs. UserError for a mistake in
     `overrides`; KeyboardInterrupt on an interrupt, after which the same call resumes the sweep.
     """
+    from frostline.report.command_line import for_hydra
+
     if told := [one for one in arguments.texts(overrides) if one.startswith("hydra.sweep.dir=")]:
         raise UserError(f"{told[0]}: expected as the argument `folder`")
     if told := [one for one in overrides if one.startswith("rerun=")]:
         raise UserError(f"{told[0]}: expected on the command line, as python -m frostline rerun")
     place = project.new_sweep() if folder is None else arguments.place("folder", folder)
-    quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
     first = next((i for i, one in enumerate(overrides) if "=" in one and one[0] != "-"), len(overrides))
-    status, lines = _process("-m", *overrides[:first], f"hydra.sweep.dir='{quoted}'", *overrides[first:])
+    status, lines = _process("-m", *overrides[:first], f"hydra.sweep.dir={for_hydra(str(place))}", *overrides[first:])
     if status in (0, 1) and os.path.isfile(place / layout.SWEEP):
         return open(place)
     if status == 128 + signal.SIGINT:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from frostline.core import project
 from frostline.core.config_keys import is_semantic
 from frostline.records import provenance, trial_tags
@@ -14,7 +16,6 @@ from frostline.records.result import Result, value_text
 
 _PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
 _WORDS = ("null", "true", "false", "nan", "inf")
-_BEFORE_QUOTE = re.compile(r'(\\*)("|$)')  # Hydra halves backslashes there, and nowhere else
 
 
 def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | None:
@@ -60,7 +61,7 @@ def for_hydra(value: object) -> str:
         return f"[{','.join(map(for_hydra, value))}]"
     if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _WORDS):
         return _exact(value)
-    return '"' + _BEFORE_QUOTE.sub(lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value) + '"'
+    return str(QuotedString(value, Quote.double).with_quotes())
 
 
 def _exact(value: object) -> str:

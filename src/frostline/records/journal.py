@@ -53,6 +53,11 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
 
 
+def is_count(value: object) -> bool:
+    """Return whether a value is a whole number that a database can hold."""
+    return type(value) is int and 0 <= value < 2**63
+
+
 def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Replace `metrics.jsonl` by `entries`, the epochs in the checkpoint from which a run resumes."""
     text = "".join(_line(entry) for entry in entries)
@@ -70,15 +75,21 @@ def entries(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int
     yield from ((entry, behind) for entry, behind in _lines(folder / RECORD, offset) if "op" in entry)
 
 
+def beginning(folder: Path) -> dict[str, Any]:
+    """Return the entry with which the record in `folder` begins; empty without a record."""
+    return next((entry for entry, _ in entries(folder) if entry["op"] == "run"), {})
+
+
 def uid(folder: Path) -> str | None:
     """Return our own id of the record in `folder`, which precedes MLflow's run id; None without a record."""
-    return next((str(entry.get("uid")) for entry, _ in entries(folder) if entry["op"] == "run"), None)
+    first = beginning(folder)
+    return str(first.get("uid")) if first else None
 
 
 def digest(folder: Path) -> str | None:
     """Return the config digest of the run whose record is in `folder`; None where it is not recorded."""
-    tags = [entry.get("tags") for entry, _ in entries(folder) if entry["op"] == "run"]
-    return next((each.get(DIGEST_TAG) for each in tags if isinstance(each, dict)), None)
+    tags = beginning(folder).get("tags")
+    return tags.get(DIGEST_TAG) if isinstance(tags, dict) else None
 
 
 def ended(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from frostline.core.objectives import OBJECTIVES
 from frostline.records import layout
+from frostline.records.journal import is_count
 from frostline.records.result import PRUNED, Result
 
 SEARCH = "search"
@@ -54,32 +55,17 @@ def damaged(choices: Mapping[str, Any]) -> str | None:
         return None
     if TRIAL in choices and CONFIRMS in choices:
         return CONFIRMS
+    budget, space, names = choices.get(BUDGET, "0 trials"), choices.get(SPACE, {}), choices.get(OBJECTIVE, [])
     right = {
         SEARCH: isinstance(choices.get(SEARCH), str),
         STUDY: isinstance(choices.get(STUDY), str),
-        TRIAL: _is_number(choices.get(TRIAL, 0)),
-        CONFIRMS: _is_number(choices.get(CONFIRMS, 0)),
-        BUDGET: _is_budget(choices.get(BUDGET, "0 trials")),
-        SPACE: _are_texts(choices.get(SPACE, {})),
-        OBJECTIVE: _are_objectives(choices.get(OBJECTIVE, [])),
+        TRIAL: is_count(choices.get(TRIAL, 0)),
+        CONFIRMS: is_count(choices.get(CONFIRMS, 0)),
+        BUDGET: isinstance(budget, str) and bool(_BUDGET.fullmatch(budget)),
+        SPACE: isinstance(space, dict) and all(isinstance(text, str) for text in space.values()),
+        OBJECTIVE: isinstance(names, list) and all(isinstance(name, str) and name in OBJECTIVES for name in names),
     }
     return next((mark for mark, valid in right.items() if not valid), None)
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _is_budget(value: object) -> bool:
-    return isinstance(value, str) and bool(_BUDGET.fullmatch(value))
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-def _are_objectives(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) and name in OBJECTIVES for name in value)
 
 
 def is_trial(choices: Mapping[str, Any]) -> bool:

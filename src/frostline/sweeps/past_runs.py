@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from frostline.core import files
 from frostline.records import journal, layout, liveness, run_folders, trial_tags
 from frostline.records.layout import FOLDER_TAG, UID_TAG
-from frostline.records.result import Result
+from frostline.records.result import read_result
 
 WAITING = "SCHEDULED"
 """MLflow's status of a run that waits at a rung."""
@@ -113,16 +112,8 @@ def of_folder(folder: Path) -> PastRun | None:
             case {"op": "end", "status": str(last)}:
                 status = last
     tags[FOLDER_TAG] = str(folder)  # the folder may have been moved since the run began
-    numbers = _numbers(folder, status) if status in ("FINISHED", "FAILED") else {}
-    if numbers is None and status == "FINISHED":
-        return None
-    return PastRun(journal.run_id(folder), status, tags, params=params, **(numbers or {}))
-
-
-def _numbers(folder: Path, status: str) -> dict[str, dict[str, Any]] | None:
-    """Return the metrics and images of the run in `folder` that ended with `status`; None if they are damaged."""
-    try:
-        found = Result.of(files.read_json(folder / layout.RESULT))
-    except (OSError, ValueError):
-        return None
-    return {"metrics": found.metrics, "images": found.images} if found.status == status else None
+    run_id = journal.run_id(folder)
+    result = read_result(folder) if status in ("FINISHED", "FAILED") else None
+    if result is not None and result.status == status:
+        return PastRun(run_id, status, tags, result.metrics, result.images, params)
+    return None if status == "FINISHED" else PastRun(run_id, status, tags, params=params)

@@ -75,7 +75,7 @@ def _every_earlier_run(tracker: Tracker, root: Path, digests: Collection[str] | 
 def _pending(tracker: Tracker, root: Path) -> list[Path]:
     """Return the folders of pending sweeps of the tracker's experiment, or of an experiment that they do not state."""
     sweeps = pending_sweeps.remembered(tracker.uri, root)
-    return [sweep for sweep in sweeps if pending_sweeps.experiment(sweep) in (None, tracker.experiment)]
+    return [sweep for sweep in sweeps if journal.beginning(sweep).get("experiment") in (None, tracker.experiment)]
 
 
 def _completed(past: PastRun) -> PastRun:
@@ -133,16 +133,13 @@ def judge(runs: Sequence[PastRun], source: str, fingerprint: str | None, *, tria
         return Judgement(finished=finished)
     if (busy := next((run for run in own if run.holder is not None), None)) is not None:
         return Judgement(busy=busy)
-    if (left := next((run for run in own if run.status != "FAILED" or _can_go_on(run)), None)) is not None:
-        return Judgement(interrupted=left)
+    for run in own:
+        if run.status != "FAILED" or (run.folder is not None and (run.folder / CHECKPOINT).is_dir()):
+            return Judgement(interrupted=run)
     if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
         return Judgement(note=f"not skipped: the data changed since it ran in {past}")
     other = next((run for run in runs if run.status == "FINISHED"), None)
     return Judgement(note=f"not skipped: the source changed since it finished in {other}") if other else Judgement()
-
-
-def _can_go_on(run: PastRun) -> bool:
-    return run.folder is not None and (run.folder / CHECKPOINT).is_dir()
 
 
 def with_run_id(past: PastRun, root: Path, uri: str) -> PastRun:

@@ -85,23 +85,10 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> RecordPlace:
 
     Raises UserError where neither the journal nor the sweep's file states a place.
     """
-    runs = [entry for entry, _ in journal.entries(folder) if entry["op"] == "run"]
-    for told in (*runs, _tracker(folder)):  # the sweep's file helps if the journal is damaged
+    shared = files.json_or_none(folder / SWEEP)  # which helps if the journal is damaged
+    for told in (journal.beginning(folder), shared.get("tracker") if isinstance(shared, dict) else None):
         match told:
             case {"uri": str(recorded), "experiment": str(experiment), **more}:
                 own = tracking_uri.resolved(uri, root) if uri else tracking_uri.resolved(recorded, root, start=root)
                 return RecordPlace(own, root, experiment, str(more["artifacts"]) if "artifacts" in more else None)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")
-
-
-def _tracker(folder: Path) -> object:
-    """Return the tracker in the file of the sweep in `folder`; None where that cannot be read."""
-    try:
-        return files.read_json(folder / SWEEP)["tracker"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def experiment(folder: Path) -> str | None:
-    """Return the name of the experiment of the sweep in `folder`; None where its journal does not state one."""
-    return next((entry.get("experiment") for entry, _ in journal.entries(folder) if entry["op"] == "run"), None)

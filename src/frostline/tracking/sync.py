@@ -133,8 +133,7 @@ def complete(sweep: SweepMirror) -> bool:
     """
     try:
         with locks.held(sweep.folder / MIRROR_LOCK, timeout=0):
-            hosts = (entry.get("host") for entry, _ in journal.entries(sweep.folder) if entry["op"] == "run")
-            if next(hosts, None) == socket.gethostname():
+            if journal.beginning(sweep.folder).get("host") == socket.gethostname():
                 end_the_dead(with_record(sweep.folder))
             sweep.start_over_if_lost()
             sweep.sync()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.records import journal
-from frostline.records.journal import is_number
+from frostline.records.journal import is_count, is_number
 from frostline.records.layout import NOTE_TAG, REASON_TAG
 from frostline.records.recording import GONE
 
@@ -49,7 +49,7 @@ def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
     news = Unsent()
     for entry, behind in journal.entries(folder, offset):
         offset = behind
-        if not all(_is_count(entry.get(key, 0)) for key in ("time", "step")):
+        if not all(is_count(entry.get(key, 0)) for key in ("time", "step")):
             continue
         match entry:
             case {"op": "run", "uid": str(uid), "name": str(), "tags": dict(), "time": int()} if uid.isalnum():
@@ -64,7 +64,7 @@ def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
             case {"op": "metrics", "values": dict(values), "time": int(time), "step": int(step)}:
                 news.metrics += [(key, float(value), time, step) for key, value in values.items() if is_number(value)]
             case {"op": "dataset", "name": str(), "digest": str(), "source": str(), "images": dict(images)}:
-                if images.keys() <= _SPLITS and all(map(_is_count, images.values())):
+                if images.keys() <= _SPLITS and all(map(is_count, images.values())):
                     news.datasets.append(entry)
             case {"op": "artifact", "path": str(path)} if "\0" not in path:
                 if isinstance(inside := entry.get("inside"), str | None):
@@ -74,11 +74,6 @@ def unsent_of(folder: Path, offset: int) -> tuple[Unsent, int]:
             case {"op": "end", "status": "PAUSED"}:
                 news.status, news.ended = "SCHEDULED", None  # MLflow's status for runs that continue later
     return news, offset
-
-
-def _is_count(value: object) -> bool:
-    """Return whether it is a whole number that a database can hold."""
-    return type(value) is int and 0 <= value < 2**63
 
 
 def resumed(folder: Path) -> bool:

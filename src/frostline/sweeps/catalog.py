@@ -91,14 +91,12 @@ def sweeps(names: Sequence[str], scratch: Path) -> list[RecordedSweep]:
 
     The files of a sweep that is not on this machine are fetched from MLflow into `scratch`.
     """
-    found = [sweep for name in names for sweep in _sweeps(resolve(TypedName(name, "sweep")), scratch)]
-    return list({sweep.folder: sweep for sweep in found}.values())
-
-
-def _sweeps(target: Target, scratch: Path) -> list[RecordedSweep]:
-    if target.folder is not None:
-        return [sweep_record.read(target.folder)]
-    return [sweep_record.read(_folder(target.uri, run_id, scratch)) for run_id in target.ids]
+    found: dict[Path, RecordedSweep] = {}
+    for target in [resolve(TypedName(name, "sweep")) for name in names]:
+        folders = [_folder(target.uri, run_id, scratch) for run_id in target.ids]
+        for sweep in map(sweep_record.read, [target.folder] if target.folder else folders):
+            found.setdefault(sweep.folder, sweep)
+    return list(found.values())
 
 
 def _named_alike(told: str) -> Path:

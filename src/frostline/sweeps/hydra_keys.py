@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.config import Config, DataConfig
-from frostline.core.errors import NOTHING, UserError, user_error
+from frostline.core.errors import NOTHING, user_error
 from frostline.core.hydra_errors import unreadable
 from frostline.core.project import config_folder
 
@@ -220,8 +220,3 @@ def in_folds(jobs: Sequence[Sequence[str]], config_of: Callable[[Sequence[str]],
 def _folds(data: DataConfig) -> int:
     """Return the number of folds to expand a job into; 0 without folds, or if it names one of them."""
     return 0 if data.fold or data.folds is None or data.folds > _MOST_FOLDS else data.folds
-
-
-def not_ours() -> UserError:
-    """Return the error for a job that was not started by our sweeper."""
-    return UserError(f"hydra.mode, hydra/sweeper: expected MULTIRUN and frostline, {_ONE}")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from frostline.core import files, interrupts, notices
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic
+from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, heartbeat, journal, layout, liveness, provenance, trial_tags
 from frostline.records.heartbeat import Busy, Heartbeat
 from frostline.records.layout import RESULT
@@ -37,7 +38,8 @@ def run_job(composed: DictConfig) -> Result:
     hydra = HydraConfig.get()
     sweep, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
     if not SweepFacts.exist(sweep):
-        raise hydra_keys.not_ours()
+        line = "hydra.mode, hydra/sweeper: expected MULTIRUN and frostline, since a single run is a sweep of one"
+        raise UserError(line)
 
     def configure() -> JobConfig:
         config = config_of(composed)

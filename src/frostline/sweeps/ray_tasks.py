@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
@@ -26,12 +26,6 @@ def carries_out(launcher: object) -> bool:
 class Tasks(HydraLauncher):
     """Ray's launcher, with a task for the checks before the runs."""
 
-    def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
-        """Give `launcher` batches of `size` jobs, or all jobs in one batch for None."""
-        super().__init__(launcher, size, config)
-        self._how: DictConfig = launcher.ray_cfg
-        self._here = True
-
     def start(self, config: Config) -> None:
         """Take `cluster.check` from the first config."""
         self._here = config.cluster.check == "here"
@@ -43,7 +37,7 @@ class Tasks(HydraLauncher):
         import ray
 
         self._connect()
-        remote = ray.remote(**_options(self._how.remote))(_call)
+        remote = ray.remote(**_options(self._launcher.ray_cfg.remote))(_call)
         asked = remote.options(name="check").remote(function)
         meanwhile()
         try:
@@ -73,13 +67,14 @@ class Tasks(HydraLauncher):
 
         if ray.is_initialized():
             return
-        own = {} if os.environ.get("RAY_ADDRESS") or self._how.init.get("address") else {_MEMORY: _LITTLE}
+        how = self._launcher.ray_cfg
+        own = {} if os.environ.get("RAY_ADDRESS") or how.init.get("address") else {_MEMORY: _LITTLE}
         try:
-            ray.init(**{**own, **_options(self._how.init)})
+            ray.init(**{**own, **_options(how.init)})
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise user_error("cluster", "ray", f"a cluster that answers ({reason_of(error)})") from None
         for key, kind in (("gpus", "GPU"), ("cpus", "CPU")) if own else ():
-            asked, there = self._how.remote.get(f"num_{key}") or 0, int(ray.cluster_resources().get(kind, 0))
+            asked, there = how.remote.get(f"num_{key}") or 0, int(ray.cluster_resources().get(kind, 0))
             if asked > there:
                 ray.shutdown()
                 where = "on this machine, where Ray starts if RAY_ADDRESS names no cluster"

@@ -59,9 +59,9 @@ class Rungs:
 
         One of `reduction` trials that reached a rung may be promoted.
         """
-        first = _first_of_values(trials)
+        first = {frozenset(one.params.items()): one for one in reversed(trials)}  # a later one may have the same values
         for height in reversed(self.heights[:-1]):
-            ranked = self._ranked(first, height)
+            ranked = self._ranked(first.values(), height)
             for trial in ranked[: len(ranked) // reduction]:
                 if waits(trial) and self.goal(trial) == height:
                     return trial
@@ -75,11 +75,6 @@ class Rungs:
             return (math.inf if math.isnan(value) else -value, trial.number)
 
         return sorted((one for one in trials if height in one.intermediate_values), key=rank)
-
-
-def _first_of_values(trials: Sequence[FrozenTrial]) -> Collection[FrozenTrial]:
-    """Return the trials without those that repeat the values of an earlier one."""
-    return {frozenset(one.params.items()): one for one in reversed(trials)}.values()
 
 
 def as_over(trial: FrozenTrial, *, complete: bool) -> FrozenTrial:

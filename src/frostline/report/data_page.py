@@ -130,7 +130,6 @@ def _about_sheet(facts: DataFacts, gallery: Gallery) -> str:
 
 
 def _class(name: str, group: Sequence[GalleryImage], address: Callable[[Pixels], str]) -> str:
-    """Return the images of a class as HTML, a line for each split."""
     by_split: dict[str, list[GalleryImage]] = {}
     for one in group:
         by_split.setdefault(one.split, []).append(one)

@@ -60,7 +60,6 @@ def write(
 
 
 def _about(results: Sequence[Result]) -> str:
-    """Return the line on the number of runs by state and on the time at which the page was made."""
     states = Counter(result.status.lower() for result in results)
     counts = ", ".join(f"{states[state]:,} {state}" for state in sorted(states, key=lambda state: state != "finished"))
     return f"{number_of(len(results), 'run')}: {counts}. Made on {time.strftime('%Y-%m-%d at %H:%M')}."
@@ -151,7 +150,6 @@ def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
 def _row(
     one: Mapping[str, Any], keys: Sequence[str], by: Metric, text: Callable[[object], str], *, adapter: bool
 ) -> list[str]:
-    """Return the HTML of the table row of one contender, a string per column."""
     test, low, high = one["test"]
     gap = one["behind"]
     seconds = one["cost"][0]

@@ -121,7 +121,6 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
 
 
 def _all_said(said: Sequence[Predictions]) -> tuple[Array, Array]:
-    """Return the true and the predicted classes of the images of several runs, concatenated."""
     return np.concatenate([one.labels for one in said]), np.concatenate([one.said for one in said])
 
 

@@ -104,7 +104,6 @@ def front_table(found: Front) -> Table:
 
 
 def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
-    """Return the columns of the table by heading, each a list of texts."""
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):

@@ -113,7 +113,6 @@ def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:
 
 
 def _took(trials: Sequence[Result], unit: str) -> float:
-    """Return the number of trials, epochs or seconds of training."""
     if unit == "trials":
         return _tried(trials)
     return sum(run.metrics.get({"epochs": EPOCHS, "seconds": SECONDS}[unit], 0.0) for run in trials)

@@ -144,7 +144,6 @@ class StudyResults:
             return get_param_importances(self._in_optuna())
 
     def _in_optuna(self) -> optuna.Study:
-        """Return the complete trials as a study in memory."""
         import optuna
 
         study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")

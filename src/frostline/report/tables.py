@@ -39,7 +39,6 @@ def grid(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield the facts of a plan as pairs of a heading and a text."""
     images = ", ".join(f"{count:,} {split}" for split, count in plan.images.items())
     learning = f"{millions(plan.parameters)} parameters, {millions(plan.trainable_parameters)} learn"
     exact = "deterministic" if plan.deterministic else "not deterministic"
@@ -123,7 +122,6 @@ def millions(count: float) -> str:
 
 
 def _some(classes: Sequence[str]) -> str:
-    """Return the first few class names."""
     return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
 
 

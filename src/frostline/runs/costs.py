@@ -44,8 +44,6 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Phase:
-    """Times of a phase in seconds."""
-
     below: float
     """Per image, below the frost line; 0 if no stage is below."""
     kept: bool

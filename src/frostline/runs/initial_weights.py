@@ -36,6 +36,5 @@ def on_disk(weights: str | None) -> bool:
 
 
 def _is_run(weights: str) -> bool:
-    """Return whether `weights` names a run."""
     folder = expanded(weights)
     return weights.startswith(RUN_PREFIX) or (os.path.isdir(folder) and of_hub(folder) is None)

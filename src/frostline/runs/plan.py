@@ -175,7 +175,6 @@ def describe(setup: Setup, name: str) -> Plan:
 
 
 def _device(setup: Setup) -> str:
-    """Return the name of the device, with the number of devices if there are several."""
     name, devices = machine.device_name(setup.device), setup.config.devices
     return name if devices == 1 else f"{devices} x {name}"
 

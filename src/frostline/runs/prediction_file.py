@@ -88,7 +88,6 @@ def write(
 
 
 def _parts_of(output: Path) -> Path:
-    """Return the folder of a file's parts."""
     return output.with_name(f"{output.name}.parts")
 
 
@@ -130,7 +129,6 @@ def check(output: Path, features: str | None) -> None:
 
 @contextmanager
 def _owned(beside: Path, output: Path) -> Iterator[None]:
-    """Lock the folder of the parts for this process."""
     try:
         beside.mkdir(exist_ok=True)
         lock = locks.acquire(beside / _LOCK, timeout=0)
@@ -186,7 +184,6 @@ def _compute(
     layer: Layer | None,
     progress: Progress,
 ) -> None:
-    """Write the parts that are missing."""
     missing = {part: rows for part, rows in parts.items() if not _is_whole(part, len(rows))}
     batches = (rows[at : at + batch] for rows in missing.values() for at in range(0, len(rows), batch))
     said = batch_predictions.answers(predictor, batches, images.open, features=layer)
@@ -209,7 +206,6 @@ def _is_whole(part: Path, rows: int) -> bool:
 
 
 def _read(part: Path) -> pa.Table:
-    """Return the rows of a part, memory-mapped."""
     return pa.ipc.open_file(pa.memory_map(str(part))).read_all()
 
 

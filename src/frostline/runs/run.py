@@ -114,7 +114,6 @@ def _shifted(setup: Setup, progress: Progress, run: RunContext, voters: nn.Modul
 
 
 def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -> dict[str, float]:
-    """Return the final metrics of a run: scores and costs."""
     shared, others = evaluation.without_shared(setup.data.test, setup.data.train, scored.logits)
     by, best = METRICS[setup.config.select], progress.best_epoch_metrics
     metrics = {

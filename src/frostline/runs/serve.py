@@ -45,7 +45,6 @@ class Classifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return [self._answer(row, top) for row in rows]
 
     def _answer(self, row: Tensor, top: int) -> dict[str, Any]:
-        """Return the prediction for an image with the probabilities `row` `(classes,)`."""
         best = predict.ranked(self._network.classes, row, top)
         found = {"class": next(iter(best)), "probability": max(best.values()), "probabilities": best}
         if not self._network.multi_label:

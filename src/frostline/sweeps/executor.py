@@ -156,7 +156,6 @@ class HydraLauncher(Executor):
         return given_up | _reasons(returned)
 
     def _batches(self, jobs: Set[int]) -> list[range]:
-        """Return the job numbers of each batch to launch."""
         size, new = self._size or len(self._jobs), jobs - self._launched
         starts = range(min(new, default=len(self._jobs)), len(self._jobs), size)
         batches = [range(start, min(start + size, len(self._jobs))) for start in starts]

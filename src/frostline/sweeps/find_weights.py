@@ -136,7 +136,6 @@ def _elsewhere(name: TypedName, result: Result, note: str, sweep: Path, fetched:
 
 
 def _fetched(name: TypedName, result: Result, note: str, uri: str, folder: Path) -> Trained:
-    """Fetch a run's config and weights from the tracking store at `uri` into `folder`."""
     try:
         for file in (CONFIG, BEST):
             download.fetch_artifact(uri, result.run_id or "", file, folder)

@@ -71,7 +71,6 @@ def send(
 
 
 def _print_forecast(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:
-    """Print what would be queued, and return 0."""
     params, say = executor.launcher.params, job.screen().say
     for line in forecast.lines(planned, executor.how, params, folder, checks=executor.checks_in_job):
         say(line)

@@ -174,7 +174,6 @@ def _failure_told(record: Record | None, result: Result, spent: dict[str, float]
 
 
 def _tell_state(record: Record | None, result: Result) -> None:
-    """Record the final state of a trial."""
     if record is not None and (state := trial_tags.state(result)) is not None:
         record.tag(layout.STATE_TAG, state)
 

@@ -68,7 +68,6 @@ def config_text(values: Mapping[str, Any]) -> str:
 
 
 def _lines(key: str, value: Any) -> str:
-    """Return the YAML lines of one key and everything below it."""
     told = repr(value)
     if key not in _latest or _latest[key][0] != told:
         _latest[key] = told, OmegaConf.to_yaml({key: value})

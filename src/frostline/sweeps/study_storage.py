@@ -96,7 +96,6 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
 
 
 def _shared(place: str) -> Storage:
-    """Return the storage at a URL, or in a journal file."""
     if "://" in place:
         return Storage(_database(place), shared=True, deciding=lock_of(place), ready=partial(wait_for, place))
     file = files.absolute(place)

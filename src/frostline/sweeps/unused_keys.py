@@ -168,7 +168,6 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
 
 
 def _as_typed(value: object) -> str:
-    """Return a value as text for the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

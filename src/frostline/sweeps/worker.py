@@ -121,7 +121,6 @@ def _leave() -> NoReturn:
 
 
 def _answer_to(message: bytes) -> Answer:
-    """Run a task and return its outcome."""
     try:
         function, *arguments = pickle.loads(message)
         value = function(*arguments)

@@ -55,7 +55,6 @@ def register(
 
 
 def _save(folder: Path, files: Sequence[Path], run_id: str, library: str) -> None:
-    """Write the model into `folder/model`."""
     import mlflow
     import pandas as pd
     from mlflow.models import Model

@@ -32,12 +32,12 @@ def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Ex
     cells = cells_of(jobs, ranges, compose, executor.start)
     configs = [cell.known.config for cell in cells]
     samplers.check_options(configs[0].search)
-    lines, rounds = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
+    lines, search = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
     for line in [*lines, *describe(cells)]:
         job.screen().say(line)
     folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])
     planned = [run for cell in cells for run in cell.corners()]
-    return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, rounds=rounds)
+    return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, search=search)
 
 
 def _storage(config: Config) -> Storage | None:

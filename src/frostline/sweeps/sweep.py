@@ -76,23 +76,23 @@ def run_planned(
     executor: Executor,
     folder: Path,
     folder_named: bool,
-    rounds: Search | None = None,
+    search: Search | None = None,
     claimed: bool = False,
 ) -> int:
     """Check and run the `planned` runs, write the results, and return the exit status as `run_sweep` does.
 
-    With `rounds`, these decide round by round what runs, and the `planned` runs serve only for the checks.
+    With a `search`, this decides round by round what runs, and the `planned` runs serve only for the checks.
     """
     config, root = planned[0].config, project.project_root()
     uri, artifacts = tracking_uri.resolved(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
     place = RecordPlace(uri, root, config.experiment_name, artifacts)
     run_folders.require_free(folder)
-    if rounds is None:
+    if search is None:
         run_folders.require_same(folder, [run.folder for run in planned])
-    recorded = rounds is None and not config.dry_run
+    recorded = search is None and not config.dry_run
     index = already_finished.index_of(planned) if recorded else None  # before any check reads the data
     try:
-        auto, identity = _checked(planned, executor, rounds)
+        auto, identity = _checked(planned, executor, search)
     except WorkerDied as death:
         closing.show(closing.never_begun(folder, planned, death))
         return 1
@@ -105,7 +105,7 @@ def run_planned(
     if not config.dry_run:
         data_index.write(folder, index)
     with session.ended_in_any_case(folder):
-        return _conducted(planned, executor, folder, None if config.dry_run else place, rounds, identity)
+        return _conducted(planned, executor, folder, None if config.dry_run else place, search, identity)
 
 
 def _conducted(
@@ -113,12 +113,12 @@ def _conducted(
     executor: Executor,
     folder: Path,
     place: RecordPlace | None,
-    rounds: Search | None,
+    search: Search | None,
     identity: str | None,
 ) -> int:
     """Run everything in `folder`, which this process owns, with a record at `place`, and return the exit status."""
     tracker = _open(place, folder) if place is not None else None
-    runs, interrupt = _carried_out(planned, executor, folder, tracker, rounds, identity)
+    runs, interrupt = _carried_out(planned, executor, folder, tracker, search, identity)
     if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
         return status
     if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
@@ -136,7 +136,7 @@ def _conducted(
 
 
 def _checked(
-    planned: Sequence[PlannedRun], executor: Executor, rounds: Search | None
+    planned: Sequence[PlannedRun], executor: Executor, search: Search | None
 ) -> tuple[Mapping[str, Mapping[str, str]], str | None]:
     """Check all runs; return the values that `auto` takes for each kind of run, and the identity of a search.
 
@@ -145,9 +145,9 @@ def _checked(
     """
     mlflow = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
     auto = executor.call(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
-    if rounds is None:
+    if search is None:
         return auto, None
-    return auto, rounds.resolve_auto(auto, lambda configs: executor.call(partial(fingerprints, configs)))
+    return auto, search.resolve_auto(auto, lambda configs: executor.call(partial(fingerprints, configs)))
 
 
 def _carried_out(
@@ -155,29 +155,29 @@ def _carried_out(
     executor: Executor,
     folder: Path,
     tracker: Tracker | None,
-    rounds: Search | None,
+    search: Search | None,
     identity: str | None,
 ) -> tuple[SweepRuns, KeyboardInterrupt | None]:
     """Run everything under the sweep's heartbeat; return the runs, and the interrupt if there was one."""
     with (
         heartbeat.beating(folder / layout.OWNER) as heart,
-        heart.telling(partial(_tell, folder, rounds)) if tracker else nullcontext(),
+        heart.telling(partial(_tell, folder, search)) if tracker else nullcontext(),
     ):
         takeover, resume = None, planned[0].config.resume
-        if tracker and (resume or rounds):
-            of_grid = {digest(run.config) for run in planned} if rounds is None else None
+        if tracker and (resume or search):
+            of_grid = {digest(run.config) for run in planned} if search is None else None
             digests = of_grid if resume else ()  # without resume only the trials of a shared study count
             root = project.project_root()
             takeover = Takeover(tracker, folder, root=root, heart=heart, call=executor.call, digests=digests)
         runs = SweepRuns(executor, folder, tracker, takeover, identity)
-        return runs, runs.carry_out(planned) if rounds is None else runs.carry_out_rounds(rounds)
+        return runs, runs.carry_out(planned) if search is None else runs.carry_out_search(search)
 
 
-def _tell(folder: Path, rounds: Search | None, sign: str) -> None:
+def _tell(folder: Path, search: Search | None, sign: str) -> None:
     """Publish a sign of life in the sweep's record, and in a study shared with other searches."""
     Record(folder).tag(layout.SIGN_TAG, sign)
-    if rounds is not None:
-        rounds.alive()
+    if search is not None:
+        search.alive()
 
 
 def _merged_runs(planned: Sequence[PlannedRun]) -> list[str]:

@@ -25,11 +25,11 @@ class SweepRuns:
     """Owner of the facts and results of a sweep's runs, to which rounds may add."""
 
     def __init__(
-        self, executor: Executor, folder: Path, tracker: Tracker | None, takeover: Takeover | None, search: str | None
+        self, executor: Executor, folder: Path, tracker: Tracker | None, takeover: Takeover | None, identity: str | None
     ) -> None:
         self._executor, self._folder, self._takeover = executor, folder, takeover
         self._recorded = tracker is not None
-        self._file = sweep_record.SweepFile(folder, tracker, search)
+        self._file = sweep_record.SweepFile(folder, tracker, identity)
         self._facts: list[sweep_record.RunFacts] = []
         self._numbers: dict[str, int] = {}
         self._reasons: dict[int, Exception] = {}
@@ -82,21 +82,21 @@ class SweepRuns:
         numbers = [*on, *(first + number for number in in_order(further))]
         return {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
 
-    def carry_out_rounds(self, rounds: Search) -> KeyboardInterrupt | None:
-        """Run all rounds; return the interrupt if there was one, during runs or between them."""
+    def carry_out_search(self, search: Search) -> KeyboardInterrupt | None:
+        """Run all rounds of a search; return the interrupt if there was one, during runs or between them."""
         past = self._takeover.finished if self._takeover else lambda _: ()
-        rounds.begin(self._folder if self._recorded else None, self._executor.workers, past)
+        search.begin(self._folder if self._recorded else None, self._executor.workers, past)
         results: dict[str, Result] = {}
         self._file.add(())
 
         def meanwhile(number: int) -> list[PlannedRun]:
             (result,) = self.results([number])
-            more = rounds.meanwhile(self._facts[number].folder, result)
+            more = search.meanwhile(self._facts[number].folder, result)
             following.extend(more)
             return more
 
         try:
-            while following := rounds.following(results):
+            while following := search.following(results):
                 if (interrupt := self.carry_out(following, meanwhile)) is not None:
                     return interrupt
                 folders = [*dict.fromkeys(run.folder for run in following)]

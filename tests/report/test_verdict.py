@@ -712,8 +712,20 @@ def test_diverged_runs_are_not_suggested_again():
     assert text.endswith("`python train.py -m lr=0.001,0.003,0.01,0.03,0.1`.") and "try them again" not in text
     text = answer([*lr_runs("head", {10.0: 0.9}), *lr_runs("full", {10.0: None}, first=1)])
     assert text.endswith(
-        "No run of full finished. To try smaller learning rates: `python train.py -m freeze=head,full lr=1,3,10`."
+        "No run of full finished. To try smaller learning rates (`full` diverges again with lr 10, the best of "
+        "`head`): `python train.py -m freeze=head,full lr=1,3,10`."
     )
+
+
+def test_lr_that_diverges_again_is_told_beside_the_command():
+    head, full = {0.01: 0.5, 0.1: 0.9}, {0.01: 0.8, 0.1: None}
+    text = answer([*lr_runs("head", head), *lr_runs("full", full, first=2)])
+    told = "not run again; `full` diverges again with lr 0.1, the best of `head`): `python train.py -m freeze=head,full"
+    assert told in text
+    text = answer([*lr_runs("head", head | {1.0: None}), *lr_runs("full", full, first=3)])
+    assert told in text and text.count("diverges again") == 1
+    text = answer([*lr_runs("head", {0.01: 0.95, 0.1: 0.9}), *lr_runs("full", full, first=2)])
+    assert "not run again): " in text
 
 
 def test_following_lr_suggestions_ends_inside_the_grid():

@@ -18,7 +18,7 @@ def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned
 
     The command includes all finished runs, which are not run again, so that its verdict covers them, and both
     contenders, so that they keep the same budget. It has no lr at or above one with which a contender diverged, except
-    a contender's best.
+    a contender's best: a grid has each lr for both, so the sentence says where one will diverge again.
     """
     rivals = found if key != "lr" else found[:1]
     at: dict[tuple[str, int], list[Contender]] = {}
@@ -36,7 +36,8 @@ def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned
             beyond += between
     beyond = [lr for lr in beyond if lr < min(limits)]
     again = _extended(key, rivals, results, tuned, beyond, min(limits)) if beyond else None
-    return [*parts, *([f"To try more (what is finished is not run again): `{again}`."] if again else [])]
+    told = f"what is finished is not run again{_diverging(key, [one.value for one in rivals], rivals, results)}"
+    return [*parts, *([f"To try more ({told}): `{again}`."] if again else [])]
 
 
 def _extended(
@@ -54,6 +55,17 @@ def _extended(
     others = {n: values for n in tuned if n != "lr" and (values := both(n, rivals[0].cell, rivals[-1].cell))}
     grid = sorted({lr for lr in (*known, *beyond) if lr is not None and (lr < limit or lr in best)})
     return command(rivals[0].cell.finished[0], {**changes, **others, "lr": grid, **_seeds(rivals)})
+
+
+def _diverging(key: str, values: Sequence[object], best: Sequence[Contender], results: Sequence[Result]) -> str:
+    """Return where one of the `values` will diverge again, with an lr that is the best of another contender."""
+    by_lr = {one.cell.choices.get("lr"): one.value for one in best}
+    lost = [(run.choices.get(key), run.choices.get("lr")) for run in results if trial_tags.diverged(run)]
+    again = ((value, lr) for value, lr in dict.fromkeys(lost) if value in values and value != by_lr.get(lr, value))
+    return "".join(
+        f"; `{value_text(value)}` diverges again with lr {value_text(lr)}, the best of `{value_text(by_lr[lr])}`"
+        for value, lr in again
+    )
 
 
 def _seeds(found: Sequence[Contender]) -> dict[str, Sequence[object]]:
@@ -75,7 +87,8 @@ def smaller(key: str, values: Sequence[object], only: Contender, lost: Sequence[
     best = only.cell.choices.get("lr")
     grid = sorted({float(f"{min(lrs) / by:.1g}") for by in (3, 10)} | ({best} if best is not None else set()))
     again = command(only.cell.finished[0], {key: [only.value, *values], "lr": grid, **_seeds([only])})
-    return [f"To try smaller learning rates: `{again}`."] if again else []
+    told = _diverging(key, values, [only], lost).removeprefix("; ")
+    return [f"To try smaller learning rates{f' ({told})' if told else ''}: `{again}`."] if again else []
 
 
 def _limit(key: str, one: Contender, results: Sequence[Result]) -> float:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hydra
 import pytest
+from hydra.errors import HydraException
 
 from frostline.core.errors import UserError
-from frostline.sweeps.compose import compose_grid, compose_one
+from frostline.core.hydra_errors import explain
+from frostline.sweeps.compose import compose_grid, compose_one, composing
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,16 @@ def test_error_in_an_option_file_names_the_file(
         with pytest.raises(UserError) as caught:
             compose([option.replace("/", "=")])
         assert str(caught.value).startswith(line.format(file=file))
+
+
+@pytest.mark.parametrize(
+    ("override", "typed"),
+    [("lr=1e-3,1e-4", "lr=1e-3,1e-4"), ("lr=choice(auto)", "lr=auto"), ("lr=interval(0,1)", "lr=interval(0,1)")],
+)
+def test_config_of_a_list_is_refused_as_the_config_of_one_run(override: str, typed: str) -> None:
+    with composing(), pytest.raises(HydraException) as caught:
+        hydra.compose("config", [override])
+    for flag in (["--cfg", "job"], ["-c=job"]):
+        line = str(explain(caught.value, [*flag, override]))
+        assert line == f"{typed}: expected one value, since --cfg shows the config of one run"
+    assert "for one run; " in str(explain(caught.value, [override]))

@@ -11,7 +11,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import as_read, as_typed, check_typed, flags_first, for_help, in_folds, points
+from frostline.sweeps.hydra_keys import (
+    as_read,
+    as_typed,
+    check_typed,
+    flags_first,
+    for_config,
+    for_help,
+    in_folds,
+    points,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +63,12 @@ def test_several_objectives_are_one_value(typed: str) -> None:
     (job,) = points(parsed)
     names = None if typed == "null" else typed.strip("[]").split(",")
     assert parsed[0].value() == names and len(job) == 1
+
+
+@pytest.mark.parametrize("flag", [["--cfg", "job"], ["-c=job"], ["--info"], ["-i", "defaults"]])
+def test_config_of_one_run_needs_no_multirun(flag: list[str]) -> None:
+    assert for_config(["-m", *flag, "lr=1"]) == for_config([*flag, "--multirun", "lr=1"]) == [*flag, "lr=1"]
+    assert for_config(["-m", "lr=1"]) == ["-m", "lr=1"]
 
 
 @pytest.mark.parametrize("typed", ["lr=auto", "+lr=auto", "lr=choice(1,2)", "model=auto"])

@@ -85,6 +85,10 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
         return user_error(found[1], found[2], expected, options)
+    swept = r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'(?:$| requires)"
+    if _shows_config(arguments) and (found := re.search(swept, text, re.MULTILINE)):
+        value = found[2].replace("choice(auto)", "auto")  # as typed
+        return user_error(found[1], value, "one value, since --cfg shows the config of one run")
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'$", text, re.MULTILINE):
         return user_error(found[1], found[2], "one value, for one run; write a list in brackets")
     if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
@@ -192,6 +196,10 @@ def _chosen(group: str, arguments: Sequence[str]) -> str:
 def _defaults() -> Sequence[Any]:
     whole: Any = OmegaConf.load(project.config_folder() / "config.yaml")
     return [one for one in whole.defaults if not isinstance(one, str)]
+
+
+def _shows_config(arguments: Sequence[str]) -> bool:
+    return bool({"--cfg", "-c"} & {one.partition("=")[0] for one in arguments})
 
 
 def _given(key: str, arguments: Sequence[str]) -> str:

@@ -82,6 +82,12 @@ def for_help(arguments: Sequence[str]) -> list[str]:
     return [one for one in arguments if one.startswith("-") or not _is_swept(parser, one)]
 
 
+def for_config(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without `-m` if they ask for the config of one run: Hydra takes no two of these flags."""
+    shown = {"--cfg", "-c", "--info", "-i"} & {one.partition("=")[0] for one in arguments}
+    return [one for one in arguments if not (shown and one in ("-m", "--multirun"))]
+
+
 def _is_swept(parser: OverridesParser, argument: str) -> bool:
     try:
         return parser.parse_override(argument).is_sweep_override()

@@ -20,12 +20,12 @@ from frostline.runs import setup as setups
 from frostline.runs.run_context import RunContext
 from frostline.runs.run_data import augment_policy
 from frostline.runs.setup import Setup
-from frostline.training import gradient, loop, optim
+from frostline.training import gradient, optim
 from frostline.training.gradient import Head
 from frostline.training.lockstep import FinishedEpoch, Member, Stack, bytes_kept
 from frostline.training.schedule import Rates
 from frostline.training.state import Learner
-from frostline.training.steps import Step, TrainedPart
+from frostline.training.steps import Step, Stepper, TrainedPart
 
 _KEPT = 2**29  # bytes of epoch results that wait to be taken over
 
@@ -68,7 +68,7 @@ def of_process() -> Lockstep:
     return Lockstep()
 
 
-class LockstepStepper:
+class LockstepStepper(Stepper):
     """The stepper of one run: takes over results, leads other runs in lockstep, or trains alone."""
 
     def __init__(
@@ -77,7 +77,7 @@ class LockstepStepper:
         learner: Learner,
         origin: Mapping[str, str],
         run: RunContext,
-        alone: loop.Stepper,
+        alone: Stepper,
     ) -> None:
         """Execute the steps of `learner`, which began from `origin`.
 

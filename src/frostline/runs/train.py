@@ -30,7 +30,7 @@ from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.ranks import LeadingStepper
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import PlainStepper, TrainedPart
+from frostline.training.steps import PlainStepper, Stepper, TrainedPart
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def _end_early(decision: Decision, progress: Progress, prune: str, record: Recor
         record.tag(layout.PRUNED_TAG, f"after epoch {epochs} by {prune}")
 
 
-def _alone(setup: Setup, learner: Learner) -> loop.Stepper:
+def _alone(setup: Setup, learner: Learner) -> Stepper:
     """Return the stepper of a run that trains without lockstep."""
     if setup.ranks is None:
         return PlainStepper(learner.optimizer, setup.recipe)
@@ -168,7 +168,7 @@ def fit_phases(
     *,
     progress: Progress,
     pause: Callable[[], bool],
-    stepper: loop.Stepper | None = None,
+    stepper: Stepper | None = None,
 ) -> Iterator[EpochResult | TrainingPosition]:
     """Yield the events of `loop.fit`, from the position of `progress` to the last epoch or the end of the patience.
 

@@ -10,16 +10,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
 from frostline.models import freeze_guard
 from frostline.training.dataset import batches, sampled
 from frostline.training.evaluation import Evaluation, evaluate
-from frostline.training.lockstep import FinishedEpoch
 from frostline.training.schedule import Span, pieces, span_of
-from frostline.training.steps import Recipe, Step, TrainedPart
+from frostline.training.steps import Recipe, Stepper, TrainedPart
 from frostline.training.sums import Sums
 
 
@@ -60,23 +58,6 @@ class TrainingPosition:
 
 
 FIRST_STEP = TrainingPosition()
-
-
-class Stepper(Protocol):
-    """Executes the training steps of a run."""
-
-    @property
-    def runs_per_step(self) -> int:
-        """Number of runs that share a step; each is charged an equal part of its time."""
-        ...
-
-    def restore_finished(self, epoch: int) -> FinishedEpoch | None:
-        """If the steps of an epoch were executed before, restore network and optimizer to its end and return it."""
-        ...
-
-    def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        """Execute a step on each batch of `indices` lazily and yield it; `first` is the number of the first step."""
-        ...
 
 
 def fit(

@@ -28,7 +28,7 @@ from frostline.training.dataset import Dataset, Outputs
 from frostline.training.features import Features, Subset
 from frostline.training.process_group import lost_connection
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import PlainStepper, Recipe, Step, TrainedPart
+from frostline.training.steps import PlainStepper, Recipe, Step, Stepper, TrainedPart
 
 _PARTING = 5.0  # seconds to wait for an ended process to be noticed
 
@@ -214,21 +214,16 @@ class Ranks:
             process_group.abort()
 
 
-class LeadingStepper:
+class LeadingStepper(Stepper):
     """The stepper of a run's first process of several: steps are data-parallel, except for a head on cached features.
 
     Such a head is trained in this process: its step takes less time than communication.
     """
 
-    runs_per_step = 1
-
     def __init__(self, ranks: Ranks, optimizer: torch.optim.Optimizer, recipe: Recipe, views: Views) -> None:
         """Train the parameters of `optimizer`; `views` counts the training images of all processes."""
         self._ranks, self._views = ranks, views
         self._alone, self._shared = PlainStepper(optimizer, recipe), DataParallelStepper(optimizer, recipe)
-
-    def restore_finished(self, epoch: int) -> None:
-        """Return None: no epoch was executed before."""
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Execute a step on each batch of `indices` lazily, and yield it."""

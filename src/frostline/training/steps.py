@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from frostline.core.randomness import derive_seed
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
 from frostline.training.dataset import Dataset, Outputs, outputs, prefetched
+
+if TYPE_CHECKING:
+    from frostline.training.lockstep import FinishedEpoch
 
 FETCH_SIZE = 2048
 """Samples that are fetched at once: 16 MB with the features of ResNet-50."""
@@ -69,17 +73,29 @@ class Step:
     """Mean over the batch; None for plain cross-entropy of logits and labels, which `sums` computes for many steps."""
 
 
-class PlainStepper:
-    """The stepper of a run that trains alone."""
+class Stepper(Protocol):
+    """Executes the training steps of a run, which by default shares them with no other."""
 
-    runs_per_step = 1
+    @property
+    def runs_per_step(self) -> int:
+        """Number of runs that share a step; each is charged an equal part of its time."""
+        return 1
+
+    def restore_finished(self, epoch: int) -> FinishedEpoch | None:
+        """If the steps of an epoch were executed before, restore network and optimizer to its end and return it."""
+        return None
+
+    def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
+        """Execute a step on each batch of `indices` lazily and yield it; `first` is the number of the first step."""
+        ...
+
+
+class PlainStepper(Stepper):
+    """The stepper of a run that trains alone."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
         """Train the parameters of `optimizer`."""
         self._optimizer, self._recipe = optimizer, recipe
-
-    def restore_finished(self, epoch: int) -> None:
-        """Return None: no epoch was executed before."""
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Execute a training step on each batch of `indices` (on the CPU) lazily, and yield it.

@@ -81,15 +81,8 @@ def build(
     found = architecture_of(name, library)
     source = source_of(found, weights)
     spec = input_spec(name, library, found, source, image_size)
-    network = partial(_network, name, found, spec.size)
-    if meta or source:
-        module = skeleton(network)
-    else:
-        with _seeded(seed, "init"):
-            module = network()
-    family = found.family
-    structure = structure_of(module, family) if isinstance(family, Family) else family(module, spec.size)
-    module.to(memory_format=memory_format)
+    own_seed = None if meta or source else seed
+    module, structure = _bare(name, found, spec.size, seed=own_seed, memory_format=memory_format)
     if meta:
         empty(module)
     elif source:
@@ -127,6 +120,21 @@ def metadata(model: Model, classes: Sequence[str]) -> dict[str, Any]:
     """Return the metadata that `tensorfile.save` must write beside the weights, so that `build` can read the file."""
     said = {"model": model.name, "library": model.library, "classes": list(classes)}
     return {**said, **asdict(model.input), **({"adapter": asdict(model.kept_adapter)} if model.kept_adapter else {})}
+
+
+def _bare(
+    name: str, found: Architecture, size: int, *, seed: int | None, memory_format: torch.memory_format
+) -> tuple[nn.Module, Structure]:
+    """Return the network as its library makes it, and its structure: with new weights from `seed`, None for none."""
+    network = partial(_network, name, found, size)
+    if seed is None:
+        module = skeleton(network)
+    else:
+        with _seeded(seed, "init"):
+            module = network()
+    family = found.family
+    structure = structure_of(module, family) if isinstance(family, Family) else family(module, size)
+    return module.to(memory_format=memory_format), structure
 
 
 def _network(name: str, found: Architecture, size: int) -> nn.Module:

@@ -1,11 +1,12 @@
-"""Locks of a study in a database, and waiting for a database that is away."""
+"""Storages that cannot be used or are lost; locks of a study in a database, and waiting for one that is away."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from sqlalchemy.exc import OperationalError
 import postgresql
 from frostline.core.errors import UserError
 from frostline.sweeps import study_storage
-from frostline.sweeps.study_storage import lock_of, wait_for
+from frostline.sweeps.study_storage import in_one_line, lock_of, storage_of, wait_for
 from frostline.tracking import database
+from small import compose
 
 
 def assert_exclusive(url: str) -> None:
@@ -78,6 +80,31 @@ def test_unreachable_database_is_awaited_but_a_refusal_raises(monkeypatch: pytes
         wait_for(url, messages.append)
     assert "hunter2" not in str(refused.value)
     wait_for("sqlite:///studies.db", messages.append)
+
+
+@pytest.mark.parametrize("content", [b"SQLite format 3\0\n and more", b'{"runs": [1]}', b"7"])
+def test_file_that_is_no_journal_is_refused_and_stays(content: bytes, tmp_path: Path) -> None:
+    (file := tmp_path / "studies.db").write_bytes(content)
+    with pytest.raises(UserError, match=r"studies\.db: expected .*no journal of Optuna; a database needs its URL"):
+        storage_of(compose(f"search.storage={file}").search, None)
+    assert file.read_bytes() == content
+
+
+def test_url_without_slashes_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="a URL has :// behind its first word"):
+        storage_of(compose("search.storage='sqlite:/studies.db'").search, None)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_lost_storage_ends_in_one_line(tmp_path: Path) -> None:
+    search = compose("search=random", f"search.storage='sqlite:///{tmp_path}/studies.db'").search
+    backend = storage_of(search, None).backend
+    with closing(sqlite3.connect(tmp_path / "studies.db")) as opened:
+        opened.execute("DROP TABLE studies")
+    with pytest.raises(OSError, match="no such table: studies") as lost, in_one_line(search):
+        backend.get_study_id_from_name("head")
+    assert lost.value.filename == f"sqlite:///{tmp_path}/studies.db" and "\n" not in str(lost.value)
 
 
 @pytest.mark.slow

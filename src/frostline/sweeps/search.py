@@ -19,7 +19,7 @@ from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.search_cells import cells_of, describe
 from frostline.sweeps.search_rounds import Search
-from frostline.sweeps.study_storage import Storage, storage_of
+from frostline.sweeps.study_storage import Storage, in_one_line, storage_of
 
 
 def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Executor, folder_named: bool) -> int:
@@ -37,7 +37,8 @@ def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Ex
         job.screen().say(line)
     folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])
     planned = [run for cell in cells for run in cell.corners()]
-    return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, search=search)
+    with in_one_line(configs[0].search):
+        return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, search=search)
 
 
 def _storage(config: Config) -> Storage | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -15,6 +17,7 @@ from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
 
 from frostline.core import credentials, files, locks
 from frostline.core.config import SearchConfig
@@ -24,6 +27,8 @@ from frostline.tracking import database
 
 Lock = Callable[[], AbstractContextManager[object]]
 _LOOK = 2.0  # seconds between two attempts to connect
+_BEGIN = b'{"op_code"'
+"""The first bytes of a journal."""
 _KEY = 0x66726F73746C696E
 """Key of the advisory lock in PostgreSQL: `frostlin` in ASCII."""
 
@@ -98,6 +103,8 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
 def _shared(place: str) -> Storage:
     if "://" in place:
         return Storage(_database(place), shared=True, deciding=lock_of(place), ready=partial(wait_for, place))
+    if re.match(r"[a-z0-9+]{2,}:", place):
+        raise ValueError("a URL has :// behind its first word, as sqlite:///studies.db")
     file = files.absolute(place)
     lock, deciding = (file.with_name(f".{file.name}.{what}") for what in ("lock", "deciding"))
     with locks.held(lock):
@@ -139,9 +146,27 @@ def refusing_damage(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder / layout.STUDY}: expected {expected}; {hint}") from error
 
 
+@contextmanager
+def in_one_line(search: SearchConfig) -> Iterator[None]:
+    """Raise `OSError`, which ends in one line, if the block loses `search.storage`, e.g. read-only or gone."""
+    try:
+        yield
+    except (OptunaError, SQLAlchemyError) as error:
+        if search.storage is None:
+            raise
+        cause = error.__cause__ or error
+        why = credentials.one_line(getattr(cause, "orig", None) or cause)
+        raise OSError(errno.EIO, why, credentials.removed(search.storage)) from error
+
+
 def _cut_torn_line(file: Path) -> None:
-    """Cut off the last line of a journal if it lacks its newline: Optuna would append the next line to it."""
+    """Cut off the last line of a journal if it lacks its newline: Optuna would append the next line to it.
+
+    Raises ValueError for another file, which stays as it is.
+    """
     content = file.read_bytes() if file.exists() else b""
+    if not _BEGIN.startswith(content[: len(_BEGIN)]):
+        raise ValueError("it is no journal of Optuna; a database needs its URL, as sqlite:///studies.db")
     if (whole := content.rfind(b"\n") + 1) < len(content):
         os.truncate(file, whole)
 

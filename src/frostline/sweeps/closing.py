@@ -35,9 +35,13 @@ def _here(function: Callable[[], Any]) -> Any:
     return function()
 
 
-def as_planned(result: Result) -> bool:
-    """Return whether a run succeeded: it finished, was planned in a dry run, or is a trial that informs a search."""
-    return result.status in ("FINISHED", "PLANNED") or trial_tags.tells_a_search(result)
+def succeeded(results: Sequence[Result]) -> bool:
+    """Return whether a sweep succeeded: every run finished, was planned in a dry run, or is a trial that diverged.
+
+    A diverged trial informs its search, but a search in which all trials diverged has no answer.
+    """
+    others = [result for result in results if result.status not in ("FINISHED", "PLANNED")]
+    return all(map(trial_tags.tells_a_search, others)) and (not others or len(others) < len(results))
 
 
 def results(
@@ -154,7 +158,7 @@ def close(
 
 def status_of(results: Sequence[Result], interrupt: KeyboardInterrupt | None) -> str:
     """Return the final status of a sweep, given the results of its runs and the interrupt, if there was one."""
-    if all(map(as_planned, results)):
+    if succeeded(results):
         return "FINISHED"
     failed = interrupt is None and not {result.status for result in results} <= {"FINISHED", "RUNNING"}
     return "FAILED" if failed else "KILLED"

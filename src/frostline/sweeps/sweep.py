@@ -16,7 +16,7 @@ from frostline.records import heartbeat, layout, liveness, run_folders, sweep_re
 from frostline.records.recording import Record, end
 from frostline.records.sweep_record import Tracker
 from frostline.sweeps import already_finished, closing, data_index, hydra_keys, job, unused_keys
-from frostline.sweeps.closing import as_planned, close, repeat
+from frostline.sweeps.closing import close, repeat, succeeded
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, resolve_auto, sweep_folder, to_check
 from frostline.sweeps.composer import Composer
@@ -132,7 +132,7 @@ def _conducted(
         recorded = close(folder, tracker, results, interrupt, executor.aside)
     if interrupt is not None:
         return interrupts.status(interrupt)
-    return 0 if recorded and all(map(as_planned, results)) else 1
+    return 0 if recorded and succeeded(results) else 1
 
 
 def _checked(

@@ -56,7 +56,7 @@ def follow(sweep: Path) -> int:
     if checks and checks.came_to_nothing:
         ((it, state),) = cluster_jobs.states([checks.job])
         say(f"{it} queued no run: {state}; its log is {it.log}. The same command continues.", "red")
-    return 0 if all(map(closing.as_planned, results)) else 1
+    return 0 if closing.succeeded(results) else 1
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,29 @@ def test_quiet_prints_only_the_verdict(monkeypatch, capsys):
     ]
 
 
+def test_terminal_breaks_no_command_or_path_but_words():
+    out = Terminal()
+    shown = screen(30, out)
+    command, path = "`python train.py -m freeze=head,full lr=0.1,0.01`", "/data/" + 30 * "x"
+    shown.verdict(f"The best of all is head, as it seems. To try more: {command}. Report: {path}")
+    told = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert [line.rstrip() for line in told.splitlines()] == [
+        *("The best of all is head, as it", "seems.", f"To try more: {command}.", f"Report: {path}")
+    ]
+
+
+def test_table_fits_a_terminal_without_control_sequences(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = Terminal()
+    dumb = Console(file=out, force_terminal=True, markup=False, highlight=False, _environ={"TERM": "dumb"})
+    found = [result(n, f"{n}_{'x' * 42}", n / 10) for n in range(1, 4)]
+    show(Screen(dumb), [replace(one, choices={**one.choices, "lr": one.job / 3}) for one in found])
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and sum("x" * 42 in line and "50.00%" in line for line in lines) == len(found)
+    assert "freeze_mode" in lines[1] and "val" in lines[1]  # a table
+
+
 def test_file_output_has_plain_lines_without_bars():
     out = io.StringIO()
     shown = screen(80, out)
@@ -246,7 +269,16 @@ def test_sweep_without_results_prints_no_table():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0s"), (9.96, "10s"), (59.6, "1m00s"), (185, "3m05s"), (3599.6, "1h00m"), (7620, "2h07m")],
+    [
+        (0.0, "0.0s"),
+        (0.04, "0.04s"),
+        (0.096, "0.1s"),
+        (9.96, "10s"),
+        (59.6, "1m00s"),
+        (185, "3m05s"),
+        (3599.6, "1h00m"),
+        (7620, "2h07m"),
+    ],
 )
 def test_durations_are_rounded_and_formatted(seconds, text):
     assert duration(seconds) == text

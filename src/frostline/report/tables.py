@@ -127,7 +127,7 @@ def _some(classes: Sequence[str]) -> str:
 
 def width(table: Table) -> int:
     """Return the width of a table in characters if nothing limits it."""
-    console = Console(width=10_000)
+    console = Console(width=10_000, height=1)  # without a height, TERM=dumb means 80 columns
     return Measurement.get(console, console.options, table).maximum
 
 
@@ -151,7 +151,9 @@ def as_lines(table: Table) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as short text: `0.8s`, `42s`, `3m05s` or `2h07m`."""
+    """Return a duration as short text: `0.04s`, `0.8s`, `42s`, `3m05s` or `2h07m`."""
+    if 0.0 < seconds < 0.095:
+        return f"{seconds:.2f}s"
     if seconds < 59.5:
         return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from frostline.training.loop import EpochResult
 
 _END = re.compile("(?<=[.]) (?=(?:[^`]*`[^`]*`)*[^`]*$)|\n")  # end of a sentence, but not within backticks
+_COMMAND = re.compile("`[^`]* [^`]*`|python -m ")
 _INTERVAL = 0.1  # seconds between two updates of a bar
 
 
@@ -81,8 +82,12 @@ class Screen:
         self.console.quiet = False
 
     def say(self, text: str, style: str = "") -> None:
-        """Print `text`, wrapped between words on a terminal, and as one line elsewhere."""
-        self.console.print(Text(text, style), soft_wrap=not self._live)
+        """Print `text`, wrapped between words on a terminal; as one line elsewhere, or if it has something to copy.
+
+        A terminal breaks a long line by itself, and a command or path copied from it is whole.
+        """
+        whole = not self._live or _COMMAND.search(text) or max(map(len, text.split()), default=0) > self.console.width
+        self.console.print(Text(text, style), soft_wrap=bool(whole))
 
     def outcome(self, parts: Iterable[Table | str]) -> None:
         """Print the tables and lines on the outcome of a sweep."""
@@ -163,17 +168,20 @@ class Screen:
 
     @property
     def limit(self) -> int | None:
-        """The most characters that a table may be wide; None if the output is not a terminal."""
-        return self.console.width if self._live else None
+        """The most characters that a table may be wide; None if the output is not a terminal.
+
+        A terminal without control sequences, as in Emacs, has a limit too.
+        """
+        return self.console.width if self.console.file.isatty() and not self.console.quiet else None
 
     def show(self, table: Table) -> None:
         """Print a table; as lines of text if a terminal is too narrow, and in full width if there is no terminal."""
-        if self._live and least_width(table) > self.console.width:
+        if self.limit and least_width(table) > self.limit:
             for line in as_lines(table):
                 self.say(line)
             return
         before = self.console.width
-        if not self._live:
+        if not self.limit:
             self.console.width = max(before, width(table))
         self.console.print(table)
         self.console.width = before

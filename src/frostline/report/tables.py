@@ -152,7 +152,7 @@ def as_lines(table: Table) -> Iterator[str]:
 
 def duration(seconds: float) -> str:
     """Return a duration as short text: `0.04s`, `0.8s`, `42s`, `3m05s` or `2h07m`."""
-    if 0.0 < seconds < 0.095:
+    if 0.005 <= seconds < 0.095:
         return f"{seconds:.2f}s"
     if seconds < 59.5:
         return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"

@@ -23,7 +23,7 @@ SOURCES, MODELS, COMMANDS = "frostline.sources", "frostline.models", "frostline.
 
 def names(group: str) -> list[str]:
     """Return the names of the installed plugins of a group, sorted."""
-    return sorted(_points(group))
+    return sorted(_installed(group).names)
 
 
 def load(group: str, name: str) -> Any:
@@ -31,12 +31,12 @@ def load(group: str, name: str) -> Any:
 
     Raises `UserError` if it cannot be loaded, or if several packages have one of that name.
     """
-    point = _points(group).get(name)
-    if point is None:
-        return None
-    if len(same := [one for one in _installed(group) if one.name == name]) > 1:
+    same = _installed(group).select(name=name)
+    if len(same) > 1:
         each = " and ".join(one.dist.name if one.dist else one.value for one in same)
         raise UserError(f"{name}: expected one plugin of {group} of that name, but {each} have one each")
+    if (point := _point(group, name)) is None:
+        return None
     try:
         return point.load()
     except Exception as error:  # the other package may raise anything
@@ -51,7 +51,7 @@ def identity(group: str, name: str) -> str | None:
 
     It has the plugin's version, the sha256 over the source of its package, and the versions of its requirements.
     """
-    point = _points(group).get(name)
+    point = _point(group, name)
     spec = find_spec(point.module.partition(".")[0]) if point else None
     if point is None or spec is None:
         return None
@@ -64,7 +64,7 @@ def identity(group: str, name: str) -> str | None:
 
 def distribution(group: str, name: str) -> str | None:
     """Return the name of the distribution to install for the plugin called `name`, None if there is none."""
-    point = _points(group).get(name)
+    point = _point(group, name)
     return point.dist.name if point and point.dist else None
 
 
@@ -77,9 +77,8 @@ def _required(dist: Distribution) -> Iterator[str]:
                 yield f"{name[0]}=={version(name[0])}"
 
 
-def _points(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name."""
-    return {point.name: point for point in _installed(group)}
+def _point(group: str, name: str) -> EntryPoint | None:
+    return next(iter(_installed(group).select(name=name)), None)
 
 
 @functools.cache

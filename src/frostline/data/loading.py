@@ -27,6 +27,7 @@ from frostline.data.source import Source
 from frostline.data.sources import open_splits
 from frostline.data.splits import Data, Split
 from frostline.data.splitting import Selection, divide
+from frostline.store import hashing
 from frostline.store.store import Store
 from frostline.store.writer import Writer
 
@@ -80,7 +81,7 @@ def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
     find = source.first_alike
     if find is None or source.identity is None:
         return source
-    key = hashlib.sha256(f"{source.identity} {codehash.of('data.duplicates')}".encode()).hexdigest()
+    key = hashing.of_facts([source.identity, codehash.of("data.duplicates")])
 
     def make(writer: Writer) -> dict[str, str]:
         writer.tensor("first", (len(source.labels),), torch.int64).copy_(find())

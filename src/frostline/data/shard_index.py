@@ -29,6 +29,7 @@ from frostline.data.names import counted, printable
 from frostline.data.open_image import open_bytes
 from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_headers import SHOWN_KEYS, Scanned, Wanted, scan_all
+from frostline.store import hashing
 from frostline.store.store import Store
 from frostline.store.writer import Writer
 
@@ -143,10 +144,8 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
             found = scan_all(key, shards, wanted, advance)
         return _written(found, writer)
 
-    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    entry = store.get(
-        "shards", name, make, about=f"index of the images in {len(shards):,} shards, {shards[0].name} the first"
-    )
+    about = f"index of the images in {len(shards):,} shards, {shards[0].name} the first"
+    entry = store.get("shards", hashing.of_facts(facts), make, about=about)
     names, *texts = json.loads(entry.tensors["columns"].numpy().tobytes())
     said = entry.meta
     return Index(

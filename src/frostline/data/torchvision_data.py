@@ -60,7 +60,7 @@ def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, 
         name=lambda index: str(files[index]) if files else f"{name} {dict(arguments)} image {index}",
         files=files or None,
         header=(lambda index: open_image(files[index])) if files else None,
-        identity=hashing.of_facts([name, torchvision.__version__, dict(arguments), _content(dataset, files, root)]),
+        identity=hashing.of_facts([name, torchvision.__version__, dict(arguments), _content(rows, files, root)]),
         first_alike=_first_alike(rows, files),
     )
 
@@ -84,16 +84,13 @@ def _first_alike(rows: NDArray[Any] | None, files: Sequence[Path]) -> Callable[[
 def _rows(dataset: Any) -> NDArray[Any] | None:
     """Return the images that the dataset holds in memory, a row each; None if it does not."""
     data = getattr(dataset, "data", None)
-    whole = isinstance(data, np.ndarray | Tensor) and len(data) == len(dataset)
-    return np.ascontiguousarray(data) if whole else None
+    return np.ascontiguousarray(data) if isinstance(data, np.ndarray | Tensor) else None
 
 
-def _content(dataset: Any, files: Sequence[Path], root: Path) -> Any:
+def _content(rows: NDArray[Any] | None, files: Sequence[Path], root: Path) -> Any:
     """Return facts that identify the images: a hash of the array in memory, else their files, else all below `root`."""
-    data = getattr(dataset, "data", None)
-    if isinstance(data, np.ndarray | Tensor):
-        array = np.ascontiguousarray(data)
-        return [list(array.shape), hashlib.sha256(array.data).hexdigest()]
+    if rows is not None:
+        return [list(rows.shape), hashlib.sha256(rows.data).hexdigest()]
     return manifest(files or sorted(path for path in root.rglob("*") if path.is_file()), root)
 
 

@@ -32,7 +32,7 @@ def architecture(name: str) -> Architecture:
         raise user_error("model.name", name, expected, [name.rpartition("/")[2]])
     base, _, tag = name.partition(".")
     if not timm.is_model(base) or (tag and tag not in tags(base)):
-        known = [f"{one}.{tag}" for one, tags in names().items() for tag in tags]
+        known = [f"{one}.{tag}" for one, its in names().items() for tag in its]
         expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags after a dot"
         raise user_error("model.name", name, expected, [*names(), *known])
     given = {one: pretrained(f"{base}.{one}") for one in ((tag,) if tag else ()) + tags(base)}

@@ -60,8 +60,6 @@ def checksum(path: Path) -> list[int]:
     with path.open("rb", buffering=0) as file:
         pieces = range(0, os.fstat(file.fileno()).st_size, _PIECE)
         parts = [pieces[i : i + _AT_ONCE] for i in range(0, len(pieces), _AT_ONCE)]
-        if len(parts) < 2:
-            return [crc for part in parts for crc in _crcs(file.fileno(), part)]
         with ThreadPoolExecutor(machine.cores()) as pool:
             return [crc for found in pool.map(functools.partial(_crcs, file.fileno()), parts) for crc in found]
 

@@ -125,8 +125,23 @@ class Store:
 
     def _made(self, place: Path, make: Make, about: str, family: str | None) -> Entry:
         """Make an entry whose lock the caller holds; an entry that cannot be kept lives as long as its tensors."""
+        part, stays = beside(place, ".part"), False
+        notes = self._begin(place, part)
+        try:
+            writer = Writer(part, partial(self._claim, family=family), notes)
+            meta = _plain(make(writer))
+            found = self._keep(place, part, writer, {"about": about, "family": family, "meta": meta})
+            return Entry(found.tensors if found else writer.tensors, meta, made=True)
+        except KeyboardInterrupt:
+            stays = unfinished.is_wanted(part)
+            raise
+        finally:
+            if not stays:
+                shutil.rmtree(part, ignore_errors=True)
+
+    def _begin(self, place: Path, part: Path) -> list[Any]:
+        """Prepare the folder `part` of an entry, and return the notes that a killed process left there; or `NoRoom`."""
         assert self.folder is not None
-        part = beside(place, ".part")
         try:
             if place.exists() or place.is_symlink():
                 discard(place)  # damaged
@@ -138,31 +153,23 @@ class Store:
             tidy(self.folder, wanted=False)
         except OSError as error:
             raise NoRoom(error.strerror) from error
-        stays = False
+        return notes
+
+    def _keep(self, place: Path, part: Path, writer: Writer, facts: Mapping[str, Any]) -> Entry | None:
+        """Seal the entry in `part`, move it to its `place` and return it; None, with a message, if it is not kept."""
+        if writer.rejected:
+            self._not_kept(facts["about"], f"is not kept, since {writer.rejected}")
+            return None
         try:
-            writer = Writer(part, partial(self._claim, family=family), notes)
-            meta = _plain(make(writer))
-            if writer.rejected:
-                self._not_kept(about, f"is not kept, since {writer.rejected}")
-                return Entry(writer.tensors, meta, made=True)
-            try:
-                facts = {"key": place.name, "about": about, "family": family, "meta": meta}
-                seal = entries.seal(part, facts, writer.tensors, writer.piecemeal)
-                with self._claim(len(seal), family):
-                    entries.finish(part, seal)
-                unfinished.forget(part)
-                part.rename(place)
-                found = entries.find(place)
-            except (OSError, NoRoom, DamagedEntry) as error:
-                self._not_kept(about, f"is not kept, since {self.folder} cannot take it ({error})")
-                return Entry(writer.tensors, meta, made=True)
-            return Entry(found.tensors if found else writer.tensors, meta, made=True)
-        except KeyboardInterrupt:
-            stays = unfinished.is_wanted(part)
-            raise
-        finally:
-            if not stays:
-                shutil.rmtree(part, ignore_errors=True)
+            seal = entries.seal(part, {"key": place.name, **facts}, writer.tensors, writer.piecemeal)
+            with self._claim(len(seal), facts["family"]):
+                entries.finish(part, seal)
+            unfinished.forget(part)
+            part.rename(place)
+            return entries.find(place)
+        except (OSError, NoRoom, DamagedEntry) as error:
+            self._not_kept(facts["about"], f"is not kept, since {self.folder} cannot take it ({error})")
+            return None
 
     def _not_kept(self, about: str, why: str) -> None:
         self.unkept.append(about)

@@ -98,8 +98,7 @@ def _assemble(
     cache = PixelCache(store, progress, pixels=config.pixels, max_pixels=config.max_pixels, about=about)
     sources = {id(part.source): part.source for part in parts.values()}
     train = parts["train"]
-    levels = of_range(config.range, config.range_of)
-    levels = levels or cache.measure_levels(train.source, train.ids, str(config.range))
+    levels = of_range(config.range, config.range_of) or cache.measure_levels(train.source, train.ids, str(config.range))
     decoded: dict[str, Decoded] = {}
     for source in sources.values():
         own = {name: part.ids for name, part in parts.items() if part.source is source}
@@ -108,10 +107,7 @@ def _assemble(
     require_readable(parts, good, decoded, root=config.root, skip=config.skip_bad)
     pairs = [(good[name], decoded[name]) for name in SPLITS]
     splits = {name: _split(*pair) for name, pair in zip(SPLITS, pairs, strict=True)}
-    whole = None
-    if config.folds is not None and spec.side is None and len(sources) == 1:
-        ids = torch.cat([part.ids for part in good.values()]).sort().values
-        whole = _split(Selection(train.source, ids), decoded["train"])
+    alike = config.folds is not None and spec.side is None and len(sources) == 1
     counts = _conversions(pairs) | _summed(source.left_out for source in sources.values())
     suffixes = _summed(source.suffixes for source in sources.values())
     told = _of_sources(sources.values(), suffixes)
@@ -120,7 +116,7 @@ def _assemble(
     shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
     return Data(
         **splits,
-        whole=whole,
+        whole=_whole(good, decoded["train"]) if alike else None,
         classes=train.source.classes,
         fingerprint=_fingerprint(splits.values(), train.source.classes),
         counts=counts,
@@ -184,6 +180,11 @@ def _split(part: Selection, decoded: Decoded) -> Split:
     pixels, centred = decoded.pixels(ids), decoded.form.kind == "view"
     counted = None if weights is None else weights[ids]
     return Split(pixels, centred, sizes, part.labels, ids, digests, digest.hexdigest(), counted, _grouped(part))
+
+
+def _whole(parts: Mapping[str, Selection], decoded: Decoded) -> Split:
+    ids = torch.cat([part.ids for part in parts.values()]).sort().values
+    return _split(Selection(parts["train"].source, ids), decoded)
 
 
 def _grouped(part: Selection) -> Tensor | None:

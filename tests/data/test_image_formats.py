@@ -22,7 +22,7 @@ NEED = "pillow-heif (pip install 'frostline[formats]')"
 def test_only_image_formats_are_candidates():
     Image.init()
     assert set(FORMATS) - {"MPO"} <= set(Image.OPEN)
-    assert not {"PDF", "WMF", "HDF5", "GRIB", "BUFR", "FITS", "MPEG", "PSD"} & set(candidates())
+    assert not {"PDF", "WMF", "HDF5", "GRIB", "BUFR", "FITS", "MPEG", "PSD"} & set(candidates(Path("x")))
     assert not {".eps", ".ps", ".pdf", ".wmf", ".emf", ".h5", ".fit"} & set(SUFFIXES)
 
 

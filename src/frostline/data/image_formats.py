@@ -78,9 +78,9 @@ def libraries() -> list[str]:
     return [f"{name} {version(name)}" for name, (module, _, _) in _PLUGINS.items() if find_spec(module)]
 
 
-def candidates(file: Path | None = None) -> list[str]:
+def candidates(file: Path) -> list[str]:
     """Return the formats to try for a file, whatever its suffix, and PostScript, which is then refused by name."""
     Image.init()
-    suffix = file.suffix.lower() if file else ""
+    suffix = file.suffix.lower()
     known = [name for name, suffixes in FORMATS.items() if name not in _NO_SIGNATURE or suffix in suffixes]
     return [name for name in (*known, "EPS") if name in Image.OPEN]

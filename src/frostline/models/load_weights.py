@@ -56,19 +56,16 @@ def load_into(
     for name in own.keys() - given.keys():
         if name.endswith("num_batches_tracked"):  # unknown to files from before torch 0.4.1
             given[name] = torch.zeros_like(own[name])
-    plain = str(reading) == str(state_dicts.Reading("", "", {}, ()))
-    _check(own, given, source if plain else f"{source} ({reading})")
+    _check(own, given, source if reading.plain else f"{source} ({reading})")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(given[name])
     if wrong := [name for name in own if not _is_finite(given[name])]:
         raise user_error("model.weights", source, f"finite numbers; nan or infinity is in {first_few(wrong)}")
-    return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken, plain=plain))
+    return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken))
 
 
-def _said(
-    reading: state_dicts.Reading, head: str, theirs: Sequence[str], taken: Mapping[str, Tensor], *, plain: bool
-) -> str:
+def _said(reading: state_dicts.Reading, head: str, theirs: Sequence[str], taken: Mapping[str, Tensor]) -> str:
     """Return a line that says what was read from a file."""
     if taken:
         told = f"head {head} taken" + ("" if set(theirs) == taken.keys() else f" from {theirs[0].rpartition('.')[0]}")
@@ -76,7 +73,7 @@ def _said(
         left = [f"{name} {_shape(reading.tensors[name])}" for name in theirs]
         told = f"head {head} new" + (f" (not {first_few(left)})" if left else "")
     beside = f"left out {len(reading.left_out):,}: {first_few(reading.left_out)}" if reading.left_out else ""
-    return "; ".join(filter(None, ["" if plain else str(reading), told, beside]))
+    return "; ".join(filter(None, ["" if reading.plain else str(reading), told, beside]))
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -40,6 +40,11 @@ class Reading:
     left_out: tuple[str, ...]
     """Names of other tensors there, which lack the prefix."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether the file itself is the state dict, with the network's own names."""
+        return not (self.place or self.prefix)
+
     def __str__(self) -> str:
         parts = [self.place and f"under `{self.place}`", self.prefix and f"names after `{self.prefix}`"]
         return ", ".join(filter(None, parts)) or "the file as it is"

@@ -18,7 +18,7 @@ from frostline.sweeps.rungs import Rungs
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study
-from frostline.sweeps.study_storage import mend, storage_of
+from frostline.sweeps.study_storage import storage_of
 from killed_studies import restore, states_at_writes
 from small import compose
 
@@ -126,7 +126,7 @@ def test_kill_at_any_write_changes_no_trial(tmp_path: Path) -> None:
         expected = run_trials(undisturbed)
     assert len(states) > 50
     for number, state in enumerate(states[::5]):
-        mend(folder := restore(state, tmp_path / str(number)))
+        folder = restore(state, tmp_path / str(number))
         assert run_trials(folder) == expected, number
 
 

@@ -25,7 +25,7 @@ from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study import Study, judge_of
 from frostline.sweeps.study_sharing import Taken
-from frostline.sweeps.study_storage import mend, refusing_damage, storage_of
+from frostline.sweeps.study_storage import refusing_damage, storage_of
 from killed_studies import restore, states_at_writes
 from small import compose
 
@@ -85,7 +85,7 @@ def test_killed_study_continues_with_the_same_trials(name: str, tmp_path: Path) 
         run_trials(open_study(config, whole), trials)
     expected = results(open_study(config, whole))
     for number, state in enumerate(states if name == "tpe" else states[-5:]):
-        mend(folder := restore(state, tmp_path / str(number)))
+        folder = restore(state, tmp_path / str(number))
         run_trials(open_study(config, folder), trials)
         assert results(open_study(config, folder)) == expected, number
 
@@ -282,10 +282,28 @@ def test_one_of_several_searches_confirms(ours_and_theirs: tuple[Study, Study]) 
     assert ours.sharing.confirm(4) is None  # a better trial found later
 
 
+EARLIER = [({"lr": 10**-n, "epochs": n}, [1 - 0.01 * n], f"run {n}") for n in (1, 2, 3)]
+
+
+def test_kill_while_earlier_runs_are_observed_loses_and_repeats_none(tmp_path: Path) -> None:
+    (whole := tmp_path / "whole").mkdir()
+    with states_at_writes(whole, layout.STUDY) as states:
+        open_study(search_config("tpe"), whole).observe(EARLIER)
+    for number, state in enumerate(states):
+        study = open_study(search_config("tpe"), restore(state, tmp_path / str(number)))
+        study.observe(EARLIER)
+        assert study.observed() == ["run 1", "run 2", "run 3"], number
+
+
+def test_quasi_random_sequence_is_the_same_after_earlier_runs(tmp_path: Path) -> None:
+    study, alone = open_study(search_config("qmc"), tmp_path), open_study(search_config("qmc"), None)
+    study.observe(EARLIER)
+    assert [study.ask()[1] for _ in range(3)] == [alone.ask()[1] for _ in range(3)]
+
+
 def test_earlier_runs_are_observed_only_by_a_new_study(tmp_path: Path) -> None:
     study = open_study(search_config("tpe"), tmp_path)
-    known = [({"lr": 10**-n, "epochs": n}, [1 - 0.01 * n], f"run {n}") for n in (1, 2, 3)]
-    study.observe(known)
+    study.observe(EARLIER)
     study.observe([({"lr": 0.5, "epochs": 8}, [0.9], "too late")])
     assert study.observed() == ["run 1", "run 2", "run 3"] and study.numbers() == [] and study.spent() == []
     assert study.best() is None and study.over()
@@ -342,18 +360,6 @@ def test_damaged_study_is_a_user_error(damage: Callable[[list[bytes]], list[byte
         pytest.raises(UserError, match=r"study\.jsonl: expected .* file is damaged .* delete it"),
         refusing_damage(tmp_path),
     ):
-        mend(tmp_path)
         open_study(config, tmp_path)
     file.unlink()
-    (tmp_path / layout.STUDY_ASKING).write_text("77")
-    mend(tmp_path)
     assert open_study(config, tmp_path).numbers() == []
-
-
-def test_edited_mark_does_not_make_a_study_longer(tmp_path: Path) -> None:
-    config = search_config("random")
-    run_trials(open_study(config, tmp_path), 1)
-    for edited in ("9999999", "x"):
-        (tmp_path / layout.STUDY_ASKING).write_text(edited)
-        mend(tmp_path)
-        assert open_study(config, tmp_path).numbers() == [0]

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from frostline.core.config import SearchConfig
 from frostline.core.errors import unknown_option, user_error
 from frostline.report.studies import quiet
+from frostline.sweeps import trial_marks
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
     "random": optuna.samplers.RandomSampler,
@@ -49,7 +50,7 @@ def check_options(search: SearchConfig) -> None:
 def sampler(search: SearchConfig, number: int) -> BaseSampler:
     """Return the sampler for the trial `number`; UserError for options that it does not have.
 
-    `qmc` has one sequence for all trials, whose storage keeps its position; other samplers get a seed per trial. The
+    `qmc` has one sequence for all trials, and so one seed; other samplers get a seed per trial. The
     first trials of `tpe` and `gp` are random, Optuna's default. Five trials of a scrambled Sobol sequence in their
     place are no better: 51, 76, 80 and 90 of 100 searches found the best run of recorded grids after 5, 10, 12 and 20
     trials, and 52, 78, 82 and 91 with random ones (600 searches with `tpe`, as in benchmarks/replay.py).
@@ -73,15 +74,16 @@ def drawn_aside(
     number: int,
 ) -> FrozenTrial:
     """Draw the trial `number` given the `others` of its study, without writing to that study's storage."""
+    others = [*others]
     if search.name == "qmc":
-        return _of_sequence(search, space, number)
+        return _of_sequence(search, space, len(trial_marks.own(others)) - len(others) + number)
     aside = optuna.create_study(directions=directions, sampler=sampler(search, number), storage=_Aside(others, number))
     aside.ask({**space})
     return aside.get_trials(deepcopy=False)[-1]  # `trials` would copy all
 
 
 def _of_sequence(search: SearchConfig, space: Mapping[str, BaseDistribution], number: int) -> FrozenTrial:
-    """Return the trial `number` of a quasi-random sequence, from a study that is kept for the next trial."""
+    """Return trial `number`, without observations, of a quasi-random sequence, from a study kept for the next trial."""
     what = repr((search.seed, search.options, sorted(space.items(), key=str)))
     if (study := _SEQUENCES.get(what)) is None:
         study = _SEQUENCES[what] = optuna.create_study(sampler=sampler(search, 0))

@@ -32,7 +32,7 @@ from frostline.sweeps.samplers import INDEPENDENT
 from frostline.sweeps.search_cells import SearchCell, is_seen, tells
 from frostline.sweeps.study import JUDGING, Study
 from frostline.sweeps.study_sharing import Taken
-from frostline.sweeps.study_storage import Storage, mend, refusing_damage, storage_of
+from frostline.sweeps.study_storage import Storage, refusing_damage, storage_of
 
 Pasts = Callable[[Config], Iterable[PastRun]]
 """Returns the finished runs of earlier sweeps with today's source and the data of a config."""
@@ -83,8 +83,6 @@ class Search:
         JUDGING.clear()  # studies of an earlier sweep in this process, whose folder may be gone
         mine = f" {self._identity[:8]}" if self.storage else ""  # a shared storage has studies of other sweeps
         with nullcontext() if folder is None or self.storage else refusing_damage(folder):
-            if folder is not None:
-                mend(folder)
             storage = self.storage or storage_of(replace(search, storage=None), folder)
             for cell in self.cells:
                 cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder, cell.most)

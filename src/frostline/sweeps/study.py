@@ -1,7 +1,6 @@
 """The Optuna study of one cell, which draws trials and stores their results, by default in the sweep's folder.
 
-Every trial has its own sampler, seeded by its number, so that a study suggests the same trials after a kill. A trial is
-in the file completely, or not at all.
+Every trial has its own sampler, seeded by its number, so that a study suggests the same trials after a kill.
 """
 
 from __future__ import annotations
@@ -20,13 +19,15 @@ from frostline.core.objectives import Objective, several
 from frostline.records.trial_tags import Decision
 from frostline.sweeps import search_space
 from frostline.sweeps.rungs import Rungs, StudyRungs, as_over
-from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner, sampler
+from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner
 from frostline.sweeps.search_budget import NO_COST, Spent
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage, storage_of
 from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, is_left, rests, spent_of, waits
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+_OBSERVED = "observed"
+"""Attribute of a study: whether it has all the runs of earlier sweeps that it begins with."""
 JUDGING: dict[tuple[Path, str], Study] = {}
 """Open studies for judging trials in this process, by the sweep's folder and the study's name."""
 
@@ -73,20 +74,8 @@ class Study:
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Return the number and the values of a new trial."""
-        if self._storage.shared:
-            return self._aside({HOLDER: self.sharing.me})
-        with self._storage.in_whole():
-            if self.rungs:
-                return self._aside({})
-            self._study.sampler = sampler(self._search, len(self.trials()))
-            trial = self._study.ask()
-            values = {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
-        return trial.number, values
-
-    def _aside(self, whose: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Create a trial with the attributes `whose` (its holder), then draw it; return its number and values."""
-        backend = self._storage.backend
-        asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=dict(whose))
+        backend, holder = self._storage.backend, {HOLDER: self.sharing.me} if self._storage.shared else {}
+        asked = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=holder)
         trial_id = backend.create_new_trial(backend.get_study_id_from_name(self.name), asked)
         number = backend.get_trial_number_from_id(trial_id)
         return number, self._drawn(number)
@@ -107,11 +96,15 @@ class Study:
         return {key: search_space.suggest(trial, key, values) for key, values in self._space.items()}
 
     def observe(self, runs: Sequence[tuple[Mapping[str, Any], Sequence[float], str]]) -> None:
-        """Add runs of earlier sweeps, as values, results and names, to a study without trials."""
-        with self._storage.deciding(), self._storage.in_whole():
-            for values, results, name in [] if self.trials() else runs:
+        """Add runs of earlier sweeps, as values, results and names, to a new study."""
+        with self._storage.deciding():
+            if self._study.user_attrs.get(_OBSERVED) or self._own():
+                return
+            known = self.observed()  # of a process that was killed while it added them
+            for values, results, name in [run for run in runs if run[2] not in known]:
                 facts: dict[str, Any] = {"params": dict(values), "distributions": self._space}
                 self._study.add_trial(optuna.trial.create_trial(values=results, user_attrs={PAST: name}, **facts))
+            self._study.set_user_attr(_OBSERVED, True)
 
     def observed(self) -> list[str]:
         """Return the names of the runs of earlier sweeps that the study began with."""

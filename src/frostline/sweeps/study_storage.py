@@ -52,25 +52,12 @@ class Storage:
     """A storage of studies with its locks."""
 
     backend: BaseStorage
-    own: Path | None = None
-    """The journal in the sweep's folder, to which only this sweep adds trials."""
     shared: bool = False
     """Whether other searches may take part in the studies."""
     deciding: Lock = nullcontext
     """Lets no other process make decisions within a block; some databases have no lock for that."""
     ready: Callable[[Callable[[str], object]], object] = lambda say: None
     """Waits until the storage can be reached; calls its argument with a message while waiting."""
-
-    @contextmanager
-    def in_whole(self) -> Iterator[None]:
-        """Make the block's writes to the sweep's own file atomic: after a kill, `mend` cuts off what it had written."""
-        if self.own is None:
-            yield
-            return
-        mark = self.own.with_name(layout.STUDY_ASKING)
-        files.write(mark, str(self.own.stat().st_size), sync=True)
-        yield
-        mark.unlink()
 
     def mark(self, trial: FrozenTrial, **values: object) -> None:
         """Write attributes of a trial."""
@@ -96,8 +83,7 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
             raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
     if folder is None:
         return Storage(InMemoryStorage())
-    file, lock = folder / layout.STUDY, folder / layout.STUDY_LOCK
-    return Storage(_journal(file, lock), own=file)
+    return Storage(_journal(folder / layout.STUDY, folder / layout.STUDY_LOCK))
 
 
 def _shared(place: str) -> Storage:
@@ -107,8 +93,6 @@ def _shared(place: str) -> Storage:
         raise ValueError("a URL has :// behind its first word, as sqlite:///studies.db")
     file = files.absolute(place)
     lock, deciding = (file.with_name(f".{file.name}.{what}") for what in ("lock", "deciding"))
-    with locks.held(lock):
-        _cut_torn_line(file)
     return Storage(_journal(file, lock), shared=True, deciding=partial(locks.held, deciding))
 
 
@@ -119,18 +103,9 @@ def _database(url: str) -> BaseStorage:
 
 
 def _journal(file: Path, lock: Path) -> JournalStorage:
+    with locks.held(lock):
+        _cut_torn_line(file)
     return JournalStorage(JournalFileBackend(str(file), _Lock(lock)))  # type: ignore[arg-type]
-
-
-def mend(folder: Path) -> None:
-    """Cut off what a killed process left incomplete in a sweep's studies: a half-drawn trial, or a torn line."""
-    file, mark = folder / layout.STUDY, folder / layout.STUDY_ASKING
-    if mark.exists():
-        size = mark.read_text()
-        if size.isdecimal() and file.exists():  # else somebody has edited or deleted a file
-            os.truncate(file, min(int(size), file.stat().st_size))
-        mark.unlink()
-    _cut_torn_line(file)
 
 
 @contextmanager
@@ -160,7 +135,7 @@ def in_one_line(search: SearchConfig) -> Iterator[None]:
 
 
 def _cut_torn_line(file: Path) -> None:
-    """Cut off the last line of a journal if it lacks its newline: Optuna would append the next line to it.
+    """Cut off the last line of a journal if a kill left it without its newline: Optuna would append to it.
 
     Raises ValueError for another file, which stays as it is.
     """

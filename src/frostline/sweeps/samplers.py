@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from frostline.core.config import SearchConfig
 from frostline.core.errors import unknown_option, user_error
 from frostline.report.studies import quiet
-from frostline.sweeps import trial_marks
+from frostline.sweeps.trial_marks import PAST
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
     "random": optuna.samplers.RandomSampler,
@@ -76,7 +76,7 @@ def drawn_aside(
     """Draw the trial `number` given the `others` of its study, without writing to that study's storage."""
     others = [*others]
     if search.name == "qmc":
-        return _of_sequence(search, space, len(trial_marks.own(others)) - len(others) + number)
+        return _of_sequence(search, space, number - sum(PAST in one.user_attrs for one in others))
     aside = optuna.create_study(directions=directions, sampler=sampler(search, number), storage=_Aside(others, number))
     aside.ask({**space})
     return aside.get_trials(deepcopy=False)[-1]  # `trials` would copy all

@@ -111,6 +111,11 @@ class LockstepStepper(Stepper):
         finished.restore(linear, self._learner.optimizer)
         return finished
 
+    def epoch_took(self, epoch: int, seconds: float) -> None:
+        """Charge the runs whose steps this one has executed with the same training time."""
+        if self._stack is not None:
+            self._stack.epoch_took(epoch, seconds)
+
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Execute a step on each batch of `indices` lazily, and yield it."""
         whole = len(indices) == self._setup.steps_per_epoch

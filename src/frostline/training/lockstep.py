@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,11 +40,11 @@ class FinishedEpoch:
     sums: Sums
     heads: int
     """Number of heads that were trained together."""
-    seconds: float
-    """The head's share of the training time."""
     parameters: tuple[Tensor, ...]
     state: tuple[Mapping[str, Any], ...]
     """The optimizer's state of each parameter."""
+    seconds: float = 0.0
+    """The head's share of the training time, the same for all heads, once the first one's run has measured it."""
 
     def restore(self, linear: nn.Linear, optimizer: torch.optim.Optimizer) -> None:
         """Restore the layer and its `optimizer` to the end of the epoch."""
@@ -98,8 +97,6 @@ class Stack:
         self._captured = CapturedStep(self._learn, self._optimizer.changed, note)
         self.reached: int | None = None
         """The epoch that all members have finished; None before the first, and within one."""
-        self.ahead = 0.0
-        """Seconds spent on `agrees` before the next epoch's steps, fetching features included."""
 
     @torch.no_grad()
     def steps(self, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
@@ -110,8 +107,6 @@ class Stack:
         self.reached = None
         others = self.members[1:]
         sums = SumsPerHead([member.recipe.label_smoothing for member in others])
-        seconds, began = self.ahead, time.perf_counter()
-        self.ahead = 0.0
         self._take_gradients()
         for step, (inputs, labels) in enumerate(self._batches(indices, epoch), first):
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
@@ -121,13 +116,17 @@ class Stack:
                 self._optimizer.count_write()
             if others:
                 sums.add(logits[1:], self._of_each(labels)[1:])
-            seconds += time.perf_counter() - began
             if step - first == len(indices) - 1:
                 for member, its in zip(others, sums.each(), strict=True):
-                    member.finished[epoch] = _finished_epoch(member, its, len(self.members), seconds)
+                    member.finished[epoch] = _finished_epoch(member, its, len(self.members))
                 self.reached = epoch
             yield Step(logits[0].t().clone(), labels[0], None)
-            began = time.perf_counter()
+
+    def epoch_took(self, epoch: int, seconds: float) -> None:
+        """Add each head's share of the training time to the results of an epoch that are not taken over yet."""
+        for member in self.members:
+            if (finished := member.finished.get(epoch)) is not None:
+                member.finished[epoch] = replace(finished, seconds=seconds)
 
     @torch.no_grad()
     def agrees(self, indices: Sequence[Tensor], epoch: int, first: int) -> bool:
@@ -136,18 +135,15 @@ class Stack:
         One product per seed is tried first, then one per member. No weight changes. Shapes decide which kernels run, so
         one batch per size suffices; of small batches several are compared, since few numbers may agree by chance.
         """
-        began = time.perf_counter()
         samples, batches = torch.cat(list(indices)), []
         for size in sorted({len(indices[0]), len(indices[-1])}):
             count = min(math.ceil(_TRIED / (size * self._weight.shape[:2].numel())), len(samples) // size)
             batches += [*self._batches(samples[: count * size].split(size), epoch)]
         for products in ([len(self._seeds)] if self._evenly else []) + [len(self.members)]:
             self._products = products
-            agreed = all(self._agrees_on(*batch, first) for batch in batches)
-            if agreed:
-                break
-        self.ahead += time.perf_counter() - began
-        return agreed
+            if all(self._agrees_on(*batch, first) for batch in batches):
+                return True
+        return False
 
     def _agrees_on(self, inputs: Tensor, labels: Tensor, step: int) -> bool:
         inputs = self._before(inputs, step)
@@ -251,9 +247,9 @@ def _stacked(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return together, torch.zeros_like(together)
 
 
-def _finished_epoch(member: Member, sums: Sums, together: int, seconds: float) -> FinishedEpoch:
+def _finished_epoch(member: Member, sums: Sums, together: int) -> FinishedEpoch:
     parameters = [*member.head.linear.parameters()]
     states = [member.optimizer.state[parameter] for parameter in parameters]
     copies = tuple({k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()} for state in states)
     values = tuple(parameter.detach().clone() for parameter in parameters)
-    return FinishedEpoch(sums, together, seconds / together, values, copies)
+    return FinishedEpoch(sums, together, values, copies)

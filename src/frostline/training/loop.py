@@ -93,9 +93,8 @@ def fit(
         at = start if epoch == start.epoch else TrainingPosition(epoch)
         first = (epoch - 1) * len(slices)
         sums, seconds = Sums(at.loss, at.right, recipe.label_smoothing), at.seconds
-        if at.steps == 0 and (finished := stepper.restore_finished(epoch)) is not None:
-            sums, seconds = finished.sums, finished.seconds
-            at = TrainingPosition(epoch, len(slices))
+        if (finished := stepper.restore_finished(epoch) if at.steps == 0 else None) is not None:
+            sums, at = finished.sums, TrainingPosition(epoch, len(slices))
         order = sampled(labels, recipe.sampling, recipe.seed, epoch)
         indices = [order[batch] for batch in slices]
         began = time.perf_counter()
@@ -116,7 +115,11 @@ def fit(
                     began = time.perf_counter()
         images = slices[-1].stop
         loss, accuracy = (total / images for total in sums.read())
-        seconds += (time.perf_counter() - began) / stepper.runs_per_step
+        if finished is not None:
+            seconds = finished.seconds
+        else:
+            seconds += (time.perf_counter() - began) / stepper.runs_per_step
+            stepper.epoch_took(epoch, seconds)
         _require_finite("training", loss, epoch)
         phase = span_of(timeline, first + len(slices) - 1).phase
         part = part or begin(phase)  # None if all steps of the epoch were executed before

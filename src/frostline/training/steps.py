@@ -85,6 +85,10 @@ class Stepper(Protocol):
         """If the steps of an epoch were executed before, restore network and optimizer to its end and return it."""
         return None
 
+    def epoch_took(self, epoch: int, seconds: float) -> None:
+        """Take in the training time of an executed epoch, which the runs that share its steps have in common."""
+        return
+
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Execute a step on each batch of `indices` lazily and yield it; `first` is the number of the first step."""
         ...

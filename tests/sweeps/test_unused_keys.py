@@ -20,6 +20,8 @@ MISTAKES = [
     ("schedule.gamma=0.5", ["schedule=cosine"], "schedule=step", ["schedule=step"]),
     ("train.focal_gamma=3", [], "train.loss=focal", ["train.loss=focal"]),
     ("freeze_mode.k=[5]", [], "freeze=knn", ["freeze=knn"]),
+    ("+search.options.multivariate=true", [], "search=tpe", ["search=tpe"]),
+    ("+search.space.head.lr=0.1", [], "search=tpe", ["search=tpe"]),
     (f"model.sha256={'0' * 64}", ["model.weights=null"], "model.weights=", []),
 ]
 NOTED = [
@@ -50,7 +52,7 @@ def test_hydra_keys_are_noted_if_no_sweep_reads_them() -> None:
 def check(override, *sweep):
     """Return the notes on `override` in a sweep whose runs have these further overrides."""
     key, _, value = override.partition("=")
-    return unused_keys.check({key: value, "lr": "0.1"}, [compose(override, *more) for more in sweep])
+    return unused_keys.check({key.lstrip("+"): value, "lr": "0.1"}, [compose(override, *more) for more in sweep])
 
 
 @pytest.mark.slow
@@ -58,7 +60,7 @@ def check(override, *sweep):
 def test_unread_key_is_refused_unless_a_run_reads_it(override, chosen, hint, reading):
     with pytest.raises(UserError) as refused:
         check(override, chosen)
-    assert str(refused.value).startswith(f"{override}: expected ") and hint in str(refused.value)
+    assert str(refused.value).startswith(f"{override.lstrip('+')}: expected ") and hint in str(refused.value)
     assert check(override, chosen, reading) == []
 
 

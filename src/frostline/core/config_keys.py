@@ -55,7 +55,7 @@ def flatten(section: Any, prefix: str = "") -> dict[str, Any]:
 @functools.cache
 def is_semantic(key: str) -> bool:
     """Return whether the dotted `key` influences a run's metrics."""
-    return not _within(key, NOT_SEMANTIC)
+    return not is_within(key, NOT_SEMANTIC)
 
 
 @functools.cache
@@ -63,12 +63,12 @@ def is_read(key: str, solver: str | None) -> bool:
     """Return whether a run with `solver` (None: training steps) reads the dotted `key`, which may name a group."""
     options, own = {name for names in SOLVERS.values() for name in names}, SOLVERS.get(solver or "", ())
     unread = [*(f"freeze_mode.{name}" for name in options if name not in own), *(_NOT_SOLVED if solver else ())]
-    if solver == "probe" and _within(key, ["train.class_weights"]):
+    if solver == "probe" and is_within(key, ["train.class_weights"]):
         return True
-    return not _within(key, unread)
+    return not is_within(key, unread)
 
 
-def _within(key: str, names: Iterable[str]) -> bool:
+def is_within(key: str, names: Iterable[str]) -> bool:
     """Return whether the dotted `key` is one of `names`, or in a group among them."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline.core.config import EMBEDDED, OWN_FILES, Config
-from frostline.core.config_keys import SOLVERS, is_read, value_of
+from frostline.core.config_keys import SOLVERS, is_read, is_within, value_of
 from frostline.core.errors import user_error
 
 
@@ -19,7 +19,7 @@ class _Rule:
     """The condition under which some keys are read."""
 
     keys: str
-    """The keys, separated by blanks."""
+    """The keys, separated by blanks, and all keys within them."""
     group: str
     """The key that decides."""
     read: Callable[[Config], bool]
@@ -47,7 +47,9 @@ def _of_adapters(names: str, kinds: Sequence[str], wanted: str) -> _Rule:
     return _Rule(keys, "freeze_mode.name", lambda c: c.freeze_mode.adapter.kind in kinds, wanted)
 
 
-_OF_SEARCH = "trials " + _within("search", "seed batch prune confirm budget amount storage objective past")
+_OF_SEARCH = "trials " + _within(
+    "search", "options space seed batch prune confirm budget amount storage objective past"
+)
 _MISTAKES = (
     _Rule(
         "data.root",
@@ -155,9 +157,9 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
     """
     lines = [*_of_hydra(typed), *_of_solvers(typed, configs)]
     for rule in (*_MISTAKES, *_NOTES):
-        for key in rule.keys.split():
-            value = typed.get(key)
-            if value is None or value.lower() in ("false", "null") or any(map(rule.read, configs)):
+        names = rule.keys.split()
+        for key, value in typed.items():
+            if not is_within(key, names) or value.lower() in ("false", "null") or any(map(rule.read, configs)):
                 continue
             chosen = " and ".join(sorted({_as_typed(value_of(config, rule.group)) for config in configs}))
             why = f"{rule.wanted}; with {rule.group.removesuffix('.name')}={chosen} nothing reads it"

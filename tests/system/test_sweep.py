@@ -369,6 +369,7 @@ BAD = [
     ("freeze=", "freeze=: expected one of adapter, bias, "),
     ("freeze=[head,full]", "freeze=[head,full]: expected one option, or several with commas between"),
     ("dry_run=maybe", "dry_run=maybe: expected true or false"),
+    ("augment=standard augment.scale=0.5", "augment.scale=0.5: expected a list in brackets"),
     ("eval=shift", "eval=shift: expected keys within it, as in eval.<key>=<value>"),
     ("lr=???", "lr=???: expected a value, as in lr=<value>"),
     ("data.root=???", "data.root=???: expected a value, as in data.root=<value>"),

@@ -123,6 +123,8 @@ def _of_value(text: str, arguments: Sequence[str]) -> UserError:
         return user_error(key, found[1], f"a value of type {found[2].lower()}")
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
         return user_error(key, found[1], "true or false")
+    if "is not a ListConfig, list or tuple" in text:
+        return user_error(key, _given(key, arguments), "a list in brackets")
     if re.search(r"Invalid type assigned|Cannot assign \w+ to Dict", text):
         return user_error(key, _given(key, arguments), f"keys within it, as in {key}.<key>=<value>")
     if "Config group override must be a string" in text:

@@ -78,7 +78,7 @@ def test_sweep_with_a_damaged_mark_of_a_search_is_refused(tmp_path: Path, marks:
     SweepFile(tmp_path, None).add([RunFacts("head", SEARCHED, "0")])
     assert sweep_record.read(tmp_path).results[0].status == "WAITING"
     SweepFile(tmp_path, None).add([RunFacts("head", {**SEARCHED, **marks}, "0")])
-    with pytest.raises(UserError, match=r"expected the folder of a sweep, with its sweep\.json"):
+    with pytest.raises(UserError, match=r"the folder of a sweep, with its sweep\.json, which is damaged here$"):
         sweep_record.read(tmp_path)
 
 

@@ -253,9 +253,10 @@ def test_foreign_folder_is_refused_and_empty_one_claimed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
 
 
-def test_damaged_sweep_file_is_identified_by_its_runs(tmp_path, process):
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_damaged_sweep_file_is_identified_by_its_runs(content, tmp_path, process):
     folder = ended_sweep(tmp_path, process)
-    (folder / "sweep.json").write_text("{")
+    (folder / "sweep.json").write_text(content)
     journal.append(folder / "0", "run", tags={"frostline.digest": "d"})
     with pytest.raises(UserError, match="another sweep's"):
         claim(folder, ["e"], again=True, named=True)

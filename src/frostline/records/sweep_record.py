@@ -166,8 +166,11 @@ def read(folder: Path) -> RecordedSweep:
             raise ValueError("a mark of a search is damaged")
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        expected = f"the folder of a sweep, with its {SWEEP}"
+        if (folder / SWEEP).exists():
+            raise user_error("sweep", folder, f"{expected}, which is damaged here") from None
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
-        raise user_error("sweep", folder, f"the folder of a sweep, with its {SWEEP}", near) from None
+        raise user_error("sweep", folder, expected, near) from None
     runs = [_result(folder, number, *facts) for number, facts in enumerate(told)]
     if _gone(folder / layout.OWNER) and not cluster_jobs.alive(folder):
         jobs = cluster_jobs.in_charge(folder, [name for name, *_ in told])

@@ -85,5 +85,5 @@ def _does(folder: Path, digests: Sequence[str], search: str | None) -> bool:
     try:
         told = files.read_json(folder / SWEEP)
         return told.get("search") == search and bool(search or [run["digest"] for run in told["runs"]] == list(digests))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {told for path in run_folders.of(folder) if (told := journal.digest(path))} <= set(digests)

@@ -73,6 +73,10 @@ def test_command_names_in_pages_exist(page: Path) -> None:
     assert set(named) <= {*commands.names(), "audit"}  # an example of a plugin's command
 
 
+def test_no_page_has_the_name_of_one_that_sphinx_writes() -> None:
+    assert not {page.stem for page in PAGES} & {"search", "genindex", "modindex", "py-modindex"}  # it would be lost
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("sphinx") is None, reason="needs Sphinx, which `make docs` installs")
 def test_sphinx_builds_every_key_and_command(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ _SAMPLERS: dict[str, type[BaseSampler]] = {
 INDEPENDENT = ("random", "qmc")
 """Samplers that ignore results, so that all trials can be drawn at once."""
 OF_COMPLETE = ("gp",)
-"""Samplers that ignore pruned trials, and get waiting ones as complete; CMA-ES does without (docs/search.md)."""
+"""Samplers that ignore pruned trials, and get waiting ones as complete; not CMA-ES (docs/hyperparameters.md)."""
 _UNFIT = {"seed", "gamma", "weights", "constraints_func", "independent_sampler", "source_trials"}
 """Arguments of samplers that are not set by the user: the seed, and what no config holds, as functions."""
 _SEEDS = 2**16  # more than the trials of a study, so that no two seeds share the seed of a trial

@@ -22,6 +22,7 @@ myst_heading_anchors = 2
 default_role = "code"
 html_theme, html_title = "furo", "frostline"
 html_copy_source = False
+html_static_path, html_css_files = ["_static"], ["page.css"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "exclude-members": "__init__"}

@@ -447,7 +447,15 @@ function sections() {
 }
 
 async function start() {
-  document.addEventListener("click", ({ target }) => target.matches(".again") && navigator.clipboard?.writeText(target.textContent).then(() => { target.title = "copied"; }));
+  document.addEventListener("click", async ({ target }) => {
+    if (!target.matches(".again")) return;
+    try {
+      await navigator.clipboard.writeText(target.textContent);
+      target.classList.add("copied");
+    } catch {  // not allowed here
+      getSelection().selectAllChildren(target);
+    }
+  });
   for (const node of document.querySelectorAll(".swatch[data-series]")) node.style.setProperty("--c", colour(node.dataset.series));
   if (D.groups.length > 1) {
     const box = $("#pick-group");

@@ -143,6 +143,12 @@ def test_each_sentence_of_the_verdict_has_a_line_and_commands_can_be_copied(tmp_
     assert "</table>" in before and '<section id="cost">' in after
 
 
+def test_table_of_a_data_set_has_the_keys_that_differ_there(tmp_path):
+    found = page(sweep(tmp_path / "s", {"freeze_mode": MODES, "lr": [1e-2, 1e-3], "data.limit": [100, 200]}))
+    tables = re.findall(r'<div class="scroll" data-group="\d">(.*?)</div>', found.text, re.S)
+    assert len(tables) == 2 and all(">lr<" in table and "data.limit" not in table for table in tables)
+
+
 def test_page_has_the_largest_class_baseline(tmp_path):
     found = page(sweep(tmp_path / "s", {"freeze_mode": MODES}))
     labels = predictions.read(str(tmp_path / "s" / "0")).labels

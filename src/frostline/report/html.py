@@ -22,6 +22,7 @@ from frostline.core import files
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import Result, number_of, value_text
 from frostline.report import page_assets, page_data, search_page
+from frostline.report.cells import differing
 from frostline.report.studies import short_text
 from frostline.report.terminal import sentences
 
@@ -87,7 +88,8 @@ def _contenders(number: int, group: Mapping[str, Any]) -> str:
     found = group["contenders"]
     if not found:
         return ""
-    keys = list(found[0]["at"])
+    tried = [{key: value for key, value in cell["at"].items() if value is not None} for cell in group["cells"]]
+    keys = differing(tried)  # of this group: a key that tells the groups apart has one value here
     by = Metric(**group["by"])
     test = "test" if by == ACCURACY else f"test {by.words}"
     head = [

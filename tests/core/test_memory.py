@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from frostline.core import cgroups, memory
+from frostline.core import cgroups, driver, memory
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def test_memory_kept_by_allocators_counts_as_free(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, held=held: held)
         for device in (CPU, torch.device("cuda:1")):
             assert memory.budget(device, None) == 4 * gigabyte
-    monkeypatch.setenv(memory.SHARING, "2")
+    monkeypatch.setenv(driver.SHARING, "2")
     assert memory.budget(CPU, None) == 2 * gigabyte
     assert memory.budget(CPU, 7.5) == 7_500_000_000
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from frostline.core import driver
+from frostline.core.driver import SHARING
 from frostline.core.errors import UserError
-from frostline.core.memory import SHARING
 from frostline.sweeps import visible_gpus
 from frostline.sweeps.executor import Workers
 from small import compose

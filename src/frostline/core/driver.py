@@ -12,6 +12,8 @@ from pathlib import Path
 
 from frostline.core.errors import user_error
 
+SHARING = "FROSTLINE_SHARING"
+"""Environment variable with the number of workers that share a GPU or the CPU."""
 _LIBRARY = "libcuda.so.1"
 _VERSION = Path("/proc/driver/nvidia/version")
 

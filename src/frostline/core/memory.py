@@ -11,15 +11,12 @@ import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import psutil
+import torch
 
 from frostline.core import cgroups
-
-if TYPE_CHECKING:
-    import torch
-
-SHARING = "FROSTLINE_SHARING"
-"""Environment variable with the number of workers that share a device."""
+from frostline.core.driver import SHARING
 
 # Options of glibc's malloc, see mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -36,8 +33,6 @@ def budget(device: torch.device, gigabytes: float | None, *, processes: int = 1)
     Memory that this process holds counts as free: it is left over from an earlier run. The free memory is divided among
     the workers that share the device, and among the `processes` of a run on a CPU.
     """
-    import torch
-
     if gigabytes is not None:
         return int(gigabytes * 1e9)
     on_card = device.type == "cuda"
@@ -47,8 +42,6 @@ def budget(device: torch.device, gigabytes: float | None, *, processes: int = 1)
 
 def free() -> int:
     """Return the bytes that this process can have: those free in the machine and its control groups, and its own."""
-    import psutil
-
     own = psutil.Process().memory_info()  # shared pages, e.g. of files, already count as available
     allowed = cgroups.free_memory()
     available = psutil.virtual_memory().available
@@ -94,8 +87,6 @@ def reset_peak(device: torch.device) -> None:
 
     Code of this thread that names no device then uses this GPU: the check that it still works, the test for bf16.
     """
-    import torch
-
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
         torch.cuda.init()  # the calls below do not initialise a device with an index
@@ -110,8 +101,6 @@ def reset_peak(device: torch.device) -> None:
 
 def peak(device: torch.device) -> int:
     """Return the peak in bytes since the last reset: of torch's allocator on a GPU, of resident memory on a CPU."""
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")

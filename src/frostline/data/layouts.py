@@ -119,7 +119,7 @@ def roles_of(names: Sequence[str]) -> list[str | None]:
 
 def _role(words: Sequence[str]) -> str | None:
     rest = [word for word in words if word not in _AFFIXES.split()]
-    return _ROLE_OF.get("".join(rest if rest else words))
+    return _ROLE_OF.get("".join(rest or words))
 
 
 def _unglued(word: str) -> str:

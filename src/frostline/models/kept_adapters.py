@@ -78,15 +78,15 @@ def _bottlenecks(
     for path, (taken, given) in _shapes(module, named, side).items():
         maps = len(given) == 4 and given[2] == given[3]
         axis = 1 if maps else -1
-        if how.parallel and (taken is None or [*_without(taken, axis)] != [*_without(given, axis)]):
+        if how.parallel and (taken is None or _without(taken, axis) != _without(given, axis)):
             continue
         entering = taken if how.parallel and taken is not None else given
         like = next(module.get_submodule(path).parameters())
         yield path, Bottleneck(entering[axis], given[axis], how, maps=maps, like=like)
 
 
-def _without(shape: torch.Size, axis: int) -> Iterator[int]:
-    return (size for place, size in enumerate(shape) if place != axis % len(shape))
+def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], *shape[axis:][1:])
 
 
 def _shapes(module: nn.Module, paths: Sequence[str], side: int) -> dict[str, tuple[torch.Size | None, torch.Size]]:

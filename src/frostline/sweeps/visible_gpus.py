@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from frostline.core import driver, notices
-from frostline.core.memory import SHARING
+from frostline.core.driver import SHARING
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver lists its GPUs on Linux
 

@@ -102,7 +102,7 @@ class Progress:
 
     def exhausted(self, patience: int | None) -> bool:
         """Return whether the best epoch is `patience` epochs old."""
-        return bool(patience) and len(self.epochs) - self.best_epoch >= (patience or 0)
+        return patience is not None and len(self.epochs) - self.best_epoch >= patience
 
 
 def _line(epoch: EpochResult) -> dict[str, Any]:

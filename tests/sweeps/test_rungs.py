@@ -145,7 +145,7 @@ def test_smaller_budget_ends_without_further_trials(tmp_path: Path) -> None:
     ("epochs", "heights"), [(1, [1]), (2, [2]), (3, [1, 3]), (9, [1, 3, 9]), (10, [1, 3, 10]), (30, [1, 3, 9, 30])]
 )
 def test_rungs_are_powers_of_three_and_the_last_epoch(epochs: int, heights: list[int]) -> None:
-    assert Rungs(epochs, 1).heights == heights
+    assert Rungs(epochs, 1, waiting=True).heights == heights
 
 
 def test_best_of_two_trials_is_trained_to_the_end() -> None:

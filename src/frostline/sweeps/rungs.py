@@ -32,11 +32,13 @@ class Rungs:
 
     epochs: int
     sign: int
+    waiting: bool
+    """Whether trials wait at rungs below the last epoch."""
 
     @property
     def heights(self) -> list[int]:
         """The epochs after which a trial waits, and the last epoch."""
-        heights = [1]
+        heights = [1] if self.waiting else [self.epochs]
         while heights[-1] * REDUCTION <= self.epochs:
             heights.append(heights[-1] * REDUCTION)
         return [*heights[:-1], self.epochs]
@@ -90,7 +92,7 @@ def as_over(trial: FrozenTrial, *, complete: bool) -> FrozenTrial:
 
 
 class StudyRungs:
-    """The rungs of a study, as marked in its storage; false for a study without rungs, in which no trial waits."""
+    """The rungs of a study, as marked in its storage."""
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class StudyRungs:
         own: Callable[[], list[FrozenTrial]],
         storage: Storage,
         sharing: Sharing,
-        rungs: Rungs | None,
+        rungs: Rungs,
     ) -> None:
         """Decide about the trials of a study; `trials` returns their present state, in the order of their numbers.
 
@@ -106,13 +108,8 @@ class StudyRungs:
         """
         self._trials, self._own, self._storage, self._sharing, self._rungs = trials, own, storage, sharing, rungs
 
-    def __bool__(self) -> bool:
-        """Return whether trials wait at rungs."""
-        return self._rungs is not None
-
     def judge(self, trial: FrozenTrial) -> Callable[[int, float], Decision]:
         """Return the function of `Rungs.judge` for a trial."""
-        assert self._rungs is not None
         return self._rungs.judge(trial)
 
     def promote(self, most: int) -> list[tuple[int, Path | None]]:
@@ -121,14 +118,14 @@ class StudyRungs:
         Call it within `deciding`.
         """
         found: list[tuple[int, Path | None]] = []
-        while self._rungs and len(found) < most and (trial := self._rungs.next_up(self._own())):
+        while len(found) < most and (trial := self._rungs.next_up(self._own())):
             found.append((trial.number, self._sharing.hold(trial)))
             self._storage.mark(trial, **{GOAL: self._rungs.above(trial)})
         return found
 
     def may_promote(self) -> bool:
         """Return whether a waiting trial is good enough to be promoted."""
-        return self._rungs is not None and self._rungs.next_up(self._own()) is not None
+        return self._rungs.next_up(self._own()) is not None
 
     def conclude(self) -> bool:
         """Stop waiting trials at their rungs, since no further trial will come; return whether any was waiting.
@@ -137,7 +134,7 @@ class StudyRungs:
         """
         with self._storage.deciding():
             own = self._own()
-            if self._rungs is None or any(not (one.state in OVER or rests(one)) for one in own):
+            if any(not (one.state in OVER or rests(one)) for one in own):
                 return False
             complete = any(trial.state is TrialState.COMPLETE for trial in own)
             if not complete and (foremost := self._rungs.next_up(own, reduction=1)):
@@ -151,14 +148,12 @@ class StudyRungs:
     def pauses(self, number: int, epochs: int) -> bool:
         """Return whether a trial after `epochs` epochs has to wait at a rung."""
         trial = self._trials()[number]
-        if self._rungs is None or STOPPED in trial.user_attrs:
-            return False
-        return self._rungs.goal(trial) <= min(epochs, self._rungs.epochs - 1)
+        return STOPPED not in trial.user_attrs and self._rungs.goal(trial) <= min(epochs, self._rungs.epochs - 1)
 
     def pause(self, number: int, epochs: Sequence[float], spent: Spent) -> None:
         """Let a trial wait at its rung: `epochs` are its values after each epoch, `spent` is its cost."""
         trial = self._trials()[number]
-        if self._rungs is not None and trial.state not in OVER:
+        if trial.state not in OVER:
             goal = self._rungs.goal(trial)
             self._storage.report(trial, epochs[:goal])
             self._storage.mark(trial, **asdict(spent.part(goal)), **{WAITS: goal})
@@ -170,5 +165,5 @@ class StudyRungs:
     def twin_of(self, number: int) -> int | None:
         """Return the earlier trial with the same values, whose run serves for both; None if there is none."""
         values = self._trials()[number].params
-        same = (one.number for one in (self._own() if self._rungs else ()) if one.params == values)
+        same = (one.number for one in (self._own() if self._rungs.waiting else ()) if one.params == values)
         return next((other for other in same if other < number), None)

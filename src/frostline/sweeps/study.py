@@ -65,7 +65,7 @@ class Study:
         if not storage.shared and (odd := next(lacking, None)) is not None:
             raise ValueError(f"trial {odd.number} is over, but lacks values")
         self.sharing = Sharing(self._study, storage, sweep)
-        rungs = Rungs(config.epochs, self._objectives[0].sign) if config.search.prune == "hyperband" else None
+        rungs = Rungs(config.epochs, self._objectives[0].sign, waiting=config.search.prune == "hyperband")
         self.rungs = StudyRungs(self.trials, self._own, storage, self.sharing, rungs)
 
     def trials(self) -> list[FrozenTrial]:
@@ -192,7 +192,7 @@ class Study:
     def judge(self, number: int) -> Callable[[int, float], Decision]:
         """Return a function from an epoch and its value to the decision whether the trial continues."""
         frozen = self.trials()[number]
-        if self.rungs:
+        if self._search.prune == "hyperband":
             return self.rungs.judge(frozen)
 
         def decision(epoch: int, value: float) -> Decision:

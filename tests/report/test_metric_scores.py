@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
 from frostline.report import label_scores, statistics
-from frostline.report.metric_scores import Measured, SplitPredictions, log_odds, measure
+from frostline.report.metric_scores import Measured, log_odds, measure
 
 SHARES = (0.7, 0.2, 0.1)
 METRICS = (BALANCED_ACCURACY, MACRO_F1, MAP, AUROC, LOSS)
@@ -31,9 +31,9 @@ def logits_of(labels: Any, random: np.random.Generator, skill: float) -> Any:
     return found
 
 
-def predictions_of(labels: Any, logits: Any) -> SplitPredictions:
+def measured(metric: Metric, labels: Any, logits: Any) -> Measured | None:
     chances = log_softmax(logits, 1)
-    return SplitPredictions(labels, logits.argmax(1), -chances[np.arange(len(labels)), labels], chances)
+    return measure(metric, labels, logits.argmax(1), loss=-chances[np.arange(len(labels)), labels], scores=chances)
 
 
 def sklearn_value(metric: Metric, labels: Any, logits: Any, weights: Any = None) -> float:
@@ -60,7 +60,7 @@ def labels_and_logits() -> tuple[Any, Any]:
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_values_equal_sklearn_and_influences_its_derivatives(labels_and_logits: Any, metric: Metric) -> None:
     labels, logits = labels_and_logits
-    found = measure(metric, predictions_of(labels, logits))
+    found = measured(metric, labels, logits)
     assert found is not None and found.value == pytest.approx(sklearn_value(metric, labels, logits), abs=1e-9)
     assert found.influence.mean() == pytest.approx(0, abs=1e-9)
     assert_influences(found, lambda weights: sklearn_value(metric, labels, logits, weights))
@@ -91,7 +91,7 @@ def test_multi_label_metrics_equal_those_of_sklearn(metric: Metric) -> None:
         score = roc_auc_score if metric == AUROC else average_precision_score
         return float(score(labels, logits, average="macro", sample_weight=weights))
 
-    found = measure(metric, SplitPredictions(labels, logits > 0, scores=logits))
+    found = measure(metric, labels, logits > 0, scores=logits)
     assert found is not None and found.value == pytest.approx(sklearn_multi_label(), abs=1e-9)
     assert found.influence.mean() == pytest.approx(0, abs=1e-9)
     assert_influences(found, sklearn_multi_label)
@@ -114,22 +114,22 @@ def test_class_without_images_is_left_out_of_the_mean(labels_and_logits: Any) ->
     labels, logits = (part[labels_and_logits[0] != 2] for part in labels_and_logits)
     for metric in (BALANCED_ACCURACY, MACRO_F1, AUROC):
         with np.errstate(all="raise"):
-            found = measure(metric, predictions_of(labels, logits))
+            found = measured(metric, labels, logits)
         assert found is not None
         if metric == BALANCED_ACCURACY:  # scikit-learn warns of classes that are only predicted
             recall = [(logits.argmax(1) == labels)[labels == k].mean() for k in (0, 1)]
             assert found.value == pytest.approx(np.mean(recall))
         else:
             assert found.value == pytest.approx(sklearn_value(metric, labels, logits), abs=1e-9)
-    alone = measure(AUROC, predictions_of(labels[labels == 1], logits[labels == 1]))
+    alone = measured(AUROC, labels[labels == 1], logits[labels == 1])
     assert alone is not None and np.isnan(alone.value)
-    assert measure(ACCURACY, predictions_of(labels, logits)) is None
+    assert measured(ACCURACY, labels, logits) is None
 
 
 @pytest.mark.parametrize("metric", [MACRO_F1, MAP, AUROC], ids=lambda metric: metric.name)
 def test_images_without_labels_have_undefined_means(metric: Metric) -> None:
     with np.errstate(all="raise"):
-        found = measure(metric, SplitPredictions(np.zeros((5, 3), bool), np.ones((5, 3), bool), scores=np.ones((5, 3))))
+        found = measure(metric, np.zeros((5, 3), bool), np.ones((5, 3), bool), scores=np.ones((5, 3)))
     assert found is not None and np.isnan(found.value) and not found.influence.any()
 
 
@@ -142,7 +142,7 @@ def test_intervals_of_differences_have_95_percent_coverage(metric: Metric) -> No
         labels = random.choice(len(SHARES), images, p=SHARES)
         one = logits_of(labels, random, 1.5)
         other = one + random.normal(size=one.shape) * 0.7
-        pair = [measure(metric, predictions_of(labels, logits)) for logits in (one, other)]
+        pair = [measured(metric, labels, logits) for logits in (one, other)]
         assert pair[0] and pair[1]
         return pair[0].value - pair[1].value, pair[0].influence - pair[1].influence, pair[0].least
 
@@ -154,7 +154,7 @@ def test_intervals_of_differences_have_95_percent_coverage(metric: Metric) -> No
 
 def test_equal_runs_have_an_interval_of_half_an_image(labels_and_logits: Any) -> None:
     labels, logits = labels_and_logits
-    found = measure(BALANCED_ACCURACY, predictions_of(labels, logits))
+    found = measured(BALANCED_ACCURACY, labels, logits)
     assert found is not None
     within = statistics.by_influence(0.0, found.influence - found.influence, found.least)
     half_an_image = 1 / 3 / np.bincount(labels).min() / 2
@@ -166,7 +166,7 @@ def test_auroc_orders_saturated_logits() -> None:
     chances = softmax(logits.astype(np.float64), 1)
     assert log_odds(logits) == pytest.approx(np.log(chances / (1 - chances)))
     sure = np.array([[20, 0], [25, 0], [30, 0], [18, 0]], np.float32)
-    found = measure(AUROC, SplitPredictions(np.array([1, 0, 0, 1]), np.zeros(4, np.int64), scores=log_odds(sure)))
+    found = measure(AUROC, np.array([1, 0, 0, 1]), np.zeros(4, np.int64), scores=log_odds(sure))
     assert found is not None and found.value == 1.0
 
 
@@ -174,5 +174,5 @@ def test_auroc_orders_saturated_logits() -> None:
 def test_single_negative_image_sets_the_least_step(metric: Metric) -> None:
     labels, logits = np.ones((40, 2), bool), np.random.default_rng(0).normal(size=(40, 2))
     labels[3, 0] = labels[:20, 1] = False
-    found = measure(metric, SplitPredictions(labels, logits > 0, scores=logits))
+    found = measure(metric, labels, logits > 0, scores=logits)
     assert found is not None and found.least == pytest.approx(1 / 4)  # half of 1 of 2 classes

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from frostline.core.metrics import MACRO_F1
 from frostline.report import statistics
 from frostline.report.calibration import calibration
-from frostline.report.metric_scores import SplitPredictions, measure
+from frostline.report.metric_scores import measure
 from frostline.report.statistics import Interval, paired_bootstrap, t_interval, unpaired, welch, wilson
 
 SIMULATIONS = 1500  # coverage of 95% intervals is then known to +-1.1 points
@@ -211,7 +211,7 @@ def test_grouped_images_use_a_jackknife_over_groups():
     predicted = np.where(first, labels, (labels + 1) % 3)
     f1 = partial(f1_score, average="macro")
     value, error, quantile = group_jackknife(lambda kept: f1(labels[kept], predicted[kept]), groups)
-    measured = measure(MACRO_F1, SplitPredictions(labels, predicted))
+    measured = measure(MACRO_F1, labels, predicted)
     within = statistics.by_influence(measured.value, measured.influence, groups=groups)
     assert within.high - value == pytest.approx(quantile * error, rel=0.1)  # F1 is no mean: equal to first order
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY, MACRO_F1, MAP, Metric
-from frostline.report.metric_scores import SplitPredictions, log_odds, measure
+from frostline.report.metric_scores import log_odds, measure
 
 COUNT, CLASSES = 200, 5
 
@@ -23,12 +23,10 @@ def torchmetrics() -> Any:
     return importlib.import_module("torchmetrics.functional.classification")
 
 
-def assert_equal(
-    predictions: SplitPredictions, references: dict[Metric, Callable], *inputs: Tensor, **how: Any
-) -> None:
+def assert_equal(predictions: dict[str, Any], references: dict[Metric, Callable], *inputs: Tensor, **how: Any) -> None:
     """Assert that each metric of `predictions` is what torchmetrics computes."""
     for metric, reference in references.items():
-        found = measure(metric, predictions)
+        found = measure(metric, **predictions)
         assert found is not None and found.value == pytest.approx(float(reference(*inputs, **how))), metric.name
 
 
@@ -43,7 +41,7 @@ def test_single_label_metrics_equal_torchmetrics(torchmetrics: Any) -> None:
         AUROC: torchmetrics.multiclass_auroc,
         MAP: torchmetrics.multiclass_average_precision,
     }
-    predictions = SplitPredictions(labels, logits.argmax(1), scores=log_odds(logits))
+    predictions = {"labels": labels, "said": logits.argmax(1), "scores": log_odds(logits)}
     inputs = torch.tensor(logits), torch.tensor(labels)
     assert_equal(predictions, references, *inputs, num_classes=CLASSES, average="macro")
 
@@ -58,7 +56,7 @@ def test_multi_label_metrics_equal_torchmetrics(torchmetrics: Any) -> None:
         MAP: torchmetrics.multilabel_average_precision,
     }
     predictions, inputs = (
-        SplitPredictions(labels, logits > 0, scores=logits),
+        {"labels": labels, "said": logits > 0, "scores": logits},
         (torch.tensor(logits), torch.tensor(labels).int()),
     )
     assert_equal(predictions, references, *inputs, num_labels=CLASSES, average="macro")

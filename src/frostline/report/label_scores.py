@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from frostline.core.metrics import MAP
-from frostline.report.metric_scores import Array, SplitPredictions, measure
+from frostline.report.metric_scores import Array, measure
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def of(labels: Array, said: Array) -> LabelScores:
 def rows(labels: Array, logits: Array, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return a JSON-able row per class, for labels `(N, classes)` bool; None stands for a score that is not defined."""
     found = of(labels, said := logits > 0)
-    ranked = (SplitPredictions(labels[:, [k]], said[:, [k]], scores=logits[:, [k]]) for k in range(len(classes)))
-    precisions = [one.value for each in ranked if (one := measure(MAP, each))]
+    ranked = (measure(MAP, labels[:, [k]], said[:, [k]], scores=logits[:, [k]]) for k in range(len(classes)))
+    precisions = [one.value for one in ranked if one]
     columns = {
         "class": list(classes),
         "images": found.images.tolist(),

@@ -26,20 +26,6 @@ RANKED = (AUROC, MAP)
 
 
 @dataclass(frozen=True)
-class SplitPredictions:
-    """The predictions of a network on a split."""
-
-    labels: Array
-    """The true classes."""
-    classes: Array
-    """The predicted classes, in the same form."""
-    loss: Array | None = None
-    """`(N,)`: the cross-entropy in nats."""
-    scores: Array | None = None
-    """`(N, classes)`: probabilities, or a monotone function of them."""
-
-
-@dataclass(frozen=True)
 class Measured:
     """The value of a metric on a split, with the influence of each image."""
 
@@ -71,18 +57,24 @@ def scores_of(logits: Array, labels: Array) -> Array:
     return logits if labels.ndim == 2 else log_odds(logits)
 
 
-def measure(metric: Metric, said: SplitPredictions) -> Measured | None:
-    """Return the value of `metric` on a split; None for accuracy, and where the loss or scores needed are missing."""
-    several = said.labels.ndim == 2
+def measure(
+    metric: Metric, labels: Array, said: Array, *, loss: Array | None = None, scores: Array | None = None
+) -> Measured | None:
+    """Return the value of `metric` on a split; None for accuracy, and where the loss or scores needed are missing.
+
+    `labels` are the true and `said` the predicted classes, `loss` `(N,)` the cross-entropy in nats, `scores`
+    `(N, classes)` the probabilities or a monotone function of them.
+    """
+    several = labels.ndim == 2
     if metric == BALANCED_ACCURACY and not several:
-        return _balanced_accuracy(said.labels, said.classes)
+        return _balanced_accuracy(labels, said)
     if metric == MACRO_F1:
-        return (_macro_f1_of_several if several else _macro_f1)(said.labels, said.classes)
-    if metric == LOSS and said.loss is not None:
-        loss = said.loss.astype(np.float64)
-        return Measured(float(loss.mean()), loss - loss.mean(), 0.0)
-    if metric in RANKED and said.scores is not None:
-        return _over_classes(_auroc if metric == AUROC else _average_precision, said.labels, said.scores)
+        return (_macro_f1_of_several if several else _macro_f1)(labels, said)
+    if metric == LOSS and loss is not None:
+        nats = loss.astype(np.float64)
+        return Measured(float(nats.mean()), nats - nats.mean(), 0.0)
+    if metric in RANKED and scores is not None:
+        return _over_classes(_auroc if metric == AUROC else _average_precision, labels, scores)
     return None
 
 

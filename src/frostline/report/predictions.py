@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from frostline.core.metrics import Metric
 from frostline.records.layout import PREDICTIONS
-from frostline.report.metric_scores import RANKED, Array, Measured, SplitPredictions, measure, scores_of
+from frostline.report.metric_scores import RANKED, Array, Measured, measure, scores_of
 from frostline.report.statistics import Floats, Ints
 
 
@@ -51,7 +51,7 @@ class Predictions:
         scores = None
         if self.logits is not None and metric in RANKED:  # slower than the other metrics
             scores = scores_of(self.logits, self.labels)
-        return measure(metric, SplitPredictions(self.labels, self.said, self.loss, scores))
+        return measure(metric, self.labels, self.said, loss=self.loss, scores=scores)
 
 
 def read(folder: str) -> Predictions | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from frostline.core.labels import predicted, right
 from frostline.core.metrics import ACCURACY, AUROC, LOSS, MAP, Metric
 from frostline.data.splits import Split
-from frostline.report.metric_scores import SplitPredictions, measure, scores_of
+from frostline.report.metric_scores import measure, scores_of
 from frostline.training.evaluation import Evaluation
 
 EFFECTIVE = "val/effective_images"
@@ -19,7 +19,7 @@ def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
     if by in (ACCURACY, LOSS):
         return scored.accuracy if by == ACCURACY else scored.loss
     scores = scores_of(scored.logits.numpy(), labels.numpy()) if by in (AUROC, MAP) else None
-    found = measure(by, SplitPredictions(labels.numpy(), predicted(scored.logits, labels).numpy(), scores=scores))
+    found = measure(by, labels.numpy(), predicted(scored.logits, labels).numpy(), scores=scores)
     assert found is not None
     return found.value
 

@@ -95,7 +95,7 @@ class Cluster(Executor):
             return None
         if self._in_job:
             return 0
-        return watching.left(folder) if self.how.detach else watching.follow(folder)
+        return watching.follow(folder, detach=self.how.detach)
 
     def _orders(self, group: Sequence[int]) -> list[tuple[int, list[str]]]:
         return [(n, pinned(self._planned[n].overrides, self._folder, self._planned[n].folder)) for n in group]

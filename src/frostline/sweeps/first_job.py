@@ -51,7 +51,7 @@ def send(
     executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
     if (there := _in_progress(folder, executor.asked)) is not None:
         job.screen().say(f"This sweep is in progress in {there}: nothing is queued twice")
-        return watching.left(there) if executor.how.detach else watching.follow(there)
+        return watching.follow(there, detach=executor.how.detach)
     if not executor.checks_in_job:
         return None
     own = _settled_digests(planned, folder) if named else digests
@@ -67,7 +67,7 @@ def send(
             shutil.rmtree(folder)
         raise
     job.screen().say(f"cluster={executor.how.name}: job {number} checks data and weights, then queues the runs")
-    return watching.left(folder) if executor.how.detach else watching.follow(folder)
+    return watching.follow(folder, detach=executor.how.detach)
 
 
 def _print_forecast(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:

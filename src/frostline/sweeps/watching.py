@@ -26,13 +26,17 @@ def watch_command(sweep: Path) -> str:
     return f"python -m frostline watch {shlex.quote(str(sweep))}"
 
 
-def follow(sweep: Path) -> int:
+def follow(sweep: Path, *, detach: bool = False) -> int:
     """Show the progress of the `sweep` until it is over, and return the exit status as `sweep.run_sweep` does.
 
-    Ctrl-C leaves the sweep running. If a sweep on a cluster has no job left that could write the results, they are
-    written here. Raises the `UserError` of the first job, which checks, if it queued nothing.
+    With `detach`, only print how to do that later. Ctrl-C leaves the sweep running. If a sweep on a cluster has no job
+    left that could write the results, they are written here. Raises the `UserError` of the first job, which checks, if
+    it queued nothing.
     """
     shown, say = _Shown(sweep), job.screen().say
+    if detach:
+        say(f"Queued; `{watch_command(sweep)}` shows its progress")
+        return 0
     try:
         while not shown.look():
             time.sleep(_LOOK)
@@ -82,12 +86,6 @@ class _Checks:
     def came_to_nothing(self) -> bool:
         """Whether it failed before it queued a job."""
         return not self.queued and not self.at_work and bool(self.job.stopped or self.job.refused or not self.job.ended)
-
-
-def left(sweep: Path) -> int:
-    """Print how to follow a queued sweep, and return 0."""
-    job.screen().say(f"Queued; `{watch_command(sweep)}` shows its progress")
-    return 0
 
 
 def wait(sweep: Path) -> None:

@@ -126,11 +126,6 @@ def _name(config: Config, extras: Mapping[str, Any]) -> str:
     return " ".join([short["freeze_mode"], *(f"{key}={value_text(value)}" for key, value in stated.items())])
 
 
-def sweep_folder(compose: Composer, overrides: Overrides) -> Path:
-    """Return the absolute folder of a sweep according to Hydra, given the overrides of one of its runs."""
-    return files.absolute(read(compose(overrides), overrides, 0).sweep)
-
-
 @contextmanager
 def composing() -> Iterator[None]:
     """Initialise Hydra with our configs for the block; one thread at a time can enter.

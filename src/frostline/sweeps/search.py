@@ -11,8 +11,8 @@ from itertools import chain
 
 from hydra.core.override_parser.types import Override
 
+from frostline.core import files
 from frostline.core.config import Config
-from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, job, samplers, sweep, unused_keys
 from frostline.sweeps.compose import Overrides
 from frostline.sweeps.composer import Composer
@@ -35,7 +35,7 @@ def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Ex
     lines, search = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
     for line in [*lines, *describe(cells)]:
         job.screen().say(line)
-    folder = composing.sweep_folder(compose, [f"{key}={value}" for key, value in cells[0].setting.items()])
+    folder = files.absolute(compose.job([f"{key}={value}" for key, value in cells[0].setting.items()], 0).sweep)
     planned = [run for cell in cells for run in cell.corners()]
     with in_one_line(configs[0].search):
         return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, search=search)

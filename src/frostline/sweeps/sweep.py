@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.core import garbage, interrupts, project
+from frostline.core import files, garbage, interrupts, project
 from frostline.core.config_keys import digest
 from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
 from frostline.records.recording import Record, end
@@ -18,7 +18,7 @@ from frostline.records.sweep_record import Tracker
 from frostline.sweeps import already_finished, closing, data_index, hydra_keys, job, unused_keys
 from frostline.sweeps.closing import close, repeat, succeeded
 from frostline.sweeps.cluster import Cluster
-from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, resolve_auto, sweep_folder, to_check
+from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, resolve_auto, to_check
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.first_job import send
@@ -48,12 +48,12 @@ def run_sweep(
     hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this process.
     Raises `UserError` before any run starts.
     """
-    first, earlier = compose.job(jobs[0], 0).config, list[Path]()
+    first, earlier = compose.job(jobs[0], 0), list[Path]()
     if not isinstance(executor, Cluster) and not claimed:
-        named = sweep_folder(compose, jobs[0]) if folder_named else None
-        earlier = already_finished.begun_with(first, len(jobs), named)
+        named = files.absolute(first.sweep) if folder_named else None
+        earlier = already_finished.begun_with(first.config, len(jobs), named)
     if not earlier:  # else the workers may not be needed
-        executor.start(first)
+        executor.start(first.config)
     folder, planned = compose_all(jobs, compose)
     typed = hydra_keys.typed_values(chain.from_iterable(jobs))
     for line in [*unused_keys.check(typed, [run.config for run in planned]), *_merged_runs(planned)]:
@@ -62,7 +62,7 @@ def run_sweep(
         if (answered := already_finished.with_all(planned, earlier)) is not None:
             repeat(answered)
             return 0
-        executor.start(first)
+        executor.start(first.config)
     if isinstance(executor, Cluster) and not claimed:
         status = send(jobs, planned, executor, folder, named=folder_named, run=run_sweep)
         if status is not None:

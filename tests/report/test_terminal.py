@@ -157,6 +157,12 @@ def test_quiet_prints_only_the_verdict(monkeypatch, capsys):
     ]
 
 
+def test_huge_loss_is_short():
+    out = io.StringIO()
+    screen(80, out).epoch(replace(epoch_result(1), train_loss=2.7e31), **LINE)
+    assert out.getvalue() == "  epoch 1/3  train 2.700e+31  90.00%  val 0.2500  97.50%  1.5s\n"
+
+
 def test_terminal_breaks_no_command_or_path_but_words():
     out = Terminal()
     shown = screen(30, out)

@@ -162,8 +162,8 @@ class Screen:
         self.advance(done.epoch)
         self.say(
             f"  epoch {done.epoch:>{len(str(epochs))}}/{epochs}{phase}"
-            f"  train {done.train_loss:.4f} {percent(done.train_accuracy):>7}"
-            f"  val {done.val.loss:.4f} {percent(done.val.accuracy):>7}{chosen}  {duration(done.seconds)}"
+            f"  train {_loss(done.train_loss)} {percent(done.train_accuracy):>7}"
+            f"  val {_loss(done.val.loss)} {percent(done.val.accuracy):>7}{chosen}  {duration(done.seconds)}"
         )
 
     @property
@@ -224,6 +224,10 @@ def _progress(console: Console, *, shown: bool) -> Progress:
         TextColumn("{task.fields[left]}", markup=False),
     )
     return Progress(*columns, console=console, transient=True, expand=True, disable=not shown)
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if value < 1e5 else f"{value:.3e}"  # before it diverges, a loss may have 30 digits
 
 
 def _left(task: Task, share: float) -> str:

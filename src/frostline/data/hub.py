@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from frostline.data import hub_library, label_columns
 from frostline.data.findings import Finding
 from frostline.data.hub_columns import class_names, columns_of, holds_lists
 from frostline.data.hub_images import Images, images_of
+from frostline.data.label_columns import DataSet
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
 from frostline.data.names import counted, some
@@ -25,20 +25,7 @@ from frostline.data.names import counted, some
 _OPTIONS = ("image", "label", "separator", "group", "splits", "config", "revision", *SPLITS)
 
 
-@dataclass(frozen=True)
-class HubData:
-    """The content of a data set."""
-
-    splits: Mapping[str, Images]
-    """At least `train`."""
-    classes: tuple[str, ...]
-    """All class names in the data set's order; empty if the labels themselves are the names."""
-    multi_label: bool
-    """Whether images may have several classes, or none."""
-    findings: tuple[Finding, ...]
-
-
-def read(root: str, options: Mapping[str, Any]) -> HubData:
+def read(root: str, options: Mapping[str, Any]) -> DataSet[Images]:
     """Return the content of the data set at `root`, a folder or a name on the hub, `owner/name`.
 
     `options`: the columns `image`, `label` and `group`, null for the only one of its kind; several columns for `label`
@@ -66,7 +53,7 @@ def read(root: str, options: Mapping[str, Any]) -> HubData:
         expected = f"rows of train, with an image ({columns.image}) and a label ({labels}) each"
         raise user_error("data.root", root, expected)
     classes = columns.labels if len(columns.labels) > 1 else class_names(train, columns.labels[0])
-    return HubData(splits, classes, several, tuple(findings))
+    return DataSet(splits, classes, several, tuple(findings))
 
 
 def _not_taken(folder: Path, rows: int) -> list[Finding]:

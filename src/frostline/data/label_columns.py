@@ -7,8 +7,11 @@ or if each class has its own column.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from frostline.core.errors import user_error
+from frostline.data.findings import Finding
 from frostline.data.names import printable, some
 
 LABELS = ("label", "labels", "class", "category", "species", "target", "class_name", "classname")
@@ -20,6 +23,23 @@ Labels = tuple[str, ...]
 """The class names of an image: one, or any number if it is multi-label."""
 Cell = str | Sequence[str] | None
 """A value of a column: a text, empty if it is missing, or a list."""
+Images = TypeVar("Images")
+"""The images of a split with labels and groups by name."""
+
+
+@dataclass(frozen=True)
+class DataSet(Generic[Images]):
+    """The content of a data set of the hub, or of shards."""
+
+    splits: Mapping[str, Images]
+    """At least `train`."""
+    classes: tuple[str, ...]
+    """All class names in the data set's order; empty if the labels themselves are the names."""
+    multi_label: bool
+    """Whether images may have several classes, or none."""
+    findings: tuple[Finding, ...]
+    damage: tuple[str, ...] = ()
+    """Unreadable parts, a line each."""
 
 
 def check_options(

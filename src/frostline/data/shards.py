@@ -19,7 +19,7 @@ from frostline.data import label_columns, shard_class_names, shard_splits
 from frostline.data.broken_images import blamed
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding, of_names
-from frostline.data.label_columns import LABELS, Labels
+from frostline.data.label_columns import LABELS, DataSet, Labels
 from frostline.data.layouts import SPLITS
 from frostline.data.names import counted, some
 from frostline.data.remote_files import RemoteFile
@@ -65,22 +65,7 @@ class Sharded:
         return self.index.first_alike(self.rows)
 
 
-@dataclass(frozen=True)
-class Shards:
-    """The content of shards."""
-
-    splits: Mapping[str, Sharded]
-    """At least `train`."""
-    classes: tuple[str, ...]
-    """All class names in the order of a file or an option; empty if the labels themselves are the names."""
-    multi_label: bool
-    """Whether images may have several classes, or none."""
-    findings: tuple[Finding, ...]
-    damage: tuple[str, ...]
-    """Unreadable parts, a line each."""
-
-
-def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress) -> Shards:
+def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress) -> DataSet[Sharded]:
     """Return the content of the shards at `root`, a local or remote folder or pattern such as `train-{000..099}.tar`.
 
     `options`: the shards of `train`, `val` and `test`, relative to `root`, if their names do not tell; the field of the
@@ -108,7 +93,7 @@ def _labels_of(
     found: Mapping[str, Index],
     given: tuple[Any, ...],
     damage: tuple[str, ...],
-) -> Shards:
+) -> DataSet[Sharded]:
     """Return the content of shards with labels from the fields `given`, or from those with common names."""
     group, separator = options.get("group"), options.get("separator")
     label_in = [_text_of("label", name, list(found.values())) for name in given]
@@ -135,7 +120,7 @@ def _labels_of(
     if not len(splits["train"].rows):
         raise user_error("data.root", root, f"samples of train, with an image and a label ({some(label_in)}) each")
     there = {split: own for split, own in splits.items() if len(own.rows)}
-    return Shards(there, names or (given if len(given) > 1 else ()), several, tuple(findings), damage)
+    return DataSet(there, names or (given if len(given) > 1 else ()), several, tuple(findings), damage)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

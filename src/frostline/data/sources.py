@@ -38,6 +38,7 @@ from frostline.data import (
 from frostline.data.broken_images import blamed
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
+from frostline.data.label_columns import DataSet
 from frostline.data.layouts import lay_out, merged
 from frostline.data.listing import Listing, survey
 from frostline.data.names import counted, some
@@ -188,13 +189,14 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
     return {"train": whole}
 
 
-def _without_files(found: hub.HubData | shards.Shards, root: str, missing: str) -> dict[str, Source]:
+def _without_files(
+    found: DataSet[hub_images.Images] | DataSet[shards.Sharded], root: str, missing: str
+) -> dict[str, Source]:
     """Return the splits of a data set of the hub or of shards, or `train` alone.
 
     A split may lack classes if `missing` is `ok`.
     """
-    damage = found.damage if isinstance(found, shards.Shards) else ()
-    with blamed(root, damage):
+    with blamed(root, found.damage):
         said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
 
     def source(split: str, own: hub_images.Images | shards.Sharded) -> Source:
@@ -203,7 +205,7 @@ def _without_files(found: hub.HubData | shards.Shards, root: str, missing: str) 
         return replace(plain, first_alike=own.first_alike, groups=said.groups[split], left_out=hidden)
 
     sources = {split: source(split, own) for split, own in found.splits.items()}
-    sources["train"] = replace(sources["train"], damage=damage)
+    sources["train"] = replace(sources["train"], damage=found.damage)
     return _telling(sources, found.findings, said.findings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import hydra
@@ -61,3 +62,27 @@ def test_config_of_a_list_is_refused_as_the_config_of_one_run(override: str, typ
         line = str(explain(caught.value, [*flag, override]))
         assert line == f"{typed}: expected one value, since --cfg shows the config of one run"
     assert "for one run; " in str(explain(caught.value, [override]))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["lr=0.1", "lr=0.1,0.2", "optimizer.weight_decay=0.1", "freeze=head", "model=resnet18"],
+)
+def test_plus_before_a_key_that_is_there_is_refused(typed: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_grid([f"+{typed}"])
+    assert str(caught.value) == f"{typed}: expected no + before it, as the config has this key: {shlex.quote(typed)}"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("+data.splits.train=a", "data.splits.train=a: expected keys within it, as in data.splits.train.<key>=<value>"),
+        ("+data.splits={train:a}", "data.splits.train=?: expected keys within it, as in data.splits.train.<key>="),
+        ("freeze_mode.phases=3", "freeze_mode.phases=3: expected a list in brackets"),
+    ],
+)
+def test_value_in_place_of_keys_or_a_list_is_refused(override: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_one([override])
+    assert str(caught.value).startswith(line)

@@ -21,6 +21,10 @@ from frostline.core.open_options import OPTIONS
 
 _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
 """Mappings to which the user may add keys."""
+_THERE = re.compile(
+    r"An item is already at '([^']+)'|Multiple values for ([\w/]+)\. To override|^([\w/]+) appears more than once"
+)
+"""What Hydra says of a + before a key, or the name of a group, that the config has."""
 _WITHOUT_OPTIONS = ("digits", "folder")
 """Values of `data.source` with which `data.options` must be empty."""
 FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
@@ -96,6 +100,10 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
     if "hydra.searchpath must be a list" in text:
         given = _given("hydra.searchpath", arguments)
         return user_error("hydra.searchpath", given, "a list of folders in brackets, as [file:///home/me/conf]")
+    added = [_key(argument) for argument in arguments if argument.startswith("+")]
+    if (found := re.search(_THERE, text)) and (key := found[1] or found[2] or found[3]) in added:
+        value = _given(key, arguments)
+        return user_error(key, value, f"no + before it, as the config has this key: {shlex.quote(f'{key}={value}')}")
     if found := re.search(r"Could not override '([^']+)'", text):
         key, value = found[1], _given(found[1], arguments)
         data, known = _data_options(arguments)
@@ -125,7 +133,8 @@ def _of_value(text: str, arguments: Sequence[str]) -> UserError:
         return user_error(key, found[1], "true or false")
     if "is not a ListConfig, list or tuple" in text:
         return user_error(key, _given(key, arguments), "a list in brackets")
-    if re.search(r"Invalid type assigned|Cannot assign \w+ to Dict", text):
+    if re.search(r"Invalid type assigned|Cannot assign \w+ to Dict|incompatible with type hint 'typing.Dict", text):
+        key = next((one for one in map(_key, arguments) if one.endswith(f".{key}")), key)  # of `+data.splits.train=x`
         return user_error(key, _given(key, arguments), f"keys within it, as in {key}.<key>=<value>")
     if "Config group override must be a string" in text:
         group = next((a.partition("=")[0] for a in arguments if a.lower().endswith("=null")), "?")
@@ -206,4 +215,8 @@ def _shows_config(arguments: Sequence[str]) -> bool:
 
 def _given(key: str, arguments: Sequence[str]) -> str:
     """Return the value of `key` on the command line, `?` if it is not there."""
-    return next((a.partition("=")[2] for a in arguments if a.partition("=")[0].lstrip("+~") == key), "?")
+    return next((argument.partition("=")[2] for argument in arguments if _key(argument) == key), "?")
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")

@@ -33,9 +33,9 @@ from frostline.records import journal, trial_tags
 from frostline.records.recording import Paused
 from frostline.records.result import EPOCHS, PRUNED, SECONDS, TEST, VAL, Result, write_result
 from frostline.records.sweep_record import SweepFacts
-from frostline.records.trial_tags import Decision
+from frostline.records.trial_tags import Decision, Judge
 from frostline.runs import run
-from frostline.runs.run_context import Judge, RunContext
+from frostline.runs.run_context import RunContext
 from frostline.sweeps import job, study
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Further, Workers

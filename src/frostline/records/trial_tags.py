@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any
 
@@ -44,6 +44,10 @@ class Decision(Enum):
     """Finish the trial early, with its best epoch so far."""
     PAUSE = auto()
     """Pause the trial, which may resume later."""
+
+
+Judge = Callable[[int, float], Decision]
+"""Decides whether a trial continues, given a 1-based epoch and its value of the selection metric."""
 
 
 def damaged(choices: Mapping[str, Any]) -> str | None:

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.core.config import Config
-from frostline.records.trial_tags import Decision
+from frostline.records.trial_tags import Judge
 from frostline.report.terminal import Screen
 from frostline.runs.initial_weights import Fetch, no_runs
-
-Judge = Callable[[int, float], Decision]
-"""Decides whether a trial continues, given a 1-based epoch and its value of the selection metric."""
 
 
 @dataclass(frozen=True)

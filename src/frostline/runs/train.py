@@ -16,12 +16,12 @@ from frostline.core.metrics import METRICS
 from frostline.models.freeze_guard import Guard
 from frostline.records import journal, layout
 from frostline.records.recording import Paused, Record
-from frostline.records.trial_tags import Decision
+from frostline.records.trial_tags import Decision, Judge
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, selection
 from frostline.runs.compiling import compiled
 from frostline.runs.lockstep_runs import LockstepStepper
-from frostline.runs.run_context import Judge, RunContext
+from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training import checkpoint, loop, optim, state

@@ -25,7 +25,7 @@ from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
 from frostline.records.system_metrics import sampled
-from frostline.records.trial_tags import Decision
+from frostline.records.trial_tags import Judge
 from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, lockstep_groups
 from frostline.sweeps.job_config import JobConfig, config_of, config_text, recordable
@@ -178,7 +178,7 @@ def _tell_state(record: Record | None, result: Result) -> None:
         record.tag(layout.STATE_TAG, state)
 
 
-def _judge(config: Config, facts: RunFacts, sweep: Path) -> Callable[[int, float], Decision] | None:
+def _judge(config: Config, facts: RunFacts, sweep: Path) -> Judge | None:
     """Return the function that may stop a run early, if it is a trial of a search with pruning."""
     if config.search.prune == "none" or config.dry_run or trial_tags.TRIAL not in facts.choices:
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from frostline.records.trial_tags import Decision
+from frostline.records.trial_tags import Decision, Judge
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.study_sharing import Sharing
 from frostline.sweeps.study_storage import Storage
@@ -51,8 +51,8 @@ class Rungs:
         """Return the rung above the one at which a trial waits."""
         return next(height for height in self.heights if height > self.goal(trial))
 
-    def judge(self, trial: FrozenTrial) -> Callable[[int, float], Decision]:
-        """Return a function from an epoch and its value to the decision whether the trial continues."""
+    def judge(self, trial: FrozenTrial) -> Judge:
+        """Return the judge of a trial."""
         goal, ends = self.goal(trial), Decision.STOP if STOPPED in trial.user_attrs else Decision.PAUSE
         return lambda epoch, value: ends if epoch >= goal else Decision.CONTINUE
 
@@ -108,7 +108,7 @@ class StudyRungs:
         """
         self._trials, self._own, self._storage, self._sharing, self._rungs = trials, own, storage, sharing, rungs
 
-    def judge(self, trial: FrozenTrial) -> Callable[[int, float], Decision]:
+    def judge(self, trial: FrozenTrial) -> Judge:
         """Return the function of `Rungs.judge` for a trial."""
         return self._rungs.judge(trial)
 

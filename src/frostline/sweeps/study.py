@@ -5,7 +5,7 @@ Every trial has its own sampler, seeded by its number, so that a study suggests 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
-from frostline.records.trial_tags import Decision
+from frostline.records.trial_tags import Decision, Judge
 from frostline.sweeps import search_space
 from frostline.sweeps.rungs import Rungs, StudyRungs, as_over
 from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner
@@ -189,8 +189,8 @@ class Study:
         done = [trial for trial in self._own() if trial.state is TrialState.COMPLETE]
         return max(done, key=rank, default=None)
 
-    def judge(self, number: int) -> Callable[[int, float], Decision]:
-        """Return a function from an epoch and its value to the decision whether the trial continues."""
+    def judge(self, number: int) -> Judge:
+        """Return the judge of a trial."""
         frozen = self.trials()[number]
         if self._search.prune == "hyperband":
             return self.rungs.judge(frozen)
@@ -209,7 +209,7 @@ def objectives_of(config: Config) -> list[Objective]:
     return several(config.search.objective or [config.select])
 
 
-def judge_of(config: Config, sweep: Path, name: str, number: int) -> Callable[[int, float], Decision]:
+def judge_of(config: Config, sweep: Path, name: str, number: int) -> Judge:
     """Return the function that judges a trial after each epoch, given its number and the name of its study.
 
     The study stays open for the next trial in this process, since opening it takes longer the more trials it has.

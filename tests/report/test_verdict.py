@@ -634,6 +634,15 @@ def test_missing_rival_suggests_a_command():
     )
 
 
+def test_failed_fresh_seed_of_a_search_is_tried_again_by_the_same_command():
+    search = {"search": "tpe", "study": "head", "space": {}, "budget": "2 trials"}
+    runs = [result(n, "head", 0.9, 0.8, lr=0.1**n, trial=n, **search) for n in range(2)]
+    runs.append(result(2, "head", 0, 0, status="FAILED", seed=1, confirms=0, **search))
+    text = answer(runs)
+    assert " 1 run of 3 did not finish. The same command tries them again. The budget was 2 trials" in text
+    assert "`" not in text
+
+
 def test_small_sure_difference_over_seeds_is_a_tie():
     text = answer(
         [*seed_runs("a", [0.900, 0.902, 0.898, 0.901]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]

@@ -222,6 +222,8 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
         if lost and all(map(diverged, lost)):
             values = [*dict.fromkeys(run.choices.get(key) for run in lost)]
             return " ".join([f"No comparison: {score}.", *missing, *smaller(key, values, only, lost)])
+        if search_words.is_search(results):  # a grid of what it drew is another question
+            return " ".join([f"No comparison: {score}.", *missing, "The same command tries them again."])
         grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
         again = command(only.cell.finished[0], {key: [only.value], **grid})
         return " ".join([f"No comparison: {score}.", *missing, *([f"To try them again: `{again}`."] if again else [])])

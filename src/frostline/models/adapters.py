@@ -36,12 +36,12 @@ def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed:
     addresses = freezing.addresses(module, structure)
     stages: dict[str, str] = {}
     for path, layer in [*module.named_modules()]:
-        name = f"{path}.{_tensors(layer)[0]}"
+        name = f"{path}.{_tensors(type(layer))[0]}"
         if name not in addresses or not _fits(layer, how) or structure.stage_of(name) == structure.stages[-1]:
             continue
         if (adapter := _adapter_for(layer, path, addresses[name], how)) is None:
             continue
-        frozen = layer.get_parameter(_tensors(layer)[0])
+        frozen = layer.get_parameter(_tensors(type(layer))[0])
         if not frozen.is_meta:
             adapter.start(frozen.detach(), generator(seed, "init", "adapter", path))
         layer.add_module(freezing.ADAPTER, adapter)
@@ -68,7 +68,7 @@ def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module, Adapter]]:
 
 def merge_targets(module: nn.Module) -> frozenset[str]:
     """Return the names of the tensors that `merge` will change or remove."""
-    own = [layer._parameters[name] for _, layer, _ in adapted(module) for name in _tensors(layer)]
+    own = [layer._parameters[name] for _, layer, _ in adapted(module) for name in _tensors(type(layer))]
     return frozenset(_called(module, (*own, *_parameters(module))))
 
 
@@ -83,7 +83,7 @@ def merge(module: nn.Module) -> dict[str, Tensor]:
     """Merge every adapter into the tensors of its layer and remove it; return these tensors by name."""
     merged = []
     for _, layer, _ in adapted(module):
-        told = {name: getattr(layer, name) for name in _tensors(layer)}
+        told = {name: getattr(layer, name) for name in _tensors(type(layer))}
         layer.__class__ = type(layer).__bases__[0]
         del layer._modules[freezing.ADAPTER]
         merged += [layer.get_parameter(name).copy_(value) for name, value in told.items() if value is not None]
@@ -101,14 +101,14 @@ def _called(module: nn.Module, tensors: Collection[Tensor | None]) -> dict[str, 
     return {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if id(tensor) in ids}
 
 
-def _tensors(layer: nn.Module) -> tuple[str, str]:
-    """Return the names of a layer's weight and bias."""
-    return ("in_proj_weight", "in_proj_bias") if isinstance(layer, nn.MultiheadAttention) else ("weight", "bias")
+def _tensors(kind: type[nn.Module]) -> tuple[str, str]:
+    """Return the names of weight and bias in a kind of layer."""
+    return ("in_proj_weight", "in_proj_bias") if issubclass(kind, nn.MultiheadAttention) else ("weight", "bias")
 
 
 def _fits(layer: nn.Module, how: AdapterConfig) -> bool:
     """Return whether the kind of adapter applies to the layer: one with a matrix; for SSF, any with a bias."""
-    weight, bias = (layer._parameters.get(name) for name in _tensors(layer))
+    weight, bias = (layer._parameters.get(name) for name in _tensors(type(layer)))
     if how.kind == "ssf":
         return weight is not None and bias is not None
     if isinstance(layer, nn.Conv2d):  # the matrix of each group is too small for a low rank
@@ -117,7 +117,7 @@ def _fits(layer: nn.Module, how: AdapterConfig) -> bool:
 
 
 def _adapter_for(layer: nn.Module, path: str, addresses: Sequence[str], how: AdapterConfig) -> Adapter | None:
-    frozen, of_inputs = layer.get_parameter(_tensors(layer)[0]), freezing.is_named(addresses, how.where_inputs)
+    frozen, of_inputs = layer.get_parameter(_tensors(type(layer))[0]), freezing.is_named(addresses, how.where_inputs)
     if not of_inputs and not freezing.is_named(addresses, how.where):
         return None
     if how.kind == "ia3":
@@ -152,7 +152,7 @@ def _with_adapter(kind: type[nn.Module]) -> type[nn.Module]:
         assert weight is not None
         return F.linear(inputs, weight, bias) + adapter.output(inputs)
 
-    weight, bias = ("in_proj_weight", "in_proj_bias") if issubclass(kind, nn.MultiheadAttention) else ("weight", "bias")
+    weight, bias = _tensors(kind)
     more = {"forward": forward} if kind.forward is nn.Linear.forward else {}
     facts = {weight: tensor(weight, "weight"), bias: tensor(bias, "bias"), "__module__": kind.__module__, **more}
     return type(kind.__name__, (kind,), facts)

@@ -31,11 +31,12 @@ def architecture(name: str) -> Architecture:
         expected = "an architecture of timm; choose weights of the hub by its tags, or by model.weights=<folder>"
         raise user_error("model.name", name, expected, [name.rpartition("/")[2]])
     base, _, tag = name.partition(".")
-    if not timm.is_model(base) or (tag and tag not in tags(base)):
+    tags = names().get(base, ())
+    if not timm.is_model(base) or (tag and tag not in tags):
         known = [f"{one}.{tag}" for one, its in names().items() for tag in its]
         expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags after a dot"
         raise user_error("model.name", name, expected, [*names(), *known])
-    given = {one: pretrained(f"{base}.{one}") for one in ((tag,) if tag else ()) + tags(base)}
+    given = {one: pretrained(f"{base}.{one}") for one in ((tag,) if tag else ()) + tags}
     config = get_pretrained_cfg(name)
     return Architecture(
         network=partial(_network, name),
@@ -47,11 +48,6 @@ def architecture(name: str) -> Architecture:
         new_heads=_new_heads,
         adapt=partial(_adapt, base),
     )
-
-
-def tags(base: str) -> tuple[str, ...]:
-    """Return the tags of an architecture's weights, the default first."""
-    return names().get(base, ())
 
 
 @functools.cache

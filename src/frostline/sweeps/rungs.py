@@ -51,11 +51,6 @@ class Rungs:
         """Return the rung above the one at which a trial waits."""
         return next(height for height in self.heights if height > self.goal(trial))
 
-    def judge(self, trial: FrozenTrial) -> Judge:
-        """Return the judge of a trial."""
-        goal, ends = self.goal(trial), Decision.STOP if STOPPED in trial.user_attrs else Decision.PAUSE
-        return lambda epoch, value: ends if epoch >= goal else Decision.CONTINUE
-
     def next_up(self, trials: Sequence[FrozenTrial], reduction: int = REDUCTION) -> FrozenTrial | None:
         """Return the waiting trial to promote next: the best one on the highest rung; None if none is good enough.
 
@@ -109,8 +104,9 @@ class StudyRungs:
         self._trials, self._own, self._storage, self._sharing, self._rungs = trials, own, storage, sharing, rungs
 
     def judge(self, trial: FrozenTrial) -> Judge:
-        """Return the function of `Rungs.judge` for a trial."""
-        return self._rungs.judge(trial)
+        """Return the judge of a trial, which ends or waits at its goal."""
+        goal, ends = self._rungs.goal(trial), Decision.STOP if STOPPED in trial.user_attrs else Decision.PAUSE
+        return lambda epoch, value: ends if epoch >= goal else Decision.CONTINUE
 
     def promote(self, most: int) -> list[tuple[int, Path | None]]:
         """Promote up to `most` waiting trials; return their numbers, with the folder of their sweep if it is another.

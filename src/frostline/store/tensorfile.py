@@ -106,7 +106,6 @@ class Draft:
         self._begun: Future[None] | None = None
 
     def __enter__(self) -> Self:
-        """Return `self`."""
         return self
 
     def begin(self, still: Mapping[str, Tensor]) -> None:

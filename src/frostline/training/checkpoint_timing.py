@@ -33,7 +33,6 @@ class CheckpointWriter:
         self._writing: Future[Path] | None = None
 
     def __enter__(self) -> Self:
-        """Return this."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -643,6 +643,17 @@ def test_failed_fresh_seed_of_a_search_is_tried_again_by_the_same_command():
     assert "`" not in text
 
 
+def test_undecided_search_gets_more_fresh_seeds_by_the_same_command():
+    runs = []
+    for mode, lr, test in (("head", 0.1, 0.81), ("full", 0.01, 0.8)):
+        search = {"search": "tpe", "study": mode, "space": {}, "budget": "1 trials", "lr": lr}
+        runs += [result(len(runs), mode, 0.9, 0.8, trial=0, **search)]
+        runs += [result(len(runs), mode, 0.9, test, seed=1, confirms=0, **search)]
+    text = answer(runs)
+    assert "More seeds may decide it, or show that it takes more test images: the same command with " in text
+    assert "search.confirm=5. " in text and "`" not in text
+
+
 def test_small_sure_difference_over_seeds_is_a_tie():
     text = answer(
         [*seed_runs("a", [0.900, 0.902, 0.898, 0.901]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]

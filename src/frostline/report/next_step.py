@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from frostline.records import trial_tags
 from frostline.report.cell_intervals import validation_interval
 from frostline.report.command_line import command
 from frostline.report.contest import Contender, Contest, outcome_of
@@ -43,12 +44,14 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     seeds = _seeds_needed(difference)
     if seeds > _MANY_SEEDS:
         return [f"It would take about {seeds:,} seeds to tell them apart.", *cheaper(first, second)]
-    changes = {contest.key: [first.value, second.value]}
-    changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
-    again = command(first.cell.finished[0], {**changes, "seed": range(seeds)})
     what = (
         "More seeds may decide it, or show that it takes more test images" if difference.seeds == 1 else "To decide it"
     )
+    if all(trial_tags.STUDY in one.cell.choices for one in (first, second)):  # a grid would mix the values of the two
+        return [f"{what}: the same command with search.confirm={seeds}."]
+    changes = {contest.key: [first.value, second.value]}
+    changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
+    again = command(first.cell.finished[0], {**changes, "seed": range(seeds)})
     return [f"{what}: `{again}`."] if again else []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from small import SMALL, compose, execute_run
 
 
 @pytest.fixture(autouse=True)
-def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Return the configs of the networks that are built."""
     found: list[Config] = []
     real = setup.build_model
@@ -33,9 +32,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Config]]:
         return real(config, *rest, **options)
 
     monkeypatch.setattr(setup, "build_model", build_model)
-    network_cache.of_process.cache_clear()
-    yield found
-    network_cache.of_process.cache_clear()
+    monkeypatch.setattr(network_cache, "_kept", None)
+    return found
 
 
 def run(folder: Path, config: Config) -> tuple[bytes, dict[str, Any]]:
@@ -52,7 +50,7 @@ def test_head_runs_share_a_network_and_equal_runs_alone(tmp_path, built, options
     shared = [run(tmp_path / f"shared{number}", config) for number, config in enumerate(configs)]
     assert len(built) == 1
     for number, config in enumerate(configs):
-        network_cache.of_process.cache_clear()
+        network_cache._kept = None
         assert run(tmp_path / f"own{number}", config) == shared[number]
     assert len(built) == 3
 
@@ -95,5 +93,5 @@ def test_reused_network_gets_the_architectures_own_head_init(tmp_path, built, mo
     configs = [compose(*SMALL, f"seed={seed}") for seed in (0, 1)]
     _, shared = (run(tmp_path / f"shared{number}", config) for number, config in enumerate(configs))
     assert len(built) == 1
-    network_cache.of_process.cache_clear()
+    network_cache._kept = None
     assert run(tmp_path / "own", configs[1]) == shared

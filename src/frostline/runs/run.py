@@ -68,8 +68,7 @@ def _within_memory(config: Config, run: RunContext, record: Record | None) -> _O
 
 def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome:
     folder = run.folder
-    cached = network_cache.of_process().take
-    setup = assemble(config, folder, meta=record is None, screen=run.screen, fetch=run.fetch, cached=cached)
+    setup = assemble(config, folder, meta=record is None, screen=run.screen, fetch=run.fetch)
     plan = announce(setup, run)
     if record is None:
         return {result.PARAMETERS: float(plan.trainable_parameters)}, plan.images
@@ -102,7 +101,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
         provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     _register_artifacts(folder, record)
     if len(progress.epochs) == config.epochs:  # else a lockstep group may go on training this network's head
-        network_cache.of_process().keep(setup, learner)
+        network_cache.keep(setup, learner)
     return metrics, plan.images
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from frostline.models import build, freezing, lookup
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
+from frostline.runs import network_cache
 from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
 from frostline.runs.run_data import load_data, store_of
 from frostline.runs.split_views import SplitViews, views_of
@@ -33,9 +34,6 @@ from frostline.training.criterion import Criterion
 from frostline.training.ranks import Ranks
 from frostline.training.schedule import Rates, Span
 from frostline.training.steps import Recipe
-
-CachedNetwork = Callable[[Config, str | None, Sequence[str]], Model | None]
-"""Returns the network of a config, with weights from this source and a head for these classes, if it is cached."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,10 @@ def assemble(
     meta: bool,
     screen: Screen,
     fetch: Fetch = no_runs,
-    cached: CachedNetwork | None = None,
 ) -> Setup:
     """Assemble the setup of a run, with the model on the meta device if `meta`.
 
-    Sets torch's determinism and threads. A network that `cached` returns is used instead of building one.
+    Sets torch's determinism and threads.
     """
     device = machine.device(config.device, devices=config.devices)
     processes = config.devices if device.type == "cpu" else 1
@@ -110,9 +107,7 @@ def assemble(
     machine.require_kernels(device)
     store = store_of(config, screen.say)
     source = weights_of(config, folder, fetch)
-    data, model, phases, batches = parts(
-        config, source, store, meta=meta, screen=screen, cached=None if meta else cached
-    )
+    data, model, phases, batches = parts(config, source, store, meta=meta, screen=screen)
     if not meta:
         model.module.to(device)
     steps = len(batches)
@@ -147,14 +142,13 @@ def parts(
     *,
     meta: bool,
     screen: Screen,
-    cached: CachedNetwork | None = None,
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
     """Return the parts of a run: data, the model with the weights `source`, its phases and the batches of an epoch.
 
     With `meta`, weights that would have to be downloaded are not read.
     """
     data = load_data(config, input_of(config, source), store, screen)
-    model = cached(config, source, data.classes) if cached else None
+    model = None if meta else network_cache.take(config, source, data.classes)
     if model is None:
         model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":

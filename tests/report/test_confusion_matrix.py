@@ -23,8 +23,7 @@ def matrix_of(seed: int) -> Confusions:
 
 
 def dense(matrix: Confusions) -> np.ndarray:
-    every = np.zeros((7, 7), int)
-    every[matrix.rows, matrix.columns] = matrix.counts
+    every: np.ndarray = matrix.counts.toarray()
     return every
 
 

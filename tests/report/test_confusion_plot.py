@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from frostline.report import confusion_plot
 from frostline.report.confusion_matrix import Confusions
@@ -20,7 +21,7 @@ def names(count: int) -> list[str]:
 
 
 def draw(matrix: np.ndarray, classes: list[str], path: Path) -> ElementTree.Element:
-    confusion_plot.draw(Confusions(tuple(classes), *matrix.nonzero(), matrix[matrix.nonzero()]), path)
+    confusion_plot.draw(Confusions(tuple(classes), csr_array(matrix)), path)
     return ElementTree.parse(path).getroot()
 
 

@@ -107,13 +107,14 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
     per_class = files.json_or_none(folder / PER_CLASS)
     if not isinstance(per_class, list):
         return {}
-    found = label_scores.of(*_all_said(said))
-    shares = {name: [value and shortened(value) for value in values] for name, values in found.shares.items()}
+    labels, told = _all_said(said)
+    shares = {name: [*map(shortened, values)] for name, values in label_scores.shares(labels, told).items()}
+    images = labels.sum(0)
     return {
         "classes": [str(row["class"]) for row in per_class],
         "accuracy": shares["recall"],
-        "within": _all_within(found.right, found.images, said, repeats),
-        "images": found.images.tolist(),
+        "within": _all_within((labels & told).sum(0), images, said, repeats),
+        "images": images.tolist(),
         "precision": shares["precision"],
         "f1": shares["f1"],
         "pairs": [],

@@ -60,10 +60,8 @@ RunAlone = Callable[[Sequence[Config]], list[RunOutcome]]
 
 
 @pytest.fixture(autouse=True)
-def _without_cached_groups() -> Iterator[None]:
-    lockstep_runs.of_process.cache_clear()
-    yield
-    lockstep_runs.of_process.cache_clear()
+def _without_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lockstep_runs, "_group", None)
 
 
 def run(folder: Path, config: Config, siblings: Sequence[Config] = ()) -> RunOutcome:
@@ -248,7 +246,7 @@ def test_interrupted_run_resumes_alone(
         patch.setattr(checkpoint, "save", killed)
         with pytest.raises(Terminated):
             run(tmp_path / "together 0", several[0], several[1:])
-    lockstep_runs.of_process.cache_clear()  # as in another process
+    lockstep_runs._group = None  # as in another process
     ran = run_in_lockstep(tmp_path, several)
     assert_same(ran, expected)
     assert any(line.startswith("  resumes after epoch 1") for line in ran[0].messages)

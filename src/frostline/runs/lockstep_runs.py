@@ -7,8 +7,9 @@ an interrupted run continues alone.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -30,42 +31,30 @@ from frostline.training.steps import Step, Stepper, TrainedPart
 _KEPT = 2**29  # bytes of epoch results that wait to be taken over
 
 
-class Lockstep:
-    """The heads that a process trains in lockstep, kept across its consecutive runs."""
+@dataclass(frozen=True)
+class Group:
+    """The heads that this process trains in lockstep, kept across its consecutive runs."""
 
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop all heads."""
-        self._stack: Stack | None = None
-        self._members: dict[str, Member] = {}
-        self._origin: Mapping[str, str] = {}
-
-    def lead(self, members: Mapping[str, Member], origin: Mapping[str, str], stack: Stack) -> None:
-        """Use `stack` for the steps of `members`, by digest, from now on; `origin` is their common starting point."""
-        self._stack, self._members, self._origin = stack, dict(members), origin
-
-    def member(self, key: str, origin: Mapping[str, str]) -> Member | None:
-        """Return the head of the run with the digest `key`, if its steps were executed from the same `origin`.
-
-        If not, all heads are dropped: runs of a stack are consecutive, so no further one comes.
-        """
-        if key not in self._members or origin != self._origin:
-            self.forget()
-        return self._members.get(key)
-
-    def others(self, keys: Sequence[str], epoch: int) -> list[tuple[str, Member]]:
-        """Return the heads of the runs with these digests that are at the beginning of `epoch`."""
-        if self._stack is None or self._stack.reached != epoch - 1:
-            return []
-        return [(key, self._members[key]) for key in keys if key in self._members]
+    stack: Stack
+    members: Mapping[str, Member]
+    """By the digest of their run."""
+    origin: Mapping[str, str]
+    """Their common starting point."""
 
 
-@functools.cache
-def of_process() -> Lockstep:
-    """Return the heads that this process trains in lockstep."""
-    return Lockstep()
+_group: Group | None = None
+
+
+def _member(key: str, origin: Mapping[str, str]) -> Member | None:
+    """Return the head of the run with the digest `key`, if its steps were executed from the same `origin`.
+
+    If not, all heads are dropped: runs of a group are consecutive, so no further one comes.
+    """
+    global _group
+    if _group is None or key not in _group.members or origin != _group.origin:
+        _group = None
+        return None
+    return _group.members[key]
 
 
 class LockstepStepper(Stepper):
@@ -85,8 +74,8 @@ class LockstepStepper(Stepper):
         """
         self._setup, self._learner, self._origin, self._say = setup, learner, origin, run.screen.say
         self._siblings = run.siblings
-        self._lockstep, self._key = of_process(), digest(setup.config)
-        self._member = self._lockstep.member(self._key, origin)
+        self._key = digest(setup.config)
+        self._member = _member(self._key, origin)
         self._alone = alone
         self._stack: Stack | None = None
         self._undecided = True
@@ -131,6 +120,7 @@ class LockstepStepper(Stepper):
 
         On a GPU a stack of a single head is faster, too, since its step is one launch.
         """
+        global _group
         head, config = gradient.head_of(part.network), self._setup.config
         if head is None or not part.train.cached or part.autocast is not None or not takes_plain_head_steps(config):
             return None
@@ -141,20 +131,20 @@ class LockstepStepper(Stepper):
         if not siblings and (on_cpu or self._setup.ranks is not None):
             return None
         me = self._member_of(config, head, self._learner.optimizer)
+        others: dict[str, Member] = {}
         if epoch == 1:
             room = _KEPT // bytes_kept(me, config.epochs)
-            chosen = list(siblings.items())[:room]
-            others = [(key, self._beginner(head, sibling)) for key, sibling in chosen]
-        else:
-            others = self._lockstep.others(list(siblings), epoch)
+            others = {key: self._beginner(head, one) for key, one in islice(siblings.items(), room)}
+        elif _group is not None and _group.stack.reached == epoch - 1:
+            others = {key: _group.members[key] for key in siblings if key in _group.members}
         if not others and on_cpu:
             return None
-        stack = self._agreeing([me, *(member for _, member in others)], part, indices, epoch, first)
+        stack = self._agreeing([me, *others.values()], part, indices, epoch, first)
         if stack is None and others and not on_cpu and self._setup.ranks is None:
-            others, stack = [], self._agreeing([me], part, indices, epoch, first)
+            others, stack = {}, self._agreeing([me], part, indices, epoch, first)
         if stack is None:
             return None
-        self._lockstep.lead({self._key: me, **dict(others)}, self._origin, stack)
+        _group = Group(stack, {self._key: me, **others}, self._origin)
         self.max_runs_per_step = len(stack.members)
         if others:
             self._say(f"  in lockstep with {_others(self.max_runs_per_step)} on the same features")

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from frostline.core.metrics import ACCURACY, LOSS, Metric
+from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import EFFECTIVE, GROUPS, VAL_EFFECTIVE, Result
 from frostline.report.cells import FOLD, Cell
 from frostline.report.paired_difference import Repeat, interval
-from frostline.report.statistics import Interval, added, clamped, step, t_interval, wilson
+from frostline.report.statistics import Interval
 
 
 def repeats(cell: Cell) -> list[Repeat]:
@@ -27,7 +27,7 @@ def repeats(cell: Cell) -> list[Repeat]:
             overlap=_overlap(runs[0]) if cell.folds else None,
             draws=cell.draws,
             groups=round(runs[0].metrics.get(GROUPS, 0)),
-            effective=runs[0].metrics.get(EFFECTIVE, 0.0),
+            effective=runs[0].metrics.get(EFFECTIVE),
         )
         for runs in cell.repeats(cell.by.test)
     ]
@@ -55,20 +55,13 @@ def validation_interval(cell: Cell) -> Interval | None:
     images; images in groups count as many as they are worth (`best/val_effective_images`).
     """
     values = cell.values(cell.by.val)
-    if not values or any(math.isnan(value) for value in values):
+    if not values or any(map(math.isnan, values)):
         return None
-    if not (cell.draws or cell.folds):  # all seeds give the same value
-        values = values[:1]
-    images = cell.finished[0].images.get("val", 0)
-    worth = cell.finished[0].metrics.get(VAL_EFFECTIVE, images)
-    over_images = wilson(fmean(values) * worth, worth) if cell.by == ACCURACY and worth else None
-    if len(values) == 1:
-        return over_images
-    overlap = _overlap(cell.finished[0]) if cell.folds else 0.0
-    found = t_interval(values, 0.0 if cell.by == LOSS else step(images), overlap)
-    if over_images and not cell.folds:
-        found = added(fmean(values), found, over_images)
-    return found if cell.by == LOSS else clamped(found)
+    run = cell.finished[0]
+    images, worth = run.images.get("val", 0), run.metrics.get(VAL_EFFECTIVE)
+    overlap = _overlap(run) if cell.folds else None
+    every = [Repeat(n, value, images, (), overlap, cell.draws, effective=worth) for n, value in enumerate(values)]
+    return interval(every, cell.by)
 
 
 def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:

@@ -17,29 +17,29 @@ from frostline.report.statistics import Interval, Ints
 
 @dataclass(frozen=True)
 class Repeat:
-    """The result of one seed on the test split, or of one fold of a cross-validation."""
+    """The result of one seed on the test or validation split, or of one fold of a cross-validation."""
 
     seed: object
     """The seed, or the number of the fold."""
     value: float
-    """The score on the test split, in the metric that selects cells."""
+    """The score, in the metric that selects cells."""
     images: int
-    """Number of test images; 0 where it is not known."""
+    """Number of images; 0 where it is not known."""
     folders: tuple[str, ...]
-    """The folder of the run; for a fold, those of all its seeds."""
+    """The folder of the run; for a fold, those of all its seeds. Empty on validation: its predictions are not kept."""
     overlap: float | None = None
     """For a fold, see `statistics.t_interval`; None for a seed."""
     draws: bool = True
     """Whether the seed affects the result."""
     groups: int = 0
     """Number of groups of the test images; 0 where each image is its own group."""
-    effective: float = 0.0
-    """Number of independent images that images in groups are worth; see `statistics.effective_images`."""
+    effective: float | None = None
+    """Number of independent images that images in groups are worth, see `statistics.effective_images`; else None."""
 
     @property
     def counts(self) -> tuple[float, float]:
-        """Number of right test images, and of all, for an interval; of images in groups, as many as they are worth."""
-        if self.groups:
+        """Number of right images, and of all, for an interval; of images in groups, as many as they are worth."""
+        if self.effective is not None:
             return self.value * self.effective, self.effective
         return round(self.value * self.images), self.images
 

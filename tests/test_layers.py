@@ -45,7 +45,10 @@ def test_packages_below_runs_do_not_import_config() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["frostline.core.config", "frostline.cli", "frostline.core.driver", "hydra_plugins.frostline_sweeper"],
+    [
+        *("frostline.core.config", "frostline.cli", "frostline.core.driver", "hydra_plugins.frostline_sweeper"),
+        ", ".join(f"frostline.commands.{file.stem}" for file in (SOURCE / "commands").glob("[a-z]*.py")),
+    ],
 )
 def test_entry_points_import_no_heavy_libraries(module: str) -> None:
     code = f"import sys, {module}; print(*{{'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas'}} & set(sys.modules))"

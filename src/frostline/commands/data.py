@@ -14,7 +14,6 @@ from frostline.core import files
 from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
 from frostline.report import command_line
-from frostline.runs import data_gallery
 from frostline.sweeps import find_weights, hydra_keys, unused_keys
 from frostline.sweeps.compose import compose_one
 
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> int:
     from frostline.data import loading, split_table
     from frostline.report import data_page, data_words
     from frostline.report.terminal import Screen
-    from frostline.runs import data_facts  # imports torch
+    from frostline.runs import data_facts, data_gallery  # imports torch
 
     beside = Screen.beside()
     for line in unread:

@@ -14,7 +14,6 @@ from frostline.core.files import readable
 from frostline.records import journal, run_folders
 from frostline.records.layout import BEST, CONFIG, METRICS, PACKAGES, PROVENANCE, RESULT, RESULTS, RUN_ID
 from frostline.records.result import TEST, VAL, Result
-from frostline.store import hashing
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import TypedName
 from frostline.sweeps.recorded_configs import in_place
@@ -139,6 +138,8 @@ def _seeds(own: Result, family: Iterable[Result]) -> dict[str, list[float]]:
 
 
 def _weights(folder: Path) -> str | None:
+    from frostline.store import hashing  # imports torch
+
     return hashing.of_file(folder / BEST) if (folder / BEST).is_file() else None
 
 

@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from frostline.core.metrics import Metric
 from frostline.records import trial_tags
@@ -94,8 +95,7 @@ def _maps(study: StudyResults, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     from scipy.spatial import QhullError
 
     values = np.array([trial.value for trial in known])
-    at = {key: _Axis(study.space[key]) for key in drawn}
-    places = {key: at[key].place(np.array([float(trial.at[key]) for trial in known])) for key in drawn}
+    places = {key: _places(study.space[key], [trial.at[key] for trial in known]) for key in drawn}
     side = np.linspace(0, 1, _SIDE)
     for across, up in combinations(drawn, 2):
         try:
@@ -106,30 +106,23 @@ def _maps(study: StudyResults, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield {
             "x": across,
             "y": up,
-            "xs": [shortened(value) for value in at[across].value(side)],
-            "ys": [shortened(value) for value in at[up].value(side)],
+            "xs": _side(study.space[across]),
+            "ys": _side(study.space[up]),
             "z": [[shortened(value, 4) for value in row] for row in field],
         }
 
 
-class _Axis:
-    """Positions between 0 and 1 of the values of a range, on the linear or logarithmic scale of its search."""
+def _side(distribution: Any) -> list[float | int | None]:
+    """Return the values along a side of a map, spaced evenly on the linear or logarithmic scale of their search."""
+    spaced = np.geomspace if distribution.log else np.linspace
+    return [*map(shortened, spaced(distribution.low, distribution.high, _SIDE))]
 
-    def __init__(self, distribution: Any) -> None:
-        self._log = distribution.log
-        self._low, self._high = (float(self._scaled(end)) for end in (distribution.low, distribution.high))
 
-    def place(self, values: Any) -> Any:
-        """Return the positions of `values`."""
-        return (self._scaled(values) - self._low) / (self._high - self._low)
-
-    def value(self, places: Any) -> Any:
-        """Return the values at the positions `places`."""
-        values = self._low + places * (self._high - self._low)
-        return 10**values if self._log else values
-
-    def _scaled(self, values: Any) -> Any:
-        return np.log10(values) if self._log else values
+def _places(distribution: Any, values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return the positions between 0 and 1 of `values` on that scale."""
+    ends_and_values = np.array([distribution.low, distribution.high, *values], np.float64)
+    low, high, *scaled = np.log(ends_and_values) if distribution.log else ends_and_values
+    return (np.array(scaled) - low) / (high - low)
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import Any
 
 import yaml
 
@@ -22,9 +23,6 @@ from frostline.records.result import Result, value_text
 from frostline.report.cell_intervals import standard_error, validation_interval
 from frostline.report.cells import Cell, cells, study_of
 from frostline.report.statistics import Interval
-
-if TYPE_CHECKING:
-    import optuna
 
 _LEAST = 3
 """Least number of trials for a statement about the shape of the optimum."""
@@ -138,20 +136,14 @@ class StudyResults:
         """
         if len(self.space) < 2 or len(self.complete) < _LEAST_IMPORTANT:
             return {}
-        from optuna.importance import get_param_importances
-
-        with quiet():
-            return get_param_importances(self._in_optuna())
-
-    def _in_optuna(self) -> optuna.Study:
         import optuna
 
-        study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")
         space = dict(self.space)
-        study.add_trials(
-            [optuna.create_trial(params=dict(one.at), distributions=space, value=one.value) for one in self.complete]
-        )
-        return study
+        with quiet():
+            study = optuna.create_study(direction="maximize" if self.by.sign > 0 else "minimize")
+            for one in self.complete:
+                study.add_trial(optuna.create_trial(params=dict(one.at), distributions=space, value=one.value))
+            return optuna.importance.get_param_importances(study)
 
 
 @contextmanager
@@ -248,12 +240,9 @@ def flat(scored: Iterable[tuple[float, float]], error: float) -> tuple[float, fl
     found = sorted(scored)
     best = max(range(len(found)), key=lambda at: found[at][1])
     least = found[best][1] - error
-    low = high = best
-    while low > 0 and found[low - 1][1] >= least:
-        low -= 1
-    while high + 1 < len(found) and found[high + 1][1] >= least:
-        high += 1
-    return found[low][0], found[high][0]
+    *_, (low, _) = takewhile(lambda one: one[1] >= least, found[best::-1])
+    *_, (high, _) = takewhile(lambda one: one[1] >= least, found[best:])
+    return low, high
 
 
 def short_text(value: object) -> str:

@@ -41,12 +41,14 @@ from frostline.records import provenance
 from frostline.records.layout import CHECKPOINT
 from frostline.records.recording import Record
 from frostline.report.terminal import Screen
+from frostline.runs import frost_line
 from frostline.runs.run import execute
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
 from frostline.runs.train import fit_phases, learner_of
 from frostline.store.store import Store
 from frostline.training import checkpoint, dataset, loop, optim, schedule
+from frostline.training.evaluation import Evaluation
 from frostline.training.loop import FIRST_STEP, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
@@ -170,6 +172,11 @@ def epochs_of(run: Setup, learner: Learner | None = None) -> Iterator[EpochResul
     options: dict[str, Any] = {"progress": Progress(), "pause": lambda: False}
     events = fit_phases(run, learner, Guard(run.model.module), cast(Screen, FakeScreen()), **options)
     yield from (event for event in events if isinstance(event, EpochResult))
+
+
+def score(run: Setup, phase: int) -> Evaluation:
+    """Evaluate the model in its current state on the test split, with the frost line of `phase`."""
+    return frost_line.score(run, frost_line.draw(run, phase), run.views.test)
 
 
 def data_config(**fields: Any) -> DataConfig:

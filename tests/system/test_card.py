@@ -18,10 +18,9 @@ from frostline.core import machine
 from frostline.data import resize
 from frostline.report.terminal import Screen
 from frostline.runs import robustness, setup
-from frostline.runs.final_weights import score
 from frostline.store.store import Store
 from frostline.training import features, gradient, schedule, steps
-from small import ADAPTED, KEPT_MODES, MODES, TINY, compose, epochs_of, load_data
+from small import ADAPTED, KEPT_MODES, MODES, TINY, compose, epochs_of, load_data, score
 
 QUICK = (
     *(*TINY, "batch_size=20", "epochs=1", "threads=1"),

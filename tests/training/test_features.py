@@ -19,7 +19,6 @@ from frostline.records.recording import Record
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness, setup, train
 from frostline.runs.announcement import announce, write_origin
-from frostline.runs.final_weights import score
 from frostline.runs.frost_line import Line
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
@@ -30,7 +29,7 @@ from frostline.store.store import Store
 from frostline.training import features
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult
-from small import TINY, compose, epochs_of
+from small import TINY, compose, epochs_of, score
 
 QUICK = (
     *("epochs=2", "batch_size=16", "threads=1"),

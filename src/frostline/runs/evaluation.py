@@ -94,10 +94,9 @@ def most_probable(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _of_labels(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the log-probabilities `(N,)` of the true classes."""
-    chances, rows = logits.new_empty(len(logits)), max(1, _AT_ONCE // logits.shape[1])
-    for part, those, chance in zip(*(every.split(rows) for every in (logits, labels, chances)), strict=True):
-        chance.copy_(part.log_softmax(1).gather(1, those[:, None])[:, 0])
-    return chances
+    rows = max(1, _AT_ONCE // logits.shape[1])
+    pairs = zip(logits.split(rows), labels.split(rows), strict=True)
+    return torch.cat([-cross_entropies(part, those) for part, those in pairs])
 
 
 def without_shared(test: Split, train: Split, logits: Tensor) -> tuple[int, float | None]:

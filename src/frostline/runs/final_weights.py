@@ -60,7 +60,7 @@ def conclude(
     saved = draft.finish(best) if voters is None else None
     if setup.ranks is not None and voters is None:
         setup.ranks.send_best(best, merges=bool(merged))
-    scored = score(setup, progress.best_phase, voters)
+    scored = frost_line.score(setup, frost_line.draw(setup, progress.best_phase), setup.views.test, voters)
     if not math.isfinite(scored.loss):  # argmax of nan would be right by chance
         raise Diverged(f"the test loss is {scored.loss}; try a smaller lr or train.clip_norm")
     evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.views.test.images)
@@ -107,8 +107,3 @@ def merge(setup: Setup) -> tuple[dict[str, Tensor], float]:
         kind = setup.config.freeze_mode.adapter.kind
         raise RuntimeError(f"merging the {kind} adapters changed the network's logits by {error:.1g} of the largest")
     return {name: tensor.cpu() for name, tensor in merged.items()}, error
-
-
-def score(setup: Setup, phase: int, instead: nn.Module | None = None) -> Evaluation:
-    """Evaluate the model in its current state on the test split, with the frost line of `phase`."""
-    return frost_line.score(setup, frost_line.draw(setup, phase), setup.views.test, instead)

@@ -169,7 +169,8 @@ def execute_run(
 def epochs_of(run: Setup, learner: Learner | None = None) -> Iterator[EpochResult]:
     """Train an assembled run without showing progress, and yield its epochs."""
     learner = learner or learner_of(run)
-    options: dict[str, Any] = {"progress": Progress(), "pause": lambda: False}
+    alone = PlainStepper(learner.optimizer, run.recipe)
+    options: dict[str, Any] = {"progress": Progress(), "pause": lambda: False, "stepper": alone}
     events = fit_phases(run, learner, Guard(run.model.module), cast(Screen, FakeScreen()), **options)
     yield from (event for event in events if isinstance(event, EpochResult))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -59,24 +59,10 @@ def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
     cached = cache and setup.config.features.enabled and (head_alone or _fits(setup, lower))
     backbone = functools.cache(functools.partial(for_inference, setup, lower))
     identity = _identity(setup, below, lower) if cached else {}
+    features = functools.cache(functools.partial(_features, setup, phase, backbone, identity))
 
     def above(network: nn.Module) -> nn.Module:
         return upper if network is module else cut.halves(network, structure, below)[1]
-
-    @functools.cache
-    def features(views: Views) -> Features:
-        about = f"{setup.config.data.name} {views.identity['split']} through {below[-1]} of {setup.model.name}"
-        every = {**identity, **views.identity}
-        by = None if setup.is_follower else setup.ranks.sharing(views, "compute", phase) if setup.ranks else outputs
-        return Features(
-            views,
-            backbone,
-            store=setup.store,
-            device_budget=setup.device_budget,
-            identity=every,
-            about=about,
-            outputs=by,
-        )
 
     def dataset(views: Views) -> Dataset:
         if not cached:
@@ -87,6 +73,23 @@ def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
 
     by = _in_this_process if cached and head_alone else _scoring(setup, phase, cache)
     return Line(above, dataset, None if head_alone else setup.autocast, cached, by, backbone)
+
+
+def _features(
+    setup: Setup, phase: int, backbone: Callable[[], Backbone], identity: Mapping[str, Any], views: Views
+) -> Features:
+    """Return the features of views, computed by all processes of the run together."""
+    by = None if setup.is_follower else setup.ranks.sharing(views, "compute", phase) if setup.ranks else outputs
+    about = f"{setup.config.data.name} {views.identity['split']} through {identity['below'][-1]} of {setup.model.name}"
+    return Features(
+        views,
+        backbone,
+        store=setup.store,
+        device_budget=setup.device_budget,
+        identity={**identity, **views.identity},
+        about=about,
+        outputs=by,
+    )
 
 
 def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = None) -> Evaluation:

@@ -96,10 +96,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
     record.tag(layout.FROZEN_TAG, guard.verdict())
     if plan.adapter:
         record.tag(layout.ADAPTER_TAG, plan.adapter)
-    if final is not None:
-        record.tag(layout.FINAL_TAG, final)
-        provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
-    _register_artifacts(folder, record)
+    _record_files(folder, final, record)
     if len(progress.epochs) == config.epochs:  # else a lockstep group may go on training this network's head
         network_cache.keep(setup, learner)
     return metrics, plan.images
@@ -141,8 +138,11 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -
     return metrics
 
 
-def _register_artifacts(folder: Path, record: Record) -> None:
-    """Register the files of the run's folder as artifacts of its record."""
+def _record_files(folder: Path, final: str | None, record: Record) -> None:
+    """Make the files of the run's folder artifacts of its record; `final` is the sha256 of the weights, if kept."""
+    if final is not None:
+        record.tag(layout.FINAL_TAG, final)
+        provenance.write(folder, {"weights": {**provenance.read(folder)["weights"], "final": final}})
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*layout.OF_RECORD, *layout.OF_OWNER):
             record.artifact(path)

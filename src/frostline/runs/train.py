@@ -61,8 +61,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
     whose = {"config": digest(setup.config), **origin}
     progress = resume(setup, learner, whose, guard, run)
     rewind_record(progress, run.folder, record)
-    alone = _alone(setup, learner)
-    stepper = LockstepStepper(setup, learner, origin, run, alone)
+    stepper = LockstepStepper(setup, learner, origin, run, _alone(setup, learner))
     place, every = run.folder / layout.CHECKPOINT, setup.config.checkpoint.every_seconds
     keeping = CheckpointWriter(place, size=learner.size, every=every, say=run.screen.say)
     with keeping as keeper, interrupts.deferred():
@@ -168,12 +167,9 @@ def fit_phases(
     *,
     progress: Progress,
     pause: Callable[[], bool],
-    stepper: Stepper | None = None,
+    stepper: Stepper,
 ) -> Iterator[EpochResult | TrainingPosition]:
-    """Yield the events of `loop.fit`, from the position of `progress` to the last epoch or the end of the patience.
-
-    Without a `stepper`, the run trains alone.
-    """
+    """Yield the events of `loop.fit`, from the position of `progress` to the last epoch or the end of the patience."""
     config = setup.config
 
     def before_step(step: int, span: Span) -> None:
@@ -182,7 +178,7 @@ def fit_phases(
 
     events = loop.fit(
         setup.data.train.labels,
-        stepper=stepper or PlainStepper(learner.optimizer, setup.recipe),
+        stepper=stepper,
         timeline=setup.timeline,
         enter=functools.partial(_entered, setup, learner, screen.say),
         before_step=before_step,

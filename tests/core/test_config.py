@@ -299,6 +299,10 @@ def test_lr_must_be_finite_and_positive(value: float) -> None:
         ("data.Limit", "data.limit"),
         ("search.trials", "trials"),
         ("train.lr", "lr"),
+        ("learning_rate", "lr"),
+        ("augmentation", "augment"),
+        ("data.path", "data.root"),
+        ("model.pretrained", "model.weights"),
     ],
 )
 def test_unknown_key_names_the_nearest_key(key: str, nearest: str) -> None:

@@ -362,6 +362,19 @@ def test_unusable_folders_are_refused(tmp_path: Path):
     image(tmp_path / "pets" / "train" / "cat" / "1.png", 0)
     with pytest.raises(UserError, match=r"two or more classes, found 1$"):
         load_data(**config)
+    (tmp_path / "zipped").mkdir()
+    archive = tmp_path / "zipped" / "pets.zip"
+    archive.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"expected a folder, not a file \(unpack it\), with one folder of images per "):
+        load_data(**request("image_folder", root=str(archive)))
+    with pytest.raises(UserError, match=r"found 0; 1 file is left out, .*: 1 \.zip \(unpack them\)$"):
+        load_data(**request("image_folder", root=str(archive.parent)))
+    for name in ("cat", "dog"):
+        image(tmp_path / "wrapped" / "pets" / name / "1.png", 0)
+    with pytest.raises(
+        UserError, match=r"found 1, with folders in it: are the classes in data\.root=.*/wrapped/pets\?$"
+    ):
+        load_data(**request("image_folder", root=str(tmp_path / "wrapped")))
     one_class = request("image_folder", root=str(tmp_path / "pets" / "train" / "cat"))
     with pytest.raises(UserError, match=r"found 0, but 1 image without one: name the folder above, or use data=table$"):
         load_data(**one_class)

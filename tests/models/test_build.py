@@ -155,6 +155,10 @@ def test_position_embedding_is_resized(tmp_path: Path) -> None:
     [
         ({"name": "resnet5"}, "model.name=resnet5: expected one of torchvision's 80 .*; did you mean resnet50"),
         ({"weights": "IMAGENET1K_V3"}, "model.weights=IMAGENET1K_V3: expected .*; did you mean imagenet1k_v"),
+        (
+            {"name": "resnet50", "weights": "glyphs"},
+            "^model.weights=glyphs: expected weights of resnet50 .*; model=resnet50 names the model and its own",
+        ),
         ({"weights": "gone.pth"}, "model.weights=gone.pth: expected a file, and there is none at /"),
         ({"name": "vgg16", "weights": "IMAGENET1K_FEATURES"}, "model.weights=IMAGENET1K_FEATURES: expected"),
         ({"name": "inception_v3", "image_size": 32}, "model.image_size=32: expected at least 75 pixels"),

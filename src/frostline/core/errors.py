@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -20,7 +20,26 @@ class UserError(ValueError):
 
 
 _GROUPS = ("freeze", "experiment")  # command-line options that are not keys of the schema
-_OTHERWISE = {"asha": "hyperband"}  # synonyms
+_SYNONYMS = {
+    "augment": "augmentation augmentations transform transforms",
+    "data.root": "data.path data.dir data_dir data_path",
+    "data.test_fraction": "test_size test_split",
+    "data.val_fraction": "val_size val_split",
+    "devices": "gpus num_gpus",
+    "device": "gpu",
+    "full": "none fine_tune finetune fine_tuning finetuning",
+    "head": "backbone feature_extraction linear",
+    "hyperband": "asha",
+    "lr": "learning_rate",
+    "model": "arch architecture backbone network",
+    "model.image_size": "input_size",
+    "model.weights": "pretrained checkpoint model.pretrained model.checkpoint",
+    "optimizer.weight_decay": "optimizer.wd wd",
+    "precision": "amp fp16 bf16",
+    "select": "metric monitor",
+    "train.patience": "early_stopping",
+}
+"""Names of keys and options that other programs have for ours; one name may mean a key, and another option."""
 NOTHING = "a value, and there is none: an empty shell variable?"
 """The expectation that an error names for a flag with an empty value."""
 _LONGEST = 300  # characters of a value that an error shows
@@ -36,7 +55,7 @@ def unknown_key(key: str, value: object, options: Iterable[str] = ()) -> UserErr
     """Return the error for a key that the schema lacks, with the nearest key of the schema or `options`."""
     known = [*keys(), *options]
     elsewhere = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as search.trials
-    near = _hint(key, elsewhere, cutoff=0.0) if elsewhere else _hint(key, known)
+    near = _hint(key, elsewhere, cutoff=0.0) if elsewhere and not _meant(key, known) else _hint(key, known)
     return UserError(f"{_shown(key)}={_shown(value)}: expected a key of the config, see --help{near}")
 
 
@@ -117,7 +136,12 @@ def _hint(typed: str, choices: Iterable[str], cutoff: float = 0.5) -> str:
 def _nearest(typed: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Return the one of `choices` most like `typed`, ignoring case; None if none is."""
     by_lower = {choice.lower(): choice for choice in choices}
-    typed = _OTHERWISE.get(typed.lower(), typed.lower())
+    typed = _meant(typed, by_lower) or typed.lower()
     longer = [choice for choice in by_lower if choice.startswith(typed)]
     near = difflib.get_close_matches(typed, longer or by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else None
+
+
+def _meant(typed: str, choices: Collection[str]) -> str | None:
+    """Return the one of `choices` that another program calls `typed`; None if it is no such name."""
+    return next((one for one, others in _SYNONYMS.items() if typed.lower() in others.split() and one in choices), None)

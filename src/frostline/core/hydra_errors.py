@@ -88,6 +88,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
+        expected += ", or any of timm as model=timm model.name=<name>" if found[1] == "model" else ""
         return user_error(found[1], found[2], expected, options)
     swept = r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'(?:$| requires)"
     if _shows_config(arguments) and (found := re.search(swept, text, re.MULTILINE)):
@@ -158,12 +159,15 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
     if equals and key != key.strip():
         return user_error(key, value, f"no blanks around the key: {shlex.quote(f'{key.strip()}={value}')}")
     if equals and key:
+        if value.endswith(","):
+            return user_error(key, value, "no comma at the end of a list, and no blank after a comma")
         quoted = shlex.quote(f'{key}="{value}"')
         expected = f"one value, or several with commas between; to use special characters, quote it: {quoted}"
         return user_error(key, value, expected)
     near = [] if override in commands else difflib.get_close_matches(override, commands, n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
-    return UserError(f"{override}: expected key=value{command}" + (f"; did you mean {near[0]}?" if near else ""))
+    hint = f"; did you mean {near[0]}?" if near else "; a value with a blank in it is quoted: 'key=\"a b\"'"
+    return UserError(f"{override}: expected key=value{command}{hint}")
 
 
 def _data_options(arguments: Sequence[str]) -> tuple[str, list[str] | None]:

@@ -84,10 +84,10 @@ def merged(root: Path, found: Iterable[tuple[Path, Iterable[Path]]]) -> list[Fin
             count += sum(below.values())
     if not inner:
         return []
-    one = "image is in a subfolder of a class folder, and belongs to that class"
-    many = "images are in subfolders of class folders, and belong to these classes"
-    told = counted(count, one, many)
-    return [Finding(f"{told}: {first_few(inner)}", True, tuple(inner))]
+    where = first_few(inner)
+    one = f"image is in a subfolder of a class folder ({where}), and belongs to the class above it"
+    many = f"images are in subfolders of class folders ({where}), and belong to the classes above them"
+    return [Finding(counted(count, one, many), True, tuple(inner))]
 
 
 def _read(root: Path, layout: str) -> Layout:

@@ -28,6 +28,7 @@ from frostline.data import (
     duplicates,
     hub,
     hub_images,
+    leftovers,
     numbered_classes,
     plugin_source,
     shards,
@@ -39,9 +40,9 @@ from frostline.data.broken_images import blamed
 from frostline.data.decode_all import Progress
 from frostline.data.findings import Finding
 from frostline.data.label_columns import DataSet
-from frostline.data.layouts import lay_out, merged
+from frostline.data.layouts import lay_out, merged, subfolders
 from frostline.data.listing import Listing, survey
-from frostline.data.names import counted, some
+from frostline.data.names import counted, printable, some
 from frostline.data.numbered_classes import check_classes, check_names
 from frostline.data.source import Source, of_files
 from frostline.store import hashing
@@ -136,7 +137,8 @@ def _glyphs(options: Mapping[str, Any]) -> Source:
 def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
     """Return the splits of a folder, or `train` alone; val and test may lack classes if `missing` is `ok`."""
     if not os.path.isdir(root):
-        raise user_error("data.root", root, "a folder that exists, with one folder of images per class")
+        expected = "a folder, not a file (unpack it)," if os.path.isfile(root) else "a folder that exists,"
+        raise user_error("data.root", root, f"{expected} with one folder of images per class")
     found = lay_out(root, layout)
     listed: dict[str, dict[str, Listing]] = {}
     for split, folders in found.classes.items():
@@ -147,11 +149,8 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
             raise user_error("data.root", root, f"images in every class folder, but none in {some(empty)} of {split}")
     classes = tuple(listed["train"])
     if len(classes) < 2:
-        expected = f"a folder of images for each of two or more classes, found {len(classes)}"
-        if not classes and (loose := len(survey(root).files)):
-            images = counted(loose, "image", "images")
-            expected += f", but {images} without one: name the folder above, or use data=table"
-        raise user_error("data.root", root, expected)
+        expected = "a folder of images for each of two or more classes"
+        raise user_error("data.root", root, f"{expected}, found {_instead(root, classes)}")
     sources = {}
     for split, listings in listed.items():
         full = [name for name, listing in listings.items() if listing.files]
@@ -159,6 +158,19 @@ def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
         sources[split] = _labelled(listings, classes, root)
     own = ((found.classes[split][name], one.files) for split, named in listed.items() for name, one in named.items())
     return _telling(sources, found.findings, merged(root, own))
+
+
+def _instead(root: Path, classes: Sequence[str]) -> str:
+    """Return what a folder has in place of two or more classes, and what to do about it."""
+    if classes:
+        only = root / classes[0]
+        deeper = only.is_dir() and len(subfolders(only)) > 1
+        return "1" + (f", with folders in it: are the classes in data.root={printable(str(only))}?" if deeper else "")
+    there = survey(root)
+    if there.files:
+        images = counted(len(there.files), "image", "images")
+        return f"0, but {images} without one: name the folder above, or use data=table"
+    return "; ".join(filter(None, ["0", leftovers.describe(there.other)]))
 
 
 def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, Source]:

@@ -68,7 +68,11 @@ def input_spec(
     saved = metadata_of(source) if isinstance(source, Path) else {}
     if saved and (saved["model"], saved.get("library", "torchvision")) != (name, library):
         theirs = f"{saved['model']} of {saved.get('library', 'torchvision')}"
-        raise user_error("model.weights", source, f"weights of {name} of {library}, not of {theirs}")
+        expected = f"weights of {name} of {library}, not of {theirs}"
+        if source == GLYPHS and name in torchvision_models.NAMES:  # the option of `model` stayed the default
+            expected += f"; model={name} names the model and its own weights"
+        given = "glyphs" if source == GLYPHS else source
+        raise user_error("model.weights", given, expected)
     said = source.input if isinstance(source, Pretrained) else found.input
     spec = InputSpec.of(saved) if saved else said
     if image_size is None:

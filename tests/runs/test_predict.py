@@ -264,7 +264,7 @@ def test_incomplete_weights_are_refused(trained, tmp_path):
             ("nowhere", ".", "--output", "o.csv", "--format", "csv"),
             "--format=csv: expected to be given without --output",
         ),
-        (("nowhere", ".", "--output", "no/o.csv"), "--output=no/o.csv: expected a file in an existing folder"),
+        (("nowhere", ".", "--output", "no/o.csv"), "--output=no/o.csv: expected a file in a folder that exists"),
     ],
 )
 def test_user_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):

@@ -318,7 +318,7 @@ def test_user_mistake_is_one_line_and_leaves_no_file(network, images, tmp_path):
     assert f"images={table}: expected a table with rows" in refused("o.csv", table)
     for nothing in ("", "a" * 300):
         assert f"images={nothing}: expected a file or folder, and there is none" in refused("o.csv", nothing)
-    assert "expected a file in an existing folder" in refused(f"{'a' * 300}/o.csv", images)
+    assert "expected a file in a folder that exists" in refused(f"{'a' * 300}/o.csv", images)
     assert "expected a file that can be written (File name too long)" in refused(f"{'a' * 300}.csv", images)
     table.write_text("file,n\nx.png,1\n ,2\n")
     assert "expected a path in every row, but there is none in row 2" in refused("o.csv", table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +30,12 @@ def main(arguments: list[str]) -> int:
     asked = with_overrides(parser, arguments, "a run")
     config = compose_one(asked.overrides)
     unread = unused_keys.check(hydra_keys.typed_values(asked.overrides), [config])
-    if (table := asked.write_splits) is not None and (
-        table.suffix != ".csv" or not os.path.isdir(table.absolute().parent)
-    ):
-        raise user_error("--write-splits", table, "a .csv file in a folder that exists")
-    if not asked.json and (os.path.isdir(asked.page) or not os.path.isdir(asked.page.absolute().parent)):
-        raise user_error("--page", asked.page, "a file in a folder that exists")
+    if (table := asked.write_splits) is not None:
+        if table.suffix != ".csv":
+            raise user_error("--write-splits", table, "a .csv file")
+        files.require_place("--write-splits", table)
+    if not asked.json:
+        files.require_place("--page", asked.page)
     from frostline.data import loading, split_table
     from frostline.report import data_page, data_words
     from frostline.report.terminal import Screen

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from frostline import api
 from frostline.commands import CALLED, Parser, tell
+from frostline.core import files
 from frostline.core.errors import named, user_error
 
 
@@ -22,8 +23,7 @@ def main(arguments: list[str]) -> int:
             raise user_error("--output", output, "a new file; this one exists: name it to overwrite it, or another one")
     elif options.output.endswith("/"):
         raise user_error("--output", options.output, "a folder that exists")
-    if not os.path.isdir(output.parent):
-        raise user_error("--output", output, f"a file in a folder that exists, and {output.parent} does not")
+    files.require_place("--output", output)
     with named(path="--output", kind="--format"):
         found = api.load(options.run, device="cpu")
         if found.note:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from frostline.core.errors import user_error
+
 _alike: dict[str, tuple[str, Path, tuple[int, ...]]] = {}
 """Per file name of `write_alike`: the last text, the path it was written to, and the file's size and time then."""
 
@@ -72,6 +74,12 @@ def absolute(path: str) -> Path:
         here = here.parent
         del parts[0]
     return here.joinpath(*parts)
+
+
+def require_place(key: str, path: Path) -> None:
+    """Raise `UserError` for `key` unless `path` can be a file: it is no folder, and the folder that it is in exists."""
+    if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
+        raise user_error(key, path, "a file in a folder that exists")
 
 
 def readable(path: Path) -> bool:

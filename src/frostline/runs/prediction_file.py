@@ -117,8 +117,7 @@ def check(output: Path, features: str | None) -> None:
     """Raise `UserError` for an output that cannot be written, is not ours to overwrite, or cannot hold features."""
     if output.suffix.lower() not in SUFFIXES:
         raise user_error("output", output, f"a file whose name ends in {', '.join(SUFFIXES)}", SUFFIXES)
-    if os.path.isdir(output) or not os.path.isdir(output.absolute().parent):
-        raise user_error("output", output, "a file in an existing folder")
+    files.require_place("output", output)
     ours = os.path.exists(_parts_of(output) / _JOB) or _told(output).get("output") == [*facts(str(output))]
     if os.path.exists(output) and not ours:
         whose = "this one was written or changed by another program: remove it to write it anew"

@@ -90,8 +90,9 @@ def test_exported_safetensors_load_as_initial_weights(trained, tmp_path, capsys)
 
 
 def test_disagreeing_export_is_not_kept(trained, tmp_path, monkeypatch, capsys):
-    wrong = {**export._READ, "safetensors": lambda file: lambda images: torch.full((len(images), 10), 0.1)}
-    monkeypatch.setattr(export, "_READ", wrong)
+    write, _ = export._FORMATS["safetensors"]
+    wrong = (write, lambda file: lambda images: torch.full((len(images), 10), 0.1))
+    monkeypatch.setitem(export._FORMATS, "safetensors", wrong)
     status = commands.run(
         "export", [str(trained.folder / "1"), "--format", "safetensors", "--output", str(tmp_path / "x.safetensors")]
     )

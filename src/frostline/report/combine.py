@@ -39,8 +39,7 @@ def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
     known = {name for result in results for name in result.choices}
     keys = list(dict.fromkeys([*keys, *sorted(known - {"seed"})]))
     full = [
-        replace(result, choices={**_choices(config, keys), **result.choices, **_choices(config, keys, lists=True)})
-        for result, config in zip(results, configs, strict=True)
+        replace(result, choices=_choices(result, config, keys)) for result, config in zip(results, configs, strict=True)
     ]
     origins = [number for number, sweep in enumerate(sweeps) for _ in sweep.results]
     last: dict[str, Result] = {}
@@ -52,17 +51,15 @@ def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
     ]
 
 
-def _choices(config: Mapping[str, Any], keys: Iterable[str], *, lists: bool = False) -> dict[str, Any]:
-    """Return the choices of a run for those keys that its config has; with `lists`, only keys whose value is a list.
+def _choices(result: Result, config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return the choices of a run, completed by those of `keys` that its config has.
 
     Lists are given as they are typed on the command line. A run without folds has no fold.
     """
-    there = {key: config[key] for key in keys if key in config and (isinstance(config[key], list) or not lists)}
+    there = {key: config[key] for key in keys if key in config and (key != FOLD or config.get(FOLDS) is not None)}
     found = {key: "null" if value is None else value for key, value in there.items()}
-    found |= {key: command_line.for_hydra(value) for key, value in found.items() if isinstance(value, list)}
-    if config.get(FOLDS) is None:
-        found.pop(FOLD, None)
-    return found
+    lists = {key: command_line.for_hydra(value) for key, value in found.items() if isinstance(value, list)}
+    return {**found, **result.choices, **lists}
 
 
 def _with_options(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

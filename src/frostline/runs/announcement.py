@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,26 +25,29 @@ _MOST = 0.8
 
 def announce(setup: Setup, run: RunContext) -> Plan:
     """Return the plan of the run; show it on the screen, with notes, and write it to `plan.json`."""
-    plan, screen = describe(setup, run.name), run.screen
-    screen.plan(plan, whole=setup.config.dry_run)
-    if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
-        screen.say("  note: frozen layers have random weights, since model.weights=null", "yellow")
+    plan = describe(setup, run.name)
+    run.screen.plan(plan, whole=setup.config.dry_run)
     if plan.uncut:
         why = "more than one tensor crosses the border above them, or the forward pass cannot be traced"
-        screen.say(f"  note: frozen, but computed in every epoch: {plan.uncut} ({why})")
-    reached = {span.phase for span in setup.timeline}
-    if left := [str(number + 1) for number in range(len(setup.phases)) if number not in reached]:
-        told = f"{len(setup.phases)} phases are more than there are steps: left out {', '.join(left)}"
-        screen.say(f"  note: {told}", "yellow")
-    if hidden := _hidden_classes(setup):
-        screen.say(f"  note: {hidden}", "yellow")
-    for approximated in approximations(setup):
-        screen.say(f"  note: an approximation, {approximated}", "yellow")
-    if skipped := setup.data.counts.get("skipped"):
-        told = counted(skipped, "broken image is", "broken images are")
-        screen.say(f"  note: {told} left out, since data.skip_bad=true", "yellow")
+        run.screen.say(f"  note: frozen, but computed in every epoch: {plan.uncut} ({why})")
+    for warning in _warnings(setup, plan):
+        run.screen.say(f"  note: {warning}", "yellow")
     files.write_json(run.folder / layout.PLAN, asdict(plan))
     return plan
+
+
+def _warnings(setup: Setup, plan: Plan) -> Iterator[str]:
+    """Yield warnings about the choices of a run."""
+    if setup.config.model.weights is None and plan.trainable_parameters < plan.parameters:
+        yield "frozen layers have random weights, since model.weights=null"
+    reached = {span.phase for span in setup.timeline}
+    if left := [str(number + 1) for number in range(len(setup.phases)) if number not in reached]:
+        yield f"{len(setup.phases)} phases are more than there are steps: left out {', '.join(left)}"
+    if hidden := _hidden_classes(setup):
+        yield hidden
+    yield from (f"an approximation, {approximated}" for approximated in approximations(setup))
+    if skipped := setup.data.counts.get("skipped"):
+        yield f"{counted(skipped, 'broken image is', 'broken images are')} left out, since data.skip_bad=true"
 
 
 def _hidden_classes(setup: Setup) -> str | None:

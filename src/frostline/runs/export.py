@@ -56,8 +56,9 @@ def export(network: Predictor, kind: str, output: Path) -> float:
         file = Path(folder) / output.name
         with warnings.catch_warnings(action="ignore"):  # every call of TorchScript warns of its deprecation
             try:
-                _WRITE[kind](network, portable, file)
-                run = _READ[kind](file)
+                write, read = _FORMATS[kind]
+                write(network, portable, file)
+                run = read(file)
             except ImportError as error:
                 raise user_error("kind", kind, f"the packages onnx, onnxscript and onnxruntime ({error})") from None
             except (RuntimeError, ValueError, TypeError) as error:
@@ -112,7 +113,8 @@ def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update({key: _text(value) for key, value in facts(network).items()})
+    for key, value in facts(network).items():
+        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     size = sum(tensor.numel() * tensor.element_size() for tensor in portable.state_dict().values())
     program.save(str(file), external_data=size > _LARGE)
 
@@ -149,17 +151,8 @@ def _read_safetensors(file: Path) -> _Run:
     return Portable(module, InputSpec.of(said), several=said.get("multi_label") is True).eval()
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-_WRITE: dict[str, Callable[[Predictor, nn.Module, Path], None]] = {
-    "onnx": _write_onnx,
-    "torchscript": _write_torchscript,
-    "safetensors": _write_safetensors,
-}
-_READ: dict[str, Callable[[Path], _Run]] = {
-    "onnx": _read_onnx,
-    "torchscript": _read_torchscript,
-    "safetensors": _read_safetensors,
+_FORMATS: dict[str, tuple[Callable[[Predictor, nn.Module, Path], None], Callable[[Path], _Run]]] = {
+    "onnx": (_write_onnx, _read_onnx),
+    "torchscript": (_write_torchscript, _read_torchscript),
+    "safetensors": (_write_safetensors, _read_safetensors),
 }

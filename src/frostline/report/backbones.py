@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from frostline.core.metrics import Metric
-from frostline.report.cell_intervals import repeats
+from frostline.report.cell_intervals import compare_cells, repeats
 from frostline.report.cells import Cell, cells, finalists
 from frostline.report.contest import Contest
-from frostline.report.paired_difference import Difference, compare
+from frostline.report.paired_difference import Difference
 
 _NAMES = 3  # of backbones or freeze modes in a sentence
 
@@ -34,10 +34,8 @@ class Grid:
         return self._difference((self.models[0], mode), (self.models[1], mode))
 
     def _difference(self, first: tuple[str, str], second: tuple[str, str]) -> Difference | None:
-        if first not in self.cells or second not in self.cells:
-            return None
-        one, two = self.cells[first], self.cells[second]
-        return compare(repeats(one), repeats(two), one.by)
+        there = first in self.cells and second in self.cells
+        return compare_cells(self.cells[first], self.cells[second]) if there else None
 
 
 def grid(contest: Contest) -> Grid | None:

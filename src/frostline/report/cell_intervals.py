@@ -9,7 +9,7 @@ from statistics import fmean
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import EFFECTIVE, GROUPS, VAL_EFFECTIVE, Result
 from frostline.report.cells import FOLD, Cell
-from frostline.report.paired_difference import Repeat, interval
+from frostline.report.paired_difference import Difference, Repeat, compare, interval
 from frostline.report.statistics import Interval
 
 
@@ -41,6 +41,11 @@ def _overlap(run: Result) -> float:
     to 99.1 of 100 cases, and none needed more; counting training images alone makes them up to 1.3 times as wide.
     """
     return run.images.get("test", 0) / max(1, run.images.get("train", 0) + run.images.get("val", 0))
+
+
+def compare_cells(first: Cell, second: Cell) -> Difference:
+    """Return the difference of two cells on the test split, as `paired_difference.compare` does."""
+    return compare(repeats(first), repeats(second), first.by)
 
 
 def test_interval(cell: Cell) -> Interval | None:

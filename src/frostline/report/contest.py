@@ -12,9 +12,9 @@ from frostline.records import trial_tags
 from frostline.records.result import Result, choices_text, value_text
 from frostline.report import baseline
 from frostline.report.baseline import Baseline
-from frostline.report.cell_intervals import repeats, test_interval
+from frostline.report.cell_intervals import compare_cells, repeats, test_interval
 from frostline.report.cells import FOLD, Cell, cells, finalists, varying
-from frostline.report.paired_difference import Difference, compare
+from frostline.report.paired_difference import Difference
 from frostline.report.statistics import Interval
 
 PLAIN = {"head": "feature extraction", "full": "fine-tuning"}
@@ -108,7 +108,7 @@ def _contest(where: str, results: Sequence[Result]) -> Contest:
     lead = _no_lead(found, largest) if largest and by == ACCURACY else None
     if len(found) < 2:
         return Contest(where, by, key, tuple(results), found, "alone", None, (), largest, lead)
-    difference = compare(repeats(found[0].cell), repeats(found[1].cell), by)
+    difference = compare_cells(found[0].cell, found[1].cell)
     outcome = "majority" if lead else outcome_of(difference, found[0].cell)
     unbeaten = _unbeaten(found) if outcome == "win" else ()
     outcome = "ahead" if unbeaten else outcome
@@ -123,7 +123,7 @@ def _unbeaten(found: Sequence[Contender]) -> tuple[tuple[Contender, Difference],
     all takes no correction for their number (an intersection-union test, R. Berger 1982).
     """
     first = found[0].cell
-    others = [(one, compare(repeats(first), repeats(one.cell), first.by)) for one in found[2:]]
+    others = [(one, compare_cells(first, one.cell)) for one in found[2:]]
     return tuple((one, gap) for one, gap in others if outcome_of(gap, first) != "win")
 
 

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from frostline.records import journal, trial_tags
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
 from frostline.report import adapter_words, backbones, image_details, search_page, style
-from frostline.report.cell_intervals import repeats, test_interval, validation_interval
+from frostline.report.cell_intervals import compare_cells, test_interval, validation_interval
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key, contests
 from frostline.report.page_assets import ends, shortened
-from frostline.report.paired_difference import Difference, compare
+from frostline.report.paired_difference import Difference
 from frostline.report.pareto import front
 from frostline.report.studies import studies
 from frostline.report.verdict import verdict
@@ -122,7 +122,7 @@ def _gap(difference: Difference | None) -> list[Any] | None:
 def _contender(
     one: Contender, winner: Contender, key: str, swept: Sequence[str], numbers: Mapping[int, int]
 ) -> dict[str, Any]:
-    against = compare(repeats(winner.cell), repeats(one.cell), one.cell.by) if one is not winner else None
+    against = compare_cells(winner.cell, one.cell) if one is not winner else None
     return {
         "name": one.name,
         "run": numbers[id(one.cell.finished[0])],

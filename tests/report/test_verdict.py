@@ -800,6 +800,8 @@ def test_times_with_stored_features_are_marked():
     assert ", for 8.0 times the training time." in answer([full, computed])
     better = replace(stored, metrics={**stored.metrics, VAL: 0.95, TEST: 0.95})
     assert ", and trains 8.0 times as fast (head found its features in the store)." in answer([full, better])
+    first = cost(result(2, "head", 0.7, 0.7, seconds=1, lr=0.1), 1000)  # of the same lockstep
+    assert ", for 8.0 times the training time." in answer([full, stored, first])
 
 
 def test_installed_package_suggests_the_module_command(tmp_path, monkeypatch):

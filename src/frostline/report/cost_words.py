@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from frostline.records.result import IMAGES, SECONDS, value_text
+from collections.abc import Sequence
+
+from frostline.records.result import IMAGES, SECONDS, Result, value_text
 from frostline.report.contest import Contender, capital
 
 _ALIKE, _INSTANT = 1.1, 0.25  # times within this factor, or this many seconds, differ by load of the machine alone
 
 
-def cost_clause(first: Contender, second: Contender, slower: str, faster: str) -> str:
+def cost_clause(first: Contender, second: Contender, slower: str, faster: str, results: Sequence[Result]) -> str:
     """Return the clause on the training time of the first against the second; empty where a time was not measured.
 
-    The clause begins with `slower` if the first takes longer, and with `faster` if the second does.
+    The clause begins with `slower` if the first takes longer, and with `faster` if the second does. `results` are all
+    runs of the comparison.
     """
     mine, yours = first.cell.mean(SECONDS), second.cell.mean(SECONDS)
     if not (mine > 0 and yours > 0):
         return ""
     if _takes_longer(mine, yours):
-        return f"{slower} {_times(mine / yours)} times the training time{_stored(second)}"
+        return f"{slower} {_times(mine / yours)} times the training time{_stored(second, results)}"
     if _takes_longer(yours, mine):
-        return f"{faster} {_times(yours / mine)} times as fast{_stored(first)}"
+        return f"{faster} {_times(yours / mine)} times as fast{_stored(first, results)}"
     return ", for about the same training time"
 
 
-def _stored(faster: Contender) -> str:
-    """Return the remark that a time is short because another run had already computed the features."""
-    if faster.cell.mean(IMAGES) != 0:
+def _stored(faster: Contender, results: Sequence[Result]) -> str:
+    """Return the remark that a time is short because another run had already computed the features.
+
+    Runs in lockstep have equal times, each with its share of the features that the first of them computed.
+    """
+    shared = {run.metrics.get(SECONDS) for run in results if run.metrics.get(IMAGES)}
+    if faster.cell.mean(IMAGES) != 0 or any(run.metrics.get(SECONDS) in shared for run in faster.cell.finished):
         return ""
     return f" ({value_text(faster.value)} found its features in the store)"
 

@@ -99,12 +99,13 @@ def _comparison(contest: Contest, difference: Difference) -> str:
     split = "on the test split" if by == ACCURACY else f"in {by.words} on the test split"
     one, two = first.name, second.name
     if outcome == "win":
-        cost = cost_clause(first, second, ", for", ", and trains")
+        cost = cost_clause(first, second, ", for", ", and trains", contest.results)
         return f"{capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
     if outcome == "ahead":
-        both = f"{scores[0]} against {scores[1]} {split} {gap}{cost_clause(first, second, ', for', ', and trains')}"
+        cost = cost_clause(first, second, ", for", ", and trains", contest.results)
+        both = f"{scores[0]} against {scores[1]} {split} {gap}{cost}"
         return f"{capital(one)} is ahead of {two}, not surely of all: {both}. {_unbeaten(contest, digits)}"
-    cost = cost_clause(first, second, f"; {one} takes", f"; {one} trains")
+    cost = cost_clause(first, second, f"; {one} takes", f"; {one} trains", contest.results)
     if outcome == "contradiction":
         return (
             f"No clear winner: {one} is best on validation, yet behind {two} {split}, "

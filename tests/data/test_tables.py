@@ -293,6 +293,14 @@ def test_missing_files_and_missing_rows_are_reported(tmp_path: Path) -> None:
     assert "1 row repeats an image and is ignored" in reported
 
 
+def test_paths_that_all_lead_nowhere_ask_for_suffix_and_root(tmp_path: Path) -> None:
+    as_csv(tmp_path / "t.csv", [row | {"file": row["file"].removesuffix(".png")} for row in rows(tmp_path)])
+    with pytest.raises(
+        BadImages, match=r"; are the paths complete, suffixes included, and relative to the table or to "
+    ):
+        load(tmp_path / "t.csv")
+
+
 def test_windows_paths_are_read(tmp_path: Path) -> None:
     found = [row | {"file": row["file"].replace("/", "\\")} for row in rows(tmp_path)]
     as_csv(tmp_path / "t.csv", found)

@@ -133,6 +133,7 @@ def test_later_plans_show_only_differences():
     assert lines_for(replace(plan(), batch_size=64)) == [
         "input 64x64 pixels of a shorter side of 73, bilinear; batches of 64"
     ]
+    assert "; batches of 4096, one per epoch" in " ".join(lines_for(replace(plan(), batch_size=4096)))
     with_faster = replace(plan(), phases=(replace(first, stages=(first.stages[0], faster)), second))
     assert lines_for(with_faster) == ["head: lr 0.2, weight decay 0.01"]
     assert lines_for(replace(plan(), phases=(first,)))[1].split()[:2] == ["epochs", "stage"]

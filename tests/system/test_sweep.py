@@ -363,6 +363,10 @@ BAD = [
     ("freeze=none", "did you mean full?"),
     ("freeze=head, lr=1", "freeze=head,: expected no comma at the end of a list, and no blank after a comma"),
     ("data.root=my birds", "; a value with a blank in it is quoted: 'key=\"a b\"'"),
+    (
+        "data=shards data.root=a-0.tar data.root=a-1.tar",
+        "expands braces that are not quoted: 'data.root=\"train-{000..099}.tar\"'",
+    ),
     ("model=resnet05", ", or any of timm as model=timm model.name=<name>; did you mean resnet50?"),
     ("lr=1e-3,0.001", "head lr=0.001 seed=0: expected once in a sweep"),
     ("freeze=head freeze_mode=full", "freeze=head: "),

@@ -166,7 +166,8 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
         return user_error(key, value, expected)
     near = [] if override in commands else difflib.get_close_matches(override, commands, n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
-    hint = f"; did you mean {near[0]}?" if near else "; a value with a blank in it is quoted: 'key=\"a b\"'"
+    blank = "; a value with a blank in it is quoted: 'key=\"a b\"'" if commands and not equals else ""
+    hint = f"; did you mean {near[0]}?" if near else blank
     return UserError(f"{override}: expected key=value{command}{hint}")
 
 

@@ -11,6 +11,7 @@ import torch
 from frostline.core.errors import UserError, first_few, user_error
 from frostline.core.labels import of_class
 from frostline.data.names import some
+from frostline.data.open_image import MISSING
 from frostline.data.pixel_cache import Decoded
 from frostline.data.splitting import Selection, lost_classes
 
@@ -79,6 +80,9 @@ def require_readable(
     if reasons and not skip:
         count = sum(len(part.ids) for part in parts.values())
         expected = f"images that can all be read, but {len(reasons):,} of {count:,} cannot ({_first_few(reasons)})"
-        error = BadImages(f"{user_error('data.root', root, expected)}; data.skip_bad=true leaves them out")
+        advice = "data.skip_bad=true leaves them out"
+        if len(reasons) == count and all(reason == MISSING for _, reason in reasons):
+            advice = "are the paths complete, suffixes included, and relative to the table or to data.options.root?"
+        error = BadImages(f"{user_error('data.root', root, expected)}; {advice}")
         error.reasons = reasons
         raise error

@@ -20,6 +20,7 @@ from frostline.core.shared_context import shared
 from frostline.data import remote_files
 from frostline.data.image_formats import candidates
 
+MISSING = "missing, or a broken link"
 _JPEG_END = b"\xff\xd9"  # occurs nowhere else after the header
 _PASSING = (
     *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
@@ -124,7 +125,7 @@ def why(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, FileNotFoundError):
-        return "missing, or a broken link"
+        return MISSING
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -55,7 +55,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     each = ", any number of them in an image" if plan.multi_label else ""
     yield ("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)}){each}")
     seen = f"{plan.image_size}x{plan.image_size} pixels of {plan.resized}, {plan.interpolation}"
-    yield ("input", f"{seen}; batches of {plan.batch_size}" if plan.optimizer else seen)
+    whole = ", one per epoch" if plan.batch_size > plan.images["train"] else ""
+    yield ("input", f"{seen}; batches of {plan.batch_size}{whole}" if plan.optimizer else seen)
     if plan.cut_from:
         yield ("crops", f"cut from {plan.cut_from}")
     yield ("device", f"{plan.device}, {plan.precision}, {exact}")

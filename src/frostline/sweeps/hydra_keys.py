@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,11 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
         if key == "hydra.launcher":
             expected = f"a slash, hydra/launcher={value}, or keys within it, as hydra.launcher.workers"
             raise user_error(key, value, expected)
+        if value.endswith(".tar") and before.endswith(".tar") and before.startswith(f"{key}="):
+            quoted = shlex.quote(f'{key}="train-{{000..099}}.tar"')
+            raise user_error(
+                key, value, f"one pattern of shards; the shell expands braces that are not quoted: {quoted}"
+            )
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:

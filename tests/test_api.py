@@ -247,6 +247,10 @@ def test_predict_table_errors_name_arguments_instead_of_flags(network, tmp_path)
         (lambda: frostline.sweep(None), "^overrides=None: expected strings"),
         (lambda: frostline.sweep("lr=1", folder=5), "^folder=5: expected a path$"),
         (lambda: frostline.sweep("lr=1", folder=""), "^folder='': expected a path$"),
+        (
+            lambda: frostline.compose("lr=1 seed=2"),
+            "^lr=1 seed=2: expected one key in an argument, and these are several$",
+        ),
         (lambda: frostline.compose("=1"), "^=1: expected key=value$"),
         (lambda: frostline.compose("predict"), "^predict: expected key=value$"),
         (

@@ -161,6 +161,8 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
     if equals and key:
         if value.endswith(","):
             return user_error(key, value, "no comma at the end of a list, and no blank after a comma")
+        if re.search(r"\s[\w.]+=", value):
+            return user_error(key, value, "one key in an argument, and these are several")
         quoted = shlex.quote(f'{key}="{value}"')
         expected = f"one value, or several with commas between; to use special characters, quote it: {quoted}"
         return user_error(key, value, expected)

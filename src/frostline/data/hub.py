@@ -45,7 +45,7 @@ def read(root: str, options: Mapping[str, Any]) -> DataSet[Images]:
         if lacks := columns.names - set(opened[called].features):
             findings.append(Finding(f"split {called} is left out, since it has no column {some(sorted(lacks))}", True))
             continue
-        own = images_of(root, called, opened[called], columns, findings, several=several)
+        own = images_of(root, called, opened[called], columns, findings)
         if own.rows:
             splits[role] = own
     if "train" not in splits:

@@ -96,14 +96,14 @@ class Images:
         return str(self.folder / path) if path else ""
 
 
-def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list[Finding], *, several: bool) -> Images:
+def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list[Finding]) -> Images:
     """Return the rows of a split with an image and a label; findings about the others are added to `findings`."""
     table = rows.with_format("arrow")[:]  # a view of the files, in the order of the rows
     content, paths = _content_and_paths(table.column(columns.image))
     cells = {
         name: _cells(root, split, table.column(name).to_pylist(), class_names(rows, name)) for name in columns.labels
     }
-    labels = label_columns.of_columns(cells, separator=columns.separator, several=several)
+    labels = label_columns.of_columns(cells, columns.separator)
     nowhere = set(range(len(labels))).intersection(*(_nulls(one) for one in (content, paths) if one is not None))
     known = [row not in nowhere for row in range(len(labels))]
     for what, lost in (

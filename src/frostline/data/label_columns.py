@@ -74,11 +74,11 @@ def holds_several(cells: Iterable[Cell], separator: str | None) -> bool:
     return separator is not None or any(isinstance(cell, Sequence) and not isinstance(cell, str) for cell in cells)
 
 
-def of_cells(cells: Iterable[Cell], name: str, *, separator: str | None, several: bool) -> list[Labels | None]:
+def of_cells(cells: Iterable[Cell], name: str, separator: str | None) -> list[Labels | None]:
     """Return the labels of each row of the column `name`, None for a row without one.
 
-    A text is one label. If there may be `several`, a list or a text with `separator` has any number of them, an empty
-    one none. Raises `UserError` for a cell with a label twice.
+    A text is one label. A list, or a text if there is a `separator`, has any number of them, an empty one none. Raises
+    `UserError` for a cell with a label twice.
     """
 
     def labels(cell: Cell) -> Labels | None:
@@ -86,17 +86,17 @@ def of_cells(cells: Iterable[Cell], name: str, *, separator: str | None, several
             return None
         if not isinstance(cell, str):
             return _once(cell, name)
-        return _once(cell.split(separator), name) if several and separator is not None else (cell,)
+        return (cell,) if separator is None else _once(cell.split(separator), name)
 
     return [*map(labels, cells)]
 
 
-def of_columns(cells: Mapping[str, Sequence[Cell]], *, separator: str | None, several: bool) -> list[Labels | None]:
+def of_columns(cells: Mapping[str, Sequence[Cell]], separator: str | None) -> list[Labels | None]:
     """Return the labels of each row, None for a row without any, from one column, or from one column per class."""
     if len(cells) > 1:
         return of_classes({name: [*map(one_text, own)] for name, own in cells.items()})
     [(name, own)] = cells.items()
-    return of_cells(own, name, separator=separator, several=several)
+    return of_cells(own, name, separator)
 
 
 def one_text(cell: Cell) -> str:

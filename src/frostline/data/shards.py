@@ -111,7 +111,7 @@ def _labels_of(
         findings += _told(own)
         texts = [own.texts.get(text, (None,) * len(own)) for text in label_in]
         cells = dict(zip([name or "null" for name in given], texts, strict=True))
-        labels = label_columns.of_columns(cells, separator=separator, several=several)
+        labels = label_columns.of_columns(cells, separator)
         if len(cells) == 1:
             labels = [said and shard_class_names.named(root, own, row, said, names) for row, said in enumerate(labels)]
         if own.reasons and all(said is None for said in labels):

@@ -144,8 +144,7 @@ def _labels(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> tupl
     cells: list[Cell] = [
         *(table_columns.cells(frame[name], name, file) if lists else table_columns.texts(frame[name], name, file))
     ]
-    several = label_columns.holds_several(cells, separator)
-    return label_columns.of_cells(cells, name, separator=separator, several=several), several
+    return label_columns.of_cells(cells, name, separator), label_columns.holds_several(cells, separator)
 
 
 def _labelled(rows: Sequence[Row], split: str) -> Labelled:

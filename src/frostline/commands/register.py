@@ -7,20 +7,19 @@ import tempfile
 from pathlib import Path
 
 from frostline.commands import CALLED, Parser, tell
-from frostline.core import project
+from frostline.core import credentials, plugins, project
+from frostline.core.errors import user_error
 from frostline.records import layout
+from frostline.records.result import TEST, VAL
+from frostline.sweeps.find_weights import found
+from frostline.tracking import registry, tracking_uri
 
 
 def main(arguments: list[str]) -> int:
     """Register a new version, print the command that serves it, and return 0."""
     options = _parser().parse_args(arguments)
-    from frostline.core import credentials, plugins
-    from frostline.core.errors import user_error
     from frostline.models import weights
-    from frostline.records.result import TEST, VAL
     from frostline.runs import predict  # imports torch
-    from frostline.sweeps.find_weights import found
-    from frostline.tracking import registry, tracking_uri
 
     with tempfile.TemporaryDirectory() as scratch, found(options.run) as run:
         if run.note:

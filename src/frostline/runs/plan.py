@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +15,7 @@ from frostline.core.config_keys import is_read
 from frostline.data.resize import CenterCrop
 from frostline.models import cut, freezing
 from frostline.records.layout import ADAPTER, BEST
-
-if TYPE_CHECKING:
-    from frostline.runs.setup import Setup
+from frostline.runs.setup import Setup
 
 
 @dataclass(frozen=True)

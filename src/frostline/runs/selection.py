@@ -7,6 +7,7 @@ from torch import Tensor
 from frostline.core.labels import predicted, right
 from frostline.core.metrics import ACCURACY, AUROC, LOSS, MAP, Metric
 from frostline.data.splits import Split
+from frostline.report import statistics
 from frostline.report.metric_scores import measure, scores_of
 from frostline.training.evaluation import Evaluation
 
@@ -32,8 +33,6 @@ def of_epoch(by: Metric, scored: Evaluation, val: Split) -> dict[str, float]:
 
 def effective_images(scored: Evaluation, split: Split) -> float:
     """Return the effective number of independent images in a grouped split, for the interval of its accuracy."""
-    from frostline.report import statistics  # imports SciPy, which only groups need
-
     assert split.groups is not None
     return statistics.effective_images(right(scored.logits, split.labels).numpy(), split.groups.numpy())
 

@@ -98,8 +98,7 @@ def _note(output: Path) -> Path:
 
 def _told(output: Path) -> dict[str, Any]:
     """Return the note of a finished file; empty if there is none."""
-    note = files.json_or_none(_note(output))
-    return note if isinstance(note, dict) else {}
+    return files.json_or_none(_note(output)) or {}
 
 
 def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
@@ -107,10 +106,7 @@ def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
     note = _told(output)
     if note.get("job") != job or not output.exists():
         return None
-    try:
-        return Written(output, note["rows"], note["unread"], tuple(note["examples"]), before=True)
-    except (KeyError, TypeError):
-        return None
+    return Written(output, note["rows"], note["unread"], tuple(note["examples"]), before=True)
 
 
 def check(output: Path, features: str | None) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from emulated_card import EmulatedMachine
 from frostline.core import interrupts
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
-from frostline.training.state import Learner, Progress
+from frostline.training.state import CheckpointMismatch, Learner, Progress
 from small import SMALL, TINY, FakeRecord, FakeScreen, compose, execute_run, last_checkpoint
 
 TIMES = ("cost/train_seconds", "cost/images_per_second", "cost/peak_memory_bytes", "cost/backbone_images")
@@ -202,6 +203,21 @@ def test_every_torch_optimizer_can_be_restored(name: str, tmp_path: Path) -> Non
         steps(one, 3, seed=2)
     for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_checkpoint_with_other_tensors_or_epochs_is_refused() -> None:
+    module = nn.Linear(3, 2)
+    mutable, groups = frozenset(module.state_dict()), [{"name": "all", "params": [*module.parameters()]}]
+    learner = Learner(module, optim.build("sgd", groups, lr=0.1, options={}), AveragedModel(module), mutable)
+    tensors, facts = state.capture(learner, Progress(best=state.copy(module, mutable)))
+    state.restore(learner, tensors, facts)
+    for name in ("model/weight", "ema/module.weight", "best/weight"):
+        without = {other: tensor for other, tensor in tensors.items() if other != name}
+        for changed in (without, {**tensors, name: torch.zeros(9)}):
+            with pytest.raises(CheckpointMismatch, match=r"^its tensors differ from those of this run"):
+                state.restore(learner, changed, facts)
+    with pytest.raises(CheckpointMismatch, match=r"^its epochs contradict its position"):
+        state.restore(learner, tensors, {**facts, "position": {**facts["position"], "epoch": 2}})
 
 
 def test_checkpoint_has_only_learning_parameters(tmp_path: Path) -> None:

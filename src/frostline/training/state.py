@@ -20,7 +20,7 @@ from frostline.training import averaging, sharding
 from frostline.training.loop import EpochResult, TrainingPosition
 
 
-class CheckpointMismatch(ValueError):
+class CheckpointMismatch(Exception):
     """A checkpoint is intact but belongs to another run."""
 
 
@@ -146,16 +146,12 @@ def capture(learner: Learner, progress: Progress) -> tuple[dict[str, Tensor], di
     if learner.ema is not None:
         averages = learner.ema.state_dict().items()
         tensors |= {f"ema/{name}": t for name, t in averages if _averaged(name, learner.mutable)}
-    scalars: dict[str, dict[str, Any]] = {}
     for name, parameter in _optimized(learner).items():
         for key, value in learner.optimizer.state.get(sharding.optimized(parameter), {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{name}/{key}"] = sharding.whole_state(parameter, value)
-            else:
-                scalars.setdefault(name, {})[key] = value
+            tensors[f"optimizer/{name}/{key}"] = sharding.whole_state(parameter, value)
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best.items()}
     facts = {key: value for key, value in vars(progress).items() if key not in ("best", "position", "pruned")}
-    return tensors, {**facts, "position": asdict(progress.position), "optimizer": scalars}
+    return tensors, {**facts, "position": asdict(progress.position)}
 
 
 def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Progress:
@@ -172,7 +168,7 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor], facts: Mapping[str,
             _require(own, kinds["ema"], {name for name in own if _averaged(name, learner.mutable)})
         if kinds["best"]:
             _require(learner.eval_module.state_dict(), kinds["best"], learner.mutable)
-        _restore_optimizer(learner, kinds["optimizer"], facts["optimizer"])
+        _restore_optimizer(learner, kinds["optimizer"])
     except (KeyError, TypeError, ValueError, AttributeError) as problem:  # readable, but not written by `capture`
         missing = f"it lacks values that this run needs ({type(problem).__name__}: {problem})"
         raise CheckpointMismatch(missing) from problem
@@ -190,15 +186,14 @@ def _progress(facts: Mapping[str, Any], best: dict[str, Tensor]) -> Progress:
     return Progress(position, best=best, **numbers)
 
 
-def _restore_optimizer(learner: Learner, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]) -> None:
+def _restore_optimizer(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
     """Restore the optimizer's state; options of its groups come from the config, learning rates from every step."""
     own, state = learner.optimizer.state_dict(), {}
     numbers = [number for group in own["param_groups"] for number in group["params"]]
     for number, (name, parameter) in zip(numbers, _optimized(learner).items(), strict=True):
         mine = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.rpartition("/")[0] == name}
-        found = {key: _laid_out(tensor, parameter) for key, tensor in mine.items()}
-        if found or name in scalars:
-            state[number] = {**found, **scalars.get(name, {})}
+        if mine:
+            state[number] = {key: _laid_out(tensor, parameter) for key, tensor in mine.items()}
     learner.optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
 
 

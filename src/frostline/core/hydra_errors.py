@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -85,7 +85,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         name = found[1].replace("asha", "hyperband")
         expected = f"a sampler; the rule that stops trials early is another key: search=tpe search.prune={name}"
         return user_error("search", found[1], expected)
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']*)'", text)):
+    if found := re.search(r"Could not find '(.+)/([^/']*)'", text):
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
         expected += ", or any of timm as model=timm model.name=<name>" if found[1] == "model" else ""

@@ -105,7 +105,7 @@ def _check_fsdp(config: Config) -> None:
 
 def _check_range(chosen: Any) -> None:
     if isinstance(chosen, list):
-        known = len(chosen) == 2 and all(fits(float, end) and isfinite(end) for end in chosen) and chosen[0] < chosen[1]
+        known = len(chosen) == 2 and all(fits(float, end) for end in chosen) and chosen[0] < chosen[1]
     else:
         known = chosen in _RANGES
     if not known:

@@ -67,6 +67,11 @@ def test_center_box_covers_a_square_image() -> None:
     assert center_boxes(torch.tensor([[8, 8], [300, 300]]), how).tolist() == [[0, 0, 1, 1]] * 2
 
 
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_every_augmentation_alone_makes_views_random(policy: Policy) -> None:
+    assert policy.random == (policy != NONE)
+
+
 def test_training_view_without_policy_is_the_center_crop() -> None:
     pixels = photos(3)
     seen = views(NONE, pixels, torch.arange(3), size=28, resize=40)

@@ -50,11 +50,13 @@ def test_copies_stay_together_in_stratified_splits(tmp_path: Path):
 def test_copies_in_two_classes_stay_together_and_are_reported(tmp_path: Path):
     images(tmp_path, "a", "b", each=10)
     shutil.copy(tmp_path / "a" / "3.png", tmp_path / "b" / "same.png")
+    shutil.copy(tmp_path / "a" / "3.png", tmp_path / "a" / "3 again.png")
     found = load(tmp_path)
     train, val, test = digests_by_split(found)
     assert disjoint(train, val, test)
     (finding,) = findings(found, "different labels")
-    assert "a/3.png (a) = b/same.png (b)" in finding.images
+    assert finding.images == ("a/3 again.png (a) = a/3.png (a) = b/same.png (b)",)
+    assert finding.about.endswith("(a/3 again.png (a) = b/same.png (b))")
 
 
 def test_copies_alone_cannot_be_split(tmp_path: Path):

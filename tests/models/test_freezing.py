@@ -239,7 +239,7 @@ def test_freezing_drops_gradients() -> None:
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ([{"match": "heads/*"}, {"match": "*"}], ["freeze_mode=own", "heads/*", "stage-1", "norm"]),
+        ([{"match": "heads/*"}, {"match": "*"}], ["freeze_mode=own", "heads/*", "stage-1", "model (bias, conv2d, "]),
         ([{"match": "head/*"}, {"match": "stage9/*"}, {"match": "*"}], ["freeze_mode=own", "stage9/*"]),
         ([{"match": "head/*"}], ["freeze_mode=own", "covers conv1.0.weight", "'*'"]),
         ([], ["freeze_mode=own", "covers conv1.0.weight"]),

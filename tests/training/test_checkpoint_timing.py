@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from frostline.core import interrupts
 from frostline.training import checkpoint, checkpoint_timing
 from small import last_checkpoint
 
@@ -46,6 +47,19 @@ def test_first_checkpoint_waits_in_proportion_to_its_size(
         while clock < 1000 and not keeper.is_worthwhile():
             clock += 1
     assert clock == first
+
+
+def test_checkpoint_is_due_after_its_seconds_or_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    monkeypatch.setattr(checkpoint_timing.time, "perf_counter", lambda: clock)
+    with checkpoint_timing.CheckpointWriter(tmp_path / "checkpoint", size=0, every=0.5, say=print) as keeper:
+        clock = 0.4
+        assert not keeper.due() and not keeper.is_worthwhile()
+        monkeypatch.setattr(interrupts, "pending", lambda: True)
+        assert keeper.due() and keeper.is_worthwhile()
+        monkeypatch.setattr(interrupts, "pending", lambda: False)
+        clock = 0.5
+        assert keeper.due() and keeper.is_worthwhile()
 
 
 def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

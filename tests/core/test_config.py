@@ -139,6 +139,9 @@ def test_conflicts_with_several_devices_are_refused(key: str, value: Any, expect
     assert refusal({**changed(key, value), "devices": 2}) == f"{wrong[0]}={wrong[1]}: expected {expected}"
 
 
+STEPS = {"share": 1.0, "stepwise": True, "rules": [{"match": "*"}]}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
@@ -147,16 +150,34 @@ def test_conflicts_with_several_devices_are_refused(key: str, value: Any, expect
         ("save_weights", "learned", "save_weights=learned: expected whole with fsdp=true: no process has all"),
         ("optimizer.name", "Adafactor", "optimizer.name=Adafactor: expected an elementwise optimizer with fsdp=true"),
         ("freeze_mode.name", "by steps", "freeze_mode=by steps: expected a mode of one phase with fsdp=true: sharded"),
+        ("freeze_mode.phases", [STEPS], "freeze_mode=gradual: expected a mode of one phase with fsdp=true: sharded"),
     ],
 )
 def test_conflicts_with_fsdp_are_refused(key: str, value: Any, expected: str) -> None:
     values = {**changed(key, value), "fsdp": True}
     values["devices"] = 1 if key == "devices" else 2
-    if key != "freeze_mode.name":
+    if not key.startswith("freeze_mode."):
         values["freeze_mode"]["phases"] = [{"share": 1.0, "rules": [{"match": "*"}]}]
         if key != "devices":
             parse({**values, "fsdp": False})
     assert refusal(values).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("solver", "key", "value"), [("probe", "l2", []), ("knn", "k", []), ("knn", "temperature", None)]
+)
+def test_solver_without_a_value_that_it_reads_is_refused(solver: str, key: str, value: Any) -> None:
+    values = plain_config(f"freeze={solver}")
+    values["freeze_mode"][key] = value
+    assert refusal(values) == f"freeze_mode.{key}={value}: expected a value: freeze_mode.solver={solver} reads it"
+
+
+def test_solved_head_sees_plain_images_once() -> None:
+    augment = ("augment.crop=pad", "augment.flip=true", "augment.color=0.4", "augment.trivial=true")
+    config = parse(plain_config("freeze=probe", "epochs=7", "train.ema_decay=0.9", *augment))
+    how = config.augment
+    assert (how.crop, how.flip, how.color, how.trivial) == ("none", False, 0, False)
+    assert config.epochs == 1 and config.train.ema_decay is None
 
 
 def test_fsdp_search_refuses_unmeasured_objectives() -> None:
@@ -309,6 +330,11 @@ def test_unknown_key_names_the_nearest_key(key: str, nearest: str) -> None:
     line = refusal(changed(key, 3))
     assert line.startswith(f"{key}=3: expected a key of the config")
     assert line.endswith(f"; did you mean {nearest}?")
+
+
+def test_unknown_key_beside_data_of_any_options_names_the_nearest_key() -> None:
+    line = str(hydra_errors.explain(ConfigCompositionException("Could not override 'epoch'."), ["data=dtd", "epoch=3"]))
+    assert line == "epoch=3: expected a key of the config, see --help; did you mean epochs?"
 
 
 def test_unknown_source_option_names_the_nearest_one() -> None:

@@ -139,7 +139,8 @@ def test_conflicts_with_several_devices_are_refused(key: str, value: Any, expect
     assert refusal({**changed(key, value), "devices": 2}) == f"{wrong[0]}={wrong[1]}: expected {expected}"
 
 
-STEPS = {"share": 1.0, "stepwise": True, "rules": [{"match": "*"}]}
+PHASE = {"share": 1.0, "rules": [{"match": "*"}]}
+STEPS = {**PHASE, "stepwise": True}
 
 
 @pytest.mark.parametrize(
@@ -151,13 +152,14 @@ STEPS = {"share": 1.0, "stepwise": True, "rules": [{"match": "*"}]}
         ("optimizer.name", "Adafactor", "optimizer.name=Adafactor: expected an elementwise optimizer with fsdp=true"),
         ("freeze_mode.name", "by steps", "freeze_mode=by steps: expected a mode of one phase with fsdp=true: sharded"),
         ("freeze_mode.phases", [STEPS], "freeze_mode=gradual: expected a mode of one phase with fsdp=true: sharded"),
+        ("freeze_mode.phases", [PHASE] * 2, "freeze_mode=gradual: expected a mode of one phase with fsdp=true"),
     ],
 )
 def test_conflicts_with_fsdp_are_refused(key: str, value: Any, expected: str) -> None:
     values = {**changed(key, value), "fsdp": True}
     values["devices"] = 1 if key == "devices" else 2
     if not key.startswith("freeze_mode."):
-        values["freeze_mode"]["phases"] = [{"share": 1.0, "rules": [{"match": "*"}]}]
+        values["freeze_mode"]["phases"] = [PHASE]
         if key != "devices":
             parse({**values, "fsdp": False})
     assert refusal(values).startswith(expected)
@@ -183,7 +185,7 @@ def test_solved_head_sees_plain_images_once() -> None:
 def test_fsdp_search_refuses_unmeasured_objectives() -> None:
     values = changed("search.objective", ["val/accuracy", "cost/inference_images_per_second"])
     values["search"]["name"] = "tpe"
-    values["freeze_mode"]["phases"] = [{"share": 1.0, "rules": [{"match": "*"}]}]
+    values["freeze_mode"]["phases"] = [PHASE]
     parse({**values, "devices": 2})
     line = refusal({**values, "devices": 2, "fsdp": True})
     assert line.startswith("search.objective=cost/inference_images_per_second: expected another objective with")

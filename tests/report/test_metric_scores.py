@@ -176,3 +176,8 @@ def test_single_negative_image_sets_the_least_step(metric: Metric) -> None:
     labels[3, 0] = labels[:20, 1] = False
     found = measure(metric, labels, logits > 0, scores=logits)
     assert found is not None and found.least == pytest.approx(1 / 4)  # half of 1 of 2 classes
+
+
+def test_intervals_of_shares_are_clipped_and_those_of_losses_are_not() -> None:
+    assert ACCURACY.span(-1.2, 1.2) == "-100.0 to 100.0"
+    assert LOSS.span(-1.2, 1.2) == "-1.200 to 1.200"

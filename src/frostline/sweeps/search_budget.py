@@ -55,7 +55,7 @@ class Budget:
 
     def __str__(self) -> str:
         """Return it as text, e.g. `60 epochs`."""
-        return f"{self.amount:g} {self.unit if self.amount != 1 else self.unit.removesuffix('s')}"
+        return f"{self.amount:g} {self.unit}"
 
     def room(self, trials: Sequence[Spent | None]) -> float:
         """Return how many further trials may begin; a trial may begin as long as some budget is left for it.

@@ -71,7 +71,7 @@ def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
             return features(views)
         return Subset(features(splits.whole), torch.searchsorted(splits.whole.ids, views.ids), views.labels)
 
-    by = _in_this_process if cached and head_alone else _scoring(setup, phase, cache)
+    by = _scoring(setup, phase, cache=cache, here=cached and head_alone)
     return Line(above, dataset, None if head_alone else setup.autocast, cached, by, backbone)
 
 
@@ -102,14 +102,10 @@ def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = No
     return evaluate(network, line.dataset(views), batch_size=size, autocast=line.autocast, outputs=by)
 
 
-def _in_this_process(views: Views) -> Outputs:
-    """Return the function that scores a split in this process: a head computes faster than ranks can communicate."""
-    return outputs
-
-
-def _scoring(setup: Setup, phase: int, cache: bool) -> Callable[[Views], Outputs]:
-    ranks = setup.ranks
-    return _in_this_process if ranks is None else lambda views: ranks.sharing(views, "evaluate", phase, cache)
+def _scoring(setup: Setup, phase: int, *, cache: bool = True, here: bool = False) -> Callable[[Views], Outputs]:
+    """Return `Line.outputs`, in this process alone if `here`: a head computes faster than ranks can communicate."""
+    ranks = None if here else setup.ranks
+    return lambda views: outputs if ranks is None else ranks.sharing(views, "evaluate", phase, cache)
 
 
 def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
@@ -144,8 +140,7 @@ def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:
 
 def _whole_network(setup: Setup, phase: int) -> Line:
     memory.keep_freed(setup.device)
-    by = _scoring(setup, phase, True)
-    return Line(lambda network: network, lambda views: views, setup.autocast, False, by)
+    return Line(lambda network: network, lambda views: views, setup.autocast, False, _scoring(setup, phase))
 
 
 def for_inference(setup: Setup, lower: nn.Module) -> Backbone:

@@ -283,10 +283,16 @@ def test_own_config_dir_is_used_and_repeated_in_commands(
         (["modle=resnet18"], r"modle=resnet18: expected a key of the config, see --help; did you mean model\?"),
         (["lr=1e-3,1e-4"], r"lr=1e-3,1e-4: expected one value, for one run"),
         (["--page", "no/such/folder.html"], r"--page=no/such/folder\.html: expected a file in a folder that exists"),
+        (["--write-splits", "s.txt"], r"--write-splits=s\.txt: expected a \.csv file"),
+        (["--write-splits", "splits.csv"], r"--write-splits=splits\.csv: expected a file in a folder that exists"),
         (["--json", "--page", "x.html"], r"argument --page: not allowed with argument --json"),
     ],
 )
-def test_user_mistake_is_one_line(folder: Path, arguments: list[str], line: str) -> None:
+def test_user_mistake_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
+    (tmp_path / "splits.csv").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=line) as mistake:
         commands.run("data", ["data=image_folder", f"data.root={folder}", *CHOSEN, *arguments])
     assert "\n" not in str(mistake.value)

@@ -10,7 +10,7 @@ import torchvision
 import yaml
 from omegaconf import OmegaConf
 from torch import Tensor
-from torchvision.models import get_model_weights
+from torchvision.models import get_model_weights, vision_transformer
 
 from frostline.core.config import ModelConfig
 from frostline.core.errors import UserError
@@ -141,7 +141,10 @@ def test_tensorflow_networks_get_their_own_normalisation(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_position_embedding_is_resized(tmp_path: Path) -> None:
+def test_position_embedding_is_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = vision_transformer._vision_transformer
+    few = {"num_layers": 4, "mlp_dim": 32}
+    monkeypatch.setattr(vision_transformer, "_vision_transformer", lambda **how: whole(**{**how, **few}))
     small = scratch("vit_b_32", image_size=64)
     tensorfile.save(tmp_path / "w.safetensors", small.module.state_dict(), metadata(small, ["a", "b", "c"]))
     large = build("vit_b_32", weights=str(tmp_path / "w.safetensors"), num_classes=3, seed=1, image_size=128)

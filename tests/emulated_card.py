@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import frostline
+from frostline.core import memory
 
 aten = torch.ops.aten
 CARD = torch.device("cuda", 0)
@@ -400,6 +401,7 @@ class EmulatedMachine(TorchDispatchMode):
             for name, value in self._seen().items():
                 stack.enter_context(patch.object(torch.cuda, name, value))
             stack.enter_context(patch.object(torch.accelerator, "current_stream", lambda device=None: stream))
+            stack.enter_context(patch.object(memory, "gc", SimpleNamespace(collect=int)))  # there is nothing to release
             stack.enter_context(patch.object(torch._C, "_cuda_endAllocateToPool", self.end_pool, create=True))
             for module in ("torch.optim.swa_utils", "torch.optim.optimizer", "torch.nn.utils.clip_grad"):
                 stack.enter_context(patch(f"{module}._group_tensors_by_device_and_dtype", grouped))

@@ -293,12 +293,22 @@ def test_missing_files_and_missing_rows_are_reported(tmp_path: Path) -> None:
     assert "1 row repeats an image and is ignored" in reported
 
 
-def test_paths_that_all_lead_nowhere_ask_for_suffix_and_root(tmp_path: Path) -> None:
-    as_csv(tmp_path / "t.csv", [row | {"file": row["file"].removesuffix(".png")} for row in rows(tmp_path)])
+def test_ids_get_the_suffix_of_the_files(tmp_path: Path) -> None:
+    whole = rows(tmp_path)
+    as_csv(tmp_path / "whole.csv", whole)
+    ids = [row | {"file": row["file"].removesuffix(".png")} for row in whole]
+    as_csv(tmp_path / "ids.csv", ids)
+    data = load(tmp_path / "ids.csv")
+    assert data.fingerprint == load(tmp_path / "whole.csv").fingerprint
+    assert findings(data, "suffix")[0].about == "paths in the table have no suffix: read as .png"
+    as_csv(tmp_path / "ids.csv", [{"file": "pics/gone", "label": "cat"}, *ids])
+    assert load(tmp_path / "ids.csv", skip_bad=True).counts["skipped"] == 1
+    for row in ids:
+        (tmp_path / f"{row['file']}.jpg").write_bytes(b"x")
     with pytest.raises(
         BadImages, match=r"; are the paths complete, suffixes included, and relative to the table or to "
     ):
-        load(tmp_path / "t.csv")
+        load(tmp_path / "ids.csv")
 
 
 def test_windows_paths_are_read(tmp_path: Path) -> None:

@@ -341,6 +341,16 @@ def test_missing_images_are_rows(network, images, tmp_path):
     assert (written.rows, written.unread, written.examples) == (2, 1, ("none.png: missing, or a broken link",))
 
 
+def test_ids_of_a_table_find_their_files(network, images, tmp_path):
+    file = readable(images)[0]
+    for name, place in (("whole", file), ("ids", str(file).rpartition(".")[0])):
+        (tmp_path / f"{name}.csv").write_text(f"path\n{place}\n")
+        frostline.Classifier(network).predict_table(tmp_path / f"{name}.csv", tmp_path / f"of_{name}.csv")
+    whole, ids = (pd.read_csv(tmp_path / f"of_{name}.csv") for name in ("whole", "ids"))
+    assert ids["path"][0] == str(file).rpartition(".")[0] and ids["error"].isna().all()
+    assert ids["probability"][0] == whole["probability"][0]
+
+
 SMALL_PARTS = """
 import runpy
 from frostline.runs import prediction_file

@@ -160,6 +160,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Im
     if table_files.AS_JSON in (first.schema.field(column).metadata or {}):
         raise user_error("path", column, "a column of texts")
     folder = tables.root_of(table, "root", root)
+    lacking = table_rows.suffix_of(folder, [str(text or "").strip() for text in first.column(column).to_pylist()])
 
     def placed(part: pa.Table, before: int) -> pa.Table:
         try:
@@ -169,7 +170,9 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Im
         if bad := [row for row, text in enumerate(texts, before + 1) if not (text or "").strip() or "\0" in text]:
             raise user_error("images", table, f"a path in every row, but there is none in row {bad[0]}")
         bare = map(str.strip, texts)
-        found = (text if remote_files.is_elsewhere(text) else table_rows.normal(folder, text) for text in bare)
+        found = (
+            text if remote_files.is_elsewhere(text) else table_rows.normal(folder, text + lacking) for text in bare
+        )
         places = [*map(os.fsencode, found)]
         return part.append_column(_PLACE, pa.array(places, _PLACE.type))
 

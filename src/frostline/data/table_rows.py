@@ -12,9 +12,12 @@ from frostline.core.errors import UserError, user_error
 from frostline.core.labels import NONE
 from frostline.data import remote_files
 from frostline.data.findings import Finding, of_names
+from frostline.data.image_formats import SUFFIXES
 from frostline.data.label_columns import Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import counted, some
+
+_TRIED = 100  # paths that may have no file before the suffix of the others is given up
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ def rows_of(
 
     If the table is `long`, the rows of an image are joined into one with all of their labels.
     """
+    lacking = suffix_of(root, texts["path"] or [])
+    if lacking:
+        texts = {**texts, "path": [path and path + lacking for path in texts["path"] or []]}
     every = _read(file, root, texts, labels, split_column)
     rows = [row for row in every if row.labels is not None]
     if not long:
@@ -58,7 +64,7 @@ def rows_of(
             replace(row, **{what: known[row.file]}) if row.file in known and not getattr(row, what) else row
             for row in once
         ]
-    findings = []
+    findings = [Finding(f"paths in the table have no suffix: read as {lacking}")] if lacking else []
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         left_out = ("row without a label is left out", "rows without a label are left out")
         findings.append(of_names(unlabelled, *left_out))
@@ -115,6 +121,21 @@ def _weights(texts: Sequence[str]) -> list[float]:
 def normal(root: Path, path: str) -> str:
     """Return the normalised path below `root`, without access to the disk; backslashes become slashes."""
     return os.path.normpath(os.path.join(root, path.replace("\\", "/")))  # noqa: PTH118 - a Path for each takes seconds
+
+
+def suffix_of(root: Path, paths: Sequence[str]) -> str:
+    """Return the suffix that all `paths` of images below `root` lack, as ids do; empty if they lack none.
+
+    It is the one with which the first path of a file is found; empty if two fit it, such as .jpg and .png.
+    """
+    if any(path.lower().endswith(SUFFIXES) for path in paths):
+        return ""
+    either = (*SUFFIXES, *map(str.upper, SUFFIXES))
+    for place in (normal(root, path) for path in paths[:_TRIED]):
+        found = {one.lower(): one for one in reversed(either) if os.path.isfile(place + one)}
+        if os.path.isfile(place) or found:
+            return "" if os.path.isfile(place) or len(found) > 1 else found.popitem()[1]
+    return ""
 
 
 def _split_of(texts: Sequence[str] | None, column: str) -> dict[str, str]:

@@ -156,7 +156,7 @@ def test_position_embedding_is_resized(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "resnet5"}, "model.name=resnet5: expected one of torchvision's 80 .*; did you mean resnet50"),
+        ({"name": "resnet5"}, "model.name=resnet5: expected one of torchvision's 80 .* of timm; did you mean resnet50"),
         ({"weights": "IMAGENET1K_V3"}, "model.weights=IMAGENET1K_V3: expected .*; did you mean imagenet1k_v"),
         (
             {"name": "resnet50", "weights": "glyphs"},

@@ -36,7 +36,7 @@ def architecture_of(name: str, library: str) -> Architecture:
     plugin: Architecture | None = plugins.load(plugins.MODELS, name)
     if plugin is None:
         theirs = torchvision_models.NAMES
-        expected = f"one of torchvision's {len(theirs)} classification models, or a plugin"
+        expected = f"one of torchvision's {len(theirs)} classification models, a plugin, or with model=timm one of timm"
         raise user_error("model.name", name, expected, (*theirs, *plugins.names(plugins.MODELS)))
     if not isinstance(plugin, Architecture):
         raise user_error("model.name", name, f"a plugin that is an Architecture, not of type {type(plugin).__name__}")

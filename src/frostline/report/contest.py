@@ -94,8 +94,8 @@ def searched(results: Sequence[Result]) -> list[str]:
     """Return the searched keys: the choices in which trials of one study differ."""
     studies: dict[str, list[Result]] = {}
     for result in results:
-        if trial_tags.TRIAL in (choices := result.choices):
-            studies.setdefault(repr((choices[trial_tags.STUDY], choices.get("data"))), []).append(result)
+        if trial_tags.TRIAL in result.choices:
+            studies.setdefault(result.choices[trial_tags.STUDY], []).append(result)
     return list(dict.fromkeys(name for group in studies.values() for name in varying(group)))
 
 
@@ -151,7 +151,7 @@ def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
             tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
     for cell in finalists(found):
         value = repr(cell.choices.get(key))
-        if repeats(cell) and not math.isnan(cell.mean(cell.by.val) + cell.mean(cell.by.test)):
+        if not math.isnan(cell.mean(cell.by.val) + cell.mean(cell.by.test)):
             best.setdefault(value, cell)
     return tuple(
         Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), test_interval(cell))

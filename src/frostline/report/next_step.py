@@ -74,7 +74,7 @@ def _seeds_needed(difference: Difference) -> int:
         return 5
     if 0 not in difference.interval:
         return max(5, 2 * difference.seeds)
-    gap, within, images = abs(difference.gap), difference.over_seeds or difference.interval, difference.over_images
+    gap, within, images = difference.gap, difference.over_seeds or difference.interval, difference.over_images
     if images:  # more seeds do not reduce the error of the images
         gap = math.sqrt(max(0.0, gap**2 - ((images.high - images.low) / 2) ** 2))
     return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))

@@ -39,9 +39,8 @@ class Repeat:
     @property
     def counts(self) -> tuple[float, float]:
         """Number of right images, and of all, for an interval; of images in groups, as many as they are worth."""
-        if self.effective is not None:
-            return self.value * self.effective, self.effective
-        return round(self.value * self.images), self.images
+        images = self.images if self.effective is None else self.effective
+        return self.value * images, images
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
         pair = next(of_one_seed, (first[0], second[0]))
         return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
     mine, theirs = ({repeat.seed: repeat for repeat in repeats} for repeats in (first, second))
-    least, same = max(_step(first, by), _step(second, by)), mine.keys() == theirs.keys()
+    least, same = _step([*first, *second], by), mine.keys() == theirs.keys()
     if same:
         second = [theirs[seed] for seed in mine]
         within = statistics.t_interval([a.value - b.value for a, b in zip(mine.values(), second, strict=True)], least)
@@ -161,7 +160,7 @@ def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if not pairs:  # the sides have different test images, so that differences between folds are not noise
         return Difference(gap, scores, None, "no fold in common", fewer, False, folds=True)
-    least = max(_step(first, by), _step(second, by))
+    least = _step([*first, *second], by)
     within = statistics.t_interval([one.value - two.value for one, two in pairs], least, first[0].overlap or 0.0)
     how = f"{fewer} folds, paired t-interval corrected for their overlap"
     return Difference(gap, scores, within, how, fewer, True, folds=True)
@@ -236,4 +235,4 @@ def _mean(repeats: Sequence[Repeat]) -> float:
 
 def _step(repeats: Sequence[Repeat], by: Metric) -> float:
     """Return the smallest plausible standard deviation, that of counting whole test images; 0 for a loss."""
-    return 0.0 if by == LOSS else max((statistics.step(repeat.images) for repeat in repeats), default=0.0)
+    return 0.0 if by == LOSS else max(statistics.step(repeat.images) for repeat in repeats)

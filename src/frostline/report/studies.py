@@ -186,11 +186,10 @@ def _study(runs: Sequence[Result]) -> StudyResults:
 
 
 def _trial(run: Result, by: Metric, state: str, space: Mapping[str, Any]) -> Trial:
-    value: float | None = run.metrics.get(by.val, math.nan)
-    if value is None or not math.isfinite(value):
-        state, value = trial_tags.FAILED, None
     at = {key: _drawn(run.choices.get(key), one) for key, one in space.items()}
-    return Trial(int(run.choices[trial_tags.TRIAL]), run, state, value, at)
+    number, value = int(run.choices[trial_tags.TRIAL]), run.metrics.get(by.val, math.nan)
+    known = math.isfinite(value)
+    return Trial(number, run, state if known else trial_tags.FAILED, value if known else None, at)
 
 
 def _drawn(value: Any, distribution: Any) -> Any:
@@ -203,17 +202,13 @@ def _drawn(value: Any, distribution: Any) -> Any:
 
 def _space(runs: Sequence[Result]) -> dict[str, Any]:
     """Return the distributions of the searched keys; empty if the recorded space is damaged or not that of `runs`."""
-    written = runs[0].choices.get(trial_tags.SPACE) or {}
-    if not written:
-        return {}
     from optuna.distributions import json_to_distribution
 
     try:
-        space = {key: json_to_distribution(text) for key, text in written.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        space = {key: json_to_distribution(text) for key, text in runs[0].choices.get(trial_tags.SPACE, {}).items()}
+    except (ValueError, KeyError, TypeError):
         return {}
-    trials = [run.choices for run in runs if trial_tags.is_trial(run.choices)]
-    known = all(_is_drawn(trial.get(key), one) for trial in trials for key, one in space.items())
+    known = all(_is_drawn(run.choices.get(key), one) for run in runs for key, one in space.items())
     return space if known else {}
 
 

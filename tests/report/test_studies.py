@@ -14,6 +14,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
 from frostline.commands.compare import facts
+from frostline.core.metrics import LOSS
 from frostline.records.result import Result
 from frostline.report import html
 from frostline.report.contest import contests
@@ -124,6 +125,43 @@ def test_importances_equal_those_of_optuna(tmp_path: Path) -> None:
             study.add_trial(optuna.create_trial(params=params, distributions=SPACE, value=trial.value))
     expected = optuna.importance.get_param_importances(study)
     assert head.importances == pytest.approx(expected)
+    by_loss = [
+        replace(
+            run,
+            choices=run.choices | {"select": "val/loss"},
+            metrics=run.metrics | {LOSS.val: 1 - run.metrics["best/val_accuracy"], LOSS.test: 0.5},
+        )
+        for run in search_results(tmp_path)
+    ]
+    assert studies(by_loss)[0].importances == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("trials", "keys", "known"), [(12, 2, True), (11, 2, False), (12, 1, False)])
+def test_importances_need_two_keys_and_ten_complete_trials(tmp_path: Path, trials: int, keys: int, known: bool) -> None:
+    head, _ = studies(search_results(tmp_path, trials=trials, keys=keys))
+    assert bool(head.importances) == known
+
+
+def test_confirmed_trial_stays_the_best_one(tmp_path: Path) -> None:
+    """A longer search may find a better trial later, but the fresh seeds are those of the confirmed one."""
+    results = search_results(tmp_path)
+    confirmed, better = studies(results)[0].best, results[2]
+    assert confirmed is not None and confirmed.run is not better
+    better.metrics["best/val_accuracy"] = 0.99
+    assert studies(results)[0].best == confirmed
+    open_yet, _ = studies([run for run in results if "trial" in run.choices])
+    assert open_yet.best is not None and open_yet.best.run is better and open_yet.optimism is None
+    assert [trial.number for trial in studies(results[::-1])[0].trials] == [*range(30)]
+
+
+def test_failed_trials_are_never_as_good(tmp_path: Path) -> None:
+    results = search_results(tmp_path, keys=1)
+    results[5].metrics["best/val_accuracy"] = math.nan
+    lost = [replace(run, status="FAILED", metrics={}) for run in results if "trial" in run.choices]
+    (head, _), (none, _) = studies([*lost[:3], *results[3:]]), studies(lost)
+    assert [trial.number for trial in head.trials if trial.value is None] == [0, 1, 2, 5]
+    assert head.count("failed") == 4 and head.as_good and (none.best, none.error, none.as_good) == (None, None, {})
+    assert [study.as_good for study in studies(search_results(tmp_path, trials=2))] == [{}, {}]
 
 
 def test_categorical_choices_are_shown_as_typed(tmp_path: Path) -> None:
@@ -204,6 +242,11 @@ def test_pareto_front_and_hypervolume_over_all_cells(tmp_path: Path) -> None:
     results = search_results(tmp_path, trials=20, keys=1, objective=("val/accuracy", "cost/train_seconds"))
     found = front(results)
     assert found is not None and len(found.points) == 2 * 16
+    assert found.best == tuple(sorted(found.best, key=lambda point: -point.values[0]))
+    lacking = [replace(run, metrics=run.metrics.copy()) for run in results]
+    for run in lacking:
+        del run.metrics["cost/train_seconds"]
+    assert front(lacking) is None
 
     def beaten(point: Point) -> bool:
         (score, cost) = point.values

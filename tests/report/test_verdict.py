@@ -28,15 +28,17 @@ from frostline.core import project
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
 from frostline.records import sweep_record
 from frostline.records.result import TEST, VAL, Result
-from frostline.report import backbones, baseline, page_data, predictions, statistics
+from frostline.report import backbones, baseline, next_step, page_data, predictions, statistics
 from frostline.report.cell_intervals import repeats as repeats_of
 from frostline.report.cell_intervals import standard_error, validation_interval
 from frostline.report.cells import cells, metrics, varying
-from frostline.report.contest import contests
+from frostline.report.contest import compared_key, contests
+from frostline.report.paired_difference import Difference
 from frostline.report.result_tables import cells_table, pairs_table, rows
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer
 
+IMPOSSIBLE_COUNTS = [f', "images": {count}' for count in ("-1", "0", "1e999")]
 MORE_SEEDS = "More seeds may decide it, or show that it takes more test images"
 
 
@@ -51,6 +53,7 @@ def result(
 
 def test_cell_holds_all_seeds_of_a_grid_point():
     results = [result(seed, "head", 0.9 + seed / 100, 0.8 + seed / 10, seed=seed) for seed in range(2)]
+    results[1] = replace(results[1], choices=dict(reversed(results[1].choices.items())))
     (cell,) = cells([*results, result(2, "head", 0.0, 0.0, status="FAILED", seed=2)])
     assert "seed" not in cell.choices
     assert len(cell.results) == 3 and len(cell.finished) == 2
@@ -61,7 +64,9 @@ def test_cell_holds_all_seeds_of_a_grid_point():
 def test_only_common_folds_are_compared():
     head = [result(fold, "head", 0.9, 0.8 + fold / 100, **{"data.fold": fold}) for fold in range(3)]
     full = [result(fold, "full", 0.8, 0.7, **{"data.fold": fold}) for fold in range(2, 5)]
-    assert "Undecided: " in answer([*head, *full[1:]]) and "points, no fold in common)" in answer([*head, *full[1:]])
+    text = answer([*head, *full[1:]])
+    assert "Undecided: " in text and "points, no fold in common)" in text and "seed=" not in text
+    assert "It takes more images to tell them apart, rather than more folds." in text
     assert "; fold 2 alone, " in answer([*head, full[0]])
     whole = [
         result(n, mode, 0.9, 0.8, **{"data.folds": "null", "data.fold": 0}) for n, mode in enumerate(("head", "full"))
@@ -75,11 +80,13 @@ def test_perfect_validation_keeps_a_standard_error():
     assert standard_error(ACCURACY, [sure]) == pytest.approx(math.sqrt(143 / 144) / 144)
     nearly = replace(sure, metrics=sure.metrics | {VAL: 143 / 144})
     assert standard_error(ACCURACY, [nearly]) == pytest.approx(standard_error(ACCURACY, [sure]))
+    never = replace(sure, metrics=sure.metrics | {VAL: 0.0})
+    assert standard_error(ACCURACY, [never]) == standard_error(ACCURACY, [sure])
 
 
 def test_standard_error_of_loss_is_the_seed_deviation():
     runs = [result(seed, "head", 0.9, 0.9, seed=seed) for seed in range(3)]
-    runs = [replace(run, metrics=run.metrics | {LOSS.val: 0.1 * run.job}) for run in runs]
+    runs = [replace(run, metrics=run.metrics | {LOSS.val: 0.1 * run.job}, images={"val": 144}) for run in runs]
     assert standard_error(LOSS, runs) == pytest.approx(0.1)
 
 
@@ -102,6 +109,13 @@ def test_cells_are_ordered_by_validation_with_failed_last(runs, random):
     assert scores == sorted(scores, reverse=True)
     random.shuffle(results)
     assert cells(results) == ranked
+
+
+def test_of_equal_cells_the_one_with_fewer_parameters_is_first():
+    runs = [result(job, mode, 0.9, 0.9) for job, mode in enumerate(("full", "lora", "head", "norm"))]
+    for run, parameters in zip(runs[1:], (30, 10, 10), strict=True):
+        run.metrics["cost/trainable_parameters"] = parameters
+    assert [cell.choices["freeze_mode"] for cell in cells(runs[::-1])] == ["head", "norm", "lora", "full"]
 
 
 def test_diverged_cell_never_ranks_first():
@@ -213,6 +227,33 @@ def test_grouped_images_are_compared_group_by_group(tmp_path):
     assert contests(moved)[0].difference.interval == unpaired and one.interval == alone and two.interval.low < 0.9
 
 
+def test_seeds_on_grouped_images_are_compared_group_by_group(tmp_path):
+    runs, patients = [], np.arange(400) // 20 * 20
+    wrong = np.random.default_rng(0).random((2, 2, 20)).repeat(20, axis=2) < 0.1
+    for job, (mode, seed) in enumerate((mode, seed) for mode in range(2) for seed in range(2)):
+        right = ~wrong[mode, seed]
+        run = result(job, ("full", "head")[mode], 0.9 - mode / 10, right.mean(), seed=seed)
+        runs.append(with_groups(run, tmp_path / str(job), right, patients))
+    found = contests(runs)[0].difference
+    apart = wrong[1].astype(float) - wrong[0]
+    within = statistics.by_influence(found.gap, apart - apart.mean(1, keepdims=True), 1 / 400, patients)
+    assert found.over_images == within and found.how.endswith("jackknife over 400 test images in 20 groups")
+    for run in runs:
+        file = Path(run.folder) / "test_predictions.safetensors"
+        save_file(load_file(file) | {"groups": patients * 0}, file)
+    found = contests(runs)[0].difference
+    assert found.interval is not None and found.how == "2 seeds, paired t-interval"
+
+
+def test_metric_without_its_predictions_has_no_interval(tmp_path):
+    runs = [result(n, mode, 0.9, 0.9, select="val/auroc") for n, mode in enumerate(("full", "head"))]
+    for run in runs:
+        run.metrics.update({AUROC.val: 0.9 - run.job / 10, AUROC.test: 0.8 - run.job / 10})
+    runs = [replace(run, folder=write_predictions(tmp_path / str(run.job), np.arange(9) > 2)) for run in runs]
+    (found,) = contests(runs)
+    assert [one.interval for one in (found.difference, *found.contenders)] == [None] * 3
+
+
 def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
     runs, patients = [], np.arange(400) // 20 * 20
     for job, mode in enumerate(("full", "head")):
@@ -288,6 +329,8 @@ def test_largest_class_baseline_is_not_beaten(tmp_path):
     )
     waiting = result(9, "norm", 0, 0, status="WAITING")
     assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: no result surely beats")
+    (tmp_path / "1" / "test_predictions.safetensors").unlink()
+    assert answer(runs).startswith("Undecided: ")  # whether the second one beats the largest class is not known
 
 
 def test_largest_class_of_folds_counts_all_test_images(tmp_path):
@@ -296,6 +339,7 @@ def test_largest_class_of_folds_counts_all_test_images(tmp_path):
     write_counts(Path(runs[0].folder), big=10, small=21, none=0)
     found = baseline.of(whole)
     assert (found.name, found.label, found.share) == ("big", 0, pytest.approx(70 / 93))
+    assert (found.tested, found.untested) == (2, ("none",))
     assert baseline.of([replace(repeat, overlap=None) for repeat in whole]).name == "small"  # seeds have one test split
     (Path(runs[2].folder) / "per_class.json").unlink()
     assert baseline.of(whole) is None
@@ -364,6 +408,14 @@ def test_accuracy_over_folds_is_the_same_everywhere(tmp_path):
     half = stats.norm.ppf(0.975) * math.hypot(error, 1 / 300)
     within = found.lead.interval
     assert (within.low, within.high) == pytest.approx((-0.025 - half, -0.025 + half))
+    for run in runs[:2]:  # in the other fold, no two images are of one group
+        file = Path(run.folder) / "test_predictions.safetensors"
+        save_file(load_file(file) | {"groups": np.arange(200) // 4 * 4}, file)
+    influence = np.concatenate([(one - one.mean()) * 150 / len(one) for one in differences])
+    groups = np.concatenate([np.arange(200) // 4 * 4, np.arange(1000, 1100)])
+    within, (found,) = statistics.by_influence(-0.025, influence, 1 / 300, groups), contests(runs)
+    assert (found.lead.interval.low, found.lead.interval.high) == pytest.approx((within.low, within.high))
+    assert found.lead.how == "paired jackknife over 300 test images in 150 groups"
 
 
 def test_seeds_of_deterministic_modes_add_no_spread(tmp_path):
@@ -372,6 +424,8 @@ def test_seeds_of_deterministic_modes_add_no_spread(tmp_path):
         del run.choices["lr"]
     (cell,) = cells(runs)
     assert cell.spread(TEST) == pytest.approx(stdev([0.9, 0.8])) and len(cell.finished) == 6
+    over_folds, ends = statistics.t_interval([0.9, 0.8], overlap=100 / 400), contests(runs)[0].contenders[0].interval
+    assert (ends.low, ends.high) == (pytest.approx(over_folds.low), 1.0)
     plain = [result(seed, "knn", 0.9, 0.9, seed=seed) for seed in range(3)]
     for run in plain:
         del run.choices["lr"]
@@ -410,8 +464,12 @@ def test_folds_overlap_in_all_images_except_test(tmp_path):
         *fold_runs(tmp_path, "head", [[0.7], [0.7], [0.5]], [100] * 3),
     ]
     found = contests(runs)[0].difference
+    assert found.gap == pytest.approx(0.7 / 3) and (found.folds, found.paired, found.seeds) == (True, True, 3)
     within = statistics.t_interval([0.2, 0.1, 0.4], overlap=100 / 400)
     assert (found.interval.low, found.interval.high) == pytest.approx((within.low, within.high))
+    one, alone = contests(runs)[0].contenders[0], statistics.t_interval([0.9, 0.8, 0.9], overlap=100 / 400)
+    for ends in (one.interval, validation_interval(one.cell)):
+        assert (ends.low, ends.high) == (pytest.approx(alone.low), 1.0)
 
 
 def test_results_above_the_baseline_are_compared(tmp_path):
@@ -423,7 +481,9 @@ def test_results_above_the_baseline_are_compared(tmp_path):
     assert answer(runs).startswith("Fine-tuning (full) wins: 98.0% against 92.0%")
 
 
-@pytest.mark.parametrize("text", ["[" * 10**5, "{}", "[]", '[{"class": "a"}]', '[{"class": "a", "images": -1}]'])
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, "{}", "[]", "[1]", *(f'[{{"class": "a"{more}}}]' for more in ("", *IMPOSSIBLE_COUNTS))]
+)
 def test_malformed_class_counts_are_ignored(tmp_path, text):
     runs = [imbalanced(tmp_path, [0] * 31), imbalanced(tmp_path, [0] * 31, 1, "head")]
     (tmp_path / "0" / "per_class.json").write_text(text)
@@ -509,6 +569,12 @@ def test_seeds_of_deterministic_modes_count_as_one(tmp_path):
     runs = [replace(run, folder=folders[run.choices["freeze_mode"]], images={"test": 16, "val": 16}) for run in runs]
     text = answer(runs)
     assert text.startswith("Undecided: a 87.5%, b 100.0%") and "one seed, paired bootstrap over 16 test images" in text
+    assert "More seeds would not tell them apart, since neither depends on the seed." in text and "seed=" not in text
+    trained = replace(runs[5], choices=runs[5].choices | {"lr": 0.1})
+    assert f"{MORE_SEEDS}: `python train.py -m freeze=a,b seed=0,1,2,3,4`." in answer([runs[0], trained])
+    assert "5 seeds, paired t-interval" in answer(
+        [*runs[:5], *(replace(run, choices=run.choices | {"lr": 0.1}) for run in runs[5:])]
+    )
     assert "95% interval 64.0 to 96.5; one seed)" in answer(runs[:5])  # Wilson's
     assert validation_interval(cells(runs)[0]) == validation_interval(cells(runs[:1])[0])
 
@@ -536,6 +602,8 @@ def test_lead_over_the_second_alone_is_not_a_win():
         in text
     )
     assert compare.facts(runs)["contests"][0]["unbeaten"][0]["value"] == "lora"
+    second = replace(runs[2], metrics=runs[2].metrics | {VAL: 0.945})
+    assert answer([*runs[:2], second]).startswith("Undecided: fine-tuning (full) 95.0%, lora 95.5% on the test split")
     won = answer([runs[0], runs[1], runs[3]])
     assert won.startswith("Fine-tuning (full) wins: 95.0% against 90.0% for feature extraction (head)")
     many = [*runs[:3], *(replace(runs[2], job=n, choices=runs[2].choices | {"freeze_mode": f"m{n}"}) for n in range(9))]
@@ -594,6 +662,21 @@ def test_seed_estimate_uses_the_quantile_of_its_count():
     assert "To decide it: `python train.py -m freeze=a,b seed=0,1,2,3,4,5,6,7,8,9,10`." in text  # t(10) 2.228
 
 
+@pytest.mark.parametrize(
+    ("gap", "ends", "over_seeds", "over_images", "seeds", "needed"),
+    [
+        (-0.10, (-0.15, -0.05), None, None, 2, 5),  # sure on the test split, unlike on validation
+        (-0.10, (-0.15, -0.05), None, None, 4, 8),
+        (0.05, (-0.16, 0.26), (-0.15, 0.25), (0.02, 0.08), 3, 19),  # root(0.05^2 - 0.03^2) is 0.04
+        (-0.04, (-0.24, 0.16), None, None, 3, 19),
+    ],
+)
+def test_suggested_seeds_leave_out_the_error_of_images(gap, ends, over_seeds, over_images, seeds, needed):
+    within, of_seeds, of_images = (pair and statistics.Interval(*pair) for pair in (ends, over_seeds, over_images))
+    found = Difference(gap, (0.5, 0.5), within, "", seeds, True, over_seeds=of_seeds, over_images=of_images)
+    assert next_step._seeds_needed(found) == needed
+
+
 def test_interval_is_clamped_to_100_points():
     text = answer([*seed_runs("a", [0.5, 0.9]), *seed_runs("b", [0.6, 0.4], val=0.8)])
     assert "95% interval -100.0 to 100.0; 2 seeds" in text
@@ -605,6 +688,8 @@ def test_single_seed_is_compared_with_one_seed():
     assert "; seed 0 alone, 1,000 test images each, not paired)" in text
     text = answer([*seed_runs("a", [0.96], first=3), *seed_runs("b", [0.90, 0.80, 0.70], val=0.8)])
     assert "; seed 3 against seed 0, " in text
+    text = answer([*seed_runs("a", [0.96], first=2), *seed_runs("b", [0.90, 0.80, 0.70], val=0.8)])
+    assert "96.0% against 70.0% for b on the test split" in text and "; seed 2 alone, " in text
 
 
 @pytest.mark.parametrize(
@@ -659,6 +744,8 @@ def test_small_sure_difference_over_seeds_is_a_tie():
         [*seed_runs("a", [0.900, 0.902, 0.898, 0.901]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]
     )
     assert text.startswith("A tie: ")
+    wider = [*seed_runs("a", [0.900, 0.920, 0.897, 0.911]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]
+    assert 0.01 < contests(wider)[0].difference.interval.high < 0.02 and answer(wider).startswith("Undecided: ")
 
 
 def test_one_freeze_mode_compares_other_keys():
@@ -667,6 +754,17 @@ def test_one_freeze_mode_compares_other_keys():
     text = answer(runs)
     assert text.startswith("augment=standard wins: 90.0% against 70.0% for augment=none on the test split")
     assert "The best lr is 0.01 for standard and 0.1 for none." in text
+
+
+def test_searched_keys_and_the_selection_are_not_compared():
+    runs = []
+    for augment, val in (("none", 0.7), ("standard", 0.9)):
+        for n in range(3):
+            marks = {"search": "tpe", "study": f"augment={augment}", "trial": n, "space": {}}
+            runs.append(result(len(runs), "head", val, val, **marks, lr=0.1**n, rank=n, augment=augment))
+    assert answer(runs).startswith("augment=standard wins: 90.0% against 70.0% for augment=none on the test split")
+    selected = [result(n, "head", 0.9, 0.9, select=select) for n, select in enumerate(("val/accuracy", "val/loss"))]
+    assert compared_key(selected) == "freeze_mode"
 
 
 def test_lr_alone_compares_learning_rates():
@@ -681,6 +779,7 @@ def test_failed_runs_bound_the_lr_edge():
     runs = [result(job, mode, 0.9 - (lr - 0.01) ** 2, 0.9, lr=lr) for job, (mode, lr) in enumerate(lrs)]
     runs[0] = result(0, "head", 0, 0, status="FAILED", lr=0.1)
     text = answer(runs)
+    assert "The tuning budgets differ (cells tried: head 2, full 3)." in text  # failed ones were tried
     assert "The best lr of `head` is the smaller of the two tried; smaller may be better still." in text
     assert "`python train.py -m freeze=head,full lr=0.001,0.003,0.01,0.1`" in text
     assert "of `full`" not in text and "1 run of 5 did not finish." in text
@@ -715,13 +814,20 @@ def lr_runs(mode: str, accuracies: dict[float, float | None], first: int = 0) ->
             "0.001,0.01,0.1,0.3",
         ),
         ({0.1: 0.9, 0.01: 0.6}, {0.01: 0.8, 0.1: None}, "`full` between 0.01 and 0.1", "0.001,0.003,0.01,0.03,0.1"),
-        ({0.001: 0.8, 0.01: 0.9, 0.02: None}, {0.001: 0.5, 0.01: 0.6, 0.1: 0.5}, "", None),
+        ({0.001: 0.8, 0.01: 0.9, 0.03: None}, {0.001: 0.5, 0.01: 0.6, 0.1: 0.5}, "", None),
+        ({0.01: 0.6, 0.1: 0.9}, {0.1: 0.7, 1.0: 0.8}, "`head` and `full` is the larger", "0.01,0.1,1,3,10"),
+        (
+            {0.01: 0.9, 0.1: 0.6},
+            {0.001: 0.8, 0.1: 0.7},
+            "`head` and `full` is the smaller",
+            "0.0001,0.0003,0.001,0.01,0.1",
+        ),
         ({0.1: 0.9, 0.01: 0.6}, {0.001: 0.7, 0.01: 0.8, 0.1: 0.7, 0.2: None}, "`head` is the larger", None),
     ],
 )
 def test_no_lr_beyond_a_diverged_one_is_suggested(head, full, sentence, suggested):
     text = answer([*lr_runs("head", head), *lr_runs("full", full, first=len(head))])
-    assert sentence in text
+    assert sentence in text and ("may be better still" in text) == bool(sentence)
     found = re.search(r"To try more .*? lr=(\S+)`", text)
     assert (found and found[1]) == suggested
 
@@ -735,6 +841,12 @@ def test_diverged_runs_are_not_suggested_again():
         "No run of full finished. To try smaller learning rates (`full` diverges again with lr 10, the best of "
         "`head`): `python train.py -m freeze=head,full lr=1,3,10`."
     )
+    both = lr_runs("head", {10.0: 0.9}) + lr_runs("full", {20.0: None, 90.0: None}, first=1)
+    both = [replace(run, choices=run.choices | {"seed": seed}) for run in both for seed in (0, 4)]
+    assert answer(both).endswith(" learning rates: `python train.py -m freeze=head,full lr=2,7,10 seed=0,4`.")
+    for run in both[2:]:
+        del run.choices["lr"]  # a solved head, whose features are not finite
+    assert answer(both).endswith("No run of full finished.")
 
 
 def test_lr_that_diverges_again_is_told_beside_the_command():
@@ -952,6 +1064,11 @@ def test_loss_over_seeds_is_paired_by_seed(tmp_path):
     differences = np.array([one.influence - two.influence for one, two in zip(*measured, strict=True)])
     own = ((differences - differences.mean(0)) ** 2).mean(1).sum() / 2  # by seed and image, already in `half`
     images = stats.norm.ppf(0.975) * math.sqrt((differences.mean(0).var() - own / 3) / differences.shape[1])
+    best = contest.contenders[0]
+    of_seeds = [statistics.t_interval(best.cell.values(metric)) for metric in (LOSS.test, LOSS.val)]
+    of_images = statistics.by_influence(best.cell.mean(LOSS.test), np.array([one.influence for one in measured[0]]))
+    assert best.interval == statistics.added(best.cell.mean(LOSS.test), of_seeds[0], of_images)
+    assert validation_interval(best.cell) == of_seeds[1]
     assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + math.hypot(half, images))
     for one in contest.contenders:
         for run in one.cell.finished:
@@ -1018,6 +1135,7 @@ def test_single_run_suggests_a_rival_unless_rerun(tmp_path):
         ([result(0, "head", 0.9, 0.95), result(1, "full", 0.91, 0.96)], "Undecided", "More seeds may decide it"),
         ([result(n, "head", 0.9 - n / 10, 0.9, lr=0.01 - n / 200) for n in range(2)], "A tie", "To try more"),
         ([result(0, "head", 0.9, 0.9), result(1, "full", 0, 0, status="FAILED")], "No comparison", "To try them again"),
+        ([*lr_runs("head", {0.1: 0.9}), *lr_runs("full", {0.1: None}, first=1)], "No comparison", "To try smaller"),
     ],
 )
 def test_reruns_get_no_suggested_command(tmp_path, runs, begins, suggestion):

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from optuna.distributions import FloatDistribution, distribution_to_json
 
 from frostline.commands import compare, report
 from frostline.core import project
@@ -20,6 +21,7 @@ from frostline.records.result import TEST, VAL, Result
 from frostline.report import combine, command_line, plots, style
 from frostline.report.cells import cells
 from frostline.report.contest import contests
+from frostline.report.studies import studies
 from frostline.report.verdict import answer
 from frostline.sweeps import catalog, closing
 from written_sweeps import sweep
@@ -69,6 +71,23 @@ def test_repeated_run_counts_once(tmp_path):
     results = merged(one, two)
     assert len(results) == 4 and {result.status for result in results} == {"FINISHED"}
     assert sum(result.folder.startswith(str(one)) for result in results) == 1  # the run that failed in sweep two
+
+
+def test_searches_that_differ_in_a_setting_are_compared(tmp_path):
+    """Each sweep names its study after what varies within it, so that the two studies have one name."""
+    space = {"lr": distribution_to_json(FloatDistribution(1e-4, 1e-1))}
+    marks = {"search": "tpe", "study": "head", "budget": "2 trials", "space": space}
+    folders = [sweep(tmp_path / str(n), {"freeze_mode": ["head"], "lr": [1e-2, 1e-3]}, epochs=n) for n in (4, 8)]
+    for path in tmp_path.glob("*/*/result.json"):
+        told = json.loads(path.read_text())
+        told["choices"] |= marks | {"trial": told["job"]}
+        path.write_text(json.dumps(told))
+    (contest,) = contests(merged(*folders))
+    assert contest.key == "epochs" and len(contest.contenders) == 2
+    found = [(study.name, [trial.number for trial in study.trials]) for study in studies(contest.results)]
+    assert found == [("head epochs=4", [0, 1]), ("head epochs=8", [0, 1])]
+    again = shutil.copytree(folders[0], tmp_path / "again")
+    assert [study.name for study in studies(merged(folders[0], again))] == ["head"]
 
 
 def test_report_goes_to_sweep_or_output_path(tmp_path, capsys, monkeypatch):

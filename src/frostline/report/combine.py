@@ -11,11 +11,11 @@ from typing import Any
 from frostline.core import untrusted
 from frostline.core.config_keys import flatten, is_read, is_semantic
 from frostline.core.errors import UserError
-from frostline.records import layout, provenance
-from frostline.records.result import Result
+from frostline.records import layout, provenance, trial_tags
+from frostline.records.result import Result, choices_text
 from frostline.records.sweep_record import RecordedSweep
 from frostline.report import command_line
-from frostline.report.cells import FOLD, FOLDS, differing
+from frostline.report.cells import FOLD, FOLDS, REPEATS, differing
 
 _PHASES = "freeze_mode.phases"
 _OPTIONS = "optimizer.options."
@@ -26,9 +26,9 @@ _GROUPS = ("model", "freeze_mode", "optimizer", "schedule", "augment", "data")
 def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
     """Return the runs of several sweeps as if they were one: keys that differ between sweeps become choices too.
 
-    Freeze modes of one name with different rules, as in two files of a user, are told apart by their rules. Of a run
-    that was done twice with the same seed, the one that finished last counts. Of what was typed for a run, only what
-    decides its result is kept.
+    Freeze modes of one name with different rules, as in two files of a user, are told apart by their rules, and studies
+    of one name by the settings in which their sweeps differ. Of a run that was done twice with the same seed, the one
+    that finished last counts. Of what was typed for a run, only what decides its result is kept.
     """
     if len(sweeps) == 1:
         return list(sweeps[0].results)
@@ -43,7 +43,7 @@ def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
     ]
     origins = [number for number, sweep in enumerate(sweeps) for _ in sweep.results]
     last: dict[str, Result] = {}
-    for result in sorted(_by_data(full, origins), key=lambda result: result.status == "FINISHED"):
+    for result in sorted(_by_study(_by_data(full, origins), origins), key=lambda result: result.status == "FINISHED"):
         last[repr(sorted(result.choices.items()))] = result
     return [
         replace(result, job=number, command=command_line.deciding(result))
@@ -120,6 +120,25 @@ def _by_data(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Resu
         if place[1] in changed
         else result
         for place, result in zip(places, results, strict=True)
+    ]
+
+
+def _by_study(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Result]:
+    """Return the runs, with their settings after the name of their study where sweeps searched others by that name."""
+    places = [(result.choices.get(trial_tags.STUDY), origin) for result, origin in zip(results, origins, strict=True)]
+    settings: dict[str, dict[int, dict[str, Any]]] = {}
+    for result, (study, origin) in zip(results, places, strict=True):
+        if study is not None:
+            settings.setdefault(study, {}).setdefault(origin, {}).update(result.choices)
+    names: dict[tuple[str | None, int], str] = {}
+    for study, known in settings.items():
+        searched = {key for choices in known.values() for key in choices.get(trial_tags.SPACE, {})}
+        others = {*trial_tags.MARKS, *REPEATS, *searched}
+        keys = [key for key in differing([*known.values()]) if key not in others]
+        names |= {(study, at): f"{study} {choices_text(choices, keys)}".rstrip() for at, choices in known.items()}
+    return [
+        replace(result, choices={**result.choices, trial_tags.STUDY: names[place]}) if place in names else result
+        for result, place in zip(results, places, strict=True)
     ]
 
 

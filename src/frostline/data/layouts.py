@@ -124,7 +124,7 @@ def _role(words: Sequence[str]) -> str | None:
 
 def _unglued(word: str) -> str:
     """Return `train` of `trainset`."""
-    heads = (word.removesuffix(end) for end in _GLUED if word.endswith(end))
+    heads = map(word.removesuffix, _GLUED)
     return next((head for head in heads if _ROLE_OF.get(head) in SPLITS), word)
 
 

@@ -95,7 +95,7 @@ def _kind(path: str, module: nn.Module) -> str:
 def _leaf(leaf: str) -> str:
     """Return `bias` or `weight` for `in_proj_bias` and the like, other names as they are."""
     for kind in ("bias", "weight"):
-        if leaf == kind or leaf.endswith(f"_{kind}"):
+        if leaf.endswith(f"_{kind}"):
             return kind
     return leaf
 

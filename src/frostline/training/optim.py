@@ -96,7 +96,7 @@ def _is_norm_or_bias(module: nn.Module, name: str) -> bool:
 
 def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Return the optimizer over `groups`, fused if torch supports it."""
-    check_options(name, options, weight_decay=max((group.get("weight_decay", 0.0) for group in groups), default=0.0))
+    check_options(name, options, weight_decay=max(group.get("weight_decay", 0.0) for group in groups))
     optimizer = _new(name, groups, lr=lr, options=options)
     optimizer.register_step_post_hook(_count_writes)
     return optimizer

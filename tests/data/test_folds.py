@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from frostline.core.config import DataConfig
 from frostline.core.errors import UserError
-from frostline.data import splitting
+from frostline.data import splitting, stratification
 from frostline.data.source import Source
 from numbered import disjoint
 from small import data_config
@@ -57,6 +57,19 @@ def test_folds_are_stratified_like_scikit_learns() -> None:
         assert max(abs(a - b) for a, b in zip(found, other, strict=True)) <= 1
     sizes = [len(part.ids) for part in parts]
     assert max(sizes) - min(sizes) <= 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_large_groups_are_placed_before_small_ones(seed: int) -> None:
+    group = torch.tensor([0] * 6 + [*range(1, 7)])
+    parts = stratification.share_out(torch.zeros_like(group), torch.arange(12), group, [1, 1], seed)
+    assert parts.bincount().tolist() == [6, 6]
+
+
+def test_smallest_group_is_chosen_if_all_exceed_the_quota() -> None:
+    labels, group = torch.zeros(30, dtype=torch.int64), torch.tensor([0] * 10 + [1] * 8 + [2] * 12)
+    chosen = stratification.choose_groups(labels, torch.arange(30), torch.tensor([3]), 0, group)
+    assert torch.equal(chosen, group == 1)
 
 
 def test_groups_stay_whole_in_stratified_folds() -> None:

@@ -87,18 +87,22 @@ def test_names_of_things_are_classes(names: list[str], tmp_path: Path):
 
 
 def test_unlabelled_folders_are_left_out_and_reported(tmp_path: Path):
-    images(tmp_path, *within(["seg_train", "seg_test"]), "seg_pred", "extra/deep")
+    images(tmp_path, *within(["seg_train", "seg_test"]), "seg_pred", "seg_masks", "extra/deep")
+    (tmp_path / "empty").mkdir()
     found = load(tmp_path)
     assert found.classes == ("a", "b", "c") and len(found.test) == 9
-    assert findings(found, "seg_pred with 3 images is left out")
-    assert findings(found, "extra with 3 images is left out")
+    assert [finding.about for finding in findings(found, " is left out, since ")] == [
+        "folder extra with 3 images is left out, since it is not a split",
+        "folder seg_masks with 3 images is left out, since its name says that it holds annotations",
+        "folder seg_pred with 3 images is left out, since its name says that it has no labels",
+    ]
 
 
 def test_test_folder_without_classes_is_replaced(tmp_path: Path):
     images(tmp_path, *within(["train"]), "test", each=5)
     found = load(tmp_path)
     assert len(found.train) + len(found.val) + len(found.test) == 15
-    assert findings(found, "test with 5 images is left out")
+    assert findings(found, "test with 5 images is left out, since its images are in no class folders")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +209,7 @@ def test_skipped_files_are_counted_and_reported_unless_harmless(tmp_path: Path):
 
 def test_images_beside_class_folders_are_reported(tmp_path: Path):
     images(tmp_path / "one", "a", "b", ".", each=6)
+    (tmp_path / "one" / "._0.png").touch()  # of macOS
     images(tmp_path / "two", "train/a", "train/b", "test/a", "test/b", "test", each=6)
     for root, place in (("one", "one"), ("two", "test")):
         (finding,) = findings(load(tmp_path / root), "left out")

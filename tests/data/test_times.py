@@ -109,10 +109,11 @@ def test_impossible_splits_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "write",
-    ids=("date", "offset", "exif", "mixed", "decimal", "nanoseconds", "integer"),
+    ids=("date", "offset", "zones", "exif", "mixed", "decimal", "nanoseconds", "integer"),
     argvalues=[
         lambda day, number: f"{day:%Y-%m-%d}",
         lambda day, number: f"{day:%Y-%m-%dT%H:%M:%S+02:00}",
+        lambda day, number: f"{day:%Y-%m-%dT%H:%M:%S}{('', '+02:00', '-11:00')[number % 3]}",
         lambda day, number: f"{day:%Y:%m:%d %H:%M:%S}",
         lambda day, number: f"{day:%Y-%m-%d}" if number % 2 else f"{day:%Y-%m-%d 10:30}",
         lambda day, number: f"{number - 7.5}",

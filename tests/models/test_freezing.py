@@ -243,9 +243,10 @@ def test_freezing_drops_gradients() -> None:
         ([{"match": "head/*"}, {"match": "stage9/*"}, {"match": "*"}], ["freeze_mode=own", "stage9/*"]),
         ([{"match": "head/*"}], ["freeze_mode=own", "covers conv1.0.weight", "'*'"]),
         ([], ["freeze_mode=own", "covers conv1.0.weight"]),
+        ([{"match": "*", "lr_scale": 0.0}], ["freeze_mode=own: expected some parameter to learn in every phase, by"]),
     ],
 )
-def test_unmatched_patterns_and_uncovered_parameters_are_refused(rules: list[dict[str, str]], words: list[str]) -> None:
+def test_rules_that_do_not_fit_the_network_are_refused(rules: list[dict[str, object]], words: list[str]) -> None:
     own = FreezeModeConfig("own", "learn", [phase(rules=rules)])
     with pytest.raises(UserError) as caught:
         resolve(on_meta("shufflenet_v2_x0_5"), own)

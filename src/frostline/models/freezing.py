@@ -42,11 +42,14 @@ class Phase:
 def resolve(module: nn.Module, structure: Structure, phases: Sequence[PhaseConfig], mode: str) -> tuple[Phase, ...]:
     """Return the phases of the freeze mode called `mode` for this network, with one scale per parameter.
 
-    UserError for a pattern that matches nothing, and for a parameter that no pattern covers.
+    UserError for a pattern that matches nothing, a parameter that no pattern covers, and a phase in which none learns.
     """
     found = addresses(module, structure)
     plain = [step for phase in phases for step in _steps(phase, structure.stages)]
-    return tuple(Phase(p.share, _scales(p, found, structure.stages, mode)) for p in plain)
+    resolved = tuple(Phase(p.share, _scales(p, found, structure.stages, mode)) for p in plain)
+    if not all(phase.learning for phase in resolved):
+        raise user_error("freeze_mode", mode, "some parameter to learn in every phase, by a rule with lr_scale above 0")
+    return resolved
 
 
 def is_norm(module: nn.Module) -> bool:

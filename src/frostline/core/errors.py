@@ -37,6 +37,7 @@ _SYNONYMS = {
     "optimizer.weight_decay": "optimizer.wd wd",
     "precision": "amp fp16 bf16",
     "select": "metric monitor",
+    "tpe": "bayes bayesian optuna",
     "train.patience": "early_stopping",
 }
 """Names of keys and options that other programs have for ours; one name may mean a key, and another option."""

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.config import Config, DataConfig
-from frostline.core.errors import NOTHING, user_error
+from frostline.core.errors import NOTHING, UserError, user_error
 from frostline.core.hydra_errors import unreadable
 from frostline.core.project import config_folder
 
@@ -37,6 +37,10 @@ _WITH_VALUES = (  # flags of Hydra that take a value
     *("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"),
     *("--info", "-i", "--experimental-rerun"),
 )
+_FLAGS = (
+    *("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion"),
+    *(flag for flag in _WITH_VALUES if flag.startswith("--")),
+)
 _SUBDIR = "${hydra:job.num}"  # the default
 _FOLD = "data.fold"
 _MOST_FOLDS = 1000  # more is a mistake, which the check of the data reports
@@ -51,6 +55,11 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
     """
     for before, argument in itertools.pairwise(["", *arguments]):
         key, equals, value = argument.lstrip("+").partition("=")
+        if key.startswith("--") and not any(
+            flag.startswith(key) for flag in _FLAGS
+        ):  # as argparse, which may abbreviate
+            typed = f"{key.lstrip('-').replace('-', '_')}={value or '<value>'}"
+            raise UserError(f"{argument}: expected a key without dashes, {typed}, or a flag of --hydra-help")
         if not value and ((key in _WITH_VALUES and equals) or (before in _WITH_VALUES and not key)):
             raise user_error(key or before, "", NOTHING)
         if equals and not key:

@@ -362,6 +362,7 @@ BAD = [
     ("freeze=ful", "did you mean full?"),
     ("--freeze head", "--freeze: expected a key without dashes, freeze=<value>, or a flag of --hydra-help"),
     ("--batch-size=64", "--batch-size=64: expected a key without dashes, batch_size=64, or a flag of --hydra-help"),
+    ("-b 64", "-b: expected a key without dashes, b=<value>, or a flag of --hydra-help"),
     ("search=optuna", "did you mean tpe?"),
     ("freeze=none", "did you mean full?"),
     ("freeze=head, lr=1", "freeze=head,: expected no comma at the end of a list, and no blank after a comma"),

@@ -41,6 +41,8 @@ _FLAGS = (
     *("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion"),
     *(flag for flag in _WITH_VALUES if flag.startswith("--")),
 )
+"""Long flags of Hydra, which may be abbreviated."""
+_SHORT = ("-h", "-c", "-p", "-r", "-m", "-s", "-i")
 _SUBDIR = "${hydra:job.num}"  # the default
 _FOLD = "data.fold"
 _MOST_FOLDS = 1000  # more is a mistake, which the check of the data reports
@@ -55,9 +57,7 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
     """
     for before, argument in itertools.pairwise(["", *arguments]):
         key, equals, value = argument.lstrip("+").partition("=")
-        if key.startswith("--") and not any(
-            flag.startswith(key) for flag in _FLAGS
-        ):  # as argparse, which may abbreviate
+        if key[:1] == "-" and key[:2] not in _SHORT and not any(flag.startswith(key) for flag in _FLAGS):
             typed = f"{key.lstrip('-').replace('-', '_')}={value or '<value>'}"
             raise UserError(f"{argument}: expected a key without dashes, {typed}, or a flag of --hydra-help")
         if not value and ((key in _WITH_VALUES and equals) or (before in _WITH_VALUES and not key)):

@@ -18,9 +18,9 @@ from small import compose
 
 STEPS = (
     ("lr=1e-3",),
-    ("lr=1e-2", "seed=1"),
+    ("lr=1e-2", "seed=1", "train.label_smoothing=0.1"),
     ("schedule=cosine", "select=val/loss"),
-    ("optimizer.weight_decay=0.1", "train.patience=3"),
+    ("optimizer.weight_decay=0.1", "optimizer.decay_norm_and_bias=true", "train.patience=3"),
 )
 OTHERS = (
     ("epochs=7",),

@@ -165,6 +165,22 @@ def test_best_of_two_trials_is_trained_to_the_end() -> None:
     assert not study.rungs.conclude() and study.over() and study.spent() == [Spent(1, 1.0), Spent(9, 9.0)]
 
 
+def test_stopped_trial_is_not_promoted_by_worse_ones_that_come_later() -> None:
+    study = open_study(search_config(epochs=3), None)
+    for value in (0.3, 0.5, 0.1, 0.4, 0.2, 0.0):
+        study.rungs.pause(study.ask()[0], [value], Spent(1, 1.0))
+    assert study.rungs.twin_of(5) is None
+    for best in (1, 3):
+        assert study.rungs.promote(1) == [(best, None)]
+        study.tell(best, [0.5], TrialState.COMPLETE, [0.5] * 3, Spent(3, 3.0))
+    assert study.rungs.promote(1) == [] and study.rungs.conclude()
+    for number in (0, 2, 4, 5):
+        study.tell(number, None, TrialState.PRUNED, [0.3], Spent(1, 1.0))
+    for _ in range(3):
+        study.rungs.pause(study.ask()[0], [0.0], Spent(1, 1.0))
+    assert not study.rungs.may_promote()
+
+
 def test_lower_loss_is_promoted() -> None:
     study = open_study(search_config("select=val/loss"), None)
     for value in (0.3, 0.1, float("nan")):
@@ -208,7 +224,7 @@ def test_trial_with_known_later_epochs_pauses_at_each_rung() -> None:
     study = open_study(search_config(), None)
     study.ask()
     for goal in (1, 3):
-        assert study.rungs.pauses(0, 9) and not study.rungs.pauses(0, goal - 1)
+        assert study.rungs.pauses(0, 9) and study.rungs.pauses(0, goal) and not study.rungs.pauses(0, goal - 1)
         study.rungs.pause(0, [0.1 * epoch for epoch in range(9)], Spent(9, 18.0))
         assert study.spent() == [Spent(goal, 2.0 * goal)] and len(study.trials()[0].intermediate_values) == goal
         assert study.rungs.conclude()

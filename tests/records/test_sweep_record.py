@@ -13,7 +13,7 @@ import pytest
 from frostline.core import files
 from frostline.core.errors import UserError
 from frostline.records import journal, sweep_record
-from frostline.records.result import TEST, VAL, Result, write_result
+from frostline.records.result import EFFECTIVE, GROUPS, PRUNED, SHARED, TEST, VAL, VAL_EFFECTIVE, Result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFacts, SweepFile, Tracker
 
 TRACKER = Tracker("sqlite:///mlflow.db", "frostline", "/sweep", None, None)
@@ -89,11 +89,18 @@ def test_sweep_with_a_damaged_mark_of_a_search_is_refused(tmp_path: Path, marks:
         {"metrics": {VAL: 0.5}},
         {"metrics": {VAL: 0.5, TEST: 0.5, "cost/train_seconds": math.inf}},
         {"metrics": {VAL: 0.5, TEST: 0.5, "test/macro_f1": 1.5}},
-        {"images": {"test": 2.5}},
-        {"choices": {"seed": [1]}},
+        *[
+            {"metrics": {VAL: 0.5, TEST: 0.5, name: -1}}
+            for name in ("best/epoch", SHARED, GROUPS, EFFECTIVE, VAL_EFFECTIVE, PRUNED)
+        ],
+        *[{"images": images} for images in ({"test": 2.5}, {"test": -1}, [])],
+        *[{"choices": choices} for choices in ({"seed": [1]}, {"seed": 1.5}, {"data.fold": 0.5})],
+        *[{"command": command} for command in ("lr=1", [1])],
+        *[{name: 5} for name in ("name", "run_id", "reason", "unknown")],
         {"choices": {"lr": math.nan}},
         *[{"choices": {**SEARCHED, **marks}} for marks in DAMAGED_MARKS],
         {"job": "0"},
+        {"job": -1},
     ],
 )
 def test_invalid_result_counts_as_damaged(tmp_path: Path, damage: dict[str, Any]) -> None:

@@ -13,7 +13,18 @@ import pytest
 from frostline.core import files
 from frostline.core.errors import UserError
 from frostline.records import journal, sweep_record
-from frostline.records.result import EFFECTIVE, GROUPS, PRUNED, SHARED, TEST, VAL, VAL_EFFECTIVE, Result, write_result
+from frostline.records.result import (
+    EFFECTIVE,
+    GROUPS,
+    PRUNED,
+    SHARED,
+    TEST,
+    VAL,
+    VAL_EFFECTIVE,
+    Result,
+    size,
+    write_result,
+)
 from frostline.records.sweep_record import RunFacts, SweepFacts, SweepFile, Tracker
 
 TRACKER = Tracker("sqlite:///mlflow.db", "frostline", "/sweep", None, None)
@@ -106,7 +117,7 @@ def test_sweep_with_a_damaged_mark_of_a_search_is_refused(tmp_path: Path, marks:
 def test_invalid_result_counts_as_damaged(tmp_path: Path, damage: dict[str, Any]) -> None:
     SweepFile(tmp_path, None).add([facts(0)])
     (own := tmp_path / "0").mkdir()
-    metrics = {VAL: 0.5, TEST: 0.5, "test/map": math.nan}
+    metrics = {VAL: 0.0, TEST: 1.0, "test/map": math.nan}
     whole = Result(0, "head", str(own), None, "FINISHED", None, {"seed": 0}, metrics)
     write_result(own, whole)
     (read,) = sweep_record.read(tmp_path).results
@@ -117,3 +128,9 @@ def test_invalid_result_counts_as_damaged(tmp_path: Path, damage: dict[str, Any]
     journal.append(own, "end", status="FINISHED")
     (read,) = sweep_record.read(tmp_path).results
     assert (read.status, read.reason) == ("KILLED", "it ended, but its result.json is damaged or gone")
+
+
+def test_sizes_have_three_digits_and_powers_of_1000() -> None:
+    counts = (0, 999, 1000, 1234, 123_456, 10**8, 25 * 10**8, 10**15)
+    told = ["0 bytes", "999 bytes", "1 kB", "1.23 kB", "123 kB", "100 MB", "2.5 GB", "1000 TB"]
+    assert [size(count) for count in counts] == told

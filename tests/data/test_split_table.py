@@ -247,6 +247,10 @@ def test_shard_splits_are_read_back_by_name(tmp_path: Path) -> None:
     assert "column split of train, val and test, not of tset" in refused(
         *lines[:-1], lines[-1].replace(",test", ",tset")
     )
+    assert "columns image, label, split, but there is no split" in refused("image,label,role", *lines[1:])
+    assert "expected images of train" in refused(*(line.replace(",train", ",val") for line in lines))
+    found.options["data.options.splits"] = str(tmp_path / "nowhere.csv")
+    assert "nowhere.csv: expected a file that exists, as `frostline data ... --write-splits` writes it" in refused()
 
 
 def test_ambiguous_names_are_refused(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def same(model: Model, without: str = "no head") -> bool:
 
 LINEAR = {"weight": state()["fc.weight"], "bias": state()["fc.bias"]}
 OTHER = {"epoch": 7, "best": 0.5, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}}
+OTHER["sums"] = {0: torch.ones(1)}
 
 
 @pytest.mark.slow
@@ -90,6 +91,8 @@ def test_unambiguous_state_dict_is_unwrapped_and_reported(tmp_path, suffix, cont
         (headless("encoder."), "names after `encoder.`; head fc new"),
         ({**headless(), "fc.0.weight": torch.ones(9, 1024), "fc.2.weight": torch.ones(CLASSES, 9)},
          "head fc new (not fc.0.weight 9x1024, fc.2.weight 3x9)"),
+        ({**headless(), "fc.0.weight": torch.ones(1024, 1024), **{f"fc.2.{n}": t for n, t in LINEAR.items()}},
+         "head fc new (not fc.0.weight 1024x1024, fc.2.weight 3x1024, fc.2.bias 3)"),
     ],
 )  # fmt: skip
 def test_unfitting_head_is_new_and_reported(tmp_path, content, loaded):

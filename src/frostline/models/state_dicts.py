@@ -17,7 +17,6 @@ from frostline.core.errors import user_error
 
 Tensors = Mapping[str, Tensor]
 
-_DEPTH = 4  # maximum depth of nested dicts
 _COUNTED = "num_batches_tracked"  # unknown to files from before torch 0.4.1
 _RENAMED = (  # names in older files of torchvision, or of stages that were compiled -> names in its networks
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
@@ -53,16 +52,16 @@ class Reading:
 def tables(content: object) -> dict[str, dict[str, Tensor]]:
     """Return every dict of tensors in a file's content, by the keys that lead to it, joined by dots."""
     found: dict[str, dict[str, Tensor]] = {}
-    waiting, seen = [("", content, 0)], set()
+    waiting, seen = [("", content)], set()
     while waiting:
-        place, value, depth = waiting.pop(0)
-        if not isinstance(value, Mapping) or id(value) in seen or depth > _DEPTH:
+        place, value = waiting.pop(0)
+        if not isinstance(value, Mapping) or id(value) in seen:
             continue
         seen.add(id(value))
         named = [(key, item) for key, item in value.items() if isinstance(key, str)]
         if dense := {key: item for key, item in named if isinstance(item, Tensor) and _dense(item)}:
             found[place] = dense
-        waiting += [(f"{place}.{key}" if place else key, item, depth + 1) for key, item in named]
+        waiting += [(f"{place}.{key}" if place else key, item) for key, item in named]
     return found
 
 

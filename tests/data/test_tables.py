@@ -368,6 +368,8 @@ def test_groups_do_not_depend_on_their_names(tmp_path: Path) -> None:
     assert named.fingerprint == data.fingerprint
     alone, plain = grouped("alone.csv", str, group="group"), grouped("plain.csv", str)
     assert alone.test.groups is None and alone.fingerprint == plain.fingerprint != data.fingerprint
+    blank = grouped("blank.csv", lambda number: "" if number else "one", group="group")
+    assert blank.fingerprint == plain.fingerprint  # an image without a group is in none with others
 
 
 def test_fingerprint_includes_groups(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from frostline.core.errors import UserError
+from frostline.models import state_dicts
 from frostline.models.build import Model, build
 
 CLASSES = 3
@@ -100,6 +101,12 @@ def test_unfitting_head_is_new_and_reported(tmp_path, content, loaded):
     assert same(model, without="fc.") and model.loaded == loaded
     other = read(tmp_path / "w.pth", state(), classes=5)
     assert same(other, without="fc.") and other.loaded == "head fc new (not fc.weight 3x1024, fc.bias 3)"
+
+
+def test_file_that_contains_itself_is_searched_once():
+    content: dict[str, Any] = {"a": {"b": {"c": {"d": {"model": {"weight": torch.ones(1)}}}}}}
+    content["whole"] = content
+    assert [*state_dicts.tables(content)] == ["a.b.c.d.model"]
 
 
 def test_classifier_of_a_replaced_block_is_the_head(tmp_path):

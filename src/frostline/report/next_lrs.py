@@ -51,10 +51,10 @@ def _extended(
     """Return the command of the sweep over the finished learning rates below `limit` and those `beyond` them."""
     best = [one.cell.choices.get("lr") for one in rivals]
     known = [_tried_lr(run, key, one) for run in results for one in rivals if run.status == "FINISHED"]
-    changes: dict[str, Sequence[object]] = {} if key == "lr" else {key: [one.value for one in rivals]}
     others = {n: values for n in tuned if n != "lr" and (values := both(n, rivals[0].cell, rivals[-1].cell))}
     grid = sorted({lr for lr in (*known, *beyond) if lr is not None and (lr < limit or lr in best)})
-    return command(rivals[0].cell.finished[0], {**changes, **others, "lr": grid, **_seeds(rivals)})
+    values = [one.value for one in rivals]
+    return command(rivals[0].cell.finished[0], {key: values, **others, "lr": grid, **_seeds(rivals)})
 
 
 def _diverging(key: str, values: Sequence[object], best: Sequence[Contender], results: Sequence[Result]) -> str:

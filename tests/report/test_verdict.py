@@ -573,6 +573,8 @@ def test_seeds_of_deterministic_modes_count_as_one(tmp_path):
     assert "More seeds would not tell them apart, since neither depends on the seed." in text and "seed=" not in text
     trained = replace(runs[5], choices=runs[5].choices | {"lr": 0.1})
     assert f"{MORE_SEEDS}: `python train.py -m freeze=a,b seed=0,1,2,3,4`." in answer([runs[0], trained])
+    worse = replace(trained, choices=trained.choices | {"lr": 0.2}, metrics=trained.metrics | {VAL: 0.1})
+    assert f"{MORE_SEEDS}: `python train.py -m freeze=a,b lr=0.1 seed=0,1,2,3,4`." in answer([runs[0], trained, worse])
     assert "5 seeds, paired t-interval" in answer(
         [*runs[:5], *(replace(run, choices=run.choices | {"lr": 0.1}) for run in runs[5:])]
     )

@@ -57,6 +57,11 @@ class Budget:
         """Return it as text, e.g. `60 epochs`."""
         return f"{self.amount:g} {self.unit}"
 
+    @property
+    def trials(self) -> int | None:
+        """The number of trials; None for a budget in another unit."""
+        return int(self.amount) if self.unit == "trials" else None
+
     def room(self, trials: Sequence[Spent | None]) -> float:
         """Return how many further trials may begin; a trial may begin as long as some budget is left for it.
 

@@ -98,11 +98,6 @@ class SearchCell:
         return replace(composing.with_auto(run, self.auto), elsewhere=where and where / folder)
 
     @property
-    def most(self) -> int | None:
-        """The largest number of trials; None if the budget is not one of trials."""
-        return int(self.budget.amount) if self.budget.unit == "trials" else None
-
-    @property
     def unbegun(self) -> list[int]:
         """The numbers of trials that the study has within the budget and this sweep has not begun."""
         return [number for number in self.study.numbers() if number not in self.begun]

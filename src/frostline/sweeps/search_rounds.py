@@ -85,7 +85,7 @@ class Search:
         with nullcontext() if folder is None or self.storage else refusing_damage(folder):
             storage = self.storage or storage_of(replace(search, storage=None), folder)
             for cell in self.cells:
-                cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder, cell.most)
+                cell.study = Study(storage, f"{cell.name}{mine}", cell.config, cell.space, folder, cell.budget.trials)
         for cell in self.cells if search.past and not self._dry else ():
             self._observe(cell, past)
 

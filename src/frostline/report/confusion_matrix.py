@@ -67,7 +67,9 @@ def total(several: Sequence[Confusions]) -> Confusions:
 
 
 def _summed(classes: Sequence[str], rows: Ints, columns: Ints, counts: Ints) -> Confusions:
-    return Confusions(tuple(classes), csr_array((counts, (rows, columns)), shape=(len(classes), len(classes))))
+    cells = csr_array((counts, (rows, columns)), shape=(len(classes), len(classes)))
+    cells.sum_duplicates()  # SciPy 1.13 keeps those of an array
+    return Confusions(tuple(classes), cells)
 
 
 def write(folder: Path, found: Confusions) -> None:

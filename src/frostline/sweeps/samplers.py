@@ -50,10 +50,10 @@ def check_options(search: SearchConfig) -> None:
 def sampler(search: SearchConfig, number: int) -> BaseSampler:
     """Return the sampler for the trial `number`; UserError for options that it does not have.
 
-    `qmc` has one sequence for all trials, and so one seed; other samplers get a seed per trial. The
-    first trials of `tpe` and `gp` are random, Optuna's default. Five trials of a scrambled Sobol sequence in their
-    place are no better: 51, 76, 80 and 90 of 100 searches found the best run of recorded grids after 5, 10, 12 and 20
-    trials, and 52, 78, 82 and 91 with random ones (600 searches with `tpe`, as in benchmarks/replay.py).
+    `qmc` has one sequence for all trials, and so one seed; other samplers get a seed per trial. The first trials of
+    `tpe` and `gp` are random, Optuna's default. Five trials of a scrambled Sobol sequence in their place are no better:
+    51, 76, 80 and 90 of 100 searches found the best run of recorded grids after 5, 10, 12 and 20 trials, and 52, 78, 82
+    and 91 with random ones (600 searches with `tpe`, as in benchmarks/replay.py).
     """
     seed = search.seed if search.name == "qmc" else search.seed * _SEEDS + number
     known = sorted(set(inspect.signature(_SAMPLERS[search.name]).parameters) - _UNFIT)

@@ -33,10 +33,11 @@ def follow(sweep: Path, *, detach: bool = False) -> int:
     left that could write the results, they are written here. Raises the `UserError` of the first job, which checks, if
     it queued nothing.
     """
-    shown, say = _Shown(sweep), job.screen().say
+    say = job.screen().say
     if detach:
         say(f"Queued; `{watch_command(sweep)}` shows its progress")
         return 0
+    shown = _Shown(sweep)
     try:
         while not shown.look():
             time.sleep(_LOOK)

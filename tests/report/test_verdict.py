@@ -746,6 +746,22 @@ def test_undecided_search_gets_more_fresh_seeds_by_the_same_command():
     assert "search.confirm=5. " in text and "`" not in text
 
 
+def test_search_of_one_mode_is_extended_by_a_rival_with_the_same_command():
+    search = {"search": "tpe", "study": "head", "space": {}, "budget": "2 trials"}
+    runs = [result(n, "head", 0.9, 0.8, lr=0.1**n, trial=n, **search) for n in range(2)]
+    runs.append(result(2, "head", 0.9, 0.8, seed=1, confirms=0, **search))
+    text = answer(runs)
+    assert "nothing to compare it with. Try the same command with freeze=head,full." in text and "`" not in text
+
+
+def test_search_in_which_one_mode_diverged_needs_smaller_learning_rates():
+    search = {"search": "tpe", "space": {}, "budget": "1 trials", "trial": 0}
+    runs = [*lr_runs("head", {0.137: 0.9}), *lr_runs("full", {12.9: None}, first=1)]
+    runs = [replace(run, choices={**run.choices, **search, "study": run.choices["freeze_mode"]}) for run in runs]
+    text = answer(runs)
+    assert "No run of full finished. Try the same command with smaller learning rates." in text and "`" not in text
+
+
 def test_small_sure_difference_over_seeds_is_a_tie():
     text = answer(
         [*seed_runs("a", [0.900, 0.902, 0.898, 0.901]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]

@@ -1,4 +1,4 @@
-"""The next step where a comparison is not decided: take the cheaper contender, or run more seeds."""
+"""The next step where a comparison is not decided: take the cheaper contender, run more seeds, or add a rival."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 
 from frostline.records import trial_tags
+from frostline.records.result import Result
+from frostline.report import search_words
 from frostline.report.cell_intervals import validation_interval
+from frostline.report.cells import varying
 from frostline.report.command_line import command
 from frostline.report.contest import Contender, Contest, outcome_of
 from frostline.report.cost_words import cheaper
-from frostline.report.next_lrs import both
+from frostline.report.next_lrs import both, smaller
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import seeds_to_resolve
 
@@ -78,3 +81,28 @@ def _seeds_needed(difference: Difference) -> int:
     if images:  # more seeds do not reduce the error of the images
         gap = math.sqrt(max(0.0, gap**2 - ((images.high - images.low) / 2) ** 2))
     return max(5, seeds_to_resolve(gap, within, difference.seeds, paired=difference.paired))
+
+
+def rival(only: Contender) -> list[str]:
+    """Return the sentence on a command that adds a second freeze mode to the only one."""
+    modes = [only.value, "head" if only.value == "full" else "full"]
+    seeds = list(dict.fromkeys(run.choices.get("seed") for run in only.cell.results))
+    again = command(only.cell.finished[0], {"freeze_mode": modes, **({"seed": seeds} if len(seeds) > 1 else {})})
+    if again and trial_tags.STUDY in only.cell.choices:  # a grid would have the values drawn for one mode
+        return [f"Try the same command with freeze={','.join(modes)}."]
+    return [f"Try: `{again}`."] if again else []
+
+
+def once_more(key: str, only: Contender, results: Sequence[Result]) -> list[str]:
+    """Return the sentence on how to try the values again of which no run finished."""
+    lost = [run for run in results if repr(run.choices.get(key)) != repr(only.value)]
+    too_large = lost and all(map(trial_tags.diverged, lost))
+    if search_words.is_search(results):  # a grid of what it drew is another question
+        return [
+            "Try the same command with smaller learning rates." if too_large else "The same command tries them again."
+        ]
+    if too_large:
+        return smaller(key, [*dict.fromkeys(run.choices.get(key) for run in lost)], only, lost)
+    grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
+    again = command(only.cell.finished[0], {key: [only.value], **grid})
+    return [f"To try them again: `{again}`."] if again else []

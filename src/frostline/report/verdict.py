@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import GROUPS, SHARED, WITHOUT, Result, choices_text, number_of, value_text
-from frostline.records.trial_tags import diverged, tells_a_search
+from frostline.records.trial_tags import tells_a_search
 from frostline.report import backbones, search_words
 from frostline.report.baseline import Baseline
 from frostline.report.cells import Cell, varying
-from frostline.report.command_line import command
 from frostline.report.contest import PLAIN, Contender, Contest, capital, contests
 from frostline.report.cost_words import cost_clause
-from frostline.report.next_lrs import edges, smaller
-from frostline.report.next_step import next_step
+from frostline.report.next_lrs import edges
+from frostline.report.next_step import next_step, once_more, rival
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import Interval
 from frostline.report.studies import short_text
@@ -209,26 +208,10 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     what = "" if by == ACCURACY else f" {by.words}"
     score = f"{name} reached {by.text(only.cell.mean(by.test), digits)}{what} on the test split{settings} {how}"
     if missing or _coming(results):
-        then = [f"{_to_come(results)}."] if _coming(results) else _once_more(key, only, results)
+        then = [f"{_to_come(results)}."] if _coming(results) else once_more(key, only, results)
         return " ".join([f"No comparison: {score}.", *missing, *then])
-    modes = [only.value, "head" if only.value == "full" else "full"]
-    seeds = list(dict.fromkeys(run.choices.get("seed") for run in only.cell.results))
-    again = command(only.cell.finished[0], {"freeze_mode": modes, **({"seed": seeds} if len(seeds) > 1 else {})})
-    rival = f" Try: `{again}`." if again else ""
-    aside = "".join(f" {sentence}" for sentence in _without_shared([only]))
-    return f"{score}; there was nothing to compare it with.{aside}{rival}"
-
-
-def _once_more(key: str, only: Contender, results: Sequence[Result]) -> list[str]:
-    """Return the sentence on how to try the values again of which no run finished."""
-    lost = [run for run in results if repr(run.choices.get(key)) != repr(only.value)]
-    if lost and all(map(diverged, lost)):
-        return smaller(key, [*dict.fromkeys(run.choices.get(key) for run in lost)], only, lost)
-    if search_words.is_search(results):  # a grid of what it drew is another question
-        return ["The same command tries them again."]
-    grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
-    again = command(only.cell.finished[0], {key: [only.value], **grid})
-    return [f"To try them again: `{again}`."] if again else []
+    aside = "".join(f" {sentence}" for sentence in [*_without_shared([only]), *rival(only)])
+    return f"{score}; there was nothing to compare it with.{aside}"
 
 
 def _over_groups(cell: Cell) -> str:

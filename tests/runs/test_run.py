@@ -72,6 +72,12 @@ def test_nan_test_logits_fail_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
         execute_run(config, tmp_path / "run")
 
 
+def test_divergence_is_found_before_a_checkpoint_is_written_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    options = ("lr=1e30", "checkpoint.every_seconds=1e-9", "batch_size=2", "device=cpu")
+    with pytest.raises(Diverged, match=r"^the training loss is (nan|inf) in epoch 1;"):
+        execute_run(compose(*SMALL, *TINY, "freeze=full", *options), tmp_path / "run")
+
+
 def test_damaged_store_entry_is_computed_again(tmp_path: Path) -> None:
     for index in range(40):
         (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,7 @@ def fit(
                 if pause():
                     guard.check()
                     loss, right = sums.read()
+                    _require_finite("training", loss, epoch)
                     seconds += (time.perf_counter() - began) / stepper.runs_per_step
                     yield TrainingPosition(epoch, step + 1 - first, loss, right, seconds)
                     began = time.perf_counter()

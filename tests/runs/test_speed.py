@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from frostline.records.result import ADAPTER_BYTES, ADAPTER_PARAMETERS, BYTES, MERGE_ERROR, PARAMETERS, SPEED
-from frostline.runs import speed
+from frostline.report.terminal import Screen
+from frostline.runs import final_weights, speed
 from frostline.runs.setup import assemble
-from small import SMALL, FakeScreen, compose, execute_run
+from small import SMALL, TINY, FakeScreen, compose, execute_run
 
 MODES = ("head", "full", "lora", "knn")
 CLASSES, IMAGES = 10, 24
@@ -44,6 +46,15 @@ def test_adapter_size_and_merge_error_are_recorded(runs: Any) -> None:
     assert metrics[ADAPTER_PARAMETERS] == own and 0 <= metrics[MERGE_ERROR] < 1e-3
     assert metrics[ADAPTER_BYTES] == (folder / "adapter" / "adapter_model.safetensors").stat().st_size
     assert not {ADAPTER_PARAMETERS, ADAPTER_BYTES, MERGE_ERROR} & runs["full"][1].keys()
+
+
+@torch.no_grad()
+def test_adapters_are_merged_into_a_network_whose_logits_are_all_zero(tmp_path: Path) -> None:
+    config = compose(*SMALL, *TINY, "freeze=ia3")
+    setup = assemble(config, tmp_path, meta=False, screen=cast(Screen, FakeScreen()))
+    for parameter in setup.model.module.get_submodule("fc").parameters():
+        parameter.zero_()
+    assert final_weights.merge(setup)[1] == 0
 
 
 def test_speed_is_measured_once_per_network(runs: Any) -> None:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from frostline import commands
 from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
-from frostline.core.hydra_errors import explain
+from frostline.core.hydra_errors import FOUND_WRONG, explain, is_mistake
 from frostline.sweeps import hydra_keys, torchrun
 from frostline.tracking import server
 
@@ -68,10 +64,8 @@ def _one_line() -> Iterator[None]:
         _refuse(str(error))
     except server.Unreachable as problem:
         _refuse(f"MLflow does not answer as expected: {problem}")
-    except (HydraException, OmegaConfBaseException) as error:
-        _refuse(str(explain(error, sys.argv[1:], commands.names())))
-    except (ValueError, YAMLError) as error:
-        if not _raised_by_hydra(error):
+    except FOUND_WRONG as error:
+        if not is_mistake(error):
             raise
         _refuse(str(explain(error, sys.argv[1:], commands.names())))
     except OSError as error:
@@ -121,10 +115,3 @@ def _give_up(error: OSError) -> NoReturn:
     what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     _complain(f"{what}; once this is fixed, the same command continues from here")
     sys.exit(1)
-
-
-def _raised_by_hydra(error: Exception) -> bool:
-    """Return whether Hydra raised `error`, of a general type, because of the command line or a config file."""
-    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [name for name in modules if name.partition(".")[0] not in ("codecs", "yaml", "omegaconf")]
-    return bool(own) and own[-1].startswith("hydra.")

@@ -86,3 +86,31 @@ def test_value_in_place_of_keys_or_a_list_is_refused(override: str, line: str) -
     with pytest.raises(UserError) as caught:
         compose_one([override])
     assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("augment=1", "augment=1: expected one of crop_flip, none, standard, trivial"),
+        ("augment=none,null", "augment=null: expected one of crop_flip, none, standard, trivial"),
+        ("experiment=true", "experiment=true: expected one of cifar10_resnet50, pretrain_glyphs, small_data"),
+        ("search.name={}", "search.name={}: expected a value of type string"),
+        ("data.splits=[a]", "data.splits=[a]: expected keys within it, as in data.splits.<key>=<value>"),
+        ("~lr", "lr=(nothing): expected a value; it must not be deleted"),
+        ("~augment.color", "augment.color=(nothing): expected a value; it must not be deleted"),
+        ("~augment.color=3", "augment.color=(nothing): expected a value; it must not be deleted"),
+        ("~data.limit", "data.limit=(nothing): expected a value; it must not be deleted"),
+        ("~featurs", "featurs=(nothing): expected a key of the config, see --help; did you mean features?"),
+        ("lr=${nope}", "lr=${nope}: expected the name of a key in the braces, and nope is none"),
+        (
+            "data.root=${oc.env:FROSTLINE_NOPE}",
+            "data.root=${oc.env:FROSTLINE_NOPE}: expected an environment variable that is set, and FROSTLINE_NOPE is "
+            "not",
+        ),
+    ],
+)
+def test_value_that_hydra_refuses_is_one_line_with_its_key(override: str, line: str) -> None:
+    for beside in ([], ["model.weights=null"]):
+        with pytest.raises(UserError) as caught:
+            compose_grid([*beside, override])
+        assert str(caught.value) == line

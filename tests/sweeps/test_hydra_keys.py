@@ -114,6 +114,12 @@ def test_hydra_flag_without_value_is_refused(typed: list[str]) -> None:
         check_typed(["freeze=head", *typed])
 
 
+@pytest.mark.parametrize("typed", [["--cfg", "lr=1"], ["--cfg=lr=1"], ["-i", "lr=1"], ["--info=lr=1"]])
+def test_flag_that_shows_the_config_is_refused_with_another_value(typed: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"^{typed[0].partition('=')[0]}=lr=1: expected one of .*\ball\b"):
+        check_typed(typed)
+
+
 def test_search_path_must_be_a_list() -> None:
     with pytest.raises(UserError, match=r"^hydra\.searchpath=here: expected a list of folders in brackets"):
         compose_one(["hydra.searchpath=here"])

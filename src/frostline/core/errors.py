@@ -43,6 +43,8 @@ _SYNONYMS = {
 """Names of keys and options that other programs have for ours; one name may mean a key, and another option."""
 NOTHING = "a value, and there is none: an empty shell variable?"
 """The expectation that an error names for a flag with an empty value."""
+_DELETED = "(nothing)"
+"""The value that an error shows for a deleted key."""
 _LONGEST = 300  # characters of a value that an error shows
 
 
@@ -71,6 +73,13 @@ def unknown_option(key: str, value: object, owner: str, known: Iterable[str]) ->
     near = _nearest(key.rpartition(".")[2], by_name)
     hint = f"; did you mean {by_name[near]}?" if near else ""
     return UserError(f"{_shown(key)}={_shown(value)}: expected {expected}{hint}")
+
+
+def deleted_key(key: str) -> UserError:
+    """Return the error for a key that the command deletes: the schema lacks it, or every run needs it."""
+    if key not in keys():
+        return unknown_key(key, _DELETED)
+    return user_error(key, _DELETED, "a value; it must not be deleted")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import traceback
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline.core import config, project
 from frostline.core.errors import UserError, one_line, unknown_key, unknown_option, user_error
 from frostline.core.open_options import OPTIONS
+from frostline.core.value_errors import given, key_of, no_such_option, of_value
 
 _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
 """Mappings to which the user may add keys."""
@@ -27,14 +29,23 @@ _THERE = re.compile(
 """What Hydra says of a + before a key, or the name of a group, that the config has."""
 _WITHOUT_OPTIONS = ("digits", "folder")
 """Values of `data.source` with which `data.options` must be empty."""
-FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
-"""The exceptions that Hydra raises while it composes a config."""
+FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+"""The types of the exceptions that Hydra raises while it composes a config; `is_mistake` tells whether it did."""
+
+
+def is_mistake(error: Exception) -> bool:
+    """Return whether `error` is about the command line or a config file; a ValueError is if Hydra raised it."""
+    if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+        return True
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [name for name in modules if name.partition(".")[0] not in ("codecs", "omegaconf")]
+    return isinstance(error, FOUND_WRONG) and bool(own) and own[-1].startswith("hydra.")
 
 
 def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] = ()) -> UserError:
     """Return the user error in `arguments`, which may lack one of `commands`, or in the user's own config files.
 
-    `error` is one of `FOUND_WRONG`, or a ValueError that Hydra raised itself.
+    `error` is an `is_mistake`.
     """
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
@@ -78,7 +89,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         return unreadable(error.override, commands)
     if "resolving interpolation '${freeze}'" in text:  # a list, or nothing at all
         expected = "one option, or several with commas between: freeze=head,full"
-        return user_error("freeze", _given("freeze", arguments), expected)
+        return user_error("freeze", given("freeze", arguments), expected)
     if found := re.search(r"Could not find 'hydra/launcher/(?:submitit_)?(slurm|ray)'", text):
         return user_error("cluster", found[1], f"its launcher, installed by `pip install 'frostline[{found[1]}]'`")
     if found := re.search(r"Could not find 'search/(median|hyperband|asha|wilcoxon)'", text):
@@ -86,10 +97,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         expected = f"a sampler; the rule that stops trials early is another key: search=tpe search.prune={name}"
         return user_error("search", found[1], expected)
     if found := re.search(r"Could not find '(.+)/([^/']*)'", text):
-        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        expected = "one of " + ", ".join(options) if len(options) <= 20 else f"one of the {len(options)} of --help"
-        expected += ", or any of timm as model=timm model.name=<name>" if found[1] == "model" else ""
-        return user_error(found[1], found[2], expected, options)
+        return no_such_option(found[1], found[2], re.findall(r"^\t(\S+)$", text, re.MULTILINE))
     swept = r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'(?:$| requires)"
     if _shows_config(arguments) and (found := re.search(swept, text, re.MULTILINE)):
         value = found[2].replace("choice(auto)", "auto")  # as typed
@@ -99,14 +107,17 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
     if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
         return user_error(found[1], found[2], "one value, for one run; a sweep searches a range with search=tpe")
     if "hydra.searchpath must be a list" in text:
-        given = _given("hydra.searchpath", arguments)
-        return user_error("hydra.searchpath", given, "a list of folders in brackets, as [file:///home/me/conf]")
-    added = [_key(argument) for argument in arguments if argument.startswith("+")]
+        return user_error(
+            "hydra.searchpath",
+            given("hydra.searchpath", arguments),
+            "a list of folders in brackets, as [file:///home/me/conf]",
+        )
+    added = [key_of(argument) for argument in arguments if argument.startswith("+")]
     if (found := re.search(_THERE, text)) and (key := found[1] or found[2] or found[3]) in added:
-        value = _given(key, arguments)
+        value = given(key, arguments)
         return user_error(key, value, f"no + before it, as the config has this key: {shlex.quote(f'{key}={value}')}")
     if found := re.search(r"Could not override '([^']+)'", text):
-        key, value = found[1], _given(found[1], arguments)
+        key, value = found[1], given(found[1], arguments)
         data, known = _data_options(arguments)
         within = next((one for one in _OPEN if f"{key}.".startswith(f"{one}.")), None)
         if within == "data.options" and known == []:
@@ -118,39 +129,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
             return unknown_option(key, value, owner, further)
         expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
         return user_error(key, value, expected)
-    return _of_value(text, arguments)
-
-
-def _of_value(text: str, arguments: Sequence[str]) -> UserError:
-    """Return the user error behind a message of OmegaConf about a value; other messages stay as they are."""
-    if found := re.search(r"field '([^']+)' is not Optional", text):
-        return user_error(found[1], "null", "a value")
-    key = found[1] if (found := re.search(r"full_key: (\S+)", text)) else "?"
-    if "Missing mandatory value" in text:
-        return user_error(key, "???", f"a value, as in {key}=<value>{_or_in_own_file(key, arguments)}")
-    if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        return user_error(key, found[1], f"a value of type {found[2].lower()}")
-    if found := re.search(r"Value '(.*)' is not a valid bool", text):
-        return user_error(key, found[1], "true or false")
-    if "is not a ListConfig, list or tuple" in text:
-        return user_error(key, _given(key, arguments), "a list in brackets")
-    if re.search(r"Invalid type assigned|Cannot assign \w+ to Dict|incompatible with type hint 'typing.Dict", text):
-        key = next((one for one in map(_key, arguments) if one.endswith(f".{key}")), key)  # of `+data.splits.train=x`
-        return user_error(key, _given(key, arguments), f"keys within it, as in {key}.<key>=<value>")
-    if "Config group override must be a string" in text:
-        group = next((a.partition("=")[0] for a in arguments if a.lower().endswith("=null")), "?")
-        return user_error(group, "null", "one of the options of --help")
-    return UserError(" ".join(text.split()))
-
-
-def _or_in_own_file(key: str, arguments: Sequence[str]) -> str:
-    """Return the advice to add the missing `key` to the file of the option of its group; empty if it has none.
-
-    The only option of ours without a value is `model=timm`, which needs a name.
-    """
-    group = key.partition(".")[0]
-    chosen = next((argument for argument in arguments if argument.startswith(f"{group}=")), "")
-    return f", or in the file of {chosen}" if chosen and key != "model.name" and _given(key, arguments) == "?" else ""
+    return of_value(text, arguments)
 
 
 def unreadable(override: str, commands: Sequence[str]) -> UserError:
@@ -196,7 +175,7 @@ def _further_options(within: str, arguments: Sequence[str]) -> tuple[str, list[s
     group = within.partition(".")[0]
     name = _chosen(group, arguments) if group in OPTIONS else "?"
     known = OPTIONS.get(group, {}).get(name)
-    if known is None or _given(f"{group}.name", arguments) != "?":
+    if known is None or given(f"{group}.name", arguments) != "?":
         return name, None
     in_file: Any = OmegaConf.load(project.config_folder() / group / f"{name}.yaml")
     keys = [f"{'' if key in in_file.get('options', ()) else '+'}{within}.{key}" for key in known.split()]
@@ -205,8 +184,8 @@ def _further_options(within: str, arguments: Sequence[str]) -> tuple[str, list[s
 
 def _chosen(group: str, arguments: Sequence[str]) -> str:
     """Return the chosen option of a config group, `?` if an experiment may choose it."""
-    name = _given(group, arguments)
-    if name == "?" and _given("experiment", arguments) == "?":
+    name = given(group, arguments)
+    if name == "?" and given("experiment", arguments) == "?":
         return str(next(one[group] for one in _defaults() if group in one))
     return name
 
@@ -218,12 +197,3 @@ def _defaults() -> Sequence[Any]:
 
 def _shows_config(arguments: Sequence[str]) -> bool:
     return bool({"--cfg", "-c"} & {one.partition("=")[0] for one in arguments})
-
-
-def _given(key: str, arguments: Sequence[str]) -> str:
-    """Return the value of `key` on the command line, `?` if it is not there."""
-    return next((argument.partition("=")[2] for argument in arguments if _key(argument) == key), "?")
-
-
-def _key(argument: str) -> str:
-    return argument.partition("=")[0].lstrip("+~")

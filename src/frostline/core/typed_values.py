@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from frostline.core.errors import means_null, unknown_key, user_error
+from frostline.core.errors import deleted_key, means_null, unknown_key, user_error
 
 
 def section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
@@ -21,7 +21,7 @@ def section(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
             raise unknown_key(f"{prefix}{key}", values[key])
     for item in fields(cls):
         if item.name not in values and item.default is MISSING:
-            raise user_error(f"{prefix}{item.name}", "(nothing)", "a value; it must not be deleted")
+            raise deleted_key(f"{prefix}{item.name}")
     return cls(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
 
 

@@ -37,6 +37,9 @@ _WITH_VALUES = (  # flags of Hydra that take a value
     *("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"),
     *("--info", "-i", "--experimental-rerun"),
 )
+_CFG, _INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_SHOWN = {"--cfg": _CFG, "-c": _CFG, "--info": _INFO, "-i": _INFO}
+"""What Hydra can show, by its flag."""
 _FLAGS = (
     *("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion"),
     *(flag for flag in _WITH_VALUES if flag.startswith("--")),
@@ -62,6 +65,9 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
             raise UserError(f"{argument}: expected a key without dashes, {typed}, or a flag of --hydra-help")
         if not value and ((key in _WITH_VALUES and equals) or (before in _WITH_VALUES and not key)):
             raise user_error(key or before, "", NOTHING)
+        flag, shown = (key, value) if equals and before not in _SHOWN else (before, argument)
+        if (choices := _SHOWN.get(flag)) and shown not in choices:
+            raise user_error(flag, shown, f"one of {', '.join(choices)}", choices)
         if equals and not key:
             raise unreadable(argument, commands())  # Hydra would take the missing key for a group
         is_group = "/" in key or key == "freeze" or (key.isidentifier() and (config_folder() / key).is_dir())

@@ -12,7 +12,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from frostline import commands
+from frostline import __version__, commands
 from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
 from frostline.core.hydra_errors import FOUND_WRONG, explain, is_mistake
@@ -42,6 +42,9 @@ def _carry_out(arguments: Sequence[str]) -> None:
     overrides = [argument for argument in arguments if argument not in _QUIET]
     if len(overrides) < len(arguments):
         streams.be_quiet()
+    if "--version" in overrides:
+        print(f"frostline {__version__}")
+        sys.exit()
     overrides = torchrun.once(overrides, os.environ)
     if again := [one for one in overrides if one.startswith("rerun=")]:
         others = [one for one in overrides if one not in again]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,13 @@ def test_full_disk_is_reported_and_the_sweep_resumes_later(tmp_path):
 def test_status_of_a_run_without_a_result_file(error, status, tmp_path):
     found = closing.result(tmp_path, 0, sweep_record.RunFacts("head", {}, "0"), error)
     assert found.status == status
+
+
+def test_version_is_that_of_frostline(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "lr=1", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().out) == (None, f"frostline {metadata.version('frostline')}\n")
 
 
 def test_disk_error_of_the_sweep_is_one_line(monkeypatch, capsys):

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline.core import config, project
 from frostline.core.errors import UserError, one_line, unknown_key, unknown_option, user_error
 from frostline.core.open_options import OPTIONS
-from frostline.core.value_errors import given, key_of, no_such_option, of_value
+from frostline.core.value_errors import given, key_of, no_name, no_such_option, of_value
 
 _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "freeze_mode.space")
 """Mappings to which the user may add keys."""
@@ -29,12 +29,12 @@ _THERE = re.compile(
 """What Hydra says of a + before a key, or the name of a group, that the config has."""
 _WITHOUT_OPTIONS = ("digits", "folder")
 """Values of `data.source` with which `data.options` must be empty."""
-FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)
 """The types of the exceptions that Hydra raises while it composes a config; `is_mistake` tells whether it did."""
 
 
 def is_mistake(error: Exception) -> bool:
-    """Return whether `error` is about the command line or a config file; a ValueError is if Hydra raised it."""
+    """Return whether `error` is about the command line or a config file, as a general one is only if Hydra raised it."""
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return True
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -123,7 +123,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         if within == "data.options" and known == []:
             return user_error(key, value, f"no such key, since data={data} has no options")
         if within is None or (within == "data.options" and known):
-            return unknown_key(key, value, known or ())
+            return no_name(arguments) or unknown_key(key, value, known or ())
         owner, further = _further_options(within, arguments)
         if further is not None and key != within and f"+{key}" not in further:
             return unknown_option(key, value, owner, further)

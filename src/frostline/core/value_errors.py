@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections.abc import Sequence
 
@@ -41,9 +43,7 @@ def of_value(text: str, arguments: Sequence[str]) -> UserError:
     if re.search(_NO_MAPPING, text):
         key = next((one for one in map(key_of, arguments) if one.endswith(f".{key}")), key)  # of `+data.splits.train=x`
         return user_error(key, given(key, arguments), f"keys within it, as in {key}.<key>=<value>")
-    if "Config group override must be a string" in text:
-        return _no_name(arguments)
-    return UserError(" ".join(text.split()))
+    return no_name(arguments) or UserError(" ".join(text.split()))
 
 
 def _or_in_own_file(key: str, arguments: Sequence[str]) -> str:
@@ -63,18 +63,18 @@ def no_such_option(group: str, value: str, options: Sequence[str]) -> UserError:
     return user_error(group, value, expected, options)
 
 
-def _no_name(arguments: Sequence[str]) -> UserError:
-    """Return the user error for a config group whose option is a number, true, false or null."""
+def no_name(arguments: Sequence[str]) -> UserError | None:
+    """Return the user error for a config group whose option is no text but a number, true, false, null or a mapping."""
     parser = OverridesParser.create()
     for argument in arguments:
         group = argument.partition("=")[0].lstrip("+")
         if options := _options(group, arguments):
             value = parser.parse_override(argument).value()
-            values = value.list if isinstance(value, ChoiceSweep) else [value]
-            for one in values:
+            of_jobs = value.list if isinstance(value, ChoiceSweep) else [value]
+            for one in itertools.chain.from_iterable(it if isinstance(it, list) else [it] for it in of_jobs):
                 if not isinstance(one, str):
-                    return no_such_option(group, "null" if one is None else str(one).lower(), options)
-    return UserError("expected the name of an option for each config group, see --help")
+                    return no_such_option(group, json.dumps(one), options)
+    return None
 
 
 def _options(group: str, arguments: Sequence[str]) -> list[str]:

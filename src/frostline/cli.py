@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _carry_out(arguments: Sequence[str]) -> None:
-    """Run a command or repeat a run, and exit; or hand the arguments to Hydra, which starts a sweep."""
+    """Run a command or repeat a run, and exit; or tell the version, or let Hydra start a sweep."""
     if arguments and commands.is_one(arguments[0]):
         sys.exit(commands.run(arguments[0], arguments[1:]))
     overrides = [argument for argument in arguments if argument not in _QUIET]
@@ -44,7 +44,7 @@ def _carry_out(arguments: Sequence[str]) -> None:
         streams.be_quiet()
     if "--version" in overrides:
         print(f"frostline {__version__}")
-        sys.exit()
+        return
     overrides = torchrun.once(overrides, os.environ)
     if again := [one for one in overrides if one.startswith("rerun=")]:
         others = [one for one in overrides if one not in again]

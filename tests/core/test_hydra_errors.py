@@ -95,7 +95,7 @@ def test_value_in_place_of_keys_or_a_list_is_refused(override: str, line: str) -
         ("augment=none,null", "augment=null: expected one of crop_flip, none, standard, trivial"),
         ("experiment=true", "experiment=true: expected one of cifar10_resnet50, pretrain_glyphs, small_data"),
         ("augment=[none,2]", "augment=2: expected one of crop_flip, none, standard, trivial"),
-        ("augment={none: 2}", 'augment={"none": 2}: expected one of crop_flip, none, standard, trivial'),
+        ("augment={a:2}", 'augment={"a": 2}: expected one of crop_flip, none, standard, trivial'),
         ("search.name={}", "search.name={}: expected a value of type string"),
         ("data.splits=[a]", "data.splits=[a]: expected keys within it, as in data.splits.<key>=<value>"),
         ("~lr", "lr=(nothing): expected a value; it must not be deleted"),

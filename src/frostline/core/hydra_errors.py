@@ -34,7 +34,7 @@ FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueErro
 
 
 def is_mistake(error: Exception) -> bool:
-    """Return whether `error` is about the command line or a config file, as a general one is only if Hydra raised it."""
+    """Return whether `error` is about the command line or a config file; a general one is if Hydra raised it."""
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return True
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from frostline.core.interrupts import Terminated
 from frostline.records import cluster_jobs, layout, liveness
@@ -169,3 +173,17 @@ def test_job_requeued_by_slurm_is_not_queued_again(slurm, monkeypatch):
 def test_slurms_refusal_names_the_config_key(error, message):
     how = replace(compose().cluster, name="slurm", partition="gpu")
     assert str(cluster._refusal(RuntimeError(f"sbatch: error: {error}"), how)).startswith(message)
+
+
+@pytest.mark.parametrize(("engine", "expected"), [("slurm", ["--cpus-per-task=6"]), ("local", None)])
+def test_srun_gets_the_cores_of_its_job(engine, expected, tmp_path, monkeypatch):
+    given: dict[str, object] = {}
+    executor = SimpleNamespace(update_parameters=given.update, map_array=lambda call, calls: [])
+    fake = SimpleNamespace(helpers=SimpleNamespace(clean_env=nullcontext), AutoExecutor=lambda *_, **__: executor)
+    monkeypatch.setitem(sys.modules, "submitit", fake)
+    params = {"submitit_folder": tmp_path / ".jobs", "cpus_per_task": 6}
+    launcher = SimpleNamespace(params=params, _EXECUTOR=engine)
+    cluster.Cluster(launcher, OmegaConf.create({"hydra": {"sweep": {"dir": "x"}}}), detached=True).submit(
+        [], [], tmp_path
+    )
+    assert given.get("slurm_srun_args") == expected and given["cpus_per_task"] == 6

@@ -113,6 +113,8 @@ class Cluster(Executor):
         own = {"name", "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes"}
         own |= {"stderr_to_stdout"}
         first = {} if timeouts is None else {f"{engine}_max_num_timeout": timeouts}
+        if engine == "slurm" and (cpus := params.get("cpus_per_task")):  # which srun inherits no more since 22.05
+            params["srun_args"] = [f"--cpus-per-task={cpus}"]
         try:
             with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):  # submitit prints what it raises
                 executor = submitit.AutoExecutor(Path(folder), cluster=engine, **first)

@@ -21,6 +21,8 @@ from frostline.core.errors import UserError
 from frostline.core.open_options import OPTIONS
 from frostline.models import adapters
 from frostline.models.build import Model
+from frostline.models.freezing import Phase
+from frostline.models.stages import Structure
 from frostline.runs import checks
 from frostline.training import optim, schedule
 from frostline.training.joined_optimizer import JoinedOptimizer
@@ -28,6 +30,8 @@ from frostline.training.schedule import Rates
 from small import ADAPTED, CONF, MODES, compose, images, mode, network, phase, raises_one_line, resolve, train
 
 NETWORKS = ("shufflenet_v2_x0_5", "resnet18", "vit_b_16", "convnext_tiny", "swin_t", "densenet121")
+TIMM = ("test_vit2", "test_convnext", "swinv2_tiny_window8_256", "beit_base_patch16_224")
+EMBEDDINGS = ("*class_token", "*pos_embedding", "*relative_position_bias_table", "*logit_scale", "*cpb_mlp*")
 OPTIMIZERS = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "optimizer").glob("*.yaml")}
 SCHEDULES = {
     path.stem: ScheduleConfig(**yaml.safe_load(path.read_text())) for path in (CONF / "schedule").glob("*.yaml")
@@ -66,18 +70,29 @@ def test_every_learning_parameter_is_in_one_group(name: str, chosen: str) -> Non
             assert group["name"].startswith(model.structure.stage_of(names[id(parameter)]) + ".")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_norms_and_biases_do_not_decay_by_default(name: str) -> None:
-    model = on_meta(name)
-    spared = {id(p) for n, p in model.module.named_parameters() if n.endswith("bias")}
-    for part in model.module.modules():
-        if isinstance(part, (nn.BatchNorm2d, nn.LayerNorm)):
-            spared |= {id(p) for p in part.parameters()}
-    decay = {id(p): g["weight_decay"] for g in groups_of(model, mode("full")) for p in g["params"]}
-    assert spared
-    assert all(value == (0.0 if key in spared else 0.1) for key, value in decay.items())
-    asked = groups_of(model, mode("full"), decay_norm_and_bias=True)
-    assert {g["weight_decay"] for g in asked} == {0.1}
+def decays(groups: list[dict[str, Any]]) -> dict[int, float]:
+    return {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "swin_v2_t", "maxvit_t", *(f"timm:{name}" for name in TIMM)])
+def test_weight_decay_spares_what_timm_spares(name: str) -> None:
+    timm = pytest.importorskip("timm.optim")
+    library, _, own = name.rpartition(":")
+    model = network(own, library=library or "torchvision", meta=True)
+    # timm's ConvNeXt has no names to spare; its LayerScale is a vector, while torchvision's has two more dimensions
+    named = getattr(model.module, "no_weight_decay", tuple)() if library else (*EMBEDDINGS, "*layer_scale")
+    theirs = decays(timm.param_groups_weight_decay(model.module, 0.1, no_weight_decay_list=named))
+    assert decays(groups_of(model, mode("full"))) == theirs and set(theirs.values()) == {0.0, 0.1}
+    every = groups_of(model, mode("full"), decay_norm_and_bias=True)
+    assert {group["weight_decay"] for group in every} == {0.1}
+
+
+def test_norm_layers_over_several_dimensions_do_not_decay() -> None:
+    module = nn.Sequential(nn.LayerNorm([2, 3, 4]), nn.Linear(4, 2))
+    structure = Structure(("head",), ("1",), {name: "head" for name, _ in module.named_parameters()})
+    only = Phase(1.0, dict.fromkeys(structure._stage_by_name, 1.0))
+    groups = optim.param_groups(module, structure, [only], weight_decay=0.1, decay_norm_and_bias=False)
+    assert decays(groups) == {id(p): 0.1 * (p is module[1].weight) for p in module.parameters()}
 
 
 @pytest.mark.parametrize("chosen", ADAPTED)

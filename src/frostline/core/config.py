@@ -123,7 +123,8 @@ class OptimizerConfig:
     weight_decay: float
     """Weight decay as the optimizer itself defines it; 0 for none."""
     decay_norm_and_bias: bool
-    """Whether weight decay also applies to norm layers and biases."""
+    """Whether weight decay also applies to norm layers, biases, other vectors (LayerScale), and embeddings of positions
+    and tokens."""
     options: dict[str, Any]
     """Further keyword arguments of the optimizer, e.g. `momentum`."""
 

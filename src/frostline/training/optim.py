@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from frostline.core.errors import unknown_option, user_error
-from frostline.models.adapter_kinds import Adapter
 from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
 from frostline.training.sharding import optimized
 
 # The base class; one that evaluates the loss several times per step; one for matrices only; one for sparse gradients.
 _UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
+
+# What weight decay spares in torchvision's transformers and ConvNeXt, beside vectors: the same as in timm's.
+_EMBEDDINGS = ("*class_token", "*pos_embedding", "*relative_position_bias_table", "*logit_scale", "*cpb_mlp*")
+_SPARED = (*_EMBEDDINGS, "*layer_scale")
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
@@ -62,13 +66,17 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Return named param groups, one per stage, decay and scales, of the parameters that learn in at least one phase.
 
-    Each group has `name`, `params`, `weight_decay` and `scales`: its learning rate scale in each phase.
+    Each group has `name`, `params`, `weight_decay` and `scales`: its learning rate scale in each phase. Unless
+    `decay_norm_and_bias`, weight decay spares what timm's `param_groups_weight_decay` does: norm layers, biases, other
+    vectors such as LayerScale, and parameters that the network's own `no_weight_decay()` names, such as embeddings of
+    positions. torchvision's networks have no such method; theirs are spared by name.
     """
+    spared = frozenset() if decay_norm_and_bias else _spared(module)
     groups: dict[tuple[str, bool, tuple[float, ...]], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         scales = tuple(phase.scales[name] for phase in phases)
         if any(scales):
-            decays = bool(weight_decay) and (decay_norm_and_bias or not _is_norm_or_bias(module, name))
+            decays = bool(weight_decay) and name not in spared
             groups.setdefault((structure.stage_of(name), decays, scales), []).append(optimized(parameter))
     counts: Counter[str] = Counter()
 
@@ -87,11 +95,16 @@ def param_groups(
     ]
 
 
-def _is_norm_or_bias(module: nn.Module, name: str) -> bool:
-    path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
-    scale = isinstance(owner, Adapter) and owner.get_parameter(leaf).dim() == 1  # 0 would mute the layer
-    return leaf.endswith("bias") or is_norm(owner) or scale
+def _spared(module: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters that weight decay spares."""
+    patterns = (*_SPARED, *getattr(module, "no_weight_decay", tuple)())
+
+    def spared(name: str, parameter: nn.Parameter) -> bool:
+        owner, _, leaf = name.rpartition(".")
+        vector = parameter.dim() <= 1 or leaf.endswith("bias") or is_norm(module.get_submodule(owner))
+        return vector or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return frozenset(name for name, parameter in module.named_parameters() if spared(name, parameter))
 
 
 def build(name: str, groups: list[dict[str, Any]], *, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:

@@ -30,7 +30,7 @@ from frostline.training.evaluation import evaluate
 from frostline.training.loop import Diverged, EpochResult
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.steps import PlainStepper, Recipe, TrainedPart
-from small import SMALL, TINY, Samples, compose, epochs_of, images, mode, network, train
+from small import SMALL, TINY, Samples, compose, epochs_of, images, mode, network, resolve, train
 
 # --- phases and batches
 
@@ -164,6 +164,38 @@ def test_losses_equal_the_tutorials_loop(name: str, chosen: str, lr: float) -> N
     assert ours[-1][0] < ours[0][0]
     for mine, plain in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(plain, rel=1e-9)
+
+
+def test_all_options_together_equal_torch_and_timm() -> None:
+    of_optim, of_data, of_loss = (pytest.importorskip(f"timm.{part}") for part in ("optim", "data.mixup", "loss"))
+    model = network("test_convnext", library="timm", image_size=32)
+    phases, twin = resolve(model, mode("gradual")), copy.deepcopy(model.module)
+    data, lr, decay, spans_of_steps = images(16), 2e-3, 0.1, list[Span]()
+    ours, theirs = (AveragedModel(one, multi_avg_fn=get_ema_multi_avg_fn(0.8)) for one in (model.module, twin))
+    options = {"label_smoothing": 0.1, "clip_norm": 0.5, "mixup": 0.4, "optimizer": "adamw", "weight_decay": decay}
+    every = {"epochs": len(phases), "before_step": lambda step, span: spans_of_steps.append(span)}
+    list(train(model, mode("gradual"), data, lr=lr, ema=ours, **options, **every))
+
+    names = {parameter: name for name, parameter in twin.named_parameters()}
+    groups = of_optim.param_groups_weight_decay(twin, decay)
+    each = [{**group, "params": [one]} for group in groups for one in group["params"]]
+    optimizer = torch.optim.AdamW(each, lr=lr)
+    indices = [index for epoch, index in data.asked if epoch]
+    for step, (index, span) in enumerate(zip(indices, spans_of_steps, strict=True)):
+        for group in optimizer.param_groups:
+            scale = phases[span.phase].scales[names[group["params"][0]]]
+            group["lr"] = lr * scale
+            group["params"][0].requires_grad_(scale > 0)
+        labels = data.labels[index]
+        mixed, _, share = mixup.mix(data.tensor[index], labels, mixup=0.4, cutmix=0.0, seed=0, step=step)
+        own, others = (of_data.mixup_target(one, 5, 1.0, 0.1) for one in (labels, labels.roll(1)))
+        optimizer.zero_grad()
+        of_loss.SoftTargetCrossEntropy()(twin(mixed), share * own + (1 - share) * others).backward()
+        nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+        optimizer.step()
+        theirs.update_parameters(twin)
+    for mine, plain in ((model.module, twin), (ours.module, theirs.module)):
+        torch.testing.assert_close(mine.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 # --- heads

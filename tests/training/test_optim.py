@@ -316,12 +316,18 @@ def test_cosine_equals_torch_after_warm_up() -> None:
     assert ours[20:] == pytest.approx(expected)
 
 
-def test_onecycle_has_the_start_peak_and_end_of_torch() -> None:
+def test_onecycle_equals_torch_but_for_a_step_at_each_end() -> None:
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    ends = {"pct_start": 0.3, "div_factor": 25, "final_div_factor": 1e4 / 25, "cycle_momentum": False}
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(theirs, 1.0, total_steps=1000, **ends)
+    expected: list[float] = []
+    for _ in range(1000):
+        expected.append(theirs.param_groups[0]["lr"])
+        theirs.step()
+        scheduler.step()
     ours = curve(SCHEDULES["onecycle"], 1000)
-    assert ours[0] == pytest.approx(1 / 25, abs=1e-3)
-    assert ours.index(max(ours)) in (299, 300)
-    assert max(ours) == 1.0
-    assert ours[-1] == pytest.approx(1e-4, abs=1e-4)
+    assert ours == pytest.approx(expected, abs=3e-3)
+    assert max(ours) == ours[299] == ours[300] == 1.0
 
 
 fractions = st.floats(0, 0.99)

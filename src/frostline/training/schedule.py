@@ -82,7 +82,12 @@ class Rates:
 
 
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """Return the factor of the learning rate in `step` (0-based) of a span of `steps`."""
+    """Return the factor of the learning rate in `step` (0-based) of a span of `steps`.
+
+    A rise has the value at the end of each step, so that the first step has an effect, and a fall that at its start, as
+    in torch's `CosineAnnealingLR`. So `onecycle` has neither the first nor the last value of its curve, which torch's
+    `OneCycleLR` does have.
+    """
     warm = round(schedule.warmup * steps)
     if step < warm:
         rise = (step + 1) / warm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,6 +167,17 @@ def test_second_interrupt_discards_the_pool(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         launcher.run({0: []})
     assert launcher.pool is None
+
+
+def _of_a_plugin():
+    raise NameError("name 'rgn' is not defined")
+
+
+def test_error_of_a_worker_says_where_it_was_raised():
+    import cloudpickle
+
+    answer = pickle.loads(worker._pickled(worker._answer_to(cloudpickle.dumps((_of_a_plugin,)))))
+    assert "in _of_a_plugin" in "".join(traceback.format_exception(answer.error))
 
 
 def test_interrupt_while_waiting_kills_all_workers():

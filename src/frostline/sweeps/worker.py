@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from frostline.core import background, garbage, interrupts, notices, streams
+from frostline.core.errors import UserError
 
 PULSE = 1.0
 """Seconds between two looks at whether the main thread has moved."""
@@ -130,6 +131,8 @@ def _answer_to(message: bytes) -> Answer:
     except SystemExit as error:
         return Answer(error=RuntimeError(f"sys.exit({error.code!r})"))
     except Exception as error:
+        if not isinstance(error, UserError):  # a pickled exception has notes, but no traceback
+            error.add_note("".join(["In the worker: ", *traceback.format_exception(error)]))
         return Answer(error=error, last=_gpu_is_lost())
 
 

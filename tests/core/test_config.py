@@ -354,6 +354,7 @@ def test_unknown_source_option_names_the_nearest_one() -> None:
         ([], "no such key, since data=digits has no options"),
         (["data=dtd"], "a + before it, as data.options has no such key yet: +data.options.groop=x"),
         (["data=mine"], "a + before it, as data.options has no such key yet: +data.options.groop=x"),
+        (["data.source=slides"], "a + before it, as data.options has no such key yet: +data.options.groop=x"),
         (["experiment=small_data"], "a + before it, as data.options has no such key yet: +data.options.groop=x"),
     ],
 )

@@ -155,11 +155,12 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
 def _data_options(arguments: Sequence[str]) -> tuple[str, list[str] | None]:
     """Return the chosen data set, and its keys of `data.options`.
 
-    None if any key is possible: for a data set of torchvision, and one whose config does not come with frostline.
+    None if any key is possible: for a data set of torchvision, a source that was typed (of a plugin), and a data set
+    whose config does not come with frostline.
     """
     name = _chosen("data", arguments)
     file = project.config_folder() / "data" / f"{name}.yaml"
-    if not file.is_file():
+    if not file.is_file() or _given("data.source", arguments) != "?":
         return name, None
     of_data: Any = OmegaConf.load(file)
     if "options" not in of_data and of_data.source not in _WITHOUT_OPTIONS:

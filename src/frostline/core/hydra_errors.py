@@ -160,7 +160,7 @@ def _data_options(arguments: Sequence[str]) -> tuple[str, list[str] | None]:
     """
     name = _chosen("data", arguments)
     file = project.config_folder() / "data" / f"{name}.yaml"
-    if not file.is_file() or _given("data.source", arguments) != "?":
+    if not file.is_file() or given("data.source", arguments) != "?":
         return name, None
     of_data: Any = OmegaConf.load(file)
     if "options" not in of_data and of_data.source not in _WITHOUT_OPTIONS:

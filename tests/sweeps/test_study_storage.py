@@ -97,6 +97,12 @@ def test_url_without_slashes_is_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("rest", ["", "/:memory:", "/file::memory:?uri=true", "/file:studies?mode=memory&uri=true"])
+def test_database_in_memory_is_refused(rest: str) -> None:
+    with pytest.raises(UserError, match=r"^search\.storage=sqlite://.*: expected .*another process sees no database"):
+        storage_of(compose(f"search.storage='sqlite://{rest}'").search, None)
+
+
 def test_lost_storage_ends_in_one_line(tmp_path: Path) -> None:
     search = compose("search=random", f"search.storage='sqlite:///{tmp_path}/studies.db'").search
     backend = storage_of(search, None).backend

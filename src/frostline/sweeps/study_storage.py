@@ -88,12 +88,20 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
 
 def _shared(place: str) -> Storage:
     if "://" in place:
+        if _in_memory(place):
+            raise ValueError("another process sees no database in memory; a file has three slashes, sqlite:///here.db")
         return Storage(_database(place), shared=True, deciding=lock_of(place), ready=partial(wait_for, place))
     if re.match(r"[a-z0-9+]{2,}:", place):
         raise ValueError("a URL has :// behind its first word, as sqlite:///studies.db")
     file = files.absolute(place)
     lock, deciding = (file.with_name(f".{file.name}.{what}") for what in ("lock", "deciding"))
     return Storage(_journal(file, lock), shared=True, deciding=partial(locks.held, deciding))
+
+
+def _in_memory(url: str) -> bool:
+    place = sqlalchemy.make_url(url)
+    inside = ":memory:" in (place.database or ":memory:") or place.query.get("mode") == "memory"
+    return inside and place.get_backend_name() == "sqlite"
 
 
 def _database(url: str) -> BaseStorage:

@@ -10,12 +10,16 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
+from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage
 from sqlalchemy.exc import OperationalError
 
 import postgresql
+from frostline.core import locks
 from frostline.core.errors import UserError
 from frostline.sweeps import study_storage
-from frostline.sweeps.study_storage import in_one_line, lock_of, storage_of, wait_for
+from frostline.sweeps.study_storage import Storage, in_one_line, lock_of, storage_of, wait_for
 from frostline.tracking import database
 from small import compose
 
@@ -101,6 +105,37 @@ def test_url_without_slashes_is_no_file(tmp_path: Path, monkeypatch: pytest.Monk
 def test_database_in_memory_is_refused(rest: str) -> None:
     with pytest.raises(UserError, match=r"^search\.storage=sqlite://.*: expected .*another process sees no database"):
         storage_of(compose(f"search.storage='sqlite://{rest}'").search, None)
+
+
+def test_one_process_at_a_time_creates_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+
+    def database(url: str) -> InMemoryStorage:
+        try:
+            locks.acquire(tmp_path / ".studies.db.deciding", timeout=0).release()
+        except Timeout:
+            held.append(True)
+        return InMemoryStorage()
+
+    monkeypatch.setattr(study_storage, "_database", database)
+    storage_of(compose(f"search.storage='sqlite:///{tmp_path}/studies.db'").search, None)
+    assert held == [True]
+
+
+def test_lost_storage_is_awaited_and_asked_again() -> None:
+    answers, waited = [OperationalError("", {}, Exception("gone")), StorageInternalError("gone"), 7], list[object]()
+
+    def ask() -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    storage = Storage(InMemoryStorage(), ready=waited.append)
+    assert storage.patiently(ask) == 7 and len(waited) == 2
+    answers += [StorageInternalError("a table is gone")] * 5
+    with pytest.raises(StorageInternalError):
+        storage.patiently(ask)
 
 
 def test_lost_storage_ends_in_one_line(tmp_path: Path) -> None:

@@ -107,14 +107,18 @@ class Search:
 
         Waits for trials of other searches in the studies, which this sweep takes over if they die.
         """
-        if self.storage is not None:
-            self.storage.ready(job.screen().say)
+        self._wait_for_storage()
         self._tell(results)
         if (self._dry and results) or (results and not any(map(tells, results.values()))):
             return []
         while not (found := self._trials()) and any(cell.study.is_waited_for() for cell in self.cells):
             time.sleep(_LOOK)
+            self._wait_for_storage()
         return found or self._confirmations()
+
+    def _wait_for_storage(self) -> None:
+        if self.storage is not None:
+            self.storage.ready(job.screen().say)
 
     def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
         """Return a further trial of the cell of the run in `folder` for a free worker, while other trials run.
@@ -124,6 +128,7 @@ class Search:
         waiting = self._waiting.get(self._round.get(folder, ""))
         if not waiting or not tells(result):
             return []
+        self._wait_for_storage()
         self._tell({folder: result})
         cell = waiting[0][0]
         more = cell.left or cell.may_promote
@@ -216,6 +221,7 @@ class Search:
                     taken.append((cell, best))
             if (waiting := taken) and not found:
                 time.sleep(_LOOK)
+                self._wait_for_storage()
         self._round |= {run.folder: digest(run.config) for run in found}
         return found
 

@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from frostline.core import notices
 from frostline.core.config import Config
 from frostline.core.objectives import Objective, several
 from frostline.records.trial_tags import Decision, Judge
@@ -22,7 +23,7 @@ from frostline.sweeps.rungs import Rungs, StudyRungs, as_over
 from frostline.sweeps.samplers import OF_COMPLETE, drawn_aside, given, pruner
 from frostline.sweeps.search_budget import NO_COST, Spent
 from frostline.sweeps.study_sharing import Sharing
-from frostline.sweeps.study_storage import Storage, storage_of
+from frostline.sweeps.study_storage import Storage, storage_of, wait_for
 from frostline.sweeps.trial_marks import HOLDER, LEFT, OVER, PAST, is_left, rests, spent_of, waits
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -190,7 +191,11 @@ class Study:
         return max(done, key=rank, default=None)
 
     def judge(self, number: int) -> Judge:
-        """Return the judge of a trial."""
+        """Return the judge of a trial, which waits for a storage that is lost."""
+        judge = self._storage.patiently(lambda: self._judge(number))
+        return lambda epoch, value: self._storage.patiently(lambda: judge(epoch, value))
+
+    def _judge(self, number: int) -> Judge:
         frozen = self.trials()[number]
         if self._search.prune == "hyperband":
             return self.rungs.judge(frozen)
@@ -215,5 +220,7 @@ def judge_of(config: Config, sweep: Path, name: str, number: int) -> Judge:
     The study stays open for the next trial in this process, since opening it takes longer the more trials it has.
     """
     if (sweep, name) not in JUDGING:
+        if "://" in (config.search.storage or ""):
+            wait_for(str(config.search.storage), notices.tell)
         JUDGING[sweep, name] = Study(storage_of(config.search, sweep), name, config, {})
     return JUDGING[sweep, name].judge(number)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import sqlalchemy
 from optuna.exceptions import OptunaError
@@ -19,14 +20,16 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from frostline.core import credentials, files, locks
+from frostline.core import credentials, files, locks, notices
 from frostline.core.config import SearchConfig
 from frostline.core.errors import UserError, one_line, user_error
 from frostline.records import layout
 from frostline.tracking import database
 
+T = TypeVar("T")
 Lock = Callable[[], AbstractContextManager[object]]
 _LOOK = 2.0  # seconds between two attempts to connect
+_LOSSES = 3  # lost connections after which a further one is an error
 _BEGIN = b'{"op_code"'
 """The first bytes of a journal."""
 _KEY = 0x66726F73746C696E
@@ -59,6 +62,15 @@ class Storage:
     ready: Callable[[Callable[[str], object]], object] = lambda say: None
     """Waits until the storage can be reached; calls its argument with a message while waiting."""
 
+    def patiently(self, ask: Callable[[], T]) -> T:
+        """Return the value of `ask`, a function that may be called again; if the storage is lost, wait for it."""
+        for _ in range(_LOSSES):
+            try:
+                return ask()
+            except (OptunaError, SQLAlchemyError):
+                self.ready(notices.tell)
+        return ask()
+
     def mark(self, trial: FrozenTrial, **values: object) -> None:
         """Write attributes of a trial."""
         for key, value in values.items():
@@ -79,7 +91,7 @@ def storage_of(search: SearchConfig, folder: Path | None) -> Storage:
         try:
             return _shared(search.storage)
         except Exception as error:  # the class depends on the database's driver
-            expected = f"a storage URL that Optuna can open, or a file ({credentials.one_line(error)})"
+            expected = f"a storage URL that Optuna can open, or a file ({_why(error)})"
             raise user_error("search.storage", credentials.scrubbed(search.storage), expected) from None
     if folder is None:
         return Storage(InMemoryStorage())
@@ -90,7 +102,9 @@ def _shared(place: str) -> Storage:
     if "://" in place:
         if _in_memory(place):
             raise ValueError("another process sees no database in memory; a file has three slashes, sqlite:///here.db")
-        return Storage(_database(place), shared=True, deciding=lock_of(place), ready=partial(wait_for, place))
+        with lock_of(place)():  # of several processes, one creates the tables
+            backend = _database(place)
+        return Storage(backend, shared=True, deciding=lock_of(place), ready=partial(wait_for, place))
     if re.match(r"[a-z0-9+]{2,}:", place):
         raise ValueError("a URL has :// behind its first word, as sqlite:///studies.db")
     file = files.absolute(place)
@@ -137,9 +151,12 @@ def in_one_line(search: SearchConfig) -> Iterator[None]:
     except (OptunaError, SQLAlchemyError) as error:
         if search.storage is None:
             raise
-        cause = error.__cause__ or error
-        why = credentials.one_line(getattr(cause, "orig", None) or cause)
-        raise OSError(errno.EIO, why, credentials.removed(search.storage)) from error
+        raise OSError(errno.EIO, _why(error.__cause__ or error), credentials.removed(search.storage)) from error
+
+
+def _why(error: BaseException) -> str:
+    """Return the message of a database's driver, or else of the error, in one line."""
+    return credentials.one_line(getattr(error, "orig", None) or error)
 
 
 def _cut_torn_line(file: Path) -> None:
@@ -189,7 +206,7 @@ def wait_for(url: str, say: Callable[[str], object]) -> None:
         try:
             database.probe(url)
         except Exception as error:  # the driver's own class
-            place, why = credentials.removed(url), credentials.one_line(error)
+            place, why = credentials.removed(url), _why(error)
             if database.refused(error):
                 raise user_error("search.storage", place, f"a database that lets us in ({why})") from error
             if not told:

@@ -56,16 +56,20 @@ def test_interval(cell: Cell) -> Interval | None:
 def validation_interval(cell: Cell) -> Interval | None:
     """Return the interval of a cell's score on validation; None if unknown.
 
-    It is over folds, or over images, and also over seeds if there are several. Only accuracy has an interval over
-    images; images in groups count as many as they are worth (`best/val_effective_images`).
+    It is over images, and over seeds or folds if there are several. Folds share validation images as seeds do: each
+    takes the first ones of the same order that are not in its test split. In simulations with 10 to 50% of the other
+    images for validation, intervals over 3 to 10 folds alone hold the truth 69 to 96 times in 100, these 96 to 100
+    times. Only accuracy has an interval over images; those in groups count as many as they are worth
+    (`best/val_effective_images`).
     """
     values = cell.values(cell.by.val)
     if not values or any(map(math.isnan, values)):
         return None
     run = cell.finished[0]
     images, worth = run.images.get("val", 0), run.metrics.get(VAL_EFFECTIVE)
-    overlap = _overlap(run) if cell.folds else None
-    every = [Repeat(n, value, images, (), overlap, cell.draws, effective=worth) for n, value in enumerate(values)]
+    overlap = _overlap(run) if cell.folds and cell.by != ACCURACY else None
+    draws = cell.draws or cell.folds
+    every = [Repeat(n, value, images, (), overlap, draws, effective=worth) for n, value in enumerate(values)]
     return interval(every, cell.by)
 
 

@@ -282,8 +282,15 @@ def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
     assert ahead.interval == statistics.paired_jackknife(right, first, patients)
     assert ahead.how == "paired jackknife over 400 test images in 20 groups"
     several = [repeats[0], replace(repeats[0], seed=1, folders=(runs[1].folder,))]
-    both = np.mean([right, predictions.read(runs[1].folder).right], axis=0)
-    assert baseline.lead(several, largest).interval == statistics.paired_jackknife(both, first, patients)
+    apart = np.array([right, predictions.read(runs[1].folder).right], float) - first
+    gaps, both = apart.mean(1), baseline.lead(several, largest)
+    over_seeds = statistics.t_interval(gaps, statistics.step(400))
+    over_images = statistics.by_influence(gaps.mean(), apart - gaps[:, None], 1 / 400, patients)
+    within = statistics.added(gaps.mean(), over_seeds, over_images)
+    assert (both.interval.low, both.interval.high) == pytest.approx((within.low, within.high))
+    assert both.how == "2 seeds, paired t-interval and paired jackknife over 400 test images in 20 groups"
+    solved = [replace(repeats[0], seed=seed, draws=False) for seed in range(2)]  # one result, however many seeds
+    assert baseline.lead(solved, largest) == ahead
 
 
 def test_images_of_one_group_are_undecided(tmp_path):
@@ -332,6 +339,21 @@ def test_largest_class_baseline_is_not_beaten(tmp_path):
     assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: no result surely beats")
     (tmp_path / "1" / "test_predictions.safetensors").unlink()
     assert answer(runs).startswith("Undecided: ")  # whether the second one beats the largest class is not known
+
+
+def test_lead_over_the_largest_class_contains_the_spread_of_seeds(tmp_path):
+    """Of three seeds, one learned something and two did not, which further seeds may do as well."""
+    runs, labels = [], (np.arange(1000) >= 700).astype(np.int64)
+    for seed, shown in enumerate((200, 0, 0)):  # images of the smaller class that are found
+        folder = write_predictions(tmp_path / str(seed), (labels == 0) | (np.arange(1000) >= 1000 - shown), labels)
+        runs.append(replace(result(seed, "full", 0.9, 0.7 + shown / 1000, seed=seed), folder=folder))
+    text = answer(runs)
+    assert text.startswith(
+        "No result surely beats always naming the largest class: a is 70.0% of the test split, and fine-tuning (full) "
+        "reaches 76.7% (+6.7 points, 95% interval -22.0 to 35.4; 3 seeds, paired t-interval and paired jackknife over "
+        "1,000 test images)."
+    )
+    assert answer(runs[:1]).startswith("Fine-tuning (full) reached 90.0%")
 
 
 def test_largest_class_of_folds_counts_all_test_images(tmp_path):

@@ -72,7 +72,7 @@ def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
     """
     if not repeats:
         return None
-    repeats = _distinct(repeats)
+    repeats = distinct(repeats)
     if len(repeats) == 1:
         found = _over_images(repeats, by)
     else:
@@ -117,7 +117,7 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
     image. Folds are compared in pairs of the same fold, and a single common fold by image.
     """
     if not any(repeat.draws for repeat in (*first, *second)):
-        first, second = _distinct(first), _distinct(second)
+        first, second = distinct(first), distinct(second)
     if first[0].overlap is not None and second[0].overlap is not None:
         return _over_folds(first, second, by)
     scores = (_mean(first), _mean(second))
@@ -143,7 +143,7 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
     return replace(found, interval=whole, how=f"{how} and {images[1]}", over_seeds=within, over_images=images[0])
 
 
-def _distinct(repeats: Sequence[Repeat]) -> Sequence[Repeat]:
+def distinct(repeats: Sequence[Repeat]) -> Sequence[Repeat]:
     """Return the repeats that carry information: only the first one if the seeds do not change the result."""
     return repeats if repeats[0].draws or repeats[0].overlap is not None else repeats[:1]
 

@@ -82,6 +82,9 @@ def test_intervals_equal_published_and_scipy_values():
     assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
     found = wilson(81, 263)  # the same, of a single proportion
     assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    for right, total in ((0, 10), (1, 3), (499, 1000), (359, 359)):
+        low, high = stats.binomtest(right, total).proportion_ci(method="wilson")
+        assert (wilson(right, total).low, wilson(right, total).high) == pytest.approx((low, high), abs=1e-12)
     values = [0.91, 0.93, 0.92, 0.95]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (t_interval(values).low, t_interval(values).high) == pytest.approx((low, high))
@@ -111,6 +114,19 @@ def test_bootstrap_is_deterministic_and_antisymmetric():
     assert paired_bootstrap(first, second) == paired_bootstrap(first, second)
     found, back = paired_bootstrap(first, second), paired_bootstrap(second, first)
     assert (found.low, found.high) == pytest.approx((-back.high, -back.low), abs=0.006)
+
+
+def test_paired_bootstrap_of_many_images_equals_a_plain_one():
+    draw = rng(7).random(1000)
+    first, second = draw > 0.1, (draw < 0.06) | (draw > 0.13)
+    apart = first.astype(float) - second
+    drawn = apart[rng(8).integers(0, 1000, (4000, 1000))].mean(1)
+    for level in (0.95, 0.99):
+        found, (low, high) = (
+            paired_bootstrap(first, second, level=level),
+            np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2]),
+        )
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
 
 
 def test_paired_jackknife_without_groups_pairs_images():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.metrics import AUROC, BALANCED_ACCURACY, MACRO_F1, MAP, Metric
+from frostline.report.calibration import calibration
 from frostline.report.metric_scores import log_odds, measure
 
 COUNT, CLASSES = 200, 5
@@ -60,3 +61,13 @@ def test_multi_label_metrics_equal_torchmetrics(torchmetrics: Any) -> None:
         (torch.tensor(logits), torch.tensor(labels).int()),
     )
     assert_equal(predictions, references, *inputs, num_labels=CLASSES, average="macro")
+
+
+@pytest.mark.parametrize("classes", [2, 5, 40])
+def test_calibration_error_equals_torchmetrics(torchmetrics: Any, classes: int) -> None:
+    random = np.random.default_rng(0)
+    chances = torch.tensor(2 * random.normal(size=(COUNT, classes))).softmax(1)
+    labels = torch.tensor(random.integers(0, classes, COUNT))
+    expected = torchmetrics.multiclass_calibration_error(chances, labels, num_classes=classes, n_bins=15, norm="l1")
+    confidence, said = (part.numpy() for part in chances.max(1))
+    assert calibration(confidence, said == labels.numpy()).ece == pytest.approx(float(expected), abs=1e-6)

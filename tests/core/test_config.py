@@ -316,6 +316,8 @@ def test_lr_must_be_finite_and_positive(value: float) -> None:
     [
         ("epoch", "epochs"),
         ("batchsize", "batch_size"),
+        ("batch", "batch_size"),
+        ("num_epochs", "epochs"),
         ("model.nme", "model.name"),
         ("schedule.warm_up", "schedule.warmup"),
         ("train.labelsmoothing", "train.label_smoothing"),

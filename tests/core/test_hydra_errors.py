@@ -97,6 +97,7 @@ def test_value_in_place_of_keys_or_a_list_is_refused(override: str, line: str) -
         ("augment=[none,2]", "augment=2: expected one of crop_flip, none, standard, trivial"),
         ("augment={a:2}", 'augment={"a": 2}: expected one of crop_flip, none, standard, trivial'),
         ("search.name={}", "search.name={}: expected a value of type string"),
+        ("lr=[1e-3,1e-4]", "lr=[0.001, 0.0001]: expected a value of type float, or several without brackets"),
         ("data.splits=[a]", "data.splits=[a]: expected keys within it, as in data.splits.<key>=<value>"),
         ("~lr", "lr=(nothing): expected a value; it must not be deleted"),
         ("~augment.color", "augment.color=(nothing): expected a value; it must not be deleted"),

@@ -22,11 +22,13 @@ class UserError(ValueError):
 _GROUPS = ("freeze", "experiment")  # command-line options that are not keys of the schema
 _SYNONYMS = {
     "augment": "augmentation augmentations transform transforms",
+    "batch_size": "batch bs",
     "data.root": "data.path data.dir data_dir data_path",
     "data.test_fraction": "test_size test_split",
     "data.val_fraction": "val_size val_split",
     "devices": "gpus num_gpus",
     "device": "gpu",
+    "epochs": "num_epochs max_epochs",
     "full": "none fine_tune finetune fine_tuning finetuning",
     "head": "backbone feature_extraction linear",
     "hyperband": "asha",

@@ -27,7 +27,8 @@ def of_value(text: str, arguments: Sequence[str]) -> UserError:
     if "Missing mandatory value" in text:
         return user_error(key, "???", f"a value, as in {key}=<value>{_or_in_own_file(key, arguments)}")
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        return user_error(key, found[1], f"a value of type {found[2].lower()}")
+        several = ", or several without brackets" if found[1].startswith("[") else ""
+        return user_error(key, found[1], f"a value of type {found[2].lower()}{several}")
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
         return user_error(key, found[1], "true or false")
     if "is not a ListConfig, list or tuple" in text:

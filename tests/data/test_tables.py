@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from pyarrow import parquet as pq
 from test_folds import source
 
 from frostline.core.errors import UserError
-from frostline.data import splitting, table_columns, table_files, tables
+from frostline.data import loading, splitting, table_columns, table_files, tables
 from frostline.data.broken_images import BadImages
 from frostline.data.source import Source
 from frostline.data.splits import Data
+from frostline.store.store import Store
 from numbered import disjoint, findings, in_turn, numbers, pairs
 from small import data_config, load_data
 
@@ -328,6 +330,15 @@ def test_groups_are_not_split(tmp_path: Path) -> None:
         assert abs(int(split.labels.sum()) - len(split) / 2) <= 5
     second = load(tmp_path / "t.csv", group="patient")
     assert torch.equal(second.test.ids, data.test.ids)
+
+
+def test_groups_have_the_names_of_the_table(tmp_path: Path) -> None:
+    found = [row | {"patient": f"p{number // 5}" * (number != 7)} for number, row in enumerate(rows(tmp_path))]
+    as_csv(tmp_path / "t.csv", found)
+    config = data_config(source="table", root=str(tmp_path / "t.csv"), options={**NONE, "group": "patient"})
+    own = loading.sources(config, Store(None, budget=10**9, say=print))["test"]
+    assert [own.group_name(number) for number in range(20)] == [row["patient"] for row in found]
+    assert replace(own, group_names=()).group_name(19) == str(int(own.groups[19]))
 
 
 @pytest.mark.parametrize(("options", "blank"), [({}, -1), ({"rows": "labels"}, 0)])

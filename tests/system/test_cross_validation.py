@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+import frostline
 import warm
 from frostline.records import sweep_record
 from frostline.records.result import IMAGES
@@ -43,6 +49,36 @@ def test_each_mode_tests_every_image_once(folds: CompletedSweep) -> None:
         ids = [predictions.read(run.folder).ids for run in results if run.choices["freeze_mode"] == mode]
         every = sorted(int(one) for several in ids for one in several)
         assert every == list(range(SAMPLES))
+
+
+def test_every_image_is_listed_with_what_its_fold_said_of_it(folds: CompletedSweep) -> None:
+    listed = frostline.open(folds.folder).test_images()
+    best = [run for run in sweep_record.read(folds.folder).results if run.choices["freeze_mode"] == "centroid"]
+    assert sorted(listed["image"]) == sorted(f"{('dark', 'bright')[n % 2]}/{n}.png" for n in range(SAMPLES))
+    assert (listed["image"].str.split("/").str[0] == listed["label"]).all()
+    assert ((listed["class"] == listed["label"]) == listed["right"]).all()
+    own = listed.groupby("data.fold")["right"].mean().to_dict()
+    assert own == pytest.approx({run.choices["data.fold"]: run.metrics["test/accuracy"] for run in best})
+    chance = listed[["probability of bright", "probability of dark"]]
+    assert ((chance["probability of bright"] > 0.5) == (listed["class"] == "bright")).all()
+    assert chance.sum(axis=1).to_numpy() == pytest.approx(1)
+
+
+def test_images_of_one_run_are_written_wherever_they_and_the_run_are_now(folds, images, tmp_path) -> None:
+    place = Path(images.removeprefix("data.root="))
+    (run, *_) = (run for run in sweep_record.read(folds.folder).results if run.choices["freeze_mode"] == "centroid")
+    moved = shutil.copytree(run.folder, tmp_path / "run")
+    shutil.copytree(place, tmp_path / "images")
+    asked = [sys.executable, "-m", "frostline", "predictions", str(moved), f"data.root={tmp_path / 'images'}"]
+    done = warm.run([*asked, "-o", str(tmp_path / "t.csv")], env=environment())
+    written = pd.read_csv(tmp_path / "t.csv")
+    wrong = len(written) - round(run.metrics["test/accuracy"] * len(written))
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 't.csv'}: 20 rows, {wrong} of them wrong\n")
+    assert written.to_csv(index=False) == warm.run(asked, env=environment()).stdout
+    assert [*written.columns[:2]] == ["image", "label"]
+    next((tmp_path / "images" / "dark").iterdir()).unlink()
+    done = warm.run(asked, env=environment())
+    assert done.returncode == 2 and "was tested on, and these are others or have changed" in done.stderr
 
 
 def test_folds_share_features_and_equal_single_runs(folds: CompletedSweep, store, images) -> None:

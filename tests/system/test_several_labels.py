@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss
 
+import frostline
 import warm
 from frostline.commands.predict import main
 from frostline.records import sweep_record
@@ -57,6 +58,17 @@ def done(table: Path, tmp_path_factory: pytest.TempPathFactory) -> CompletedSwee
 
 def run_of(done: CompletedSweep, mode: str) -> Result:
     return next(run for run in sweep_record.read(done.folder).results if run.choices["freeze_mode"] == mode)
+
+
+def test_images_are_listed_with_all_their_classes(done: CompletedSweep, table: Path) -> None:
+    run = next(one for one in frostline.open(done.folder).runs if one.choices["freeze_mode"] == "head")
+    listed, found = run.test_images(), run.predictions()
+    labels = pd.read_csv(table, index_col="path").loc[listed["image"]].to_numpy()
+    assert (labels == found.labels).all()
+    assert [*listed["label"]] == ["|".join(np.array(CLASSES)[row == 1]) for row in labels]
+    assert [*listed["class"]] == ["|".join(np.array(CLASSES)[row]) for row in found.said]
+    chances = listed[[f"probability of {name}" for name in CLASSES]].to_numpy()
+    assert chances == pytest.approx(1 / (1 + np.exp(-found.logits)), abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["head", "probe", "knn"])

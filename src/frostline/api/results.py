@@ -75,6 +75,16 @@ class Run:
 
         return predictions.read(self.result.folder)
 
+    def test_images(self, *overrides: str) -> pd.DataFrame:
+        """Return a row per test image: its name, label and group, the class it was given, and the probabilities.
+
+        The images are listed anew; `overrides` may name another place, `"data.root=/data/birds"`. UserError if they
+        are not those that were tested.
+        """
+        from frostline.api import tested_images
+
+        return tested_images.table([self.result], arguments.texts(overrides))
+
 
 @dataclass(frozen=True, repr=False)
 class Sweep:
@@ -135,6 +145,17 @@ class Sweep:
 
         rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
         return pd.DataFrame(rows).drop(columns=[trial_tags.SPACE, trial_tags.OBJECTIVE], errors="ignore")
+
+    def test_images(self, *overrides: str) -> pd.DataFrame:
+        """Return the test images of all seeds and folds of the best cell by validation, as `Run.test_images` does.
+
+        The columns `seed` and `data.fold` tell the runs apart. With folds, every image is in it once per seed.
+        """
+        from frostline.api import tested_images
+        from frostline.sweeps.catalog import TypedName
+
+        runs = tested_images.best_runs(TypedName(self.name, "sweep"), self.results)
+        return tested_images.table(runs, arguments.texts(overrides))
 
     def report(self, path: Path | str | None = None) -> Report:
         """Write the report, one HTML file that opens offline, to `path` and return it; notebooks display it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -56,13 +56,13 @@ def forget() -> None:
     _last.clear()
 
 
-def image_names(config: DataConfig, store: Store) -> dict[str, Callable[[int], str]]:
-    """Return for each split a function from an image's id to its name for people.
+def sources(config: DataConfig, store: Store) -> dict[str, Source]:
+    """Return for each split the source that the ids of its images refer to, which knows their names.
 
-    The source is listed again for this: remembering all names would take memory in every run.
+    It is listed again for this: remembering all names would take memory in every run.
     """
     found = open_splits(config, store, unseen)
-    return {split: found.get(split, found["train"]).name for split in SPLITS}
+    return {split: found.get(split, found["train"]) for split in SPLITS}
 
 
 def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:

@@ -16,6 +16,8 @@ from frostline.data.findings import PAIRS, Finding, Place
 from frostline.data.label_columns import Labels
 from frostline.data.names import counted, is_text, printable, some
 
+_OWN = "\0"  # begins the name that stands for the group of an image without one
+
 
 class Named(Protocol):
     """Images of a split, with classes and groups given by name."""
@@ -38,6 +40,8 @@ class Numbered:
     """For each split, `(N,)` int64, or multi-label `(N, classes)` bool."""
     groups: Mapping[str, Tensor | None]
     """For each split, `(N,)` int64; None if it has no groups."""
+    group_names: tuple[str, ...]
+    """Name of each group by its number, empty for an image without a group."""
     findings: tuple[Finding, ...]
 
 
@@ -70,7 +74,8 @@ def number(
         labels[split] = _one_hot(numbers, len(classes)) if multi_label else torch.tensor(numbers)[:, 0]
     codes: dict[str, int] = {}
     groups = {split: _numbered(rows.groups, codes) for split, rows in splits.items()}
-    return Numbered(classes, labels, groups, (*_imageless(order, known), *_across(groups, codes, ids)))
+    group_names = tuple("" if name.startswith(_OWN) else name for name in codes)
+    return Numbered(classes, labels, groups, group_names, (*_imageless(order, known), *_across(groups, codes, ids)))
 
 
 def _one_hot(numbers: Sequence[Sequence[int]], classes: int) -> Tensor:
@@ -100,7 +105,7 @@ def _numbered(groups: Sequence[str] | None, codes: dict[str, int]) -> Tensor | N
     """Return the numbers of groups, added to `codes`; an image without a group gets a new number."""
     if groups is None:
         return None
-    return torch.tensor([codes.setdefault(name or f"\0{len(codes)}", len(codes)) for name in groups])
+    return torch.tensor([codes.setdefault(name or f"{_OWN}{len(codes)}", len(codes)) for name in groups])
 
 
 def _across(

@@ -47,6 +47,8 @@ class Source:
     """Number of `other` files, by suffix."""
     groups: Tensor | None = None
     """`(N,)` int64: images with the same number belong to the same split; None if there are no groups."""
+    group_names: Sequence[str] = ()
+    """Name of each group by its number, empty for an image that is its own; none where groups have no names."""
     splits: Mapping[str, Tensor] | None = None
     """Indices of the images of each split, `(M,)` int64, if the source holds several splits; else None."""
     times: Times | None = None
@@ -59,6 +61,13 @@ class Source:
     """Unreadable parts that are known before any image is opened, a line each."""
     findings: tuple[Finding, ...] = ()
     """Findings about the source itself."""
+
+    def group_name(self, index: int) -> str:
+        """Return the name of the i-th image's group, its number where groups have no names; empty without groups."""
+        if self.groups is None:
+            return ""
+        number = int(self.groups[index])
+        return self.group_names[number] if self.group_names else str(number)
 
 
 def of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequence[str]) -> Source:

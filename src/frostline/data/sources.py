@@ -193,6 +193,7 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
     whole = replace(
         of_files([files[place] for place in order.tolist()], found.root, labels, said.classes),
         groups=joined(said.groups.values()),
+        group_names=said.group_names,
         weights=joined(weights),
         times=found.times,
         splits=ids if len(ids) > 1 else None,
@@ -214,7 +215,8 @@ def _without_files(
     def source(split: str, own: hub_images.Images | shards.Sharded) -> Source:
         hidden = {"hidden": own.index.hidden} if isinstance(own, shards.Sharded) else {}
         plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
-        return replace(plain, first_alike=own.first_alike, groups=said.groups[split], left_out=hidden)
+        grouped = replace(plain, groups=said.groups[split], group_names=said.group_names)
+        return replace(grouped, first_alike=own.first_alike, left_out=hidden)
 
     sources = {split: source(split, own) for split, own in found.splits.items()}
     sources["train"] = replace(sources["train"], damage=found.damage)

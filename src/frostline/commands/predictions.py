@@ -1,0 +1,55 @@
+"""Write every test image with its label, the class that a run gave it, and whether that is right, as CSV.
+
+A sweep stands for all seeds and folds of its best cell.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from frostline import api
+from frostline.api import arguments as arguments_of
+from frostline.api.results import Run, Sweep
+from frostline.commands import CALLED, Parser, tell
+from frostline.core import files
+from frostline.core.errors import named, user_error
+from frostline.data.names import counted
+from frostline.records.result import read_result
+from frostline.sweeps import catalog
+from frostline.sweeps.catalog import TypedName
+
+
+def main(arguments: list[str]) -> int:
+    """Write a row per run and test image to `--output`, or print them; return 0."""
+    parser = Parser("predictions", __doc__)
+    parser.add_argument("run", help=f"a run, or a sweep (all seeds and folds of its best cell): {CALLED}")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to a .csv file")
+    parser.add_argument("overrides", nargs="*", default=[], help="where the images are now: data.root=…")
+    options = parser.parse_intermixed_args(arguments)
+    if options.output is not None:
+        if options.output.suffix != ".csv":
+            raise user_error("--output", options.output, "a .csv file")
+        files.require_place("--output", options.output)
+    with named(sweep="run"):
+        rows = _meant(options.run).test_images(*options.overrides)
+    if options.output is None:
+        rows.to_csv(sys.stdout, index=False)
+        return 0
+    with arguments_of.writing("--output", options.output):
+        rows.to_csv(options.output, index=False)
+    print(f"{options.output}: {counted(len(rows), 'row', 'rows')}, {int((~rows['right']).sum()):,} of them wrong")
+    return 0
+
+
+def _meant(name: str) -> Run | Sweep:
+    """Return the run that a name stands for, or the sweep."""
+    target = catalog.resolve(TypedName(name))
+    if target.folder is not None and (result := read_result(target.folder)) is not None:
+        return Run(replace(result, folder=str(target.folder)))  # wherever it was moved
+    sweep = api.open(name)
+    own = [run for run in sweep.runs if run.result.run_id in target.ids]
+    if not own:
+        tell(f"{sweep.best.name}, the best cell by validation, with all its seeds and folds")
+    return own[0] if own else sweep

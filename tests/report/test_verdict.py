@@ -963,6 +963,16 @@ def test_times_with_stored_features_are_marked():
     assert ", for 8.0 times the training time." in answer([full, stored, first])
 
 
+@pytest.mark.parametrize(("images", "clear"), [(1000, False), (1001, True), (0, True)])
+def test_features_that_another_run_computed_make_no_mode_the_cheaper(images, clear):
+    def cost(run: Result, images: float) -> Result:
+        return replace(run, metrics={**run.metrics, "cost/backbone_images": images})
+
+    one, other = (result(job, mode, 0.9, 0.9, seconds=9 - 8 * job) for job, mode in enumerate(("probe", "centroid")))
+    text = answer([cost(one, images), cost(other, 0)])
+    assert text.startswith("A tie: ") and ("centroid is the cheaper." in text) == clear
+
+
 def test_installed_package_suggests_the_module_command(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "project_root", lambda: tmp_path)
     assert "Try: `python -m frostline -m freeze=head,full`." in answer([result(0, "head", 0.9, 0.8)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from frostline.records.result import IMAGES, SECONDS, Result, value_text
 from frostline.report.contest import Contender, capital
@@ -42,8 +43,15 @@ def _times(ratio: float) -> str:
 
 
 def cheaper(first: Contender, second: Contender) -> list[str]:
-    """Return the sentence on which of two contenders trains faster; empty if neither clearly does."""
+    """Return the sentence on which of two contenders trains faster; empty if neither clearly does.
+
+    Also empty if the faster found features in the store that the other computed in one pass: it would as well have
+    been the other way round.
+    """
     one, other = sorted((first, second), key=lambda one: one.cell.mean(SECONDS))
+    a_pass = fmean(sum(run.images.values()) for run in other.cell.finished)
+    if one.cell.mean(IMAGES) == 0 < other.cell.mean(IMAGES) <= a_pass:
+        return []
     clear = one.cell.mean(SECONDS) > 0 and _takes_longer(other.cell.mean(SECONDS), one.cell.mean(SECONDS))
     return [f"{capital(one.name)} is the cheaper."] if clear else []
 

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
-from frostline.report import label_scores, statistics
+from frostline.report import confusion_matrix, label_scores, statistics
 from frostline.report.metric_scores import Measured, log_odds, measure
 
 SHARES = (0.7, 0.2, 0.1)
@@ -95,6 +95,16 @@ def test_multi_label_metrics_equal_those_of_sklearn(metric: Metric) -> None:
     assert found is not None and found.value == pytest.approx(sklearn_multi_label(), abs=1e-9)
     assert found.influence.mean() == pytest.approx(0, abs=1e-9)
     assert_influences(found, sklearn_multi_label)
+
+
+def test_rows_of_one_class_per_image_equal_sklearn_per_class() -> None:
+    labels, said = np.random.default_rng(2).integers(0, 3, (2, 40))
+    said[said == 2] = 1  # never named
+    rows = label_scores.rows_of_one(confusion_matrix.count(("a", "b", "c", "d"), labels, said))
+    expected = precision_recall_fscore_support(labels, said, labels=range(4), zero_division=np.nan)
+    for name, values in zip(("precision", "accuracy", "f1", "images"), expected, strict=True):
+        assert [np.nan if row[name] is None else row[name] for row in rows] == pytest.approx(values, nan_ok=True)
+    assert [*rows[0]] == ["class", "images", "precision", "accuracy", "f1"]
 
 
 def test_multi_label_rows_equal_sklearn_per_class() -> None:

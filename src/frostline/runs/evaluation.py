@@ -44,7 +44,7 @@ def _of_several(folder: Path, logits: Tensor, test: Split, classes: Sequence[str
 
 
 def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -> Tensor:
-    """Write predictions, the accuracy of each class, and the confusion matrix; return the rows of mistakes to show.
+    """Write predictions, the scores of each class, and the confusion matrix; return the rows of mistakes to show.
 
     Predictions are the logits of every image. If those take more than 4 MB, they are the five most probable classes
     with their log-probabilities, and the log-probability of the true class.
@@ -57,9 +57,7 @@ def _of_one(folder: Path, logits: Tensor, test: Split, classes: Sequence[str]) -
     tensorfile.save(folder / PREDICTIONS, {**_images(test), **said}, {})
     matrix = confusion_matrix.count(classes, test.labels.numpy(), first[:, 0].numpy())
     confusion_matrix.write(folder, matrix)
-    rows = zip(classes, matrix.images.tolist(), matrix.right.tolist(), strict=True)
-    per_class = [{"class": name, "images": n, "accuracy": hits / n if n else None} for name, n, hits in rows]
-    files.write_json(folder / layout.PER_CLASS, per_class)
+    files.write_json(folder / layout.PER_CLASS, label_scores.rows_of_one(matrix))
     confusion_plot.draw(matrix, folder / Path(layout.CONFUSION).with_suffix(".svg"))
     margin = chances[:, 0] - chances[:, -1 if len(classes) == 1 else 1]
     return torch.from_numpy(mistakes.choose(first[:, 0].numpy(), test.labels.numpy(), margin.numpy()))

@@ -68,6 +68,17 @@ def test_onnx_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_pt2_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
+    extra = {"frostline.json": ""}
+    program = torch.export.load(export_run(small_run, tmp_path, capsys, "pt2"), extra_files=extra).module()
+    images, expected = digits(small_run)
+    for count in (1, 5):
+        assert torch.allclose(program(images[:count]), expected[:count], atol=1e-4)
+    assert program(torch.zeros(2, 3, 60, 100, dtype=torch.uint8)).shape == (2, 10)
+    assert json.loads(extra["frostline.json"])["classes"] == [str(digit) for digit in range(10)]
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
 def test_torchscript_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
     extra = {"frostline.json": ""}
@@ -146,7 +157,7 @@ def test_existing_file_is_overwritten_only_by_name(trained, tmp_path, monkeypatc
     assert existing.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
+@pytest.mark.parametrize("kind", ["pt2", "torchscript", "safetensors"])
 def test_full_disk_is_one_line_and_leaves_no_file(small_run, tmp_path, kind):
     network = predict.load(small_run, device="cpu")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -53,7 +53,7 @@ def test_timm_run_can_be_rerun(lab: Lab) -> None:
     run_command(f"rerun={lab.root / 'kept' / '1'}", *places)
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "torchscript"])
+@pytest.mark.parametrize("kind", ["safetensors", "torchscript", "pt2"])
 def test_timm_network_predicts_and_is_exported(lab: Lab, kind: str, tmp_path: Path) -> None:
     network = predict.load(lab.root / "kept" / "1", device="cpu")
     assert network.model.library == "timm"

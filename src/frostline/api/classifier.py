@@ -100,8 +100,8 @@ class Classifier:
     def export(self, path: Path | str, kind: str | None = None) -> float:
         """Export the network for other programs and return the largest difference of a probability to the original.
 
-        `kind` is `onnx`, `torchscript` or `safetensors`, by default according to the suffix. UserError if this network
-        cannot be exported to it.
+        `kind` is `onnx`, `pt2` (of torch.export), `torchscript` or `safetensors`, by default according to the suffix.
+        UserError if this network cannot be exported to it.
         """
         from frostline.runs import export
 

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("export", __doc__)
     parser.add_argument("run", help=f"a run, or a sweep (its best cell by validation): {CALLED}")
-    parser.add_argument("--format", choices=("onnx", "torchscript", "safetensors"), required=True)
+    parser.add_argument("--format", choices=("onnx", "pt2", "torchscript", "safetensors"), required=True)
     parser.add_argument(
         "-o", "--output", metavar="PATH", help="a file, or a folder for model.<suffix> (the working directory)"
     )

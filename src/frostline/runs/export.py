@@ -1,8 +1,9 @@
-"""Export a trained network, preprocessing included, to ONNX, TorchScript or safetensors, and verify the file."""
+"""Export a trained network, preprocessing included, to ONNX, torch.export's or other formats; verify the file."""
 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import tempfile
 import warnings
@@ -23,13 +24,13 @@ from frostline.runs.portable import Portable
 from frostline.runs.predict import Predictor
 from frostline.store import tensorfile
 
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-4
 """Largest difference of a probability that float32 arithmetic in another order can explain."""
 SAMPLES = ((1, 8, 8), (2, 70, 33), (3, 224, 224), (1, 200, 301))
 """Number, height and width of the images in each batch on which an exported network is compared."""
 
-_FACTS = "frostline.json"  # name of the metadata in a TorchScript file
+_FACTS = "frostline.json"  # name of the metadata in a file of torch
 _LARGE = 1_900_000_000  # bytes; protobuf, and so a single ONNX file, is limited to 2 GiB
 _Run = Callable[[Tensor], Tensor]
 
@@ -39,7 +40,7 @@ class Disagreement(UserError):
 
 
 def export(network: Predictor, kind: str, output: Path) -> float:
-    """Write `network`, in float32 for the CPU, to `output` as `onnx`, `torchscript` or `safetensors`.
+    """Write `network`, in float32 for the CPU, to `output` as a format of `SUFFIXES`.
 
     Read the file again and return the largest difference between its probabilities and the original's over `SAMPLES`;
     raises `Disagreement` if that exceeds `TOLERANCE`, and leaves no file then. UserError if a package is missing, the
@@ -101,7 +102,6 @@ def _difference(network: Predictor, run: _Run, images: Tensor) -> float:
 
 def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
     import onnxscript  # noqa: F401 (torch needs it, and would say so in many lines)
-    from torch.export import Dim
 
     program = torch.onnx.export(
         portable,
@@ -109,7 +109,7 @@ def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
         dynamo=True,
         input_names=["images"],
         output_names=["probabilities"],
-        dynamic_shapes={"images": {0: Dim("images"), 2: Dim("height"), 3: Dim("width")}},
+        dynamic_shapes=_any_size(),
         verbose=False,
     )
     assert program is not None
@@ -119,11 +119,29 @@ def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:
     program.save(str(file), external_data=size > _LARGE)
 
 
+def _any_size() -> dict[str, Any]:
+    """Return the sizes of the input that an exported graph leaves open."""
+    from torch.export import Dim
+
+    return {"images": {0: Dim("images"), 2: Dim("height"), 3: Dim("width")}}
+
+
 def _read_onnx(file: Path) -> _Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _write_pt2(network: Predictor, portable: nn.Module, file: Path) -> None:
+    program = torch.export.export(portable, (samples()[1],), dynamic_shapes=_any_size(), strict=False)
+    whole = io.BytesIO()  # torch aborts the process when the disk is full
+    torch.export.save(program, whole, extra_files={_FACTS: json.dumps(facts(network))})
+    file.write_bytes(whole.getbuffer())
+
+
+def _read_pt2(file: Path) -> _Run:
+    return torch.export.load(file).module()
 
 
 def _write_torchscript(network: Predictor, portable: nn.Module, file: Path) -> None:
@@ -153,6 +171,7 @@ def _read_safetensors(file: Path) -> _Run:
 
 _FORMATS: dict[str, tuple[Callable[[Predictor, nn.Module, Path], None], Callable[[Path], _Run]]] = {
     "onnx": (_write_onnx, _read_onnx),
+    "pt2": (_write_pt2, _read_pt2),
     "torchscript": (_write_torchscript, _read_torchscript),
     "safetensors": (_write_safetensors, _read_safetensors),
 }

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser("rerun", __doc__, epilog=_STATUS)
     parser.add_argument("run", help=f"a run, or a sweep (all of its finished runs): {CALLED}")
     parser.add_argument(
-        "overrides", nargs="*", default=[], help="where to run and write: device=, devices=, store.path=, …"
+        "overrides", nargs="*", default=[], help="where to run, read and write: device=, data.root=, store.path=, …"
     )
     options = parser.parse_args(arguments)
     given = dict(override.partition("=")[::2] for override in options.overrides)

@@ -166,6 +166,7 @@ def test_losses_equal_the_tutorials_loop(name: str, chosen: str, lr: float) -> N
         assert mine == pytest.approx(plain, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_all_options_together_equal_torch_and_timm() -> None:
     of_optim, of_data, of_loss = (pytest.importorskip(f"timm.{part}") for part in ("optim", "data.mixup", "loss"))
     model = network("test_convnext", library="timm", image_size=32)

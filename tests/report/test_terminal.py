@@ -339,6 +339,15 @@ def test_long_search_table_has_best_trials_and_confirmation():
     assert "20 more trials are in the report." in text
 
 
+def test_search_table_tells_trials_and_fresh_seeds_apart():
+    marks = {"freeze_mode": "full", "search": "tpe", "study": "full", "lr": 0.1, "seed": 0}
+    trials = [result(n, "full", 0.9 + n / 100, choices={**marks, "trial": n}) for n in range(2)]
+    assert "trial" not in [column.header for column in cells_table(cells(trials), ["lr"]).columns]
+    fresh = [result(2 + n, "full", 0.85, choices={**marks, "seed": n, "confirms": 1}) for n in (1, 2)]
+    (column,) = [one for one in cells_table(cells([*trials, *fresh]), ["lr"]).columns if one.header == "trial"]
+    assert [str(text) for text in column.cells] == ["1", "0", "1, fresh seeds"]
+
+
 def test_search_table_marks_trials_stopped_early():
     marks = {"freeze_mode": "head", "search": "tpe", "study": "head", "seed": 0}
     trials = [result(n, "head", 0.9 - n / 10, choices={**marks, "lr": 0.1**n, "trial": n}) for n in range(2)]

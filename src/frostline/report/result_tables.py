@@ -108,6 +108,8 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
         columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
+    if any(trial_tags.CONFIRMS in cell.choices for cell in ranked):
+        columns["trial"] = [_trial(cell) for cell in ranked]
     if any(_stopped(cell) for cell in ranked):
         columns["stopped"] = [_stopped(cell) or "-" for cell in ranked]
     every = {cell.by for cell in ranked}
@@ -130,6 +132,13 @@ def _cells_table(columns: Mapping[str, Sequence[str]], best: int) -> Table:
     for index, row in enumerate(zip(*columns.values(), strict=True)):
         table.add_row(*map(Text, row), style="bold" if index == best else "")
     return table
+
+
+def _trial(cell: Cell) -> str:
+    """Return the number of a trial; marked for the fresh seeds, which have its values and stand for the search."""
+    if (number := cell.choices.get(trial_tags.CONFIRMS)) is not None:
+        return f"{number}, fresh seeds"
+    return str(cell.choices.get(trial_tags.TRIAL, "-"))
 
 
 def _stopped(cell: Cell) -> str:

@@ -25,6 +25,7 @@ _OPEN = ("optimizer.options", "search.options", "data.options", "data.splits", "
 """Mappings to which the user may add keys."""
 _THERE = re.compile(
     r"An item is already at '([^']+)'|Multiple values for ([\w/]+)\. To override|^([\w/]+) appears more than once"
+    r"|force-add of config groups is not supported: '\+\+([^=]+)="
 )
 """What Hydra says of a + before a key, or the name of a group, that the config has."""
 _WITHOUT_OPTIONS = ("digits", "folder")
@@ -113,7 +114,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
             "a list of folders in brackets, as [file:///home/me/conf]",
         )
     added = [key_of(argument) for argument in arguments if argument.startswith("+")]
-    if (found := re.search(_THERE, text)) and (key := found[1] or found[2] or found[3]) in added:
+    if (found := re.search(_THERE, text)) and (key := next(filter(None, found.groups()))) in added:
         value = given(key, arguments)
         return user_error(key, value, f"no + before it, as the config has this key: {shlex.quote(f'{key}={value}')}")
     if found := re.search(r"Could not override '([^']+)'", text):

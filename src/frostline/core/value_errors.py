@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep
+from hydra.core.override_parser.types import ChoiceSweep, Sweep
 
 from frostline.core import project
 from frostline.core.errors import UserError, deleted_key, user_error
@@ -65,16 +65,18 @@ def no_such_option(group: str, value: str, options: Sequence[str]) -> UserError:
 
 
 def no_name(arguments: Sequence[str]) -> UserError | None:
-    """Return the user error for a config group whose option is no text but a number, true, false, null or a mapping."""
+    """Return the user error for a config group whose option is no name but a number, null, a mapping or a reference."""
     parser = OverridesParser.create()
     for argument in arguments:
-        group = argument.partition("=")[0].lstrip("+")
+        group, _, typed = argument.lstrip("+").partition("=")
         if options := _options(group, arguments):
             value = parser.parse_override(argument).value()
             of_jobs = value.list if isinstance(value, ChoiceSweep) else [value]
             for one in itertools.chain.from_iterable(it if isinstance(it, list) else [it] for it in of_jobs):
                 if not isinstance(one, str):
-                    return no_such_option(group, json.dumps(one), options)
+                    return no_such_option(group, typed if isinstance(one, Sweep) else json.dumps(one), options)
+                if "${" in one or one == "???":
+                    return no_such_option(group, one, options)
     return None
 
 

@@ -67,6 +67,27 @@ def test_seeds_to_resolve_use_their_own_t_quantile():
     values = np.array([0.01, 0.03, -0.01])  # mean 1, deviation 2 points: t(17) 2 / sqrt(18) is the first below 1
     assert statistics.seeds_to_resolve(0.01, t_interval(values), 3, paired=True) == 18
     assert statistics.seeds_to_resolve(1e-9, t_interval(values), 3, paired=True) == 10_000
+    assert statistics.seeds_to_resolve(-0.5, t_interval(values), 3, paired=True) == 2
+    half = stats.t.ppf(0.975, 4) * 0.02 / np.sqrt(3)  # of two sides with three seeds each
+    enough = next(n for n in range(2, 99) if stats.t.ppf(0.975, 2 * (n - 1)) * 0.02 / np.sqrt(n) <= 0.01)
+    assert statistics.seeds_to_resolve(-0.01, Interval(-half, half), 3, paired=False) == enough < 18
+
+
+def test_step_is_the_deviation_from_rounding_to_images():
+    accuracies = rng(9).random(100_000)
+    for images in (7, 100):
+        rounded = np.round(accuracies * images) / images
+        assert statistics.step(images) == pytest.approx((rounded - accuracies).std(), rel=0.01)
+    assert statistics.step(0) == 0
+
+
+def test_independent_errors_add_up_on_either_side():
+    found = statistics.added(1.0, Interval(0.7, 1.05), Interval(0.6, 1.12))
+    assert (found.low, found.high) == pytest.approx((0.5, 1.13))
+
+
+def test_level_of_several_comparisons_shares_the_error():
+    assert [statistics.bonferroni_level(count) for count in (0, 1, 5)] == pytest.approx([0.95, 0.95, 0.99])
 
 
 def test_wilson_interval_has_95_percent_coverage():
@@ -101,6 +122,13 @@ def test_equal_seeds_keep_a_positive_interval_width():
     assert t_interval([0.01, 0.01, 0.01]) == Interval(pytest.approx(0.01), pytest.approx(0.01))
     found = t_interval([0.01, 0.01, 0.01], least=1 / 360)
     assert found.low < 0.01 - 1 / 360
+
+
+def test_equal_values_of_two_sides_have_the_least_width():
+    found = welch([0.9, 0.9], [0.7, 0.7, 0.7], least=0.01)
+    half = stats.t.ppf(0.975, (1 / 2 + 1 / 3) ** 2 / (1 / 4 + 1 / 18)) * 0.01 * np.sqrt(1 / 2 + 1 / 3)
+    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half))
+    assert welch([0.9, 0.9], [0.7, 0.7]) == Interval(pytest.approx(0.2), pytest.approx(0.2))  # losses have no least one
 
 
 def test_equal_models_keep_a_positive_bootstrap_width():
@@ -294,14 +322,19 @@ def test_effective_images_count_independent_ones():
     twice = statistics.effective_images(np.tile(first, 2), np.tile(groups, 2), 2)  # two seeds
     assert twice == pytest.approx(expected)
     alternating = np.arange(200) % 2 == 0  # groups have equal shares, which is no better than independent images
-    known = statistics.effective_images(alternating, np.arange(200) // 10)
-    assert known == pytest.approx(200 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 19)) ** 2)
+    most = 200 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 19)) ** 2
+    assert statistics.effective_images(alternating, np.arange(200) // 10) == pytest.approx(most)
+    both = statistics.effective_images(np.tile(alternating, 2), np.tile(np.arange(200) // 10, 2), 2)
+    assert both == pytest.approx(most)
 
 
 def test_all_right_counts_groups_and_one_group_is_undefined():
     right, groups = np.full(60, True), np.arange(60) // 6
     student = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
-    assert statistics.effective_images(right, groups) == pytest.approx(10 * student)
+    for one in (right, ~right):
+        assert statistics.effective_images(one, groups) == pytest.approx(10 * student)
+    halves = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 1)) ** 2
+    assert statistics.effective_images(right, (groups > 4).astype(int)) == pytest.approx(2 * halves)
     found = statistics.paired_jackknife(right, right, groups)
     assert 0 in found and found.high == -found.low == pytest.approx(stats.t.ppf(0.975, 9) / 60)
     assert statistics.effective_images(right, groups * 0) == 0

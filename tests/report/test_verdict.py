@@ -531,6 +531,17 @@ def test_contradicting_splits_need_no_more_seeds(val, sure):
     ) == sure
 
 
+def test_other_metrics_do_not_know_whether_validation_is_sure():
+    """Their validation intervals are over seeds alone, and what the same images show is no evidence about others."""
+    runs = []
+    for mode, val, test in (("head", 0.8, 0.9), ("full", 0.9, 0.8)):
+        for seed in range(3):
+            run = result(len(runs), mode, val, test, seed=seed, select="val/auroc")
+            runs.append(replace(run, metrics=run.metrics | {AUROC.val: val, AUROC.test: test + seed / 1e4}))
+    text = answer(runs)
+    assert text.startswith("No clear winner: ") and "Each split is sure" not in text and "To decide it" in text
+
+
 def test_unresolved_gap_is_undecided_and_asks_for_seeds():
     text = answer([result(0, "head", 0.90, 0.95), result(1, "full", 0.91, 0.96)])
     assert text.startswith("Undecided: fine-tuning (full) 96.0%, feature extraction (head) 95.0%")

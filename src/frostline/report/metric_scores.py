@@ -66,7 +66,7 @@ def measure(
     `(N, classes)` the probabilities or a monotone function of them.
     """
     several = labels.ndim == 2
-    if metric == BALANCED_ACCURACY and not several:
+    if metric == BALANCED_ACCURACY:
         return _balanced_accuracy(labels, said)
     if metric == MACRO_F1:
         return (_macro_f1_of_several if several else _macro_f1)(labels, said)

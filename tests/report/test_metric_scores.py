@@ -82,7 +82,8 @@ def assert_influences(found: Measured, weighted: Callable[[Any], float]) -> None
 @pytest.mark.parametrize("metric", [MACRO_F1, MAP, AUROC], ids=lambda metric: metric.name)
 def test_multi_label_metrics_equal_those_of_sklearn(metric: Metric) -> None:
     random = np.random.default_rng(0)
-    labels = random.random((90, 4)) < (0.05, 0.3, 0.6, 0.9)
+    labels = random.random((90, 5)) < (0.05, 0.3, 0.6, 0.9, 0)
+    labels[7, 4] = True  # a class of a single image
     logits = (random.normal(size=labels.shape) + labels).round(1)  # with ties
 
     def sklearn_multi_label(weights: Any = None) -> float:

@@ -75,9 +75,10 @@ def test_loss_of_mixed_images_is_the_weighted_sum(batch: tuple[Tensor, Tensor], 
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_gradient_is_finite_for_certain_predictions(gamma: float) -> None:
-    logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
-    Criterion("focal", gamma)(logits, target(torch.tensor([0, 0]))).backward()
+@pytest.mark.parametrize("labels", [torch.tensor([0, 0]), torch.tensor([[1, 0], [1, 0]]).bool()])
+def test_gradient_is_finite_for_certain_predictions(gamma: float, labels: Tensor) -> None:
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    Criterion("focal", gamma)(logits, target(labels)).backward()
     assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[1].abs().sum() > 0
 
 

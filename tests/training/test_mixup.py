@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.stats import beta, kstest
+from scipy.stats import beta, ks_2samp, kstest
 from torch import Tensor
+from torchvision.transforms import v2
 
 from frostline.training.mixup import mix
 
@@ -51,6 +52,22 @@ def test_cutmix_replaces_one_box_of_the_right_area(step: int) -> None:
         for line in (rows, columns):
             assert (line.int().diff() != 0).sum() <= 2  # contiguous
     assert all(torch.equal(box, boxes[0]) for box in boxes)
+
+
+@pytest.mark.slow
+def test_cutmix_boxes_follow_torchvisions_distribution() -> None:
+    pair = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 112, 224).contiguous()
+    theirs, found, expected = v2.CutMix(num_classes=2, alpha=1.0), list[list[float]](), list[list[float]]()
+    torch.manual_seed(0)
+    for step in range(1000):
+        inputs, _, share = mix(pair, LABELS[:2], mixup=0.0, cutmix=1.0, seed=1, step=step)
+        y, x = (inputs[0, 0] == 1).nonzero().unbind(1)
+        if len(y):
+            found.append([share, *(float(edge) for edge in (x.min(), y.min(), x.max() + 1, y.max() + 1))])
+        drawn = theirs.make_params([pair])
+        expected.append([drawn["lam_adjusted"], *drawn["box"]])
+    for mine, other in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
+        assert ks_2samp(mine, other).statistic < 0.1  # by chance, once in 10,000 times
 
 
 def test_multi_labels_are_mixed_as_a_whole() -> None:

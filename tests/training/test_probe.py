@@ -87,7 +87,8 @@ def test_class_weights_equal_sklearn() -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_image_weights_equal_sklearn_sample_weights(several: bool) -> None:
+def test_image_weights_equal_sklearn_sample_weights(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_AT_ONCE", 300)  # three chunks of a hundred images
     plain, draw = digits(300, classes=3), np.random.default_rng(0)
     counts = draw.integers(1, 4, len(plain.labels)) * 1.0
     features = standardized(plain)

@@ -251,6 +251,7 @@ def test_conversions_are_counted(tmp_path: Path, store: Store):
     odd = tmp_path / "cat"
     save(odd / "turned.jpg", noise(), exif=exif)
     save(odd / "still.gif", noise(), save_all=True, append_images=[noise(seed=1), noise(seed=2)])
+    save(odd / "phone.jpg", noise(), format="MPO", save_all=True, append_images=[noise(seed=1)])
     save(odd / "deep.png", Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)))
     save(odd / "few.PNG", noise().convert("P"))
     save(odd / "ink.jpg", noise().convert("CMYK"))
@@ -263,7 +264,9 @@ def test_conversions_are_counted(tmp_path: Path, store: Store):
     found = load(tmp_path, store)
     counts = {"upright": 1, "first_frame": 1, "sixteen_bits": 1, "cmyk": 1, "alpha": 1, "hidden": 2, "other": 2}
     assert found.counts == {**counts, "palette": 2, "grayscale": 2}  # the GIF has a palette, and deep.png is grey
-    assert sum(len(split) for split in (found.train, found.val, found.test)) == 12 + 9
+    pages = "1 image has several pages or frames: only the first of each is used"
+    assert [one.alarming for one in found.findings if one.about == pages] == [True]
+    assert sum(len(split) for split in (found.train, found.val, found.test)) == 12 + 10
 
 
 def test_files_are_sorted_by_path(tmp_path: Path):

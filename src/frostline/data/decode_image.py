@@ -60,7 +60,7 @@ def convert(image: Image.Image, levels: Levels = FULL) -> tuple[Image.Image, Ima
     deep, profile = _Deep.of(image), image.info.get("icc_profile")
     rawmodes = str(getattr(image, "tile", ""))
     done = {
-        "first_frame": getattr(image, "is_animated", False),
+        "first_frame": getattr(image, "is_animated", False) and image.format != "MPO",  # a photo and its depth map
         "sixteen_bits": deep is not None or ";16" in rawmodes,
         "deep_colours": deep is None and ";16" in rawmodes,
         "upright": _turn(image) is not None,

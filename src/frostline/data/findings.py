@@ -104,6 +104,9 @@ def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] |
     if cut:
         own = counted(cut, "image", "images")
         found.append(Finding(f"{own} of 16 bits per colour: Pillow keeps the upper 8 of each", True))
+    if several := counts.get("first_frame"):
+        own = counted(several, "image has", "images have")
+        found.append(Finding(f"{own} several pages or frames: only the first of each is used", True))
     if broken := counts.get("bad_profile"):
         own = counted(broken, "image has a broken ICC profile", "images have broken ICC profiles")
         found.append(Finding(f"{own}: treated as sRGB", True))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _CONVERTED = {
     "upright": "rotated as their EXIF says",
-    "first_frame": "animated (the first frame)",
+    "first_frame": "of several pages or frames (the first)",
     "sixteen_bits": "of more than 8 bits",
     "palette": "with a palette",
     "cmyk": "CMYK",

@@ -365,7 +365,7 @@ function calibrationSection() {
   const root = $("#calibration"), known = group.contenders.filter(one => one.calibration);
   root.hidden = !known.length;
   if (root.hidden) return;
-  $(".note", root).textContent = "Expected calibration error with 15 bins (Guo et al. 2017): " + known.map(one => `${one.name} ${pct(one.calibration.ece)}`).join(", ") + ". Below the diagonal a model is overconfident; the size of a point is its share of the images.";
+  $(".note", root).textContent = "Expected calibration error with 15 bins (Guo et al. 2017): " + known.map(one => `${one.name} ${pct(one.calibration.ece)}`).join(", ") + ". Below the diagonal a model is overconfident; the size of a point is its share of the " + (known.some(one => one.f1) ? "decisions, one for each image and class." : "images.");
   chart($(".chart", root), () => [[{ type: "scatter", mode: "lines", x: [0, 1], y: [0, 1], name: "calibrated", hoverinfo: "skip", line: { color: ink("--quiet"), width: 1, dash: "dot" } },
     ...known.map(one => {
       const bins = one.calibration.bins, total = sum(bins.map(bin => bin[0]));

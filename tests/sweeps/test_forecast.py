@@ -73,3 +73,17 @@ def test_forecast_shows_the_first_twenty_jobs(tmp_path, monkeypatch):
 
     assert lines(1) == ["cluster=local: 1 job; each asks for 1 GPU(s), at most 5m00s", "  job 0: full 0"]
     assert lines(20)[-1] == "  job 19: full 19" and lines(22)[-2:] == ["  job 19: full 19", "  and 2 more"]
+
+
+def test_job_with_a_mode_that_never_ran_has_no_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast.project, "multirun", lambda: tmp_path)
+    earlier_sweep(tmp_path / "before", 60.0, 1e9)
+    kind = {"model": "net", "data": "digits"}
+    planned = [
+        PlannedRun(compose(f"freeze={mode}", "epochs=4", "cluster.pack=2"), mode, kind | {"freeze_mode": mode}, "")
+        for mode in ("full", "full", "full", "head")
+    ]
+    params = {"gpus_per_node": 1, "timeout_min": 5}
+    known, unknown = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new", checks=False)[1:]
+    assert known == "  job 0: full, full: about 4m00s of training, estimated from earlier runs"
+    assert unknown == "  job 1: full, head"

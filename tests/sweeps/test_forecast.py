@@ -46,7 +46,7 @@ def earlier_sweep(folder: Path, seconds: float, when: float) -> None:
         journal.append_epoch(own, {"epoch": epoch})
     kind = {"model": "net", "freeze_mode": "full", "data": "digits"}
     run = Result(0, "full", str(own), None, "FINISHED", None, kind, {SECONDS: seconds, VAL: 1.0, TEST: 1.0})
-    failed = Result(1, "full", str(folder / "1"), None, "FAILED", "", kind, {})
+    failed = Result(1, "full", str(own), None, "FAILED", "", kind, {})  # after two epochs
     scores, probe = {SECONDS: 9.0, VAL: 1.0, TEST: 1.0}, {**kind, "freeze_mode": "probe"}  # solved, without epochs
     solved = Result(2, "probe", str(folder / "2"), None, "FINISHED", None, probe, scores)
     (folder / "results.json").write_text(json.dumps([asdict(one) for one in (run, failed, solved)]))
@@ -58,7 +58,8 @@ def test_times_are_those_of_the_latest_sweep(tmp_path):
         earlier_sweep(tmp_path / name, seconds, when)
     (tmp_path / "d").mkdir()
     for content in ("{", "[1]", '{"job": 0}'):
-        (tmp_path / "d" / "results.json").write_text(content)
+        (damaged := tmp_path / "d" / "results.json").write_text(content)
+        os.utime(damaged, (1e8, 1e8))
         assert forecast.seconds_per_epoch([tmp_path, tmp_path]) == {("net", "full", "digits"): 15.0}
 
 

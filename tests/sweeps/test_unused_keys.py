@@ -23,6 +23,18 @@ MISTAKES = [
     ("+search.options.multivariate=true", [], "search=tpe", ["search=tpe"]),
     ("+search.space.head.lr=0.1", [], "search=tpe", ["search=tpe"]),
     (f"model.sha256={'0' * 64}", ["model.weights=null"], "model.weights=", []),
+    ("data.fold=2", [], "data.folds=5", ["data.folds=3"]),
+    ("data.test_fraction=0.3", ["data.folds=5"], "data.folds=null", []),
+    ("freeze_mode.adapter.where=[layer4]", [], "freeze=lora", ["freeze=ssf"]),
+    ("freeze_mode.adapter.rank=4", ["freeze=ia3"], "freeze=lora", ["freeze=adapter"]),
+    ("freeze_mode.adapter.alpha=8", ["freeze=adapter"], "freeze=lora or freeze=dora", ["freeze=dora"]),
+    ("freeze_mode.adapter.dropout=0.1", ["freeze=dora"], "freeze=prompt", ["freeze=lora"]),
+    ("freeze_mode.adapter.scale=0.5", ["freeze=lora"], "freeze=adapter", ["freeze=adapter"]),
+    ("freeze_mode.adapter.tokens=4", ["freeze=adapter"], "freeze=prompt", ["freeze=prompt"]),
+    ("freeze_mode.adapter.where_inputs=[layer4]", ["freeze=lora"], "freeze=ia3", ["freeze=ia3"]),
+    ("trials=5", ["search=tpe", "search.budget=seconds", "search.amount=9"], "search.budget=trials", ["search=tpe"]),
+    ("trials=5", ["search=tpe", "search.budget=epochs", "search.amount=9"], "=trials", ["search.budget=epochs"]),
+    ("trials=5", [], "search=tpe", ["search=tpe", "search.budget=epochs"]),
 ]
 NOTED = [
     ("features.views=2", [], "augment=standard", ["augment=standard"]),
@@ -70,6 +82,14 @@ def test_key_without_effect_is_noted(override, chosen, hint, reading):
     (line,) = check(override, chosen)
     assert line.startswith(f"{override} has no effect: ") and hint in line
     assert check(override, chosen, reading) == []
+
+
+def test_keys_of_training_steps_are_noted_if_all_heads_are_solved():
+    solved = [compose("freeze=probe"), compose("freeze=knn")]
+    assert unused_keys.check({"epochs": "3"}, solved) == [
+        "epochs=3 has no effect: it needs a freeze mode that trains in steps, not knn and probe"
+    ]
+    assert unused_keys.check({"epochs": "3"}, [*solved, compose("freeze=head")]) == []
 
 
 def test_messages_show_values_as_typed():

@@ -39,6 +39,10 @@ from frostline.report.terminal import Screen
 from frostline.report.verdict import answer
 
 IMPOSSIBLE_COUNTS = [f', "images": {count}' for count in ("-1", "0", "1e999")]
+OTHER_COUNTS = (
+    '[{"class": "big", "images": 30}, {"class": "small", "images": -1}]',
+    '[{"class": "big", "images": 30, "recall": 0.5}]',  # of images that may have several classes
+)
 MORE_SEEDS = "More seeds may decide it, or show that it takes more test images"
 
 
@@ -291,6 +295,10 @@ def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
     assert both.how == "2 seeds, paired t-interval and paired jackknife over 400 test images in 20 groups"
     solved = [replace(repeats[0], seed=seed, draws=False) for seed in range(2)]  # one result, however many seeds
     assert baseline.lead(solved, largest) == ahead
+    for run in runs:
+        file = Path(run.folder) / "test_predictions.safetensors"
+        save_file(load_file(file) | {"groups": patients * 0}, file)
+    assert baseline.lead(several, largest).interval is None  # of one group nothing is known about others
 
 
 def test_images_of_one_group_are_undecided(tmp_path):
@@ -377,6 +385,8 @@ def test_baseline_and_untested_classes_cover_all_folds(tmp_path):
     save_file(tensors, tmp_path / "1" / "test_predictions.safetensors")
     text = answer(runs)
     assert "big is 64.5% of the test split, and fine-tuning (full) reaches 64.5% (+0.0 points" in text
+    within = contests(runs)[0].lead.interval  # the network always names that class, too
+    assert within.high == -within.low == pytest.approx(stats.norm.ppf(0.975) / 62)
     assert "Not tested" not in text
 
 
@@ -504,7 +514,15 @@ def test_results_above_the_baseline_are_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 10**5, "{}", "[]", "[1]", *(f'[{{"class": "a"{more}}}]' for more in ("", *IMPOSSIBLE_COUNTS))]
+    "text",
+    [
+        "[" * 10**5,
+        "{}",
+        "[]",
+        "[1]",
+        *OTHER_COUNTS,
+        *(f'[{{"class": "a"{more}}}]' for more in ("", *IMPOSSIBLE_COUNTS)),
+    ],
 )
 def test_malformed_class_counts_are_ignored(tmp_path, text):
     runs = [imbalanced(tmp_path, [0] * 31), imbalanced(tmp_path, [0] * 31, 1, "head")]

@@ -52,7 +52,7 @@ def of(repeats: Sequence[Repeat]) -> Baseline | None:
     if any([name for name, _ in one] != names for one in found):
         return None
     counts = np.array([[count for _, count in one] for one in found], np.int64)
-    if not names or not counts.sum(1).all():
+    if not counts.sum(1).all():  # nor if no class is known
         return None
     images = counts.sum(0)
     label = int(images.argmax())

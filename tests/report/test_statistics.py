@@ -171,6 +171,8 @@ def test_calibration_equals_hand_computation():
     assert sum(found.counts) == 4 and found.counts[13] == 2
     assert found.accuracy[13] == 0.5 and found.confidence[13] == pytest.approx(0.9)
     assert np.isnan(found.accuracy[0])
+    ends = calibration(np.array([0.0, 0.2, 1.0]), np.array([True] * 3))  # a bin contains its upper end, the first both
+    assert np.flatnonzero(ends.counts).tolist() == [0, 2, 14]
 
 
 def test_only_a_calibrated_model_has_low_ece():

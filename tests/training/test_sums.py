@@ -39,17 +39,23 @@ def test_loss_is_equal_alone_and_in_a_group(two_threads: None) -> None:
     assert together.read() == alone.read()
 
 
-def test_sums_of_steps_with_and_without_a_given_loss() -> None:
+@pytest.mark.parametrize("multi", [False, True], ids=["one label", "several labels"])
+def test_sums_of_steps_with_and_without_a_given_loss(multi: bool) -> None:
     random = torch.Generator().manual_seed(2)
     found, loss, right = Sums(1.5, 2.0, 0.1), 1.5, 2.0
     for number, size in enumerate([4, 4, 4, 3, 4]):
         logits = torch.randn(size, CLASSES, generator=random)
         labels = torch.randint(CLASSES, (size,), generator=random)
+        if multi:
+            labels = (logits > 0) ^ (labels[:, None] == 0)
+            wanted = nn.functional.binary_cross_entropy_with_logits(logits, 0.9 * labels + 0.05)
+            right += ((logits > 0) == labels).all(1).sum().item()
+        else:
+            wanted = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+            right += (logits.argmax(1) == labels).sum().item()
         given = torch.tensor(0.25) if number % 2 else None
         found.add(Step(logits, labels, given))
-        wanted = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
         loss += (wanted if given is None else given).item() * size
-        right += (logits.argmax(1) == labels).sum().item()
     assert found.read() == pytest.approx((loss, right))
     assert found.read() == pytest.approx((loss, right))
 

@@ -341,6 +341,20 @@ def test_unknown_key_beside_data_of_any_options_names_the_nearest_key() -> None:
     assert line == "epoch=3: expected a key of the config, see --help; did you mean epochs?"
 
 
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [
+        (["optimizer.betas=[0.9,0.99]"], "+optimizer.options.betas"),
+        (["optimizer=sgd", "momentum=0.8"], "optimizer.options.momentum"),
+        (["optimizer.weightdecay=1"], "optimizer.weight_decay"),
+    ],
+)
+def test_option_of_the_optimizer_is_found_where_it_is_typed(typed: list[str], nearest: str) -> None:
+    key = typed[-1].partition("=")[0]
+    line = str(hydra_errors.explain(ConfigCompositionException(f"Could not override '{key}'."), typed))
+    assert line.endswith(f"; did you mean {nearest}?")
+
+
 def test_unknown_source_option_names_the_nearest_one() -> None:
     error = ConfigCompositionException("Could not override 'data.options.seperator'.")
     line = str(hydra_errors.explain(error, ["data=table", "data.options.seperator=;"]))

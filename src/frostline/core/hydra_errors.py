@@ -124,10 +124,12 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         if within == "data.options" and known == []:
             return user_error(key, value, f"no such key, since data={data} has no options")
         if within is None or (within == "data.options" and known):
-            return no_name(arguments) or unknown_key(key, value, known or ())
-        owner, further = _further_options(within, arguments)
-        if further is not None and key != within and f"+{key}" not in further:
-            return unknown_option(key, value, owner, further)
+            further = _further_options("optimizer.options", arguments)[1] or ()
+            same = [one for one in further if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as optimizer.eps
+            return no_name(arguments) or unknown_key(key, value, [*(known or ()), *same])
+        owner, its = _further_options(within, arguments)
+        if its is not None and key != within and f"+{key}" not in its:
+            return unknown_option(key, value, owner, its)
         expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
         return user_error(key, value, expected)
     return of_value(text, arguments)

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -224,6 +225,20 @@ def test_invalid_labels_of_a_source_are_one_line(labels, classes, message):
     odd = Source(labels, classes, lambda index: None, str)
     with pytest.raises(UserError, match=f"^data.source=mine: expected a plugin whose train has .*{message}"):
         plugin_source.splits("mine", lambda root: {"train": odd}, Path(), {})
+
+
+@pytest.mark.parametrize("groups", [[0, 1], torch.tensor([0])])
+def test_groups_of_a_source_are_a_number_per_image(groups):
+    odd = Source(torch.tensor([0, 1]), ("a", "b"), lambda index: None, str, groups=groups)
+    with pytest.raises(UserError, match=r"whose train has groups, a tensor of a number per image$"):
+        plugin_source.splits("mine", lambda root: {"train": odd}, Path(), {})
+
+
+def test_what_is_no_image_of_pillow_is_told():
+    arrays = Source(torch.tensor([0, 1]), ("a", "b"), lambda index: np.zeros((4, 4, 3)), str)
+    found = plugin_source.splits("mine", lambda root: {"train": arrays}, Path(), {})
+    with pytest.raises(TypeError, match=r"^an image of Pillow is expected from read, not ndarray$"):
+        found["train"].read(0)
 
 
 def test_splits_of_a_source_must_have_equal_classes():

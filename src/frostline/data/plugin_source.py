@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from frostline.core.errors import user_error
@@ -34,7 +36,18 @@ def splits(name: str, plugin: Any, root: Path, options: Mapping[str, Any]) -> di
     for split, source in found.items():
         if (lacking := _lacking(source, found["train"].classes)) is not None:
             raise user_error("data.source", name, f"a plugin whose {split} has {lacking}")
-    return dict(found)
+    return {split: replace(source, read=_checked(source.read)) for split, source in found.items()}
+
+
+def _checked(read: Callable[[int], Any]) -> Callable[[int], Image.Image]:
+    """Return `read` with an error in plain words for what is no image of Pillow."""
+
+    def opened(index: int) -> Image.Image:
+        if not isinstance(image := read(index), Image.Image):
+            raise TypeError(f"an image of Pillow is expected from read, not {type(image).__name__}")
+        return image
+
+    return opened
 
 
 def _lacking(source: Source, classes: object) -> str | None:
@@ -45,6 +58,9 @@ def _lacking(source: Source, classes: object) -> str | None:
     labels: object = source.labels
     if not isinstance(labels, Tensor) or not len(labels):
         return "labels, a tensor of at least one"
+    groups: object = source.groups
+    if groups is not None and not (isinstance(groups, Tensor) and groups.shape == (len(labels),)):
+        return "groups, a tensor of a number per image"
     if labels.ndim == 2 and labels.dtype == torch.bool and labels.shape[1] == len(source.classes):
         return None
     numbers = labels.ndim == 1 and labels.dtype == torch.int64

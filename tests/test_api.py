@@ -23,6 +23,7 @@ import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import frostline
 import stores
@@ -30,6 +31,7 @@ import warm
 from frostline import api
 from frostline.commands import report
 from frostline.core import project
+from frostline.records import layout
 from frostline.records.result import Result
 from frostline.runs import predict
 from frostline.sweeps import catalog
@@ -489,3 +491,19 @@ def test_too_long_path_counts_as_missing(override, name, store):
     typed = override.format(name).split()
     with pytest.raises(frostline.UserError, match=f"^{typed[-1].partition('=')[0]}=.*aa?.*: expected "):
         frostline.plan(frostline.compose("model.image_size=32", "data.limit=100", *typed))
+
+
+def test_test_images_of_many_classes_have_the_probability_of_the_prediction(store, tmp_path):
+    """A run keeps the first classes of each image if all logits would take more than 4 MB."""
+    run = frostline.open(str(store.folder)).runs[0]
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    kept, whole = load_file(folder / layout.PREDICTIONS), run.test_images()
+    first = np.argsort(-kept["logits"], axis=1)[:, :5].astype(np.int32)
+    chances = torch.tensor(kept.pop("logits")).log_softmax(1).numpy()
+    said = {"top_classes": first, "top_log_probabilities": np.take_along_axis(chances, first, 1)}
+    said["label_log_probabilities"] = chances[np.arange(len(chances)), kept["labels"]]
+    save_file({**kept, **said}, folder / layout.PREDICTIONS)
+    found = frostline.Run(replace(run.result, folder=str(folder))).test_images()
+    assert [*found.columns] == ["image", "label", "class", "right", "probability"]
+    assert found.drop(columns="probability").equals(whole[["image", "label", "class", "right"]])
+    assert found["probability"].to_numpy() == pytest.approx(whole.filter(like="probability of").max(axis=1), abs=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,10 @@ def test_files_and_option_values_may_look_like_keys(tmp_path: Path, monkeypatch:
     parser.add_argument("--name")
     asked = parser.parse_args(["lr=1", "--name", "lr=2"])
     assert (asked.file, asked.name) == ("lr=1", "lr=2")
+
+
+def test_python_without_frostline_says_how_to_install_it() -> None:
+    asked = [sys.executable, "-I", "-S", str(Path(__file__).parents[2] / "train.py")]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("No module named 'frostline': `make sweep` installs it")

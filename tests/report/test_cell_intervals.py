@@ -57,3 +57,9 @@ def test_other_metrics_have_intervals_over_folds_alone() -> None:
     within = validation_interval(cross_validated([36] * FOLDS, values, select="val/macro_f1"))
     expected = statistics.t_interval(values, statistics.step(36), 40 / 336)
     assert within is not None and (within.low, within.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_unknown_validation_scores_have_no_interval() -> None:
+    (lost,) = cells([Result(0, "", "", None, "FAILED", None, {}, {}, {"val": 36})])
+    assert validation_interval(lost) is None
+    assert validation_interval(cross_validated([36, 36], [0.7, float("nan")])) is None

@@ -51,6 +51,15 @@ def test_validation_intervals_over_folds_cover_although_folds_share_images(noise
     assert 0.93 <= np.mean(covered) <= 0.99 and np.mean(alone) < 0.8
 
 
+@pytest.mark.parametrize("choices", [{"lr": 0.1}, {}], ids=["trained", "solved"])
+def test_interval_of_validation_accuracy_is_over_folds_and_images(choices: dict[str, Any]) -> None:
+    values = [0.7 + fold / 100 for fold in range(FOLDS)]
+    within, mean = validation_interval(cross_validated([36] * FOLDS, values, **choices)), float(np.mean(values))
+    over_folds, over_images = statistics.t_interval(values), statistics.wilson(36 * mean, 36)
+    expected = statistics.added(mean, over_folds, over_images)
+    assert within is not None and (within.low, within.high) == pytest.approx((expected.low, expected.high))
+
+
 def test_other_metrics_have_intervals_over_folds_alone() -> None:
     """Validation predictions are not kept, so that nothing is known of other images."""
     values = [0.7 + fold / 100 for fold in range(FOLDS)]

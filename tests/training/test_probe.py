@@ -12,6 +12,7 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.nn import functional as F
 
 from frostline.training import lbfgs, probe
 from frostline.training.probe import Solution
@@ -92,7 +93,7 @@ def test_image_weights_equal_sklearn_sample_weights(several: bool, monkeypatch: 
     plain, draw = digits(300, classes=3), np.random.default_rng(0)
     counts = draw.integers(1, 4, len(plain.labels)) * 1.0
     features = standardized(plain)
-    labels = torch.nn.functional.one_hot(plain.labels, 3).bool() if several else plain.labels
+    labels = F.one_hot(plain.labels, 3).bool() if several else plain.labels
     weights = torch.from_numpy(counts).float()
     (found,) = probe.solve(Samples(plain.tensor, labels), 3, [0.01], None, weights)
     logits = (plain.tensor @ found.weight.T + found.bias).numpy()
@@ -119,7 +120,25 @@ def test_multi_label_probe_equals_sklearn_per_class(balanced: bool) -> None:
         model = LogisticRegression(C=1 / (0.01 * count), class_weight="balanced" if balanced else None, tol=1e-8)
         theirs = model.fit(features, several[:, number].numpy()).predict_proba(features)[:, 1]
         assert ours[:, number].sigmoid().numpy() == pytest.approx(theirs, abs=2e-3)
+    own = torch.ones_like(ours) if weights is None else torch.where(several, weights, 1.0)
+    loss = F.binary_cross_entropy_with_logits(ours, several.float(), own / own.mean(0)) * 3  # the sum over classes
+    penalty = 0.01 / 2 * (on_standardized(found, data)[0] ** 2).sum()
+    assert found.objective == pytest.approx(loss.item() + penalty, abs=1e-5)
     assert found.above <= lbfgs.NEAR_ENOUGH
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_distance_from_the_minimum_is_bounded_closely(several: bool) -> None:
+    plain = digits(classes=3)
+    even = torch.cat([(plain.labels == label).nonzero()[:100, 0] for label in range(3)])  # so that the bound is close
+    labels = F.one_hot(plain.labels[even], 3).bool() if several else plain.labels[even]
+    measured, strength = probe._Objective(Samples(plain.tensor[even], labels), 3, None, None), torch.tensor([30.0])
+    (least,) = lbfgs.minimise(measured, strength, torch.zeros(1, 3, measured.dimensions + 1))
+    draw, moved = torch.Generator().manual_seed(0), torch.zeros(2, *least.at.shape)
+    moved[0, :, :-1] = 0.01 * torch.randn(least.at[:, :-1].shape, generator=draw)
+    moved[1, :, -1] = 0.01 * torch.tensor([1.0, -2.0, 1.0])
+    loss, _, above = measured(least.at + moved, strength.expand(2))
+    assert (loss - least.loss).numpy() == pytest.approx(above.numpy(), rel=0.03)
 
 
 def test_probe_is_reproducible_and_independent_of_grouping(
@@ -140,3 +159,4 @@ def test_empty_class_is_never_predicted() -> None:
     data = digits(classes=3)
     for one in probe.solve(data, 4, STRENGTHS):
         assert one.weight.isfinite().all() and not (answers(one, data) == 3).any()
+        assert one.above < lbfgs.NEAR_ENOUGH

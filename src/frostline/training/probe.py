@@ -92,15 +92,15 @@ class _Objective:
         self._features: _Standard | _Turned = _Turned(standard) if few else standard
         self.dimensions = self._features.dimensions
         self._weights = _weights(train.labels, class_weights, image_weights)
-        self._rarest = _rarest(train.labels, classes, self._weights)
+        self._least_curvature = _least_curvature(train.labels, classes, self._weights)
 
     def __call__(self, heads: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the objective `(S,)` float64 of `heads`, its gradient, and a bound of its distance from the minimum.
 
         `heads` is `(S, classes, dimensions + 1)`: weights for standardised (perhaps rotated) features, and the bias in
         the last column; `l2` is `(S,)`. A loss with curvature of at least `c` is at most |gradient|^2 / (2 c) above its
-        minimum. The curvature is at least `l2` for weights; for the unpenalised biases, the smaller of `l2` and the
-        share of the rarest class is used.
+        minimum. The curvature is at least `l2` for weights; for the unpenalised biases, the smaller of `l2` and that of
+        `_least_curvature` is used.
         """
         weight, bias = heads[..., :-1], heads[..., -1]
         flat, count = weight.flatten(0, 1), len(self._labels)
@@ -120,7 +120,7 @@ class _Objective:
         gradient[..., -1] = of_bias.div_(count)
         penalty = l2 * weight.square().sum((1, 2)) / 2
         above = gradient[..., :-1].square().sum((1, 2)) / (2 * l2)
-        above += gradient[..., -1].square().sum(1) / (2 * l2.minimum(self._rarest))
+        above += gradient[..., -1].square().sum(1) / (2 * l2.minimum(self._least_curvature))
         return loss.div_(count).add_(penalty), gradient, above
 
     def _of_one(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -204,14 +204,18 @@ def _weights(labels: Tensor, class_weights: Tensor | None, image_weights: Tensor
     return every * (len(labels) / every.sum(0))
 
 
-def _rarest(labels: Tensor, classes: int, weights: Tensor | None) -> Tensor:
-    """Return the weighted share of the rarest class; multi-label, also of samples that are not of a class."""
+def _least_curvature(labels: Tensor, classes: int, weights: Tensor | None) -> Tensor:
+    """Return the least curvature of the loss along biases if predictions are as frequent as classes.
+
+    It is the weighted share of the rarest class; multi-label, the least product of a class's share and that of images
+    without it.
+    """
     every = torch.ones(labels.shape, device=labels.device) if weights is None else weights
     if multi_label(labels):
-        counts = torch.stack([(every * labels).sum(0), (every * ~labels).sum(0)])
+        counts = (every * labels).sum(0) * (every * ~labels).sum(0) / len(labels)
     else:
         counts = every.new_zeros(classes).index_add_(0, labels, every)
-    return counts[counts > 0].min() / len(labels)
+    return counts.where(counts > 0, torch.inf).min() / len(labels)
 
 
 def _moments(data: Dataset) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,11 @@ NETWORKS = ("shufflenet", "vit", "convnext")
 
 def built(name: str, chosen: str, *, moved: bool = False) -> tuple[Model, nn.Module]:
     """Return a network with adapters, randomly moved if `moved`, and a copy of it without adapters."""
-    model = member(name)
+    model, draw = member(name), torch.Generator().manual_seed(2)
     model.module.eval()
+    for path, parameter in model.module.named_parameters():
+        if path.endswith("bias"):  # those of attention begin with 0
+            nn.init.normal_(parameter, std=0.1, generator=draw)
     plain = copy.deepcopy(model.module)
     structure = adapters.insert(model.module, model.structure, mode(chosen).adapter, seed=0, side=32)
     if moved:
@@ -113,6 +116,8 @@ def test_dora_separates_magnitude_and_direction() -> None:
     direction = frozen.weight + how.alpha / how.rank * layer.adapter.lora_B @ layer.adapter.lora_A
     assert torch.allclose(layer.weight, layer.adapter.magnitude[:, None] * F.normalize(direction), atol=1e-6)
     assert torch.allclose(layer.weight.norm(dim=1), layer.adapter.magnitude.abs(), rtol=1e-4)
+    (layer.weight * direction.detach()).sum().backward()  # without effect if the length were not a constant
+    assert layer.adapter.lora_B.grad.abs().max() > 1e-2
 
 
 def test_dora_gradients_of_zero_filters_are_finite() -> None:
@@ -134,6 +139,19 @@ def test_ia3_scales_keys_and_values_only() -> None:
     assert torch.equal(attention.in_proj_weight[:16], before.in_proj_weight[:16])
     assert torch.allclose(attention.in_proj_weight[16:], before.in_proj_weight[16:] * scale[:, None])
     assert torch.allclose(attention.in_proj_bias[16:], before.in_proj_bias[16:] * scale)
+
+
+def test_ia3_scales_inputs_of_second_layers_and_ssf_outputs() -> None:
+    path = "encoder.layers.encoder_layer_3.mlp.3"
+    for chosen in ("ia3", "ssf"):
+        model, plain = built("vit", chosen, moved=True)
+        layer, frozen = cast(Any, model.module.get_submodule(path)), cast(nn.Linear, plain.get_submodule(path))
+        inputs = torch.randn(2, frozen.in_features, generator=torch.Generator().manual_seed(1))
+        if chosen == "ia3":
+            expected = frozen(inputs * layer.adapter.scale)
+        else:
+            expected = frozen(inputs) * layer.adapter.scale + layer.adapter.shift
+        assert torch.allclose(layer(inputs), expected, atol=1e-6)
 
 
 def test_grouped_convolutions_get_no_lora() -> None:
@@ -182,6 +200,8 @@ def test_initial_values_depend_on_seed_and_layer_alone() -> None:
         return {path: cast(Any, one).lora_A for path, _, one in adapters.adapted(model.module)}
 
     every, few, other = drawn(0, "'*'"), drawn(0, "stage2/*"), drawn(1, "'*'")
+    for tensor in (one for one in every.values() if one.numel() > 500):  # as in a linear layer of torch
+        assert 0.98 < tensor.abs().max() * tensor.shape[1] ** 0.5 <= 1
     assert few and all(torch.equal(tensor, every[path]) for path, tensor in few.items())
     assert not any(torch.equal(tensor, other[path]) for path, tensor in every.items())
 

@@ -354,3 +354,17 @@ def test_results_are_read_while_the_next_is_computed() -> None:
     with EmulatedMachine().running():
         read = [(tensor.tolist(), len(computed)) for tensor in machine.to_host(compute())]
     assert read == [([0, 0], 2), ([1, 1], 3), ([2, 2], 3)]
+
+
+def test_slurm_job_takes_no_more_cores_than_it_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    default = machine._default_threads.__wrapped__
+    assert (machine.cores(), default()) == (64, 64)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    assert (machine.cores(), default()) == (4, 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert default() == torch.get_num_threads()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "100")
+    assert machine.cores() == 64

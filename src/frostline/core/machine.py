@@ -97,14 +97,18 @@ def memory_format(*, channels_last: bool) -> torch.memory_format:
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPU cores that this process may use, at most those of its Slurm job.
+
+    Slurm confines jobs to their cores only on nodes that are configured for it (`TaskPlugin`).
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, int(os.environ.get("SLURM_CPUS_PER_TASK") or there))
 
 
 @functools.cache
 def _default_threads() -> int:
     """Return torch's default number of threads; the first call must come before any other number is set."""
-    return torch.get_num_threads()
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(torch.get_num_threads(), cores())
 
 
 def prepare_torch(*, deterministic: bool, threads: int | None, processes: int = 1) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
-from frostline.report.command_line import typed
+from frostline.records.result import Result
+from frostline.report.command_line import command, typed
 
 ODD = ("|", " ", "/a b/ü (1), c.csv", 'a\'s "x" \\', 'x\\"y', "007", "null", "1e3", "train-{0..3}.tar", "C:\\x", "a=b")
 
@@ -24,3 +25,16 @@ def plain_value(value: Any) -> Any:
 def test_value_survives_shell_and_hydra(value: object) -> None:
     [argument] = shlex.split(typed("key", value))
     assert plain_value(OverridesParser.create().parse_override(argument).value()) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("s3://bucket/x", "s3://bucket/x"), ("C:\\x y", None), ("a:b c", None), ("${oc.env:X}", None)],
+)
+def test_command_has_no_needless_backslash(value: str, expected: str | None) -> None:
+    recorded = OverridesParser.create().parse_override(f"tracking.artifacts={value}").get_value_element_as_str()
+    result = Result(0, "head", "0", None, "FINISHED", None, {}, {}, command=[f"tracking.artifacts={recorded}"])
+    given = shlex.split(command(result, {"lr": [0.1]}) or "")
+    assert f"tracking.artifacts={recorded if expected is None else expected}" in given
+    [argument] = [one for one in given if one.startswith("tracking.artifacts=")]
+    assert OverridesParser.create().parse_override(argument).value() == value

@@ -15,6 +15,7 @@ from frostline.records import provenance, trial_tags
 from frostline.records.result import Result, value_text
 
 _PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
+_WITH_COLONS = re.compile(r"[\w/.~@+:-]*", re.ASCII)
 _WORDS = ("null", "true", "false", "nan", "inf")
 
 
@@ -28,7 +29,8 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | No
         return None
     if any("null" in of for key, of in changes.items() if key.startswith("optimizer.options.")):
         return None
-    given = dict(override.split("=", 1) for override in _overrides(result) if "=" in override)
+    pairs = (override.split("=", 1) for override in _overrides(result) if "=" in override)
+    given = {key: _unescaped(value) for key, value in pairs}
     if "rerun" in given:
         return None
     given.pop("resume", None)  # resume=false was for the runs of this sweep, which are finished now
@@ -68,6 +70,12 @@ def _exact(value: object) -> str:
     """Return a choice as text that parses back to the same value, with all digits of a float."""
     short = value_text(value)
     return repr(value) if isinstance(value, float) and float(short) != value else short
+
+
+def _unescaped(value: str) -> str:
+    """Return a recorded value without the backslash that Hydra puts before each colon, e.g. that of a URL."""
+    plain = value.replace("\\:", ":")
+    return plain if _WITH_COLONS.fullmatch(plain) else value
 
 
 def _program() -> str:

@@ -72,6 +72,10 @@ def test_only_common_folds_are_compared():
     assert "Undecided: " in text and "points, no fold in common)" in text and "seed=" not in text
     assert "It takes more images to tell them apart, rather than more folds." in text
     assert "; fold 2 alone, " in answer([*head, full[0]])
+    difference = contests([*head, *(result(fold, "full", 0.8, 0.7, **{"data.fold": fold}) for fold in (1, 2, 3))])[
+        0
+    ].difference
+    assert difference.scores == (pytest.approx(0.815), pytest.approx(0.7)) and difference.seeds == 2
     whole = [
         result(n, mode, 0.9, 0.8, **{"data.folds": "null", "data.fold": 0}) for n, mode in enumerate(("head", "full"))
     ]

@@ -108,11 +108,11 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
     if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
         return user_error(found[1], found[2], "one value, for one run; a sweep searches a range with search=tpe")
     if "hydra.searchpath must be a list" in text:
-        return user_error(
-            "hydra.searchpath",
+        value, expected = (
             given("hydra.searchpath", arguments),
             "a list of folders in brackets, as [file:///home/me/conf]",
         )
+        return user_error("hydra.searchpath", value, expected)
     added = [key_of(argument) for argument in arguments if argument.startswith("+")]
     if (found := re.search(_THERE, text)) and (key := next(filter(None, found.groups()))) in added:
         value = given(key, arguments)
@@ -126,7 +126,8 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         if within is None or (within == "data.options" and known):
             further = _further_options("optimizer.options", arguments)[1] or ()
             same = [one for one in further if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as optimizer.eps
-            return no_name(arguments) or unknown_key(key, value, [*(known or ()), *same])
+            as_group = no_name([one for one in arguments if key_of(one) == key])
+            return as_group or unknown_key(key, value, [*(known or ()), *same])
         owner, its = _further_options(within, arguments)
         if its is not None and key != within and f"+{key}" not in its:
             return unknown_option(key, value, owner, its)

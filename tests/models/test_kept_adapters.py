@@ -188,6 +188,20 @@ def test_prompts_compute_what_the_paper_defines(name: str, deep: bool) -> None:
     assert len(with_tokens) == (len(module.encoder.layers if name == "vit" else module.blocks) if deep else 1)
 
 
+@pytest.mark.parametrize("chosen", ["adapter", "prompt"])
+def test_initial_values_depend_on_the_seed(chosen: str) -> None:
+    first, again, other = (
+        [*adapters(build.with_adapters(vit(), config_of(chosen), seed=seed).module)] for seed in (0, 0, 1)
+    )
+    for one, same, its in zip(first, again, other, strict=True):
+        drawn, equal, different = (
+            cast(Any, each).down.weight if chosen == "adapter" else each.tokens for each in (one, same, its)
+        )
+        assert torch.equal(drawn, equal) and not torch.equal(drawn, different)
+        if chosen == "adapter":  # as in a linear layer of torch
+            assert 0.95 < drawn.abs().max() * drawn.shape[1] ** 0.5 <= 1
+
+
 def test_prompts_have_the_papers_initial_distribution() -> None:
     module = build.with_adapters(vit(), config_of("prompt", "tokens=200"), seed=0).module
     tokens = torch.stack([cast(Any, one).tokens for one in adapters(module)])

@@ -141,6 +141,16 @@ def test_ia3_scales_keys_and_values_only() -> None:
     assert torch.allclose(attention.in_proj_bias[16:], before.in_proj_bias[16:] * scale)
 
 
+def test_ia3_does_not_scale_queries_of_timm() -> None:
+    pytest.importorskip("timm")
+    model = network("test_vit", library="timm", image_size=32)
+    frozen = model.module.get_submodule("blocks.0.attn.qkv").get_parameter("weight").detach().clone()
+    adapters.insert(model.module, model.structure, mode("ia3").adapter, seed=0, side=32)
+    layer, width = cast(Any, model.module.get_submodule("blocks.0.attn.qkv")), frozen.shape[1]
+    nn.init.constant_(layer.adapter.scale, 2.0)
+    assert torch.equal(layer.weight, torch.cat([frozen[:width], 2 * frozen[width:]]))
+
+
 def test_ia3_scales_inputs_of_second_layers_and_ssf_outputs() -> None:
     path = "encoder.layers.encoder_layer_3.mlp.3"
     for chosen in ("ia3", "ssf"):

@@ -12,6 +12,7 @@ from frostline.core.config import FreezeModeConfig
 from frostline.core.errors import UserError
 from frostline.models import freezing
 from frostline.models.build import Model
+from frostline.models.stages import of_levels
 from frostline.training.evaluation import evaluate
 from small import MODES, images, mode, network, phase, resolve, train
 
@@ -182,6 +183,17 @@ def test_norm_layers_use_batch_statistics_only_where_learning(chosen: str) -> No
         evaluate(model.module, images(4), batch_size=4, autocast=None)
         assert norm_modes(model) == right
         assert every == [part.training for part in model.module.modules()]
+
+
+@pytest.mark.parametrize(
+    ("stem", "norm_stats", "learns"), [(1.0, "learn", True), (0.0, "learn", False), (1, "frozen", 0)]
+)
+def test_norm_without_parameters_learns_with_its_stage(stem: float, norm_stats: str, learns: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(4, 2))
+    structure = of_levels(module, {name: int(name[0] == "3") for name in module.state_dict()}, ("3",))
+    scales = {name: stem if name[0] == "0" else 1.0 for name, _ in module.named_parameters()}
+    freezing.freeze(module, structure, freezing.Phase(1.0, scales), norm_stats=norm_stats)
+    assert module[1].training == learns and module[3].training
 
 
 @pytest.mark.parametrize("name", ["vgg11", "mobilenet_v3_small", "convnext_tiny"])

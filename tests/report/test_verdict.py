@@ -606,6 +606,12 @@ def test_common_seeds_use_a_paired_t_interval():
     )
 
 
+def test_common_seeds_are_paired_in_whatever_order_they_ran():
+    one, two = seed_runs("a", [0.80, 0.90, 0.85]), seed_runs("b", [0.75, 0.86, 0.80], val=0.8)
+    found = contests([*one, *(replace(run, job=-run.job) for run in two)])[0].difference
+    assert found.interval == contests([*one, *two])[0].difference.interval and found.paired
+
+
 def test_suggested_rival_uses_the_same_seeds():
     assert answer(seed_runs("head", [0.8, 0.9], first=3)).endswith(
         "Try: `python train.py -m freeze=head,full seed=3,4`."

@@ -12,7 +12,7 @@ from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.report import predictions, statistics
 from frostline.report.metric_scores import Array
 from frostline.report.predictions import Predictions
-from frostline.report.statistics import Interval, Ints
+from frostline.report.statistics import Bools, Interval, Ints
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,13 @@ def _image_by_image(
 
 
 def paired(
-    first: Array, second: Array, groups: Ints | None, level: float = statistics.LEVEL
+    first: Bools, second: Bools, groups: Ints | None, level: float = statistics.LEVEL
 ) -> tuple[Interval | None, str]:
     """Return the interval of the difference of two accuracies, paired by image, and its method in words.
 
-    `first` and `second` are as in `statistics.paired_jackknife`.
+    `first` and `second` are `(N,)`: whether each network got each image right.
     """
-    if groups is None and first.dtype == second.dtype == np.bool_:
+    if groups is None:
         return statistics.paired_bootstrap(first, second, level=level), "paired bootstrap"
     return statistics.paired_jackknife(first, second, groups, level), "paired jackknife"
 

@@ -1176,6 +1176,16 @@ def test_loss_over_seeds_is_paired_by_seed(tmp_path):
     assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + half)
 
 
+def test_interval_of_a_loss_may_be_above_1():
+    runs = [result(seed, "head", 0.9, 0.9, seed=seed, select="val/loss") for seed in range(3)]
+    runs = [
+        replace(run, metrics=run.metrics | dict.fromkeys((LOSS.val, LOSS.test), 2.4 + run.job / 10)) for run in runs
+    ]
+    (one,) = contests(runs)[0].contenders
+    within = statistics.t_interval([2.4, 2.5, 2.6])
+    assert (one.interval.low, one.interval.high) == pytest.approx((within.low, within.high))
+
+
 def test_runs_selected_by_other_metrics_are_not_compared(tmp_path):
     grid = {"freeze_mode": ["head", "full"], "select": ["val/accuracy", "val/loss"]}
     found = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid)).results)

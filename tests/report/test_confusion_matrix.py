@@ -50,6 +50,7 @@ def test_written_matrix_is_read_back(tmp_path):
     [
         *({"rows": [0]}, {"rows": [9], "columns": [0], "counts": [1]}, {"counts": "many"}, {"classes": []}),
         *({"rows": [[0]], "columns": [[0]], "counts": [[1]]}, {"rows": [2**70], "columns": [0], "counts": [1]}),
+        *({"rows": [0], "columns": [0], "counts": [count]} for count in (0, -1)),
     ],
 )
 def test_malformed_file_has_no_matrix(tmp_path, changes):
@@ -65,6 +66,8 @@ def test_most_confused_pairs_exclude_the_diagonal():
     matrix = confusion_matrix.count("abc", labels, predicted)
     assert matrix.most_confused(2) == [(1, 0, 5), (0, 1, 2)]
     assert matrix.foremost(2) == [0, 1] and matrix.foremost(9) == [0, 1, 2]
+    right = np.repeat([0, 1, 2], [3, 9, 5])
+    assert confusion_matrix.count("abc", right, right).foremost(2) == [1, 2]  # without confusions the largest
     assert confusion_matrix.count("ab", np.array([0, 1]), np.array([0, 1])).most_confused(5) == []
 
 

@@ -238,6 +238,14 @@ def test_diverged_trial_ends_the_flat_range() -> None:
     assert flat([(1e-3, 0.9), (1e-2, -math.inf), (1e-1, 0.9)], 0.5) == (1e-3, 1e-3)
 
 
+@pytest.mark.parametrize(("cost", "late"), [(5.0, 5.5), (0.0, 0.1)])
+def test_equal_costs_leave_a_hypervolume(tmp_path: Path, cost: float, late: float) -> None:
+    results = search_results(tmp_path, trials=5, keys=1, objective=("val/accuracy", "cost/train_seconds"))
+    found = front([replace(run, metrics=run.metrics | {"cost/train_seconds": cost}) for run in results])
+    assert found is not None and found.reference[1] == pytest.approx(late)
+    assert max(volumes[-1] for volumes in found.hypervolume.values()) == pytest.approx(1)
+
+
 def test_pareto_front_and_hypervolume_over_all_cells(tmp_path: Path) -> None:
     results = search_results(tmp_path, trials=20, keys=1, objective=("val/accuracy", "cost/train_seconds"))
     found = front(results)
@@ -256,6 +264,9 @@ def test_pareto_front_and_hypervolume_over_all_cells(tmp_path: Path) -> None:
 
     assert {id(point) for point in found.best} == {id(point) for point in found.points if not beaten(point)}
     low, late = found.reference
+    (scores, costs) = zip(*(point.values for point in found.points), strict=True)
+    beyond = [(max(values) - min(values)) / 10 for values in (scores, costs)]
+    assert (low, late) == pytest.approx((min(scores) - beyond[0], max(costs) + beyond[1]))
     box = (max(one.values[0] for one in found.points) - low) * (late - min(one.values[1] for one in found.points))
     for name, volumes in found.hypervolume.items():
         steps = sorted((one.values[1], one.values[0]) for one in found.points if one.study.name == name)

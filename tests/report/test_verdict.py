@@ -26,7 +26,7 @@ import written_sweeps
 from frostline.commands import compare
 from frostline.core import project
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
-from frostline.records import sweep_record
+from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, Result
 from frostline.report import backbones, baseline, next_step, page_data, predictions, statistics
 from frostline.report.cell_intervals import repeats as repeats_of
@@ -351,6 +351,38 @@ def test_largest_class_baseline_is_not_beaten(tmp_path):
     assert answer([*runs, waiting]).startswith("So far, with 1 run of 3 still to come: no result surely beats")
     (tmp_path / "1" / "test_predictions.safetensors").unlink()
     assert answer(runs).startswith("Undecided: ")  # whether the second one beats the largest class is not known
+
+
+@pytest.mark.parametrize(
+    ("right", "sentence"),
+    [
+        (
+            0.97,
+            "has 97% right, hardly more: more epochs, another lr or pretrained weights may help; `select=val/macro_f1",
+        ),
+        (0.99, "has 99% right, hardly more: "),
+        (None, None),
+    ],
+)
+def test_what_was_learned_is_told_if_the_largest_class_is_not_beaten(right, sentence, tmp_path):
+    run = imbalanced(tmp_path, [0] * 31)
+    run = replace(run, metrics=run.metrics | {"best/epoch": 2.0})
+    for epoch, value in ((1, 0.0), (2, right), (3, 0.0)):
+        journal.append_epoch(Path(run.folder), {"epoch": epoch, "train/accuracy": value})
+    for runs in ([run], [run, imbalanced(tmp_path, [0] * 29 + [1, 0], 1, "head")]):
+        text = answer(runs)
+        assert text.count("Of its training images it") == bool(sentence) and (sentence or "") in text
+
+
+@pytest.mark.parametrize(("right", "told"), [(0.52, "hardly more"), (0.8, None), (0.95, "rather than more epochs")])
+def test_network_that_only_learned_its_training_images_needs_more_of_them(right, told, tmp_path):
+    labels = (np.arange(1000) >= 500).astype(np.int64)
+    folder = write_predictions(tmp_path / "0", labels == 0, labels)
+    run = replace(result(0, "full", 0.5, 0.5), folder=folder)
+    journal.append_epoch(Path(folder), {"epoch": 1, "train/accuracy": right})
+    text = answer([replace(run, metrics=run.metrics | {"best/epoch": 1.0})])
+    assert text.startswith("No result surely beats always naming the largest class: ")
+    assert ("Of its training images" in text) == bool(told) and (told or "") in text and "macro_f1" not in text
 
 
 def test_lead_over_the_largest_class_contains_the_spread_of_seeds(tmp_path):

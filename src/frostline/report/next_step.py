@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from frostline.core.metrics import ACCURACY
-from frostline.records import trial_tags
+from frostline.records import journal, trial_tags
 from frostline.records.result import Result
 from frostline.report import search_words
 from frostline.report.cell_intervals import validation_interval
@@ -19,6 +20,8 @@ from frostline.report.paired_difference import Difference
 from frostline.report.statistics import seeds_to_resolve
 
 _MANY_SEEDS = 20  # more seeds than this are not worth a command
+_HARDLY, _NEARLY_ALL = 0.05, 0.9  # of the training images, a fraction
+_LARGE = 0.5  # share of a class beyond which classes differ much in size
 
 
 def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
@@ -29,7 +32,9 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
 
     The two are the first two, or if the first surely beats the second, the first and the next that it does not beat.
     """
-    if contest.outcome in ("win", "majority") or contest.difference is None:
+    if contest.lead is not None:
+        return _learned(contest)
+    if contest.outcome == "win" or contest.difference is None:
         return []
     (first, second), difference = contest.contenders[:2], contest.difference
     if contest.unbeaten:
@@ -57,6 +62,26 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
     again = command(first.cell.finished[0], {**changes, "seed": range(seeds)})
     return [f"{what}: `{again}`."] if again else []
+
+
+def _learned(contest: Contest) -> list[str]:
+    """Return what the first contender learned of its training images, where it does not surely beat the largest class.
+
+    Empty where its accuracy on them is neither near the share of that class nor near 100%, or not known.
+    """
+    run = contest.contenders[0].cell.finished[0]
+    lines = [line for line in journal.epochs(Path(run.folder)) if line["epoch"] == run.metrics.get("best/epoch")]
+    right = lines[0].get("train/accuracy") if lines else None
+    if right is None or contest.baseline is None:
+        return []
+    its = f"Of its training images it has {right:.0%} right"
+    if right <= contest.baseline.share + _HARDLY:
+        alike = "; `select=val/macro_f1 train.class_weights=balanced` gives all classes the same weight"
+        return [
+            f"{its}, hardly more: more epochs, another lr or pretrained weights may help"
+            f"{alike if contest.baseline.share > _LARGE else ''}."
+        ]
+    return [f"{its}: more images or augmentation may help, rather than more epochs."] if right >= _NEARLY_ALL else []
 
 
 def _validation_is_sure(first: Contender, second: Contender) -> bool:

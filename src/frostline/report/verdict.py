@@ -42,7 +42,8 @@ def verdict(contest: Contest) -> str:
     if contest.difference is None:
         alone = _alone(key, found[0], results, tuned)
         of_search = search_words.sentences(contest, _digits(found[0].cell))
-        return " ".join([*([_majority(found[0], contest)] if contest.lead else []), alone, *of_search, *untested])
+        lead = [_majority(found[0], contest), *next_step(contest, tuned)] if contest.lead else []
+        return " ".join([*lead, alone, *of_search, *untested])
     first = _majority(found[0], contest) if contest.lead else _comparison(contest, contest.difference)
     coming, is_search = _coming(results), search_words.is_search(results)
     parts = [

@@ -59,6 +59,22 @@ def test_read_predictions_equal_written_logits(tmp_path, classes, kept):
         assert load_file(tmp_path / "test_predictions.safetensors")["top_log_probabilities"].shape == (60, 5)
 
 
+def test_read_predictions_of_several_labels_equal_those_of_torch(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(40, 3, generator=random), torch.rand(40, 3, generator=random) < 0.4
+    labels[:9] = logits[:9] > 0  # some are right in all classes
+    test = split(labels, first=0)
+    evaluation.write(tmp_path, logits, test, ("cat", "dog", "bird"), test.pixels.__getitem__)
+    found = predictions.read(str(tmp_path))
+    assert found is not None and found.multi_label and found.logits is not None
+    chances = logits.sigmoid()
+    assert (found.said == (chances > 0.5).numpy()).all() and (found.labels == labels.numpy()).all()
+    assert (found.right == ((chances > 0.5) == labels).all(1).numpy()).all() and 9 <= found.right.sum() < 40
+    loss = torch.nn.functional.binary_cross_entropy(chances, labels.float(), reduction="none").mean(1)
+    for values, expected in ((found.loss, loss), (found.confidence, chances.maximum(1 - chances))):
+        np.testing.assert_allclose(values, expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_extreme_logits_give_valid_probabilities(tmp_path):
     logits = torch.tensor([[1e4, 0.0], [0.0, -1e4], [3e38, -3e38], [0.5, 0.5], [torch.inf, 0.0]])
     labels = torch.tensor([0, 1, 1, 1, 1])

@@ -293,6 +293,17 @@ def test_unwritable_output_is_reported_in_one_line(store, tmp_path, method, name
         write(tmp_path / "file" / "below" if method == "report" else tmp_path / "file")
     with pytest.raises(frostline.UserError, match=f"^{name}=5: expected a path"):
         write(5)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(frostline.UserError, match=f"^{name}={pipe}: expected a file, and no device or pipe$"):
+        write(pipe)
+    assert pipe.is_fifo()
+
+
+def test_exported_network_replaces_no_pipe(network, tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe.pt")
+    with pytest.raises(frostline.UserError, match=f"^path={pipe}: expected a file, and no device or pipe$"):
+        network.export(pipe)
+    assert pipe.is_fifo()
 
 
 def test_command_errors_name_flags(store, tmp_path):

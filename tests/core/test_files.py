@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from disk import file_size_limit
 from frostline.core import files
+from frostline.core.errors import UserError
 from frostline.core.files import expanded, write_alike
 
 
@@ -66,3 +68,11 @@ def test_path_is_absolute_without_the_dots_it_begins_with(tmp_path: Path, monkey
         and files.absolute("./../../b/../x") == here.parent.parent / "b/../x"
     )
     assert files.absolute(".") == here and files.absolute("~") == Path.home()
+
+
+def test_device_or_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path in (pipe, Path(os.devnull), Path("/dev/stdout")):
+        with pytest.raises(UserError, match=f"^--output={path}: expected a file, and no device or pipe$"):
+            files.require_place("--output", path)
+    files.require_place("--output", tmp_path / "new.csv")

@@ -30,7 +30,8 @@ def place(name: str, path: Path | str) -> Path:
 
 @contextmanager
 def writing(name: str, file: Path) -> Iterator[None]:
-    """Turn an OSError of the block, which writes `file`, into a `UserError` for the argument `name`."""
+    """Turn an OSError of the block, which writes `file`, into a `UserError` for the argument `name`; refuse devices."""
+    files.require_no_device(name, file)
     try:
         yield
     except OSError as error:

@@ -76,8 +76,17 @@ def absolute(path: str) -> Path:
     return here.joinpath(*parts)
 
 
+def require_no_device(key: str, path: Path) -> None:
+    """Raise `UserError` for `key` if a device or a pipe is at `path`, which a new file would replace."""
+    if path.absolute().parent == Path("/dev") or (
+        os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    ):
+        raise user_error(key, path, "a file, and no device or pipe")
+
+
 def require_place(key: str, path: Path) -> None:
     """Raise `UserError` for `key` unless `path` can be a file: it is no folder, and the folder that it is in exists."""
+    require_no_device(key, path)
     if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
         raise user_error(key, path, "a file in a folder that exists")
 

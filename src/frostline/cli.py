@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from frostline import __version__, commands
 from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
-from frostline.core.hydra_errors import FOUND_WRONG, explain, is_mistake
+from frostline.core.hydra_errors import FOUND_WRONG, explain
 from frostline.sweeps import hydra_keys, torchrun
 from frostline.tracking import server
 
@@ -68,8 +68,6 @@ def _one_line() -> Iterator[None]:
     except server.Unreachable as problem:
         _refuse(f"MLflow does not answer as expected: {problem}")
     except FOUND_WRONG as error:
-        if not is_mistake(error):
-            raise
         _refuse(str(explain(error, sys.argv[1:], commands.names())))
     except OSError as error:
         if error.errno is None:

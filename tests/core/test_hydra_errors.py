@@ -125,5 +125,9 @@ def test_value_that_hydra_refuses_is_one_line_with_its_key(override: str, line: 
 
 def test_unknown_key_is_told_beside_a_reference_for_a_config_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROSTLINE_AUGMENT", "none")
-    with pytest.raises(UserError, match=r"^augmnt\.flip=true: expected a key of the config"):
-        compose_grid(["augment=${oc.env:FROSTLINE_AUGMENT}", "augmnt.flip=true"])
+    for mistake, line in (
+        ("augmnt.flip=true", r"^augmnt\.flip=true: expected a key of the config"),
+        ("data=${nope}", r"^data=\$\{nope\}: expected one of "),
+    ):
+        with pytest.raises(UserError, match=line):
+            compose_grid(["augment=${oc.env:FROSTLINE_AUGMENT}", mistake])

@@ -152,10 +152,11 @@ class Sweep:
         The columns `seed` and `data.fold` tell the runs apart. With folds, every image is in it once per seed.
         """
         from frostline.api import tested_images
+        from frostline.sweeps import find_weights
         from frostline.sweeps.catalog import TypedName
 
-        runs = tested_images.best_runs(TypedName(self.name, "sweep"), self.results)
-        return tested_images.table(runs, arguments.texts(overrides))
+        best = find_weights.ranked(TypedName(self.name, "sweep"), self.results)[0]
+        return tested_images.table(best.finished, arguments.texts(overrides))
 
     def report(self, path: Path | str | None = None) -> Report:
         """Write the report, one HTML file that opens offline, to `path` and return it; notebooks display it."""

@@ -14,9 +14,8 @@ from frostline.data.split_names import SEPARATOR
 from frostline.records import layout, provenance
 from frostline.records.result import Result
 from frostline.report import predictions
-from frostline.report.cells import REPEATS, cells, finalists
+from frostline.report.cells import REPEATS
 from frostline.sweeps import find_weights
-from frostline.sweeps.catalog import TypedName
 from frostline.sweeps.recorded_configs import configs_of, in_place
 
 if TYPE_CHECKING:
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from frostline.data.source import Source
-
-
-def best_runs(name: TypedName, results: Sequence[Result]) -> list[Result]:
-    """Return the finished runs of the best cell by validation: all its seeds and folds; UserError as `best` raises."""
-    first, _ = find_weights.best(name, results)
-    return next([*cell.finished] for cell in finalists(cells(results)) if first in cell.finished)
 
 
 def table(results: Sequence[Result], overrides: Sequence[str] = ()) -> pd.DataFrame:

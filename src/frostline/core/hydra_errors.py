@@ -31,23 +31,16 @@ _THERE = re.compile(
 _WITHOUT_OPTIONS = ("digits", "folder")
 """Values of `data.source` with which `data.options` must be empty."""
 FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)
-"""The types of the exceptions that Hydra raises while it composes a config; `is_mistake` tells whether it did."""
-
-
-def is_mistake(error: Exception) -> bool:
-    """Return whether `error` is about the command line or a config file; a general one is if Hydra raised it."""
-    if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
-        return True
-    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    own = [name for name in modules if name.partition(".")[0] not in ("codecs", "omegaconf")]
-    return isinstance(error, FOUND_WRONG) and bool(own) and own[-1].startswith("hydra.")
+"""The types of the exceptions that Hydra raises while it composes a config."""
 
 
 def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] = ()) -> UserError:
     """Return the user error in `arguments`, which may lack one of `commands`, or in the user's own config files.
 
-    `error` is an `is_mistake`.
+    `error` is one of `FOUND_WRONG`; one that is about neither is raised again.
     """
+    if not _is_mistake(error):
+        raise error
     text = f"{error}\n{error.__cause__ or ''}"
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
         files = [file for folder in project.own_configs(arguments) for file in sorted(folder.rglob("*.yaml"))]
@@ -56,6 +49,15 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
     if found := re.match(r"In '(.+/.+)': \w+ raised while composing config:", text):
         return _in_file(f"{found[1]}.yaml", text, arguments)
     return _explained(error, text, arguments, commands)
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Return whether `error` is about the command line or a config file; a general one is if Hydra raised it."""
+    if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+        return True
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [name for name in modules if name.partition(".")[0] not in ("codecs", "omegaconf")]
+    return bool(own) and own[-1].startswith("hydra.")
 
 
 def _no_yaml(file: Path) -> str | None:
@@ -126,7 +128,7 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         if within is None or (within == "data.options" and known):
             further = _further_options("optimizer.options", arguments)[1] or ()
             same = [one for one in further if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as optimizer.eps
-            as_group = no_name([one for one in arguments if key_of(one) == key])
+            as_group = no_name(text, [one for one in arguments if key_of(one) == key])
             return as_group or unknown_key(key, value, [*(known or ()), *same])
         owner, its = _further_options(within, arguments)
         if its is not None and key != within and f"+{key}" not in its:

@@ -44,7 +44,7 @@ def of_value(text: str, arguments: Sequence[str]) -> UserError:
     if re.search(_NO_MAPPING, text):
         key = next((one for one in map(key_of, arguments) if one.endswith(f".{key}")), key)  # of `+data.splits.train=x`
         return user_error(key, given(key, arguments), f"keys within it, as in {key}.<key>=<value>")
-    return no_name(arguments) or UserError(" ".join(text.split()))
+    return no_name(text, arguments) or UserError(" ".join(text.split()))
 
 
 def _or_in_own_file(key: str, arguments: Sequence[str]) -> str:
@@ -64,8 +64,11 @@ def no_such_option(group: str, value: str, options: Sequence[str]) -> UserError:
     return user_error(group, value, expected, options)
 
 
-def no_name(arguments: Sequence[str]) -> UserError | None:
-    """Return the user error for a config group whose option is no name but a number, null, a mapping or a reference."""
+def no_name(text: str, arguments: Sequence[str]) -> UserError | None:
+    """Return the user error for a config group whose option is no name but a number, null, a mapping or a reference.
+
+    A reference that Hydra's message `text` does not name is none of its mistakes.
+    """
     parser = OverridesParser.create()
     for argument in arguments:
         group, _, typed = argument.lstrip("+").partition("=")
@@ -75,7 +78,7 @@ def no_name(arguments: Sequence[str]) -> UserError | None:
             for one in itertools.chain.from_iterable(it if isinstance(it, list) else [it] for it in of_jobs):
                 if not isinstance(one, str):
                     return no_such_option(group, typed if isinstance(one, Sweep) else json.dumps(one), options)
-                if "${" in one or one == "???":
+                if one == "???" or ("${" in one and one in text):
                     return no_such_option(group, one, options)
     return None
 

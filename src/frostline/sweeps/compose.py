@@ -19,7 +19,7 @@ from frostline.core import credentials, files
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, is_read, with_values
 from frostline.core.errors import UserError, user_error
-from frostline.core.hydra_errors import FOUND_WRONG, explain, is_mistake
+from frostline.core.hydra_errors import FOUND_WRONG, explain
 from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
@@ -169,8 +169,6 @@ def _composing_typed(overrides: Overrides) -> Iterator[list[str]]:
         with composing():
             yield [*map(at_home, overrides)]
     except FOUND_WRONG as error:
-        if not is_mistake(error):
-            raise
         raise explain(error, overrides) from None
 
 

@@ -16,7 +16,7 @@ from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
 from frostline.records.result import Result, read_result
-from frostline.report.cells import cells, finalists
+from frostline.report.cells import Cell, cells, finalists
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import TypedName
 from frostline.tracking import download, query, tracking_uri
@@ -98,20 +98,26 @@ def _in_folder(name: TypedName, folder: Path, fetched: Path) -> Trained:
     return replace(run, chosen=len(results) > 1)
 
 
-def best(name: TypedName, results: Sequence[Result]) -> tuple[Result, str]:
-    """Return the first seed of the best cell by validation, and a line about it; for a search a confirming run."""
+def ranked(name: TypedName, results: Sequence[Result]) -> list[Cell]:
+    """Return the finished cells, best by validation first; UserError if there is none, or if they are not compared."""
     from frostline.report.contest import contests  # imports NumPy
 
-    ranked = [cell for cell in finalists(cells(results)) if cell.finished and cell.by.val in cell.finished[0].metrics]
-    if not ranked:
+    every = [cell for cell in finalists(cells(results)) if cell.finished and cell.by.val in cell.finished[0].metrics]
+    if not every:
         reasons = [result.reason for result in results if result.reason]
         why = f": {reasons[0]}" if reasons else ""
         raise name.wrong(f"a sweep with finished runs, and none of its {len(results)} is{why}")
-    if len(found := contests([result for cell in ranked for result in cell.results])) > 1:
+    if len(found := contests([result for cell in every for result in cell.results])) > 1:
         where = ", ".join(sorted(contest.where for contest in found))
         raise name.wrong(f"one run of this sweep, since these are not compared: {where}")
-    first, by = ranked[0].finished[0], ranked[0].by
-    of = f"the best of {len(ranked)} cells by validation ({by.text(ranked[0].mean(by.val))})"
+    return every
+
+
+def best(name: TypedName, results: Sequence[Result]) -> tuple[Result, str]:
+    """Return the first seed of the best cell by validation, and a line about it; for a search a confirming run."""
+    found = ranked(name, results)
+    first, by = found[0].finished[0], found[0].by
+    of = f"the best of {len(found)} cells by validation ({by.text(found[0].mean(by.val))})"
     unfinished = sum(result.status != "FINISHED" for result in results)
     return first, f"{first.name}, {of}" + (f"; {unfinished} of {len(results)} runs unfinished" if unfinished else "")
 

@@ -131,3 +131,14 @@ def test_unknown_key_is_told_beside_a_reference_for_a_config_group(monkeypatch: 
     ):
         with pytest.raises(UserError, match=line):
             compose_grid(["augment=${oc.env:FROSTLINE_AUGMENT}", mistake])
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, UserError])
+def test_error_that_hydra_did_not_raise_is_raised_again(kind: type[Exception]) -> None:
+    own = kind("of ours")
+    with pytest.raises(kind) as caught:
+        try:
+            raise own
+        except kind as error:
+            explain(error, ["lr=1"])
+    assert caught.value is own

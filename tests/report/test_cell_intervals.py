@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from statistics import fmean
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -10,14 +13,20 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from frostline.core.metrics import MACRO_F1
+from frostline.core.metrics import AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, Metric
 from frostline.data.source import Source
 from frostline.data.splitting import divide
-from frostline.records.result import TEST, VAL, Result
+from frostline.records.result import TEST, VAL, VAL_MARGIN, Result
 from frostline.report import statistics
 from frostline.report.cell_intervals import validation_interval
 from frostline.report.cells import Cell, cells
+from frostline.report.statistics import Interval
+from frostline.runs import selection
+from frostline.training.evaluation import of_logits
 from small import data_config
+
+if TYPE_CHECKING:
+    from frostline.data.splits import Split
 
 IMAGES, FOLDS, MEAN = 400, 10, 0.8
 
@@ -60,11 +69,48 @@ def test_interval_of_validation_accuracy_is_over_folds_and_images(choices: dict[
     assert within is not None and (within.low, within.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_other_metrics_have_intervals_over_folds_alone() -> None:
-    """Validation predictions are not kept, so that nothing is known of other images."""
+def labels_and_logits(images: int, seeds: int, random: np.random.Generator) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return labels of three classes, the last of a tenth of the images, and the logits of networks of some seeds."""
+    labels, networks = random.choice(3, images, p=[0.55, 0.35, 0.1]), []
+    hard = random.normal(size=(images, 3))
+    for _ in range(seeds):
+        logits = hard + 0.3 * random.normal(size=hard.shape) + 0.15 * random.normal(size=3)
+        logits[np.arange(images), labels] += 1.6 + 0.15 * random.normal()
+        networks.append(torch.tensor(logits, dtype=torch.float32))
+    return torch.tensor(labels), networks
+
+
+@pytest.mark.parametrize("by", [BALANCED_ACCURACY, AUROC, LOSS], ids=lambda by: by.name)
+def test_validation_intervals_of_other_metrics_cover_seeds_and_images(by: Metric) -> None:
+    random = np.random.default_rng(0)
+    labels, networks = labels_and_logits(20_000, 30, random)
+    truth = np.mean([selection.value(by, of_logits(logits, labels), labels) for logits in networks])
+    covered, alone = [], []
+    for _ in range(120):
+        labels, networks = labels_and_logits(150, 3, random)
+        split = cast("Split", SimpleNamespace(labels=labels, groups=None))
+        epochs = [selection.of_epoch(by, of_logits(logits, labels), split) for logits in networks]
+        values = [epoch[by.epoch] for epoch in epochs]
+        runs = [
+            Result(seed, "", "", None, "FINISHED", None, {"seed": seed, "lr": 0.1, "select": by.epoch}, scores)
+            for seed, epoch in enumerate(epochs)
+            for scores in [{by.val: epoch[by.epoch], by.test: 0.5, VAL_MARGIN: epoch[selection.MARGIN]}]
+        ]
+        within = validation_interval(cells(runs)[0])
+        assert within is not None
+        covered.append(truth in within)
+        alone.append(truth in statistics.t_interval(values))
+    assert 0.93 <= np.mean(covered) <= 1 and np.mean(alone) < 0.92
+
+
+def test_interval_of_other_metrics_is_over_folds_and_images() -> None:
     values = [0.7 + fold / 100 for fold in range(FOLDS)]
-    within = validation_interval(cross_validated([36] * FOLDS, values, select="val/macro_f1"))
-    expected = statistics.t_interval(values, statistics.step(36), 40 / 336)
+    cell = cross_validated([36] * FOLDS, values, select="val/macro_f1")
+    assert validation_interval(cell) is None
+    margins = {VAL_MARGIN: 0.15}
+    runs = [replace(run, metrics=run.metrics | margins) for run in cell.results]
+    within, over_folds = validation_interval(cells(runs)[0]), statistics.t_interval(values, statistics.step(36))
+    expected = statistics.added(fmean(values), over_folds, Interval(fmean(values) - 0.15, fmean(values) + 0.15))
     assert within is not None and (within.low, within.high) == pytest.approx((expected.low, expected.high))
 
 

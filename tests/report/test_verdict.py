@@ -27,7 +27,7 @@ from frostline.commands import compare
 from frostline.core import project
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
 from frostline.records import journal, sweep_record
-from frostline.records.result import TEST, VAL, Result
+from frostline.records.result import TEST, VAL, VAL_MARGIN, Result
 from frostline.report import backbones, baseline, next_step, page_data, predictions, statistics
 from frostline.report.cell_intervals import repeats as repeats_of
 from frostline.report.cell_intervals import standard_error, validation_interval
@@ -92,10 +92,12 @@ def test_perfect_validation_keeps_a_standard_error():
     assert standard_error(ACCURACY, [never]) == standard_error(ACCURACY, [sure])
 
 
-def test_standard_error_of_loss_is_the_seed_deviation():
+def test_standard_error_of_other_metrics_is_that_of_images():
     runs = [result(seed, "head", 0.9, 0.9, seed=seed) for seed in range(3)]
-    runs = [replace(run, metrics=run.metrics | {LOSS.val: 0.1 * run.job}, images={"val": 144}) for run in runs]
-    assert standard_error(LOSS, runs) == pytest.approx(0.1)
+    assert standard_error(LOSS, runs) is None
+    runs = [replace(run, metrics=run.metrics | {VAL_MARGIN: 0.1 * run.job}, images={"val": 144}) for run in runs]
+    assert standard_error(LOSS, runs) == pytest.approx(0.1 / 1.959964)
+    assert standard_error(LOSS, [runs[0], result(1, "head", 0.9, 0.9)]) is None
 
 
 def test_one_seed_has_no_spread():
@@ -1013,10 +1015,12 @@ def test_equal_seeds_keep_a_validation_interval():
     runs = [replace(run, images={"val": 100, "test": 1000}) for run in seed_runs("head", [0.8, 0.8])]
     alone, within = statistics.wilson(90, 100), validation_interval(cells(runs)[0])  # all have the same images
     assert within.low < alone.low < within.low + 0.01
-    by = {"choices": runs[0].choices | {"select": "val/macro_f1"}, "metrics": runs[0].metrics | {MACRO_F1.val: 0.9}}
+    scores = {MACRO_F1.val: 0.9, VAL_MARGIN: 0.03}
+    by = {"choices": runs[0].choices | {"select": "val/macro_f1"}, "metrics": runs[0].metrics | scores}
     runs = [replace(run, **(by | {"choices": by["choices"] | {"seed": run.job}})) for run in runs]
     within = validation_interval(cells(runs)[0])
-    half = 12.706205 * 0.01 / math.sqrt(12 * 2)  # Student's t for one degree of freedom, and a hundred images
+    of_seeds = 12.706205 * 0.01 / math.sqrt(12 * 2)  # Student's t for one degree of freedom, and a hundred images
+    half = math.hypot(of_seeds, 0.03)
     assert within is not None and (within.low, within.high) == pytest.approx((0.9 - half, min(1.0, 0.9 + half)))
 
 
@@ -1199,7 +1203,9 @@ def test_loss_over_seeds_is_paired_by_seed(tmp_path):
     of_seeds = [statistics.t_interval(best.cell.values(metric)) for metric in (LOSS.test, LOSS.val)]
     of_images = statistics.by_influence(best.cell.mean(LOSS.test), np.array([one.influence for one in measured[0]]))
     assert best.interval == statistics.added(best.cell.mean(LOSS.test), of_seeds[0], of_images)
-    assert validation_interval(best.cell) == of_seeds[1]
+    middle = best.cell.mean(LOSS.val)
+    within, margin = validation_interval(best.cell), math.hypot(of_seeds[1].half, 0.05)
+    assert within is not None and (within.low, within.high) == pytest.approx((middle - margin, middle + margin))
     assert contest.difference.interval.high == pytest.approx(np.mean(gaps) + math.hypot(half, images))
     for one in contest.contenders:
         for run in one.cell.finished:

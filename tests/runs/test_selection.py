@@ -14,8 +14,8 @@ from frostline.report import predictions, statistics
 from small import SMALL, TINY, compose, execute_run
 
 
-@pytest.mark.parametrize("mode", ["head", "centroid"])
-def test_run_records_groups_and_effective_images(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "by"), [("head", "accuracy"), ("centroid", "macro_f1")])
+def test_run_records_groups_and_effective_images(tmp_path: Path, mode: str, by: str) -> None:
     random = np.random.default_rng(0)
     lines = [("path", "label", "split", "patient")]
     for number in range(60):
@@ -26,7 +26,7 @@ def test_run_records_groups_and_effective_images(tmp_path: Path, mode: str) -> N
     with (tmp_path / "t.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows(lines)
     data = ("data=table", f"data.root={tmp_path / 't.csv'}", "data.options.group=patient", "data.limit=null")
-    config = compose(*SMALL, *TINY, f"freeze={mode}", *data)
+    config = compose(*SMALL, *TINY, f"freeze={mode}", f"select=val/{by}", *data)
     metrics, _ = execute_run(config, folder := tmp_path / "run")
     found = predictions.read(str(folder))
     assert found is not None and found.groups is not None and len({*found.groups.tolist()}) == 5
@@ -36,3 +36,5 @@ def test_run_records_groups_and_effective_images(tmp_path: Path, mode: str) -> N
     best = epochs[int(metrics["best/epoch"]) - 1]
     assert metrics["best/val_effective_images"] == best["val/effective_images"]
     assert all(0 < line["val/effective_images"] < 20 for line in epochs)
+    assert metrics.get("best/val_margin_of_error") == best.get("val/margin_of_error")
+    assert ("val/margin_of_error" in best) == (by != "accuracy")

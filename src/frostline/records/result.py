@@ -24,6 +24,8 @@ independent images that they, and the validation images in the best epoch, are w
 
 See `report.statistics.effective_images`.
 """
+VAL_MARGIN = "best/val_margin_of_error"
+"""Half of the 95% interval over validation images of the score in the best epoch; not for accuracy."""
 PRUNED = "search/pruned_after"
 """Of a trial that was stopped early: its last epoch."""
 SECONDS = "cost/train_seconds"
@@ -39,7 +41,7 @@ ADAPTER_PARAMETERS, ADAPTER_BYTES = "cost/adapter_parameters", "cost/adapter_byt
 MERGE_ERROR = "test/merge_error"
 """Largest change of a logit by merging the adapters, as a fraction of the largest logit."""
 _SHARES = {name for one in METRICS.values() if one.share for name in (one.val, one.test)}
-_COUNTS = ("best/epoch", SHARED, GROUPS, EFFECTIVE, VAL_EFFECTIVE, PRUNED)
+_COUNTS = ("best/epoch", SHARED, GROUPS, EFFECTIVE, VAL_EFFECTIVE, VAL_MARGIN, PRUNED)
 _ROUNDED = 1e-9  # rounding by which a mean of shares may lie outside 0..1
 _TYPED = 10  # most digits of a typed number; values drawn by a search have more
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records.result import EFFECTIVE, GROUPS, VAL_EFFECTIVE, Result
+from frostline.records.result import EFFECTIVE, GROUPS, VAL_EFFECTIVE, VAL_MARGIN, Result
+from frostline.report import statistics
 from frostline.report.cells import FOLD, Cell
 from frostline.report.paired_difference import Difference, Repeat, compare, interval
 from frostline.report.statistics import Interval
@@ -59,29 +60,35 @@ def validation_interval(cell: Cell) -> Interval | None:
     It is over images, and over seeds or folds if there are several. Folds share validation images as seeds do: each
     takes the first ones of the same order that are not in its test split. In simulations with 10 to 50% of the other
     images for validation, intervals over 3 to 10 folds alone hold the truth 69 to 96 times in 100, these 96 to 100
-    times. Only accuracy has an interval over images; those in groups count as many as they are worth
-    (`best/val_effective_images`).
+    times. Of accuracies, images in groups count as many as they are worth (`best/val_effective_images`); of other
+    metrics, each run knows its own interval over images (`best/val_margin_of_error`).
     """
     values = cell.values(cell.by.val)
-    if not values or any(map(math.isnan, values)):
+    margin = _margin(cell.finished)
+    if not values or any(map(math.isnan, values)) or (margin is None and cell.by != ACCURACY):
         return None
-    run = cell.finished[0]
+    run, draws = cell.finished[0], cell.draws or cell.folds
     images, worth = run.images.get("val", 0), run.metrics.get(VAL_EFFECTIVE)
-    overlap = _overlap(run) if cell.folds and cell.by != ACCURACY else None
-    draws = cell.draws or cell.folds
-    every = [Repeat(n, value, images, (), overlap, draws, effective=worth) for n, value in enumerate(values)]
+    every = [Repeat(n, value, images, (), margin, None, draws, effective=worth) for n, value in enumerate(values)]
     return interval(every, cell.by)
+
+
+def _margin(finished: Sequence[Result]) -> float | None:
+    """Return the mean of half of the intervals over images of the validation scores; None where one is unknown."""
+    margins = [run.metrics[VAL_MARGIN] for run in finished if VAL_MARGIN in run.metrics]
+    return fmean(margins) if margins and len(margins) == len(finished) else None
 
 
 def standard_error(by: Metric, finished: Sequence[Result]) -> float | None:
     """Return the standard error of the validation score of one of these runs; None where it is not known.
 
-    For accuracy it is the binomial error over images, which in groups count as many as they are worth; for other
-    metrics the spread of the runs. If all images are right, or none, one image counts as the exception.
+    For accuracy it is the binomial error over images, which in groups count as many as they are worth; if all images
+    are right, or none, one counts as the exception. For other metrics it is that of the interval over images.
     """
     images = finished[0].metrics.get(VAL_EFFECTIVE, finished[0].images.get("val", 0))
     if by == ACCURACY and images:
         share = fmean(run.metrics[by.val] for run in finished)
         share = share if 0 < share < 1 else 1 / max(2, images)
         return math.sqrt(share * (1 - share) / images)
-    return Cell(finished[0].choices, tuple(finished)).spread(by.val)
+    margin = _margin(finished)
+    return None if margin is None else statistics.standard_error(margin)

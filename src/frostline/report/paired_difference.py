@@ -27,6 +27,8 @@ class Repeat:
     """Number of images; 0 where it is not known."""
     folders: tuple[str, ...]
     """The folder of the run; for a fold, those of all its seeds. Empty on validation: its predictions are not kept."""
+    margin: float | None = None
+    """On validation, in a metric other than accuracy: half of the 95% interval over images, the mean over repeats."""
     overlap: float | None = None
     """For a fold, see `statistics.t_interval`; None for a seed."""
     draws: bool = True
@@ -84,10 +86,12 @@ def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
 
 
 def _over_images(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
-    """Return the interval of the mean of `by` over the test images, which all repeats share."""
+    """Return the interval of the mean of `by` over the test or validation images, which all repeats share."""
     if by == ACCURACY:
         right, total = (fmean(counts) for counts in zip(*(one.counts for one in repeats), strict=True))
         return statistics.wilson(right, total) if total else None
+    if (margin := repeats[0].margin) is not None:
+        return Interval(_mean(repeats) - margin, _mean(repeats) + margin)
     said = predictions.read_alike(folder for one in repeats for folder in one.folders)
     found = _influences(said, by) if said else None
     if found is None:

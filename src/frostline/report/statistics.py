@@ -41,6 +41,11 @@ class Interval:
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
+    @property
+    def half(self) -> float:
+        """Half of its width: the margin of error."""
+        return (self.high - self.low) / 2
+
 
 def wilson(right: float, total: float) -> Interval:
     """Return the score interval of `right` of `total` images (Wilson 1927), which is also valid near 0 and 1.
@@ -69,7 +74,7 @@ def seeds_to_resolve(gap: float, interval: Interval, seeds: int, *, paired: bool
     ten, the interval becomes a dozen times narrower. If not `paired`, the seeds of both sides give degrees of freedom.
     """
     sides = 1 if paired else 2
-    deviation = (interval.high - interval.low) / 2 / _quantile(sides * (seeds - 1)) * math.sqrt(seeds)
+    deviation = interval.half / _quantile(sides * (seeds - 1)) * math.sqrt(seeds)
     enough = (n for n in range(2, 10_000) if _quantile(sides * (n - 1)) * deviation <= abs(gap) * math.sqrt(n))
     return next(enough, 10_000)
 
@@ -110,6 +115,11 @@ def welch(first: Sequence[float], second: Sequence[float], least: float = 0.0) -
         return Interval(gap, gap)
     weights = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
     return _student(gap, math.sqrt(total), total**2 / weights)
+
+
+def standard_error(half: float) -> float:
+    """Return the standard error behind an interval with `half` its width, by the normal quantile."""
+    return half / _Z
 
 
 def _student(middle: float, error: float, freedom: float, level: float = LEVEL) -> Interval:

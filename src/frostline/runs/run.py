@@ -128,6 +128,8 @@ def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -
     }
     if selection.EFFECTIVE in best:
         metrics[result.VAL_EFFECTIVE] = best[selection.EFFECTIVE]
+    if selection.MARGIN in best:
+        metrics[result.VAL_MARGIN] = best[selection.MARGIN]
     if (test := setup.data.test).groups is not None:
         metrics[result.GROUPS] = float(len(test.groups.unique()))
         metrics[result.EFFECTIVE] = selection.effective_images(scored, test)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,12 @@ def test_import_loads_no_heavy_libraries():
     with pytest.raises(AttributeError, match="has no attribute 'swep'"):
         frostline.swep  # noqa: B018
     assert (Path(frostline.__file__).parent / "py.typed").is_file()
+
+
+def test_import_on_windows_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ImportError, match="needs Linux or macOS; on Windows, run it in WSL"):
+        runpy.run_path(frostline.__file__)
 
 
 def test_compose_leaves_hydra_uninitialized():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+if sys.platform == "win32":  # file locks, mapped files and signals are those of POSIX
+    raise ImportError("frostline needs Linux or macOS; on Windows, run it in WSL")
 if TYPE_CHECKING:
     from frostline.api import advise, compose, load, open, plan, sweep
     from frostline.api.advice import Advice

@@ -118,7 +118,7 @@ def test_auto_uses_a_gpu_if_available(gpus: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("gpu", 1), ("GPU", 0), ("tpu", 0)]
+    ("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("gpu", 1), ("GPU", 0), ("tpu", 0), ("mps", 0)]
 )
 def test_missing_device_is_one_line_with_the_available_ones(gpus: list[int], name: str, count: int) -> None:
     gpus[0] = count
@@ -127,7 +127,11 @@ def test_missing_device_is_one_line_with_the_available_ones(gpus: list[int], nam
     assert "\n" not in str(caught.value)
     assert ("cuda:0" in str(caught.value).split(": expected")[1]) == (count > 0)
     hint = str(caught.value).partition("); ")[2]
-    named = {"gpu": "did you mean cuda?", "GPU": "a GPU would be called cuda, and there is none"}
+    named = {
+        "gpu": "did you mean cuda?",
+        "GPU": "a GPU would be called cuda, and there is none",
+        "mps": "GPUs of Apple and Intel are not used",
+    }
     assert hint == named.get(name, hint)
 
 

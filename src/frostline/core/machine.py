@@ -39,6 +39,8 @@ def device(name: str, *, devices: int = 1) -> torch.device:
             raise user_error("device", name, f"{expected}; a GPU would be called cuda, and there is none")
         if name.lower().startswith(("gpu", "nvidia")):
             raise user_error("device", name, f"{expected}; did you mean cuda?")
+        if name.lower().startswith(("mps", "xpu")):
+            raise user_error("device", name, f"{expected}; GPUs of Apple and Intel are not used")
         raise user_error("device", name, expected, there)
     return torch.device(name)
 

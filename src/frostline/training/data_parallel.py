@@ -47,7 +47,7 @@ class DataParallelStepper:
             step, share, device = first + number, shares[number], labels.device
             seed_dropout(device, derive_seed(recipe.seed, "step", step))
             self._optimizer.zero_grad(set_to_none=True)
-            weights = None if part.weights is None else part.weights[mine[number].to(device)]
+            weights = None if part.weights is None else machine.select_rows(part.weights, mine[number])
             inputs, targets = mix(inputs, labels, weights, recipe, step)
             if partners and not share.whole:
                 inputs, targets = _without_first(inputs, targets)
@@ -56,7 +56,7 @@ class DataParallelStepper:
                 sharding.clip([*part.network.parameters()], recipe.clip_norm)
             sharding.hand_gradients(part.network)
             self._optimizer.step()
-            yield Step(logits, part.train.labels[indices[number].to(device)], loss)
+            yield Step(logits, machine.select_rows(part.train.labels, indices[number]), loss)
 
 
 def _rows(share: Share, *, partner: bool) -> Tensor:

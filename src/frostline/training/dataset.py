@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from frostline.core import machine
 from frostline.core.labels import multi_label, of_class, strata_of
 from frostline.core.randomness import generator
 
@@ -90,7 +91,7 @@ class InMemory:
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the inputs `(B, ...)` of the samples at `index`."""
-        return self.tensor[index.to(self.tensor.device)]
+        return machine.select_rows(self.tensor, index)
 
 
 def prefetched(data: Dataset, indices: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from frostline.core import machine
 from frostline.training.dataset import Dataset, in_order
 from frostline.training.evaluation import evaluating
 from frostline.training.gradient import Head
@@ -36,7 +37,7 @@ class HeadInputs:
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the inputs `(B, D)` float32 of the samples at `index`."""
-        return self._passed(index, epoch) if self._kept is None else self._kept[index.to(self._kept.device)]
+        return self._passed(index, epoch) if self._kept is None else machine.select_rows(self._kept, index)
 
     def _passed(self, index: Tensor, epoch: int) -> Tensor:
         inputs = self._data.inputs(index, epoch)
@@ -49,4 +50,4 @@ class HeadInputs:
 def chunks(data: Dataset, rows: int = ROWS) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield features `(B, D)` and labels `(B, ...)` of a split in order, about `rows` samples at once."""
     for index in in_order(data, rows, 1):
-        yield data.inputs(index, 1), data.labels[index.to(data.labels.device)]
+        yield data.inputs(index, 1), machine.select_rows(data.labels, index)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frostline.core import machine
 from frostline.core.labels import multi_label
 from frostline.training.dataset import Dataset
 from frostline.training.evaluation import Evaluation, of_logits
@@ -88,7 +89,7 @@ def leave_one_out(voters: Neighbours, train: Dataset, most: int) -> Evaluation:
     for index in chosen.split(ROWS):
         own = index.to(train.labels.device)
         logits.append(voters.vote(*voters.nearest(train.inputs(index, 1), voters.k, own), voters.k))
-    return of_logits(torch.cat(logits), train.labels[chosen.to(train.labels.device)])
+    return of_logits(torch.cat(logits), machine.select_rows(train.labels, chosen))
 
 
 def centroids(train: Dataset, classes: int, *, temperature: float) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from frostline.core import machine
 from frostline.core.randomness import derive_seed
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
@@ -122,7 +123,7 @@ class PlainStepper(Stepper):
                     update(part.network, optimizer, recipe)
             else:
                 optimizer.zero_grad(set_to_none=True)
-                weights = None if part.weights is None else part.weights[indices[number].to(part.weights.device)]
+                weights = None if part.weights is None else machine.select_rows(part.weights, indices[number])
                 mixed, targets = mix(inputs, labels, weights, recipe, step)
                 loss, logits = gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)
                 update(part.network, optimizer, recipe)
@@ -134,7 +135,7 @@ def batched(data: Dataset, indices: Sequence[Tensor], together: int, epoch: int)
     groups = [indices[start : start + together] for start in range(0, len(indices), together)]
     joined = [torch.cat(list(group)) for group in groups]
     for group, index in zip(groups, prefetched(data, joined, epoch), strict=True):
-        labels = data.labels[index.to(data.labels.device, non_blocking=True)]
+        labels = machine.select_rows(data.labels, index)
         inputs = data.inputs(index, epoch)
         sizes = [len(batch) for batch in group]
         yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)

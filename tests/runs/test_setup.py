@@ -19,18 +19,23 @@ from frostline.store import hashing
 from small import SMALL, FakeScreen, compose, load_data
 
 
-@pytest.mark.parametrize(("split", "words"), [("val", "validation"), ("test", "test")])
-def test_selecting_by_auroc_needs_two_classes(monkeypatch: pytest.MonkeyPatch, split: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("select", "split", "words"),
+    [("val/auroc", "val", "validation"), ("val/map", "test", "test"), ("val/macro_f1", "val", "validation")],
+)
+def test_selecting_metric_must_be_defined(monkeypatch: pytest.MonkeyPatch, select: str, split: str, words: str) -> None:
     real = setup.load_data
 
-    def with_one_class(*arguments: Any) -> Any:
+    def without_classes(*arguments: Any) -> Any:
         data = real(*arguments)
-        one = getattr(data, split)
-        return replace(data, **{split: replace(one, labels=one.labels.clamp(max=0))})
+        labels = getattr(data, split).labels
+        none = torch.zeros(len(labels), len(data.classes), dtype=torch.bool)
+        labels = none if select == "val/macro_f1" else labels.clamp(max=0)
+        return replace(data, **{split: replace(getattr(data, split), labels=labels)})
 
-    monkeypatch.setattr(setup, "load_data", with_one_class)
-    with pytest.raises(UserError, match=f"^select=val/auroc: expected .*: every class has all {words} images or none"):
-        setup.assemble(compose(*SMALL, "select=val/auroc"), Path(), meta=True, screen=FakeScreen())
+    monkeypatch.setattr(setup, "load_data", without_classes)
+    with pytest.raises(UserError, match=f"^select={select}: expected .*: every class has all {words} images or none"):
+        setup.assemble(compose(*SMALL, f"select={select}"), Path(), meta=True, screen=FakeScreen())
 
 
 def test_weights_file_is_identified_by_its_hash(tmp_path: Path) -> None:

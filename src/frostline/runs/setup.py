@@ -16,12 +16,13 @@ from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_counts
-from frostline.core.metrics import AUROC, BALANCED_ACCURACY
+from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1, METRICS
 from frostline.data.names import some
 from frostline.data.splits import Data
 from frostline.models import build, freezing, lookup
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
+from frostline.report.metric_scores import RANKED
 from frostline.report.terminal import Screen
 from frostline.runs import network_cache
 from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
@@ -167,12 +168,13 @@ def parts(
 
 def _require_what_is_selected_by(config: Config, data: Data) -> None:
     """Raise `UserError` if the metric of `select` is not defined for the data."""
-    if config.select == BALANCED_ACCURACY.epoch and data.multi_label:
+    by = METRICS[config.select]
+    if by == BALANCED_ACCURACY and data.multi_label:
         expected = "val/map, val/macro_f1 or another metric: images may have several classes"
         raise user_error("select", config.select, expected)
-    for what, split in (("validation", data.val), ("test", data.test)) if config.select == AUROC.epoch else ():
+    for what, split in (("validation", data.val), ("test", data.test)) if by in (*RANKED, MACRO_F1) else ():
         counts = class_counts(split.labels, len(data.classes))
-        if not ((counts > 0) & (counts < len(split))).any():
+        if not ((counts > 0) & ((counts < len(split)) | (by == MACRO_F1))).any():
             expected = f"val/loss or another metric: every class has all {what} images or none"
             raise user_error("select", config.select, expected)
 

@@ -44,12 +44,14 @@ class Learned:
     said: list[str]
 
 
-def learned(heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: float = 0.0) -> Learned:
+def learned(
+    heads: int, seeds: int = 1, *, optimizer: str = "adamw", smoothing: float = 0.0, device: str = "cuda"
+) -> Learned:
     """Train heads on an emulated GPU, each with its own learning rate and `smoothing` times its number."""
     said: list[str] = []
     losses = []
     with EmulatedMachine().running() as gpu:
-        members, data = make_heads(heads, seeds, optimizer=optimizer, device="cuda")
+        members, data = make_heads(heads, seeds, optimizer=optimizer, device=device)
         schedule, steps = compose("schedule=cosine").schedule, EPOCHS * len(BATCHES)
         for number, one in enumerate(members):
             one.rates = Rates(schedule, one.rates.lr, steps)
@@ -90,6 +92,8 @@ def test_captured_step_has_the_bits_of_single_operations(
     one_by_one = uncaptured(monkeypatch, heads, seeds, optimizer=optimizer)
     assert not one_by_one.launches["graph"]
     assert same(captured, one_by_one)
+    on_cpu = learned(heads, seeds, optimizer=optimizer, device="cpu")
+    torch.testing.assert_close(captured.tensors, on_cpu.tensors)
 
 
 def test_heads_with_different_smoothing_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,16 @@ def test_steps_do_not_wait() -> None:
     assert not +step(4).waits and not +step(4, seeds=2).waits
 
 
+def test_steps_count_as_writes_to_every_head() -> None:
+    members, data = make_heads(2)
+    parameters = [one for member in members for one in member.head.linear.parameters()]
+    before = [0] * len(parameters)
+    for _ in Stack(members, data).steps(torch.arange(4 * BATCH).split(BATCH), 1, 0):
+        versions = [one._version for one in parameters]
+        assert all(now > then for now, then in zip(versions, before, strict=True))
+        before = versions
+
+
 def test_heads_agree_even_if_one_diverged() -> None:
     members, data = make_heads(3)
     with torch.no_grad():

@@ -224,10 +224,19 @@ OFFERED = sorted(
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name.lower() not in optim._UNFIT
 )
-OPTIONS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum": 0.9}}
+KERNELS: list[tuple[str, dict[str, Any]]] = [
+    ("adam", {"amsgrad": True, "maximize": True, "eps": 0.1, "betas": [0.5, 0.8]}),
+    ("adamw", {"amsgrad": True, "maximize": True}),
+    ("adamw", {"fused": False}),
+    ("sgd", {"momentum": 0.9, "nesterov": True}),
+    ("sgd", {"momentum": 0.9, "dampening": 0.5, "maximize": True}),
+    ("rmsprop", {"momentum": 0.9}),
+]
 
 
-def heads_of(name: str, decays: Sequence[float]) -> list[tuple[list[nn.Parameter], torch.optim.Optimizer]]:
+def heads_of(
+    name: str, decays: Sequence[float], options: dict[str, Any]
+) -> list[tuple[list[nn.Parameter], torch.optim.Optimizer]]:
     """Return parameters of heads, with sizes that are no multiple of a vector register, and an optimizer for each."""
     made = torch.Generator().manual_seed(0)
     heads = []
@@ -237,29 +246,36 @@ def heads_of(name: str, decays: Sequence[float]) -> list[tuple[list[nn.Parameter
         groups = [{"params": [one], "scales": (1.0,)} for one in parameters]
         for group, its in zip(groups, (decay, 0.0), strict=True):
             group |= {"weight_decay": its} if known else {}
-        heads.append((parameters, optim.build(name, groups, lr=0.1, options=OPTIONS.get(name, {}))))
+        heads.append((parameters, optim.build(name, groups, lr=0.1, options=options)))
     return heads
 
 
-@pytest.mark.parametrize("name", OFFERED)
-def test_joined_heads_have_the_bits_of_single_ones(name: str) -> None:
+@pytest.mark.parametrize("begun", [0, 2])
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in OFFERED), *KERNELS])
+def test_joined_heads_have_the_bits_of_single_ones(name: str, options: dict[str, Any], begun: int) -> None:
+    """Heads that have `begun` alone are joined after as many steps."""
     decays = (0.1, 0.1, 0.2, 0.1)
     rates = [Rates(SCHEDULES["cosine"], lr, 6) for lr in (0.1, 0.1, 0.1, 0.01)]
-    alone, together = heads_of(name, decays), heads_of(name, decays)
-    joined = JoinedOptimizer([optimizer for _, optimizer in together], rates)
-    sizes = sorted(len(group["params"]) for group in joined.param_groups)
-    assert sizes == ([1, 1, 1, 2, 3] if "weight_decay" in joined.param_groups[0] else [2, 6])
+    alone, together = heads_of(name, decays, options), heads_of(name, decays, options)
     made = torch.Generator().manual_seed(1)
     for step in range(6):
-        for (apart, optimizer), (parameters, _), rate in zip(alone, together, rates, strict=True):
+        for each, rate in zip(zip(alone, together, strict=True), rates, strict=True):
+            (apart, _), (parameters, _) = each
             for mine, other in zip(parameters, apart, strict=True):
                 other.grad = torch.randn(mine.shape, generator=made)
                 mine.grad = mine.grad if step else torch.empty_like(mine)  # keeps its memory, as in a stack
                 mine.grad.copy_(other.grad)
-            rate.set(optimizer.param_groups, step)
-            optimizer.step()
-        joined.set_rates(step)
-        joined.step()
+            for _, optimizer in each[: 2 if step < begun else 1]:
+                rate.set(optimizer.param_groups, step)
+                optimizer.step()
+        if step == begun:
+            joined = JoinedOptimizer([optimizer for _, optimizer in together], rates)
+        if step >= begun:
+            joined.set_rates(step)
+            joined.step()
+    sizes = sorted(len(group["params"]) for group in joined.param_groups)
+    assert sizes == ([1, 1, 1, 2, 3] if "weight_decay" in joined.param_groups[0] else [2, 6])
+    assert not joined.can_be_captured  # not on a CPU
     for (apart, optimizer), (parameters, one) in zip(alone, together, strict=True):
         for mine, other in zip(parameters, apart, strict=True):
             assert torch.equal(mine, other)

@@ -15,8 +15,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from emulated_card import EmulatedMachine
 from frostline.core import interrupts
+from frostline.core.metrics import LOSS
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
+from frostline.training.evaluation import Evaluation
+from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.state import CheckpointMismatch, Learner, Progress
 from small import SMALL, TINY, FakeRecord, FakeScreen, compose, execute_run, last_checkpoint
 
@@ -203,6 +206,23 @@ def test_every_torch_optimizer_can_be_restored(name: str, tmp_path: Path) -> Non
         steps(one, 3, seed=2)
     for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_best_epoch_keeps_the_weights_that_were_evaluated() -> None:
+    """The moving average's, copied, of the first of the epochs with the least loss."""
+    module = nn.Linear(2, 1)
+    averaged = AveragedModel(module)
+    learner = Learner(module, torch.optim.SGD(module.parameters()), averaged, frozenset({"weight"}), decay=0.5)
+    progress, found = Progress(), Evaluation(0.0, 0.0, torch.zeros(1, 1))
+    for number, loss in enumerate((0.4, 0.3, 0.3, 0.5), 1):
+        for network, value in ((module, -1.0), (averaged.module, float(number))):
+            nn.init.constant_(network.weight, value)
+        epoch = EpochResult(number, number // 3, 0.0, 0.0, found, seconds=1.0, images=5)
+        progress.add(epoch, learner, LOSS, {LOSS.epoch: loss})
+    assert progress.best.keys() == {"weight"} and progress.best["weight"].tolist() == [[2.0, 2.0]]
+    assert (progress.best_epoch, progress.best_value, progress.best_phase) == (2, 0.3, 0)
+    assert (progress.position, progress.seconds, progress.images) == (TrainingPosition(5), 4.0, 20)
+    assert [progress.exhausted(patience) for patience in (None, 3, 2)] == [False, False, True]
 
 
 def test_checkpoint_with_other_tensors_or_epochs_is_refused() -> None:

@@ -64,8 +64,7 @@ class JoinedOptimizer:
 
     def changed(self) -> list[Tensor]:
         """Return all tensors that a step changes."""
-        states = (self._optimizer.state[one] for one in self._params)
-        return [*self._params, *(kept for state in states for kept in state.values() if isinstance(kept, Tensor))]
+        return [*self._params, *(kept for one in self._params for kept in self._optimizer.state[one].values())]
 
     def set_rates(self, number: int) -> None:
         """Set the learning rates of the next step, whose 0-based number is `number`."""
@@ -121,8 +120,6 @@ def _adam(group: dict[str, Any], states: Sequence[dict[str, Any]]) -> _Kernel:
         weight_decay=group["weight_decay"],
         eps=group["eps"],
         maximize=group["maximize"],
-        grad_scale=None,
-        found_inf=None,
     )
 
 
@@ -138,8 +135,6 @@ def _sgd(group: dict[str, Any], states: Sequence[dict[str, Any]]) -> _Kernel:
         nesterov=group["nesterov"],
         maximize=group["maximize"],
         is_first_step=False,
-        grad_scale=None,
-        found_inf=None,
     )
 
 

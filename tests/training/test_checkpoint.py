@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import random
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,7 @@ def test_checkpoint_round_trip_is_bit_exact(tmp_path: Path) -> None:
 
 def test_missing_checkpoint_is_none(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path, fail) is None
+    assert checkpoint.newest(tmp_path / "checkpoint") == []
 
 
 def test_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -143,6 +145,16 @@ def test_incomplete_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
     lines: list[str] = []
     assert last_number(tmp_path, lines.append) == 1
     assert len(lines) == 1
+    complete = "000001" if damage == "alone" else "000002"
+    assert [path.stem for path in checkpoint.newest(newest.parent)] == [complete, complete]
+
+
+def test_numbers_outgrow_their_digits_and_other_entries_do_no_harm(tmp_path: Path) -> None:
+    home = tmp_path / "checkpoint"
+    (home / "other.safetensors").mkdir(parents=True)
+    (home / "999999.safetensors").touch()
+    checkpoint.save(home, tensors_of_all_kinds(), {"number": 1})
+    assert last_number(tmp_path) == 1
 
 
 def test_only_damaged_checkpoints_give_none(tmp_path: Path) -> None:
@@ -190,6 +202,42 @@ def test_corruption_by_the_disk_is_detected_in_save(tmp_path: Path, monkeypatch:
             checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 2})
     monkeypatch.undo()
     assert last_number(tmp_path) == 1
+
+
+def test_checkpoint_is_synced_to_disk_before_an_older_one_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, fsync, unlink, order = tmp_path / "checkpoint", os.fsync, os.unlink, list[int | str]()
+
+    def noted_fsync(handle: int) -> None:
+        order.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def noted_unlink(path: Path) -> None:
+        order.append(path.name)
+        unlink(path)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "unlink", noted_unlink)
+    for number in range(3):
+        order.clear()
+        opened = len([*Path("/dev/fd").iterdir()])
+        path = checkpoint.save(home, tensors_of_all_kinds(), {"number": number})
+    assert len([*Path("/dev/fd").iterdir()]) == opened
+    assert order[:3] == [one.stat().st_ino for one in (path, path.with_suffix(".sha256"), home)]
+    assert sorted(map(str, order[3:])) == ["000001.safetensors", "000001.sha256"]
+
+
+def test_file_that_cannot_be_written_whole_is_removed(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="000002"):
+            checkpoint.save(tmp_path / "checkpoint", tensors_of_all_kinds(), {"number": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len([*(tmp_path / "checkpoint").iterdir()]) == 2
 
 
 def test_full_disk_raises_and_keeps_older_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def test_checkpoints_take_at_most_a_fiftieth_of_the_time(tmp_path: Path, monkeyp
             clock += 1
             if keeper.is_worthwhile():
                 keeper.save({}, {})
-                keeper.wait()
+                assert keeper._writing is not None
+                wait([keeper._writing])
                 kept += 1
     assert kept == 4
 
@@ -50,15 +53,15 @@ def test_first_checkpoint_waits_in_proportion_to_its_size(
 
 
 def test_checkpoint_is_due_after_its_seconds_or_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = 0.0
+    clock = 100.0
     monkeypatch.setattr(checkpoint_timing.time, "perf_counter", lambda: clock)
     with checkpoint_timing.CheckpointWriter(tmp_path / "checkpoint", size=0, every=0.5, say=print) as keeper:
-        clock = 0.4
+        clock = 100.4
         assert not keeper.due() and not keeper.is_worthwhile()
         monkeypatch.setattr(interrupts, "pending", lambda: True)
         assert keeper.due() and keeper.is_worthwhile()
         monkeypatch.setattr(interrupts, "pending", lambda: False)
-        clock = 0.5
+        clock = 100.5
         assert keeper.due() and keeper.is_worthwhile()
 
 
@@ -75,10 +78,25 @@ def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkey
         keeper.save({"weight": weight}, {"journal": journal})
         weight += 1
         journal.append(2)
-        assert not keeper.is_worthwhile()
+        later = time.perf_counter() + 1e6
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint_timing.time, "perf_counter", lambda: later)
+            assert not keeper.is_worthwhile()
         assert last_checkpoint(tmp_path, print) is None
         gate.set()
     found = last_checkpoint(tmp_path, print)
     assert found is not None
     assert found[0]["weight"].tolist() == [0, 0, 0]
     assert found[1] == {"journal": [1]}
+
+
+def test_each_failed_save_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    lines: list[str] = []
+    with checkpoint_timing.CheckpointWriter(tmp_path, size=0, every=None, say=lines.append) as keeper:
+        keeper.save({}, {})
+        keeper.save({}, {})
+    assert lines == ["  no checkpoint could be written: [Errno 28] No space left on device"] * 2

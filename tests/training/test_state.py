@@ -225,6 +225,16 @@ def test_best_epoch_keeps_the_weights_that_were_evaluated() -> None:
     assert [progress.exhausted(patience) for patience in (None, 3, 2)] == [False, False, True]
 
 
+def test_average_takes_in_the_weights_of_each_step() -> None:
+    module = nn.Linear(2, 1)
+    learner = Learner(module, torch.optim.SGD(module.parameters()), AveragedModel(module), frozenset({"weight"}), 0.25)
+    for value, average in ((1.0, 1.0), (3.0, 2.5), (2.5, 2.5)):
+        nn.init.constant_(module.weight, value)
+        learner.average()
+        assert learner.eval_module.state_dict()["weight"].tolist() == [[average, average]]
+    assert learner.immutable.keys() == {"bias"} and learner.size == 4 * module.weight.nbytes
+
+
 def test_checkpoint_with_other_tensors_or_epochs_is_refused() -> None:
     module = nn.Linear(3, 2)
     mutable, groups = frozenset(module.state_dict()), [{"name": "all", "params": [*module.parameters()]}]

@@ -55,7 +55,7 @@ class CheckpointWriter:
         """Copy the state and write it in the background; if that fails, `say` reports it and the run continues."""
         self.wait()
         self._last = time.perf_counter()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         self._writing = self._aside.submit(self._write, copies, deepcopy(facts))
 
     def wait(self) -> None:

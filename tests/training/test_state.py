@@ -217,10 +217,10 @@ def test_best_epoch_keeps_the_weights_that_were_evaluated() -> None:
     for number, loss in enumerate((0.4, 0.3, 0.3, 0.5), 1):
         for network, value in ((module, -1.0), (averaged.module, float(number))):
             nn.init.constant_(network.weight, value)
-        epoch = EpochResult(number, number // 3, 0.0, 0.0, found, seconds=1.0, images=5)
+        epoch = EpochResult(number, number // 2, 0.0, 0.0, found, seconds=1.0, images=5)
         progress.add(epoch, learner, LOSS, {LOSS.epoch: loss})
     assert progress.best.keys() == {"weight"} and progress.best["weight"].tolist() == [[2.0, 2.0]]
-    assert (progress.best_epoch, progress.best_value, progress.best_phase) == (2, 0.3, 0)
+    assert (progress.best_epoch, progress.best_value, progress.best_phase) == (2, 0.3, 1)
     assert (progress.position, progress.seconds, progress.images) == (TrainingPosition(5), 4.0, 20)
     assert [progress.exhausted(patience) for patience in (None, 3, 2)] == [False, False, True]
 
@@ -235,19 +235,31 @@ def test_average_takes_in_the_weights_of_each_step() -> None:
     assert learner.immutable.keys() == {"bias"} and learner.size == 4 * module.weight.nbytes
 
 
+def test_tensors_that_learn_in_any_phase_are_mutable() -> None:
+    module = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
+
+    def enter(phase: int) -> None:
+        module.requires_grad_(False)[phase].requires_grad_(True)
+
+    assert state.mutable_names(module, enter, range(2)) == {"0.weight", "1.weight"}
+
+
 def test_checkpoint_with_other_tensors_or_epochs_is_refused() -> None:
-    module = nn.Linear(3, 2)
-    mutable, groups = frozenset(module.state_dict()), [{"name": "all", "params": [*module.parameters()]}]
+    module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    mutable, groups = frozenset({"1.weight", "1.bias"}), [{"name": "top", "params": [*module[1].parameters()]}]
     learner = Learner(module, optim.build("sgd", groups, lr=0.1, options={}), AveragedModel(module), mutable)
     tensors, facts = state.capture(learner, Progress(best=state.copy(module, mutable)))
     state.restore(learner, tensors, facts)
-    for name in ("model/weight", "ema/module.weight", "best/weight"):
+    for name in ("model/1.weight", "ema/module.1.weight", "best/1.weight"):
         without = {other: tensor for other, tensor in tensors.items() if other != name}
         for changed in (without, {**tensors, name: torch.zeros(9)}):
             with pytest.raises(CheckpointMismatch, match=r"^its tensors differ from those of this run"):
                 state.restore(learner, changed, facts)
     with pytest.raises(CheckpointMismatch, match=r"^its epochs contradict its position"):
         state.restore(learner, tensors, {**facts, "position": {**facts["position"], "epoch": 2}})
+    for others, its in ((tensors, {}), ({**tensors, "other": torch.zeros(1)}, facts)):
+        with pytest.raises(CheckpointMismatch, match=r"^it lacks values that this run needs \(KeyError: "):
+            state.restore(learner, others, its)
 
 
 def test_checkpoint_has_only_learning_parameters(tmp_path: Path) -> None:

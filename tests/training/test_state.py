@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from emulated_card import EmulatedMachine
@@ -206,6 +207,30 @@ def test_every_torch_optimizer_can_be_restored(name: str, tmp_path: Path) -> Non
         steps(one, 3, seed=2)
     for a, b in zip(first.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_optimizer_state_takes_the_memory_format_of_the_weights(name: str) -> None:
+    """A checkpoint of a CPU, resumed where weights are channels_last."""
+
+    def learner(layout: torch.memory_format) -> Learner:
+        module = nn.Conv2d(4, 3, 2, bias=False).to(memory_format=layout)
+        nn.init.ones_(module.weight)
+        options = {} if name == "adam" else {"momentum": 0.9}
+        groups = [{"name": "all", "params": [module.weight]}]
+        return Learner(module, optim.build(name, groups, lr=0.1, options=options), None, frozenset({"weight"}))
+
+    def step(one: Learner) -> Tensor:
+        (weight,) = one.module.parameters()
+        weight.grad = torch.empty_like(weight).copy_(torch.arange(1.0, 49.0).view(weight.shape))
+        one.optimizer.step()
+        return weight.detach()
+
+    first, second = learner(torch.contiguous_format), learner(torch.channels_last)
+    step(first)
+    tensors, facts = state.capture(first, Progress())
+    state.restore(second, copy.deepcopy(tensors), facts)
+    torch.testing.assert_close(step(second), step(first))
 
 
 def test_best_epoch_keeps_the_weights_that_were_evaluated() -> None:

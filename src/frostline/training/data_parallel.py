@@ -46,7 +46,7 @@ class DataParallelStepper:
         for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
             step, share, device = first + number, shares[number], labels.device
             seed_dropout(device, derive_seed(recipe.seed, "step", step))
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             weights = None if part.weights is None else machine.select_rows(part.weights, mine[number])
             inputs, targets = mix(inputs, labels, weights, recipe, step)
             if partners and not share.whole:

@@ -29,7 +29,7 @@ def relative_gradient_norms(
     """
     parameters = dict(module.named_parameters())
     learning = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    module.requires_grad_(True).zero_grad(set_to_none=True)
+    module.requires_grad_(True).zero_grad()
     count = 0
     with evaluating(module):
         for inputs, labels in batches:

@@ -201,7 +201,7 @@ def _laid_out(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
     """Return an optimizer's tensor in the parameter's memory format, which fused optimizers need to match elements."""
     if tensor.shape != parameter.shape or not tensor.dim():
         return tensor
-    own = torch.empty_like(sharding.optimized(parameter), dtype=tensor.dtype, requires_grad=False)
+    own = torch.empty_like(sharding.optimized(parameter), dtype=tensor.dtype)
     return own.copy_(sharding.shard_of(parameter, tensor))
 
 

@@ -122,7 +122,7 @@ class PlainStepper(Stepper):
                     loss, logits = None, gradient.of_head(head, inputs, labels, recipe.label_smoothing)
                     update(part.network, optimizer, recipe)
             else:
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 weights = None if part.weights is None else machine.select_rows(part.weights, indices[number])
                 mixed, targets = mix(inputs, labels, weights, recipe, step)
                 loss, logits = gradient.by_autograd(part.network, mixed, targets, part.autocast, recipe.criterion)

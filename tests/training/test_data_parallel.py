@@ -66,8 +66,10 @@ def trained(make: Callable[..., Any]) -> dict[str, Trained]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_weights_statistics_and_sums_equal_one_process(count: int) -> None:
+def test_weights_statistics_and_sums_equal_one_process(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *others = run_in_group(count, lambda: trained(data_parallel.DataParallelStepper))
+    if count == 2:  # a sum of two numbers has the same bits wherever tensors are divided
+        monkeypatch.setattr(data_parallel, "_AT_ONCE", 40)
     again, *_ = run_in_group(count, lambda: trained(data_parallel.DataParallelStepper))
     for case, (state, sums) in trained(PlainStepper).items():
         for name, tensor in state.items():

@@ -100,23 +100,32 @@ def evaluation_data() -> tuple[nn.Module, InMemory]:
     return network(torch.contiguous_format), InMemory(images, torch.arange(IMAGES) % 5)
 
 
-def logits_of_all_sizes(by: Callable[..., Any]) -> list[Tensor]:
-    """Return the logits of all images for each batch size."""
+def feature_maps(images: Tensor) -> Tensor:
+    return images.roll(1, 1).contiguous(memory_format=torch.channels_last)
+
+
+EVEN = torch.arange(21).split(7)
+
+
+def outputs_of_all_kinds(by: Callable[..., Any]) -> list[Tensor]:
+    """Return the logits of all images for each batch size, and feature maps in memory order `(B, H, W, C)`."""
     module, data = evaluation_data()
-    return [evaluate(module, data, batch_size=size, autocast=None, outputs=by).logits for size in SIZES]
+    logits = [evaluate(module, data, batch_size=size, autocast=None, outputs=by).logits for size in SIZES]
+    return [*logits, *by(data, feature_maps, EVEN, NO_EPOCH)]
 
 
-def logits_in_group() -> list[Tensor]:
+def outputs_in_group() -> list[Tensor]:
     if dist.get_rank() == 0:
-        return logits_of_all_sizes(data_parallel.gathered)
+        return outputs_of_all_kinds(data_parallel.gathered)
     module, data = evaluation_data()
     with torch.inference_mode(), evaluating(module):
         for size in SIZES:
             data_parallel.send(data, logits_function(module, None), ordered(data, size), NO_EPOCH)
+        data_parallel.send(data, feature_maps, EVEN, NO_EPOCH)
     return []
 
 
 def test_parallel_evaluation_equals_one_process_bit_for_bit() -> None:
-    first, *others = run_in_group(2, logits_in_group)
+    first, *others = run_in_group(2, outputs_in_group)
     assert others == [[]]
-    assert all(torch.equal(mine, one) for mine, one in zip(first, logits_of_all_sizes(outputs), strict=True))
+    assert all(torch.equal(mine, one) for mine, one in zip(first, outputs_of_all_kinds(outputs), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -53,6 +54,22 @@ def test_files_without_batch_counters_are_read() -> None:
     del state["1.num_batches_tracked"]
     load_weights.load_into(module, state, ["2"], source="w.pt")
     assert module[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_nan_and_infinity_are_refused(value: float) -> None:
+    state = {f"m.{name}": tensor.clone() for name, tensor in net().state_dict().items()}
+    state["m.0.weight"].view(-1)[7] = value
+    with pytest.raises(UserError, match=r"^model.weights=w.pt: .*; nan or infinity is in 0.weight$"):
+        load_weights.load_into(net(), state, ["2"], source="w.pt")
+
+
+@pytest.mark.parametrize("special", [Tensor.to_sparse, lambda tensor: tensor.to("meta")], ids=["sparse", "meta"])
+def test_tensors_that_are_not_dense_do_not_count(special: Callable[[Tensor], Tensor]) -> None:
+    state = net().state_dict()
+    state |= {"0.weight": special(state["0.weight"]), "mask": special(torch.ones(2))}
+    with pytest.raises(UserError, match=r"outside its head: 1 missing: 0.weight$"):
+        load_weights.load_into(net(), state, ["2"], source="w.pt")
 
 
 def older(name: str, key: str) -> str:

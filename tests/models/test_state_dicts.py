@@ -117,12 +117,38 @@ def test_classifier_of_a_replaced_block_is_the_head(tmp_path):
     assert torch.equal(model.module.classifier[1].weight, ours["classifier.1.weight"])
 
 
-def test_several_networks_in_a_file_are_refused(tmp_path):
-    message = refusal(tmp_path / "w.pth", {"model": state("module."), "ema": state(seed=1)})
-    assert "2 different ones fit: under `model`, names after `module.`; under `ema`" in message
-    message = refusal(tmp_path / "w.pth", {**state("encoder_q."), **state("encoder_k.", seed=1)})
-    assert "names after `encoder_q.`; names after `encoder_k.`" in message
-    assert "2 different ones fit" in refusal(tmp_path / "w.pth", {**state(), **state("momentum.", seed=1)})
+OWN = {"a.weight": torch.zeros(2), "a.num_batches_tracked": torch.tensor(0), "head.weight": torch.zeros(3)}
+ONE, TWO = torch.ones(2), torch.full((2,), 2.0)
+
+
+def reading(content: dict[str, Any]) -> state_dicts.Reading:
+    return state_dicts.find(state_dicts.tables(content), OWN, ["head"], adapt=dict, source="w.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "ways"),
+    [
+        ({"model": {"m.a.weight": ONE}, "ema": {"a.weight": TWO}}, "under `model`, names after `m.`; under `ema`"),
+        ({"q.a.weight": ONE, "k.a.weight": TWO}, "names after `q.`; names after `k.`"),
+        ({"a.weight": ONE, "momentum.a.weight": TWO}, "the file as it is; names after `momentum.`"),
+        ({"m.a.weight": ONE, "m._orig_mod.a.weight": TWO}, "names after `m.`; names after `m._orig_mod.`"),
+        ({name: {"a.weight": t, "head.weight": torch.ones(9)} for name, t in (("x", ONE), ("y", TWO))},
+         "under `x`; under `y`"),
+    ],
+)  # fmt: skip
+def test_several_networks_in_a_file_are_refused(content: dict[str, Any], ways: str) -> None:
+    with pytest.raises(UserError, match=f"^model.weights=w.pth: .* but 2 different ones fit: {ways}$"):
+        reading(content)
+
+
+def test_file_with_no_tensor_of_the_network_is_read_as_it_is() -> None:
+    assert reading({"b": ONE}).plain
+
+
+def test_heads_are_taken_together() -> None:
+    own = {"head.weight": ONE, "dist.weight": TWO}
+    assert state_dicts.heads_in(["head", "dist"], own, own) == (own, [*own])
+    assert state_dicts.heads_in(["head", "dist"], own, {"head.weight": ONE}) == ({}, ["head.weight"])
 
 
 def test_missing_weights_are_named_for_the_nearest_fit(tmp_path):
@@ -132,13 +158,6 @@ def test_missing_weights_are_named_for_the_nearest_fit(tmp_path):
     assert "(under `state_dict`, names after `module.`): weights do not fit" in message
     assert "1 missing: conv1.0.weight" in message and "unexpected" not in message
     assert "a state dict" in refusal(tmp_path / "w.pth", {"epoch": 3, "state_dict": {}})
-
-
-def test_nan_and_infinity_are_refused(tmp_path):
-    for value in (torch.nan, torch.inf, -torch.inf):
-        damaged = {name: tensor.clone() for name, tensor in state("module.").items()}
-        damaged["module.conv5.0.weight"].view(-1)[7] = value
-        assert refusal(tmp_path / "w.pth", damaged).endswith("nan or infinity is in conv5.0.weight")
 
 
 def test_torchscript_is_refused_with_an_export_command(tmp_path):

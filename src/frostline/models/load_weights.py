@@ -57,9 +57,8 @@ def load_into(
         if name.endswith("num_batches_tracked"):  # unknown to files from before torch 0.4.1
             given[name] = torch.zeros_like(own[name])
     _check(own, given, source if reading.plain else f"{source} ({reading})")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
+    for name, tensor in own.items():
+        tensor.copy_(given[name])
     if wrong := [name for name in own if not _is_finite(given[name])]:
         raise user_error("model.weights", source, f"finite numbers; nan or infinity is in {first_few(wrong)}")
     return Loaded(own.keys(), _said(reading, ", ".join(heads), theirs, taken))

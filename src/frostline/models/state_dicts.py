@@ -104,7 +104,7 @@ def _readings(place: str, table: Tensors, below: Tensors, adapt: Callable[[Tenso
     for name in given:
         parts = name.split(".")
         cuts = range(len(parts))
-        counts.update(".".join([*parts[:i], ""]) if i else "" for i in cuts if ".".join(parts[i:]) in below)
+        counts.update(".".join([*parts[:i], ""]) for i in cuts if ".".join(parts[i:]) in below)
     most = max(counts.values())
     for prefix, count in counts.items():
         if count == most or not prefix:

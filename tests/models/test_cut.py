@@ -10,6 +10,7 @@ from families import MEMBERS, member
 from frostline.models import cut, freezing
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
+from frostline.models.stages import of_levels
 from frostline.store import hashing
 from small import mode, network, resolve
 
@@ -46,6 +47,34 @@ def test_halves_equal_the_whole_network_at_every_border(name: str) -> None:
             owners = {id(p): model.structure.stage_of(name) for name, p in model.module.named_parameters()}
             assert {owners[id(p)] for p in lower.parameters()} <= set(stages[:border])
             assert {owners[id(p)] for p in upper.parameters()} == set(stages[border:])
+
+
+class _Shortcut(nn.Module):
+    """A network in which two tensors cross the border above stage 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.inner, self.high = (nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = self.low(x)
+        return self.head((self.high(self.inner(low)) + low).mean((2, 3)))
+
+
+def test_network_is_cut_at_the_highest_border_that_one_tensor_crosses() -> None:
+    module, images = _Shortcut(), torch.randn(2, 3, 4, 4)
+    levels = {
+        f"{layer}.{leaf}": n for n, layer in enumerate(("low", "inner", "high", "head")) for leaf in ("weight", "bias")
+    }
+    structure = of_levels(module, levels, ("head",), side=4)
+    found = [cut.cuttable(module, structure, structure.stages[:count]) for count in range(4)]
+    assert found == [(), ("stem",), ("stem",), ("stem", "stage1", "stage2")]
+    with pytest.raises(ValueError, match="several tensors cross the border above stage1"):
+        cut.halves(module, structure, ("stem", "stage1"))
+    parts = cut.segments(module, structure)
+    assert [*parts] == ["stem", "stage2"]
+    torch.testing.assert_close(module.head(parts["stage2"](parts["stem"](images))), module(images))
 
 
 def test_halves_follow_the_networks_train_mode() -> None:

@@ -6,7 +6,6 @@ Both halves share their layers with the whole network, and with them freezing, m
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,20 +32,20 @@ def stages_below(structure: Structure, phase: Phase) -> tuple[str, ...]:
     return structure.stages[:first]
 
 
-def head_alone(structure: Structure, below: Sequence[str]) -> bool:
+def head_alone(structure: Structure, below: tuple[str, ...]) -> bool:
     """Return whether only the head is above the stages `below`."""
     return len(below) == len(structure.stages) - 1
 
 
-def cuttable(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[str, ...]:
+def cuttable(module: nn.Module, structure: Structure, below: tuple[str, ...]) -> tuple[str, ...]:
     """Return the stages `below` up to the highest one above which the network can be cut; perhaps none."""
     if structure.side is None:
-        return tuple(below)
+        return below
     counts = range(len(below), 0, -1)
-    return next((tuple(below[:count]) for count in counts if _can_cut(module, structure, below[:count])), ())
+    return next((below[:count] for count in counts if _can_cut(module, structure, below[:count])), ())
 
 
-def _can_cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> bool:
+def _can_cut(module: nn.Module, structure: Structure, below: tuple[str, ...]) -> bool:
     """Return whether the forward pass can be traced and only one tensor crosses the border above `below`."""
     try:
         halves(module, structure, below)
@@ -55,16 +54,16 @@ def _can_cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> b
     return True
 
 
-def halves(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
+def halves(module: nn.Module, structure: Structure, below: tuple[str, ...]) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Return the network up to the last layer of the stages `below`, and the rest, which takes its output.
 
     One tensor crosses the cut. The cut is as late as possible, i.e. after a pooling or flattening without parameters.
     ValueError if no tensor crosses alone.
     """
     known = _halves.setdefault(module, {})
-    if tuple(below) not in known:
-        known[tuple(below)] = _cut(module, structure, below)
-    return known[tuple(below)]
+    if below not in known:
+        known[below] = _cut(module, structure, below)
+    return known[below]
 
 
 def segments(module: nn.Module, structure: Structure) -> dict[str, fx.GraphModule]:
@@ -85,7 +84,7 @@ def segments(module: nn.Module, structure: Structure) -> dict[str, fx.GraphModul
     return found
 
 
-def _cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple[fx.GraphModule, fx.GraphModule]:
+def _cut(module: nn.Module, structure: Structure, below: tuple[str, ...]) -> tuple[fx.GraphModule, fx.GraphModule]:
     graph, _ = _trace(module, structure)
     if (cut := _crossing(module, structure, below)) is None:
         raise ValueError(f"several tensors cross the border above {below[-1]}")
@@ -93,7 +92,7 @@ def _cut(module: nn.Module, structure: Structure, below: Sequence[str]) -> tuple
     return module_of(module, _part(graph, first, cut)), module_of(module, _part(graph, cut, last))
 
 
-def _crossing(module: nn.Module, structure: Structure, below: Sequence[str]) -> fx.Node | None:
+def _crossing(module: nn.Module, structure: Structure, below: tuple[str, ...]) -> fx.Node | None:
     """Return the last node whose output alone crosses the border above `below`; None if there is none."""
     graph, tensors = _trace(module, structure)
     levels, varying, border = _levels(graph, structure), _varying(graph), len(below) - 1

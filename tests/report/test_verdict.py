@@ -355,6 +355,14 @@ def test_largest_class_baseline_is_not_beaten(tmp_path):
     assert answer(runs).startswith("Undecided: ")  # whether the second one beats the largest class is not known
 
 
+def test_other_metrics_are_not_compared_with_the_share_of_the_largest_class(tmp_path):
+    runs = [
+        imbalanced(tmp_path, [0] * 31, job, mode, select="val/macro_f1") for job, mode in enumerate(("full", "head"))
+    ]
+    runs = [replace(run, metrics=run.metrics | {MACRO_F1.val: 0.5, MACRO_F1.test: 0.5}) for run in runs]
+    assert contests(runs)[0].lead is None and answer(runs).startswith("A tie: ")
+
+
 @pytest.mark.parametrize(
     ("right", "sentence"),
     [
@@ -610,6 +618,8 @@ def test_gap_below_one_image_is_a_tie(gap):
     text = answer([result(0, "full", 0.9, 0.8 + gap, seconds=9), result(1, "head", 0.8, 0.8)])
     assert text.startswith("A tie: ")
     assert "Feature extraction (head) is the cheaper." in text and "To decide" not in text
+    several = [*seed_runs("full", [0.81 + gap, 0.79 + gap]), *seed_runs("head", [0.8, 0.8], val=0.8)]
+    assert answer(several).startswith("A tie: ")  # all seeds have the same images
 
 
 def test_small_sure_gap_over_folds_is_a_win():
@@ -856,13 +866,17 @@ def test_search_in_which_one_mode_diverged_needs_smaller_learning_rates():
     assert "No run of full finished. Try the same command with smaller learning rates." in text and "`" not in text
 
 
-def test_small_sure_difference_over_seeds_is_a_tie():
-    text = answer(
-        [*seed_runs("a", [0.900, 0.902, 0.898, 0.901]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]
-    )
-    assert text.startswith("A tie: ")
-    wider = [*seed_runs("a", [0.900, 0.920, 0.897, 0.911]), *seed_runs("b", [0.899, 0.903, 0.897, 0.901], val=0.8)]
-    assert 0.01 < contests(wider)[0].difference.interval.high < 0.02 and answer(wider).startswith("Undecided: ")
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("gaps", "far", "begins"),
+    [([0.007, -0.002, 0.005, 0.0], 0.0092, "A tie: "), ([0.008, -0.002, 0.006, 0.0], 0.0106, "Undecided: ")],
+)
+def test_interval_within_one_point_of_zero_is_a_tie(gaps, far, begins, sign):
+    second = [0.899, 0.903, 0.897, 0.901]
+    first = [one + sign * gap for one, gap in zip(second, gaps, strict=True)]
+    runs = [*seed_runs("a", first), *seed_runs("b", second, val=0.8)]
+    within = contests(runs)[0].difference.interval
+    assert max(within.high, -within.low) == pytest.approx(far, abs=1e-4) and answer(runs).startswith(begins)
 
 
 def test_one_freeze_mode_compares_other_keys():

@@ -38,3 +38,11 @@ def test_command_has_no_needless_backslash(value: str, expected: str | None) -> 
     assert f"tracking.artifacts={recorded if expected is None else expected}" in given
     [argument] = [one for one in given if one.startswith("tracking.artifacts=")]
     assert OverridesParser.create().parse_override(argument).value() == value
+
+
+def test_keys_are_typed_as_before() -> None:
+    """Hydra wants the plus that adds a key again; a key that it was typed for would else be in the command twice."""
+    before = ["+optimizer.options.eps=1e-8", "++lr=0.1", "++resume=false"]
+    result = Result(0, "head", "0", None, "FINISHED", None, {}, {}, command=before)
+    given = shlex.split(command(result, {"optimizer.options.eps": [1e-8, 1e-6], "lr": [0.1]}) or "")
+    assert given[3:] == ["+optimizer.options.eps=1e-08,1e-06", "++lr=0.1"]

@@ -29,8 +29,9 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | No
         return None
     if any("null" in of for key, of in changes.items() if key.startswith("optimizer.options.")):
         return None
-    pairs = (override.split("=", 1) for override in _overrides(result) if "=" in override)
-    given = {key: _unescaped(value) for key, value in pairs}
+    pairs = [override.split("=", 1) for override in _overrides(result) if "=" in override]
+    as_typed = {key.lstrip("+"): key for key, _ in pairs}
+    given = {key.lstrip("+"): _unescaped(value) for key, value in pairs}
     if "rerun" in given:
         return None
     given.pop("resume", None)  # resume=false was for the runs of this sweep, which are finished now
@@ -42,7 +43,7 @@ def command(result: Result, changes: Mapping[str, Sequence[object]]) -> str | No
         given.pop("freeze", None), given.pop("freeze_mode", None)
     names = {"freeze_mode": "freeze", **{key: f"{key}.name" for key in changes if f"{key}.name" in given}}
     swept = {names.get(key, key): ",".join(map(_exact, of)) for key, of in changes.items()}
-    return of_sweep(given | swept)
+    return of_sweep({as_typed.get(key, key): value for key, value in (given | swept).items()})
 
 
 def of_sweep(values: Mapping[str, str]) -> str:

@@ -67,10 +67,10 @@ def test_cell_holds_all_seeds_of_a_grid_point():
 
 def test_only_common_folds_are_compared():
     head = [result(fold, "head", 0.9, 0.8 + fold / 100, **{"data.fold": fold}) for fold in range(3)]
-    full = [result(fold, "full", 0.8, 0.7, **{"data.fold": fold}) for fold in range(2, 5)]
+    full = [result(fold, "full", 0.8, 0.7, seconds=9, **{"data.fold": fold}) for fold in range(2, 5)]
     text = answer([*head, *full[1:]])
     assert "Undecided: " in text and "points, no fold in common)" in text and "seed=" not in text
-    assert "It takes more images to tell them apart, rather than more folds." in text
+    assert "more images to tell them apart, rather than more folds. Feature extraction (head) is the cheaper." in text
     assert "; fold 2 alone, " in answer([*head, full[0]])
     difference = contests([*head, *(result(fold, "full", 0.8, 0.7, **{"data.fold": fold}) for fold in (1, 2, 3))])[
         0
@@ -636,8 +636,8 @@ def test_small_sure_gap_over_folds_is_a_win():
     assert text.startswith("Feature extraction (head) wins: 90.0% against 89.2%") and "20 folds" in text
 
 
-def seed_runs(mode: str, accuracies: list[float], first: int = 0, val: float = 0.9) -> list[Result]:
-    return [result(first + s, mode, val, a, seed=first + s) for s, a in enumerate(accuracies)]
+def seed_runs(mode: str, accuracies: list[float], first: int = 0, val: float = 0.9, **more: Any) -> list[Result]:
+    return [result(first + s, mode, val, a, seed=first + s, **more) for s, a in enumerate(accuracies)]
 
 
 def test_common_seeds_use_a_paired_t_interval():
@@ -656,6 +656,10 @@ def test_common_seeds_are_paired_in_whatever_order_they_ran():
     assert found.interval == contests([*one, *two])[0].difference.interval and found.paired
 
 
+def test_rival_of_full_is_head():
+    assert answer([result(0, "full", 0.9, 0.8)]).endswith("Try: `python train.py -m freeze=full,head`.")
+
+
 def test_suggested_rival_uses_the_same_seeds():
     assert answer(seed_runs("head", [0.8, 0.9], first=3)).endswith(
         "Try: `python train.py -m freeze=head,full seed=3,4`."
@@ -666,7 +670,9 @@ def test_seeds_of_deterministic_modes_count_as_one(tmp_path):
     right = np.ones((2, 16), bool)
     right[0, :2] = False
     runs = [
-        result(5 * m + s, mode, 0.9 - m / 10, right[m].mean(), seed=s) for m, mode in enumerate("ab") for s in range(5)
+        result(5 * m + s, mode, 0.9 - m / 10, right[m].mean(), seed=s, seconds=9 - 8 * m)
+        for m, mode in enumerate("ab")
+        for s in range(5)
     ]
     folders = {mode: write_predictions(tmp_path / mode, row) for mode, row in zip("ab", right, strict=True)}
     for run in runs:
@@ -674,7 +680,8 @@ def test_seeds_of_deterministic_modes_count_as_one(tmp_path):
     runs = [replace(run, folder=folders[run.choices["freeze_mode"]], images={"test": 16, "val": 16}) for run in runs]
     text = answer(runs)
     assert text.startswith("Undecided: a 87.5%, b 100.0%") and "one seed, paired bootstrap over 16 test images" in text
-    assert "More seeds would not tell them apart, since neither depends on the seed." in text and "seed=" not in text
+    assert "would not tell them apart, since neither depends on the seed. b is the cheaper." in text
+    assert "seed=" not in text
     trained = replace(runs[5], choices=runs[5].choices | {"lr": 0.1})
     assert f"{MORE_SEEDS}: `python train.py -m freeze=a,b seed=0,1,2,3,4`." in answer([runs[0], trained])
     worse = replace(trained, choices=trained.choices | {"lr": 0.2}, metrics=trained.metrics | {VAL: 0.1})
@@ -724,8 +731,9 @@ def test_interval_adds_seeds_and_shared_test_images(tmp_path):
     random, runs = np.random.default_rng(0), []
     for job, (mode, wrong, seed) in enumerate((m, w, s) for m, w in (("full", 8), ("head", 12)) for s in range(5)):
         right = ~np.isin(np.arange(200), random.choice(13, wrong, replace=False) + 60 * (mode == "head"))
-        run = replace(result(job, mode, 0.96 - (mode == "head") / 10, right.mean(), seed=seed), images={"test": 200})
-        runs.append(replace(run, folder=write_predictions(tmp_path / str(job), right)))
+        run = result(job, mode, 0.96 - (mode == "head") / 10, right.mean(), seed=seed, seconds=wrong)
+        run = replace(run, folder=write_predictions(tmp_path / str(job), right), images={"test": 200})
+        runs.append(run)
     (found,) = contests(runs)
     difference, text = found.difference, answer(runs)
     over_seeds, over_images = difference.over_seeds, difference.over_images
@@ -733,7 +741,8 @@ def test_interval_adds_seeds_and_shared_test_images(tmp_path):
     assert difference.interval == statistics.added(difference.gap, over_seeds, over_images)
     how = "; 5 seeds, paired t-interval and paired jackknife over 200 test images)"
     assert text.startswith("Undecided: ") and how in text
-    assert "It takes more test images to tell them apart, rather than more seeds." in text and "seed=" not in text
+    more = "It takes more test images to tell them apart, rather than more seeds. Fine-tuning (full) is the cheaper."
+    assert more in text and "seed=" not in text
     expected = statistics.t_interval([0.96] * 5, statistics.step(200))
     assert found.contenders[0].interval == statistics.added(0.96, expected, statistics.wilson(192, 200))
     (on_these,) = contests([replace(run, folder="") for run in runs])
@@ -758,10 +767,10 @@ def test_interval_over_seeds_and_images_has_95_percent_coverage(main):
 
 def test_different_seeds_use_welch_and_estimate_more_seeds():
     one, two = [0.78, 0.92, 0.85], [0.76, 0.87, 0.82]
-    text = answer([*seed_runs("a", one), *seed_runs("b", two, first=5, val=0.8)])
+    text = answer([*seed_runs("a", one, seconds=9), *seed_runs("b", two, first=5, val=0.8)])
     assert text.startswith("Undecided: ") and "3 and 3 seeds, Welch's t-interval" in text
     error = math.hypot(stdev(one), stdev(two))  # of a difference of single seeds; t is 2.00 with 58 to 64 degrees
-    estimate = int(re.search(r"about (\d+) seeds to tell them apart", text)[1])
+    estimate = int(re.search(r"about (\d+) seeds to tell them apart\. b is the cheaper\.", text)[1])
     assert estimate == pytest.approx((2.0 * error / (0.1 / 3)) ** 2, rel=0.1)
 
 
@@ -914,6 +923,8 @@ def test_failed_runs_bound_the_lr_edge():
     assert "The best lr of `head` is the smaller of the two tried; smaller may be better still." in text
     assert "`python train.py -m freeze=head,full lr=0.001,0.003,0.01,0.1`" in text
     assert "of `full`" not in text and "1 run of 5 did not finish." in text
+    killed = result(5, "full", 0, 0, status="KILLED", lr=0.05)
+    assert "lr=0.001,0.003,0.01,0.1`" in answer([*runs, killed])  # only what is finished is included
 
 
 def lr_runs(mode: str, accuracies: dict[float, float | None], first: int = 0) -> list[Result]:
@@ -954,6 +965,13 @@ def lr_runs(mode: str, accuracies: dict[float, float | None], first: int = 0) ->
             "0.0001,0.0003,0.001,0.01,0.1",
         ),
         ({0.1: 0.9, 0.01: 0.6}, {0.001: 0.7, 0.01: 0.8, 0.1: 0.7, 0.2: None}, "`head` is the larger", None),
+        ({0.1: 0.9, 0.01: 0.6}, {0.001: 0.7, 0.01: 0.8, 0.1: 0.7, 0.3: None}, "`head` is the larger", None),
+        (
+            {0.001: None, 0.01: 0.6, 0.1: 0.9},
+            {0.01: 0.8, 0.1: 0.7},
+            "`head` lies at the edge",
+            "0.001,0.003,0.01,0.1,0.3,1",
+        ),
     ],
 )
 def test_no_lr_beyond_a_diverged_one_is_suggested(head, full, sentence, suggested):
@@ -992,6 +1010,9 @@ def test_lr_that_diverges_again_is_told_beside_the_command():
     assert told in text and text.count("diverges again") == 1
     text = answer([*lr_runs("head", {0.01: 0.95, 0.1: 0.9}), *lr_runs("full", full, first=2)])
     assert "not run again): " in text
+    third = lr_runs("norm", {0.01: 0.4, 0.1: None}, first=4)  # not in the command
+    text = answer([*lr_runs("head", head), *lr_runs("full", {0.01: 0.6, 0.1: 0.8}, first=2), *third])
+    assert "To try more (what is finished is not run again): " in text
 
 
 def test_following_lr_suggestions_ends_inside_the_grid():

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -16,21 +15,18 @@ import psutil
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.storages import InMemoryStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.records import layout, liveness
-from frostline.records.result import Result
 from frostline.records.trial_tags import Decision
 from frostline.sweeps.samplers import sampler
 from frostline.sweeps.search_budget import Spent
-from frostline.sweeps.search_rounds import Search
 from frostline.sweeps.study import Study, judge_of
 from frostline.sweeps.study_sharing import Taken
-from frostline.sweeps.study_storage import Storage, refusing_damage, storage_of
+from frostline.sweeps.study_storage import refusing_damage, storage_of
 from killed_studies import restore, states_at_writes
 from small import compose
 
@@ -204,17 +200,6 @@ def test_process_waits_for_a_shared_storage_before_it_opens_a_study(
     monkeypatch.setattr("frostline.sweeps.study.wait_for", lambda url, say: awaited.append(url))
     assert [judge_of(config, tmp_path, "head", 0)(epoch, 0.5) for epoch in (1, 2)] == [Decision.CONTINUE] * 2
     assert awaited == [url]
-
-
-def test_search_waits_for_a_lost_storage_before_it_draws_another_trial() -> None:
-    order: list[str] = []
-    search, cell = object.__new__(Search), SimpleNamespace(left=0, may_promote=False)
-    cell.tell = lambda number, result: order.append(f"told {number}")
-    search.storage, search.cells, search._twins, search._done = Storage(InMemoryStorage()), [], [], {}
-    search.storage = replace(search.storage, ready=lambda say: order.append("ready"))
-    search._waiting, search._round = {"digest": [(cell, 3)]}, {"head-3": "digest"}
-    result = Result(0, "head", "head-3", None, "FINISHED", None, {}, {})
-    assert search.meanwhile("head-3", result) == [] and order == ["ready", "told 3"]
 
 
 @pytest.mark.parametrize("prune", ["median", "wilcoxon"])

@@ -121,18 +121,13 @@ class Search:
             self.storage.ready(job.screen().say)
 
     def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
-        """Return a further trial of the cell of the run in `folder` for a free worker, while other trials run.
-
-        None if keys of `data` are searched: their checks would need a worker, and these may be busy.
-        """
+        """Return a further trial of the cell of the run in `folder` for a free worker, while other trials run."""
         waiting = self._waiting.get(self._round.get(folder, ""))
         if not waiting or not tells(result):
             return []
         self._wait_for_storage()
         self._tell({folder: result})
-        cell = waiting[0][0]
-        more = cell.left or cell.may_promote
-        return self._next(cell, 1) if more and not any(key.startswith("data.") for key in cell.space) else []
+        return self._next(waiting[0][0], 1)
 
     def _trials(self) -> list[PlannedRun]:
         """Return the next trials; none if the budget is spent, or if other searches have all that are left."""

@@ -1,0 +1,290 @@
+"""The rounds of a search: which runs each result leads to, without training any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import hydra
+import psutil
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from frostline.core.project import config_folder, register_resolver
+from frostline.records import liveness
+from frostline.records.result import PRUNED, VAL, Result, write_result
+from frostline.sweeps import compose, hydra_keys, search_rounds
+from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.composer import Composer
+from frostline.sweeps.search_cells import cells_of
+from frostline.sweeps.search_rounds import Search
+from frostline.sweeps.study_storage import storage_of
+
+HEAD = ("freeze=head", "lr=interval(1e-5,1)")
+Outcome = Callable[[PlannedRun], Result]
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    register_resolver()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield Composer(lambda job: hydra.compose("config", [*job, "hydra.sweep.dir=/x"], return_hydra_config=True))
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    screen = SimpleNamespace(say=lambda text, style="": lines.append(text))
+    monkeypatch.setattr(search_rounds.job, "screen", lambda: screen)
+    return lines
+
+
+def begun(composer: Composer, folder: Path | None, *typed: str, workers: int = 1) -> Search:
+    """Return a search of the command line `typed` that has opened its studies."""
+    listed, ranges = hydra_keys.split(OverridesParser.create().parse_overrides([*typed]))
+    cells = cells_of(hydra_keys.points(listed), ranges, composer, lambda config: None)
+    config = cells[0].config.search
+    search = Search(cells, storage_of(config, None) if config.storage else None)
+    search.resolve_auto(
+        {compose.kind(cell.known.config): {} for cell in cells}, lambda configs: ["data"] * len(configs)
+    )
+    search.begin(folder, workers, lambda config: ())
+    return search
+
+
+def finished(run: PlannedRun, folder: str = "") -> Result:
+    """Return the result of a run whose accuracy falls with its lr."""
+    metrics = {VAL: 1 - float(run.config.lr) / 2, "cost/epochs": 2.0, "cost/train_seconds": 1.0}
+    return Result(0, run.name, folder, None, "FINISHED", None, run.choices, metrics, {})
+
+
+def failed(run: PlannedRun, reason: str = "OSError: no space left") -> Result:
+    return replace(finished(run), status="FAILED", reason=reason, metrics={})
+
+
+def rounds(search: Search, outcome: Outcome = finished) -> list[list[str]]:
+    """Carry out a search; return the folders of the runs of each round."""
+    found: list[list[str]] = []
+    results: dict[str, Result] = {}
+    while planned := search.following(results):
+        found.append([run.folder for run in planned])
+        results = {run.folder: outcome(run) for run in planned}
+    return found
+
+
+def states(search: Search) -> list[list[str]]:
+    return [[trial.state.name for trial in cell.study.trials()] for cell in search.cells]
+
+
+def names(*numbers: object, cell: str = "head") -> list[str]:
+    return [f"{cell}-{number}" for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("typed", "workers", "sizes"),
+    [
+        (("search=random",), 1, [7]),  # nothing depends on results
+        (("search=random", "search.prune=median"), 1, [1] * 7),  # a pruner compares with finished trials
+        (("search=random", "search.batch=3"), 1, [7]),
+        (("search=tpe", "search.options.n_startup_trials=4"), 2, [4, 2, 1]),
+        (("search=tpe", "search.options.n_startup_trials=4", "search.batch=3"), 1, [4, 3]),
+        (("search=random", "search.budget=epochs", "search.amount=14", "epochs=2"), 3, [3, 3, 1]),
+    ],
+)
+def test_trials_that_need_no_results_of_others_are_one_round(
+    typed: Sequence[str], workers: int, sizes: list[int], composer: Composer, tmp_path: Path
+) -> None:
+    search = begun(composer, tmp_path, *HEAD, "trials=7", "search.confirm=0", *typed, workers=workers)
+    found = rounds(search)
+    assert [len(one) for one in found] == sizes and [*chain(*found)] == names(*range(7))
+    assert states(search) == [["COMPLETE"] * 7]
+
+
+def test_best_trial_of_each_cell_is_confirmed(composer: Composer, tmp_path: Path) -> None:
+    typed = ("freeze=head,full", HEAD[1], "search=random", "trials=3", "search.confirm=2", "seed=4")
+    search, runs = begun(composer, tmp_path, *typed), dict[str, PlannedRun]()
+    found = rounds(search, lambda run: finished(runs.setdefault(run.folder, run)))
+    assert found == [
+        [*names(0, 1, 2), *names(0, 1, 2, cell="full")],
+        [*names("seed5", "seed6"), *names("seed5", "seed6", cell="full")],
+    ]
+    for cell in search.cells:
+        best = min((runs[f"{cell.name}-{number}"] for number in range(3)), key=lambda run: run.config.lr)
+        fresh = [runs[f"{cell.name}-seed{seed}"] for seed in (5, 6)]
+        assert [run.config for run in fresh] == [replace(best.config, seed=seed) for seed in (5, 6)]
+        assert {run.choices["confirms"] for run in fresh} == {best.choices["trial"]}
+    again = begun(composer, tmp_path, *typed)
+    assert rounds(again) == found  # the sweep finds their results
+
+
+def test_failed_trial_is_left_and_run_again_by_the_same_command(composer: Composer, tmp_path: Path) -> None:
+    typed = (*HEAD, "search=random", "trials=3", "search.confirm=1")
+    search = begun(composer, tmp_path, *typed)
+    assert rounds(search, lambda run: failed(run) if run.folder == "head-1" else finished(run)) == [
+        names(0, 1, 2),
+        names("seed1"),
+    ]
+    assert states(search) == [["COMPLETE", "RUNNING", "COMPLETE"]]
+    again = begun(composer, tmp_path, *typed)
+    assert rounds(again)[0] == names(0, 1, 2) and states(again) == [["COMPLETE"] * 3]
+
+
+def test_search_ends_after_a_round_that_tells_nothing(composer: Composer, tmp_path: Path) -> None:
+    search = begun(composer, tmp_path, *HEAD, "search=tpe", "search.options.n_startup_trials=2", "trials=9")
+    assert rounds(search, failed) == [names(0, 1)]
+    some = begun(composer, tmp_path, *HEAD, "search=tpe", "search.options.n_startup_trials=2", "trials=3")
+    tell = lambda run: failed(run, "Diverged: nan" if run.folder == "head-1" else "OSError")  # noqa: E731
+    assert rounds(some, tell) == [names(0, 1), names(2)]
+    assert states(some) == [["RUNNING", "PRUNED", "RUNNING"]]
+
+
+def test_equal_trials_are_one_run_and_all_have_its_result(composer: Composer, tmp_path: Path) -> None:
+    typed = ("freeze=head", "lr=choice(0.1,0.2)", "search=random", "trials=8", "search.confirm=0")
+    search = begun(composer, tmp_path, *typed, "search.prune=median")  # one by one
+    found = rounds(search)
+    assert [len(one) for one in found] == [1, 1] and states(search) == [["COMPLETE"] * 8]
+    told = {(trial.params["lr"], trial.value) for trial in search.cells[0].study.trials()}
+    assert told == {(0.1, 0.95), (0.2, 0.9)}
+    at_once = begun(composer, tmp_path / "at once", *typed)
+    (first,) = rounds(at_once)
+    assert len(first) == 2 and states(at_once) == [["COMPLETE"] * 8]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "state"),
+    [({}, "FAIL"), ({VAL: float("nan")}, "FAIL"), ({VAL: 0.5}, "COMPLETE"), ({VAL: 0.5, PRUNED: 1.0}, "PRUNED")],
+)
+def test_state_of_a_trial_follows_its_metrics(
+    metrics: dict[str, float], state: str, composer: Composer, tmp_path: Path
+) -> None:
+    search = begun(composer, tmp_path, *HEAD, "search=random", "trials=1", "search.confirm=0")
+    assert rounds(search, lambda run: replace(finished(run), metrics=metrics)) == [names(0)]
+    assert states(search) == [[state]]
+
+
+def test_dry_run_plans_a_trial_per_cell(composer: Composer) -> None:
+    search = begun(composer, None, "freeze=head,full", HEAD[1], "search=random", "trials=5", "search.confirm=2")
+    assert rounds(search) == [[*names(0), *names(0, cell="full")]]
+
+
+def test_free_worker_gets_a_further_trial_of_its_cell(composer: Composer, tmp_path: Path) -> None:
+    typed = ("search=tpe", "search.options.n_startup_trials=2", "trials=4", "search.confirm=0")
+    search = begun(composer, tmp_path, *HEAD, *typed, workers=2)
+    one, other = search.following({})
+    assert search.meanwhile("head-1", failed(other)) == []  # the round goes on with what is under way
+    (more,) = search.meanwhile("head-0", finished(one))
+    assert more.folder == "head-2" and search.meanwhile("head-0", finished(one)) == []
+    assert states(search) == [["COMPLETE", "RUNNING", "RUNNING"]]
+    (last,) = search.meanwhile("head-2", finished(more))
+    assert last.folder == "head-3" and search.meanwhile("head-3", finished(last)) == []  # the budget is spent
+
+
+def test_search_waits_for_a_lost_storage_before_it_draws_another_trial(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = (*HEAD, "search=tpe", "trials=3", "search.options.n_startup_trials=2", f"search.storage={tmp_path}/all.log")
+    search, order = begun(composer, tmp_path, *typed), list[str]()
+    assert search.storage is not None
+    search.storage = replace(search.storage, ready=lambda say: order.append("ready"))
+    (cell,), (one, _) = search.cells, search.following({})
+    monkeypatch.setattr(cell, "tell", lambda number, result: order.append(f"told {number}"))
+    order.clear()
+    search.meanwhile(one.folder, finished(one))
+    assert order == ["ready", "told 0"]
+
+
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what follows count as another live process, the parent of this one."""
+    parent = psutil.Process(os.getppid())
+    them = replace(liveness.this_process(), pid=parent.pid, started=parent.create_time())
+    monkeypatch.setattr(liveness, "this_process", lambda: them)
+
+
+def test_search_waits_for_another_and_takes_what_it_finished(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    typed = (*HEAD, "search=random", "trials=3", "search.confirm=1", f"search.storage={tmp_path}/studies.log")
+    ours, folder = begun(composer, tmp_path / "ours", *typed), tmp_path / "theirs"
+    with monkeypatch.context() as other:
+        another_process(other)
+        theirs = begun(composer, folder, *typed)
+        planned = theirs.following({})
+    assert [run.folder for run in planned] == names(0)  # the others are for other searches
+    mine = [run.folder for run in ours.following({})]
+    assert mine == names(1)
+    naps: list[float] = []
+
+    def they_finish(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            (folder / "head-0").mkdir(parents=True)
+            write_result(folder / "head-0", finished(planned[0], str(folder / "head-0")))
+            theirs._tell({"head-0": finished(planned[0])})
+
+    monkeypatch.setattr(search_rounds.time, "sleep", they_finish)
+    results = {"head-1": replace(finished(planned[0]), metrics={VAL: 0.1})}
+    (last,) = ours.following(results)
+    assert last.folder == "head-2" and not naps
+    (taken,) = ours.following({"head-2": replace(finished(last), metrics={VAL: 0.2})})
+    assert (taken.folder, taken.elsewhere, len(naps)) == ("head-0", folder / "head-0", 2)
+    assert not said
+
+
+def test_trial_whose_files_are_elsewhere_counts(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    typed = (*HEAD, "search=random", "trials=2", "search.confirm=0", f"search.storage={tmp_path}/studies.log")
+    with monkeypatch.context() as other:
+        another_process(other)
+        theirs = begun(composer, tmp_path / "theirs", *typed)
+        (run,) = theirs.following({})
+        theirs._tell({run.folder: finished(run)})
+    ours = begun(composer, tmp_path / "ours", *typed)
+    assert rounds(ours) == [names(1)]
+    assert said == [f"head trial=0: it counts, but its files are not here: {tmp_path}/theirs"]
+
+
+def test_confirmation_by_another_search_is_awaited(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = (*HEAD, "search=random", "trials=1", "search.confirm=1", f"search.storage={tmp_path}/studies.log")
+    folder = tmp_path / "theirs"
+    with monkeypatch.context() as other:
+        another_process(other)
+        theirs = begun(composer, folder, *typed)
+        (run,) = theirs.following({})
+        (fresh,) = theirs.following({run.folder: finished(run)})
+    ours, naps = begun(composer, tmp_path / "ours", *typed), []
+    (folder / "head-0").mkdir(parents=True)
+    write_result(folder / "head-0", finished(run))
+    (taken,) = ours.following({})
+    assert taken.elsewhere == folder / "head-0"
+
+    def they_finish(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            (folder / fresh.folder).mkdir()
+            write_result(folder / fresh.folder, finished(fresh))
+            theirs.following({fresh.folder: finished(fresh)})
+
+    monkeypatch.setattr(search_rounds.time, "sleep", they_finish)
+    (confirmation,) = ours.following({taken.folder: finished(taken)})
+    assert confirmation.elsewhere == folder / fresh.folder and len(naps) == 2
+    assert ours.following({confirmation.folder: finished(confirmation)}) == []
+
+
+def test_search_with_other_settings_or_data_is_another(composer: Composer, tmp_path: Path) -> None:
+    def identity(seed: int = 0, epochs: int = 2, prune: str = "none", high: int = 1, data: str = "data") -> str:
+        typed = [f"search.seed={seed}", f"epochs={epochs}", f"search.prune={prune}", f"lr=interval(1e-5,{high})"]
+        search = begun(composer, None, "freeze=head", "search=tpe", "trials=2", *typed)
+        auto = {compose.kind(cell.known.config): {} for cell in search.cells}
+        return search.resolve_auto(auto, lambda configs: [data] * len(configs))
+
+    assert identity() == identity()
+    found = [identity(), identity(seed=1), identity(epochs=3), identity(prune="median"), identity(high=2)]
+    assert len({*found, identity(data="others")}) == 6

@@ -91,6 +91,12 @@ def test_report_of_a_search_leaves_out_a_damaged_space(tmp_path: Path, space: di
     assert "is as good" not in answer(results) and facts(results)["contests"][0]["search"][0]["as_good"] == {}
 
 
+def test_report_of_a_search_leaves_out_a_space_that_a_run_lacks(tmp_path: Path) -> None:
+    results = search_results(tmp_path, trials=3, keys=1)
+    del results[1].choices["lr"]
+    assert [[*study.space] for study in studies(results)] == [[], ["lr"]]
+
+
 def test_optimism_of_best_trial_is_reported_everywhere(tmp_path: Path) -> None:
     results = search_results(tmp_path)
     (contest,) = contests(results)
@@ -147,6 +153,7 @@ def test_confirmed_trial_stays_the_best_one(tmp_path: Path) -> None:
     results = search_results(tmp_path)
     confirmed, better = studies(results)[0].best, results[2]
     assert confirmed is not None and confirmed.run is not better
+    assert {confirmed.number} == {run.choices["confirms"] for run in results[:33] if "confirms" in run.choices}
     better.metrics["best/val_accuracy"] = 0.99
     assert studies(results)[0].best == confirmed
     open_yet, _ = studies([run for run in results if "trial" in run.choices])
@@ -161,7 +168,8 @@ def test_failed_trials_are_never_as_good(tmp_path: Path) -> None:
     (head, _), (none, _) = studies([*lost[:3], *results[3:]]), studies(lost)
     assert [trial.number for trial in head.trials if trial.value is None] == [0, 1, 2, 5]
     assert head.count("failed") == 4 and head.as_good and (none.best, none.error, none.as_good) == (None, None, {})
-    assert [study.as_good for study in studies(search_results(tmp_path, trials=2))] == [{}, {}]
+    for trials, known in ((2, False), (3, True)):
+        assert [bool(study.as_good) for study in studies(search_results(tmp_path, trials=trials))] == [known] * 2
 
 
 def test_categorical_choices_are_shown_as_typed(tmp_path: Path) -> None:

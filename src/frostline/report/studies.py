@@ -194,7 +194,7 @@ def _trial(run: Result, by: Metric, state: str, space: Mapping[str, Any]) -> Tri
 
 def _drawn(value: Any, distribution: Any) -> Any:
     """Return the drawn choice, given the value in a run's config: for a list its text, e.g. `[0.5,1]`."""
-    if not is_choice(distribution) or value in distribution.choices:
+    if not is_choice(distribution):
         return value
     meant = ((choice, yaml.safe_load(choice) if isinstance(choice, str) else choice) for choice in distribution.choices)
     return next((choice for choice, known in meant if known == value), value)

@@ -7,7 +7,7 @@ import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from faulty import serve
 from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.records import journal, layout, liveness
+from frostline.records.result import TEST, VAL, Result, read_result
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.sweeps import closing, resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
@@ -74,24 +75,25 @@ def takeover(root: Path, tracker: Tracker, digests: list[str], call: Any = None)
 
 
 def test_runs_of_another_live_sweep_are_left_to_it(tmp_path: Path, messages: list[str]) -> None:
-    names = ("same", "begun", "other data", "other code", "nobodys")
+    names = ("same", "begun", "other data", "other code", "nobodys", "done")
     facts = {name: RunFacts(name, {}, name, digest=name, data="/data") for name in names}
-    theirs = [facts["same"], facts["begun"], dataclasses.replace(facts["other data"], data="/elsewhere")]
+    theirs = [facts["same"], facts["begun"], facts["done"], dataclasses.replace(facts["other data"], data="/elsewhere")]
     sweep(tmp_path, "theirs", FAR, *theirs)
     sweep(tmp_path, "old", FAR, facts["other code"], source="o" * 64)
     sweep(tmp_path, "gone", dataclasses.replace(liveness.this_process(), pid=2**22 + 1), facts["nobodys"])
+    facts["done"] = dataclasses.replace(facts["done"], finished={})
     (tmp_path / "theirs" / "begun").mkdir()
     journal.append(tmp_path / "theirs" / "begun", "run", uid="b" * 32, name="begun", tags={}, time=0)
     own = takeover(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [*names])
     with own.left_to_others([*facts.values()], 0) as left:
-        assert [one.name for one in left if not one.to_do] == ["same"]
+        assert [one.name for one in left if one.busy is not None] == ["same"]
     assert left[0].busy is not None and left[0].busy["folder"] == str(tmp_path / "theirs" / "same")
     assert len(messages) == 1 and "same: left to far (process 1" in messages[0]
     assert f"frostline report {tmp_path}/theirs`" in messages[0]
     result = closing.result(tmp_path / "ours", 0, left[0])
     assert result.status == "RUNNING" and str(result.reason).startswith("ada@far (process 1")
     with takeover(tmp_path, own._tracker, []).left_to_others([*facts.values()], 0) as all_of_them:  # resume=false
-        assert all(one.to_do for one in all_of_them)
+        assert all(one.busy is None for one in all_of_them)
 
 
 def test_data_that_kill_a_worker_are_tried_once(tmp_path: Path, messages: list[str]) -> None:
@@ -135,6 +137,130 @@ def test_run_facts_have_typed_options_without_passwords() -> None:
     typed = ["freeze=head", "data.root=s3://me:secret@host/x"]
     facts = skip_or_resume.facts_of(PlannedRun(compose(), "head", {}, "0", typed, ["hydra/launcher=basic"]))
     assert facts.command == ["hydra/launcher=basic", "freeze=head", "data.root=s3://host/x"]
+    of_shards = dataclasses.replace(compose().data, root="s3://me:secret@host/x-{0..3}.tar")
+    for data, place in ((of_shards, "s3://host/x-{0..3}.tar"), (compose("data.root=here").data, f"{Path.cwd()}/here")):
+        run = PlannedRun(dataclasses.replace(compose(), data=data), "head", {}, "0")
+        assert skip_or_resume.facts_of(run).data == place
+
+
+@pytest.fixture
+def ours(tmp_path: Path, messages: list[str], monkeypatch: Any) -> Takeover:
+    """Return the takeover of a sweep in the folder `ours`, whose data have the fingerprint `print`."""
+    monkeypatch.setattr(skip_or_resume, "fingerprints", lambda configs: ["print"] * len(configs))
+    monkeypatch.setattr(resume, "with_run_id", lambda past, root, uri: past)
+    tracker = sweep(tmp_path, "ours", liveness.this_process())
+    found = takeover(tmp_path, tracker, ["d"], call=lambda function: function())
+    found._heart = cast(Any, SimpleNamespace(take=lambda at: None))
+    return found
+
+
+def planned(lr: float = 0.1, **more: Any) -> PlannedRun:
+    return PlannedRun(compose(f"lr={lr}"), f"head lr={lr}", {"lr": lr}, f"lr-{lr}", [], **more)
+
+
+def before(own: Takeover, run: PlannedRun, folder: Path, status: str = "FINISHED", **tags: str) -> PastRun:
+    """Let an earlier sweep have had a run, with today's source and data unless `tags` say otherwise."""
+    code = {layout.SOURCE_TAG: project.source_sha256(), layout.FINGERPRINT_TAG: "print"}
+    past = dataclasses.replace(past_run(folder, status, **{**code, **tags}), metrics={VAL: 0.9, TEST: 0.8}, run_id=None)
+    own._before.setdefault(digest(run.config), []).append(past)
+    return past
+
+
+def test_finished_run_is_skipped_with_its_result(ours: Takeover, tmp_path: Path, messages: list[str]) -> None:
+    run, other = planned(), planned(0.2)
+    past = before(ours, run, tmp_path / "theirs" / "0")
+    own, new = ours.facts([run, other], 5)
+    assert not own.to_do and new.to_do and new.previous is None
+    expected = Result(5, run.name, str(past.folder), None, "FINISHED", None, run.choices, past.metrics, {})
+    assert own.finished == dataclasses.asdict(expected) and read_result(tmp_path / "ours" / run.folder) == expected
+    assert messages == [f"head lr=0.1: skipped, finished in {past.folder}"]
+    assert ours.finished(run.config) == [past]
+    ours.facts([other], 7)
+    assert len(messages) == 1  # each is told once
+
+
+def test_trial_that_diverged_is_skipped_and_a_run_is_not(ours: Takeover, tmp_path: Path, messages: list[str]) -> None:
+    trial = dataclasses.replace(planned(), choices={"lr": 0.1, "trial": 3})
+    before(ours, trial, tmp_path / "theirs" / "0", "FAILED", **{layout.REASON_TAG: "Diverged: nan"})
+    (own,) = ours.facts([trial], 0)
+    assert own.finished is not None and own.finished["reason"] == "Diverged: nan" and "diverged in" in messages[0]
+    assert ours.facts([planned()], 0)[0].to_do and ours.finished(trial.config) == []
+
+
+def test_interrupted_run_is_resumed_once(ours: Takeover, tmp_path: Path, messages: list[str]) -> None:
+    run, again = planned(), dataclasses.replace(planned(), folder="again")
+    past = before(ours, run, tmp_path / "theirs" / "0", "KILLED")
+    own, second = ours.facts([run, again], 0)
+    assert own.to_do and own.previous == {"run_id": None, "folder": str(past.folder)}
+    assert (
+        second.to_do and second.previous is None and messages == [f"head lr=0.1: resumed, interrupted in {past.folder}"]
+    )
+    waiting = before(ours, planned(0.3), tmp_path / "theirs" / "3", "PAUSED")
+    assert ours.facts([planned(0.3)], 2)[0].previous and messages[1].endswith(f"resumed, having waited in {waiting}")
+    before(ours, planned(0.4), tmp_path / "theirs" / "4", "KILLED", **{layout.FOLDER_TAG: "/nowhere"})
+    assert ours.facts([planned(0.4)], 3)[0].previous == {"run_id": None, "folder": None}
+    assert messages[2] == "head lr=0.4: restarted, interrupted in /nowhere"
+
+
+def test_interrupted_run_that_another_process_takes_first_is_left_to_it(
+    ours: Takeover, tmp_path: Path, messages: list[str]
+) -> None:
+    before(ours, planned(), tmp_path / "theirs" / "0", "KILLED")
+    ours._heart = cast(Any, SimpleNamespace(take=lambda at: FAR))
+    (own,) = ours.facts([planned()], 0)
+    assert own.busy is not None and own.busy["folder"] == str(tmp_path / "theirs" / "0")
+    assert f"left to {FAR}, which is running it: `python -m frostline report {tmp_path}/theirs`" in messages[0]
+
+
+def test_run_in_whose_folder_a_process_works_is_left_to_it(ours: Takeover, tmp_path: Path, messages: list[str]) -> None:
+    """Its files must not change: neither a result nor a checkpoint of another run may come between."""
+    folder = tmp_path / "ours" / planned().folder
+    folder.mkdir()
+    (folder / layout.BEAT).write_text(json.dumps(dataclasses.asdict(FAR)))
+    (own,) = ours.facts([planned()], 0)
+    assert own.busy is not None and own.busy["folder"] == str(folder) and "left to" in messages[0]
+    before(ours, planned(), tmp_path / "theirs" / "0")
+    (own,) = ours.facts([planned()], 0)
+    assert own.finished is not None and not (folder / layout.RESULT).exists()
+
+
+def test_run_of_a_live_process_is_left_to_it(ours: Takeover, tmp_path: Path, messages: list[str]) -> None:
+    past = before(ours, planned(), tmp_path / "theirs" / "0", "RUNNING", **FAR.tags())
+    (own,) = ours.facts([planned()], 3)
+    assert own.busy is not None and (own.busy["job"], own.busy["folder"]) == (3, str(past.place))
+
+
+@pytest.mark.parametrize(
+    ("tag", "why"),
+    [(layout.FINGERPRINT_TAG, "the data changed since it ran"), (layout.SOURCE_TAG, "the source changed")],
+)
+def test_run_with_other_data_or_code_is_not_skipped(
+    tag: str, why: str, ours: Takeover, tmp_path: Path, messages: list[str]
+) -> None:
+    before(ours, planned(), tmp_path / "theirs" / "0", **{tag: "other"})
+    assert ours.facts([planned()], 0)[0].to_do and ours.finished(planned().config) == []
+    (line,) = messages
+    assert line.startswith(f"head lr=0.1: not skipped: {why}")
+    ours.facts([planned(0.2)], 1)
+    assert len(messages) == 1
+
+
+def test_trial_of_a_shared_study_comes_from_the_folder_that_has_it(
+    ours: Takeover, tmp_path: Path, messages: list[str]
+) -> None:
+    """Its search left it, so that it is free although that search, which could continue it, still runs."""
+    there = tmp_path / "theirs" / "head-0"
+    run = planned(elsewhere=there)
+    sweep(tmp_path, "theirs", FAR, RunFacts("head-0", {}, "head-0"))
+    known = before(ours, run, there, "PAUSED")  # from the store
+    assert known.holder is not None
+    code = {layout.SOURCE_TAG: project.source_sha256(), layout.FINGERPRINT_TAG: "print"}
+    tags = {**code, layout.DIGEST_TAG: digest(run.config)}
+    journal.append(there, "run", uid="t" * 32, name="head-0", tags=tags, time=0)
+    journal.append(there, "end", status="PAUSED")
+    (own,) = ours.facts([run], 0)
+    assert own.to_do and own.previous == {"run_id": None, "folder": str(there)}
+    assert len(ours._before[digest(run.config)]) == 0 and "resumed, having waited" in messages[0]
 
 
 @pytest.mark.slow

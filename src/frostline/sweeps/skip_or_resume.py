@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from frostline.core import files, project
+from frostline.core import credentials, files, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, value_of
 from frostline.records import layout, liveness, trial_tags
@@ -35,7 +35,7 @@ def facts_of(run: PlannedRun) -> RunFacts:
     """Return the facts that the job of a run needs, without those from earlier sweeps."""
     settled = {key: value_of(run.config, key) for key in ("precision", "compile", "data.pixels", "model.sha256")}
     root = run.config.data.root
-    data = root if "://" in root else str(files.absolute(root))
+    data = credentials.removed(root) if "://" in root else str(files.absolute(root))
     return RunFacts(run.name, run.choices, run.folder, digest(run.config), settled, data=data, command=run.command)
 
 

@@ -15,15 +15,19 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from frostline.core.config import Config
+from frostline.core.config_keys import semantic
 from frostline.core.project import config_folder, register_resolver
-from frostline.records import liveness
+from frostline.records import layout, liveness
 from frostline.records.result import PRUNED, VAL, Result, write_result
 from frostline.sweeps import compose, hydra_keys, search_rounds
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composer import Composer
+from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.search_cells import cells_of
 from frostline.sweeps.search_rounds import Search
 from frostline.sweeps.study_storage import storage_of
+from small import raises_one_line
 
 HEAD = ("freeze=head", "lr=interval(1e-5,1)")
 Outcome = Callable[[PlannedRun], Result]
@@ -44,8 +48,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def begun(composer: Composer, folder: Path | None, *typed: str, workers: int = 1) -> Search:
-    """Return a search of the command line `typed` that has opened its studies."""
+def begun(
+    composer: Composer, folder: Path | None, *typed: str, workers: int = 1, past: Sequence[PastRun] = ()
+) -> Search:
+    """Return a search of the command line `typed` that has opened its studies; `past` are earlier runs."""
     listed, ranges = hydra_keys.split(OverridesParser.create().parse_overrides([*typed]))
     cells = cells_of(hydra_keys.points(listed), ranges, composer, lambda config: None)
     config = cells[0].config.search
@@ -53,7 +59,7 @@ def begun(composer: Composer, folder: Path | None, *typed: str, workers: int = 1
     search.resolve_auto(
         {compose.kind(cell.known.config): {} for cell in cells}, lambda configs: ["data"] * len(configs)
     )
-    search.begin(folder, workers, lambda config: ())
+    search.begin(folder, workers, lambda config: past)
     return search
 
 
@@ -193,6 +199,7 @@ def test_search_waits_for_a_lost_storage_before_it_draws_another_trial(
     search.storage = replace(search.storage, ready=lambda say: order.append("ready"))
     (cell,), (one, _) = search.cells, search.following({})
     monkeypatch.setattr(cell, "tell", lambda number, result: order.append(f"told {number}"))
+    assert order == ["ready"]
     order.clear()
     search.meanwhile(one.folder, finished(one))
     assert order == ["ready", "told 0"]
@@ -288,3 +295,52 @@ def test_search_with_other_settings_or_data_is_another(composer: Composer, tmp_p
     assert identity() == identity()
     found = [identity(), identity(seed=1), identity(epochs=3), identity(prune="median"), identity(high=2)]
     assert len({*found, identity(data="others")}) == 6
+
+
+def test_search_begins_with_runs_of_earlier_sweeps(composer: Composer, tmp_path: Path, said: list[str]) -> None:
+    typed = (*HEAD, "search=random", "trials=1", "search.confirm=0", "search.past=true")
+    (cell,) = begun(composer, None, *typed).cells
+    runs = [
+        PastRun(None, "FINISHED", {layout.FOLDER_TAG: f"/old/{n}"}, {VAL: lr}, {}, texts(replace(cell.config, lr=lr)))
+        for n, lr in enumerate((0.1, 0.2))
+    ]
+    search = begun(composer, tmp_path, *typed, past=runs)
+    assert said == ["search.past: head begins with 2 runs of /old"]
+    known = [(trial.params["lr"], trial.value) for trial in search.cells[0].study.trials()]
+    assert known == [(0.1, 0.1), (0.2, 0.2)] and rounds(search) == [names(2)]
+    without = (*typed[:-1], "search.past=false")
+    assert states(begun(composer, tmp_path / "without", *without, past=runs)) == [[]] and len(said) == 1
+    assert states(begun(composer, None, *typed, past=runs)) == [[]] and len(said) == 1  # a dry run
+
+
+def texts(config: Config) -> dict[str, str]:
+    return {key: str(value) for key, value in semantic(config).items()}
+
+
+def test_different_searches_in_a_shared_storage_have_studies_of_their_own(composer: Composer, tmp_path: Path) -> None:
+    typed = (*HEAD, "search=random", "trials=1", "search.confirm=0", f"search.storage={tmp_path}/studies.log")
+    first, other = (begun(composer, tmp_path / str(seed), *typed, f"search.seed={seed}") for seed in (1, 2))
+    assert rounds(first) == rounds(other) == [names(0)]
+    (one,), (two,) = first.cells, other.cells
+    assert one.study.name.startswith("head ") and one.study.name != two.study.name
+    assert begun(composer, tmp_path / "own", *typed[:-1]).cells[0].study.name == "head"
+
+
+def test_damaged_study_is_refused_in_one_line(composer: Composer, tmp_path: Path) -> None:
+    (tmp_path / layout.STUDY).write_text('{"op_code": 9, "study_id": 3}\n')
+    with raises_one_line("study.*: expected the trials of a search, but the file is damaged"):
+        begun(composer, tmp_path, *HEAD, "search=random", "trials=1")
+
+
+def test_sign_of_life_that_fails_is_repeated_later(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, signs = begun(composer, tmp_path, *HEAD, "search=random", "trials=1"), list[int]()
+
+    def alive() -> None:
+        signs.append(1)
+        raise OSError("the storage is away")
+
+    monkeypatch.setattr(search.cells[0].study.sharing, "alive", alive)
+    search.alive()
+    assert signs == [1]

@@ -511,6 +511,13 @@ def test_too_long_path_counts_as_missing(override, name, store):
         frostline.plan(frostline.compose("model.image_size=32", "data.limit=100", *typed))
 
 
+@pytest.mark.parametrize("typed", ["lr=1", "device=cpu"])
+def test_overrides_of_test_images_only_say_where_they_are(typed, store):
+    accepted = "store, tracking, data.root, data.download: all else is in the record"
+    with pytest.raises(frostline.UserError, match=f"^{typed}: expected nothing but {accepted}$"):
+        frostline.open(str(store.folder)).runs[0].test_images(typed)
+
+
 def test_test_images_of_many_classes_have_the_probability_of_the_prediction(store, tmp_path):
     """A run keeps the first classes of each image if all logits would take more than 4 MB."""
     run = frostline.open(str(store.folder)).runs[0]

@@ -36,6 +36,11 @@ def test_key_that_reruns_do_not_read_is_refused(key: str) -> None:
         configs_of([], ["device=cpu", f"{key}=1"])
 
 
+def test_word_that_is_no_override_is_named_as_one() -> None:
+    with pytest.raises(UserError, match=r"^0: expected key=value"):
+        configs_of([], ["device=cpu", "0"])
+
+
 @pytest.mark.parametrize(
     ("typed", "key", "found"),
     [

@@ -16,7 +16,7 @@ from frostline.records.result import Result
 from frostline.report import predictions
 from frostline.report.cells import REPEATS
 from frostline.sweeps import find_weights
-from frostline.sweeps.recorded_configs import configs_of, in_place
+from frostline.sweeps.recorded_configs import READ, configs_of, in_place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def table(results: Sequence[Result], overrides: Sequence[str] = ()) -> pd.DataFr
         said = predictions.read(result.folder)
         if said is None:
             raise user_error("run", result.folder, f"a run that was tested, with {layout.PREDICTIONS}")
-        (config,) = configs_of([in_place(untrusted.mapping_of(folder / layout.CONFIG), folder)], overrides)
+        (config,) = configs_of([in_place(untrusted.mapping_of(folder / layout.CONFIG), folder)], overrides, READ)
         source = open_once(config, folder)
         parts.append(pd.DataFrame({key: result.choices.get(key) for key in differ} | _columns(source, said)))
     return pd.concat(parts, ignore_index=True)

@@ -16,7 +16,7 @@ from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report.cells import differing
 from frostline.report.combine import is_implied
-from frostline.sweeps import job, recorded_runs, rerun, sweep
+from frostline.sweeps import hydra_keys, job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.job_config import JobConfig
@@ -36,13 +36,13 @@ def main(arguments: list[str]) -> int:
         "overrides", nargs="*", default=[], help="where to run, read and write: device=, data.root=, store.path=, …"
     )
     options = parser.parse_args(arguments)
-    given = dict(override.partition("=")[::2] for override in options.overrides)
-    named = given.pop("hydra.sweep.dir", None)
+    overrides = [one for one in options.overrides if not one.startswith("hydra.sweep.dir=")]
+    given = hydra_keys.typed_values(options.overrides)
+    named = given.get("hydra.sweep.dir")
     if named == "":
         raise user_error("hydra.sweep.dir", "", "a folder")
     folder = files.absolute(named) if named else project.new_sweep()
     uri = tracking_uri.resolved(given.get("tracking.uri"), project.project_root())
-    overrides = [f"{key}={value}" for key, value in given.items()]
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))
         planned = _planned(found, configs_of([run.config for run in found], overrides))

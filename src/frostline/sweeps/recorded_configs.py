@@ -16,17 +16,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import untrusted
 from frostline.core.config import Config
-from frostline.core.config_keys import is_semantic
+from frostline.core.config_keys import is_semantic, is_within
 from frostline.core.errors import UserError, one_line, unknown_key, user_error
 from frostline.core.files import expanded
+from frostline.core.hydra_errors import unreadable
 from frostline.core.validation import parse
 from frostline.records.layout import PROVENANCE
 from frostline.sweeps.compose import composing
 
-_FREE = (
-    *("experiment_name", "device", "devices", "fsdp", "checkpoint", "store", "tracking"),
-    *("data.root", "data.download"),
-)
+READ = ("store", "tracking", "data.root", "data.download")
+"""Keys that may be overridden where a record's images are only listed: where they, and what is known of them, lie."""
+_FREE = ("experiment_name", "device", "devices", "fsdp", "checkpoint", *READ)
 """Keys that a rerun may override: where it runs, reads and writes.
 
 It starts from scratch, trains each run alone in this process, and saves the same weights, whose bytes are compared.
@@ -36,17 +36,21 @@ _PLACES = ("data.root", "data.options.splits", "model.weights")
 """Keys whose value may be a path relative to the working directory."""
 
 
-def configs_of(records: Iterable[Mapping[str, Any]], overrides: Sequence[str]) -> list[Config]:
-    """Return the checked configs of recorded values, to be run on this machine with `overrides`.
+def configs_of(
+    records: Iterable[Mapping[str, Any]], overrides: Sequence[str], free: Sequence[str] = _FREE
+) -> list[Config]:
+    """Return the checked configs of recorded values, for this machine with `overrides` of keys that are `free`.
 
     Settings that determine the metrics come from the record, as do the devices and `data.root`; paths for output and
-    storage do not. UserError for values that are not plain or not in the schema, and for an override that would change
-    the metrics. Values from the environment must be given again.
+    storage do not. UserError for values that are not plain or not in the schema, and for an override of another key.
+    Values from the environment must be given again.
     """
+    if words := [override for override in overrides if "=" not in override]:
+        raise unreadable(words[0], ())
     given = dict(override.partition("=")[::2] for override in overrides)
     for key, value in given.items():
-        if not any(key == name or key.startswith(f"{name}.") for name in _FREE):
-            raise user_error(key, value, f"nothing but {', '.join(_FREE)}: a rerun repeats the record")
+        if not is_within(key, free):
+            raise user_error(key, value, f"nothing but {', '.join(free)}: all else is in the record")
     with composing():
         composed = hydra.compose("config", overrides=["resume=false", *overrides])
     return [_on_record(values, deepcopy(composed), given) for values in records]

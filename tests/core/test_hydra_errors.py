@@ -100,6 +100,7 @@ def test_value_in_place_of_keys_or_a_list_is_refused(override: str, line: str) -
         ("experiment=${x}", "experiment=${x}: expected one of cifar10_resnet50, pretrain_glyphs, small_data"),
         ("augment=???", "augment=???: expected one of crop_flip, none, standard, trivial"),
         ("++augment=none", "augment=none: expected no + before it, as the config has this key: augment=none"),
+        ("search.space.head.lr=1", "search.space.head.lr=1: expected search=tpe and a range, as 'interval(1e-5,1)'"),
         ("search.name={}", "search.name={}: expected a value of type string"),
         ("lr=[1e-3,1e-4]", "lr=[0.001, 0.0001]: expected a value of type float, or several without brackets"),
         ("data.splits=[a]", "data.splits=[a]: expected keys within it, as in data.splits.<key>=<value>"),

@@ -158,6 +158,8 @@ def test_hydra_keys_that_bypass_the_sweep_are_refused(typed):
         ("hydra.output_subdir=checkpoint", False, "begins with a dot"),
         ("hydra.sweeper.max_batch_size=2", True, "hydra.launcher.workers"),
         ("hydra.sweeper.max_batch_size=0", False, "at least 1"),
+        ("cluster.detach=true", True, "to be given with cluster=slurm"),
+        ("cluster.detach=true", False, None),
         ("hydra.output_subdir=null", True, None),
         ("hydra.sweeper.max_batch_size=2", False, None),
     ],

@@ -113,6 +113,8 @@ def test_auto_lr_for_unknown_optimizer_is_refused() -> None:
         ("optimizer=choice(adam,sgd)", "a group has no range"),
         ("data.fraction=interval(0.1,1)", "one value"),
         ("seed=range(5)", "one value"),
+        ("freeze_mode.space.lr.adam=interval(0.1,1)", "one value"),
+        ("cluster.gpus=range(1,3)", "one value"),
         ("search.space.ful.lr=interval(1e-5,1)", "a freeze mode of this sweep .*did you mean full"),
         ("search.space.full=interval(1e-5,1)", "a key behind the mode"),
     ],

@@ -121,6 +121,8 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
         return user_error(key, value, f"no + before it, as the config has this key: {shlex.quote(f'{key}={value}')}")
     if found := re.search(r"Could not override '([^']+)'", text):
         key, value = found[1], given(found[1], arguments)
+        if key.startswith("search.space."):
+            return user_error(key, value, "search=tpe and a range, as 'interval(1e-5,1)'")
         data, known = _data_options(arguments)
         within = next((one for one in _OPEN if f"{key}.".startswith(f"{one}.")), None)
         if within == "data.options" and known == []:

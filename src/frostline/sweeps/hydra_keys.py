@@ -162,10 +162,10 @@ def check(config: DictConfig, *, own_launcher: bool) -> None:
     """Raise `UserError` for a value of Hydra's own config that a sweep cannot honour."""
     hydra = config.hydra
     if hydra.job.chdir:
-        expected = (
-            "false: a run writes into its own folder, and relative paths start at the working directory of the command"
-        )
+        expected = "false: a run has its own folder; relative paths start at the working directory of the command"
         raise user_error("hydra.job.chdir", "true", expected)
+    if config.cluster.detach and own_launcher:
+        raise user_error("cluster.detach", "true", "to be given with cluster=slurm: here runs end with their command")
     if hydra.output_subdir is not None and not _OUTPUT.fullmatch(str(hydra.output_subdir)):
         expected = "null, or a name that begins with a dot, as .hydra, for a folder beside a run's own files"
         raise user_error("hydra.output_subdir", hydra.output_subdir, expected)

@@ -12,14 +12,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from frostline.core.config import Config
-from frostline.core.config_keys import flatten, is_read
+from frostline.core.config_keys import flatten, is_read, is_semantic, is_within
 from frostline.core.errors import user_error
 from frostline.sweeps.hydra_keys import AUTO, OF_MODE, is_auto
 
 _ONE_DECADE = 10.0
 """A range of learning rates that spans more than this factor is searched on a log scale."""
-_FIXED = ("seed", "trials", "select", "resume", "dry_run", "experiment_name", "device", "threads", "tracking", "store")
-_FIXED_GROUPS = ("data", "search", "hydra", "checkpoint")
+_FIXED = ("seed", "select", "threads", "data", "search", "hydra")
+"""Keys and groups that decide a run's metrics, but are no settings of training."""
 
 
 def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Override]) -> dict[str, BaseDistribution]:
@@ -94,7 +94,7 @@ def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Seq
 
 def _require_trained(name: str, key: str, one: Override) -> None:
     """Raise UserError for the typed `key` if `name` is no setting of training."""
-    if name in _FIXED or name.partition(".")[0] in _FIXED_GROUPS:
+    if is_within(name, _FIXED) or not is_semantic(name):
         raise user_error(key, _typed(one), "one value, since it is not a setting of training")
 
 

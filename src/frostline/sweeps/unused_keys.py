@@ -47,7 +47,7 @@ def _of_adapters(names: str, kinds: Sequence[str], wanted: str) -> _Rule:
     return _Rule(keys, "freeze_mode.name", lambda c: c.freeze_mode.adapter.kind in kinds, wanted)
 
 
-_OF_SEARCH = "trials " + _within(
+_OF_SEARCH = "trials freeze_mode.space " + _within(
     "search", "options space seed batch prune confirm budget amount storage objective past"
 )
 _MISTAKES = (
@@ -144,6 +144,18 @@ _NOTES = (
         "an optimizer.weight_decay above 0",
     ),
     _Rule("train.patience", "epochs", lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that"),
+    _Rule(
+        _within("cluster", "gpus cpus at_once"),
+        "cluster.name",
+        lambda c: c.cluster.name != "local",
+        "cluster=slurm or cluster=ray",
+    ),
+    _Rule(
+        _within("cluster", "partition hours memory_gb"),
+        "cluster.name",
+        lambda c: c.cluster.name not in ("local", "ray"),
+        "cluster=slurm",
+    ),
     _Rule("store.path store.budget_gb", "store.enabled", lambda c: c.store.enabled, "store.enabled=true"),
 )
 """Notes: the key has no effect."""

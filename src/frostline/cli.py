@@ -16,7 +16,7 @@ from frostline import __version__, commands
 from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
 from frostline.core.hydra_errors import FOUND_WRONG, explain
-from frostline.sweeps import hydra_keys, torchrun
+from frostline.sweeps import hydra_flags, hydra_keys, torchrun
 from frostline.tracking import server
 
 _QUIET = ("-q", "--quiet")
@@ -49,7 +49,7 @@ def _carry_out(arguments: Sequence[str]) -> None:
     if again := [one for one in overrides if one.startswith("rerun=")]:
         others = [one for one in overrides if one not in again]
         sys.exit(commands.run("rerun", [*(one.removeprefix("rerun=") for one in again), *others]))
-    overrides = hydra_keys.for_help(hydra_keys.for_config(hydra_keys.flags_first(overrides)))
+    overrides = hydra_flags.for_help(hydra_flags.for_config(hydra_flags.flags_first(overrides)))
     hydra_keys.check_typed(overrides, commands.names)
     if not any(one.startswith("-") and one.partition("=")[0] not in _PLACES for one in overrides):
         overrides = ["--multirun", *overrides]  # else Hydra complains of commas in place of any other mistake

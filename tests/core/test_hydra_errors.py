@@ -64,6 +64,12 @@ def test_config_of_a_list_is_refused_as_the_config_of_one_run(override: str, typ
     assert "for one run; " in str(explain(caught.value, [override]))
 
 
+def test_name_of_a_primary_config_that_is_not_there_is_one_line() -> None:
+    with composing(), pytest.raises(HydraException) as caught:
+        hydra.compose("nope")
+    assert str(explain(caught.value, [])).startswith("--config-name=nope: expected the name of a config, which is ")
+
+
 @pytest.mark.parametrize(
     "typed",
     ["lr=0.1", "lr=0.1,0.2", "optimizer.weight_decay=0.1", "freeze=head", "model=resnet18"],

@@ -11,16 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import (
-    as_read,
-    as_typed,
-    check_typed,
-    flags_first,
-    for_config,
-    for_help,
-    in_folds,
-    points,
-)
+from frostline.sweeps.hydra_keys import as_read, as_typed, in_folds, points
 
 
 @pytest.mark.parametrize(
@@ -65,12 +56,6 @@ def test_several_objectives_are_one_value(typed: str) -> None:
     assert parsed[0].value() == names and len(job) == 1
 
 
-@pytest.mark.parametrize("flag", [["--cfg", "job"], ["-c=job"], ["--info"], ["-i", "defaults"]])
-def test_config_of_one_run_needs_no_multirun(flag: list[str]) -> None:
-    assert for_config(["-m", *flag, "lr=1"]) == for_config([*flag, "--multirun", "lr=1"]) == [*flag, "lr=1"]
-    assert for_config(["-m", "lr=1"]) == ["-m", "lr=1"]
-
-
 @pytest.mark.parametrize("typed", ["lr=auto", "+lr=auto", "lr=choice(1,2)", "model=auto"])
 def test_lr_auto_is_shown_as_typed(typed: str) -> None:
     assert as_typed(as_read(typed)) == typed
@@ -95,29 +80,6 @@ def test_overlong_option_name_is_refused(typed: str) -> None:
     for compose in (compose_one, compose_grid):
         with pytest.raises(UserError, match="expected the name of an option, see --help"):
             compose([typed])
-
-
-def test_flags_may_stand_anywhere() -> None:
-    typed = ["lr=1", "--config-dir", "a=b", "-m", "freeze=head", "--cfg", "job", "~seed"]
-    assert flags_first(typed) == ["--config-dir", "a=b", "-m", "--cfg", "job", "lr=1", "freeze=head", "~seed"]
-
-
-def test_help_omits_lists_and_ranges() -> None:
-    typed = ["-m", "--help", "freeze=head,full", "lr=interval(1e-4,1)", "model=resnet18", "epochs=[", "seed=range(3)"]
-    assert for_help(typed) == ["-m", "--help", "model=resnet18", "epochs=["]
-    assert for_help(typed[2:]) == typed[2:]
-
-
-@pytest.mark.parametrize("typed", [["--config-dir="], ["--config-dir", ""], ["-cd", "", "lr=1"], ["--config-name="]])
-def test_hydra_flag_without_value_is_refused(typed: list[str]) -> None:
-    with pytest.raises(UserError, match=r"^--?c[a-z-]+=: expected a value, and there is none"):
-        check_typed(["freeze=head", *typed])
-
-
-@pytest.mark.parametrize("typed", [["--cfg", "lr=1"], ["--cfg=lr=1"], ["-i", "lr=1"], ["--info=lr=1"]])
-def test_flag_that_shows_the_config_is_refused_with_another_value(typed: list[str]) -> None:
-    with pytest.raises(UserError, match=rf"^{typed[0].partition('=')[0]}=lr=1: expected one of .*\ball\b"):
-        check_typed(typed)
 
 
 def test_search_path_must_be_a_list() -> None:

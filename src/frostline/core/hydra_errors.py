@@ -90,6 +90,8 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
     """Return the user error behind an error of Hydra or OmegaConf with the message `text`."""
     if isinstance(error, OverrideParseException):
         return unreadable(error.override, commands)
+    if found := re.search(r"Cannot find primary config '([^']*)'", text):
+        return user_error("--config-name", found[1], "the name of a config, which is config unless you have your own")
     if "resolving interpolation '${freeze}'" in text:  # a list, or nothing at all
         expected = "one option, or several with commas between: freeze=head,full"
         return user_error("freeze", given("freeze", arguments), expected)

@@ -13,15 +13,14 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.core.config import Config, DataConfig
-from frostline.core.errors import NOTHING, UserError, user_error
+from frostline.core.errors import user_error
 from frostline.core.hydra_errors import unreadable
 from frostline.core.project import config_folder
+from frostline.sweeps import hydra_flags
 
 OF_MODE = "search.space."
 """Prefix of a range for one freeze mode, as `search.space.head.lr`."""
@@ -33,19 +32,6 @@ _TYPED = {  # keys to check before Hydra acts on them: the only value allowed, a
     "hydra/sweeper": ("frostline", "frostline, which checks every run before the first starts"),
     "hydra.run.dir": (None, f"nothing, {_ONE}; hydra.sweep.dir=<folder> sets its folder"),
 }
-_WITH_VALUES = (  # flags of Hydra that take a value
-    *("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"),
-    *("--info", "-i", "--experimental-rerun"),
-)
-_CFG, _INFO = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-_SHOWN = {"--cfg": _CFG, "-c": _CFG, "--info": _INFO, "-i": _INFO}
-"""What Hydra can show, by its flag."""
-_FLAGS = (
-    *("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion"),
-    *(flag for flag in _WITH_VALUES if flag.startswith("--")),
-)
-"""Long flags of Hydra, which may be abbreviated."""
-_SHORT = ("-h", "-c", "-p", "-r", "-m", "-s", "-i")
 _SUBDIR = "${hydra:job.num}"  # the default
 _FOLD = "data.fold"
 _MOST_FOLDS = 1000  # more is a mistake, which the check of the data reports
@@ -58,16 +44,9 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
 
     The `commands` are suggested for a word that is no key.
     """
+    hydra_flags.check(arguments)
     for before, argument in itertools.pairwise(["", *arguments]):
         key, equals, value = argument.lstrip("+").partition("=")
-        if key[:1] == "-" and key[:2] not in _SHORT and not any(flag.startswith(key) for flag in _FLAGS):
-            typed = f"{key.lstrip('-').replace('-', '_')}={value or '<value>'}"
-            raise UserError(f"{argument}: expected a key without dashes, {typed}, or a flag of --hydra-help")
-        if not value and ((key in _WITH_VALUES and equals) or (before in _WITH_VALUES and not key)):
-            raise user_error(key or before, "", NOTHING)
-        flag, shown = (key, value) if equals and before not in _SHOWN else (before, argument)
-        if (choices := _SHOWN.get(flag)) and shown not in choices:
-            raise user_error(flag, shown, f"one of {', '.join(choices)}", choices)
         if equals and not key:
             raise unreadable(argument, commands())  # Hydra would take the missing key for a group
         is_group = "/" in key or key == "freeze" or (key.isidentifier() and (config_folder() / key).is_dir())
@@ -83,37 +62,6 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
             raise user_error(
                 key, value, f"one pattern of shards; the shell expands braces that are not quoted: {quoted}"
             )
-
-
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with flags before overrides: Hydra cannot parse overrides on both sides of a flag."""
-    places = itertools.pairwise(["", *arguments])
-    flags = [one.startswith("-") or before in _WITH_VALUES for before, one in places]
-    return [*itertools.compress(arguments, flags), *itertools.compress(arguments, (not flag for flag in flags))]
-
-
-def for_help(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments without overrides that list several values or a range, if they ask for help.
-
-    The help shows the config of one run.
-    """
-    if not {"-h", "--help"} & {*arguments}:
-        return [*arguments]
-    parser = OverridesParser.create()
-    return [one for one in arguments if one.startswith("-") or not _is_swept(parser, one)]
-
-
-def for_config(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments without `-m` if they ask for the config of one run: Hydra takes no two of these flags."""
-    shown = {"--cfg", "-c", "--info", "-i"} & {one.partition("=")[0] for one in arguments}
-    return [one for one in arguments if not (shown and one in ("-m", "--multirun"))]
-
-
-def _is_swept(parser: OverridesParser, argument: str) -> bool:
-    try:
-        return parser.parse_override(argument).is_sweep_override()
-    except HydraException:
-        return False
 
 
 def typed_values(overrides: Iterable[str]) -> dict[str, str]:

@@ -408,6 +408,8 @@ def test_headers_are_read_again_only_after_a_change(tmp_path: Path, monkeypatch:
 
     first = fingerprint()
     assert fingerprint() == first and scanned == ["a.tar"]
+    abouts = [item.about for item in store.items() if item.kind == "shards"]
+    assert abouts == ["index of the images in 1 shard, a.tar the first"]
     write(file, [*samples(19), ("00019.cls", b"dog"), ("00019.png", png(99))])
     second = fingerprint()
     assert second[0] != first[0] and second[1] != first[1] and scanned == ["a.tar", "a.tar"]

@@ -173,6 +173,13 @@ def test_best_cell_has_highest_mean_validation_accuracy():
     assert note == "full seed=0, the best of 2 cells by validation (95.50%); 1 of 5 runs unfinished"
 
 
+def test_only_cell_is_the_best_of_one():
+    assert (
+        best(TypedName("sweep"), [result(0, "head", 0.9)])[1]
+        == "head seed=0, the best of 1 cell by validation (90.00%)"
+    )
+
+
 def test_sweep_without_finished_runs_is_refused():
     with pytest.raises(UserError, match="none of its 1 is"):
         best(TypedName("sweep"), [result(0, "head", 0, status="KILLED")])

@@ -144,7 +144,7 @@ def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, 
             found = scan_all(key, shards, wanted, advance)
         return _written(found, writer)
 
-    about = f"index of the images in {len(shards):,} shards, {shards[0].name} the first"
+    about = f"index of the images in {counted(len(shards), 'shard', 'shards')}, {shards[0].name} the first"
     entry = store.get("shards", hashing.of_facts(facts), make, about=about)
     names, *texts = json.loads(entry.tensors["columns"].numpy().tobytes())
     said = entry.meta

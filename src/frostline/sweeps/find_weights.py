@@ -15,7 +15,7 @@ from frostline.core.config import KEPT, Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
 from frostline.records.layout import BEST, CONFIG, RUN_PREFIX
-from frostline.records.result import Result, read_result
+from frostline.records.result import Result, number_of, read_result
 from frostline.report.cells import Cell, cells, finalists
 from frostline.sweeps import catalog
 from frostline.sweeps.catalog import TypedName
@@ -117,7 +117,7 @@ def best(name: TypedName, results: Sequence[Result]) -> tuple[Result, str]:
     """Return the first seed of the best cell by validation, and a line about it; for a search a confirming run."""
     found = ranked(name, results)
     first, by = found[0].finished[0], found[0].by
-    of = f"the best of {len(found)} cells by validation ({by.text(found[0].mean(by.val))})"
+    of = f"the best of {number_of(len(found), 'cell')} by validation ({by.text(found[0].mean(by.val))})"
     unfinished = sum(result.status != "FINISHED" for result in results)
     return first, f"{first.name}, {of}" + (f"; {unfinished} of {len(results)} runs unfinished" if unfinished else "")
 

@@ -23,7 +23,7 @@ from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records import trial_tags
-from frostline.records.result import Result
+from frostline.records.result import Result, number_of
 from frostline.sweeps import job
 from frostline.sweeps.compose import PlannedRun, kind
 from frostline.sweeps.past_runs import PastRun
@@ -94,7 +94,7 @@ class Search:
         config = cell.settled
         cell.study.observe([*observations(past(config), config, cell.space)])
         for place, count in Counter(str(Path(one).parent) for one in cell.study.observed()).items():
-            job.screen().say(f"search.past: {cell.name} begins with {count} runs of {place}")
+            job.screen().say(f"search.past: {cell.name} begins with {number_of(count, 'run')} of {place}")
 
     def alive(self) -> None:
         """Give a sign of life to other searches in the studies; errors are ignored, since it is called again."""

@@ -513,7 +513,7 @@ def test_too_long_path_counts_as_missing(override, name, store):
 
 @pytest.mark.parametrize("typed", ["lr=1", "device=cpu"])
 def test_overrides_of_test_images_only_say_where_they_are(typed, store):
-    accepted = "store, tracking, data.root, data.download: all else is in the record"
+    accepted = "store, tracking, model.weights, data.root, data.download: all else is in the record"
     with pytest.raises(frostline.UserError, match=f"^{typed}: expected nothing but {accepted}$"):
         frostline.open(str(store.folder)).runs[0].test_images(typed)
 

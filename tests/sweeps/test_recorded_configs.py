@@ -10,7 +10,7 @@ import pytest
 
 from frostline.core.config_keys import digest, flatten
 from frostline.core.errors import UserError
-from frostline.sweeps.recorded_configs import configs_of, in_place
+from frostline.sweeps.recorded_configs import READ, configs_of, in_place
 from small import compose
 
 
@@ -34,6 +34,22 @@ def test_rerun_uses_the_recorded_number_of_devices() -> None:
 def test_key_that_reruns_do_not_read_is_refused(key: str) -> None:
     with pytest.raises(UserError, match=rf"{key}=1: expected nothing but experiment_name, device, .*data\.download: "):
         configs_of([], ["device=cpu", f"{key}=1"])
+
+
+@pytest.mark.parametrize(("weights", "recorded"), [("null", True), ("glyphs", True), ("moved.pt", False)])
+def test_other_weights_than_a_file_with_the_recorded_sha256_are_refused(weights: str, recorded: bool) -> None:
+    sha256 = "0" * 64 if recorded else None
+    values = asdict(compose("model.weights=then.pt", f"model.sha256={sha256 or 'null'}"))
+    expected = f"^model.weights={weights}: expected a file with the recorded sha256, {sha256 or 'and none is recorded'}"
+    with pytest.raises(UserError, match=expected):
+        configs_of([values], [f"model.weights={weights}"])
+
+
+def test_weights_of_a_rerun_may_have_moved() -> None:
+    values = asdict(compose("model.weights=then.pt", f"model.sha256={'0' * 64}"))
+    for free in ([], [READ]):
+        (found,) = configs_of([values], ["model.weights=now.pt"], *free)
+        assert (found.model.weights, found.model.sha256) == ("now.pt", "0" * 64)
 
 
 def test_word_that_is_no_override_is_named_as_one() -> None:

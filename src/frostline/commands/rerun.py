@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser("rerun", __doc__, epilog=_STATUS)
     parser.add_argument("run", help=f"a run, or a sweep (all of its finished runs): {CALLED}")
     parser.add_argument(
-        "overrides", nargs="*", default=[], help="where to run, read and write: device=, data.root=, store.path=, …"
+        "overrides", nargs="*", default=[], help="where to run, read and write: device=, data.root=, model.weights=, …"
     )
     options = parser.parse_args(arguments)
     overrides = [one for one in options.overrides if not one.startswith("hydra.sweep.dir=")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -24,15 +24,17 @@ from frostline.core.validation import parse
 from frostline.records.layout import PROVENANCE
 from frostline.sweeps.compose import composing
 
-READ = ("store", "tracking", "data.root", "data.download")
-"""Keys that may be overridden where a record's images are only listed: where they, and what is known of them, lie."""
+_WEIGHTS = "model.weights"
+READ = ("store", "tracking", _WEIGHTS, "data.root", "data.download")
+"""Keys that may be overridden where a record's images are only listed: where they lie, and what is known of them."""
 _FREE = ("experiment_name", "device", "devices", "fsdp", "checkpoint", *READ)
 """Keys that a rerun may override: where it runs, reads and writes.
 
 It starts from scratch, trains each run alone in this process, and saves the same weights, whose bytes are compared.
+Initial weights elsewhere must have the sha256 in the record.
 """
 _FROM_RECORD = ("device", "devices", "fsdp", "data.root", "data.download", "save_weights")
-_PLACES = ("data.root", "data.options.splits", "model.weights")
+_PLACES = ("data.root", "data.options.splits", _WEIGHTS)
 """Keys whose value may be a path relative to the working directory."""
 
 
@@ -56,7 +58,7 @@ def configs_of(
     return [_on_record(values, deepcopy(composed), given) for values in records]
 
 
-def _on_record(values: Mapping[str, Any], config: DictConfig, given: Collection[str]) -> Config:
+def _on_record(values: Mapping[str, Any], config: DictConfig, given: Mapping[str, str]) -> Config:
     """Return the checked `config` with the recorded values in it, except for the keys that are `given`."""
     told: dict[str, Any] = {}
     try:
@@ -70,11 +72,23 @@ def _on_record(values: Mapping[str, Any], config: DictConfig, given: Collection[
                 section, _, name = key.rpartition(".")
                 (told.setdefault(section, {}) if section else told)[name] = value
         config.merge_with(told)  # in one call, since each merge takes milliseconds
-        return parse(OmegaConf.to_container(config, throw_on_missing=True))  # type: ignore[arg-type]
+        found = parse(OmegaConf.to_container(config, throw_on_missing=True))  # type: ignore[arg-type]
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as problem:
         if isinstance(problem, UserError):
             raise
         raise UserError(f"the recorded config: {one_line(problem)}") from None
+    if _WEIGHTS in given:
+        _require_file(given[_WEIGHTS], found.model.sha256)
+    return found
+
+
+def _require_file(weights: str, recorded: str | None) -> None:
+    """Raise `UserError` for weights given by name, and if the record has no sha256, by which the run checks a file."""
+    from frostline.runs.initial_weights import on_disk  # imports torch
+
+    if recorded is None or not on_disk(weights):
+        expected = f"a file with the recorded sha256, {recorded or 'and none is recorded'}"
+        raise user_error(_WEIGHTS, weights, expected)
 
 
 def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

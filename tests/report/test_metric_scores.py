@@ -13,6 +13,7 @@ from sklearn.metrics import (
     balanced_accuracy_score,
     f1_score,
     log_loss,
+    multilabel_confusion_matrix,
     precision_recall_fscore_support,
     roc_auc_score,
 )
@@ -115,6 +116,9 @@ def test_multi_label_rows_equal_sklearn_per_class() -> None:
     sklearn_per_class = precision_recall_fscore_support(labels, logits > 0, zero_division=np.nan)
     for name, expected in zip(("precision", "recall", "f1", "images"), sklearn_per_class, strict=True):
         assert [np.nan if row[name] is None else row[name] for row in rows] == pytest.approx(expected, nan_ok=True)
+    counts = ("true_negatives", "false_positives", "false_negatives", "true_positives")
+    expected = multilabel_confusion_matrix(labels, logits > 0).reshape(3, 4).tolist()
+    assert [[row[name] for name in counts] for row in rows] == expected
     assert [row["average_precision"] for row in rows] == [
         None,
         *(pytest.approx(average_precision_score(labels[:, k], logits[:, k])) for k in (1, 2)),

@@ -1,4 +1,4 @@
-"""Scores per class: precision, accuracy or recall, F1, and for multi-label predictions average precision."""
+"""Scores per class: precision, accuracy or recall, and F1; for several labels also AP and counts against all others."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ def rows(labels: Array, logits: Array, classes: Sequence[str]) -> list[dict[str,
         {
             "class": classes,
             "images": labels.sum(0).tolist(),
+            "true_positives": (labels & said).sum(0).tolist(),
+            "false_positives": (~labels & said).sum(0).tolist(),
+            "false_negatives": (labels & ~said).sum(0).tolist(),
+            "true_negatives": (~labels & ~said).sum(0).tolist(),
             **shares(labels, said),
             "average_precision": [None if np.isnan(one.value) else one.value for one in ranked if one],
         }

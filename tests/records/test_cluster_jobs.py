@@ -17,7 +17,8 @@ from frostline.records import slurm as engine
 from frostline.records.cluster_jobs import Job
 from frostline.records.result import Result, write_result
 from frostline.records.sweep_record import RunFacts
-from frostline.sweeps import closing, cluster, cluster_work
+from frostline.sweeps import closing, cluster, cluster_work, first_job
+from frostline.sweeps.compose import PlannedRun
 from small import compose
 
 QUEUE = "7|COMPLETED|None\n8_0|RUNNING|None\n8_1|PENDING|Resources\n8_2|CANCELLED|None\n8_4|TIMEOUT|TimeLimit"
@@ -159,6 +160,14 @@ def test_job_requeued_by_slurm_is_not_queued_again(slurm, monkeypatch):
         cluster_work._ended_by(preempted, job, lambda: pytest.fail("queued twice"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert cluster_work._ended_by(preempted, job, lambda: pytest.fail("was cancelled")) == "SIGTERM"
+
+
+def test_sweep_in_progress_tells_that_its_jobs_keep_their_resources(tmp_path, monkeypatch, capsys):
+    planned = PlannedRun(compose(), "head", {}, "0")
+    executor = SimpleNamespace(detached=True, how=SimpleNamespace(detach=True))
+    monkeypatch.setattr(first_job, "_in_progress", lambda folder, asked: tmp_path)
+    assert first_job.send([[]], [planned], executor, tmp_path / "new", named=False, run=pytest.fail) == 0
+    assert "nothing is queued twice, and its jobs keep the resources" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def send(
     asked = [*digests, *where, str(config.resume)]
     executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
     if (there := _in_progress(folder, executor.asked)) is not None:
-        job.screen().say(f"This sweep is in progress in {there}: nothing is queued twice")
+        kept = "nothing is queued twice, and its jobs keep the resources that they requested"
+        job.screen().say(f"This sweep is in progress in {there}: {kept}")
         return watching.follow(there, detach=executor.how.detach)
     if not executor.checks_in_job:
         return None

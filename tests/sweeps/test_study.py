@@ -202,17 +202,6 @@ def test_process_waits_for_a_shared_storage_before_it_opens_a_study(
     assert awaited == [url]
 
 
-def test_search_tells_how_many_past_runs_it_begins_with(capsys: pytest.CaptureFixture[str]) -> None:
-    study = open_study(search_config("tpe"), None)
-    study.observe(
-        [({"lr": lr, "epochs": 2}, [0.5], f"{sweep}/{lr}") for sweep, lr in (("a", 0.1), ("b", 0.1), ("b", 1))]
-    )
-    cell = SimpleNamespace(name="head", settled=search_config("tpe"), space=SPACE, study=study)
-    Search._observe(object.__new__(Search), cell, lambda config: [])  # type: ignore[arg-type]
-    said = capsys.readouterr().out.splitlines()
-    assert said == ["search.past: head begins with 1 run of a", "search.past: head begins with 2 runs of b"]
-
-
 @pytest.mark.parametrize("prune", ["median", "wilcoxon"])
 def test_every_pruner_judges(prune: str) -> None:
     study = open_study(search_config("random", f"search.prune={prune}", "epochs=9"), None)

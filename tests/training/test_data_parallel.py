@@ -104,14 +104,23 @@ def feature_maps(images: Tensor) -> Tensor:
     return images.roll(1, 1).contiguous(memory_format=torch.channels_last)
 
 
-EVEN = torch.arange(21).split(7)
+def class_tokens(images: Tensor) -> Tensor:
+    return images.flatten(2)[:, 0]
+
+
+def transposed(images: Tensor) -> Tensor:
+    return images.flatten(2).transpose(1, 2)
+
+
+FUNCTIONS = (feature_maps, class_tokens, transposed)
+UNEVEN = torch.arange(IMAGES).split(6)
 
 
 def outputs_of_all_kinds(by: Callable[..., Any]) -> list[Tensor]:
-    """Return the logits of all images for each batch size, and feature maps in memory order `(B, H, W, C)`."""
+    """Return the logits of all images for each batch size, and outputs of each order in memory."""
     module, data = evaluation_data()
     logits = [evaluate(module, data, batch_size=size, autocast=None, outputs=by).logits for size in SIZES]
-    return [*logits, *by(data, feature_maps, EVEN, NO_EPOCH)]
+    return [*logits, *(one for function in FUNCTIONS for one in by(data, function, UNEVEN, NO_EPOCH))]
 
 
 def outputs_in_group() -> list[Tensor]:
@@ -121,7 +130,8 @@ def outputs_in_group() -> list[Tensor]:
     with torch.inference_mode(), evaluating(module):
         for size in SIZES:
             data_parallel.send(data, logits_function(module, None), ordered(data, size), NO_EPOCH)
-        data_parallel.send(data, feature_maps, EVEN, NO_EPOCH)
+        for function in FUNCTIONS:
+            data_parallel.send(data, function, UNEVEN, NO_EPOCH)
     return []
 
 

@@ -98,6 +98,12 @@ def memory_format(*, channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
+def is_channels_last(tensor: torch.Tensor) -> bool:
+    """Return whether a `(B, C, H, W)` tensor is stored in memory as `(B, H, W, C)`, and not as `(B, C, H, W)`."""
+    last = torch.channels_last
+    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last)
+
+
 def cores() -> int:
     """Return the number of CPU cores that this process may use, at most those of its Slurm job.
 

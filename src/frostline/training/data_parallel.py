@@ -110,9 +110,9 @@ def gathered(
         output = compute(data.inputs(index, epoch))
         yield output
         for rank, batch in enumerate(batches[first + 1 : first + ranks], 1):
-            alike = len(batch) == len(output)
-            theirs = torch.empty_like(output) if alike else output.new_empty(len(batch), *output.shape[1:])
-            dist.recv(_dense(theirs), rank)
+            order = torch.channels_last if machine.is_channels_last(output) else torch.contiguous_format
+            theirs = output.new_empty(len(batch), *output.shape[1:]).contiguous(memory_format=order)
+            dist.recv(_in_memory_order(theirs), rank)
             yield theirs
 
 
@@ -126,11 +126,14 @@ def send(
     """
     mine = batches[dist.get_rank() :: dist.get_world_size()]
     for index in prefetched(data, mine, epoch):
-        dist.send(_dense(compute(data.inputs(index, epoch))), 0)
+        dist.send(_in_memory_order(compute(data.inputs(index, epoch))), 0)
     if level and len(mine) < -(-len(batches) // dist.get_world_size()):
         compute(data.inputs(batches[0], epoch))
 
 
-def _dense(output: Tensor) -> Tensor:
-    """Return a contiguous view of the same memory, permuted to `(B, H, W, C)` if it is channels_last."""
-    return output if output.is_contiguous() else output.permute(0, 2, 3, 1)
+def _in_memory_order(output: Tensor) -> Tensor:
+    """Return a contiguous tensor, permuted to `(B, H, W, C)` if it is channels_last; only a tensor with gaps is copied.
+
+    A gap lies, for example, between the class tokens that a transformer's head takes from all tokens.
+    """
+    return output.permute(0, 2, 3, 1) if machine.is_channels_last(output) else output.contiguous()

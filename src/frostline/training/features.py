@@ -223,13 +223,14 @@ def _collect(
 ) -> tuple[Tensor, bool]:
     """Return the first `count` rows of `outputs` as one tensor, and whether it is permuted to channels last.
 
+    The cache preserves the memory format: dropout masks and the last bits of later results depend on it.
     `allocate` returns the tensor to write to, given its shape and type.
     """
     found: Tensor | None = None
     start, channels_last = 0, False
     for output in outputs:
         if found is None:
-            channels_last = _are_channels_last(output)
+            channels_last = machine.is_channels_last(output)
         rows = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
         if found is None:
             found = allocate((count, *rows.shape[1:]), rows.dtype)
@@ -238,12 +239,3 @@ def _collect(
         mapped.release(found)
     assert found is not None
     return found, channels_last
-
-
-def _are_channels_last(features: Tensor) -> bool:
-    """Return whether `(B, C, H, W)` features are stored in memory as `(B, H, W, C)`.
-
-    The cache preserves the memory format: dropout masks and the last bits of later results depend on it.
-    """
-    last = torch.channels_last
-    return features.dim() == 4 and not features.is_contiguous() and features.is_contiguous(memory_format=last)

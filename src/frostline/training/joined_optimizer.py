@@ -87,7 +87,7 @@ class JoinedOptimizer:
             return
         if self._counts:
             torch._foreach_add_(self._counts, 1)
-        rates = [group["lr"] for group in self.param_groups] if self._lr is None else self._lr.unbind()
+        rates = [group["lr"] for group in self.param_groups] if self._lr is None else self._lr
         for kernel, lr in zip(self._kernels, rates, strict=True):
             kernel(lr=lr)
 

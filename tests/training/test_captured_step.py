@@ -94,6 +94,8 @@ def test_captured_step_has_the_bits_of_single_operations(
     assert same(captured, one_by_one)
     on_cpu = learned(heads, seeds, optimizer=optimizer, device="cpu")
     torch.testing.assert_close(captured.tensors, on_cpu.tensors)
+    assert len(captured.losses) == (heads - 1) * EPOCHS
+    torch.testing.assert_close(captured.losses, on_cpu.losses)
 
 
 def test_heads_with_different_smoothing_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,14 @@ def test_heads_do_not_agree_if_memory_alignment_changes_bits(monkeypatch: pytest
     assert not Stack(members, data).agrees(torch.arange(4 * BATCH).split(BATCH), 1, 0)
 
 
+def test_heads_with_different_gradients_do_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    product, (members, data) = torch.bmm, make_heads(2, seeds=2)
+    batches = torch.arange(4 * BATCH).split(BATCH)
+    assert Stack(members, data).agrees(batches, 1, 0)
+    monkeypatch.setattr(torch, "bmm", lambda *of, out: product(*of, out=out).mul_(1 + 1e-6))
+    assert not Stack(members, data).agrees(batches, 1, 0)
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_agreement_of_a_small_last_batch_is_not_enough(monkeypatch: pytest.MonkeyPatch, seeds: int) -> None:
     def rarely_different(product: Callable[..., Tensor], bias: Tensor, weight: Tensor, columns: Tensor) -> Tensor:

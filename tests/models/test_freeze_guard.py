@@ -11,6 +11,7 @@ from frostline.models import freezing
 from frostline.models.build import Model
 from frostline.models.freeze_guard import FrozenDrift, Guard
 from frostline.training.loop import TrainingPosition
+from frostline.training.schedule import Span
 from small import images, mode, network, resolve, train
 
 
@@ -91,6 +92,17 @@ def test_drift_fails_training_from_any_position(start: TrainingPosition) -> None
     model = network()
     with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
         list(train(model, mode("head"), images(16), epochs=2, before_step=drift_of(model), start=start))
+
+
+def test_uncounted_drift_is_detected_at_the_end_of_the_phase() -> None:
+    """The next phase trains the weight that changed, so no later check would."""
+    model = network()
+
+    def drift(step: int, span: Span) -> None:
+        model.module.conv1[0].weight.data.add_(1e-3 if span.phase == 0 else 0.0)
+
+    with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
+        list(train(model, mode("lp_ft"), images(8), epochs=2, before_step=drift))
 
 
 def test_drift_is_detected_before_the_epoch_is_returned() -> None:

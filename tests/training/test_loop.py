@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -27,7 +29,7 @@ from frostline.runs.setup import assemble
 from frostline.training import loop, mixup, schedule
 from frostline.training.dataset import batches
 from frostline.training.evaluation import evaluate
-from frostline.training.loop import Diverged, EpochResult
+from frostline.training.loop import Diverged, EpochResult, TrainingPosition
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 from small import SMALL, TINY, Samples, compose, epochs_of, images, mode, network, resolve, train
@@ -324,6 +326,37 @@ def test_divergence_in_the_last_step_is_found_in_validation() -> None:
 
     with pytest.raises(Diverged, match="validation loss is nan"):
         list(train(model, mode("full"), images(24), before_step=spoil))
+
+
+def test_fit_resumes_within_an_epoch() -> None:
+    """Steps before the pause are neither repeated nor lost, and later epochs begin with their first step."""
+    made = torch.Generator().manual_seed(0)
+    data = Samples(torch.randn(20, 6, generator=made), torch.arange(20) % 4)
+    recipe = Recipe(epochs=3, batch_size=8, eval_batch_size=64, seed=0)
+
+    def fit(layer: nn.Linear, **options: Any) -> Iterator[EpochResult | TrainingPosition]:
+        return loop.fit(
+            data.labels,
+            stepper=PlainStepper(torch.optim.SGD(layer.parameters(), lr=0.1), recipe),
+            timeline=spans([1.0], epochs=3, steps_per_epoch=3),
+            enter=lambda phase: TrainedPart(layer, data, None, layer, data, None),
+            before_step=lambda step, span: None,
+            after_step=lambda: None,
+            recipe=recipe,
+            guard=freeze_guard.Guard(layer),
+            **options,
+        )
+
+    layer, pauses = nn.Linear(6, 4), iter((False, True))
+    events = fit(layer, pause=lambda: next(pauses, False))
+    position, twin = next(events), copy.deepcopy(layer)
+    assert isinstance(position, TrainingPosition) and (position.epoch, position.steps) == (1, 2)
+    whole = [vars(one) for one in events]
+    again = [vars(one) for one in fit(twin, start=replace(position, seconds=1000.0))]
+    assert whole[0]["seconds"] > position.seconds > 0 and again[0]["seconds"] > 1000 > again[1]["seconds"]
+    for one, other in zip(whole, again, strict=True):
+        assert all(one[key] == other[key] for key in ("epoch", "train_loss", "train_accuracy", "images"))
+    assert torch.equal(layer.weight, twin.weight)
 
 
 # --- options of a step

@@ -93,7 +93,7 @@ def fit(
         at = start if epoch == start.epoch else TrainingPosition(epoch)
         first = (epoch - 1) * len(slices)
         sums, seconds = Sums(at.loss, at.right, recipe.label_smoothing), at.seconds
-        if (finished := stepper.restore_finished(epoch) if at.steps == 0 else None) is not None:
+        if (finished := stepper.restore_finished(epoch)) is not None:
             sums, at = finished.sums, TrainingPosition(epoch, len(slices))
         order = sampled(labels, recipe.sampling, recipe.seed, epoch)
         indices = [order[batch] for batch in slices]

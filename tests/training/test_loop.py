@@ -328,35 +328,47 @@ def test_divergence_in_the_last_step_is_found_in_validation() -> None:
         list(train(model, mode("full"), images(24), before_step=spoil))
 
 
-def test_fit_resumes_within_an_epoch() -> None:
-    """Steps before the pause are neither repeated nor lost, and later epochs begin with their first step."""
+def fit_three_epochs(layer: nn.Linear, **options: Any) -> Iterator[EpochResult | TrainingPosition]:
+    """Train a linear layer in three epochs of three steps."""
     made = torch.Generator().manual_seed(0)
     data = Samples(torch.randn(20, 6, generator=made), torch.arange(20) % 4)
     recipe = Recipe(epochs=3, batch_size=8, eval_batch_size=64, seed=0)
+    fixed = {"before_step": lambda step, span: None, "after_step": lambda: None}
+    return loop.fit(
+        data.labels,
+        stepper=PlainStepper(torch.optim.SGD([layer.weight], lr=0.1), recipe),
+        timeline=spans([1.0], epochs=3, steps_per_epoch=3),
+        enter=lambda phase: TrainedPart(layer, data, None, layer, data, None),
+        recipe=recipe,
+        guard=freeze_guard.Guard(layer),
+        **{**fixed, **options},
+    )
 
-    def fit(layer: nn.Linear, **options: Any) -> Iterator[EpochResult | TrainingPosition]:
-        return loop.fit(
-            data.labels,
-            stepper=PlainStepper(torch.optim.SGD(layer.parameters(), lr=0.1), recipe),
-            timeline=spans([1.0], epochs=3, steps_per_epoch=3),
-            enter=lambda phase: TrainedPart(layer, data, None, layer, data, None),
-            before_step=lambda step, span: None,
-            after_step=lambda: None,
-            recipe=recipe,
-            guard=freeze_guard.Guard(layer),
-            **options,
-        )
 
+def test_fit_resumes_within_an_epoch() -> None:
+    """Steps before the pause are neither repeated nor lost, and later epochs begin with their first step."""
     layer, pauses = nn.Linear(6, 4), iter((False, True))
-    events = fit(layer, pause=lambda: next(pauses, False))
+    events = fit_three_epochs(layer, pause=lambda: next(pauses, False))
     position, twin = next(events), copy.deepcopy(layer)
     assert isinstance(position, TrainingPosition) and (position.epoch, position.steps) == (1, 2)
     whole = [vars(one) for one in events]
-    again = [vars(one) for one in fit(twin, start=replace(position, seconds=1000.0))]
-    assert whole[0]["seconds"] > position.seconds > 0 and again[0]["seconds"] > 1000 > again[1]["seconds"]
+    again = [vars(one) for one in fit_three_epochs(twin, start=replace(position, seconds=1000.0))]
+    assert 60 > whole[0]["seconds"] > position.seconds > 0 and again[0]["seconds"] > 1000 > again[1]["seconds"]
     for one, other in zip(whole, again, strict=True):
         assert all(one[key] == other[key] for key in ("epoch", "train_loss", "train_accuracy", "images"))
     assert torch.equal(layer.weight, twin.weight)
+
+
+def test_fit_yields_no_position_after_drift_or_divergence() -> None:
+    """Else a checkpoint would keep what they have done."""
+    layer = nn.Linear(6, 4)
+    layer.bias.requires_grad_(False)
+    drift = fit_three_epochs(layer, pause=lambda: True, before_step=lambda step, span: layer.bias.data.add_(1))
+    with pytest.raises(freeze_guard.FrozenDrift):
+        next(drift)
+    nn.init.constant_(layer.weight, torch.nan)
+    with pytest.raises(Diverged):
+        next(fit_three_epochs(layer, pause=lambda: True))
 
 
 # --- options of a step

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -291,6 +290,8 @@ def test_epoch_result_has_images_loss_and_accuracy() -> None:
         assert result.val.logits.shape == (9, 5)
         assert result.val.loss == pytest.approx(F.cross_entropy(result.val.logits, val.labels).item())
         assert result.val.accuracy == pytest.approx((result.val.logits.argmax(1) == val.labels).double().mean().item())
+    (still,) = train(network(), mode("head"), data, data, lr=0.0, batch_size=8)
+    assert (still.train_loss, still.train_accuracy) == (pytest.approx(still.val.loss), still.val.accuracy)
     dropped = list(train(network(), mode("head"), images(20), val, batch_size=8, drop_last=True))
     assert dropped[0].images == 16
 
@@ -345,17 +346,22 @@ def fit_three_epochs(layer: nn.Linear, **options: Any) -> Iterator[EpochResult |
     )
 
 
-def test_fit_resumes_within_an_epoch() -> None:
-    """Steps before the pause are neither repeated nor lost, and later epochs begin with their first step."""
-    layer, pauses = nn.Linear(6, 4), iter((False, True))
+def test_fit_resumes_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and seconds before the pause are neither repeated nor lost; later epochs begin with their first step."""
+    clock = count()  # each look at it takes a second
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(clock)))
+    layer, pauses = nn.Linear(6, 4), iter((False, False, False, False, True))
     events = fit_three_epochs(layer, pause=lambda: next(pauses, False))
+    next(events)
     position, twin = next(events), copy.deepcopy(layer)
-    assert isinstance(position, TrainingPosition) and (position.epoch, position.steps) == (1, 2)
+    assert isinstance(position, TrainingPosition)
+    assert (position.epoch, position.steps, position.seconds) == (2, 2, 1.0)
+    next(clock)  # the caller's time
     whole = [vars(one) for one in events]
-    again = [vars(one) for one in fit_three_epochs(twin, start=replace(position, seconds=1000.0))]
-    assert 60 > whole[0]["seconds"] > position.seconds > 0 and again[0]["seconds"] > 1000 > again[1]["seconds"]
+    again = [vars(one) for one in fit_three_epochs(twin, start=position)]
     for one, other in zip(whole, again, strict=True):
-        assert all(one[key] == other[key] for key in ("epoch", "train_loss", "train_accuracy", "images"))
+        assert all(one[key] == other[key] for key in ("epoch", "train_loss", "train_accuracy", "seconds", "images"))
+    assert [one["seconds"] for one in whole] == [2.0, 1.0]
     assert torch.equal(layer.weight, twin.weight)
 
 

@@ -25,9 +25,9 @@ Trained = tuple[dict[str, Tensor], int]
 
 
 def network() -> nn.Sequential:
-    """Return a network with a layer of odd width, a frozen one, and a head."""
+    """Return a network with a layer of odd width, a parameter of one number, a frozen layer, and a head."""
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Linear(8, 63), nn.ReLU(), nn.Linear(63, 64))
+    body = nn.Sequential(nn.Linear(8, 63), nn.PReLU(), nn.Linear(63, 64))
     return nn.Sequential(body, nn.Linear(64, 64).requires_grad_(False), nn.Unflatten(1, (1, 64)), nn.Linear(64, 5))
 
 

@@ -84,7 +84,7 @@ def whole_state(parameter: Tensor, value: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     where = (parameter.device_mesh, parameter.placements)
-    return whole(DTensor.from_local(value, *where, run_check=False, shape=parameter.shape, stride=parameter.stride()))
+    return whole(DTensor.from_local(value, *where, shape=parameter.shape, stride=parameter.stride()))
 
 
 def optimized(parameter: nn.Parameter) -> nn.Parameter:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from frostline.core.errors import UserError
 from frostline.runs import compiling
@@ -32,6 +32,20 @@ def test_counting_operations_changes_nothing() -> None:
     one = part()
     assert compiling.operations(one, 1) == 2 * 8 * 4 + 2 * 4 * 3
     assert all(layer.training for layer in one.network.modules())
+
+
+def test_operations_of_a_layer_whose_input_is_a_parameter_are_counted() -> None:
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.project = nn.Parameter(torch.ones(1, 8)), nn.Linear(8, 8, bias=False)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs @ self.project(self.query.expand(len(inputs), -1)).T
+
+    pool = Pool()
+    assert compiling.operations(replace(part(), network=pool), 1) == 2 * 8 * 8 + 2 * 8
+    assert pool.query.requires_grad and isinstance(pool.query, nn.Parameter)
 
 
 @pytest.mark.parametrize("choice", ["auto", "off"])

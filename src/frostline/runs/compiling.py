@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.core.errors import first_line, user_error
@@ -97,6 +98,8 @@ class Compiled(nn.Module):
 def operations(part: TrainedPart, epoch: int) -> int:
     """Return the number of floating point operations of a forward pass for one sample, counted by running it."""
     inputs = part.train.inputs(torch.arange(1), epoch)
+    # The counter fails where a layer's input is a parameter with gradient, such as the query of an attention pool.
+    weights = {name: parameter.detach() for name, parameter in part.network.named_parameters()}
     with torch.inference_mode(), evaluating(part.network), FlopCounterMode(display=False) as counter:
-        part.network(inputs)
+        functional_call(part.network, weights, (inputs,))
     return counter.get_total_flops()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from families import MEMBERS, member
 from frostline.models import cut, freezing
@@ -49,32 +52,60 @@ def test_halves_equal_the_whole_network_at_every_border(name: str) -> None:
             assert {owners[id(p)] for p in upper.parameters()} == set(stages[border:])
 
 
-class _Shortcut(nn.Module):
-    """A network in which two tensors cross the border above stage 1."""
+class _Small(nn.Module):
+    """A network whose second border more than one tensor, or a number beside it, seems to cross."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: str) -> None:
         super().__init__()
         self.low, self.inner, self.high = (nn.Conv2d(3, 3, 1) for _ in range(3))
         self.head = nn.Linear(3, 2)
+        self.beside = beside
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         low = self.low(x)
-        return self.head((self.high(self.inner(low)) + low).mean((2, 3)))
+        if self.beside == "pair":
+            left, right = low.chunk(2, 3)
+            return self.head(self.high(self.inner(left) - self.inner(right).relu()).mean((2, 3)))
+        above = self.high(self.inner(low))
+        if self.beside == "shortcut":
+            above = above + low
+        elif self.beside == "count":
+            above = above * low.shape[0]
+        elif self.beside == "width":
+            above = above * low.shape[-1] * x.shape[-1]
+        elif self.beside == "size":
+            above = self.high(F.interpolate(above, size=low.shape[2:]))
+        return self.head(above.mean((2, 3)))
 
 
-def test_network_is_cut_at_the_highest_border_that_one_tensor_crosses() -> None:
-    module, images = _Shortcut(), torch.randn(2, 3, 4, 4)
-    levels = {
-        f"{layer}.{leaf}": n for n, layer in enumerate(("low", "inner", "high", "head")) for leaf in ("weight", "bias")
-    }
-    structure = of_levels(module, levels, ("head",), side=4)
-    found = [cut.cuttable(module, structure, structure.stages[:count]) for count in range(4)]
-    assert found == [(), ("stem",), ("stem",), ("stem", "stage1", "stage2")]
-    with pytest.raises(ValueError, match="several tensors cross the border above stage1"):
-        cut.halves(module, structure, ("stem", "stage1"))
-    parts = cut.segments(module, structure)
-    assert [*parts] == ["stem", "stage2"]
-    torch.testing.assert_close(module.head(parts["stage2"](parts["stem"](images))), module(images))
+@pytest.mark.parametrize(
+    ("beside", "cuts"),
+    [
+        ("shortcut", [0, 1, 1, 3]),
+        ("count", [0, 1, 1, 3]),
+        *((name, [0, 1, 2, 3]) for name in ("width", "size", "pair")),
+    ],
+)
+def test_network_is_cut_at_the_highest_border_that_one_tensor_crosses(beside: str, cuts: list[int]) -> None:
+    module, images = _Small(beside), torch.randn(5, 3, 4, 4)
+    order = {"low": 0, "inner": 1, "high": 2, "head": 3}
+    structure = of_levels(
+        module, {name: order[name.partition(".")[0]] for name in module.state_dict()}, ("head",), side=4
+    )
+    stages, expected = structure.stages, module(images)
+    assert [cut.cuttable(module, structure, stages[:count]) for count in range(4)] == [stages[:count] for count in cuts]
+    passed = images
+    for part in (parts := cut.segments(module, structure)).values():
+        passed = part(passed)
+    assert [*parts] == [stages[count - 1] for count in sorted({*cuts} - {0})]
+    torch.testing.assert_close(module.head(passed), expected)
+    for count in {*cuts} - {0}:
+        lower, upper = cut.halves(module, structure, stages[:count])
+        assert isinstance(lower(images), torch.Tensor)
+        torch.testing.assert_close(upper(lower(images)), expected)
+    if cuts[2] == 1:
+        with pytest.raises(ValueError, match="several tensors cross the border above stage1"):
+            cut.halves(module, structure, stages[:2])
 
 
 def test_halves_follow_the_networks_train_mode() -> None:

@@ -96,7 +96,7 @@ def _crossing(module: nn.Module, structure: Structure, below: tuple[str, ...]) -
     """Return the last node whose output alone crosses the border above `below`; None if there is none."""
     graph, tensors = _trace(module, structure)
     levels, varying, border = _levels(graph, structure), _varying(graph), len(below) - 1
-    low = [node for node in reversed(graph.nodes) if levels[node] <= border and node in tensors & varying]
+    low = [node for node in reversed(graph.nodes) if levels[node] <= border and node in tensors]
     return next((node for node in low if _crosses_alone(node, border, levels, varying)), None)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from frostline.core.config import FreezeModeConfig
 from frostline.core.errors import UserError
-from frostline.models import freezing
+from frostline.models import adapters, freezing
 from frostline.models.build import Model
 from frostline.models.stages import of_levels
 from frostline.training.evaluation import evaluate
@@ -196,6 +196,18 @@ def test_norm_without_parameters_learns_with_its_stage(stem: float, norm_stats: 
     assert module[1].training == learns and module[3].training
 
 
+@pytest.mark.parametrize(
+    ("learns", "trains"), [("0.weight", False), ("1.adapter.scale", False), ("1.weight", True), ("1.bias", True)]
+)
+def test_norm_keeps_its_statistics_where_only_others_of_its_stage_learn(learns: str, trains: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    structure = of_levels(module, {name: int(name[0] == "3") for name in module.state_dict()}, ("3",))
+    structure = adapters.insert(module, structure, mode("ssf").adapter, seed=0, side=1)
+    scales = {name: float(name in (learns, "3.weight")) for name, _ in module.named_parameters()}
+    freezing.freeze(module, structure, freezing.Phase(1.0, scales), norm_stats="learn")
+    assert learns in scales and module[0].training and module[1].training == trains
+
+
 @pytest.mark.parametrize("name", ["vgg11", "mobilenet_v3_small", "convnext_tiny"])
 def test_dropout_is_active_only_in_learning_stages(name: str) -> None:
     model = on_meta(name)
@@ -253,13 +265,14 @@ def test_freezing_drops_gradients() -> None:
     [
         ([{"match": "heads/*"}, {"match": "*"}], ["freeze_mode=own", "heads/*", "stage-1", "model (bias, conv2d, "]),
         ([{"match": "head/*"}, {"match": "stage9/*"}, {"match": "*"}], ["freeze_mode=own", "stage9/*"]),
+        ([{"match": "stage-4/*"}, {"match": "*"}], ["freeze_mode=own", "stage-4/*"]),
         ([{"match": "head/*"}], ["freeze_mode=own", "covers conv1.0.weight", "'*'"]),
         ([], ["freeze_mode=own", "covers conv1.0.weight"]),
         ([{"match": "*", "lr_scale": 0.0}], ["freeze_mode=own: expected some parameter to learn in every phase, by"]),
     ],
 )
 def test_rules_that_do_not_fit_the_network_are_refused(rules: list[dict[str, object]], words: list[str]) -> None:
-    own = FreezeModeConfig("own", "learn", [phase(rules=rules)])
+    own = FreezeModeConfig("own", "learn", [phase(rules=[{"match": "*"}]), phase(rules=rules)])
     with pytest.raises(UserError) as caught:
         resolve(on_meta("shufflenet_v2_x0_5"), own)
     assert "\n" not in str(caught.value)

@@ -113,11 +113,7 @@ def _steps(phase: PhaseConfig, stages: Sequence[str]) -> list[PhaseConfig]:
 
 def _reached(rules: Iterable[RuleConfig], stages: Sequence[str]) -> list[RuleConfig]:
     """Return the rules with each `{stage}` rule repeated for every one of `stages`."""
-    expanded = []
-    for rule in rules:
-        matches = [rule.match.replace("{stage}", s) for s in stages] if "{stage}" in rule.match else [rule.match]
-        expanded += [replace(rule, match=match) for match in matches]
-    return expanded
+    return [replace(rule, match=rule.match.replace("{stage}", stage)) for rule in rules for stage in stages]
 
 
 def _scales(

@@ -1,12 +1,13 @@
 """Adapters agree with PEFT, which reads our files: same parameters, outputs and gradients.
 
-This needs `pip install peft`; PEFT brings transformers and accelerate and is in no extra.
+A comparison with PEFT itself needs `pip install peft`; PEFT brings transformers and accelerate and is in no extra.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from families import member
 from frostline.models import adapters, build, freezing, peft_layout
 from frostline.store import tensorfile
-from small import compose
+from small import compose, mode
 
 LINEAR = "freeze_mode.adapter.where=['*/linear/weight/*']"
 """Without attention: with our own `where`, PEFT adds the product of its output projection twice."""
@@ -26,6 +28,47 @@ THEIRS = {
     "magnitude": "lora_magnitude_vector.default.weight",
     "scale": "ia3_l.default",
 }
+
+
+def moved(module: nn.Module) -> None:
+    """Move the parameters of all adapters at random."""
+    draw = torch.Generator().manual_seed(0)
+    for _, _, adapter in adapters.adapted(module):
+        for parameter in adapter.parameters():
+            parameter.detach().add_(0.05 * torch.randn(parameter.shape, generator=draw))
+
+
+@pytest.mark.parametrize("name", ["convnext", "vit"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
+@torch.no_grad()
+def test_file_gives_the_weights_by_the_formulas_of_peft(name: str, kind: str) -> None:
+    model, how = member(name), replace(mode(kind).adapter, rank=20)
+    plain = copy.deepcopy(model.module)
+    adapters.insert(model.module, model.structure, how, side=32, seed=0)
+    moved(model.module)
+    tensors, facts = peft_layout.adapters_alone(model.module, how, heads=model.structure.heads)
+    assert not any(tensor.requires_grad for tensor in tensors.values())
+    for path, layer, _ in adapters.adapted(model.module):
+        leaf = "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight"
+        frozen, target = plain.get_submodule(path).get_parameter(leaf), path.replace("n.out_", "n.base_layer.out_")
+        is_conv, ones = frozen.dim() == 4, [1] * (frozen.dim() - 1)
+        own = {key.partition(f"{target}.")[2]: tensor for key, tensor in tensors.items() if f"model.{target}." in key}
+        if kind == "ia3":
+            (scale,), of_inputs = own.values(), path in facts["feedforward_modules"]
+            count = frozen.shape[1] if of_inputs else len(frozen)
+            assert scale.shape == ((1, count, 1, 1) if is_conv else (1, count) if of_inputs else (count, 1))
+            expected = frozen * (scale if of_inputs else scale.view(-1, *ones))
+        else:
+            a, b = own["lora_A.weight"], own["lora_B.weight"]
+            assert a.shape[1:] == frozen.shape[1:] and b.shape == (len(frozen), len(a), *ones[1:])
+            alpha = facts["alpha_pattern"].get(target, facts["lora_alpha"])
+            assert len(a) == facts["rank_pattern"].get(target, facts["r"])
+            expected = frozen + alpha / len(a) * (b.flatten(1) @ a.flatten(1)).view_as(frozen)
+        if kind == "dora":
+            lengths = own["lora_magnitude_vector"]
+            assert lengths.shape == ((1, len(frozen), 1, 1) if is_conv else (len(frozen),))
+            expected = expected * (lengths.flatten() / expected.flatten(1).norm(dim=1)).view(-1, *ones)
+        torch.testing.assert_close(getattr(layer, leaf), expected)
 
 
 @pytest.mark.slow
@@ -49,10 +92,7 @@ def test_peft_computes_the_same_from_our_files(
     model = build.build(name, library="torchvision", weights=None, num_classes=10, seed=0, image_size=side)
     module, plain = model.module.eval(), copy.deepcopy(model.module).eval()
     structure = adapters.insert(module, model.structure, how.adapter, side=side, seed=0)
-    with torch.no_grad():
-        for path, parameter in module.named_parameters():
-            if ".adapter." in path:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+    moved(module)
     tensors, facts = peft_layout.adapters_alone(module, how.adapter, heads=structure.heads)
     tensorfile.save(tmp_path / "adapter_model.safetensors", tensors, {})
     (tmp_path / "adapter_config.json").write_text(json.dumps(facts))

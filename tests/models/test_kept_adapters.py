@@ -138,8 +138,8 @@ def test_bottleneck_of_attention_changes_its_first_output() -> None:
     module, bare = perturbed(vit(), config_of("adapter", "where=['*.self_attention']"))
     x = torch.randn(2, 5, 16)
     layer, frozen = (m.encoder.layers[0].self_attention for m in (module, bare))
-    given, weights = layer(x, x, x, need_weights=True)
-    before, theirs = frozen(x, x, x, need_weights=True)
+    given, weights = layer(x, x, x, average_attn_weights=False)
+    before, theirs = frozen(x, x, x, average_attn_weights=False)
     added = layer.adapter.up(F.relu(layer.adapter.down(before)))
     torch.testing.assert_close((given, weights), (before + added, theirs))
 

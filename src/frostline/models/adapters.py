@@ -43,7 +43,7 @@ def insert(module: nn.Module, structure: Structure, how: AdapterConfig, *, seed:
             continue
         frozen = layer.get_parameter(_tensors(type(layer))[0])
         if not frozen.is_meta:
-            adapter.start(frozen.detach(), generator(seed, "init", "adapter", path))
+            adapter.start(frozen, generator(seed, "init", "adapter", path))
         layer.add_module(freezing.ADAPTER, adapter)
         layer.__class__ = _with_adapter(layer.__class__)
         stages |= dict.fromkeys((f"{path}.{freezing.ADAPTER}", *named(path, adapter)), structure.stage_of(name))

@@ -117,6 +117,9 @@ def test_dora_separates_magnitude_and_direction() -> None:
     direction = frozen.weight + how.alpha / how.rank * layer.adapter.lora_B @ layer.adapter.lora_A
     assert torch.allclose(layer.weight, layer.adapter.magnitude[:, None] * F.normalize(direction), atol=1e-6)
     assert torch.allclose(layer.weight.norm(dim=1), layer.adapter.magnitude.abs(), rtol=1e-4)
+    exact = layer.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.weight, exact)
     (layer.weight * direction.detach()).sum().backward()  # without effect if the length were not a constant
     assert layer.adapter.lora_B.grad.abs().max() > 1e-2
 
@@ -165,10 +168,11 @@ def test_ia3_scales_inputs_of_second_layers_and_ssf_outputs() -> None:
         assert torch.allclose(layer(inputs), expected, atol=1e-6)
 
 
-def test_grouped_convolutions_get_no_lora() -> None:
-    model, _ = built("shufflenet", "lora")
-    grouped = [part for part in model.module.modules() if isinstance(part, nn.Conv2d) and part.groups > 1]
-    assert grouped and not any(hasattr(part, "adapter") for part in grouped)
+def test_grouped_convolutions_get_ia3_and_no_lora() -> None:
+    for chosen, expected in (("lora", {False}), ("ia3", {True})):
+        modules = built("shufflenet", chosen)[0].module.modules()
+        grouped = [part for part in modules if isinstance(part, nn.Conv2d) and part.groups > 1]
+        assert {hasattr(part, "adapter") for part in grouped} == expected
 
 
 def test_dropout_applies_to_the_lora_input_only() -> None:

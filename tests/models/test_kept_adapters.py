@@ -209,6 +209,12 @@ def test_prompts_have_the_papers_initial_distribution() -> None:
     assert 0.98 * bound < tokens.abs().max() <= bound and abs(float(tokens.detach().mean())) < 0.01
 
 
+@pytest.mark.parametrize("chosen", KEPT_MODES)
+def test_head_gets_no_adapter(chosen: str) -> None:
+    with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.where=\['head/\*'\]: .* below the head \(conv2d, "):
+        build.with_adapters(vit(), config_of(chosen, "where=['head/*']"), seed=0)
+
+
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "timm:test_vit_relpos", "timm:test_convnext"])
 def test_prompts_need_a_vision_transformer(name: str) -> None:
     model = built(name)
@@ -221,6 +227,7 @@ def test_only_head_and_adapters_learn(chosen: str) -> None:
     model = build.with_adapters(vit(), config_of(chosen, "where=['stage-1/*','stage-2/*']"), seed=0)
     (phase,) = resolve(model, mode(chosen))
     freezing.freeze(model.module, model.structure, phase, norm_stats="frozen")
+    assert all(adapter.training for adapter in adapters(model.module))  # else their dropout would be off
     model.module(images()).square().sum().backward()
     learn = {name for name, parameter in model.module.named_parameters() if parameter.grad is not None}
     assert learn == {n for n, _ in model.module.named_parameters() if ".adapter." in n or n.startswith("heads")}

@@ -57,6 +57,7 @@ def test_file_gives_the_weights_by_the_formulas_of_peft(name: str, kind: str) ->
             (scale,), of_inputs = own.values(), path in facts["feedforward_modules"]
             count = frozen.shape[1] if of_inputs else len(frozen)
             assert scale.shape == ((1, count, 1, 1) if is_conv else (1, count) if of_inputs else (count, 1))
+            assert (scale == 1).sum() == (count // 3 if leaf == "in_proj_weight" else 0)  # queries
             expected = frozen * (scale if of_inputs else scale.view(-1, *ones))
         else:
             a, b = own["lora_A.weight"], own["lora_B.weight"]

@@ -107,13 +107,12 @@ def _tensors(kind: type[nn.Module]) -> tuple[str, str]:
 
 
 def _fits(layer: nn.Module, how: AdapterConfig) -> bool:
-    """Return whether the kind of adapter applies to the layer: one with a matrix; for SSF, any with a bias."""
-    weight, bias = (layer._parameters.get(name) for name in _tensors(type(layer)))
+    """Return whether the kind of adapter applies to a layer with a weight: if it is a matrix; for SSF, with a bias."""
     if how.kind == "ssf":
-        return weight is not None and bias is not None
+        return layer._parameters.get(_tensors(type(layer))[1]) is not None
     if isinstance(layer, nn.Conv2d):  # the matrix of each group is too small for a low rank
         return layer.groups == 1 or how.kind == "ia3"
-    return weight is not None and isinstance(layer, nn.Linear | nn.MultiheadAttention)
+    return isinstance(layer, nn.Linear | nn.MultiheadAttention)
 
 
 def _adapter_for(layer: nn.Module, path: str, addresses: Sequence[str], how: AdapterConfig) -> Adapter | None:
@@ -122,7 +121,7 @@ def _adapter_for(layer: nn.Module, path: str, addresses: Sequence[str], how: Ada
         return None
     if how.kind == "ia3":
         fused = isinstance(layer, nn.MultiheadAttention) or path.rpartition(".")[2] == "qkv"
-        return IA3(frozen, of_inputs=of_inputs, queries=len(frozen) // 3 if fused and not of_inputs else 0)
+        return IA3(frozen, of_inputs=of_inputs, queries=len(frozen) // 3 if fused else 0)
     return SSF(frozen) if how.kind == "ssf" else {"lora": LoRA, "dora": DoRA}[how.kind](frozen, how)
 
 

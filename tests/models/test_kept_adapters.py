@@ -15,15 +15,16 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
+from torchvision.ops import Permute
 
 from frostline.core.config import KEPT, AdapterConfig
 from frostline.core.errors import UserError
 from frostline.core.input_spec import InputSpec
 from frostline.core.validation import adapter_config
-from frostline.models import build, cut, freezing, fuse, timm_stages
+from frostline.models import build, cut, freezing, fuse, kept_adapters, timm_stages
 from frostline.models.build import Model
 from frostline.models.kept_adapter_kinds import KeptAdapter
-from frostline.models.stages import structure_of
+from frostline.models.stages import of_levels, structure_of
 from frostline.records import layout
 from frostline.runs import export, predict
 from frostline.store import hashing
@@ -207,6 +208,32 @@ def test_prompts_have_the_papers_initial_distribution() -> None:
     tokens = torch.stack([cast(Any, one).tokens for one in adapters(module)])
     bound = (6 / (3 * 8 * 8 + 16)) ** 0.5
     assert 0.98 * bound < tokens.abs().max() <= bound and abs(float(tokens.detach().mean())) < 0.01
+
+
+def test_bottlenecks_project_channels_first_or_last() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), Permute([0, 2, 3, 1]), nn.Linear(4, 6), nn.Flatten(), nn.Linear(384, 2))
+    structure = of_levels(module, {name: int(name[0] == "4") for name in module.state_dict()}, ("4",))
+    before = module(torch.ones(2, 3, 8, 8))
+    kept_adapters.insert(module, structure, config_of("adapter", "where=['*']", "parallel=true"), seed=0, side=8)
+    assert torch.equal(module(torch.ones(2, 3, 8, 8)), before)
+    first, second = (cast(Any, adapter) for adapter in adapters(module))
+    assert isinstance(first.down, nn.Conv2d) and (first.down.in_channels, first.up.out_channels) == (3, 4)
+    assert isinstance(second.down, nn.Linear) and (second.down.in_features, second.up.out_features) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "read"),
+    [("adapter", ("rank", "parallel", "scale", "dropout")), ("prompt", ("tokens", "deep", "dropout"))],
+)
+def test_description_has_what_the_kind_of_adapter_reads(chosen: str, read: tuple[str, ...]) -> None:
+    how, model = config_of(chosen, "where=['stage-1/*.encoder_layer_3']"), vit()
+    module = build.with_adapters(model, how, seed=0).module
+    tensors, facts = kept_adapters.alone(module, how, heads=("heads.head",))
+    assert tensors.keys() == {n for n in module.state_dict() if ".adapter." in n or n.startswith("heads.head.")}
+    assert "arXiv:" in facts.pop("papers")
+    around = ["encoder.layers.encoder_layer_3"]
+    own = {name: getattr(how, name) for name in read}
+    assert facts == {"kind": how.kind, **own, "around": around, "modules_to_save": ["heads.head"]}
 
 
 @pytest.mark.parametrize("chosen", KEPT_MODES)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from frostline.models import freezing
 from frostline.models.build import Model
-from frostline.models.freeze_guard import FrozenDrift, Guard
+from frostline.models.freeze_guard import FrozenDrift, Guard, frozen_tensors
 from frostline.training.loop import TrainingPosition
 from frostline.training.schedule import Span
 from small import images, mode, network, resolve, train
@@ -64,8 +65,36 @@ def test_guard_detects_statistics_updated_in_train_mode() -> None:
 def test_full_check_detects_writes_through_data() -> None:
     model, guard = watched()
     model.module.conv1[0].weight.data.add_(1)
+    guard.check_if_written()  # cheap, and blind to this
     with pytest.raises(FrozenDrift, match=r"conv1\.0\.weight"):
         guard.check()
+
+
+def test_guard_detects_a_replaced_tensor() -> None:
+    module = nn.Linear(2, 2).requires_grad_(False)
+    guard = Guard(module)
+    guard.watch()
+    guard.check_if_written()
+    assert guard.verdict() == "2 tensors unchanged, bit for bit"
+    other = nn.Parameter(module.weight + 1, requires_grad=False)
+    for _ in range(module.weight._version - other._version):
+        other.add_(0)
+    module.weight = other
+    with pytest.raises(FrozenDrift, match="weight"):
+        guard.check_if_written()
+
+
+def test_learning_parameters_and_moving_statistics_are_not_frozen() -> None:
+    linear, norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+    module = nn.Sequential(linear, norm, nn.BatchNorm1d(2).eval(), linear, norm).requires_grad_(False)
+    module.register_buffer("positions", torch.ones(2))
+    linear.bias.requires_grad_()
+    moving = {f"{n}.{leaf}" for n in (1, 4) for leaf in ("running_mean", "running_var", "num_batches_tracked")}
+    assert frozen_tensors(module).keys() == module.state_dict().keys() - moving - {"0.bias", "3.bias"}
+    guard = Guard(linear.requires_grad_())
+    guard.watch()
+    guard.check()
+    assert guard.verdict() == "nothing was frozen"
 
 
 def test_guard_allows_the_head_to_change() -> None:

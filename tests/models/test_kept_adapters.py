@@ -216,6 +216,7 @@ def test_bottlenecks_project_channels_first_or_last() -> None:
     before = module(torch.ones(2, 3, 8, 8))
     kept_adapters.insert(module, structure, config_of("adapter", "where=['*']", "parallel=true"), seed=0, side=8)
     assert torch.equal(module(torch.ones(2, 3, 8, 8)), before)
+    assert all(part.training and not part._forward_hooks for part in module.modules())
     first, second = (cast(Any, adapter) for adapter in adapters(module))
     assert isinstance(first.down, nn.Conv2d) and (first.down.in_channels, first.up.out_channels) == (3, 4)
     assert isinstance(second.down, nn.Linear) and (second.down.in_features, second.up.out_features) == (4, 6)

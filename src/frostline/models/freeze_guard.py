@@ -60,7 +60,7 @@ class Guard:
     def watch(self) -> None:
         """Copy newly frozen tensors, drop the copies of tensors that now learn, and keep all others."""
         self._watched = {
-            name: self._watched.get(name) or _Watched(tensor, tensor.detach().clone(), tensor._version)
+            name: self._watched.get(name) or _Watched(tensor, tensor.clone(), tensor._version)
             for name, tensor in frozen_tensors(self._module).items()
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,14 @@ import torch
 import torchvision
 import yaml
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model_weights, vision_transformer
 
 from frostline.core.config import ModelConfig
 from frostline.core.errors import UserError
 from frostline.core.input_spec import InputSpec
 from frostline.models import weights
-from frostline.models.build import Model, build, metadata
+from frostline.models.build import Model, build, metadata, new_head
 from frostline.store import hashing, tensorfile
 from small import BASE
 
@@ -39,7 +40,7 @@ def scratch(name: str = TINY, *, seed: int = 0, num_classes: int = 3, image_size
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(torch.equal(t, b[name]) and t.dtype == b[name].dtype for name, t in a.items())
 
 
 @pytest.mark.slow
@@ -73,6 +74,9 @@ def test_new_head_does_not_depend_on_backbone_weights(saved: Path) -> None:
     transferred = build(TINY, weights=str(saved), num_classes=9, seed=5)
     assert same(transferred.module.fc.state_dict(), new.module.fc.state_dict())
     assert not torch.equal(transferred.module.conv1[0].weight, new.module.conv1[0].weight)
+    before = transferred.module.fc
+    assert same(new_head(transferred, 7, seed=2).state_dict(), scratch(seed=2, num_classes=7).module.fc.state_dict())
+    assert transferred.module.fc is before
 
 
 def test_saved_weights_restore_tensors_input_and_digest(saved: Path) -> None:
@@ -182,11 +186,23 @@ def test_head_is_kept_only_for_the_same_classes(tmp_path):
     path = tmp_path / "cats_and_dogs.safetensors"
     tensorfile.save(path, trained.module.state_dict(), metadata(trained, ["cat", "dog"]))
     arguments = {"weights": str(path), "num_classes": 2, "seed": 1}
-    same = build("squeezenet1_1", classes=["cat", "dog"], **arguments).module.state_dict()
-    other = build("squeezenet1_1", classes=["car", "bus"], **arguments).module.state_dict()
-    assert torch.equal(same["classifier.1.weight"], trained.module.state_dict()["classifier.1.weight"])
-    assert not torch.equal(other["classifier.1.weight"], trained.module.state_dict()["classifier.1.weight"])
-    assert torch.equal(other["features.0.weight"], trained.module.state_dict()["features.0.weight"])
+    same = build("squeezenet1_1", classes=["cat", "dog"], **arguments)
+    other = build("squeezenet1_1", classes=["car", "bus"], **arguments)
+    known = [(model.new_head, model.trained_for) for model in (trained, same, other)]
+    assert known == [(True, None), (False, ("cat", "dog")), (True, ("cat", "dog"))]
+    theirs, same, other = (model.module.state_dict() for model in (trained, same, other))
+    assert torch.equal(same["classifier.1.weight"], theirs["classifier.1.weight"])
+    assert not torch.equal(other["classifier.1.weight"], theirs["classifier.1.weight"])
+    assert torch.equal(other["features.0.weight"], theirs["features.0.weight"])
+
+
+def test_only_one_linear_head_with_a_bias_can_be_solved() -> None:
+    model, conv = (build(name, weights=None, num_classes=3, seed=0, meta=True) for name in (TINY, "squeezenet1_1"))
+    assert model.linear_head is model.module.fc and conv.linear_head is None
+    two = replace(model, structure=replace(model.structure, heads=("fc", "conv5.0")))
+    assert two.linear_head is None
+    model.module.fc = nn.Linear(2, 3, bias=False)
+    assert model.linear_head is None
 
 
 def test_embedded_weights_match_their_hash() -> None:

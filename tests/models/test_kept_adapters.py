@@ -27,7 +27,7 @@ from frostline.models.kept_adapter_kinds import KeptAdapter
 from frostline.models.stages import of_levels, structure_of
 from frostline.records import layout
 from frostline.runs import export, predict
-from frostline.store import hashing
+from frostline.store import hashing, tensorfile
 from small import KEPT_MODES, SMALL, FakeRecord, compose, execute_run, mode, network, plain_config, resolve
 
 SIDE = 32
@@ -289,6 +289,19 @@ def test_adapter_facts_of_a_file_are_checked() -> None:
     with pytest.raises(UserError, match=r"^freeze_mode\.adapter\.rank=big: expected a value of type int"):
         adapter_config({**facts, "rank": "big"})
     assert {config_of(chosen).kind for chosen in KEPT_MODES} == {*KEPT}
+
+
+def test_network_is_built_with_the_adapters_of_its_file(tmp_path: Path) -> None:
+    plain, path = network("shufflenet_v2_x0_5"), tmp_path / "w.safetensors"
+    model = build.with_adapters(plain, config_of("adapter"), seed=0)
+    tensorfile.save(path, model.module.state_dict(), build.metadata(model, "abcde"))
+    arguments = {"weights": str(path), "num_classes": 5, "seed": 1}
+    again = build.build(model.name, **arguments, meta=True)
+    assert again.kept_adapter == model.kept_adapter == config_of("adapter")
+    assert again.module.state_dict().keys() == model.module.state_dict().keys()
+    with pytest.raises(UserError, match=r"not of one that keeps adapters \(bottleneck\)"):
+        build.build(model.name, **arguments)
+    assert build.with_adapters(network("shufflenet_v2_x0_5"), config_of("lora"), seed=0).kept_adapter is None
 
 
 class Stopped(Exception):

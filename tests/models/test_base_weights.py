@@ -56,14 +56,31 @@ def test_learned_weights_replace_base_weights(learned: Path, tmp_path: Path) -> 
     assert weights.whole(whole, tmp_path / "nowhere") == whole
 
 
-def test_base_is_found_beside_and_in_parent_folders(learned: Path, tmp_path: Path) -> None:
+def test_base_is_found_beside_and_in_parent_folders(
+    learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moved = Path(shutil.move(learned.parents[2], tmp_path / "moved elsewhere"))
     file = moved / "lr=0.1" / "0" / "best.safetensors"
     assert len(weights.read(file)) == 3
-    shutil.move(base_file(file), file.parent)
-    assert len(weights.read(file)) == 3
     (tmp_path / "link").symlink_to(file.parent)
     assert len(weights.read(tmp_path / "link" / "best.safetensors")) == 3
+    monkeypatch.chdir(file.parent)
+    assert len(weights.read(Path(file.name))) == 3
+    shutil.move(file, tmp_path / "big disk")
+    file.symlink_to(tmp_path / "big disk")
+    assert len(weights.read(file)) == 3
+    shutil.move(base_file(file), file.parent)
+    for path in (file, Path(file.name), tmp_path / "link" / file.name):
+        assert len(weights.read(path)) == 3
+
+
+def test_base_is_kept_in_every_folder_without_heads_and_adapters(tmp_path: Path) -> None:
+    module = network()
+    digest = base_weights.keep(module, ["fc"], tmp_path / "one")
+    assert base_weights.keep(module, ["fc"], tmp_path / "two") == digest
+    assert (tmp_path / "two" / base_weights.name_of(digest)).exists()
+    (adapted := network()).get_submodule("conv").add_module("adapter", nn.Linear(3, 1))
+    assert base_weights.keep(adapted, ["fc"], tmp_path / "one") == digest
 
 
 def test_base_file_is_named_by_hash_and_loadable(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from frostline.core.config import BASES
 from frostline.core.errors import UserError, first_line
-from frostline.models import adapters, freezing
+from frostline.models import freezing
 from frostline.models.state_dicts import within
 from frostline.store import hashing, tensorfile
 
@@ -43,9 +43,8 @@ def keep(module: nn.Module, heads: Sequence[str], folder: Path) -> str:
     """
     digest = _known.get(module)
     if digest is None or not (folder / name_of(digest)).exists():
-        plain = adapters.without(module).keys()
         state = module.state_dict(keep_vars=True)
-        tensors = {name: tensor for name, tensor in state.items() if name in plain and belongs(name, heads)}
+        tensors = {name: tensor for name, tensor in state.items() if belongs(name, heads)}
         digest = _known[module] = _kept(tensors, folder)
     return digest
 

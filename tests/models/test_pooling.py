@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from frostline.models.build import build
-from frostline.models.pooling import AveragePool, average_pool
+from frostline.models.pooling import AveragePool, average_pool, replace_pools
 
 LENGTHS = st.integers(1, 20)
 
@@ -39,6 +41,15 @@ def test_adaptive_pooling_layers_are_replaced(name: str) -> None:
     assert isinstance(module.avgpool, AveragePool)
     kinds = {type(layer).__name__ for layer in module.modules()}
     assert "AdaptiveAvgPool2d" not in kinds
+
+
+def test_pooling_to_one_pixel_or_to_an_open_size_is_not_replaced() -> None:
+    sizes = (1, (1, 1), (3, None), (None, 3), 2, (2, 3), (1, 2), (2, 1))
+    module = nn.Sequential(*map(nn.AdaptiveAvgPool2d, sizes))
+    replace_pools(module)
+    kept, replaced = [*module][:4], [*module][4:]
+    assert all(type(pool) is nn.AdaptiveAvgPool2d for pool in kept)
+    assert [cast(AveragePool, pool).size for pool in replaced] == [(2, 2), (2, 3), (1, 2), (2, 1)]
 
 
 def test_traced_pooling_works_for_any_size() -> None:

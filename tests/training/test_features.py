@@ -349,6 +349,22 @@ def test_frozen_stages_get_batches_of_one_size(tmp_path: Path) -> None:
     assert views.train.seen == 2 * TRAIN
 
 
+@pytest.mark.parametrize("channels_last", ["true", "false"])
+def test_features_are_the_stages_outputs_in_their_memory_format(tmp_path: Path, channels_last: str) -> None:
+    config = chosen("freeze=last_stage", f"channels_last={channels_last}", f"store.path={tmp_path}")
+    run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
+    index, views = torch.tensor([5, 0, 31, 7]), run.views.train
+    for cache in (False, True):
+        line = frost_line.draw(run, 0, cache=cache)
+        data = line.dataset(views)
+        data.inputs(index.flip(0), 1)
+        data.prefetch(index, 1)
+        found, expected = data.inputs(index, 1), line.below()(views.inputs(index, 1))
+        assert data.cached == cache and found.dim() == 4
+        torch.testing.assert_close(found, expected)
+        assert found.stride() == expected.stride()
+
+
 @pytest.mark.parametrize("mode", ["full", "head"])
 def test_compiled_network_sees_each_image_once(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)

@@ -210,12 +210,15 @@ def test_prompts_have_the_papers_initial_distribution() -> None:
     assert 0.98 * bound < tokens.abs().max() <= bound and abs(float(tokens.detach().mean())) < 0.01
 
 
-def test_bottlenecks_project_channels_first_or_last() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 1), Permute([0, 2, 3, 1]), nn.Linear(4, 6), nn.Flatten(), nn.Linear(384, 2))
+@pytest.mark.parametrize("side", [8, 4, 6])  # of 4 and 6, maps have as many channels as rows and columns
+def test_bottlenecks_project_channels_first_or_last(side: int) -> None:
+    last = nn.Linear(6 * side**2, 2)
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), Permute([0, 2, 3, 1]), nn.Linear(4, 6), nn.Flatten(), last)
     structure = of_levels(module, {name: int(name[0] == "4") for name in module.state_dict()}, ("4",))
-    before = module(torch.ones(2, 3, 8, 8))
-    kept_adapters.insert(module, structure, config_of("adapter", "where=['*']", "parallel=true"), seed=0, side=8)
-    assert torch.equal(module(torch.ones(2, 3, 8, 8)), before)
+    images = torch.ones(2, 3, side, side)
+    before = module(images)
+    kept_adapters.insert(module, structure, config_of("adapter", "where=['*']", "parallel=true"), seed=0, side=side)
+    assert torch.equal(module(images), before)
     assert all(part.training and not part._forward_hooks for part in module.modules())
     first, second = (cast(Any, adapter) for adapter in adapters(module))
     assert isinstance(first.down, nn.Conv2d) and (first.down.in_channels, first.up.out_channels) == (3, 4)

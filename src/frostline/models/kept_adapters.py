@@ -76,13 +76,19 @@ def _bottlenecks(
     """Yield path and bottleneck for each matched module whose output, or first output, is a tensor of features."""
     named = [path for path, own in addresses.items() if freezing.is_named(own, how.where)]
     for path, (taken, given) in _shapes(module, named, side).items():
-        maps = len(given) == 4 and given[2] == given[3]
+        layer = module.get_submodule(path)
+        maps = len(given) == 4 and given[2] == given[3] and (given[1] != given[2] or _convolves(layer))
         axis = 1 if maps else -1
         if how.parallel and (taken is None or _without(taken, axis) != _without(given, axis)):
             continue
         entering = taken if how.parallel and taken is not None else given
-        like = next(module.get_submodule(path).parameters())
+        like = next(layer.parameters())
         yield path, Bottleneck(entering[axis], given[axis], how, maps=maps, like=like)
+
+
+def _convolves(layer: nn.Module) -> bool:
+    """Return whether a module has a convolution, which maps with as many channels as rows leave open (Swin at 384)."""
+    return any(isinstance(part, nn.Conv2d) for part in layer.modules())
 
 
 def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:

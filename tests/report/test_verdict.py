@@ -839,6 +839,12 @@ def test_missing_rival_suggests_a_command():
     )
 
 
+def test_solved_heads_have_no_lr_to_try_again():
+    runs = [result(0, "probe", 0.9, 0.8), *(result(n, "full", 0, 0, status="FAILED", lr=0.1**n) for n in (1, 2))]
+    del runs[0].choices["lr"]
+    assert f"To try them again: `python train.py -m freeze=probe,full lr=0.1,{0.1**2!r}`." in answer(runs)
+
+
 def test_failed_fresh_seed_of_a_search_is_tried_again_by_the_same_command():
     search = {"search": "tpe", "study": "head", "space": {}, "budget": "2 trials"}
     runs = [result(n, "head", 0.9, 0.8, lr=0.1**n, trial=n, **search) for n in range(2)]

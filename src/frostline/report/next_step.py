@@ -128,6 +128,7 @@ def once_more(key: str, only: Contender, results: Sequence[Result]) -> list[str]
         ]
     if too_large:
         return smaller(key, [*dict.fromkeys(run.choices.get(key) for run in lost)], only, lost)
-    grid = {name: list(dict.fromkeys(run.choices.get(name) for run in results)) for name in varying(results)}
+    there = {name: [run.choices[name] for run in results if name in run.choices] for name in varying(results)}
+    grid = {name: list(dict.fromkeys(values)) for name, values in there.items()}
     again = command(only.cell.finished[0], {key: [only.value], **grid})
     return [f"To try them again: `{again}`."] if again else []

@@ -18,12 +18,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.config_keys import semantic
 from frostline.core.project import config_folder, register_resolver
-from frostline.records import layout, liveness
+from frostline.records import journal, layout, liveness
 from frostline.records.result import PRUNED, VAL, Result, write_result
+from frostline.records.trial_tags import Decision
 from frostline.sweeps import compose, hydra_keys, search_rounds
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.past_runs import PastRun
+from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.search_cells import cells_of
 from frostline.sweeps.search_rounds import Search
 from frostline.sweeps.study_storage import storage_of
@@ -344,3 +346,88 @@ def test_sign_of_life_that_fails_is_repeated_later(
     monkeypatch.setattr(search.cells[0].study.sharing, "alive", alive)
     search.alive()
     assert signs == [1]
+
+
+def judged(search: Search, folder: Path) -> Outcome:
+    """Return a function that carries out a run epoch by epoch, as far as the trial's judge lets it."""
+
+    def outcome(run: PlannedRun) -> Result:
+        judge, own = search.cells[0].study.judge(run.choices["trial"]), folder / run.folder
+        own.mkdir(parents=True, exist_ok=True)
+        at, value = len(journal.epochs(own)), 1 - float(run.config.lr) / 2
+        decision = judge(at, value) if at else Decision.CONTINUE
+        while decision is Decision.CONTINUE and at < run.config.epochs:
+            journal.append_epoch(own, {"epoch": (at := at + 1), "val/accuracy": value})
+            decision = judge(at, value) if at < run.config.epochs else Decision.CONTINUE
+        pruned = {PRUNED: float(at)} if decision is Decision.STOP else {}
+        done = replace(finished(run, str(own)), metrics={VAL: value, "cost/epochs": float(at), **pruned})
+        return replace(done, status="PAUSED") if decision is Decision.PAUSE else done
+
+    return outcome
+
+
+HYPERBAND = ("search=random", "search.prune=hyperband", "search.confirm=0")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hyperband_continues_the_best_third_and_ends_the_others(
+    workers: int, composer: Composer, tmp_path: Path
+) -> None:
+    search = begun(composer, tmp_path, *HEAD, *HYPERBAND, "trials=6", "epochs=3", workers=workers)
+    found = [*chain(*rounds(search, judged(search, tmp_path)))]
+    trials = search.cells[0].study.trials()
+    first = min(trials[:3], key=lambda trial: trial.params["lr"])
+    again = next(n for n, name in enumerate(found) if name in found[:n])  # as soon as a third of them may go on
+    assert found[again] == f"head-{first.number}" and again == 2 + workers
+    assert {*found} == {*names(*range(6))} and 2 <= states(search)[0].count("COMPLETE") < 6
+    for trial in trials:
+        whole = trial.state.name == "COMPLETE"
+        assert len(trial.intermediate_values) == trial.user_attrs["epochs"] == (3 if whole else 1)
+        assert found.count(f"head-{trial.number}") == 2 and (whole or trial.state.name == "PRUNED")
+
+
+def test_epochs_of_a_budget_are_spent_and_not_more(composer: Composer, tmp_path: Path) -> None:
+    typed = ("search.budget=epochs", "search.amount=9", "epochs=3")
+    search = begun(composer, tmp_path, *HEAD, *HYPERBAND, *typed)
+    rounds(search, judged(search, tmp_path))
+    used = [trial.user_attrs["epochs"] for trial in search.cells[0].study.trials()]
+    assert 9 <= sum(used) < 9 + 3 and len(used) > 3
+
+
+def test_equal_trials_of_hyperband_share_a_run(composer: Composer, tmp_path: Path) -> None:
+    search = begun(composer, tmp_path, "freeze=head", "lr=choice(0.1,0.2)", *HYPERBAND, "trials=6", "epochs=3")
+    found = rounds(search, judged(search, tmp_path))
+    assert len({*chain(*found)}) == 2
+    trials = search.cells[0].study.trials()
+    (best,) = (trial for trial in trials if trial.state.name == "COMPLETE")
+    assert best.params == {"lr": 0.1} and states(search)[0].count("PRUNED") == 5
+    assert all(trial.intermediate_values[1] == 1 - trial.params["lr"] / 2 for trial in trials)
+
+
+def test_trial_of_a_lost_process_is_run_again_where_its_files_are_not(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    typed = (*HEAD, "search=random", "trials=1", "search.confirm=0", f"search.storage={tmp_path}/studies.log")
+    with monkeypatch.context() as other:
+        lost = replace(liveness.this_process(), pid=2**22 + 1)  # larger than any process id
+        other.setattr(liveness, "this_process", lambda: lost)
+        (theirs,) = begun(composer, tmp_path / "theirs", *typed).following({})
+    ours = begun(composer, tmp_path / "ours", *typed)
+    (run,) = ours.following({})
+    assert run.config == theirs.config and run.elsewhere == tmp_path / "theirs" / "head-0" and not said
+
+
+def test_search_waits_for_each_cell(composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another search has the last trial of one cell, the others having none, the search is not over."""
+    typed = ("freeze=head,full", HEAD[1], "search=random", "trials=1", "search.confirm=0")
+    typed = (*typed, f"search.storage={tmp_path}/studies.log")
+    with monkeypatch.context() as other:
+        another_process(other)
+        theirs = begun(composer, tmp_path / "theirs", *typed)
+        head, _ = theirs.following({})
+        theirs.cells[1].study.leave(0, Spent(0, 0))
+    ours = begun(composer, tmp_path / "ours", *typed)
+    (full,) = ours.following({})
+    assert full.folder == "full-0"
+    monkeypatch.setattr(search_rounds.time, "sleep", lambda seconds: theirs._tell({"head-0": finished(head)}))
+    assert ours.following({"full-0": finished(full)}) == [] and states(ours) == [["COMPLETE"], ["COMPLETE"]]

@@ -287,6 +287,22 @@ def test_confirmation_by_another_search_is_awaited(
     assert ours.following({confirmation.folder: finished(confirmation)}) == []
 
 
+def test_own_confirmations_begin_before_that_of_another_search_is_over(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ("freeze=head,full", HEAD[1], "search=random", "trials=1", "search.confirm=1")
+    typed = (*typed, f"search.storage={tmp_path}/studies.log")
+    ours = begun(composer, tmp_path / "ours", *typed)
+    results = {run.folder: finished(run) for run in ours.following({})}
+    with monkeypatch.context() as other:
+        another_process(other)
+        head = begun(composer, tmp_path / "theirs", *typed).cells[0].study.sharing
+        head.confirm(0)
+    monkeypatch.setattr(search_rounds.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    (fresh,) = ours.following(results)
+    assert fresh.folder == "full-seed1"
+
+
 def test_search_with_other_settings_or_data_is_another(composer: Composer, tmp_path: Path) -> None:
     def identity(seed: int = 0, epochs: int = 2, prune: str = "none", high: int = 1, data: str = "data") -> str:
         typed = [f"search.seed={seed}", f"epochs={epochs}", f"search.prune={prune}", f"lr=interval(1e-5,{high})"]

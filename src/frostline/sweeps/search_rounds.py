@@ -206,7 +206,7 @@ class Search:
         Waits for confirmations by other searches, which this sweep takes over if they die.
         """
         found: list[PlannedRun] = []
-        waiting = [] if self._dry else [(cell, best) for cell in self.cells if (best := cell.unconfirmed)]
+        waiting = [(cell, best) for cell in self.cells if (best := cell.unconfirmed)]
         while waiting and not found:
             taken: list[tuple[SearchCell, FrozenTrial]] = []
             for cell, best in waiting:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import FloatDistribution, json_to_distribution
 
 from frostline.core.config import Config
 from frostline.core.config_keys import semantic
@@ -128,6 +129,27 @@ def test_best_trial_of_each_cell_is_confirmed(composer: Composer, tmp_path: Path
         assert {run.choices["confirms"] for run in fresh} == {best.choices["trial"]}
     again = begun(composer, tmp_path, *typed)
     assert rounds(again) == found  # the sweep finds their results
+
+
+def test_runs_state_their_search_and_what_differs(composer: Composer, tmp_path: Path) -> None:
+    typed = ("freeze=head", "batch_size=8,16", "optimizer.weight_decay=interval(0,0.1)", "search=random", "trials=1")
+    objective = ["val/accuracy", "cost/train_seconds"]
+    search = begun(composer, tmp_path, *typed, f"search.objective=[{','.join(objective)}]", "search.confirm=1")
+    results, runs = {}, list[PlannedRun]()
+    while planned := search.following(results):
+        runs += planned
+        results = {run.folder: finished(run) for run in planned}
+    assert [run.folder for run in runs][:2] == ["head_batch_size=8-0", "head_batch_size=16-0"]
+    for run in runs:
+        marks = {key: run.choices[key] for key in ("search", "study", "budget", "objective", "batch_size")}
+        size = run.config.batch_size
+        told = {"search": "random", "study": f"head batch_size={size}", "budget": "1 trials", "objective": objective}
+        assert marks == {**told, "batch_size": size}
+        assert run.choices["optimizer.weight_decay"] == run.config.optimizer.weight_decay > 0
+        assert json_to_distribution(run.choices["space"]["optimizer.weight_decay"]) == FloatDistribution(0.0, 0.1)
+    assert [(run.choices.get("trial"), run.choices.get("confirms")) for run in runs] == [(0, None)] * 2 + [
+        (None, 0)
+    ] * 2
 
 
 def test_failed_trial_is_left_and_run_again_by_the_same_command(composer: Composer, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_trials_that_need_no_results_of_others_are_one_round(
 
 
 def test_best_trial_of_each_cell_is_confirmed(composer: Composer, tmp_path: Path) -> None:
-    typed = ("freeze=head,full", HEAD[1], "search=random", "trials=3", "search.confirm=2", "seed=4")
+    typed = ("freeze=head,full", HEAD[1], "search=random", "trials=3", "search.confirm=2", "++seed=4")
     search, runs = begun(composer, tmp_path, *typed), dict[str, PlannedRun]()
     found = rounds(search, lambda run: finished(runs.setdefault(run.folder, run)))
     assert found == [
@@ -131,10 +131,19 @@ def test_best_trial_of_each_cell_is_confirmed(composer: Composer, tmp_path: Path
     assert rounds(again) == found  # the sweep finds their results
 
 
+def test_fresh_seeds_train_to_the_end(composer: Composer, tmp_path: Path) -> None:
+    typed = ("search=random", "search.prune=median", "trials=1", "search.confirm=1")
+    search = begun(composer, tmp_path, *HEAD, *typed)
+    (trial,) = search.following({})
+    (fresh,) = search.following({trial.folder: finished(trial)})
+    assert (trial.config.search.prune, fresh.config.search.prune) == ("median", "none")
+
+
 def test_runs_state_their_search_and_what_differs(composer: Composer, tmp_path: Path) -> None:
     typed = ("freeze=head", "batch_size=8,16", "optimizer.weight_decay=interval(0,0.1)", "search=random", "trials=1")
     objective = ["val/accuracy", "cost/train_seconds"]
-    search = begun(composer, tmp_path, *typed, f"search.objective=[{','.join(objective)}]", "search.confirm=1")
+    typed = (*typed, f"search.objective=[{','.join(objective)}]", "search.confirm=1")
+    search = begun(composer, tmp_path, *typed)
     results, runs = {}, list[PlannedRun]()
     while planned := search.following(results):
         runs += planned

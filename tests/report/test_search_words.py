@@ -161,6 +161,8 @@ def test_room_beyond_the_tried_values_is_linear_on_a_linear_scale(high: float, e
     space = {"lr": FloatDistribution(0.0, high)}  # four trials have room for one more if a quarter is left above 0.3
     found = said(runs("full", [0.5, 0.6, 0.7, 0.9], lrs=(0.05, 0.1, 0.2, 0.3), space=space))
     assert found[2:] == [edge("full", "larger", end)]
+    on_log_scale = said(runs("full", [0.5, 0.6, 0.7, 0.9]))  # up to 0.1, with a fifth of the range above it
+    assert on_log_scale[2:] == [edge("full", "larger")]
 
 
 def test_ends_of_the_pareto_front_are_told() -> None:

@@ -700,6 +700,12 @@ def test_undefined_test_metric_gives_no_answer():
     assert answer(runs) == "No answer: AUROC is not defined on the test split."
     known = [replace(run, metrics=run.metrics | {AUROC.test: 0.8 + run.choices["seed"] / 100}) for run in runs[:3]]
     assert answer([*known, *runs[3:]]).startswith("a reached 0.810 AUROC")
+    by_augment = [
+        replace(run, choices={**run.choices, "freeze_mode": "full", "augment": run.choices["freeze_mode"]})
+        for run in (*known, *runs[3:])
+    ]
+    assert contests(by_augment)[0].key == "augment"
+    assert answer(by_augment).endswith("Try: `python train.py -m freeze=full,head seed=0,1,2`.")
 
 
 def test_lead_over_the_second_alone_is_not_a_win():

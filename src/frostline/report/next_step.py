@@ -110,7 +110,8 @@ def _seeds_needed(difference: Difference) -> int:
 
 def rival(only: Contender) -> list[str]:
     """Return the sentence on a command that adds a second freeze mode to the only one."""
-    modes = [only.value, "head" if only.value == "full" else "full"]
+    mode = str(only.cell.choices.get("freeze_mode"))  # the compared key may be another, of which one value has a score
+    modes = [mode, "head" if mode == "full" else "full"]
     seeds = list(dict.fromkeys(run.choices.get("seed") for run in only.cell.results))
     again = command(only.cell.finished[0], {"freeze_mode": modes, **({"seed": seeds} if len(seeds) > 1 else {})})
     if again and trial_tags.STUDY in only.cell.choices:  # a grid would have the values drawn for one mode

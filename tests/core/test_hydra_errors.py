@@ -10,7 +10,7 @@ import pytest
 from hydra.errors import HydraException
 
 from frostline.core.errors import UserError
-from frostline.core.hydra_errors import explain
+from frostline.core.hydra_errors import explain, unreadable
 from frostline.sweeps.compose import compose_grid, compose_one, composing
 
 
@@ -62,6 +62,22 @@ def test_config_of_a_list_is_refused_as_the_config_of_one_run(override: str, typ
         line = str(explain(caught.value, [*flag, override]))
         assert line == f"{typed}: expected one value, since --cfg shows the config of one run"
     assert "for one run; " in str(explain(caught.value, [override]))
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("lr", "lr: expected lr=<value>"),
+        ("model", "model: expected model=<value>"),
+        ("lr:0.1", "lr:0.1: expected lr=0.1"),
+        ("predict", "predict: expected as the first word, since it is a command (frostline predict --help)"),
+        ("train", "train: expected key=value, or a command first (predict); a value with a blank in it is quoted"),
+        ("help", "help: expected key=value, or a command first (predict); did you mean --help?"),
+        ("lr = 1", "lr = 1: expected no blanks around the key: lr=1"),
+    ],
+)
+def test_word_that_is_no_override_is_explained(word: str, line: str) -> None:
+    assert str(unreadable(word, ["predict"])).startswith(line)
 
 
 def test_name_of_a_primary_config_that_is_not_there_is_one_line() -> None:

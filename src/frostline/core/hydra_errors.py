@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.core import config, project
-from frostline.core.errors import UserError, one_line, unknown_key, unknown_option, user_error
+from frostline.core.errors import UserError, keys, one_line, unknown_key, unknown_option, user_error
 from frostline.core.open_options import OPTIONS
 from frostline.core.value_errors import given, key_of, no_name, no_such_option, of_value
 
@@ -146,7 +146,7 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
     """Return the user error for an argument that Hydra's grammar cannot parse."""
     key, equals, value = override.partition("=")
     if equals and key != key.strip():
-        return user_error(key, value, f"no blanks around the key: {shlex.quote(f'{key.strip()}={value}')}")
+        return user_error(key, value, f"no blanks around the key: {shlex.quote(f'{key.strip()}={value.strip()}')}")
     if equals and key:
         if value.endswith(","):
             return user_error(key, value, "no comma at the end of a list, and no blank after a comma")
@@ -155,7 +155,13 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
         quoted = shlex.quote(f'{key}="{value}"')
         expected = f"one value, or several with commas between; to use special characters, quote it: {quoted}"
         return user_error(key, value, expected)
-    near = [] if override in commands else difflib.get_close_matches(override, commands, n=1)
+    if override in commands:
+        return UserError(f"{override}: expected as the first word, since it is a command (frostline {override} --help)")
+    key, _, value = override.partition(":")
+    in_section = any(one.startswith(f"{key}.") for one in keys())
+    if key in keys() and (not in_section or (project.config_folder() / key).is_dir()):
+        return UserError(f"{override}: expected {key}={value or '<value>'}")
+    near = difflib.get_close_matches(override, [*commands, "--help", "--version"], n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
     blank = "; a value with a blank in it is quoted: 'key=\"a b\"'" if commands and not equals else ""
     hint = f"; did you mean {near[0]}?" if near else blank

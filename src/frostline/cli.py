@@ -47,7 +47,7 @@ def _carry_out(arguments: Sequence[str]) -> None:
         return
     overrides = torchrun.once(overrides, os.environ)
     if again := [one for one in overrides if one.startswith("rerun=")]:
-        others = [one for one in overrides if one not in again]
+        others = [one for one in overrides if one not in (*again, "-m", "--multirun")]
         sys.exit(commands.run("rerun", [*(one.removeprefix("rerun=") for one in again), *others]))
     overrides = hydra_flags.for_help(hydra_flags.for_config(hydra_flags.flags_first(overrides)))
     hydra_keys.check_typed(overrides, commands.names)

@@ -29,6 +29,7 @@ from frostline.core.errors import UserError, user_error
             "ui tracking.uri=",
             "tracking.uri=: expected no config key, since frostline ui takes none; did you mean --uri?",
         ),
+        ("ui --port 65536", "argument --port: expected a port from 0 to 65535, not 65536 (see frostline ui --help)"),
         ("store --path= clear", "--path=: expected a value, and there is none: an empty shell variable"),
         ("store --path '' clear", "--path=: expected a value"),
         ("store clear --older-than=", "--older-than=: expected a value"),

@@ -296,6 +296,15 @@ def test_version_is_that_of_frostline(monkeypatch, capsys):
     assert capsys.readouterr().out == f"frostline {metadata.version('frostline')}\n"
 
 
+def test_rerun_may_be_typed_as_a_sweep(monkeypatch):
+    given = []
+    monkeypatch.setattr(cli.commands, "run", lambda name, arguments: given.append([name, *arguments]) or 0)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "rerun=a1b2", "device=cpu"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert given == [["rerun", "a1b2", "device=cpu"]]
+
+
 def test_disk_error_of_the_sweep_is_one_line(monkeypatch, capsys):
     def full():
         raise OSError(28, "No space left on device", "multirun/sweep.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -39,6 +40,7 @@ _COLUMNS = (
     "params.`seed`",
     "metrics.`cost/train_seconds`",
 )
+_LAST_PORT = 2**16 - 1
 _START = 300.0  # seconds that MLflow's UI may take to answer: more than a minute beside a sweep on two cores
 
 
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser("ui", __doc__)
     parser.add_argument("--experiment", help="name of the experiment (default: that of the newest run)")
     parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else the project's own store)")
-    parser.add_argument("--port", type=int, default=5000, help="local port, 0 for any free one (default: 5000)")
+    parser.add_argument("--port", type=_port, default=5000, help="local port, 0 for any free one (default: 5000)")
     parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     options = parser.parse_args(arguments)
     uri = tracking_uri.resolved(options.uri, project.project_root())
@@ -62,6 +64,13 @@ def main(arguments: list[str]) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
     return 0
+
+
+def _port(text: str) -> int:
+    """Parse a port, for `add_argument(type=...)`."""
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to {_LAST_PORT}, not {text}")
+    return int(text)
 
 
 def _newest_experiment(uri: str, name: str | None) -> str:

@@ -284,7 +284,10 @@ def test_own_config_dir_is_used_and_repeated_in_commands(
         (["lr=1e-3,1e-4"], r"lr=1e-3,1e-4: expected one value, for one run"),
         (["--page", "no/such/folder.html"], r"--page=no/such/folder\.html: expected a file in a folder that exists"),
         (["--write-splits", "s.txt"], r"--write-splits=s\.txt: expected a \.csv file"),
-        (["--write-splits", "splits.csv"], r"--write-splits=splits\.csv: expected a file in a folder that exists"),
+        (
+            ["--write-splits", "splits.csv"],
+            r"--write-splits=splits\.csv: expected a file in .* exists, not a folder itself",
+        ),
         (["--json", "--page", "x.html"], r"argument --page: not allowed with argument --json"),
     ],
 )

@@ -87,8 +87,8 @@ def require_no_device(key: str, path: Path) -> None:
 def require_place(key: str, path: Path) -> None:
     """Raise `UserError` for `key` unless `path` can be a file: it is no folder, and the folder that it is in exists."""
     require_no_device(key, path)
-    if os.path.isdir(path) or not os.path.isdir(path.absolute().parent):
-        raise user_error(key, path, "a file in a folder that exists")
+    if (is_folder := os.path.isdir(path)) or not os.path.isdir(path.absolute().parent):
+        raise user_error(key, path, f"a file in a folder that exists{', not a folder itself' if is_folder else ''}")
 
 
 def readable(path: Path) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.core.config import DataConfig
 from frostline.core.files import absolute
-from frostline.data import duplicates, findings, leftovers, near_duplicates, times
+from frostline.data import belonging, duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import of_range
 from frostline.data.broken_images import blamed, broken_of, leave_out, require_readable
 from frostline.data.decode_all import Progress, unseen
@@ -124,7 +124,7 @@ def _assemble(
         pixels=_cut_from(decoded["train"].form) if spec.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
-        findings=(*told, *_of_times(parts), *_of_images(good, splits, decoded), *shown),
+        findings=(*told, *_of_groups(parts), *_of_times(parts), *_of_images(good, splits, decoded), *shown),
         broken=broken,
         suffixes=suffixes,
     )
@@ -136,6 +136,13 @@ def _of_sources(sources: Iterable[Source], suffixes: Counter[str]) -> Iterator[F
         yield from source.findings
     if (told := leftovers.describe(suffixes)) is not None:
         yield Finding(told, True, tuple(f"{count} {suffix}" for suffix, count in suffixes.most_common()))
+
+
+def _of_groups(parts: Mapping[str, Selection]) -> list[Finding]:
+    """Return the finding about groups that copies join, if a split was made from the images of train."""
+    source = parts["train"].source
+    made = {name for name, part in parts.items() if part.source is source} - {"train", *(source.splits or ())}
+    return belonging.joined_groups(source) if made else []
 
 
 def _of_times(parts: Mapping[str, Selection]) -> list[Finding]:

@@ -16,6 +16,7 @@ from frostline.core.config import DataConfig
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_counts, multi_label
 from frostline.core.randomness import derive_seed
+from frostline.data import belonging
 from frostline.data.names import some
 from frostline.data.source import Source
 from frostline.data.stratification import choose, choose_groups, largest_remainder, share_out, stratified
@@ -57,7 +58,7 @@ def divide(sources: Mapping[str, Source], config: DataConfig) -> dict[str, Selec
     train, seed = sources["train"], config.split_seed
     parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
     parts |= {name: Selection(train, ids) for name, ids in (train.splits or {}).items()}
-    together = _together(train) if not {"test", "val"} <= set(parts) else None
+    together = belonging.together(train) if not {"test", "val"} <= set(parts) else None
     if (folds := config.folds) is not None:
         if "test" in parts:
             raise user_error("data.folds", folds, "null, since the data has its own test split")
@@ -174,18 +175,3 @@ def _shrink(part: Selection, seed: int, fraction: float, limit: int | None, key:
 def _groups(part: Selection, together: Tensor | None) -> Tensor:
     """Return `(N,)` int64: the number of each image's group, from 0; an image without a group is one of its own."""
     return torch.arange(len(part.ids)) if together is None else together[part.ids].unique(return_inverse=True)[1]
-
-
-def _together(source: Source) -> Tensor | None:
-    """Return `(N,)` int64: the same number for images that belong in one split, as copies or as a group; else None."""
-    alike = source.first_alike() if source.first_alike is not None else None
-    if alike is None or source.groups is None:
-        return source.groups if alike is None else alike
-    from scipy.sparse import coo_array  # a quarter of a second, needed for groups only
-    from scipy.sparse.csgraph import connected_components
-
-    images, groups = torch.arange(len(alike)), len(alike) + source.groups
-    edges = torch.stack([torch.cat([images, images]), torch.cat([alike, groups])]).numpy()
-    size = int(groups.max()) + 1
-    _, found = connected_components(coo_array(([True] * edges.shape[1], edges), (size, size)), directed=False)
-    return torch.from_numpy(found[: len(alike)]).long()

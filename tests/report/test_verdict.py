@@ -315,6 +315,7 @@ def test_images_of_one_group_are_undecided(tmp_path):
     assert answer(runs).startswith(
         f"Undecided: fine-tuning (full) 98.0%, feature extraction (head) 50.0% on the test split {gap}"
     )
+    assert "It takes more than 1 group of test images to tell them apart: data.folds=5" in answer(runs)
     alone = "full) reached 98.0% on the test split (one seed, over 1,000 test images, all of one group)"
     assert alone in answer(runs[:1])
     assert contests([replace(run, folder="") for run in runs])[0].difference.interval is None

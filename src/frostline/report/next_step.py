@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from frostline.records import journal, trial_tags
-from frostline.records.result import Result
+from frostline.records.result import GROUPS, Result, number_of
 from frostline.report import search_words
 from frostline.report.cell_intervals import validation_interval
 from frostline.report.cells import varying
@@ -19,6 +19,7 @@ from frostline.report.paired_difference import Difference
 from frostline.report.statistics import seeds_to_resolve
 
 _MANY_SEEDS = 20  # more seeds than this are not worth a command
+_ENOUGH_GROUPS = 5  # of fewer, intervals over groups are so wide that more seeds hardly help
 _HARDLY, _NEARLY_ALL = 0.05, 0.9  # of the training images, a fraction
 _LARGE = 0.5  # share of a class beyond which classes differ much in size
 
@@ -45,6 +46,10 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
         return ["It takes more images to tell them apart, rather than more folds.", *cheaper(first, second)]
     if outcome == "contradiction" and _validation_is_sure(first, second):
         return ["Each split is sure of its order, so the splits differ by more than chance: check how they were made."]
+    if 0 < (groups := round(first.cell.finished[0].metrics.get(GROUPS, 0))) < _ENOUGH_GROUPS:
+        folds = "data.folds=5 tests every group, unless the data has its own test split"
+        more = f"It takes more than {number_of(groups, 'group')} of test images to tell them apart: {folds}."
+        return [more, *cheaper(first, second)]
     if difference.over_images and 0 in difference.over_images:
         return ["It takes more test images to tell them apart, rather than more seeds.", *cheaper(first, second)]
     if not any(one.cell.draws for one in (first, second)):

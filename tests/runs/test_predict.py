@@ -173,6 +173,13 @@ def test_best_cell_has_highest_mean_validation_accuracy():
     assert note == "full seed=0, the best of 2 cells by validation (95.50%); 1 of 5 runs unfinished"
 
 
+def test_network_of_a_fold_is_announced_as_such():
+    folds = [result(0, "head", 0.8, **{"data.fold": 0}), result(1, "head", 0.9, **{"data.fold": 1})]
+    chosen, note = best(TypedName("sweep"), folds)
+    assert chosen.job == 0
+    assert note.endswith("1 cell by validation (85.00%); to learn from this fold too, train without data.folds")
+
+
 def test_only_cell_is_the_best_of_one():
     assert (
         best(TypedName("sweep"), [result(0, "head", 0.9)])[1]

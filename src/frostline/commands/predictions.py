@@ -51,5 +51,5 @@ def _meant(name: str) -> Run | Sweep:
     sweep = api.open(name)
     own = [run for run in sweep.runs if run.result.run_id in target.ids]
     if not own:
-        tell(f"{sweep.best.name}, the best cell by validation, with all its seeds and folds")
+        tell(f"all seeds and folds of the best cell by validation, that of {sweep.best.name}")
     return own[0] if own else sweep

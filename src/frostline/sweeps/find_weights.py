@@ -119,7 +119,8 @@ def best(name: TypedName, results: Sequence[Result]) -> tuple[Result, str]:
     first, by = found[0].finished[0], found[0].by
     of = f"the best of {number_of(len(found), 'cell')} by validation ({by.text(found[0].mean(by.val))})"
     unfinished = sum(result.status != "FINISHED" for result in results)
-    return first, f"{first.name}, {of}" + (f"; {unfinished} of {len(results)} runs unfinished" if unfinished else "")
+    note = f"{first.name}, {of}" + (f"; {unfinished} of {len(results)} runs unfinished" if unfinished else "")
+    return first, note + ("; to learn from this fold too, train without data.folds" if found[0].folds else "")
 
 
 def _in_mlflow(name: TypedName, uri: str, run_id: str, folder: Path) -> Trained:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -81,26 +83,42 @@ def test_fast_copy_works_in_bfloat16_and_both_memory_formats(name: str, memory_f
 
 
 class _Block(nn.Module):
-    """Two convolutions whose outputs are added; `other_use` says how else the shortcut is read."""
+    """Two convolutions whose outputs are added; `other_use` says what else happens to the outputs."""
 
     def __init__(self, other_use: str) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.first, self.second, self.silu = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.SiLU()
         self.otherwise = other_use
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.first(x)
-        if self.otherwise == "by the convolution":
-            return torch.relu(self.second(shortcut) + shortcut)
-        seen = shortcut.flatten(1) if self.otherwise == "through a view" else None
-        summed = torch.relu(self.second(x) + (x if self.otherwise == "outside" else shortcut))
-        if seen is not None:
-            return summed.flatten(1) + seen
-        return summed + shortcut if self.otherwise == "after the sum" else summed
+        match self.otherwise:
+            case "by the convolution":
+                return torch.relu(self.second(shortcut) + shortcut)
+            case "through a view":
+                seen = shortcut.flatten(1)
+                return torch.relu(self.second(x) + shortcut).flatten(1) + seen
+            case "after the sum":
+                return torch.relu(self.second(x) + shortcut) + shortcut
+            case "outside":
+                return torch.relu(self.second(x) + x)
+            case "the convolution again":
+                return torch.relu((added := self.second(x)) + shortcut) + added
+            case "a constant":
+                return torch.relu(self.second(x) + 1)
+            case "scaled":
+                return torch.relu(torch.add(self.second(x), shortcut, alpha=2))
+            case "another activation":
+                return self.silu(self.second(x) + shortcut)
+        return torch.relu(self.second(x) + shortcut)
+
+
+OTHER_USES = ("by the convolution", "through a view", "after the sum", "outside", "the convolution again")
+OTHER_SUMS = ("a constant", "scaled", "another activation")
 
 
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")
-@pytest.mark.parametrize("other_use", ["none", "by the convolution", "through a view", "after the sum", "outside"])
+@pytest.mark.parametrize("other_use", ["none", *OTHER_USES, *OTHER_SUMS])
 def test_shortcut_is_overwritten_only_without_other_use(other_use: str) -> None:
     block = _Block(other_use)
     fused = fx.symbolic_trace(copy.deepcopy(block))
@@ -111,6 +129,65 @@ def test_shortcut_is_overwritten_only_without_other_use(other_use: str) -> None:
         torch.testing.assert_close(fused(images), block(images))
     assert torch.equal(images, kept)
     assert ("second" in dict(fused.named_modules()) and len(list(fused.graph.nodes)) == 4) == (other_use == "none")
+
+
+class _Network(nn.Module):
+    """Computes `how` with its layers."""
+
+    def __init__(self, how: Callable[[Any, torch.Tensor], torch.Tensor], padding: dict[str, Any]) -> None:
+        super().__init__()
+        self.how, self.conv, self.relu = how, nn.Conv2d(3, 3, 3, **padding), nn.ReLU()
+        self.norm, self.other = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        for norm in (self.norm, self.other):
+            nn.init.uniform_(norm.weight, 1, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.how(self, x)
+
+
+@pytest.mark.skipif(not FUSES, reason="needs oneDNN")
+@pytest.mark.parametrize(
+    ("how", "padding"),
+    [
+        (lambda its, x: its.other(its.conv(its.norm(its.conv(x)))), {"padding": 1}),
+        (lambda its, x: its.conv(its.relu(its.conv(x))), {"padding": 1}),
+        (lambda its, x: its.norm(y := its.conv(x)) + y, {"padding": 1}),
+        (lambda its, x: its.relu(y := its.conv(x)) + y, {"padding": 1}),
+        (lambda its, x: its.relu(its.conv(x)), {"padding": 1, "padding_mode": "reflect"}),
+        (lambda its, x: its.relu(its.conv(x)), {"padding": "same"}),
+    ],
+)
+def test_convolutions_with_other_calls_readers_or_padding_keep_their_function(
+    how: Callable[[Any, torch.Tensor], torch.Tensor], padding: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    network, images = _Network(how, padding).eval(), torch.randn(2, 3, 8, 8)
+    fused = fx.symbolic_trace(copy.deepcopy(network))
+    fuse.fold(fused)
+    fuse.fuse(fused)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images), network(images))
+
+
+class _Untraceable(nn.Module):
+    """Reads values of its convolution's output, which tracing cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return y if (y := self.conv(x)).sum() > 0 else -y
+
+
+def test_module_that_cannot_be_traced_stays_one_node() -> None:
+    torch.manual_seed(0)
+    network, images = nn.Sequential(nn.Conv2d(3, 3, 1), _Untraceable(), nn.ReLU()), torch.randn(2, 3, 8, 8)
+    fast = fuse.fast_copy(network, torch.float32, CPU, torch.contiguous_format)
+    assert isinstance(fast, fx.GraphModule)
+    assert [node.target for node in fast.graph.nodes if node.op == "call_module"] == ["0", "1", "2"]
+    with torch.inference_mode():
+        assert torch.equal(fast(images), network(images))
 
 
 def test_fast_copy_has_no_batch_norm_and_keeps_original() -> None:
@@ -145,7 +222,9 @@ def test_fast_copy_works_without_private_torch_operations(
     lower, images = backbone("resnet")
     images, how = images.bfloat16(), (torch.bfloat16, CPU, torch.channels_last)
     with torch.inference_mode():
-        fused = fuse.fast_copy(lower, *how)(images).float()
+        fast = fuse.fast_copy(lower, *how)
+        assert any(isinstance(layer, fuse._Fused) for layer in fast.modules()) == fuse.has_onednn()
+        fused = fast(images).float()
         monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
         assert not fuse.has_onednn()
         plain = fuse.fast_copy(lower, *how)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any, TypeGuard
@@ -78,7 +79,7 @@ class _Careful(fx.Tracer):
 
 def fold(traced: fx.GraphModule) -> None:
     """Fold each batch norm in eval mode into the convolution before it (arXiv:1712.05877, section 3.2)."""
-    layers = dict(traced.named_modules())
+    layers = _called_once(traced)
     for node in traced.graph.nodes:
         norm = layers.get(str(node.target))
         if type(norm) is not nn.BatchNorm2d or not _read_once(before := node.all_input_nodes[0]):
@@ -100,9 +101,9 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def fuse(traced: fx.GraphModule) -> None:
     """Fuse each convolution, its sum with a shortcut and the following activation into one operation of oneDNN."""
-    layers = dict(traced.named_modules())
+    layers = _called_once(traced)
     for node in traced.graph.nodes:
-        kind = type(layers[node.target]) if node.op == "call_module" else node.target
+        kind = type(traced.get_submodule(node.target)) if node.op == "call_module" else node.target
         if kind not in _ACTIVATIONS or not _read_once(before := node.all_input_nodes[0]):
             continue
         name, constants = _ACTIVATIONS[kind]
@@ -169,6 +170,12 @@ def _residual(node: fx.Node, layers: dict[str, nn.Module]) -> tuple[fx.Node, fx.
 
 _COPYING = (nn.Conv2d, nn.MaxPool2d, _Fused)
 """Layers whose output shares no memory with their input."""
+
+
+def _called_once(traced: fx.GraphModule) -> dict[str, Any]:
+    """Return by path the layers called once; a fused layer would compute the same in every call."""
+    calls = Counter(str(node.target) for node in traced.graph.nodes)
+    return {path: layer for path, layer in traced.named_modules() if calls[path] == 1}
 
 
 def _read_once(value: Any) -> TypeGuard[fx.Node]:

@@ -126,6 +126,7 @@ def test_input_follows_weights_and_image_size() -> None:
     assert spec("resnet50", "DEFAULT") == spec("resnet50", None) == InputSpec(size=224, resize=232, **IMAGENET)
     assert spec("resnet50", "IMAGENET1K_V1").resize == 256
     assert spec("resnet50", "IMAGENET1K_V1", 112) == InputSpec(size=112, resize=128, **IMAGENET)
+    assert spec("resnet50", None, 1).size == 1
     swag = spec("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
     assert (swag.size, swag.interpolation) == (384, "bicubic")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -140,3 +141,11 @@ def test_path_across_stages_raises_key_error(path: str) -> None:
 def test_unknown_architecture_is_refused() -> None:
     with pytest.raises(UserError, match="model=Sequential: expected an architecture of a known family"):
         structure_of(nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"), [({"stem": "bn1"}, "conv1.weight has 0"), ({"top": "bn1"}, "bn1.weight has 2")]
+)
+def test_family_that_gives_a_tensor_no_stage_or_two_is_refused(changes: dict[str, str], refused: str) -> None:
+    with pytest.raises(UserError, match=f"gives each tensor one stage, and {refused}$"):
+        structure_of(on_meta("resnet18").module, replace(FAMILIES["ResNet"], **changes))

@@ -145,10 +145,34 @@ def test_file_with_no_tensor_of_the_network_is_read_as_it_is() -> None:
     assert reading({"b": ONE}).plain
 
 
+def test_file_is_adapted_as_it_is_even_if_a_prefix_fits_more_names() -> None:
+    content = {"old.weight": ONE, "m.a.weight": torch.ones(9)}
+    found = state_dicts.find(
+        state_dicts.tables(content),
+        OWN,
+        ["head"],
+        adapt=lambda tensors: {name.replace("old.", "a."): tensor for name, tensor in tensors.items()},
+        source="w.pth",
+    )
+    assert found.plain and found.tensors["a.weight"] is ONE
+
+
+def test_layers_beside_a_head_are_not_in_its_place() -> None:
+    own = {"classifier.0.weight": ONE, "classifier.6.weight": TWO}
+    assert state_dicts.heads_in(["classifier.6"], own, own) == ({"classifier.6.weight": TWO}, ["classifier.6.weight"])
+
+
+def test_head_of_several_tensors_is_taken_whole_or_not_at_all() -> None:
+    own = {"head.norm.weight": ONE, "head.fc.weight": TWO}
+    assert state_dicts.heads_in(["head"], own, own) == (own, [*own])
+    assert state_dicts.heads_in(["head"], own, {"head.fc.weight": TWO}) == ({}, ["head.fc.weight"])
+
+
 def test_heads_are_taken_together() -> None:
     own = {"head.weight": ONE, "dist.weight": TWO}
     assert state_dicts.heads_in(["head", "dist"], own, own) == (own, [*own])
     assert state_dicts.heads_in(["head", "dist"], own, {"head.weight": ONE}) == ({}, ["head.weight"])
+    assert [state_dicts.within(name, ["head", "dist"]) for name in (*own, "header.weight")] == [True, True, False]
 
 
 def test_missing_weights_are_named_for_the_nearest_fit(tmp_path):

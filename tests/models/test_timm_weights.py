@@ -52,6 +52,8 @@ def test_hub_folder_gives_weights_and_input(repository: Path) -> None:
     assert model.weights_sha256 == hashing.of_file(repository / "model.safetensors")
     with pytest.raises(UserError, match=r"expected weights of test_vit, not of test_resnet$"):
         build_timm("test_vit", repository)
+    with pytest.raises(UserError, match=r"^model\.weights=.*: expected null, glyphs, a \.safetensors, "):
+        build("resnet18", weights=str(repository), num_classes=3, seed=0)
     with pytest.raises(UserError, match=r"^model\.sha256=0000"):
         build_timm("test_resnet", repository, sha256="0" * 64)
     (repository / "config.json").write_text("[1]")

@@ -11,6 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
 from frostline.core.metrics import LOSS
+from frostline.records import trial_tags
 from frostline.records.result import EPOCHS, PRUNED, SECONDS, TEST, VAL, VAL_MARGIN, Result
 from frostline.report.contest import contests
 from frostline.report.search_words import sentences
@@ -100,6 +101,18 @@ def test_unequal_budgets_and_missing_confirmations_are_told(
 ) -> None:
     confirmed = runs("full", full, [0.9])
     assert said(confirmed, runs("head", head, fresh))[0] == (expected.replace(ALONE, FRESH) if fresh else expected)
+
+
+def test_fresh_seeds_are_told_if_some_failed_or_a_rival_was_not_searched() -> None:
+    full, head = runs("full", [0.5, 0.9], [0.9, 0.8]), runs("head", [0.5, 0.8], [0.7])
+    assert said(full, head)[0].endswith("; the comparison uses 1 to 2 fresh seeds of each best trial by validation.")
+    grid = runs("full", [0.95])
+    for mark in trial_tags.MARKS:
+        grid[0].choices.pop(mark, None)
+    first, used, *_ = said(grid, head)
+    expected = "The budgets differ, in trials (search=tpe): full 0, head 2; the comparison uses 1 fresh seed of the "
+    assert first == expected + "best trial by validation."
+    assert used.startswith("Used: head 2 trials")
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,13 @@ def _budget(contest: Contest) -> list[str]:
         first = f"The budgets differ, in {unit} (search={sampler}): {what}"
     if stopped := sum(PRUNED in run.metrics for run in contest.results):
         first += f", {stopped} {'of them' if unit == 'trials' else 'trials'} stopped early"
-    seeds = {len(one.cell.finished) for one in found if trial_tags.CONFIRMS in one.cell.choices}
-    if len(seeds) == 1 and all(trial_tags.CONFIRMS in one.cell.choices for one in found):
-        whose = "each best trial" if len(found) > 1 else "the best trial"
+    searched = [one.cell for one in found if trial_tags.STUDY in one.cell.choices]
+    seeds = sorted({len(cell.finished) for cell in searched if trial_tags.CONFIRMS in cell.choices})
+    if searched and all(trial_tags.CONFIRMS in cell.choices for cell in searched):
+        whose = "each best trial" if len(searched) > 1 else "the best trial"
         compared = "the comparison uses" if len(found) > 1 else "the result is that of"
-        count = next(iter(seeds))
-        fresh = "1 fresh seed" if count == 1 else f"{count} fresh seeds"
+        most = "1 fresh seed" if seeds[-1] == 1 else f"{seeds[-1]} fresh seeds"
+        fresh = f"{seeds[0]} to {most}" if len(seeds) > 1 else most
         said = f"{first}; {compared} {fresh} of {whose} by validation."
     else:
         said = f"{first}; without fresh seeds, the best of several trials looks better than it is."
@@ -108,7 +109,8 @@ def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:
     for name, runs in trials.items():
         epochs, seconds = _took(runs, "epochs"), _took(runs, "seconds")
         how_long = f"{number_of(round(epochs), 'epoch')}, {duration(seconds)} of training"
-        parts.append(f"{name} {number_of(_tried(runs), 'trial')}, {how_long}")
+        if runs:
+            parts.append(f"{name} {number_of(_tried(runs), 'trial')}, {how_long}")
     return [f"Used: {'; '.join(parts)}."] if any(_took(runs, "epochs") for runs in trials.values()) else []
 
 

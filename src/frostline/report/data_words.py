@@ -52,6 +52,9 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     yield "data", f"{facts.name}, {images} images, {len(facts.classes):,} classes"
     if facts.groups:
         yield "groups", ", ".join(f"{count:,} in {split}" for split, count in facts.groups.items())
+    if facts.fold is not None:
+        fold, folds = facts.fold
+        yield "test split", f"fold {fold} of 0 to {folds - 1}; data.fold=… shows another"
     yield "largest class", f"{largest}, {percent(share)} of train"
     if facts.of_none is not None:
         labels = sum(facts.counts["train"]) / facts.images["train"]

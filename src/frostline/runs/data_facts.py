@@ -87,6 +87,8 @@ class DataFacts:
     """Number of images, by split."""
     groups: dict[str, int]
     """Number of groups (patients, plates), by split; empty without groups."""
+    fold: tuple[int, int] | None
+    """Index of the fold that is the test split, and number of folds; None without folds."""
     largest: tuple[str, float]
     """The class with the most training images, and its share of them, 0 to 1."""
     of_none: int | None
@@ -140,6 +142,7 @@ def facts(setup: Setup) -> DataFacts:
         counts=counts,
         images={name: len(split) for name, split in data.splits.items()},
         groups=_groups(data.splits),
+        fold=None if config.data.folds is None else (config.data.fold, config.data.folds),
         largest=(data.classes[counts["train"].index(most)], most / len(data.train)),
         of_none=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
         sizes=_sizes(torch.cat([split.sizes for split in data.splits.values()]), setup.model.input),

@@ -75,6 +75,7 @@ def test_halves_equal_the_whole_network_at_every_border(name: str) -> None:
 def test_layers_are_in_the_expected_stages(name: str, stages: dict[str, str]) -> None:
     model = timm_network(name, meta=True)
     tensors = [key for key, _ in model.module.named_parameters()]
+    assert {model.structure.stage_of(key) for key in tensors} == {*model.structure.stages}
     for place, stage in stages.items():
         inside = {model.structure.stage_of(key) for key in tensors if key == place or key.startswith(f"{place}.")}
         assert inside == {stage}, place

@@ -23,7 +23,8 @@ preload.compose_once()
 settings.register_profile("tests", deadline=None)  # tests check no speed, and the machine may be busy
 settings.load_profile("tests")
 CHECKOUT = Path(__file__).parent.parent
-sys.modules.update(dict.fromkeys(("dbruntime", "pyspark")))  # MLflow would search for them at every request
+sys.modules.update(dict.fromkeys(("dbruntime", "IPython", "pyspark")))  # MLflow searches for them at every request
+os.environ["no_proxy"] = "127.0.0.1"  # else requests reads the whole environment twice at every request
 if "PYTEST_XDIST_WORKER" in os.environ:  # the interpreter needs seconds to tear down all modules
     atexit.register(os._exit, 0)  # registered first, so that it is called last
 

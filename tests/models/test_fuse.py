@@ -87,7 +87,8 @@ class _Block(nn.Module):
 
     def __init__(self, other_use: str) -> None:
         super().__init__()
-        self.first, self.second, self.silu = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.SiLU()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.pool, self.silu = nn.MaxPool2d(3, 1, 1), nn.SiLU()
         self.otherwise = other_use
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -106,6 +107,8 @@ class _Block(nn.Module):
                 return torch.relu((added := self.second(x)) + shortcut) + added
             case "a constant":
                 return torch.relu(self.second(x) + 1)
+            case "a pooling":
+                return torch.relu(self.pool(x) + shortcut)
             case "scaled":
                 return torch.relu(torch.add(self.second(x), shortcut, alpha=2))
             case "another activation":
@@ -114,7 +117,7 @@ class _Block(nn.Module):
 
 
 OTHER_USES = ("by the convolution", "through a view", "after the sum", "outside", "the convolution again")
-OTHER_SUMS = ("a constant", "scaled", "another activation")
+OTHER_SUMS = ("a constant", "a pooling", "scaled", "another activation")
 
 
 @pytest.mark.skipif(not FUSES, reason="needs oneDNN")

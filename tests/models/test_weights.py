@@ -66,6 +66,18 @@ def test_cached_download_with_right_hash_is_used(hub: Path) -> None:
     assert weights.fetch(f"https://example.invalid/{path.name}") == (path, digest)
 
 
+def test_missing_file_is_downloaded_into_a_new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(url: str, dst: str, hash_prefix: str, progress: bool) -> None:
+        assert (url, hash_prefix) == (address, digest[:8])
+        Path(dst).write_bytes(b"weights")
+
+    digest = hashlib.sha256(b"weights").hexdigest()
+    address = f"https://example.invalid/net-{digest[:8]}.pth"
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "new" / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert weights.fetch(address) == (weights.cached(address)[0], digest)
+
+
 def test_failed_download_names_file_and_folder(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("Name or service not known")

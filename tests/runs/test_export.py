@@ -112,8 +112,8 @@ def test_disagreeing_export_is_not_kept(trained, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_gpu_network_is_exported_from_a_cpu_copy(trained, tmp_path):
-    network = predict.load(trained.folder / "1", device="cpu")
+def test_gpu_network_is_exported_from_a_cpu_copy(small_run, tmp_path):
+    network = predict.load(small_run, device="cpu")
     classifier = frostline.Classifier(replace(network, device=torch.device("cuda:7")))  # no such device
     assert classifier.export(tmp_path / "model.pt") < export.TOLERANCE
     assert classifier.network.device.type == "cuda"

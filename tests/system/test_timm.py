@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -58,4 +59,6 @@ def test_timm_network_predicts_and_is_exported(lab: Lab, kind: str, tmp_path: Pa
     network = predict.load(lab.root / "kept" / "1", device="cpu")
     assert network.model.library == "timm"
     assert predict.probabilities(network, [torch.zeros(3, 20, 20, dtype=torch.uint8)]).sum() == pytest.approx(1)
+    if kind != "safetensors":
+        del cast(Any, network.model.module).blocks[2:]  # makes writing the graph faster
     assert export.export(network, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE

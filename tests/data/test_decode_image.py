@@ -212,7 +212,7 @@ def test_plain_jpeg_equals_pillow(tmp_path: Path, options: dict[str, object]):
     with Image.open(file) as opened, Image.open(file) as known:
         assert decode_image._plain_jpeg(opened) is not None
         found, facts = tensor_of(opened)
-        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and facts == ImageFacts()
+        assert np.array_equal(found.permute(1, 2, 0), np.asarray(known)) and repr(facts) == repr(ImageFacts())  # nan
 
 
 @pytest.mark.parametrize("mode, done", [("L", "grayscale"), ("CMYK", "cmyk"), ("RGB", "upright")])

@@ -17,12 +17,17 @@ def together(source: Source) -> Tensor | None:
     alike = _copies(source)
     if alike is None or source.groups is None:
         return source.groups if alike is None else alike
+    return _joined(alike, source.groups)
+
+
+def _joined(alike: Tensor, groups: Tensor) -> Tensor:
+    """Return `(N,)` int64: the same number for images that copies and groups connect."""
     from scipy.sparse import coo_array  # a quarter of a second, needed for groups only
     from scipy.sparse.csgraph import connected_components
 
-    images, groups = torch.arange(len(alike)), len(alike) + source.groups
-    edges = torch.stack([torch.cat([images, images]), torch.cat([alike, groups])]).numpy()
-    size = int(groups.max()) + 1
+    images, nodes = torch.arange(len(alike)), len(alike) + groups
+    edges = torch.stack([torch.cat([images, images]), torch.cat([alike, nodes])]).numpy()
+    size = int(nodes.max()) + 1
     _, found = connected_components(coo_array(([True] * edges.shape[1], edges), (size, size)), directed=False)
     return torch.from_numpy(found[: len(alike)]).long()
 
@@ -30,7 +35,7 @@ def together(source: Source) -> Tensor | None:
 def joined_groups(source: Source) -> list[Finding]:
     """Return the finding that copies join groups into larger ones, if any do."""
     groups = source.groups
-    if groups is None or (alike := _copies(source)) is None or (joined := together(source)) is None:
+    if groups is None or (alike := _copies(source)) is None:
         return []
     rows = (groups != groups[alike]).nonzero()[:, 0].tolist()
     if not rows:
@@ -40,6 +45,7 @@ def joined_groups(source: Source) -> list[Finding]:
         return f"{source.name(row)} of {source.group_name(row)}"
 
     names = tuple(f"{shown(row)} = {shown(int(alike[row]))}" for row in rows)
+    joined = _joined(alike, groups)
     own = joined == torch.stack([joined, groups], 1).unique(dim=0)[:, 0].mode().values  # those of the most groups
     told = counted(len(rows), "image has a copy", "images have copies")
     most = f"up to {len(groups[own].unique())} groups, {int(own.sum()):,} of {len(own):,} images, stay in one split"

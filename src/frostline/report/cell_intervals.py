@@ -69,7 +69,7 @@ def validation_interval(cell: Cell) -> Interval | None:
         return None
     run, draws = cell.finished[0], cell.draws or cell.folds
     images, worth = run.images.get("val", 0), run.metrics.get(VAL_EFFECTIVE)
-    every = [Repeat(n, value, images, (), margin, None, draws, effective=worth) for n, value in enumerate(values)]
+    every = [Repeat(n, value, images, (), margin, draws=draws, effective=worth) for n, value in enumerate(values)]
     return interval(every, cell.by)
 
 

@@ -22,7 +22,9 @@ MARGIN = "val/margin_of_error"
 
 def value(by: Metric, scored: Evaluation, labels: Tensor) -> float:
     """Return the value of the metric `by` for an evaluation; `labels` must be on the CPU."""
-    return scored.accuracy if by == ACCURACY else _measured(by, scored, labels).value
+    if by in (ACCURACY, LOSS):
+        return scored.accuracy if by == ACCURACY else scored.loss
+    return _measured(by, scored, labels).value
 
 
 def _measured(by: Metric, scored: Evaluation, labels: Tensor) -> Measured:

@@ -276,18 +276,18 @@ def test_failure_within_an_epoch_does_not_affect_others(
 
 
 @pytest.mark.slow
-def test_no_lockstep_if_batched_products_round_differently(
-    run_alone: RunAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("operation", "in_lockstep"), [("baddbmm", True), ("sum", False)])
+def test_heads_get_the_bits_of_runs_alone_if_batched_operations_round_differently(
+    run_alone: RunAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, *, in_lockstep: bool
 ) -> None:
-    product = torch.baddbmm
-    monkeypatch.setattr(torch, "baddbmm", lambda *of: product(*of) * (1 + 1e-7))
-    several = configs()
+    several, function = configs(), getattr(torch, operation)
     expected = run_alone(several)
+    monkeypatch.setattr(torch, operation, lambda *of, **options: function(*of, **options).mul_(1 + 1e-6))
     ran = run_in_lockstep(tmp_path, several)
     assert_same(ran, expected)
-    assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
-    note = "  note: not in lockstep, since here a batched product rounds differently from single ones"
-    assert note in ran[0].messages
+    assert {layout.LOCKSTEP_TAG in one.tags for one in ran} == {in_lockstep}
+    note = "  note: not in lockstep, since here heads side by side are rounded differently from each alone"
+    assert (note in ran[0].messages) != in_lockstep
 
 
 @pytest.mark.slow

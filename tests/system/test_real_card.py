@@ -125,6 +125,13 @@ def test_captured_steps_have_the_bits_of_single_operations(
     assert all(map(torch.equal, captured, trained(10**6)))
 
 
+@pytest.mark.parametrize("dim", [512, 2048])
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_heads_in_lockstep_get_the_bits_of_each_alone(seeds: int, dim: int) -> None:
+    members, data = make_heads(16, seeds, dim=dim, device="cuda")
+    assert Stack(members, data).agrees(torch.arange(len(data.labels)).split(BATCH), 1, 0)
+
+
 def head_steps(count: int) -> Callable[[], None]:
     """Return a function that trains a head on the GPU with so many steps."""
     linear = nn.Linear(2048, 10).to(CARD)

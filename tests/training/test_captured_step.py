@@ -98,6 +98,14 @@ def test_captured_step_has_the_bits_of_single_operations(
     torch.testing.assert_close(captured.losses, on_cpu.losses)
 
 
+def test_single_products_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    batched, product = learned(4, 2), torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *of, out: product(*of, out=out).mul_(1 + 1e-6))
+    single = learned(4, 2)
+    assert single.launches["graph"] == 1
+    assert same(single, batched)
+
+
 def test_heads_with_different_smoothing_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     captured = learned(6, smoothing=0.05)  # more tables of targets than are cached
     assert captured.launches["graph"] == 1

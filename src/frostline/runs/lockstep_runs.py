@@ -157,7 +157,7 @@ class LockstepStepper(Stepper):
         stack = Stack(members, part.train, self._say)
         if stack.agrees(indices, epoch, first):
             return stack
-        self._say("  note: not in lockstep, since here a batched product rounds differently from single ones")
+        self._say("  note: not in lockstep, since here heads side by side are rounded differently from each alone")
         return None
 
     def _beginner(self, head: Head, config: Config) -> Member:

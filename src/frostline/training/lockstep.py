@@ -1,16 +1,15 @@
-"""Train several heads on the same features in lockstep, with one batched matrix product for all of them.
+"""Train several heads on the same features in lockstep, if possible with one matrix product for all of them.
 
 A step of a head is so small that launching its operations dominates its time. Runs that differ in learning rate, weight
 decay, schedule, smoothing or seed launch the same operations. So the first of them executes the steps of all, and the
 others take over the results, epoch by epoch. Every head gets the same bits as alone: this is verified on the first
-batches, and if it does not hold, each head is trained alone.
+batches. If one product for all rounds differently, each head has its own; if that does not help, it is trained alone.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +25,7 @@ from frostline.training.dataset import Dataset, shuffled
 from frostline.training.gradient import Head
 from frostline.training.joined_optimizer import JoinedOptimizer
 from frostline.training.schedule import Rates
+from frostline.training.stacked_linear import StackedLinear
 from frostline.training.steps import FETCH_SIZE, Recipe, Step, batched, seed_dropout
 from frostline.training.sums import Sums, SumsPerHead
 
@@ -80,19 +80,8 @@ class Stack:
         self._seeds = list(dict.fromkeys(member.recipe.seed for member in members))
         """Members with equal seeds are adjacent; they see the same samples in the same order, with the same dropout."""
         self.members = sorted(members, key=lambda member: self._seeds.index(member.recipe.seed))
-        numbers = [self._seeds.index(member.recipe.seed) for member in self.members]
-        self._seed_of = torch.tensor(numbers, device=members[0].head.linear.weight.device)
-        self._evenly = len({*Counter(numbers).values()}) == 1
-        """Whether every seed has the same number of members."""
-        linears = [member.head.linear for member in self.members]
-        self._weight, self._weight_grad = _stacked([linear.weight for linear in linears])
-        biases = [linear.bias for linear in linears if linear.bias is not None]
-        self._bias: Tensor | None = None
-        self._bias_grad: Tensor | None = None
-        if biases:
-            self._bias, self._bias_grad = _stacked(biases)
-        self._products = len(members)
-        """Number of matrix products that compute the logits: one per member, or one per seed."""
+        seeds = [self._seeds.index(member.recipe.seed) for member in self.members]
+        self._linear = StackedLinear([member.head.linear for member in self.members], seeds)
         self._optimizer = JoinedOptimizer([one.optimizer for one in self.members], [one.rates for one in self.members])
         self._captured = CapturedStep(self._learn, self._optimizer.changed, note)
         self.reached: int | None = None
@@ -107,7 +96,7 @@ class Stack:
         self.reached = None
         others = self.members[1:]
         sums = SumsPerHead([member.recipe.label_smoothing for member in others])
-        self._take_gradients()
+        self._linear.take_gradients()
         for step, (inputs, labels) in enumerate(self._batches(indices, epoch), first):
             with gradient.threads_for(self.members[0].head, inputs.shape[1]):
                 self._optimizer.set_rates(step)
@@ -115,7 +104,7 @@ class Stack:
                 logits = learn(self._before(inputs, step), self._targets(labels))
                 self._optimizer.count_write()
             if others:
-                sums.add(logits[1:], self._of_each(labels)[1:])
+                sums.add(logits[1:], self._linear.of_each(labels)[1:])
             if step - first == len(indices) - 1:
                 for member, its in zip(others, sums.each(), strict=True):
                     member.finished[epoch] = _finished_epoch(member, its, len(self.members))
@@ -132,15 +121,15 @@ class Stack:
     def agrees(self, indices: Sequence[Tensor], epoch: int, first: int) -> bool:
         """Return whether steps on batches of the sizes in `indices` give every member the same bits as alone.
 
-        One product per seed is tried first, then one per member. No weight changes. Shapes decide which kernels run, so
-        one batch per size suffices; of small batches several are compared, since few numbers may agree by chance.
+        The fastest products are tried first. Shapes decide which kernels run, so one batch per size suffices; of small
+        batches several are compared, since few numbers may agree by chance. No weight changes.
         """
         samples, batches = torch.cat(list(indices)), []
         for size in sorted({len(indices[0]), len(indices[-1])}):
-            count = min(math.ceil(_TRIED / (size * self._weight.shape[:2].numel())), len(samples) // size)
+            count = min(math.ceil(_TRIED / (size * self._linear.weight.shape[:2].numel())), len(samples) // size)
             batches += [*self._batches(samples[: count * size].split(size), epoch)]
-        for products in ([len(self._seeds)] if self._evenly else []) + [len(self.members)]:
-            self._products = products
+        for products in self._linear.choices:
+            self._linear.products = products
             if all(self._agrees_on(*batch, first) for batch in batches):
                 return True
         return False
@@ -149,22 +138,16 @@ class Stack:
         inputs = self._before(inputs, step)
         with gradient.threads_for(self.members[0].head, inputs.shape[1]):
             logits = self._gradients(inputs, self._targets(labels))
-            every = zip(self.members, self._of_each(inputs), self._of_each(labels), strict=True)
+            every = zip(self.members, self._linear.of_each(inputs), self._linear.of_each(labels), strict=True)
             for number, (member, x, y) in enumerate(every):
                 linear = copy.deepcopy(member.head.linear)  # own memory: alignment decides on kernels, too
                 alone = gradient.of_head(Head((), linear), x.clone(), y, member.recipe.label_smoothing)
-                found = [one[number] for one in (logits, self._weight_grad, self._bias_grad) if one is not None]
+                its = (logits, self._linear.weight_grad, self._linear.bias_grad)
+                found = [one[number] for one in its if one is not None]
                 apart = [alone.t(), *(parameter.grad for parameter in linear.parameters())]
                 if not all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(found, apart, strict=True)):  # type: ignore[arg-type]
                     return False
         return True
-
-    def _take_gradients(self) -> None:
-        """Make the members' gradients views of the stack's."""
-        for number, member in enumerate(self.members):
-            member.head.linear.weight.grad = self._weight_grad[number]
-            if self._bias_grad is not None:
-                member.head.linear.bias.grad = self._bias_grad[number]
 
     def _batches(self, indices: Sequence[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs `(seeds, B, ...)` and labels `(seeds, B, ...)` of each batch."""
@@ -191,12 +174,6 @@ class Stack:
             found.append(x)
         return torch.stack(found)
 
-    def _of_each(self, by_seed: Tensor) -> Tensor:
-        """Expand a tensor `(seeds, ...)` to `(members, ...)`."""
-        if len(self._seeds) == 1:
-            return by_seed.expand(len(self.members), *by_seed.shape[1:])
-        return by_seed if len(self._seeds) == len(self.members) else by_seed[self._seed_of]
-
     def _learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Take a step with all heads on inputs `(seeds, B, D)`, and return their logits `(members, classes, B)`."""
         logits = self._gradients(inputs, targets)
@@ -208,43 +185,24 @@ class Stack:
 
         `gradient.of_head` does the same for one head.
         """
-        layers: tuple[int, ...] = (self._products, -1)
-        if self._products == 1:
-            layers, inputs = (-1,), inputs[0]  # a plain product, as for a head alone
-        elif self._products > len(self._seeds):
-            inputs = self._of_each(inputs)
-        weight, weight_grad = (one.view(*layers, one.shape[2]) for one in (self._weight, self._weight_grad))
-        bias = None if self._bias is None else self._bias.view(layers)
-        logits = gradient.products(weight, bias, inputs).view(*self._weight.shape[:2], -1)
-        error = gradient.of_logits(logits, targets, several=self._several)
-        multiply = torch.mm if weight.dim() == 2 else torch.bmm
-        multiply(error.view(*weight.shape[:-1], -1), inputs, out=weight_grad)
-        if self._bias_grad is not None:
-            torch.sum(error, 2, out=self._bias_grad)
+        logits = self._linear.logits(inputs)
+        self._linear.set_gradients(gradient.of_logits(logits, targets, several=self._several), inputs)
         return logits
 
     def _targets(self, labels: Tensor) -> Tensor:
         """Return the targets `(members, classes, B)` for labels `(seeds, B, ...)`; `(1, ...)` if all are the same."""
-        classes = self._weight.shape[1]
+        classes = self._linear.weight.shape[1]
         smoothings = [member.recipe.label_smoothing for member in self.members]
         if len(set(smoothings)) == 1:
             wanted = criterion.target_probabilities(labels, smoothings[0], classes).transpose(1, 2)
-            return wanted if len(self._seeds) == 1 else self._of_each(wanted)
-        every = zip(self._of_each(labels), smoothings, strict=True)
+            return wanted if len(self._seeds) == 1 else self._linear.of_each(wanted)
+        every = zip(self._linear.of_each(labels), smoothings, strict=True)
         return torch.stack([criterion.target_probabilities(*each, classes) for each in every]).transpose(1, 2)
 
 
 def bytes_kept(member: Member, epochs: int) -> int:
     """Return the bytes of `epochs` results that wait for a member's run, with Adam's two moments."""
     return 3 * epochs * sum(parameter.nbytes for parameter in member.head.linear.parameters())
-
-
-def _stacked(parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return one tensor with all parameters, which become views of it, and one for their gradients."""
-    together = torch.stack([parameter.detach() for parameter in parameters])
-    for parameter, view in zip(parameters, together.unbind(), strict=True):
-        parameter.data = view
-    return together, torch.zeros_like(together)
 
 
 def _finished_epoch(member: Member, sums: Sums, together: int) -> FinishedEpoch:

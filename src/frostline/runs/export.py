@@ -137,7 +137,7 @@ def _write_pt2(network: Predictor, portable: nn.Module, file: Path) -> None:
     program = torch.export.export(portable, (samples()[1],), dynamic_shapes=_any_size(), strict=False)
     whole = io.BytesIO()  # torch aborts the process when the disk is full
     torch.export.save(program, whole, extra_files={_FACTS: json.dumps(facts(network))})
-    file.write_bytes(whole.getbuffer())
+    file.write_bytes(whole.getvalue())  # not getbuffer: Python 3.12.1 crashes when it collects one of a failed write
 
 
 def _read_pt2(file: Path) -> _Run:

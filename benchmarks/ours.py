@@ -138,7 +138,7 @@ def _started() -> ProcessPoolExecutor:
 
 
 def _open(folder: Path) -> Tracker:
-    place = RecordPlace(mlflow_uri(folder.parent), folder.parent, "benchmarks")
+    place = RecordPlace(mlflow_uri(folder.parent), "benchmarks")
     return session.open_sweep(place, folder=folder, name=folder.name, tags={})
 
 

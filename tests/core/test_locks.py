@@ -99,7 +99,7 @@ def test_store_entry_is_made_once_without_file_system_locks(tmp_path, monkeypatc
 
 def open_sweep(folder, uri, say):
     folder.mkdir()
-    return session.open_sweep(RecordPlace(uri, folder.parent, "e"), folder=folder, name="s", tags={}, say=say)
+    return session.open_sweep(RecordPlace(uri, "e"), folder=folder, name="s", tags={}, say=say)
 
 
 @pytest.mark.slow

@@ -273,6 +273,6 @@ def test_sweep_leaves_running_jobs_alone_and_reports_them(tmp_path, capsys, monk
         assert f"process {process.pid}" in said and f"frostline report {folder}" in said
         assert "running  head seed=0" in said
         assert (folder / "0" / layout.RECORD).read_bytes() == before
-        assert pending_sweeps.remembered(uri, tmp_path) == [folder], "what the job will write is still to be sent"
+        assert pending_sweeps.remembered(uri) == [folder], "what the job will write is still to be sent"
     assert again()[:2] == (0, [0, 1])  # it was killed before it could finish
-    assert pending_sweeps.remembered(uri, tmp_path) == []
+    assert pending_sweeps.remembered(uri) == []

@@ -269,9 +269,9 @@ def test_runs_of_another_experiment_are_not_found(tmp_path, monkeypatch):
         run.mkdir(parents=True)
         journal.append(run.parent, "run", uid=name, tags={}, uri="", experiment=name)
         journal.append(run, "run", uid=f"{name}0", tags={"frostline.digest": name, "frostline.source": "s"})
-    monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [tmp_path / "mine", tmp_path / "other"])
+    monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri: [tmp_path / "mine", tmp_path / "other"])
     tracker = Tracker("", "mine", str(tmp_path / "new"), None, None)
-    found = resume.earlier_runs(tracker, tmp_path, ["mine", "other"])
+    found = resume.earlier_runs(tracker, ["mine", "other"])
     assert found["mine"] and not found["other"]
 
 
@@ -313,10 +313,10 @@ def test_accuracy_missing_in_mlflow_is_read_from_the_folder(tmp_path, monkeypatc
         journal.append(tmp_path, "run", uid="a", tags=tags)
         journal.append(tmp_path, "end", status="FINISHED", time=1)
         write_result(tmp_path, Result(0, "head", "", None, "FINISHED", None, {}, {VAL: 0.5, TEST: 0.25}))
-    monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri, root: [])
+    monkeypatch.setattr(resume.pending_sweeps, "remembered", lambda uri: [])
     known = {"run_id": "a" * 32, "status": "FINISHED", "tags": tags, "metrics": {VAL: 0.5}}
     monkeypatch.setattr(resume.query, "runs", lambda *arguments: [known])
-    (found,) = resume.earlier_runs(Tracker("", "e", str(tmp_path / "new"), "1", None), tmp_path, ["d"])["d"]
+    (found,) = resume.earlier_runs(Tracker("", "e", str(tmp_path / "new"), "1", None), ["d"])["d"]
     judged = resume.judge([found], "s", None)
     assert (judged.finished is found and found.metrics[TEST] == 0.25) if in_folder else judged.interrupted is found
 

@@ -55,23 +55,24 @@ def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source:
     facts: dict[str, Any] = {"tags": tags, "uri": AWAY, "experiment": "demo", "time": 0}
     journal.append(folder, "run", uid=name.ljust(32, "0"), name=name, **facts)
     (folder / layout.OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
-    pending_sweeps.remember(folder, pending_sweeps.RecordPlace(AWAY, root, "demo"))
+    pending_sweeps.remember(folder, pending_sweeps.RecordPlace(AWAY, "demo"))
     tracker = Tracker(AWAY, "demo", str(folder), None, None)
     SweepFile(folder, tracker).add(runs)
     return tracker
 
 
 @pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(skip_or_resume.job, "screen", lambda: SimpleNamespace(say=lines.append))
     monkeypatch.setattr(resume, "mend", lambda *_: 0)
+    monkeypatch.setattr(project, "project_root", lambda: tmp_path)
     return lines
 
 
 def takeover(root: Path, tracker: Tracker, digests: list[str], call: Any = None) -> Takeover:
     what: dict[str, Any] = {"heart": None, "call": call, "digests": digests}
-    return Takeover(tracker, Path(tracker.folder), root=root, **what)
+    return Takeover(tracker, Path(tracker.folder), **what)
 
 
 def test_runs_of_another_live_sweep_are_left_to_it(tmp_path: Path, messages: list[str]) -> None:
@@ -147,7 +148,7 @@ def test_run_facts_have_typed_options_without_passwords() -> None:
 def ours(tmp_path: Path, messages: list[str], monkeypatch: Any) -> Takeover:
     """Return the takeover of a sweep in the folder `ours`, whose data have the fingerprint `print`."""
     monkeypatch.setattr(skip_or_resume, "fingerprints", lambda configs: ["print"] * len(configs))
-    monkeypatch.setattr(resume, "with_run_id", lambda past, root, uri: past)
+    monkeypatch.setattr(resume, "with_run_id", lambda past, uri: past)
     tracker = sweep(tmp_path, "ours", liveness.this_process())
     found = takeover(tmp_path, tracker, ["d"], call=lambda function: function())
     found._heart = cast(Any, SimpleNamespace(take=lambda at: None))
@@ -281,9 +282,10 @@ def test_silent_machines_run_is_resumed_by_one_sweep(tmp_path: Path, messages: l
         def plan(name: str) -> RunFacts:
             sweep_id = client.create_run(experiment, tags=dataclasses.replace(FAR, host=name).tags()).info.run_id
             (tmp_path / name).mkdir()
+            monkeypatch.setattr(project, "project_root", lambda: tmp_path / name)
             what: dict[str, Any] = {"heart": None, "digests": [key], **call}
             tracker = Tracker(uri, "demo", str(tmp_path / name), experiment, sweep_id)
-            return Takeover(tracker, tmp_path / name, root=tmp_path / name, **what).facts([run], 0)[0]
+            return Takeover(tracker, tmp_path / name, **what).facts([run], 0)[0]
 
         assert not plan("early").to_do
         (line,) = messages

@@ -33,7 +33,7 @@ def open_sweep(root: Path, folder: str = "sweep", *, artifacts: str | None, name
     """Open a sweep with one run that has recorded a file, and return its tracker."""
     (root / folder / "0").mkdir(parents=True)
     uri = more.pop("uri", None) or f"sqlite:///{stores.put(root / 'mlflow.db')}"
-    place = RecordPlace(uri, root, name, artifacts)
+    place = RecordPlace(uri, name, artifacts)
     tracker = session.open_sweep(place, folder=root / folder, name="s", tags={}, **more)
     with recording.recording(root / folder / "0", name="run", tags={}, params={}) as record:
         (root / folder / "0" / "config.yaml").write_text("seed: 7\n")
@@ -132,6 +132,6 @@ def test_root_is_set_when_an_absent_store_returns(tmp_path: Path, bucket: Any, m
     session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
     assert len(messages) == 2
     folder, uri = Path(tracker.folder), f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
-    assert sync.complete(SweepMirror(folder, place_of(folder, tmp_path, uri)))
+    assert sync.complete(SweepMirror(folder, place_of(folder, uri)))
     assert server.client_of(uri).get_experiment_by_name("later").artifact_location == f"{S3}/later"
     assert f"runs/later/{journal.run_id(folder / '0')}/artifacts/config.yaml" in object_store.names(bucket)

@@ -53,7 +53,7 @@ def test_one_of_eight_simultaneous_claims_succeeds(uri, runs, tmp_path, monkeypa
 
     def claim(sweep):
         barrier.wait()
-        return claims.claim(uri, tmp_path, interrupted, sweep)
+        return claims.claim(uri, interrupted, sweep)
 
     with ThreadPoolExecutor(8) as threads:
         refused = dict(zip(sweeps, threads.map(claim, sweeps), strict=True))
@@ -67,18 +67,18 @@ def test_one_of_eight_simultaneous_claims_succeeds(uri, runs, tmp_path, monkeypa
 def test_later_claim_names_the_owner_until_it_is_silent(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     interrupted, first, second = runs(status="KILLED"), runs(FAR), runs(FAR)
-    assert claims.claim(uri, tmp_path, [interrupted], first) == {}
-    assert claims.claim(uri, tmp_path, [interrupted], first) == {}  # the same sweep again
-    assert claims.claim(uri, tmp_path, [interrupted], second)[interrupted].host == "far"
+    assert claims.claim(uri, [interrupted], first) == {}
+    assert claims.claim(uri, [interrupted], first) == {}  # the same sweep again
+    assert claims.claim(uri, [interrupted], second)[interrupted].host == "far"
     server.client_of(uri).set_tag(first, layout.SIGN_TAG, f"{time.time() - 700:.0f}")
-    assert claims.claim(uri, tmp_path, [interrupted], second) == {}
+    assert claims.claim(uri, [interrupted], second) == {}
     assert claimants(uri, interrupted) == {second}
 
 
 def test_running_and_finished_runs_are_not_claimed(uri, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_WAIT", 0.2)
     begun, silent, done = runs(FAR), runs(FAR, sign=1), runs(FAR, status="FINISHED")
-    refused = claims.claim(uri, tmp_path, [begun, silent, done], runs(FAR))
+    refused = claims.claim(uri, [begun, silent, done], runs(FAR))
     assert refused.keys() == {begun, done}
 
 
@@ -91,11 +91,11 @@ def test_slow_claim_is_withdrawn_and_repeated(uri, runs, tmp_path, monkeypatch):
     def lag(run_id, key, value):
         if key.endswith(slow) and not late:
             late.append(key)
-            assert claims.claim(uri, tmp_path, [interrupted], quick) == {}  # a whole claim in the meantime
+            assert claims.claim(uri, [interrupted], quick) == {}  # a whole claim in the meantime
         set_tag(run_id, key, value)
 
     monkeypatch.setattr(client, "set_tag", lag)
-    assert claims.claim(uri, tmp_path, [interrupted], slow).keys() == {interrupted}
+    assert claims.claim(uri, [interrupted], slow).keys() == {interrupted}
     assert late and claimants(uri, interrupted) == {quick}
 
 
@@ -107,5 +107,5 @@ def test_claim_in_a_file_store_locks_instead_of_waiting(tmp_path, monkeypatch):
     experiment = client.create_experiment("here")
     interrupted, first, second = (client.create_run(experiment, tags=FAR.tags()).info.run_id for _ in range(3))
     client.set_terminated(interrupted, "KILLED")
-    assert claims.claim(uri, tmp_path / "one", [interrupted], first) == {}
-    assert claims.claim(uri, tmp_path / "two", [interrupted], second).keys() == {interrupted}
+    assert claims.claim(uri, [interrupted], first) == {}
+    assert claims.claim(uri, [interrupted], second).keys() == {interrupted}

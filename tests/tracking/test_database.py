@@ -54,7 +54,7 @@ def url() -> Any:
 
 
 def open_sweep(root: Path, messages: list[str]) -> Any:
-    place = RecordPlace(tracking_uri.resolved(None, root), root, uuid.uuid4().hex)
+    place = RecordPlace(tracking_uri.resolved(None), uuid.uuid4().hex)
     (root / "sweep" / "0").mkdir(parents=True)
     return session.open_sweep(place, folder=root / "sweep", name="s", tags={}, say=messages.append)
 

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 import stores
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
-from frostline.core import project
 from frostline.records import journal, layout, sweep_record
 from frostline.records.layout import UID_TAG
 from frostline.records.recording import GONE, end, now, recording
@@ -314,14 +313,14 @@ def test_damaged_sweep_journal_keeps_the_experiment(client, tmp_path, request, s
     facts = {"tracker": {"uri": served[1], "experiment": request.node.name}, "runs": [{"folder": "0"}]}
     (sweep / "sweep.json").write_text(json.dumps(facts))
     write_run(sweep / "0")
-    assert sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, tmp_path)))
+    assert sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep)))
     assert_mirrored(client, client.get_experiment_by_name(request.node.name).experiment_id, sweep / "0")
 
 
 @pytest.mark.slow
 def test_artifacts_are_hard_links_that_keep_their_content(tmp_path, request):
     uri = f"sqlite:///{stores.put(tmp_path / 'mlflow.db')}"
-    experiment = server.experiment(uri, tmp_path, request.node.name)
+    experiment = server.experiment(uri, request.node.name)
     begin(folder := tmp_path / "run")
     tensorfile.save(folder / "best.safetensors", {"weight": torch.zeros(3)}, {})
     journal.append(folder, "artifact", path="best.safetensors", inside="weights")
@@ -371,9 +370,9 @@ def sweep(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def place(served, tmp_path: Path, request) -> RecordPlace:
+def place(served, request) -> RecordPlace:
     """Return the place of the test's sweeps, in an experiment of the test."""
-    return RecordPlace(served[1], tmp_path, request.node.name)
+    return RecordPlace(served[1], request.node.name)
 
 
 def test_new_run_is_mirrored_later_unless_at_once(sweep, place):
@@ -505,12 +504,11 @@ def test_unreachable_server_loses_nothing(faulty, client, place, tmp_path, capsy
     assert len(messages) == {"start": 1, "middle": 0, "end": 1, "always": 2}[away]
     faulty.away = False
     if away in ("end", "always"):
-        assert pending_sweeps.remembered(place.uri, tmp_path) == [tmp_path / "sweep"]
-        monkeypatch.setattr(project, "project_root", lambda: tmp_path)
+        assert pending_sweeps.remembered(place.uri) == [tmp_path / "sweep"]
         assert sync_command([str(tmp_path / "sweep")]) == 0
         assert "complete" in capsys.readouterr().out
     assert_sweep_mirrored(client, place.experiment, 3)
-    assert pending_sweeps.remembered(place.uri, tmp_path) == []
+    assert pending_sweeps.remembered(place.uri) == []
 
 
 def test_sync_sends_a_complete_sweep_to_another_store(served, client, place, tmp_path, monkeypatch, capsys):
@@ -518,7 +516,6 @@ def test_sync_sends_a_complete_sweep_to_another_store(served, client, place, tmp
     run(tracker, [lambda: None])
     close_sweep(tracker, [])
     stores.put(tmp_path / "other.db")
-    monkeypatch.setattr(project, "project_root", lambda: tmp_path)
     other = f"sqlite:///{tmp_path / 'other.db'}"
     for sent in (", 2 record(s) sent", ""):
         assert sync_command([str(tmp_path / "sweep"), "--uri", other]) == 0
@@ -534,7 +531,7 @@ def test_next_sweep_completes_pending_ones(faulty, client, place, tmp_path):
     close_sweep(tracker, [])
     faulty.away = False
     second = open_sweep(replace(place, experiment=f"{place.experiment} 2"), tmp_path / "second", [])
-    wait_until(lambda: pending_sweeps.remembered(place.uri, tmp_path) == [tmp_path / "second"])
+    wait_until(lambda: pending_sweeps.remembered(place.uri) == [tmp_path / "second"])
     assert_sweep_mirrored(client, place.experiment, 1)
     close_sweep(second, [])
 

@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 import stores
+from frostline.core import project
 from frostline.records import journal, layout
 from frostline.records.recording import now
 from frostline.records.sweep_record import Tracker
@@ -35,49 +36,54 @@ def interrupted_sweep(root: Path, empty: Path, *, mirrored: bool = True) -> Path
     shutil.copy(empty, root / "mlruns" / "mlflow.db")
     folder = root / "multirun" / "today" / "now"
     (run := folder / "0").mkdir(parents=True)
-    facts: Any = {"tags": {}, "time": now(), "uri": tracking_uri.portable(uri, root), "experiment": "moved"}
+    facts: Any = {"tags": {}, "time": now(), "uri": tracking_uri.portable(uri), "experiment": "moved"}
     journal.append(folder, "run", uid="a" * 32, name="sweep", host="here", **facts)
     tags = {"frostline.digest": DIGEST, "frostline.source": "s", layout.FOLDER_TAG: str(run)}
     journal.append(run, "run", uid="b" * 32, name="run", tags=tags, time=now())
     journal.append(run, "metrics", step=1, time=now(), values={"val/loss": 1.0})
     (run / "config.yaml").write_text("x")
     journal.append(run, "artifact", path="config.yaml", inside=None)
-    place = pending_sweeps.RecordPlace(uri, root, "moved")
+    place = pending_sweeps.RecordPlace(uri, "moved")
     pending_sweeps.remember(folder, place)
     if mirrored:
         SweepMirror(folder, place).sync()
     return folder
 
 
-def judge_earlier_run(root: Path, folder: Path) -> resume.Judgement:
+def judge_earlier_run(folder: Path) -> resume.Judgement:
     """Return what a new sweep in `folder` finds in the project's store."""
-    uri = tracking_uri.resolved(None, root)
-    tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, root, "moved"), None)
-    return resume.judge(resume.earlier_runs(tracker, root, [DIGEST])[DIGEST], "s", None)
+    uri = tracking_uri.resolved(None)
+    tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, "moved"), None)
+    return resume.judge(resume.earlier_runs(tracker, [DIGEST])[DIGEST], "s", None)
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
-def test_run_in_a_moved_folder_resumes_there(tmp_path: Path, empty: Path, mirrored: bool) -> None:
+def test_run_in_a_moved_folder_resumes_there(tmp_path: Path, empty: Path, mirrored: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(project, "project_root", lambda: tmp_path / "project")
     old = interrupted_sweep(tmp_path / "project", empty, mirrored=mirrored)
     new = old.parent.parent / "kept"
     old.rename(new)
-    found = judge_earlier_run(tmp_path / "project", old.with_name("next"))
+    found = judge_earlier_run(old.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == new / "0"
-    assert pending_sweeps.remembered(tracking_uri.resolved(None, tmp_path / "project"), tmp_path / "project") == [new]
+    assert pending_sweeps.remembered(tracking_uri.resolved(None)) == [new]
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
 @pytest.mark.parametrize("copied", [True, False])
-def test_moved_or_copied_project_is_complete(tmp_path: Path, empty: Path, copied: bool, mirrored: bool) -> None:
+def test_moved_or_copied_project_is_complete(
+    tmp_path: Path, empty: Path, copied: bool, mirrored: bool, monkeypatch: Any
+) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
+    monkeypatch.setattr(project, "project_root", lambda: old)
     folder = interrupted_sweep(old, empty, mirrored=mirrored)
     (shutil.copytree if copied else shutil.move)(old, new)
     before = sorted(old.rglob("*"))
     moved = new / folder.relative_to(old)
-    found = judge_earlier_run(new, moved.with_name("next"))
+    monkeypatch.setattr(project, "project_root", lambda: new)
+    found = judge_earlier_run(moved.with_name("next"))
     assert found.interrupted is not None and found.interrupted.folder == moved / "0"
-    uri = tracking_uri.resolved(None, new)
-    named = resume.with_run_id(found.interrupted, new, uri)
+    uri = tracking_uri.resolved(None)
+    named = resume.with_run_id(found.interrupted, uri)
     (run,) = MlflowClient(uri).search_runs(["1"], "tags.mlflow.runName = 'run'")
     assert named.run_id == run.info.run_id
     assert run.info.artifact_uri.startswith(new.as_uri())

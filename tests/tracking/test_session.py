@@ -22,6 +22,7 @@ import stores
 import warm
 from frostline.commands import sync as sync_command
 from frostline.commands import ui
+from frostline.core import project
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records import recording as recording_module
@@ -51,13 +52,13 @@ def tracker(root) -> Tracker:
     stores.put(root / "mlruns" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        uri = tracking_uri.resolved(None, root)
-    (root / "sweep").mkdir()
-    return open_sweep(uri, root=root, folder=root / "sweep")
+        patch.setattr(project, "project_root", lambda: root)
+        (root / "sweep").mkdir()
+        return open_sweep(tracking_uri.resolved(None), folder=root / "sweep")
 
 
-def open_sweep(uri: str, *, root: Path, experiment: str = "demo", **options) -> Tracker:
-    return session.open_sweep(RecordPlace(uri, root, experiment), **{"name": "sweep", "tags": TAGS} | options)
+def open_sweep(uri: str, *, experiment: str = "demo", **options) -> Tracker:
+    return session.open_sweep(RecordPlace(uri, experiment), **{"name": "sweep", "tags": TAGS} | options)
 
 
 @pytest.fixture
@@ -165,6 +166,7 @@ def test_artifact_is_fetched_only_within_its_run(tracker, folder, tmp_path):
 JOB = """
 import logging, os, sys
 from pathlib import Path
+from frostline.core import project
 from frostline.records.recording import recording
 from frostline.tracking import server, session, tracking_uri
 from frostline.tracking.pending_sweeps import RecordPlace
@@ -172,8 +174,8 @@ logging.basicConfig(level=logging.INFO)
 root = Path(sys.argv[1])
 folder = root / sys.argv[2]
 (folder / "0").mkdir(parents=True)
-uri = tracking_uri.resolved(None, root)
-tracker = session.open_sweep(RecordPlace(uri, root, "demo"), folder=folder, name=sys.argv[2], tags={})
+project.project_root = lambda: root
+tracker = session.open_sweep(RecordPlace(tracking_uri.resolved(None), "demo"), folder=folder, name=sys.argv[2], tags={})
 with recording(folder / "0", name="run", tags={}, params={}) as record:
     record.metrics({"train/loss": 1.0}, 1)
     print(tracker.experiment_id, tracker.sweep_run_id, flush=True)
@@ -192,21 +194,21 @@ def test_concurrent_first_sweeps_succeed_and_survive_a_kill(tmp_path):
     assert len({experiment for experiment, _ in rows}) == 1
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
     client = MlflowClient(uri)
-    assert len(pending_sweeps.remembered(uri, tmp_path)) == 3
-    for folder in pending_sweeps.remembered(uri, tmp_path):
-        assert sync.complete(SweepMirror(folder, pending_sweeps.place_of(folder, tmp_path)))
+    assert len(pending_sweeps.remembered(uri)) == 3
+    for folder in pending_sweeps.remembered(uri):
+        assert sync.complete(SweepMirror(folder, pending_sweeps.place_of(folder)))
         sweep, run = client.get_run(journal.run_id(folder)), client.get_run(journal.run_id(folder / "0"))
         assert run.data.metrics == {"train/loss": 1.0}
         assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id
         assert (sweep.info.status, run.info.status) == ("KILLED", "KILLED")
     assert {journal.run_id(tmp_path / str(job)) for job in range(3)} == {sweep for _, sweep in rows}
     assert len(client.search_runs([rows[0][0]])) == 6
-    assert pending_sweeps.remembered(uri, tmp_path) == []
+    assert pending_sweeps.remembered(uri) == []
 
 
-def test_closed_sweep_has_a_summary_and_no_open_run(tracker, client, root, tmp_path):
+def test_closed_sweep_has_a_summary_and_no_open_run(tracker, client, tmp_path):
     (tmp_path / "0").mkdir()
-    other = open_sweep(tracker.uri, root=root, folder=tmp_path)
+    other = open_sweep(tracker.uri, folder=tmp_path)
     journal.append(tmp_path / "0", "run", uid="0", name="lost", tags={}, time=now())
     choices, metrics = {"data": "d", "seed": 0}, {VAL: 0.5, TEST: 0.25, "cost/train_seconds": 2.0}
     lost = choices | {"freeze_mode": "full", "lr": 0.1}
@@ -223,10 +225,10 @@ def test_closed_sweep_has_a_summary_and_no_open_run(tracker, client, root, tmp_p
     assert (closed.data.metrics["full/test_accuracy"], closed.data.metrics["full/train_seconds"]) == (0.25, 2.0)
     assert "lr=0.2" in closed.data.tags["frostline.best.head"]
     assert client.get_run(journal.run_id(tmp_path / "0")).info.status == "KILLED"
-    assert pending_sweeps.remembered(tracker.uri, root) == [Path(tracker.folder).resolve()]
+    assert pending_sweeps.remembered(tracker.uri) == [Path(tracker.folder).resolve()]
 
 
-def test_interrupted_sweep_is_killed_in_mlflow(tracker, client, root, tmp_path, monkeypatch):
+def test_interrupted_sweep_is_killed_in_mlflow(tracker, client, tmp_path, monkeypatch):
     for name, moment in (("open", "complete"), ("runs", None)):
         (sweep := tmp_path / name).mkdir()
         (sweep / "0").mkdir()
@@ -237,23 +239,23 @@ def test_interrupted_sweep_is_killed_in_mlflow(tracker, client, root, tmp_path, 
         with pytest.raises(KeyboardInterrupt), session.ended_in_any_case(sweep), monkeypatch.context() as patch:
             if moment:
                 patch.setattr(session.MirrorThread, moment, interrupted)
-            open_sweep(tracker.uri, root=root, folder=sweep, experiment="hasty")
+            open_sweep(tracker.uri, folder=sweep, experiment="hasty")
             journal.append(sweep / "0", "run", uid="lost", name="lost", tags={}, time=now())
             interrupted()
         assert journal.ended(sweep) and str(sweep) not in session._threads
         assert client.get_run(journal.run_id(sweep)).info.status == "KILLED"
     assert client.get_run(journal.run_id(sweep / "0")).info.status == "KILLED"
-    assert not {tmp_path / "open", tmp_path / "runs"} & {*pending_sweeps.remembered(tracker.uri, root)}
+    assert not {tmp_path / "open", tmp_path / "runs"} & {*pending_sweeps.remembered(tracker.uri)}
     with pytest.raises(KeyboardInterrupt), session.ended_in_any_case(tmp_path / "never"):
         raise KeyboardInterrupt
 
 
-def test_error_fails_a_sweep_unless_runs_continue(tracker, client, root, tmp_path, monkeypatch):
+def test_error_fails_a_sweep_unless_runs_continue(tracker, client, tmp_path, monkeypatch):
     for name, alive in (("over", []), ("going on", [tmp_path])):
         (sweep := tmp_path / name).mkdir()
         monkeypatch.setattr(session.sweep_record, "going_on", lambda folder, alive=alive: alive)
         with pytest.raises(OSError, match="full"), session.ended_in_any_case(sweep):
-            opened = open_sweep(tracker.uri, root=root, folder=sweep, experiment="hasty")
+            opened = open_sweep(tracker.uri, folder=sweep, experiment="hasty")
             raise OSError("full")
         assert journal.ended(sweep) != bool(alive)
         session.flush(opened)
@@ -277,7 +279,7 @@ root = Path(sys.argv[1])
 folder, run = root / "sweep", root / "sweep" / "0"
 run.mkdir(parents=True)
 uri = f"sqlite:///{root}/mlflow.db"
-tracker = session.open_sweep(RecordPlace(uri, root, "demo"), folder=folder, name="sweep", tags={})
+tracker = session.open_sweep(RecordPlace(uri, "demo"), folder=folder, name="sweep", tags={})
 with recording(run, name="run", tags={}, params={"lr": 0.1}) as record:
     record.dataset(name="digits", source="digits", digest="f" * 64, images={"train": 10})
     record.metrics({"train/loss": 0.5}, 1)
@@ -304,9 +306,9 @@ def test_sweep_process_loads_no_model_libraries(tmp_path):
 
 def test_unreachable_server_does_not_leak_its_password(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
-    uri = tracking_uri.resolved(None, tmp_path)
+    uri = tracking_uri.resolved(None)
     messages: list[str] = []
-    tracker = open_sweep(uri, root=tmp_path, folder=tmp_path, say=messages.append)
+    tracker = open_sweep(uri, folder=tmp_path, say=messages.append)
     session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
     assert [line.split(" ")[0:2] for line in messages] == [["MLflow", "is"], ["MLflow", "does"]]
     assert "127.0.0.1" in messages[0] and "hunter2" not in "".join(messages)
@@ -316,15 +318,15 @@ def test_unreachable_server_does_not_leak_its_password(tmp_path, monkeypatch):
 
 def test_ui_command_is_short_for_the_default_store(tracker, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert session.ui_command(tracker.uri, tmp_path) == f"python -m frostline ui --uri '{tracker.uri}'"
-    assert session.ui_command(tracking_uri.resolved(None, tmp_path), tmp_path) == "python -m frostline ui"
-    assert session.ui_command("http://server:5000", tmp_path) == "http://server:5000"
+    assert session.ui_command(tracker.uri) == f"python -m frostline ui --uri '{tracker.uri}'"
+    assert session.ui_command(tracking_uri.resolved(None)) == "python -m frostline ui"
+    assert session.ui_command("http://server:5000") == "http://server:5000"
 
 
-def test_deleted_experiment_names_the_restore_command(tracker, client, root, tmp_path):
+def test_deleted_experiment_names_the_restore_command(tracker, client, tmp_path):
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match=r"^experiment_name=gone: .*mlflow experiments restore -x \d+"):
-        open_sweep(tracker.uri, root=root, folder=tmp_path, experiment="gone")
+        open_sweep(tracker.uri, folder=tmp_path, experiment="gone")
 
 
 @pytest.mark.slow
@@ -334,7 +336,7 @@ def test_artifacts_stay_in_the_project_for_any_experiment_name(tracker, client, 
     (tmp_path / "0" / "kept.txt").write_text("x")
     for number, half in enumerate(("", "{", "[]", "{}")):  # files that another process is still writing
         (root / "mlruns" / "pending" / f"{number}.json").write_text(half)
-    other = open_sweep(tracker.uri, root=root, folder=tmp_path, experiment=name)
+    other = open_sweep(tracker.uri, folder=tmp_path, experiment=name)
     with recording(tmp_path / "0", name="run", tags={}, params={}) as record:
         record.artifact(tmp_path / "0" / "kept.txt")
     session.close_sweep(other, status="FINISHED", description="", results=[])
@@ -347,11 +349,11 @@ def test_unreadable_pending_sweep_does_not_stop_others(tmp_path, monkeypatch, ca
     for name in ("own", "closed"):
         (tmp_path / name).mkdir()
         journal.append(tmp_path / name, "run", uid=name, tags={}, uri=uri, experiment="e")
-        pending_sweeps.remember(tmp_path / name, pending_sweeps.RecordPlace(uri, tmp_path, "e", None))
+        pending_sweeps.remember(tmp_path / name, pending_sweeps.RecordPlace(uri, "e"))
     (tmp_path / "pending" / "long.json").write_text(
         json.dumps({"store": tracking_uri.name(uri), "folder": f"/home/{'a' * 5000}"})
     )
-    assert pending_sweeps.remembered(uri, tmp_path) == [tmp_path / "closed", tmp_path / "own"]
+    assert pending_sweeps.remembered(uri) == [tmp_path / "closed", tmp_path / "own"]
 
     def complete(sweep):
         if sweep.folder.name == "closed":
@@ -359,7 +361,6 @@ def test_unreadable_pending_sweep_does_not_stop_others(tmp_path, monkeypatch, ca
         return True
 
     monkeypatch.setattr(sync, "complete", complete)
-    monkeypatch.setattr(sync_command.project, "project_root", lambda: tmp_path)
     assert sync_command.main(["--uri", uri]) == 1
     printed = capsys.readouterr().out
     assert "closed: still pending, lock: Permission denied" in printed and "own: complete" in printed
@@ -367,7 +368,7 @@ def test_unreadable_pending_sweep_does_not_stop_others(tmp_path, monkeypatch, ca
 
 def test_unwritable_pending_register_does_not_stop_a_sweep(tmp_path):
     (tmp_path / "pending" / "planning.lock").mkdir(parents=True)  # a folder, which not even root can open as a file
-    with pending_sweeps.planning(f"sqlite:///{tmp_path}/mlflow.db", tmp_path):
+    with pending_sweeps.planning(f"sqlite:///{tmp_path}/mlflow.db"):
         pass
 
 
@@ -398,11 +399,11 @@ def test_finished_run_without_accuracy_in_mlflow_is_killed(tracker, client, tmp_
 
 def test_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
-    uri = tracking_uri.resolved(f"sqlite:///{tmp_path}/broken.db", tmp_path)
+    uri = tracking_uri.resolved(f"sqlite:///{tmp_path}/broken.db")
     with pytest.raises(UserError, match=r"^tracking\.uri=.*not a database") as caught:
-        open_sweep(uri, root=tmp_path, folder=tmp_path)
+        open_sweep(uri, folder=tmp_path)
     assert "\n" not in str(caught.value)
-    assert pending_sweeps.remembered(uri, tmp_path) == []
+    assert pending_sweeps.remembered(uri) == []
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "sqlite:///locked.db", "sqlite:///file/x.db"])
@@ -412,10 +413,10 @@ def test_unreachable_store_is_reported_and_the_record_waits(tmp_path, monkeypatc
     (tmp_path / "file").write_text("in the way")
     with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        uri = tracking_uri.resolved(address, tmp_path)
+        uri = tracking_uri.resolved(address)
         (sweep := tmp_path / "sweep").mkdir()
         messages: list[str] = []
-        tracker = open_sweep(uri, root=tmp_path, folder=sweep, say=messages.append)
+        tracker = open_sweep(uri, folder=sweep, say=messages.append)
         (sweep / "0").mkdir()
         with recording(sweep / "0", name="run", tags={}, params={}) as record:
             record.metrics({"train/loss": 1.0}, 1)
@@ -491,11 +492,11 @@ def test_slow_ui_start_is_not_called_a_wrong_port(tracker, monkeypatch):
         pass
 
 
-def test_resumed_sweep_and_run_keep_their_mlflow_runs(tracker, client, root, tmp_path):
+def test_resumed_sweep_and_run_keep_their_mlflow_runs(tracker, client, tmp_path):
     (tmp_path / "0").mkdir()
     statuses = []
     for epoch, tags in ((1, {"try": "first"}), (2, {"try": "second"})):
-        sweep = open_sweep(tracker.uri, root=root, folder=tmp_path, tags=tags)
+        sweep = open_sweep(tracker.uri, folder=tmp_path, tags=tags)
         with recording(tmp_path / "0", name="run", tags=tags, params={"a": 1}) as record:
             assert up_to_date(sweep)
             statuses += [
@@ -519,11 +520,11 @@ def test_half_created_store_is_created_again(tmp_path):
     (tmp_path / "mlflow.db").touch()
     (tmp_path / "mlflow.db.new").write_bytes(b"half of a database")
     (tmp_path / "mlflow.db.new-journal").write_bytes(b"and of its journal")
-    assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "demo")
+    assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", "demo")
     assert not (tmp_path / "mlflow.db.new").exists()
 
 
-def test_unmirrored_run_is_resumed_as_its_journals_run(tracker, root, tmp_path):
+def test_unmirrored_run_is_resumed_as_its_journals_run(tracker, tmp_path):
     """Otherwise the resuming sweep would record it once, and the journal of the killed sweep once more."""
     dead, run = tmp_path / "dead", tmp_path / "dead" / "0"
     run.mkdir(parents=True)
@@ -533,9 +534,9 @@ def test_unmirrored_run_is_resumed_as_its_journals_run(tracker, root, tmp_path):
     journal.append(dead, "run", sync=True, uid="a" * 32, **place, **facts)
     journal.append(run, "run", sync=True, uid="b" * 32, **facts)
     left = PastRun(None, "RUNNING", {layout.FOLDER_TAG: str(run)})
-    named = resume.with_run_id(left, root, tracker.uri)
+    named = resume.with_run_id(left, tracker.uri)
     assert re.fullmatch("[0-9a-f]{32}", named.run_id)
-    assert named.run_id == journal.run_id(run) == resume.with_run_id(left, root, tracker.uri).run_id
+    assert named.run_id == journal.run_id(run) == resume.with_run_id(left, tracker.uri).run_id
     client = MlflowClient(tracker.uri)
     found = client.search_runs([tracker.experiment_id], f"tags.`frostline.uid` = '{'b' * 32}'")
     assert [one.info.run_id for one in found] == [named.run_id]
@@ -564,4 +565,4 @@ def test_reading_does_not_create_a_store(tmp_path):
     with pytest.raises(server.Unreachable, match="nothing has been recorded there"):
         server.client_of(f"sqlite:///{tmp_path}/mlflow.db")
     assert (tmp_path / "mlflow.db").stat().st_size == 0
-    assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "e")
+    assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", "e")

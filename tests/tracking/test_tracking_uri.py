@@ -6,30 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from frostline.core import credentials
+from frostline.core import credentials, project
 from frostline.core.errors import UserError
 from frostline.tracking import session, tracking_uri
 
 
 def test_default_store_is_the_projects_own(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking_uri.resolved(None, tmp_path) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert tracking_uri.resolved(None) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     monkeypatch.chdir(tmp_path)
-    assert tracking_uri.resolved(None, Path()) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    assert tracking_uri.resolved("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
+    monkeypatch.setattr(project, "project_root", lambda: Path())
+    assert tracking_uri.resolved(None) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert tracking_uri.resolved("sqlite:///other.db") == f"sqlite:///{tmp_path}/other.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert tracking_uri.resolved(None, tmp_path) == "http://server:5000"
-    assert tracking_uri.resolved("https://other", tmp_path) == "https://other"
-    assert tracking_uri.resolved("https://other/team/", tmp_path) == "https://other/team"
+    assert tracking_uri.resolved(None) == "http://server:5000"
+    assert tracking_uri.resolved("https://other") == "https://other"
+    assert tracking_uri.resolved("https://other/team/") == "https://other/team"
 
 
 def test_relative_store_is_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert tracking_uri.resolved("sqlite:///x.db", tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
-    assert tracking_uri.resolved("sqlite:///x.db", tmp_path, start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
+    assert tracking_uri.resolved("sqlite:///x.db") == f"sqlite:///{tmp_path}/here/x.db"
+    assert tracking_uri.resolved("sqlite:///x.db", start=tmp_path) == f"sqlite:///{tmp_path}/x.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
-    assert tracking_uri.resolved(None, tmp_path) == f"sqlite:///{tmp_path}/here/x.db"
+    assert tracking_uri.resolved(None) == f"sqlite:///{tmp_path}/here/x.db"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_relative_store_is_in_the_working_directory(tmp_path, monkeypatch):
 def test_malformed_sqlite_uri_suggests_the_right_one(tmp_path, monkeypatch, uri, suggestion):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^tracking\.uri=.*: expected three slashes and a file") as refused:
-        tracking_uri.resolved(uri, tmp_path)
+        tracking_uri.resolved(uri)
     assert not suggestion or str(refused.value).endswith(f"; did you mean {suggestion}?")
     assert not list(tmp_path.iterdir())
 
@@ -57,7 +58,7 @@ def test_malformed_sqlite_uri_suggests_the_right_one(tmp_path, monkeypatch, uri,
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://server", "sqlite", "http://", "http:///x"])
 def test_unsupported_scheme_is_refused(tmp_path, uri):
     with pytest.raises(UserError, match=r"^tracking\.uri="):
-        tracking_uri.resolved(uri, tmp_path)
+        tracking_uri.resolved(uri)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +74,14 @@ def test_unsupported_scheme_is_refused(tmp_path, uri):
 )
 def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
-    assert tracking_uri.resolved(None, tmp_path) == safe
-    assert "hunter2" not in session.ui_command(safe, tmp_path)
+    assert tracking_uri.resolved(None) == safe
+    assert "hunter2" not in session.ui_command(safe)
     assert credentials.restored(safe) == whole
     if "?" not in whole:  # a trailing slash names the same server
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{whole}/")
         assert credentials.restored(safe) == f"{whole}/"
     with pytest.raises(UserError) as caught:
-        tracking_uri.resolved(whole, tmp_path)
+        tracking_uri.resolved(whole)
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in credentials.scrubbed(f"API request to {whole.partition('?')[0]}/api failed")
 
@@ -88,7 +89,7 @@ def test_credentials_stay_in_the_environment(tmp_path, monkeypatch, whole, safe)
 def test_unparsable_uri_is_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2[@server")
     with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://: expected"):
-        tracking_uri.resolved(None, tmp_path)
+        tracking_uri.resolved(None)
 
 
 @pytest.mark.parametrize("plain", ["http://host:5000/~me@x", "sqlite:////home/me@work/a.db", "http://[::1]:5000"])

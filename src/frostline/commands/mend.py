@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from frostline.commands import Parser
-from frostline.core import project
 from frostline.core.errors import user_error
 from frostline.records.result import number_of
 from frostline.sweeps import resume
@@ -17,7 +16,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--host", help="a machine that is gone: mark its runs after 150 s of silence, not 600 s")
     parser.add_argument("--uri", help="tracking URI (default: MLFLOW_TRACKING_URI, else the project's own store)")
     options = parser.parse_args(arguments)
-    uri = tracking_uri.resolved(options.uri, project.project_root())
+    uri = tracking_uri.resolved(options.uri)
     known = query.experiments(uri)
     for name in options.experiments:
         if name not in known:

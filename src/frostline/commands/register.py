@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from frostline.commands import CALLED, Parser, tell
-from frostline.core import credentials, plugins, project
+from frostline.core import credentials, plugins
 from frostline.core.errors import user_error
 from frostline.records import layout
 from frostline.records.result import TEST, VAL
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has; `frostline sync` sends it there")
         names = {VAL, TEST, result.selected_by.val, result.selected_by.test}
-        uri = run.uri or tracking_uri.resolved(network.config.tracking.uri, project.project_root())
+        uri = run.uri or tracking_uri.resolved(network.config.tracking.uri)
         version = registry.register(
             uri,
             result.run_id,

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if named == "":
         raise user_error("hydra.sweep.dir", "", "a folder")
     folder = files.absolute(named) if named else project.new_sweep()
-    uri = tracking_uri.resolved(given.get("tracking.uri"), project.project_root())
+    uri = tracking_uri.resolved(given.get("tracking.uri"))
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))
         planned = _planned(found, configs_of([run.config for run in found], overrides))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from frostline.commands import Parser
-from frostline.core import project
 from frostline.core.errors import user_error
 from frostline.records import sweep_record
 from frostline.tracking import pending_sweeps, server, sync, tracking_uri
@@ -18,17 +17,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", nargs="*", help="folder of a sweep (default: all pending sweeps)")
     parser.add_argument("--uri", help="tracking URI (default: the one that the sweep was recorded to)")
     options = parser.parse_args(arguments)
-    root = project.project_root()
     if "" in options.folder:
         raise user_error("folder", "", "the folder of a sweep, not an empty name")
-    folders = [*map(Path, options.folder)] or pending_sweeps.remembered(tracking_uri.resolved(options.uri, root), root)
+    folders = [*map(Path, options.folder)] or pending_sweeps.remembered(tracking_uri.resolved(options.uri))
     if not folders:
         print("Nothing is pending.")
-    return max([_sync(folder.resolve(), root, options.uri) for folder in folders], default=0)
+    return max([_sync(folder.resolve(), options.uri) for folder in folders], default=0)
 
 
-def _sync(folder: Path, root: Path, uri: str | None) -> int:
-    sweep = SweepMirror(folder, pending_sweeps.place_of(folder, root, uri))
+def _sync(folder: Path, uri: str | None) -> int:
+    sweep = SweepMirror(folder, pending_sweeps.place_of(folder, uri))
     try:
         done = sync.complete(sweep)
     except server.Unreachable as problem:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from frostline.commands import Parser
-from frostline.core import credentials, project
+from frostline.core import credentials
 from frostline.core.errors import UserError, user_error
 from frostline.records import layout
 from frostline.tracking import server, tracking_uri
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=_port, default=5000, help="local port, 0 for any free one (default: 5000)")
     parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     options = parser.parse_args(arguments)
-    uri = tracking_uri.resolved(options.uri, project.project_root())
+    uri = tracking_uri.resolved(options.uri)
     experiment = _newest_experiment(uri, options.experiment)
     _set_columns(uri, experiment)
     with contextlib.nullcontext(uri) if tracking_uri.is_server(uri) else _pages(uri, options.port) as base:

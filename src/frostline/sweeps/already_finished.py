@@ -100,9 +100,8 @@ def index_of(planned: Sequence[PlannedRun]) -> dict[str, str] | None:
 
 def _recorded(tracker: Tracker, config: Config) -> bool:
     """Return whether `tracker` is where the new sweep would be recorded, and no sweep there is still pending."""
-    root = project.project_root()
-    place = (tracking_uri.resolved(config.tracking.uri, root), config.experiment_name)
-    return (tracker.uri, tracker.experiment) == place and not pending_sweeps.remembered(tracker.uri, root)
+    place = (tracking_uri.resolved(config.tracking.uri), config.experiment_name)
+    return (tracker.uri, tracker.experiment) == place and not pending_sweeps.remembered(tracker.uri)
 
 
 def settled_digest(config: Config, facts: RunFacts) -> str:

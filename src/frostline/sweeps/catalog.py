@@ -50,7 +50,7 @@ def resolve(name: TypedName, uri: str | None = None) -> Target:
 
     UserError if it stands for nothing, or for several runs or sweeps.
     """
-    uri = uri or tracking_uri.resolved(None, project.project_root())
+    uri = uri or tracking_uri.resolved(None)
     called = name.text.removeprefix(RUN_PREFIX).strip("/")
     here, lying = absolute(name.text), project.multirun() / called.replace(" ", "/")
     if name.text and os.path.isdir(here):

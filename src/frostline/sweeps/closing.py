@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from frostline.core import locks, project
+from frostline.core import locks
 from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, trial_tags
 from frostline.records.recording import end, reason_of
 from frostline.records.result import Result, read_result
@@ -114,7 +114,7 @@ def close_if_over(folder: Path) -> bool:
             return False
         tracker = shared.tracker or _begun(folder)
         if tracker is not None:
-            session.take_up(tracker, project.project_root())
+            session.take_up(tracker)
         close(folder, tracker, results(folder, shared.runs), None)
         return True
 
@@ -123,7 +123,7 @@ def _begun(folder: Path) -> Tracker | None:
     """Return the place of the sweep's record according to its journal; None if no record was begun."""
     if journal.uid(folder) is None:
         return None
-    place = pending_sweeps.place_of(folder, project.project_root())
+    place = pending_sweeps.place_of(folder)
     return Tracker(place.uri, place.experiment, str(folder), None, journal.run_id(folder))
 
 
@@ -188,7 +188,7 @@ def _point_to(page: Path | None, tracker: Tracker) -> None:
     """Print where to find the report, if it could be written, and how to open MLflow."""
     if page is not None:
         job.screen().say(f"Report: {page}")
-    job.screen().say(f"See it in MLflow: {session.ui_command(tracker.uri, project.project_root())}")
+    job.screen().say(f"See it in MLflow: {session.ui_command(tracker.uri)}")
 
 
 def _drawn(what: str, draw: Callable[[], T], aside: Aside) -> T | None:

@@ -48,7 +48,7 @@ class Batch:
     def _carry_out(self) -> None:
         tracker = SweepFacts.read(self.sweep).tracker
         if tracker is not None:
-            session.take_up(tracker, project.project_root())
+            session.take_up(tracker)
         for number, overrides in self.orders:
             self.launcher(list(overrides), "hydra.sweep.dir", number, "", self.state)
         if tracker is not None:  # not after an interrupt, which leaves no time for MLflow

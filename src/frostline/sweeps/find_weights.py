@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline.core import files, project, untrusted
+from frostline.core import files, untrusted
 from frostline.core.config import KEPT, Config
 from frostline.core.errors import UserError
 from frostline.records import run_folders, sweep_record
@@ -55,7 +55,7 @@ def weights(config: Config, folder: Path) -> Path:
     """
     name = TypedName(str(config.model.weights), "model.weights")
     with tempfile.TemporaryDirectory() as fetched:
-        run = find(name, Path(fetched), tracking_uri.resolved(config.tracking.uri, project.project_root()))
+        run = find(name, Path(fetched), tracking_uri.resolved(config.tracking.uri))
         if run.chosen:
             one = f"{RUN_PREFIX}{run.result.run_id}" if run.result.run_id else run.folder
             raise name.wrong(f"one run: the best of these by validation is {one}")

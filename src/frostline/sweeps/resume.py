@@ -37,14 +37,14 @@ class Judgement:
     """A note for the user."""
 
 
-def earlier_runs(tracker: Tracker, root: Path, digests: Collection[str] | None) -> dict[str, list[PastRun]]:
+def earlier_runs(tracker: Tracker, digests: Collection[str] | None) -> dict[str, list[PastRun]]:
     """Return earlier runs with these `digests`, None for all, by digest, with any source and data."""
     by_digest: dict[str, dict[object, PastRun]] = {digest: {} for digest in digests or ()}
-    for past in _every_earlier_run(tracker, root, digests):
+    for past in _every_earlier_run(tracker, digests):
         runs = by_digest.setdefault(past.tags[layout.DIGEST_TAG], {})
         runs.setdefault(past.run_id or past.tags.get(FOLDER_TAG), past)
     if any(past.folder is None for runs in by_digest.values() for past in runs.values()):
-        lying = run_folders.by_uid([root / "multirun", Path(tracker.folder).parent])
+        lying = run_folders.by_uid([project.multirun(), Path(tracker.folder).parent])
         by_digest = {digest: {key: _moved(p, lying) for key, p in runs.items()} for digest, runs in by_digest.items()}
     return {digest: list(runs.values()) for digest, runs in by_digest.items()}
 
@@ -55,9 +55,9 @@ def _moved(past: PastRun, lying: Mapping[str, Path]) -> PastRun:
     return replace(past, tags={**past.tags, FOLDER_TAG: str(where)}) if where else past
 
 
-def _every_earlier_run(tracker: Tracker, root: Path, digests: Collection[str] | None) -> Iterator[PastRun]:
+def _every_earlier_run(tracker: Tracker, digests: Collection[str] | None) -> Iterator[PastRun]:
     """Yield earlier runs: from journals of pending sweeps, then from MLflow, newest first."""
-    for sweep in _pending(tracker, root):
+    for sweep in _pending(tracker):
         for folder in sweep_record.with_record(sweep):
             past = of_folder(folder)
             if past is not None and query.is_wanted(past.tags, digests):
@@ -72,9 +72,9 @@ def _every_earlier_run(tracker: Tracker, root: Path, digests: Collection[str] | 
             return
 
 
-def _pending(tracker: Tracker, root: Path) -> list[Path]:
+def _pending(tracker: Tracker) -> list[Path]:
     """Return the folders of pending sweeps of the tracker's experiment, or of an experiment that they do not state."""
-    sweeps = pending_sweeps.remembered(tracker.uri, root)
+    sweeps = pending_sweeps.remembered(tracker.uri)
     return [sweep for sweep in sweeps if journal.beginning(sweep).get("experiment") in (None, tracker.experiment)]
 
 
@@ -103,12 +103,12 @@ def _queued_runs(sweep: Path) -> Iterator[PastRun]:
                 yield past
 
 
-def planned(tracker: Tracker, root: Path) -> Iterator[tuple[PastRun, str | None]]:
+def planned(tracker: Tracker) -> Iterator[tuple[PastRun, str | None]]:
     """Yield runs that other live sweeps have yet to start, and the location of the data of each.
 
     They have no journal yet. Sweeps of other machines are seen if folders and the list of pending sweeps are shared.
     """
-    for sweep in _pending(tracker, root):
+    for sweep in _pending(tracker):
         owner = liveness.living(sweep / layout.OWNER)
         if owner in (None, liveness.this_process()):
             continue
@@ -142,7 +142,7 @@ def judge(runs: Sequence[PastRun], source: str, fingerprint: str | None, *, tria
     return Judgement(note=f"not skipped: the source changed since it finished in {other}") if other else Judgement()
 
 
-def with_run_id(past: PastRun, root: Path, uri: str) -> PastRun:
+def with_run_id(past: PastRun, uri: str) -> PastRun:
     """Return `past` with its MLflow run id; if MLflow lacks the run, first complete the record of its sweep.
 
     Otherwise the run would continue under a new id, and its journal would later be recorded a second time. Without
@@ -152,7 +152,7 @@ def with_run_id(past: PastRun, root: Path, uri: str) -> PastRun:
     with suppress(server.Unreachable, UserError, OSError):
         while folder and not journal.run_id(folder) and time.monotonic() < deadline:
             sweep = run_folders.sweep_of(folder) or folder.parent
-            if not sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, root, uri))):
+            if not sync.complete(SweepMirror(sweep, pending_sweeps.place_of(sweep, uri))):
                 time.sleep(0.1)  # another process is completing it
     return replace(past, run_id=past.run_id or (journal.run_id(folder) if folder else None))
 

@@ -47,7 +47,6 @@ class Takeover:
         tracker: Tracker,
         folder: Path,
         *,
-        root: Path,
         heart: Heartbeat,
         call: Callable[[Callable[[], Any]], Any],
         digests: Collection[str] | None,
@@ -58,14 +57,14 @@ class Takeover:
         with torch.
         """
         self._tracker, self._folder, self._heart, self._call = tracker, folder, heart, call
-        self._root, self._looks = root, bool(digests)
+        self._looks = bool(digests)
         self._source = project.source_sha256()
         self._prints: dict[str, str | None] = {}
         self._skipped: list[tuple[str, PastRun]] = []
         self._notes: list[tuple[str, str]] = []
         with suppress(server.Unreachable):
             resume.mend(tracker.uri, tracker.experiment, job.screen().say)
-        self._before = resume.earlier_runs(tracker, root, digests)
+        self._before = resume.earlier_runs(tracker, digests)
 
     def facts(self, planned: Sequence[PlannedRun], first: int) -> tuple[RunFacts, ...]:
         """Return the facts of the runs, numbered from `first`, and print which runs are skipped or resumed."""
@@ -105,8 +104,8 @@ class Takeover:
 
         The block holds a lock, and must write the planned runs: no other sweep of the same store plans meanwhile.
         """
-        with pending_sweeps.planning(self._tracker.uri, self._root):
-            others = resume.planned(self._tracker, self._root) if self._looks else ()
+        with pending_sweeps.planning(self._tracker.uri):
+            others = resume.planned(self._tracker) if self._looks else ()
             theirs = {(past.tags[layout.DIGEST_TAG], past.source, data): past for past, data in others}
             yield tuple(self._left_to(theirs, number, one) for number, one in enumerate(facts, first))
 
@@ -137,7 +136,7 @@ class Takeover:
         ids = [past.run_id for past in interrupted if past.run_id is not None]
         with suppress(server.Unreachable):
             if self._tracker.sweep_run_id is not None:
-                return claims.claim(self._tracker.uri, self._root, ids, self._tracker.sweep_run_id)
+                return claims.claim(self._tracker.uri, ids, self._tracker.sweep_run_id)
         return {}
 
     def _facts(self, number: int, run: PlannedRun, found: Judgement, theirs: Mapping[str, liveness.Owner]) -> RunFacts:
@@ -175,7 +174,7 @@ class Takeover:
 
     def _going_on(self, number: int, facts: RunFacts, interrupted: PastRun) -> RunFacts:
         """Return the facts of a run that resumes an interrupted one, unless another process resumes it already."""
-        past = resume.with_run_id(interrupted, project.project_root(), self._tracker.uri)
+        past = resume.with_run_id(interrupted, self._tracker.uri)
         at, kept = past.folder, self._folder / facts.folder / layout.PREVIOUS
         if at is not None and (who := self._heart.take(at)) is not None:
             return _left(number, facts, at, who)

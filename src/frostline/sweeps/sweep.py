@@ -83,9 +83,9 @@ def run_planned(
 
     With a `search`, this decides round by round what runs, and the `planned` runs serve only for the checks.
     """
-    config, root = planned[0].config, project.project_root()
-    uri, artifacts = tracking_uri.resolved(config.tracking.uri, root), artifact_root.chosen(config.tracking.artifacts)
-    place = RecordPlace(uri, root, config.experiment_name, artifacts)
+    config = planned[0].config
+    uri, artifacts = tracking_uri.resolved(config.tracking.uri), artifact_root.chosen(config.tracking.artifacts)
+    place = RecordPlace(uri, config.experiment_name, artifacts)
     run_folders.require_free(folder)
     if search is None:
         run_folders.require_same(folder, [run.folder for run in planned])
@@ -167,8 +167,7 @@ def _carried_out(
         if tracker and (resume or search):
             of_grid = {digest(run.config) for run in planned} if search is None else None
             digests = of_grid if resume else ()  # without resume only the trials of a shared study count
-            root = project.project_root()
-            takeover = Takeover(tracker, folder, root=root, heart=heart, call=executor.call, digests=digests)
+            takeover = Takeover(tracker, folder, heart=heart, call=executor.call, digests=digests)
         runs = SweepRuns(executor, folder, tracker, takeover, identity)
         return runs, runs.carry_out(planned) if search is None else runs.carry_out_search(search)
 
@@ -191,7 +190,8 @@ def _merged_runs(planned: Sequence[PlannedRun]) -> list[str]:
 
 def _open(place: RecordPlace, folder: Path) -> Tracker:
     name = f"{folder.parent.name} {folder.name}"
-    sweep = str(folder.relative_to(place.root) if folder.is_relative_to(place.root) else folder)
+    root = project.project_root()
+    sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
     code = {layout.SOURCE_TAG: project.source_sha256()}
     tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **code, **liveness.this_process().tags()}
     return session.open_sweep(place, folder=folder, name=name, tags=tags, say=job.screen().say)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.records import layout, liveness
@@ -26,14 +25,14 @@ _TRIES = 5
 _UNKNOWN = Owner("?", "another machine", "", 0, 0.0)
 
 
-def claim(uri: str, root: Path, run_ids: Collection[str], sweep: str) -> dict[str, Owner]:
+def claim(uri: str, run_ids: Collection[str], sweep: str) -> dict[str, Owner]:
     """Claim runs, by MLflow's ids, for the `sweep`; return the owners of those that others have, or finished meanwhile.
 
     A claim holds while its sweep gives signs of life. Raises `server.Unreachable` where the store is away or too slow.
     """
     if not run_ids:
         return {}
-    with server.problems(uri), _alone(uri, root) as wait:
+    with server.problems(uri), _alone(uri) as wait:
         claims = _Claims(server.client_of(uri), sweep)
         found = {run_id: claims.write(run_id, within=wait) for run_id in run_ids}
         if None in found.values():
@@ -43,12 +42,12 @@ def claim(uri: str, root: Path, run_ids: Collection[str], sweep: str) -> dict[st
 
 
 @contextmanager
-def _alone(uri: str, root: Path) -> Iterator[float | None]:
+def _alone(uri: str) -> Iterator[float | None]:
     """Yield the seconds to wait for others; None if a lock keeps them out until the end of the block."""
     if tracking_uri.file_of(uri) is None:
         yield _WAIT
         return
-    with pending_sweeps.planning(uri, root):
+    with pending_sweeps.planning(uri):
         yield None
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.core import files, locks
+from frostline.core import files, locks, project
 from frostline.core.errors import user_error
 from frostline.records import journal, run_folders
 from frostline.records.layout import SWEEP
@@ -22,50 +22,48 @@ class RecordPlace:
 
     uri: str
     """Tracking URI without credentials."""
-    root: Path
-    """The project's folder; a new experiment gets its artifacts beside the store."""
     experiment: str
     """Name of the experiment."""
     artifacts: str | None = None
-    """URI of the artifact root that a new experiment gets instead."""
+    """URI of the artifact root of a new experiment; None for one beside the store."""
 
 
 def remember(folder: Path, place: RecordPlace) -> None:
     """Register the sweep in `folder` as pending, so that later sweeps in the same store complete it."""
-    file = _register(place.uri, place.root) / f"{journal.uid(folder)}.json"
+    file = _register(place.uri) / f"{journal.uid(folder)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     where = folder.resolve()
-    if any(where.is_relative_to(top.resolve()) for top in (place.root, tracking_uri.beside(place.uri, place.root))):
+    if any(where.is_relative_to(top.resolve()) for top in (project.project_root(), tracking_uri.beside(place.uri))):
         where = Path(os.path.relpath(where, file.parent))  # valid if both are moved together
     files.write(file, json.dumps({"store": tracking_uri.name(place.uri), "folder": str(where)}))
 
 
 def forget(folder: Path, place: RecordPlace) -> None:
     """Remove the sweep in `folder` from the register."""
-    (_register(place.uri, place.root) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
+    (_register(place.uri) / f"{journal.uid(folder)}.json").unlink(missing_ok=True)
 
 
 @contextmanager
-def planning(uri: str, root: Path) -> Iterator[None]:
+def planning(uri: str) -> Iterator[None]:
     """Hold the planning lock of a register within the block; sweeps that share the store plan one at a time."""
     with ExitStack() as held:
         with suppress(OSError):  # a read-only folder, in which nothing can be registered either
-            (register := _register(uri, root)).mkdir(parents=True, exist_ok=True)
+            (register := _register(uri)).mkdir(parents=True, exist_ok=True)
             held.enter_context(locks.held(register / "planning.lock"))
         yield
 
 
-def remembered(uri: str, root: Path) -> list[Path]:
+def remembered(uri: str) -> list[Path]:
     """Return the folders of sweeps that may be pending in the store `uri`; moved ones are searched for by their uid.
 
     Sweeps whose folders cannot be found or read are left out: users who share a store share its register.
     """
-    register, name = _register(uri, root), tracking_uri.name(uri)
+    register, name = _register(uri), tracking_uri.name(uri)
     found = {file.stem: entry for file in sorted(register.glob("*.json")) if (entry := _entry(file))}
     entries = {uid: entry["folder"] for uid, entry in found.items() if entry["store"] == name}
     told = {uid: (register / folder).resolve() for uid, folder in entries.items()}
     gone = {folder.parent for folder in told.values() if not files.readable(folder)}
-    lying = run_folders.by_uid([root / "multirun", *gone]) if gone else {}
+    lying = run_folders.by_uid([project.multirun(), *gone]) if gone else {}
     folders = [folder if files.readable(folder) else lying.get(uid) for uid, folder in told.items()]
     return [folder for folder in folders if folder is not None]
 
@@ -76,11 +74,11 @@ def _entry(file: Path) -> dict[str, str] | None:
     return entry if isinstance(entry, dict) and {"store", "folder"} <= entry.keys() else None
 
 
-def _register(uri: str, root: Path) -> Path:
-    return tracking_uri.beside(uri, root) / "pending"
+def _register(uri: str) -> Path:
+    return tracking_uri.beside(uri) / "pending"
 
 
-def place_of(folder: Path, root: Path, uri: str | None = None) -> RecordPlace:
+def place_of(folder: Path, uri: str | None = None) -> RecordPlace:
     """Return the place of the record of the sweep in `folder`: `uri`, else the one in its journal.
 
     Raises UserError where neither the journal nor the sweep's file states a place.
@@ -89,6 +87,6 @@ def place_of(folder: Path, root: Path, uri: str | None = None) -> RecordPlace:
     for told in (journal.beginning(folder), shared.get("tracker") if isinstance(shared, dict) else None):
         match told:
             case {"uri": str(recorded), "experiment": str(experiment), **more}:
-                own = tracking_uri.resolved(uri, root) if uri else tracking_uri.resolved(recorded, root, start=root)
-                return RecordPlace(own, root, experiment, str(more["artifacts"]) if "artifacts" in more else None)
+                own = tracking_uri.resolved(uri or recorded, start=None if uri else project.project_root())
+                return RecordPlace(own, experiment, str(more["artifacts"]) if "artifacts" in more else None)
     raise user_error("sync", folder, "the folder of a sweep that was recorded")

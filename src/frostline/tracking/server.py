@@ -124,7 +124,7 @@ def client_of(uri: str) -> MlflowClient:
     return opened
 
 
-def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *, insist: bool = False) -> str:
+def experiment(uri: str, name: str, artifacts: str | None = None, *, insist: bool = False) -> str:
     """Return the id of the experiment `name`, created if missing.
 
     A new experiment gets its artifacts under `artifacts`, by default beside the project's own store. A new store is
@@ -132,14 +132,14 @@ def experiment(uri: str, root: Path, name: str, artifacts: str | None = None, *,
     the experiment can never be used, with `insist` also if it has another artifact root or the root is not reachable;
     raises Unreachable if they may be usable later.
     """
-    with problems(uri), _creation_lock(uri, root):
+    with problems(uri), _creation_lock(uri):
         if (file := file_of(uri)) is not None:
             _create(file)
         opened = client_of(uri)
         found = opened.get_experiment_by_name(name)
         if found is None:
             tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its pages on training
-            place = _artifact_location(uri, root, name, artifacts)
+            place = _artifact_location(uri, name, artifacts)
             if artifacts and place:
                 tags[artifact_root.CHOSEN_TAG] = artifacts
                 if insist:
@@ -225,17 +225,17 @@ def _create(file: Path) -> None:
     partial.replace(file)
 
 
-def _creation_lock(uri: str, root: Path) -> AbstractContextManager[object]:
+def _creation_lock(uri: str) -> AbstractContextManager[object]:
     """Return the lock under which a store is created; a server needs none."""
     if is_server(uri):
         return nullcontext()
-    file = file_of(uri) or root / "mlruns" / "store"
+    file = file_of(uri) or beside(uri) / "store"
     file.parent.mkdir(parents=True, exist_ok=True)
     return locks.held(file.with_name(f"{file.name}.lock"))
 
 
-def _artifact_location(uri: str, root: Path, experiment: str, chosen: str | None) -> str | None:
+def _artifact_location(uri: str, experiment: str, chosen: str | None) -> str | None:
     """Return the URI for the experiment's artifacts; None leaves the choice to a tracking server."""
     if chosen is None and is_server(uri):
         return None
-    return artifact_root.location(chosen or (beside(uri, root) / "artifacts").as_uri(), experiment)
+    return artifact_root.location(chosen or (beside(uri) / "artifacts").as_uri(), experiment)

@@ -46,7 +46,7 @@ def open_sweep(
     waits on disk. Raises UserError if the store or the experiment can never be used, or has another artifact root.
     """
     facts = {
-        "uri": tracking_uri.portable(place.uri, place.root),
+        "uri": tracking_uri.portable(place.uri),
         "experiment": place.experiment,
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -71,10 +71,10 @@ def open_sweep(
     return Tracker(place.uri, place.experiment, str(folder), thread.sweep.experiment_id, journal.run_id(folder))
 
 
-def take_up(tracker: Tracker, root: Path) -> None:
+def take_up(tracker: Tracker) -> None:
     """Start a thread that mirrors a sweep which another process opened, whenever no other process does."""
     if tracker.folder not in _threads:
-        place = pending_sweeps.place_of(Path(tracker.folder), root, tracker.uri)
+        place = pending_sweeps.place_of(Path(tracker.folder), tracker.uri)
         _threads[tracker.folder] = MirrorThread(SweepMirror(Path(tracker.folder), place))
         _threads[tracker.folder].start()
 
@@ -168,9 +168,9 @@ def _break_off(folder: Path, status: str) -> None:
             pending_sweeps.forget(folder, thread.sweep.place)
 
 
-def ui_command(uri: str, root: Path) -> str:
+def ui_command(uri: str) -> str:
     """Return the shell command that opens MLflow on the store at `uri`; for a tracking server, its address."""
     if tracking_uri.is_server(uri):
         return uri
-    own = tracking_uri.resolved(None, root) == uri  # the command's default
+    own = tracking_uri.resolved(None) == uri  # the command's default
     return "python -m frostline ui" + ("" if own else f" --uri {shlex.quote(uri)}")

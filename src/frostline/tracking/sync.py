@@ -93,9 +93,7 @@ class SweepMirror:
         """Return the id of the experiment, created if missing."""
         if self.experiment_id is None:
             uri, place = self.place.uri, self.place
-            self.experiment_id = server.experiment(
-                uri, place.root, place.experiment, place.artifacts, insist=self._fresh
-            )
+            self.experiment_id = server.experiment(uri, place.experiment, place.artifacts, insist=self._fresh)
             self.moved = time.monotonic()
         return self.experiment_id
 
@@ -146,11 +144,11 @@ def complete(sweep: SweepMirror) -> bool:
 
 def complete_others(sweep: SweepMirror) -> Iterator[bool]:
     """Complete the other sweeps that are pending in the same store, one per step; one that fails stays pending."""
-    uri, root = sweep.place.uri, sweep.place.root
-    for folder in remembered(uri, root):
+    uri = sweep.place.uri
+    for folder in remembered(uri):
         if folder != sweep.folder.resolve():
             try:
-                complete(SweepMirror(folder, place_of(folder, root, uri)))
+                complete(SweepMirror(folder, place_of(folder, uri)))
             except (UserError, server.Unreachable, OSError):
                 log.debug("%s stays pending", folder, exc_info=True)
             yield True

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from frostline.core import credentials
+from frostline.core import credentials, project
 from frostline.core.errors import user_error
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -14,16 +14,16 @@ _SERVERS = ("http", "https")
 _SQLITE = "sqlite:///"
 
 
-def resolved(configured: str | None, root: Path, *, start: Path | None = None) -> str:
-    """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else `root`'s own.
+def resolved(configured: str | None, *, start: Path | None = None) -> str:
+    """Return the absolute tracking URI without credentials: `configured`, else MLFLOW_TRACKING_URI, else the project's.
 
-    The project's own is an SQLite file, `root/mlruns/mlflow.db`; a relative file is from `start`, by default the
+    The project's own is an SQLite file, `mlruns/mlflow.db` in it; a relative file is from `start`, by default the
     working directory. Raises UserError for a password in `configured` (it would be copied into every run's config), and
     for a URI that MLflow cannot use or would take for another file than it looks like.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        return f"{_SQLITE}{(root / 'mlruns' / 'mlflow.db').resolve()}"
+        return f"{_SQLITE}{(project.project_root() / 'mlruns' / 'mlflow.db').resolve()}"
     safe = credentials.removed(uri)
     if configured and safe != configured:
         raise user_error("tracking.uri", safe, "no credentials in a config; put the whole URI into MLFLOW_TRACKING_URI")
@@ -59,16 +59,16 @@ def name(uri: str) -> str:
     return uri if file is None else file.name
 
 
-def portable(uri: str, root: Path) -> str:
-    """Return the URI in a form that stays valid when `root` is moved: a file below `root` becomes relative to it."""
-    file, top = file_of(uri), root.resolve()
+def portable(uri: str) -> str:
+    """Return the URI in a form that stays valid when the project is moved: a file in it becomes relative to it."""
+    file, top = file_of(uri), project.project_root().resolve()
     return f"{_SQLITE}{file.relative_to(top)}" if file is not None and file.is_relative_to(top) else uri
 
 
-def beside(uri: str, root: Path) -> Path:
+def beside(uri: str) -> Path:
     """Return the folder for files that belong to the store: that of an SQLite file, else the project's `mlruns`."""
     file = file_of(uri)
-    return (root / "mlruns" if file is None else file.parent).resolve()
+    return (project.project_root() / "mlruns" if file is None else file.parent).resolve()
 
 
 def file_of(uri: str) -> Path | None:

@@ -339,7 +339,8 @@ def test_search_with_other_settings_or_data_is_another(composer: Composer, tmp_p
         typed = [f"search.seed={seed}", f"epochs={epochs}", f"search.prune={prune}", f"lr=interval(1e-5,{high})"]
         search = begun(composer, None, "freeze=head", "search=tpe", "trials=2", *typed)
         auto = {compose.kind(cell.known.config): {} for cell in search.cells}
-        return search.resolve_auto(auto, lambda configs: [data] * len(configs))
+        search.resolve_auto(auto, lambda configs: [data] * len(configs))
+        return search.identity
 
     assert identity() == identity()
     found = [identity(), identity(seed=1), identity(epochs=3), identity(prune="median"), identity(high=2)]

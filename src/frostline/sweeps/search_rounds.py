@@ -54,14 +54,16 @@ class Search:
     """Trials with the values of an earlier one that may continue later: cell, number, number of the earlier one."""
     _done: dict[str, Result] = field(default_factory=dict)
     """Results by digest."""
+    identity: str = field(init=False)
+    """Two searches with the same identity are the same search; known when `auto` is resolved."""
 
     def resolve_auto(
         self, auto: Mapping[str, Mapping[str, str]], prints: Callable[[list[Config]], list[str | None]]
-    ) -> str:
-        """Take in the values of `auto` for each kind of run, and return the identity of the search.
+    ) -> None:
+        """Take in the values of `auto` for each kind of run, and derive the identity of the search.
 
-        Two searches with the same identity are the same search. It covers space, sampler, settings, weights, code, and
-        data, whose fingerprints `prints` returns: a study must not mix results of different ones.
+        It covers space, sampler, settings, weights, code, and data, whose fingerprints `prints` returns: a study must
+        not mix results of different ones.
         """
         search = self.cells[0].config.search
         for cell in self.cells:
@@ -70,8 +72,7 @@ class Search:
         what = [[cell.name, sorted((key, repr(one)) for key, one in cell.space.items())] for cell in self.cells]
         configs = [cell.settled for cell in self.cells]
         told = [how, what, [*map(digest, configs)], prints(configs)]
-        self._identity = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
-        return self._identity
+        self.identity = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
 
     def begin(self, folder: Path | None, workers: int, past: Pasts) -> None:
         """Open the studies of the sweep in `folder`, None in a dry run, with so many `workers`.
@@ -81,7 +82,7 @@ class Search:
         search = self.cells[0].config.search
         self._dry, self._workers = folder is None, max(1, workers)
         JUDGING.clear()  # studies of an earlier sweep in this process, whose folder may be gone
-        mine = f" {self._identity[:8]}" if self.storage else ""  # a shared storage has studies of other sweeps
+        mine = f" {self.identity[:8]}" if self.storage else ""  # a shared storage has studies of other sweeps
         with nullcontext() if folder is None or self.storage else refusing_damage(folder):
             storage = self.storage or storage_of(replace(search, storage=None), folder)
             for cell in self.cells:

@@ -92,7 +92,7 @@ def run_planned(
     recorded = search is None and not config.dry_run
     index = already_finished.index_of(planned) if recorded else None  # before any check reads the data
     try:
-        auto, identity = _checked(planned, executor, search)
+        auto = _checked(planned, executor, search)
     except WorkerDied as death:
         closing.show(closing.never_begun(folder, planned, death))
         return 1
@@ -101,24 +101,19 @@ def run_planned(
         liveness.write(folder / layout.OWNER)
     else:
         digests, again = [digest(run.config) for run in planned], config.resume and not config.dry_run
-        folder = claim(folder, digests, search=identity, again=again, named=folder_named)
+        folder = claim(folder, digests, search=search.identity if search else None, again=again, named=folder_named)
     if not config.dry_run:
         data_index.write(folder, index)
     with session.ended_in_any_case(folder):
-        return _conducted(planned, executor, folder, None if config.dry_run else place, search, identity)
+        return _run_and_close(planned, executor, folder, None if config.dry_run else place, search)
 
 
-def _conducted(
-    planned: Sequence[PlannedRun],
-    executor: Executor,
-    folder: Path,
-    place: RecordPlace | None,
-    search: Search | None,
-    identity: str | None,
+def _run_and_close(
+    planned: Sequence[PlannedRun], executor: Executor, folder: Path, place: RecordPlace | None, search: Search | None
 ) -> int:
     """Run everything in `folder`, which this process owns, with a record at `place`, and return the exit status."""
     tracker = _open(place, folder) if place is not None else None
-    runs, interrupt = _carried_out(planned, executor, folder, tracker, search, identity)
+    runs, interrupt = _run_all(planned, executor, folder, tracker, search)
     if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
         return status
     if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
@@ -137,26 +132,21 @@ def _conducted(
 
 def _checked(
     planned: Sequence[PlannedRun], executor: Executor, search: Search | None
-) -> tuple[Mapping[str, Mapping[str, str]], str | None]:
-    """Check all runs; return the values that `auto` takes for each kind of run, and the identity of a search.
+) -> Mapping[str, Mapping[str, str]]:
+    """Check all runs; return the values that `auto` takes for each kind of run, which a search takes in, too.
 
     This process imports MLflow meanwhile. UserError for a run that cannot work; `WorkerDied` if the worker that checks
     dies.
     """
     mlflow = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
     auto = executor.call(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
-    if search is None:
-        return auto, None
-    return auto, search.resolve_auto(auto, lambda configs: executor.call(partial(fingerprints, configs)))
+    if search is not None:
+        search.resolve_auto(auto, lambda configs: executor.call(partial(fingerprints, configs)))
+    return auto
 
 
-def _carried_out(
-    planned: Sequence[PlannedRun],
-    executor: Executor,
-    folder: Path,
-    tracker: Tracker | None,
-    search: Search | None,
-    identity: str | None,
+def _run_all(
+    planned: Sequence[PlannedRun], executor: Executor, folder: Path, tracker: Tracker | None, search: Search | None
 ) -> tuple[SweepRuns, KeyboardInterrupt | None]:
     """Run everything under the sweep's heartbeat; return the runs, and the interrupt if there was one."""
     with (
@@ -168,6 +158,7 @@ def _carried_out(
             of_grid = {digest(run.config) for run in planned} if search is None else None
             digests = of_grid if resume else ()  # without resume only the trials of a shared study count
             takeover = Takeover(tracker, folder, heart=heart, call=executor.call, digests=digests)
+        identity = search.identity if search else None
         runs = SweepRuns(executor, folder, tracker, takeover, identity)
         return runs, runs.carry_out(planned) if search is None else runs.carry_out_search(search)
 

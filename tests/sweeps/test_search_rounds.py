@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import hydra
 import psutil
@@ -22,6 +21,7 @@ from frostline.core.project import config_folder, register_resolver
 from frostline.records import journal, layout, liveness
 from frostline.records.result import PRUNED, VAL, Result, write_result
 from frostline.records.trial_tags import Decision
+from frostline.report import terminal
 from frostline.sweeps import compose, hydra_keys, search_rounds
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composer import Composer
@@ -46,8 +46,7 @@ def composer() -> Iterator[Composer]:
 @pytest.fixture(autouse=True)
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    screen = SimpleNamespace(say=lambda text, style="": lines.append(text))
-    monkeypatch.setattr(search_rounds.job, "screen", lambda: screen)
+    monkeypatch.setattr(terminal, "say", lambda text, style="": lines.append(text))
     return lines
 
 

@@ -17,6 +17,7 @@ from frostline.core.config_keys import digest
 from frostline.records import journal, layout, liveness
 from frostline.records.result import TEST, VAL, Result, read_result
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
+from frostline.report import terminal
 from frostline.sweeps import closing, resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import PastRun
@@ -64,7 +65,7 @@ def sweep(root: Path, name: str, owner: liveness.Owner, *runs: RunFacts, source:
 @pytest.fixture
 def messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(skip_or_resume.job, "screen", lambda: SimpleNamespace(say=lines.append))
+    monkeypatch.setattr(terminal, "say", lambda text, style="": lines.append(text))
     monkeypatch.setattr(resume, "mend", lambda *_: 0)
     monkeypatch.setattr(project, "project_root", lambda: tmp_path)
     return lines

@@ -14,6 +14,7 @@ from frostline.core.config_keys import choices, flatten, semantic
 from frostline.core.errors import user_error
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
+from frostline.report import terminal
 from frostline.report.cells import differing
 from frostline.report.combine import is_implied
 from frostline.sweeps import hydra_keys, job, recorded_runs, rerun, sweep
@@ -96,7 +97,7 @@ class _Again(Executor):
         known = {key: value for key, value in then.items() if key.split(".")[0] in topics or key == "environment"}
         shown = rerun.differences(known, here if known.keys() != {"environment"} else {}, shown=True)
         for line in shown:
-            job.screen().say(f"  differs now: {line}")
+            terminal.say(f"  differs now: {line}")
         ours = JobConfig(config, asdict(config), [f"rerun={old.identity}"])
         result = job.carry_out(lambda: ours, number=number, sweep=self._folder, folder=own)
         record = Record(own)
@@ -110,7 +111,7 @@ class _Again(Executor):
         record.artifact(own / layout.RERUN)
         record.tag(layout.VERDICT_TAG, report.verdict.text)
         for line in report.lines(shown):
-            job.screen().say(f"  {line.strip()}")
+            terminal.say(f"  {line.strip()}")
 
 
 def _here(config: Config) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColu
 from rich.table import Table
 from rich.text import Text
 
-from frostline.core import streams
+from frostline.core import notices, streams
 from frostline.core.metrics import ACCURACY, LOSS, Metric
 from frostline.records.result import percent
 from frostline.report.tables import as_lines, duration, facts, least_width, plan_table, stages_unlike, width
@@ -185,6 +186,19 @@ class Screen:
             self.console.width = max(before, width(table))
         self.console.print(table)
         self.console.width = before
+
+
+@functools.cache
+def screen() -> Screen:
+    """Return the screen of this process, which also prints notices."""
+    own = Screen()
+    notices.to(lambda line: own.say(f"  {line}", "yellow"))
+    return own
+
+
+def say(text: str, style: str = "") -> None:
+    """Print `text` on the screen of this process."""
+    screen().say(text, style)
 
 
 class _Bars:

@@ -16,8 +16,7 @@ from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
 from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
 from frostline.report import cells as best
-from frostline.report import outcome
-from frostline.report.terminal import sentences
+from frostline.report import outcome, terminal
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import FinishedSweep
 from frostline.sweeps.compose import PlannedRun
@@ -146,11 +145,11 @@ def close(
     recorded = session.close_sweep(
         tracker,
         status=status_of(results, interrupt),
-        description="\n\n".join(sentences(sentence)),  # in Markdown paragraphs
+        description="\n\n".join(terminal.sentences(sentence)),  # in Markdown paragraphs
         results=results,
         metrics=best.metrics(results),
         tags=best.tags(results),
-        say=job.screen().say,
+        say=terminal.say,
     )
     _point_to(page, tracker)
     return recorded
@@ -168,27 +167,27 @@ def repeat(answered: FinishedSweep) -> None:
     """Show the results of an earlier sweep that has finished all runs of this one."""
     skipped = [(done.name, past) for done, past in zip(answered.results, answered.pasts, strict=True)]
     for line in describe_skipped(skipped):
-        job.screen().say(line)
+        terminal.say(line)
     show(answered.results)
     _point_to(answered.folder / layout.REPORT, answered.tracker)
 
 
 def show(results: Sequence[Result], aside: Aside = _here) -> str:
     """Show the table and the verdict, also in quiet mode, and return the verdict."""
-    terminal = job.screen()
-    parts, sentence = aside(partial(outcome.summary, results, limit=terminal.limit))
-    terminal.answer()
-    terminal.say("")
-    terminal.outcome(parts)
-    terminal.verdict(sentence)
+    screen = terminal.screen()
+    parts, sentence = aside(partial(outcome.summary, results, limit=screen.limit))
+    screen.answer()
+    screen.say("")
+    screen.outcome(parts)
+    screen.verdict(sentence)
     return str(sentence)
 
 
 def _point_to(page: Path | None, tracker: Tracker) -> None:
     """Print where to find the report, if it could be written, and how to open MLflow."""
     if page is not None:
-        job.screen().say(f"Report: {page}")
-    job.screen().say(f"See it in MLflow: {session.ui_command(tracker.uri)}")
+        terminal.say(f"Report: {page}")
+    terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri)}")
 
 
 def _drawn(what: str, draw: Callable[[], T], aside: Aside) -> T | None:
@@ -197,5 +196,5 @@ def _drawn(what: str, draw: Callable[[], T], aside: Aside) -> T | None:
         drawn: T = aside(draw)
         return drawn
     except Exception as error:
-        job.screen().say(f"The {what} could not be written: {reason_of(error)}", "yellow")
+        terminal.say(f"The {what} could not be written: {reason_of(error)}", "yellow")
         return None

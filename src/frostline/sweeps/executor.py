@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.core import driver
 from frostline.core.config import Config
-from frostline.sweeps import job
+from frostline.report import terminal
 from frostline.sweeps.compose import Overrides, PlannedRun
 from frostline.sweeps.pool import WorkerDied
 
@@ -74,7 +74,7 @@ class Workers(Executor):
 
     def start(self, config: Config) -> None:
         """Start the workers: each gets `devices` GPUs, but all share a fixed device such as `cpu` or `cuda:1`."""
-        self._launcher.say = lambda text: job.screen().say(f"  {text}", "yellow")
+        self._launcher.say = lambda text: terminal.say(f"  {text}", "yellow")
         driver.require(config.device)
         gpus = config.device in ("auto", "cuda")
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, preload="frostline.runs.run")

@@ -19,7 +19,8 @@ from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, layout
 from frostline.records.sweep_record import SweepFacts, SweepFile
-from frostline.sweeps import forecast, job, watching
+from frostline.report import terminal
+from frostline.sweeps import forecast, watching
 from frostline.sweeps.already_finished import settled_digest
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.cluster_work import as_job
@@ -51,7 +52,7 @@ def send(
     executor.asked = hashlib.sha256("\0".join(asked).encode()).hexdigest()
     if (there := _in_progress(folder, executor.asked)) is not None:
         kept = "nothing is queued twice, and its jobs keep the resources that they requested"
-        job.screen().say(f"This sweep is in progress in {there}: {kept}")
+        terminal.say(f"This sweep is in progress in {there}: {kept}")
         return watching.follow(there, detach=executor.how.detach)
     if not executor.checks_in_job:
         return None
@@ -67,15 +68,15 @@ def send(
         if fresh:  # keep the folder of an earlier sweep
             shutil.rmtree(folder)
         raise
-    job.screen().say(f"cluster={executor.how.name}: job {number} checks data and weights, then queues the runs")
+    terminal.say(f"cluster={executor.how.name}: job {number} checks data and weights, then queues the runs")
     return watching.follow(folder, detach=executor.how.detach)
 
 
 def _print_forecast(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:
-    params, say = executor.launcher.params, job.screen().say
-    for line in forecast.lines(planned, executor.how, params, folder, checks=executor.checks_in_job):
-        say(line)
-    say("Nothing is queued; `cluster=local dry_run=true` shows what each run would do.")
+    params, checks = executor.launcher.params, executor.checks_in_job
+    for line in forecast.lines(planned, executor.how, params, folder, checks=checks):
+        terminal.say(line)
+    terminal.say("Nothing is queued; `cluster=local dry_run=true` shows what each run would do.")
     return 0
 
 

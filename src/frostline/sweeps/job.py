@@ -14,7 +14,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from frostline.core import files, interrupts, notices
+from frostline.core import files, interrupts
 from frostline.core.config import Config
 from frostline.core.config_keys import choices, digest, flatten, semantic
 from frostline.core.errors import UserError
@@ -26,7 +26,7 @@ from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write
 from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
 from frostline.records.system_metrics import sampled
 from frostline.records.trial_tags import Judge
-from frostline.report.terminal import Screen
+from frostline.report import terminal
 from frostline.sweeps import find_weights, hydra_keys, lockstep_groups
 from frostline.sweeps.job_config import JobConfig, config_of, config_text, recordable
 
@@ -137,7 +137,7 @@ def _executed(
 
     config, folder, facts = job.config, Path(result.folder), shared.runs[result.job]
     with (
-        screen().run(facts.name, job=result.job, jobs=len(shared.runs), epochs=config.epochs),
+        terminal.screen().run(facts.name, job=result.job, jobs=len(shared.runs), epochs=config.epochs),
         _recording(job, facts, shared.tracker, sweep, folder) as record,
         sampled(record, on=config.tracking.system_metrics, device=config.device),
         heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
@@ -146,7 +146,7 @@ def _executed(
         run = RunContext(
             name=facts.name,
             folder=folder,
-            screen=screen(),
+            screen=terminal.screen(),
             previous=before,
             fetch=find_weights.weights,
             siblings=functools.partial(lockstep_groups.siblings, config, result.job, shared.runs),
@@ -185,14 +185,6 @@ def _judge(config: Config, facts: RunFacts, sweep: Path) -> Judge | None:
     from frostline.sweeps.study import judge_of
 
     return judge_of(config, sweep, facts.choices[trial_tags.STUDY], facts.choices[trial_tags.TRIAL])
-
-
-@functools.cache
-def screen() -> Screen:
-    """Return the owner of this process's terminal, which also prints notices."""
-    terminal = Screen()
-    notices.to(lambda line: terminal.say(f"  {line}", "yellow"))
-    return terminal
 
 
 def _recording(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from frostline.core.config import Config
-from frostline.sweeps import find_weights, job
+from frostline.report import terminal
+from frostline.sweeps import find_weights
 
 
 def check(configs: Mapping[str, Config], unkept: list[str] | None = None) -> dict[str, dict[str, str]]:
@@ -25,7 +26,7 @@ def check(configs: Mapping[str, Config], unkept: list[str] | None = None) -> dic
             unkept += checked.unkept
         for finding in checked.findings:
             if finding.about not in told:
-                job.screen().say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
+                terminal.say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
                 told.add(finding.about)
     return auto
 
@@ -37,5 +38,5 @@ def fingerprints(configs: Sequence[Config]) -> list[str | None]:
     found: dict[str, str | None] = {}
     for config in configs:
         if repr(config.data) not in found:
-            found[repr(config.data)] = checks.fingerprint(config, job.screen(), find_weights.weights)
+            found[repr(config.data)] = checks.fingerprint(config, terminal.screen(), find_weights.weights)
     return [found[repr(config.data)] for config in configs]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.core.config import Config, ModelConfig
-from frostline.sweeps import hydra_keys, job, preflight, unused_keys
+from frostline.report import terminal
+from frostline.sweeps import hydra_keys, preflight, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, to_check
 
 
@@ -32,7 +33,7 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
     """
     runs = compose_grid(overrides)
     for line in unused_keys.check(hydra_keys.typed_values(overrides), [run.config for run in runs]):
-        job.screen().say(line, "yellow")
+        terminal.say(line, "yellow")
     return runs
 
 
@@ -69,7 +70,7 @@ def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Prepared
     """Check the data of these configs, and yield the store's entries that were made or used for it."""
     from frostline.runs import run_data  # imports torch
 
-    stores = {repr(config.store): run_data.store_of(config, job.screen().say) for config in configs.values()}
+    stores = {repr(config.store): run_data.store_of(config, terminal.say) for config in configs.values()}
     before = {item.place: item.used for store in stores.values() for item in store.items()}
     preflight.check(configs, unkept)
     for item in (item for store in stores.values() for item in store.items()):

@@ -13,7 +13,8 @@ from hydra.core.override_parser.types import Override
 
 from frostline.core import files
 from frostline.core.config import Config
-from frostline.sweeps import hydra_keys, job, samplers, sweep, unused_keys
+from frostline.report import terminal
+from frostline.sweeps import hydra_keys, samplers, sweep, unused_keys
 from frostline.sweeps.compose import Overrides
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
@@ -34,7 +35,7 @@ def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Ex
     samplers.check_options(configs[0].search)
     lines, search = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
     for line in [*lines, *describe(cells)]:
-        job.screen().say(line)
+        terminal.say(line)
     folder = files.absolute(compose.job([f"{key}={value}" for key, value in cells[0].setting.items()], 0).sweep)
     planned = [run for cell in cells for run in cell.corners()]
     with in_one_line(configs[0].search):

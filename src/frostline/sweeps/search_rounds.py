@@ -24,7 +24,7 @@ from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records import trial_tags
 from frostline.records.result import Result, number_of
-from frostline.sweeps import job
+from frostline.report import terminal
 from frostline.sweeps.compose import PlannedRun, kind
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
@@ -95,7 +95,7 @@ class Search:
         config = cell.settled
         cell.study.observe([*observations(past(config), config, cell.space)])
         for place, count in Counter(str(Path(one).parent) for one in cell.study.observed()).items():
-            job.screen().say(f"search.past: {cell.name} begins with {number_of(count, 'run')} of {place}")
+            terminal.say(f"search.past: {cell.name} begins with {number_of(count, 'run')} of {place}")
 
     def alive(self) -> None:
         """Give a sign of life to other searches in the studies; errors are ignored, since it is called again."""
@@ -119,7 +119,7 @@ class Search:
 
     def _wait_for_storage(self) -> None:
         if self.storage is not None:
-            self.storage.ready(job.screen().say)
+            self.storage.ready(terminal.say)
 
     def meanwhile(self, folder: str, result: Result) -> list[PlannedRun]:
         """Return a further trial of the cell of the run in `folder` for a free worker, while other trials run."""
@@ -162,7 +162,7 @@ class Search:
             return
         if where and cell.study.over(number) and not is_seen(where / cell.folder(number)):
             cell.begun.add(number)
-            job.screen().say(f"{cell.name} trial={number}: it counts, but its files are not here: {where}", "yellow")
+            terminal.say(f"{cell.name} trial={number}: it counts, but its files are not here: {where}", "yellow")
             return
         yield from self._planned(cell, number, cell.study.asked(number), where)
 

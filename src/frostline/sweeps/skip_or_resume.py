@@ -17,6 +17,7 @@ from frostline.records import layout, liveness, trial_tags
 from frostline.records.heartbeat import Heartbeat
 from frostline.records.result import Result, number_of, write_result
 from frostline.records.sweep_record import RunFacts, Tracker
+from frostline.report import terminal
 from frostline.sweeps import job, past_runs, resume
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import PastRun
@@ -63,7 +64,7 @@ class Takeover:
         self._skipped: list[tuple[str, PastRun]] = []
         self._notes: list[tuple[str, str]] = []
         with suppress(server.Unreachable):
-            resume.mend(tracker.uri, tracker.experiment, job.screen().say)
+            resume.mend(tracker.uri, tracker.experiment, terminal.say)
         self._before = resume.earlier_runs(tracker, digests)
 
     def facts(self, planned: Sequence[PlannedRun], first: int) -> tuple[RunFacts, ...]:
@@ -86,7 +87,7 @@ class Takeover:
         pairs = enumerate(zip(planned, judged, strict=True), first)
         found = [self._facts(number, run, one, theirs) for number, (run, one) in pairs]
         for line in [*describe_notes(self._notes), *describe_skipped(self._skipped)]:
-            job.screen().say(line)
+            terminal.say(line)
         self._skipped, self._notes = [], []
         return tuple(found)
 
@@ -181,16 +182,14 @@ class Takeover:
         if at is None and past.run_id and download.fetch_checkpoint(self._tracker.uri, past.run_id, kept):
             at = kept
         how, why = "resumed" if at else "restarted", "having waited" if past.waited else "interrupted"
-        job.screen().say(f"{facts.name}: {how}, {why} in {past}")
+        terminal.say(f"{facts.name}: {how}, {why} in {past}")
         return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
 
 
 def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder) -> RunFacts:
     """Return the facts of a run that `who` holds, in `where` if that is here, and print how to follow it."""
     how = f"`python -m frostline report {where.parent}` shows its progress;" if where else "it is not here;"
-    job.screen().say(
-        f"{facts.name}: left to {who}, which is running it: {how} this command includes it once it is done"
-    )
+    terminal.say(f"{facts.name}: left to {who}, which is running it: {how} this command includes it once it is done")
     return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
 
 

@@ -15,7 +15,8 @@ from frostline.core.config_keys import digest
 from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
 from frostline.records.recording import Record, end
 from frostline.records.sweep_record import Tracker
-from frostline.sweeps import already_finished, closing, data_index, hydra_keys, job, unused_keys
+from frostline.report import terminal
+from frostline.sweeps import already_finished, closing, data_index, hydra_keys, unused_keys
 from frostline.sweeps.closing import close, repeat, succeeded
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, resolve_auto, to_check
@@ -57,7 +58,7 @@ def run_sweep(
     folder, planned = compose_all(jobs, compose)
     typed = hydra_keys.typed_values(chain.from_iterable(jobs))
     for line in [*unused_keys.check(typed, [run.config for run in planned]), *_merged_runs(planned)]:
-        job.screen().say(line, "yellow")
+        terminal.say(line, "yellow")
     if earlier:
         if (answered := already_finished.with_all(planned, earlier)) is not None:
             repeat(answered)
@@ -185,4 +186,4 @@ def _open(place: RecordPlace, folder: Path) -> Tracker:
     sweep = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
     code = {layout.SOURCE_TAG: project.source_sha256()}
     tags = {layout.SWEEP_TAG: sweep, layout.FOLDER_TAG: str(folder), **code, **liveness.this_process().tags()}
-    return session.open_sweep(place, folder=folder, name=name, tags=tags, say=job.screen().say)
+    return session.open_sweep(place, folder=folder, name=name, tags=tags, say=terminal.say)

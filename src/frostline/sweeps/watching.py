@@ -14,7 +14,8 @@ from frostline.core.metrics import METRICS
 from frostline.records import cluster_jobs, journal, layout, liveness
 from frostline.records.result import number_of, percent, read_result
 from frostline.records.sweep_record import RunFacts, SweepFacts
-from frostline.sweeps import closing, job
+from frostline.report import terminal
+from frostline.sweeps import closing
 
 _LOOK = 1.0  # seconds between two looks at the folder
 _QUIET = 20.0  # seconds between two lines about the epochs of one run
@@ -33,9 +34,8 @@ def follow(sweep: Path, *, detach: bool = False) -> int:
     left that could write the results, they are written here. Raises the `UserError` of the first job, which checks, if
     it queued nothing.
     """
-    say = job.screen().say
     if detach:
-        say(f"Queued; `{watch_command(sweep)}` shows its progress")
+        terminal.say(f"Queued; `{watch_command(sweep)}` shows its progress")
         return 0
     shown = _Shown(sweep)
     try:
@@ -43,7 +43,7 @@ def follow(sweep: Path, *, detach: bool = False) -> int:
             time.sleep(_LOOK)
     except KeyboardInterrupt as interrupt:
         ids = sorted({each.id.partition("_")[0] for each in cluster_jobs.alive(sweep) if each.engine == "slurm"})
-        say(
+        terminal.say(
             f"The runs continue; `{watch_command(sweep)}` shows their progress"
             + (f", and `scancel {' '.join(ids)}` ends them" if ids else "")
         )
@@ -57,10 +57,10 @@ def follow(sweep: Path, *, detach: bool = False) -> int:
     if not closed:
         closing.show(results)
         if (sweep / layout.REPORT).exists():
-            say(f"Report: {sweep / layout.REPORT}")
+            terminal.say(f"Report: {sweep / layout.REPORT}")
     if checks and checks.came_to_nothing:
         ((it, state),) = cluster_jobs.states([checks.job])
-        say(f"{it} queued no run: {state}; its log is {it.log}. The same command continues.", "red")
+        terminal.say(f"{it} queued no run: {state}; its log is {it.log}. The same command continues.", "red")
     return 0 if closing.succeeded(results) else 1
 
 
@@ -134,7 +134,7 @@ class _Shown:
         counts = Counter(str(state) for state in states)
         queue = ", ".join(f"{number_of(count, 'job')} {word}" for word, count in sorted(counts.items()))
         if queue and queue != self._queue:
-            job.screen().say(f"  {queue}")
+            terminal.say(f"  {queue}")
         self._queue = queue
         return not states
 
@@ -144,18 +144,18 @@ class _Shown:
         epochs = journal.epochs(folder)
         if number not in self._begun and ((owner := liveness.read(folder / layout.BEAT)) or epochs):
             self._begun.add(number)
-            job.screen().say(f"{name}: begins" + (f" on {owner.host}" if owner else ""), "bold")
+            terminal.say(f"{name}: begins" + (f" on {owner.host}" if owner else ""), "bold")
         result = read_result(folder)
         if len(epochs) > self._epochs[number] and (result or self._due(number)):
             self._epochs[number], last = len(epochs), epochs[-1]
             by = METRICS.get(str(facts.choices.get("select")))
             value = f", {by.words} {by.text(last[by.epoch])}" if by and by.epoch in last else ""
-            job.screen().say(f"{name}: epoch {last.get('epoch', len(epochs))}{value}")
+            terminal.say(f"{name}: epoch {last.get('epoch', len(epochs))}{value}")
         if result is not None and result.status not in ("KILLED", "PAUSED"):  # these may run again
             self._ended.add(number)
             tested = result.metrics.get("test/accuracy")
             came = f", test accuracy {percent(tested)}" if tested is not None else ""
-            job.screen().say(f"{name}: {result.status.lower()}{came}" + (f": {result.reason}" if result.reason else ""))
+            terminal.say(f"{name}: {result.status.lower()}{came}" + (f": {result.reason}" if result.reason else ""))
 
     def _due(self, number: int) -> bool:
         now = time.monotonic()

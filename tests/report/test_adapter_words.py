@@ -76,7 +76,7 @@ def test_adapter_column_appears_only_if_a_run_has_one(tmp_path: Path) -> None:
     page = html.write(tmp_path / "report.html", found, title="s").read_text()
     assert "<th>adapter</th>" in page
     assert page.count(">lora rank=8 alpha=16, 294,912 parameters, 1.19 MB</div></td>") == 1
-    data = page_data.collect(found, page=tmp_path / "report.html", tracker=None)
+    data = page_data.collect(found, (), page=tmp_path / "report.html", tracker=None)
     assert [run["adapter"] for run in data["runs"]] == ["", "lora rank=8 alpha=16, 294,912 parameters, 1.19 MB"]
     plain = html.write(tmp_path / "plain.html", found[:1], title="s").read_text()
     assert "<th>adapter</th>" not in plain

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +22,7 @@ from frostline.core.metrics import MAP
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, percent
 from frostline.report import calibration, html, page_assets, plots, predictions, statistics
+from frostline.report.contest import contests
 from frostline.report.terminal import sentences
 from frostline.report.verdict import answer
 from written_sweeps import CLASSES, sweep
@@ -153,17 +154,17 @@ def test_page_has_the_largest_class_baseline(tmp_path):
     found = page(sweep(tmp_path / "s", {"freeze_mode": MODES}))
     labels = predictions.read(str(tmp_path / "s" / "0")).labels
     share = np.bincount(labels).max() / len(labels)
-    assert found.data["groups"][0]["baseline"] == [CLASSES[0], pytest.approx(share)]
     assert f'always {CLASSES[0]}, the largest class</span></td><td class="number">{share:.2%}' in found.text
 
 
 def test_page_defines_accuracy_for_several_labels(tmp_path):
-    (group,) = page(sweep(tmp_path / "s", {"freeze_mode": MODES})).data["groups"]
+    folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
+    data, (contest,) = page(folder).data, contests(sweep_record.read(folder).results)
     explanation = "the images whose classes are all right"
-    assert explanation not in html._contenders(0, group)
-    group["contenders"][0]["f1"] = [0.5]  # only images of several classes have it
-    assert explanation in html._contenders(0, group)
-    assert explanation not in html._contenders(0, group | {"by": asdict(MAP)})
+    assert explanation not in html._contenders(0, contest, data)
+    data["groups"][0]["contenders"][0]["f1"] = [0.5]  # only images of several classes have it
+    assert explanation in html._contenders(0, contest, data)
+    assert explanation not in html._contenders(0, replace(contest, by=MAP), data)
 
 
 def test_confusions_of_many_classes_show_the_most_confused(tmp_path):

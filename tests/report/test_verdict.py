@@ -476,7 +476,7 @@ def test_accuracy_over_folds_is_the_same_everywhere(tmp_path):
     sentence = "largest class: a is 50.0% of the test split, and fine-tuning (full) reaches 47.5% (-2.5 points"
     assert sentence in answer(runs)
     assert table_of(runs).count("47.50% ±") == 2  # val and test
-    (contender,) = page_data.collect(runs, page=tmp_path / "r.html", tracker=None)["groups"][0]["contenders"]
+    (contender,) = page_data.collect(runs, [found], page=tmp_path / "r.html", tracker=None)["groups"][0]["contenders"]
     assert contender["accuracy_of_test"] == contender["test"][0] == pytest.approx(score)
     assert contender["over_classes"]["balanced accuracy"] == pytest.approx(score, abs=1e-3)
     of_compare = compare.facts(runs)

@@ -52,6 +52,12 @@ class Cell:
         """The results over which mean and spread are taken."""
         return tuple(result for result in self.results if result.status == "FINISHED")
 
+    @property
+    def finished_text(self) -> str:
+        """The number of its finished runs as text, e.g. `3`, or `2 of 3` if some did not finish."""
+        finished, every = len(self.finished), len(self.results)
+        return str(finished) if finished == every else f"{finished} of {every}"
+
     def repeats(self, metric: str) -> list[list[Result]]:
         """Return the finished runs that have a metric, grouped by fold if the cell was cross-validated, else by seed.
 

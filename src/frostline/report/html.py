@@ -10,6 +10,7 @@ import base64
 import functools
 import gzip
 import importlib.util
+import math
 import re
 import time
 from collections import Counter
@@ -20,9 +21,12 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records.result import Result, number_of, value_text
-from frostline.report import page_assets, page_data, search_page
-from frostline.report.cells import differing
+from frostline.records.result import SECONDS, Result, number_of, value_text
+from frostline.report import adapter_words, backbones, page_assets, page_data, search_page
+from frostline.report.cell_intervals import compare_cells, test_interval
+from frostline.report.cells import Cell, differing
+from frostline.report.contest import Contender, Contest, contests
+from frostline.report.paired_difference import Difference
 from frostline.report.studies import short_text
 from frostline.report.terminal import sentences
 
@@ -41,14 +45,15 @@ def write(
 
     The page does not link to files in `scratch`, a folder that will be deleted.
     """
-    data = page_data.collect(results, page=path, tracker=tracker, scratch=scratch)
+    found = contests(results)
+    data = page_data.collect(results, found, page=path, tracker=tracker, scratch=scratch)
     text = page_assets.template("page.html").substitute(
         title=escape(title),
         about=escape(_about(results)),
         style=page_assets.text("page.css"),
         verdicts="\n".join(_verdict(number, group) for number, group in enumerate(data["groups"])),
-        contenders="\n".join(_contenders(number, group) for number, group in enumerate(data["groups"])),
-        pairs="\n".join(_pairs(number, group) for number, group in enumerate(data["groups"])),
+        contenders="\n".join(_contenders(number, contest, data) for number, contest in enumerate(found)),
+        grids="\n".join(_grid(number, contest) for number, contest in enumerate(found)),
         search=search_page.section(data["groups"]),
         data=page_assets.script_json(data),
         plotly=_packed("plotly", "package_data/plotly.min.js"),
@@ -83,90 +88,88 @@ def _code(found: re.Match[str]) -> str:
     return f'<code class="again" title="copy">{found[1]}</code>' if " " in found[1] else f"<code>{found[1]}</code>"
 
 
-def _contenders(number: int, group: Mapping[str, Any]) -> str:
+def _contenders(number: int, contest: Contest, data: Mapping[str, Any]) -> str:
     """Return the table of the best cells; with the verdict, all that a reader without JavaScript sees."""
-    found = group["contenders"]
+    found, by, group = contest.contenders, contest.by, data["groups"][number]
     if not found:
         return ""
+    is_search = "search" in group
     tried = [{key: value for key, value in cell["at"].items() if value is not None} for cell in group["cells"]]
     keys = differing(tried)  # of this group: a key that tells the groups apart has one value here
-    by = Metric(**group["by"])
-    test = "test" if by == ACCURACY else f"test {by.words}"
+    adapters = [adapter_words.full(one.cell.finished[0]) for one in found]
     head = [
-        test,
+        "test" if by == ACCURACY else f"test {by.words}",
         "95% interval",
         "behind the first",
         "validation",
         "time (s)",
         *keys,
         "runs" if group["folds"] else "seeds",
-        "trials" if "search" in group else "cells tried",
-        *(["adapter"] if any(one["adapter"] for one in found) else []),
+        "trials" if is_search else "cells tried",
+        *(["adapter"] if any(adapters) else []),
     ]
-    text = short_text if "search" in group else value_text
-    rows = [_row(one, keys, by, text, adapter="adapter" in head) for one in found]
-    if group["baseline"] and group["baseline"][1] is not None:
-        name, value = group["baseline"]
-        always = f'<span class="quiet">always {escape(name)}, the largest class</span>'
+    rows = []
+    for one, adapter in zip(found, adapters, strict=True):
+        behind = "" if one is found[0] else _difference(compare_cells(found[0].cell, one.cell), by)
+        name = page_assets.swatch(value_text(one.cell.choices.get(data["key"])), one.name)
+        wide = [f'<div class="wide">{escape(adapter) or "-"}</div>'] if any(adapters) else []
+        rows.append([name, *_row(one, behind, keys, short_text if is_search else value_text), *wide])
+    if (largest := contest.baseline) and not math.isnan(value := largest.value(by)):
+        always = f'<span class="quiet">always {escape(largest.name)}, the largest class</span>'
         rows.append([always, by.text(value), *[""] * (len(head) - 1)])
     heads = [("", False), *((escape(name), name != "adapter") for name in head)]
-    several = by == ACCURACY and any("f1" in one for one in found)
-    note = '<p class="quiet">Accuracy counts the images whose classes are all right.</p>' if several else ""
+    multi_label = by == ACCURACY and any("f1" in one for one in group["contenders"])
+    note = '<p class="quiet">Accuracy counts the images whose classes are all right.</p>' if multi_label else ""
     return page_assets.of_group(number, page_assets.table(heads, rows) + note)
 
 
-def _pairs(number: int, group: Mapping[str, Any]) -> str:
+def _row(one: Contender, behind: str, keys: Sequence[str], text: Callable[[object], str]) -> list[str]:
+    """Return the scores, costs and settings of a contender as HTML."""
+    cell, by, seconds = one.cell, one.cell.by, one.cell.mean(SECONDS)
+    settings = (cell.choices.get(key) for key in keys)
+    return [
+        by.text(cell.mean(by.test)),
+        "-" if one.interval is None else by.span(one.interval.low, one.interval.high),
+        behind,
+        by.text(cell.mean(by.val)),
+        "-" if math.isnan(seconds) else f"{seconds:.3g}",
+        *("-" if value is None else escape(text(value)) for value in settings),
+        cell.finished_text,
+        str(one.tried),
+    ]
+
+
+def _grid(number: int, contest: Contest) -> str:
     """Return the table of backbones by freeze modes; empty if there is only one backbone or one mode."""
-    found = group["pairs"]
-    if not found:
+    if (found := backbones.grid(contest)) is None:
         return ""
-    by, modes, models = Metric(**group["by"]), found["modes"], found["models"]
-    heads = [*(page_assets.swatch(mode, mode) for mode in modes), escape(f"{modes[0]} against {modes[1]}")]
+    by, best = contest.by, next(iter(found.cells))
     rows = []
-    for model, scores, gap in zip(models, found["scores"], found["of_modes"], strict=True):
-        best = [[model, mode] == list(found["best"]) for mode in modes]
-        cells = [_pair(score, by, best=first) for score, first in zip(scores, best, strict=True)]
-        rows.append([escape(model), *cells, _gap(gap, by)])
-    against = escape(f"{models[0]} against {models[1]}")
-    rows.append([f'<span class="quiet">{against}</span>', *(_gap(gap, by) for gap in found["of_models"]), ""])
+    for model in found.models:
+        scores = [_score(found.cells.get((model, mode)), best=(model, mode) == best) for mode in found.modes]
+        rows.append([escape(model), *scores, _difference(found.of_modes(model), by)])
+    gains = [_difference(found.of_models(mode), by) for mode in found.modes]
+    rows.append([f'<span class="quiet">{escape(" against ".join(found.models[:2]))}</span>', *gains, ""])
+    heads = [*(page_assets.swatch(mode, mode) for mode in found.modes), escape(" against ".join(found.modes[:2]))]
     table = page_assets.table([("", False), *((name, True) for name in heads)], rows)
     return page_assets.of_group(number, f"<h3>Backbones and freeze modes, test {by.words}</h3>{table}")
 
 
-def _pair(score: Sequence[float | None] | None, by: Metric, *, best: bool) -> str:
-    if not score or score[0] is None:
+def _score(cell: Cell | None, *, best: bool) -> str:
+    """Return the test score of a cell, with its interval as a tooltip; a dash if it is not known."""
+    if cell is None or math.isnan(mean := cell.mean(cell.by.test)):
         return "-"
-    text = by.text(score[0], 1)
-    within = "" if score[1] is None or score[2] is None else by.span(score[1], score[2])
-    return f'<span title="{within}">{f"<strong>{text}</strong>" if best else text}</span>'
+    text, within = cell.by.text(mean, 1), test_interval(cell)
+    title = cell.by.span(within.low, within.high) if within else ""
+    return f'<span title="{title}">{f"<strong>{text}</strong>" if best else text}</span>'
 
 
-def _gap(gap: Sequence[Any] | None, by: Metric) -> str:
+def _difference(found: Difference | None, by: Metric) -> str:
     """Return a difference with its interval, and how that was computed as a tooltip; a dash if it is not known."""
-    if not gap:
+    if found is None:
         return "-"
-    within = "" if gap[1] is None else f" ({by.span(gap[1], gap[2])})"
-    return f'<span title="{escape(gap[3])}">{by.number(gap[0], 1)}{within}</span>'
-
-
-def _row(
-    one: Mapping[str, Any], keys: Sequence[str], by: Metric, text: Callable[[object], str], *, adapter: bool
-) -> list[str]:
-    test, low, high = one["test"]
-    gap = one["behind"]
-    seconds = one["cost"][0]
-    return [
-        page_assets.swatch(one["series"], one["name"]),
-        by.text(test),
-        "-" if low is None else by.span(low, high),
-        "" if gap is None else _gap(gap, by),
-        by.text(one["val"][0]),
-        "-" if seconds is None else f"{seconds:.3g}",
-        *("-" if one["at"][key] is None else escape(text(one["at"][key])) for key in keys),
-        f"{one['seeds'][0]}" if one["seeds"][0] == one["seeds"][1] else f"{one['seeds'][0]} of {one['seeds'][1]}",
-        str(one["tried"]),
-        *([f'<div class="wide">{escape(one["adapter"]) or "-"}</div>'] if adapter else []),
-    ]
+    within = f" ({by.span(found.interval.low, found.interval.high)})" if found.interval else ""
+    return f'<span title="{escape(found.how)}">{by.number(found.gap, 1)}{within}</span>'
 
 
 @functools.cache

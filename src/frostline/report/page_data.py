@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 
 from frostline.records import journal, trial_tags
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
-from frostline.report import adapter_words, backbones, image_details, search_page, style
-from frostline.report.cell_intervals import compare_cells, test_interval, validation_interval
+from frostline.report import adapter_words, image_details, search_page, style
+from frostline.report.cell_intervals import test_interval, validation_interval
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
-from frostline.report.contest import Contender, Contest, compared_key, contests
+from frostline.report.contest import Contender, Contest, compared_key
 from frostline.report.page_assets import ends, shortened
-from frostline.report.paired_difference import Difference
 from frostline.report.pareto import front
 from frostline.report.studies import studies
 from frostline.report.verdict import verdict
@@ -32,15 +31,23 @@ _LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
 
 def collect(
-    results: Sequence[Result], *, page: Path, tracker: Mapping[str, str] | None, scratch: Path | None = None
+    results: Sequence[Result],
+    found: Sequence[Contest],
+    *,
+    page: Path,
+    tracker: Mapping[str, str] | None,
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
-    """Return the data of the page at `page`, to which links are relative; no link leads into the folder `scratch`."""
+    """Return the data of the page at `page` on `results`, which are compared in the contests `found`.
+
+    Links are relative to the page; none leads into the folder `scratch`.
+    """
     swept = sorted((name for name in varying(results) if name not in REPEATS), key=_place)
     key = compared_key(results)
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
     numbers = {id(result): number for number, result in enumerate(results)}
     repeated = [name for name in REPEATS if len({repr(result.choices.get(name)) for result in results}) > 1]
-    groups = [_group(contest, key, swept, numbers) | _search(contest, key, numbers) for contest in contests(results)]
+    groups = [_group(contest, key, swept, numbers) | _search(contest, key, numbers) for contest in found]
     return {
         "key": key,
         "keys": [name for name in swept if name != key],
@@ -74,10 +81,8 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "by": asdict(contest.by),
         "verdict": verdict(contest),
         "outcome": contest.outcome,
-        "baseline": contest.baseline and [contest.baseline.name, shortened(contest.baseline.value(contest.by))],
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
-        "contenders": [_contender(one, best[0], key, swept, numbers) for one in best],
-        "pairs": _pairs(contest),
+        "contenders": [_contender(one, key, swept, numbers) for one in best],
         "folds": bool(best) and best[0].cell.folds,
         "disagreements": image_details.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
     }
@@ -93,42 +98,11 @@ def _search(contest: Contest, key: str, numbers: Mapping[int, int]) -> dict[str,
     return {"search": search_page.collect(found, series, numbers) | more}
 
 
-def _pairs(contest: Contest) -> dict[str, Any] | None:
-    """Return the grid of backbones by freeze modes with the gains of the first of each; None if there is no grid."""
-    found = backbones.grid(contest)
-    if found is None:
-        return None
-
-    def score(model: str, mode: str) -> list[float | None] | None:
-        if (cell := found.cells.get((model, mode))) is None:
-            return None
-        return [shortened(cell.mean(contest.by.test)), *ends(test_interval(cell))]
-
-    return {
-        "models": found.models,
-        "modes": found.modes,
-        "scores": [[score(model, mode) for mode in found.modes] for model in found.models],
-        "of_modes": [_gap(found.of_modes(model)) for model in found.models],
-        "of_models": [_gap(found.of_models(mode)) for mode in found.modes],
-        "best": next(iter(found.cells)),
-    }
-
-
-def _gap(difference: Difference | None) -> list[Any] | None:
-    """Return a difference, the ends of its interval, and how the interval was computed."""
-    return None if difference is None else [shortened(difference.gap), *ends(difference.interval), difference.how]
-
-
-def _contender(
-    one: Contender, winner: Contender, key: str, swept: Sequence[str], numbers: Mapping[int, int]
-) -> dict[str, Any]:
-    against = compare_cells(winner.cell, one.cell) if one is not winner else None
+def _contender(one: Contender, key: str, swept: Sequence[str], numbers: Mapping[int, int]) -> dict[str, Any]:
     return {
         "name": one.name,
         "run": numbers[id(one.cell.finished[0])],
-        "tried": one.tried,
         "accuracy_of_test": shortened(one.cell.mean(TEST)),
-        "behind": _gap(against),
         **_cell(one.cell, key, swept, numbers),
         **image_details.of_cell(one.cell),
     }
@@ -141,7 +115,6 @@ def _cell(cell: Cell, key: str, swept: Sequence[str], numbers: Mapping[int, int]
         "val": [shortened(cell.mean(cell.by.val)), *ends(validation_interval(cell))],
         "test": [shortened(cell.mean(cell.by.test)), *ends(test_interval(cell))],
         "cost": _costs({name: cell.mean(name) for name in _COSTS}),
-        "adapter": adapter_words.full((cell.finished or cell.results)[0]),
         "runs": [numbers[id(result)] for result in cell.results],
         "seeds": [len(cell.finished), len(cell.results)],
     }

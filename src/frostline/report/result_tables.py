@@ -107,7 +107,7 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
-        columns["runs" if ranked[0].folds else "seeds"] = [_seeds(cell) for cell in ranked]
+        columns["runs" if ranked[0].folds else "seeds"] = [cell.finished_text for cell in ranked]
     if any(trial_tags.CONFIRMS in cell.choices for cell in ranked):
         columns["trial"] = [_trial(cell) for cell in ranked]
     if any(_stopped(cell) for cell in ranked):
@@ -144,11 +144,6 @@ def _trial(cell: Cell) -> str:
 def _stopped(cell: Cell) -> str:
     """Return after which epoch a trial was stopped early; empty for all other cells."""
     return next((f"epoch {run.metrics[PRUNED]:.0f}" for run in cell.finished if PRUNED in run.metrics), "")
-
-
-def _seeds(cell: Cell) -> str:
-    finished, all_of_them = len(cell.finished), len(cell.results)
-    return str(finished) if finished == all_of_them else f"{finished} of {all_of_them}"
 
 
 def _score(cell: Cell, metric: str) -> str:

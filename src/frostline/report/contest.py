@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,21 +143,19 @@ def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None
 
 
 def _contenders(key: str, results: Sequence[Result]) -> tuple[Contender, ...]:
-    best: dict[str, Cell] = {}
-    tried: dict[str, int] = {}
-    found = cells(results)
-    for cell in found:
-        if trial_tags.CONFIRMS not in cell.choices:
-            value = repr(cell.choices.get(key))
-            tried[value] = tried.get(value, 0) + any(run.status in ("FINISHED", "FAILED") for run in cell.results)
+    """Return the best cell of each value of `key`, with the number of cells of that value that were tried."""
+    found, best = cells(results), dict[str, Cell]()
+    tried = Counter(
+        repr(cell.choices.get(key))
+        for cell in found
+        if trial_tags.CONFIRMS not in cell.choices and any(run.status in ("FINISHED", "FAILED") for run in cell.results)
+    )
     for cell in finalists(found):
-        value = repr(cell.choices.get(key))
         if not math.isnan(cell.mean(cell.by.val) + cell.mean(cell.by.test)):
-            best.setdefault(value, cell)
+            best.setdefault(repr(cell.choices.get(key)), cell)
     return tuple(
-        Contender(_name(key, chosen), chosen, cell, tried.get(value, 0), test_interval(cell))
-        for value, cell in best.items()
-        for chosen in [cell.choices.get(key)]
+        Contender(_name(key, value := cell.choices.get(key)), value, cell, tried[repr(value)], test_interval(cell))
+        for cell in best.values()
     )
 
 

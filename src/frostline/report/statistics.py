@@ -184,8 +184,8 @@ def effective_images(right: Bools, groups: Ints, times: float = 1.0) -> float:
     if share in (0.0, 1.0):
         found = float(len(right) ** 2 / (sizes**2).sum())
     else:
-        spread = _error_over_groups(right - share, groups)
-        found = share * (1 - share) / spread**2 if spread else most
+        variance = _variance(right - share, groups)
+        found = share * (1 - share) / variance if variance else most
     return min(most, found) * (_Z / _quantile(_freedom(sizes))) ** 2
 
 
@@ -197,13 +197,6 @@ def _freedom(sizes: Ints) -> float:
     intervals of a difference hold the truth 96 times in 100; with the number of groups minus one, 91 times.
     """
     return max(1.0, float(sizes.sum() ** 2 / (sizes**2).sum()) - 1)
-
-
-def _error_over_groups(influence: Floats, groups: Ints) -> float:
-    """Return the standard error of a metric, given the influence `(N,)` of each image, by leaving out groups."""
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    moved = np.bincount(group, influence) / (len(group) - sizes)
-    return math.sqrt(float(moved @ moved) * (1 - 1 / len(sizes)))
 
 
 def by_influence(
@@ -232,8 +225,12 @@ def by_influence(
 
 
 def _variance(influence: Floats, groups: Ints | None) -> float:
-    """Return the squared standard error of a metric, given the influence `(N,)` of each image."""
-    return float(np.var(influence)) / len(influence) if groups is None else _error_over_groups(influence, groups) ** 2
+    """Return the squared standard error of a metric, given the influence `(N,)` of each image; leaves out groups."""
+    if groups is None:
+        return float(np.var(influence)) / len(influence)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    moved = np.bincount(group, influence) / (len(group) - sizes)
+    return float(moved @ moved) * (1 - 1 / len(sizes))
 
 
 def unpaired(first: tuple[float, float], second: tuple[float, float]) -> Interval:

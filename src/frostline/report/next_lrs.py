@@ -51,7 +51,7 @@ def _extended(
     """Return the command of the sweep over the finished learning rates below `limit` and those `beyond` them."""
     best = [one.cell.choices.get("lr") for one in rivals]
     known = [_tried_lr(run, key, one) for run in results for one in rivals if run.status == "FINISHED"]
-    others = {n: values for n in tuned if n != "lr" and (values := both(n, rivals[0].cell, rivals[-1].cell))}
+    others = values_of([name for name in tuned if name != "lr"], [one.cell for one in rivals])
     grid = sorted({lr for lr in (*known, *beyond) if lr is not None and (lr < limit or lr in best)})
     values = [one.value for one in rivals]
     return command(rivals[0].cell.finished[0], {key: values, **others, "lr": grid, **_seeds(rivals)})
@@ -135,7 +135,7 @@ def _beyond(side: str, group: Sequence[Contender]) -> list[float]:
     return [float(f"{step:.1g}") for step in steps]
 
 
-def both(name: str, first: Cell, second: Cell) -> list[Any]:
-    """Return the distinct values of the choice `name` in two cells, of which some have no such choice."""
-    values = [cell.choices[name] for cell in (first, second) if name in cell.choices]
-    return list(dict.fromkeys(values))
+def values_of(names: Sequence[str], there: Sequence[Cell] | Sequence[Result]) -> dict[str, list[Any]]:
+    """Return the distinct values of the choices `names` in cells or runs, without choices that none of them has."""
+    values = {name: [one.choices[name] for one in there if name in one.choices] for name in names}
+    return {name: list(dict.fromkeys(found)) for name, found in values.items() if found}

@@ -14,7 +14,7 @@ from frostline.report.cells import varying
 from frostline.report.command_line import command
 from frostline.report.contest import Contender, Contest, outcome_of
 from frostline.report.cost_words import cheaper
-from frostline.report.next_lrs import both, smaller
+from frostline.report.next_lrs import smaller, values_of
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import seeds_to_resolve
 
@@ -42,30 +42,32 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     outcome = outcome_of(difference, first.cell)
     if outcome == "tie":
         return cheaper(first, second)
-    if difference.folds:
-        return ["It takes more images to tell them apart, rather than more folds.", *cheaper(first, second)]
-    if outcome == "contradiction" and _validation_is_sure(first, second):
+    if outcome == "contradiction" and not difference.folds and _validation_is_sure(first, second):
         return ["Each split is sure of its order, so the splits differ by more than chance: check how they were made."]
-    if 0 < (groups := round(first.cell.finished[0].metrics.get(GROUPS, 0))) < _ENOUGH_GROUPS:
-        folds = "data.folds=5 tests every group, unless the data has its own test split"
-        more = f"It takes more than {number_of(groups, 'group')} of test images to tell them apart: {folds}."
-        return [more, *cheaper(first, second)]
-    if difference.over_images and 0 in difference.over_images:
-        return ["It takes more test images to tell them apart, rather than more seeds.", *cheaper(first, second)]
-    if not any(one.cell.draws for one in (first, second)):
-        return ["More seeds would not tell them apart, since neither depends on the seed.", *cheaper(first, second)]
     seeds = _seeds_needed(difference)
-    if seeds > _MANY_SEEDS:
-        return [f"It would take about {seeds:,} seeds to tell them apart.", *cheaper(first, second)]
-    what = (
-        "More seeds may decide it, or show that it takes more test images" if difference.seeds == 1 else "To decide it"
-    )
+    if why := _not_by_seeds(first, second, difference, seeds):
+        return [why, *cheaper(first, second)]
+    may = "More seeds may decide it, or show that it takes more test images"
+    what = may if difference.seeds == 1 else "To decide it"
     if all(trial_tags.STUDY in one.cell.choices for one in (first, second)):  # a grid would mix the values of the two
         return [f"{what}: the same command with search.confirm={seeds}."]
-    changes = {contest.key: [first.value, second.value]}
-    changes |= {name: values for name in tuned if (values := both(name, first.cell, second.cell))}
+    changes = {contest.key: [first.value, second.value], **values_of(tuned, [first.cell, second.cell])}
     again = command(first.cell.finished[0], {**changes, "seed": range(seeds)})
     return [f"{what}: `{again}`."] if again else []
+
+
+def _not_by_seeds(first: Contender, second: Contender, difference: Difference, seeds: int) -> str | None:
+    """Return why more seeds would not tell two contenders apart, or that it takes too many; None if `seeds` may do."""
+    if difference.folds:
+        return "It takes more images to tell them apart, rather than more folds."
+    if 0 < (groups := round(first.cell.finished[0].metrics.get(GROUPS, 0))) < _ENOUGH_GROUPS:
+        folds = "data.folds=5 tests every group, unless the data has its own test split"
+        return f"It takes more than {number_of(groups, 'group')} of test images to tell them apart: {folds}."
+    if difference.over_images and 0 in difference.over_images:
+        return "It takes more test images to tell them apart, rather than more seeds."
+    if not (first.cell.draws or second.cell.draws):
+        return "More seeds would not tell them apart, since neither depends on the seed."
+    return f"It would take about {seeds:,} seeds to tell them apart." if seeds > _MANY_SEEDS else None
 
 
 def _learned(contest: Contest) -> list[str]:
@@ -134,7 +136,5 @@ def once_more(key: str, only: Contender, results: Sequence[Result]) -> list[str]
         ]
     if too_large:
         return smaller(key, [*dict.fromkeys(run.choices.get(key) for run in lost)], only, lost)
-    there = {name: [run.choices[name] for run in results if name in run.choices] for name in varying(results)}
-    grid = {name: list(dict.fromkeys(values)) for name, values in there.items()}
-    again = command(only.cell.finished[0], {key: [only.value], **grid})
+    again = command(only.cell.finished[0], {key: [only.value], **values_of(varying(results), results)})
     return [f"To try them again: `{again}`."] if again else []

@@ -33,30 +33,25 @@ def answer(results: Sequence[Result]) -> str:
 def verdict(contest: Contest) -> str:
     """Return the outcome of a contest in plain sentences, and what it takes to know more."""
     key, found, results = contest.key, contest.contenders, contest.results
-    tuned = [name for name in varying(results) if name not in ("seed", "select", key) and not name.startswith("data")]
     if not found and any(run.status == "FINISHED" for run in results):
         return f"No answer: {contest.by.words} is not defined on the test split."
     if not found:
         return f"No answer: none of {number_of(len(results), 'run')} finished."
-    untested = _untested(contest.baseline)
+    tuned = [name for name in varying(results) if name not in ("seed", "select", key) and not name.startswith("data")]
+    of_search, untested = search_words.sentences(contest, _digits(found[0].cell)), _untested(contest.baseline)
     if contest.difference is None:
-        alone = _alone(key, found[0], results, tuned)
-        of_search = search_words.sentences(contest, _digits(found[0].cell))
-        lead = [_majority(found[0], contest), *next_step(contest, tuned)] if contest.lead else []
-        return " ".join([*lead, alone, *of_search, *untested])
-    first = _majority(found[0], contest) if contest.lead else _comparison(contest, contest.difference)
+        lead = [_majority(contest), *next_step(contest, tuned)] if contest.lead else []
+        return " ".join([*lead, _alone(key, found[0], results, tuned), *of_search, *untested])
+    first = _majority(contest) if contest.lead else _comparison(contest, contest.difference)
     coming, is_search = _coming(results), search_words.is_search(results)
+    best = (found, tuned, short_text) if is_search else (found[:2], tuned, value_text)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *([] if coming else next_step(contest, tuned)),
         *_without_shared(found[:2]),
-        *(
-            []
-            if contest.lead
-            else _best_settings(found if is_search else found[:2], tuned, short_text if is_search else value_text)
-        ),
+        *([] if contest.lead else _best_settings(*best)),
         *backbones.sentences(contest, _digits(found[0].cell)),
-        *search_words.sentences(contest, _digits(found[0].cell)),
+        *of_search,
         *([] if coming or is_search else edges(key, found[:2], results, tuned)),
         *([] if is_search else _budget(found)),
         *_unfinished(key, found, results),
@@ -65,16 +60,21 @@ def verdict(contest: Contest) -> str:
     return " ".join(parts)
 
 
-def _majority(first: Contender, contest: Contest) -> str:
+def _majority(contest: Contest) -> str:
     """Return the sentence on a contest in which no contender surely beats the largest class."""
-    assert contest.baseline and contest.lead and contest.lead.interval
-    by, digits, lead = contest.by, _digits(first.cell), contest.lead
-    share, score = (by.text(value, digits) for value in (contest.baseline.share, lead.scores[0]))
-    gap = f"({by.gap(lead.gap, digits)}, {_within(by, contest.lead.interval, digits)}; {lead.how})"
+    assert contest.baseline and contest.lead
+    first, digits = contest.contenders[0], _digits(contest.contenders[0].cell)
+    share, score = (contest.by.text(value, digits) for value in (contest.baseline.share, contest.lead.scores[0]))
     return (
         f"No result surely beats always naming the largest class: {contest.baseline.name} is {share} of the test "
-        f"split, and {first.name} reaches {score} {gap}."
+        f"split, and {first.name} reaches {score} {_gap(contest.lead, contest.by, digits)}."
     )
+
+
+def _gap(found: Difference, by: Metric, digits: int) -> str:
+    """Return a difference with its interval and method, in parentheses."""
+    within = f"{_within(by, found.interval, digits)}; " if found.interval else ""
+    return f"({by.gap(found.gap, digits)}, {within}{found.how})"
 
 
 def _untested(baseline: Baseline | None) -> list[str]:
@@ -89,23 +89,18 @@ def _comparison(contest: Contest, difference: Difference) -> str:
 
     Every sentence ends with its full stop.
     """
-    (first, second), outcome = contest.contenders[:2], contest.outcome
-    digits = _digits(first.cell)
-    by = first.cell.by
+    (first, second), outcome, by = contest.contenders[:2], contest.outcome, contest.by
+    one, two, digits = first.name, second.name, _digits(first.cell)
     scores = [by.text(score, digits) for score in difference.scores]
-    within = difference.interval
-    sure = f"{_within(by, within, digits)}; " if within else ""
-    gap = f"({by.gap(difference.gap, digits)}, {sure}{difference.how})"
+    gap = _gap(difference, by, digits)
     split = "on the test split" if by == ACCURACY else f"in {by.words} on the test split"
-    one, two = first.name, second.name
+    longer, faster = (", for", ", and trains") if outcome in ("win", "ahead") else (f"; {one} takes", f"; {one} trains")
+    cost = cost_clause(first, second, longer, faster, contest.results)
     if outcome == "win":
-        cost = cost_clause(first, second, ", for", ", and trains", contest.results)
         return f"{capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
     if outcome == "ahead":
-        cost = cost_clause(first, second, ", for", ", and trains", contest.results)
         both = f"{scores[0]} against {scores[1]} {split} {gap}{cost}"
         return f"{capital(one)} is ahead of {two}, not surely of all: {both}. {_unbeaten(contest, digits)}"
-    cost = cost_clause(first, second, f"; {one} takes", f"; {one} trains", contest.results)
     if outcome == "contradiction":
         return (
             f"No clear winner: {one} is best on validation, yet behind {two} {split}, "

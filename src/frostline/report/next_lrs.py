@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from frostline.records import trial_tags
@@ -23,7 +23,7 @@ def edges(key: str, found: Sequence[Contender], results: Sequence[Result], tuned
     rivals = found if key != "lr" else found[:1]
     at: dict[tuple[str, int], list[Contender]] = {}
     for one in rivals:
-        tried = sorted({lr for run in results if (lr := _tried_lr(run, key, one)) is not None})
+        tried = sorted({*_lrs(key, one, results)})
         best = one.cell.choices.get("lr")
         if len(tried) > 1 and best in (tried[0], tried[-1]):
             at.setdefault(("larger" if best == tried[-1] else "smaller", len(tried)), []).append(one)
@@ -50,9 +50,10 @@ def _extended(
 ) -> str | None:
     """Return the command of the sweep over the finished learning rates below `limit` and those `beyond` them."""
     best = [one.cell.choices.get("lr") for one in rivals]
-    known = [_tried_lr(run, key, one) for run in results for one in rivals if run.status == "FINISHED"]
+    finished = [run for run in results if run.status == "FINISHED"]
+    known = [lr for one in rivals for lr in _lrs(key, one, finished)]
     others = values_of([name for name in tuned if name != "lr"], [one.cell for one in rivals])
-    grid = sorted({lr for lr in (*known, *beyond) if lr is not None and (lr < limit or lr in best)})
+    grid = sorted({lr for lr in (*known, *beyond) if lr < limit or lr in best})
     values = [one.value for one in rivals]
     return command(rivals[0].cell.finished[0], {key: values, **others, "lr": grid, **_seeds(rivals)})
 
@@ -94,22 +95,22 @@ def smaller(key: str, values: Sequence[object], only: Contender, lost: Sequence[
 def _limit(key: str, one: Contender, results: Sequence[Result]) -> float:
     """Return the smallest lr above the best with which a contender diverged; infinity if there is none."""
     best = one.cell.choices.get("lr", math.inf)
-    lost = (lr for run in results if trial_tags.diverged(run) and (lr := _tried_lr(run, key, one)) is not None)
+    lost = _lrs(key, one, filter(trial_tags.diverged, results))
     return min((lr for lr in lost if lr > best), default=math.inf)
 
 
 def _below(limit: float, key: str, one: Contender, results: Sequence[Result]) -> list[float]:
     """Return learning rates between the best and the `limit` of a contender; empty if some were tried."""
-    best, lrs = one.cell.choices.get("lr", math.inf), (_tried_lr(run, key, one) for run in results)
-    if limit == math.inf or any(lr is not None and best < lr < limit for lr in lrs):
+    best = one.cell.choices.get("lr", math.inf)
+    if limit == math.inf or any(best < lr < limit for lr in _lrs(key, one, results)):
         return []
     return [lr for lr in _beyond("larger", [one]) if lr < limit]
 
 
-def _tried_lr(run: Result, key: str, one: Contender) -> float | None:
-    """Return the lr of a run with `one`'s value of `key`, whatever the status of the run; None for other runs."""
-    lr = run.choices.get("lr")
-    return lr if isinstance(lr, float) and (key == "lr" or run.choices.get(key) == one.value) else None
+def _lrs(key: str, one: Contender, runs: Iterable[Result]) -> list[float]:
+    """Return the learning rates of those of the `runs` that have `one`'s value of `key`; of all if that is the lr."""
+    own = (run for run in runs if key == "lr" or run.choices.get(key) == one.value)
+    return [lr for run in own if isinstance(lr := run.choices.get("lr"), float)]
 
 
 def _edge(key: str, side: str, tried: int, group: Sequence[Contender]) -> str:

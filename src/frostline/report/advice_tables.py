@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from frostline.records.result import percent, size
 from frostline.report.advice import Rank, Standing, sample_sentence, sentences, standings
 from frostline.report.statistics import Interval
-from frostline.report.tables import duration
+from frostline.report.tables import duration, ruled
 from frostline.report.terminal import Screen
 
 if TYPE_CHECKING:
     from frostline.sweeps.advice import BackboneComparison, ComparedBackbone
+
+_WORDS = ("backbone", "above", "pooled", "mode", "on")
 
 
 def show(advice: BackboneComparison, screen: Screen) -> None:
@@ -37,12 +38,13 @@ def show(advice: BackboneComparison, screen: Screen) -> None:
 def ranking_table(ranked: Sequence[Standing]) -> Table:
     """Return a table with a row per backbone: its best probe, the probe under its head, and their gaps to the first."""
     behind = "behind the first"
-    table = _table("backbone", "parameters", "best probe", "95%", behind, "above", "under the head", "95%", behind)
+    heads = ("backbone", "parameters", "best probe", "95%", behind, "above", "under the head", "95%", behind)
+    rows = []
     for one in ranked:
         best, top = ((percent(rank.border.probe), _span(rank.interval), _behind(rank)) for rank in (one.best, one.top))
         parameters = f"{one.backbone.appraisal.parameters:,}"
-        table.add_row(one.backbone.name, parameters, *best, one.best.border.stage, *top)
-    return table
+        rows.append([one.backbone.name, parameters, *best, one.best.border.stage, *top])
+    return ruled(heads, rows, left=_WORDS)
 
 
 def _behind(rank: Rank) -> str:
@@ -57,14 +59,12 @@ def _span(interval: Interval) -> str:
 
 def borders_table(backbone: ComparedBackbone) -> Table:
     """Return a table with a row per stage: scores of the activations above it, and its relative gradient norm."""
-    table = _table("above", "pooled", "values", "kNN", "probe", "LogME", "gradient")
-    pulls = dict(backbone.appraisal.gradients)
+    rows, pulls = [], dict(backbone.appraisal.gradients)
     for one in backbone.appraisal.borders:
         scores = (percent(one.knn), percent(one.probe), f"{one.logme:.3f}")
-        table.add_row(one.stage, one.pooling, f"{one.dimensions:,}", *scores, _pull(pulls.pop(one.stage, None)))
-    for stage, pull in pulls.items():
-        table.add_row(stage, "", "", "", "", "", _pull(pull))
-    return table
+        rows.append([one.stage, one.pooling, f"{one.dimensions:,}", *scores, _pull(pulls.pop(one.stage, None))])
+    rows += [[stage, "", "", "", "", "", _pull(pull)] for stage, pull in pulls.items()]
+    return ruled(("above", "pooled", "values", "kNN", "probe", "LogME", "gradient"), rows, left=_WORDS)
 
 
 def _pull(norm: float | None) -> str:
@@ -73,19 +73,11 @@ def _pull(norm: float | None) -> str:
 
 def costs_table(ranked: Sequence[Standing]) -> Table:
     """Return a table with a row per backbone and mode: time of features, of an epoch and of a run, and peak memory."""
-    table = _table("backbone", "mode", "on", "once", "an epoch", "a run", "peak memory")
+    rows = []
     for one in ranked:
         for cost in one.backbone.costs:
             times = (duration(cost.once) if cost.once else "-", duration(cost.epoch), duration(cost.run))
-            table.add_row(one.backbone.name, cost.mode, cost.device, *times, size(cost.memory))
+            rows.append([one.backbone.name, cost.mode, cost.device, *times, size(cost.memory)])
         for mode in one.backbone.too_large:
-            table.add_row(one.backbone.name, mode, "", "-", "-", "-", "more than the GPU has")
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in headings:
-        words = heading in ("backbone", "above", "pooled", "mode", "on")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    return table
+            rows.append([one.backbone.name, mode, "", "-", "-", "-", "more than the GPU has"])
+    return ruled(("backbone", "mode", "on", "once", "an epoch", "a run", "peak memory"), rows, left=_WORDS)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from frostline.records.result import percent
-from frostline.report.tables import grid
+from frostline.report.tables import grid, ruled
 
 if TYPE_CHECKING:
     from frostline.report.terminal import Screen
@@ -38,8 +34,8 @@ Row = tuple[str, ...]
 def show(facts: DataFacts, screen: Screen) -> None:
     """Print the facts, sizes, classes and findings of a data set."""
     screen.console.print(grid(lines(facts)))
-    screen.console.print(_table([("pixels", *SIZES), *size_rows(facts.sizes)]))
-    screen.console.print(_table([("class", *facts.counts), *_some_rows(class_rows(facts))]))
+    screen.console.print(ruled(("pixels", *SIZES), size_rows(facts.sizes), left=("pixels",)))
+    screen.console.print(ruled(("class", *facts.counts), _some_rows(class_rows(facts)), left=("class",)))
     for finding in facts.findings:
         screen.say(f"note: {finding.about}", "yellow" if finding.alarming else "")
 
@@ -105,14 +101,3 @@ def _some_rows(rows: Sequence[Row]) -> Sequence[Row]:
 
 def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
-
-
-def _table(rows: Sequence[Row]) -> Table:
-    """Return a table whose first row is its head; the first column is aligned left, the numbers right."""
-    head, *body = rows
-    table = Table(box=SIMPLE_HEAD)
-    for place, name in enumerate(head):
-        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
-    for row in body:
-        table.add_row(*map(Text, row))
-    return table

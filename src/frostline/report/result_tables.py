@@ -20,7 +20,7 @@ from frostline.report.contest import contests
 from frostline.report.paired_difference import Difference
 from frostline.report.pareto import Front, front
 from frostline.report.studies import short_text
-from frostline.report.tables import duration, millions, width
+from frostline.report.tables import duration, millions, ruled, width
 
 _ROWS = 40  # trials of a search that the terminal shows
 
@@ -77,30 +77,25 @@ def pairs_table(pairs: Grid) -> Table:
 
     by = next(iter(pairs.cells.values())).by
     named = "" if by == ACCURACY else f" {by.words}"
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in (f"test{named}", *pairs.modes, " - ".join(pairs.modes[:2])):
-        table.add_column(heading, justify="left" if heading == f"test{named}" else "right", overflow="fold")
+    rows = []
     for model in pairs.models:
         own = [pairs.cells.get((model, mode)) for mode in pairs.modes]
         scores = ["-" if cell is None else _score(cell, by.test) for cell in own]
-        table.add_row(*map(Text, (model, *scores, gap(pairs.of_modes(model)))))
-    gaps = [gap(pairs.of_models(mode)) for mode in pairs.modes]
-    table.add_row(*map(Text, (" - ".join(pairs.models[:2]), *gaps, "")))
-    return table
+        rows.append([model, *scores, gap(pairs.of_modes(model))])
+    rows.append([" - ".join(pairs.models[:2]), *(gap(pairs.of_models(mode)) for mode in pairs.modes), ""])
+    head = f"test{named}"
+    return ruled([head, *pairs.modes, " - ".join(pairs.modes[:2])], rows, left=(head,))
 
 
 def front_table(found: Front) -> Table:
     """Return a table with a row per trial on the Pareto front, best by the first objective first."""
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-    for heading in ("Pareto front", "trial", "settings"):
-        table.add_column(heading, justify="right" if heading == "trial" else "left", overflow="fold")
-    for one in found.objectives:
-        table.add_column(one.words, justify="right", overflow="fold")
+    rows = []
     for point in found.best:
         settings = " ".join(f"{key}={short_text(value)}" for key, value in point.trial.at.items())
         values = [one.text(value) for one, value in zip(found.objectives, point.values, strict=True)]
-        table.add_row(*map(Text, (point.study.name, str(point.trial.number), settings, *values)))
-    return table
+        rows.append([point.study.name, str(point.trial.number), settings, *values])
+    heads = ["Pareto front", "trial", "settings", *(one.words for one in found.objectives)]
+    return ruled(heads, rows, left=("Pareto front", "settings"))
 
 
 def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:

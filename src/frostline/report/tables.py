@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,17 @@ def grid(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column()
     for about, said in rows:
         table.add_row(about, Text(said))
+    return table
+
+
+def ruled(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: Container[str]) -> Table:
+    """Return a table of texts under `headings`; the columns in `left` are words, all others numbers, never wrapped."""
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    for heading in headings:
+        words = heading in left
+        table.add_column(Text(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -163,12 +174,13 @@ def duration(seconds: float) -> str:
 
 def store_table(items: Sequence[Item]) -> Table:
     """Return a table with a row per entry of the store, in the order given."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("what", overflow="fold")
-    for heading in ("size", "last used"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for item in items:
-        used = datetime.fromtimestamp(item.used).strftime("%Y-%m-%d %H:%M") if item.used else "-"
-        table.add_row(Text(item.kind), Text(item.about or "(damaged)"), size(item.size), used)
-    return table
+    rows = (
+        (
+            item.kind,
+            item.about or "(damaged)",
+            size(item.size),
+            datetime.fromtimestamp(item.used).strftime("%Y-%m-%d %H:%M") if item.used else "-",
+        )
+        for item in items
+    )
+    return ruled(("kind", "what", "size", "last used"), rows, left=("kind", "what"))

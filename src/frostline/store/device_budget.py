@@ -34,15 +34,14 @@ class DeviceBudget:
         whole = held if isinstance(held, Tensor) else held.whole
         if isinstance(held, Tensor):
             mapped.compare(held)
-        there = held.to(self.device)
-        if there is held:
-            there = copy.copy(held)  # the same memory; this object's end frees the budget
-        self.free -= held.nbytes
         if held.device == self.device:
+            there = copy.copy(held)  # the same memory; this object's end frees the budget
             weakref.finalize(there, self._leave, held.nbytes, whole)
         else:
+            there = held.to(self.device)
             weakref.finalize(there, self._leave, held.nbytes)  # keep no second copy on the host
             mapped.release(whole)
+        self.free -= held.nbytes
         return there
 
     def _leave(self, size: int, whole: Tensor | None = None) -> None:

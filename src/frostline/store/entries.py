@@ -102,25 +102,7 @@ def find(place: Path, *, trusted: bool = True) -> Entry | None:
     tensors are verified piece by piece when a piece is first read. Otherwise all files are verified.
     """
     try:
-        use = locks.Shared(place / _SEAL)
-        content = (place / _SEAL).read_bytes()
-        facts = _facts(content, place.name)
-        told = facts["tensors"]
-        checks = _verified.get((_digest(content), _state(place, told)))
-        if checks is None or not trusted:
-            checks = _checks(place, facts["about"], told)
-            _compare(place, told, whole=not trusted)
-            _verified[_digest(content), _state(place, told)] = checks
-        tensors = {
-            name: mapped.read(
-                place / name,
-                tuple(tensor["shape"]),
-                mapped.DTYPES[tensor["dtype"]],
-                checks=checks[name] if tensor["piecemeal"] else None,
-                use=use,
-            )
-            for name, tensor in told.items()
-        }
+        entry = _read(place, trusted=trusted)
     except BlockingIOError:  # another process is removing it
         return None
     except FileNotFoundError as error:
@@ -134,6 +116,31 @@ def find(place: Path, *, trusted: bool = True) -> Entry | None:
     if trusted:
         with suppress(OSError):
             os.utime(place / _SEAL)  # the time of last use
+    return entry
+
+
+def _read(place: Path, *, trusted: bool) -> Entry:
+    """Return the entry at `place`, verified as `find` says; its lock is shared for as long as its tensors live."""
+    use = locks.Shared(place / _SEAL)
+    content = (place / _SEAL).read_bytes()
+    facts = _facts(content, place.name)
+    told = facts["tensors"]
+    state = _digest(content), _state(place, told)
+    checks = _verified.get(state)
+    if checks is None or not trusted:
+        checks = _checks(place, facts["about"], told)
+        _compare(place, told, whole=not trusted)
+        _verified[state] = checks
+    tensors = {
+        name: mapped.read(
+            place / name,
+            tuple(tensor["shape"]),
+            mapped.DTYPES[tensor["dtype"]],
+            checks=checks[name] if tensor["piecemeal"] else None,
+            use=use,
+        )
+        for name, tensor in told.items()
+    }
     return Entry(tensors, facts["meta"], made=False)
 
 

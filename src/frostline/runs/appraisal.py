@@ -18,7 +18,7 @@ from frostline.data.splits import Data, Split
 from frostline.data.stratification import stratified
 from frostline.data.views import Views
 from frostline.models import cut
-from frostline.models.mean_pooling import pooled, pooling
+from frostline.models.mean_pooling import in_words, pooled, pooled_axes
 from frostline.runs import frost_line, split_views
 from frostline.runs.setup import Setup
 from frostline.training import features
@@ -133,21 +133,21 @@ def _border(stage: str, train: _Activations, told: Scores) -> Border:
 
 def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]:
     """Return the activations of `rows` above each stage at which the network can be cut, bottom to top."""
-    parts = cut.segments(setup.model.module, setup.model.structure)
-    if not parts:
+    module, structure = setup.model.module, setup.model.structure
+    if not (parts := cut.segments(module, structure)):
         expected = f"a model that can be cut between its stages, which {setup.model.name} cannot be"
         raise user_error("model.name", setup.model.name, expected)
     frozen = {stage: frost_line.for_inference(setup, part) for stage, part in parts.items()}
     found: dict[str, list[Tensor]] = {stage: [] for stage in frozen}
-    how: dict[str, str] = {}
+    axes: dict[str, tuple[int, ...]] = {}
     for index in prefetched(views, rows.split(features.batch_size(setup.device)), 1):
         activations = views.inputs(index, 1)
         for stage, part in frozen.items():
             activations = part(activations)
-            how[stage] = pooling(activations)
-            found[stage].append(pooled(activations))
+            axes[stage] = pooled_axes(activations.shape, module, structure)
+            found[stage].append(pooled(activations, axes[stage]))
     labels = machine.select_rows(views.labels, rows)
-    return {stage: _Activations(torch.cat(each), labels, how[stage]) for stage, each in found.items()}
+    return {stage: _Activations(torch.cat(each), labels, in_words(axes[stage])) for stage, each in found.items()}
 
 
 def _gradients(setup: Setup, rows: Tensor, top: Tensor, solved: Solution) -> dict[str, float]:

@@ -29,7 +29,7 @@ from frostline.data.open_image import at_most, open_anywhere, why
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.models import build, cut, weights
 from frostline.models.build import Model
-from frostline.models.mean_pooling import pooled, pooling
+from frostline.models.mean_pooling import pooled, pooled_axes
 from frostline.records import layout
 from frostline.records.layout import BEST, CONFIG
 from frostline.store import hashing
@@ -115,7 +115,7 @@ def with_features(predictor: Predictor, views: Tensor, features: Layer | None) -
             return predictor.model.module(inputs).float().cpu(), None
         activations = features.lower(inputs)
         outputs: Tensor = features.upper(activations)
-    return outputs.float().cpu(), pooled(activations).cpu()
+    return outputs.float().cpu(), pooled(activations, features.axes).cpu()
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Layer:
 
     name: str
     """`head` for the inputs of the head, else the last stage below."""
-    pooling: str
-    """How activations are pooled to a vector, in words."""
+    axes: tuple[int, ...]
+    """The axes of its activations over which the mean is taken."""
     dimensions: int
     """Length of the vector."""
     lower: nn.Module
@@ -148,7 +148,8 @@ def layer(predictor: Predictor, name: str) -> Layer:
     side = predictor.model.input.size
     with torch.inference_mode():
         one = lower(torch.zeros(1, 3, side, side, device=predictor.device))
-    return Layer(name, pooling(one), pooled(one).shape[1], lower.eval(), upper.eval())
+    axes = pooled_axes(one.shape, module, structure)
+    return Layer(name, axes, pooled(one, axes).shape[1], lower.eval(), upper.eval())
 
 
 def probabilities_of(predictor: Predictor, logits: Tensor) -> Tensor:

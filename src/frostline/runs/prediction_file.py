@@ -24,6 +24,7 @@ from frostline.core.errors import user_error
 from frostline.core.files import facts
 from frostline.data.decode_all import Progress
 from frostline.data.image_list import ImageList
+from frostline.models.mean_pooling import in_words
 from frostline.runs import batch_predictions, predict, prediction_rows
 from frostline.runs.predict import Layer, Predictor
 from frostline.runs.prediction_rows import Columns
@@ -148,7 +149,7 @@ def _about(predictor: Predictor, layer: Layer | None) -> dict[str, str]:
         "precision": str(precision or "torch.float32").removeprefix("torch."),
         "device": predictor.device.type,
     }
-    return facts | ({} if layer is None else {"features": layer.name, "pooling": layer.pooling})
+    return facts | ({} if layer is None else {"features": layer.name, "pooling": in_words(layer.axes)})
 
 
 def _claim(beside: Path, output: Path, job: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -81,7 +81,8 @@ def fit(
     wrote to any, of every epoch. Raises `FrozenDrift` if one changed, and `Diverged` if a loss is not finite.
     """
     slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
-    part = None
+    images = slices[-1].stop
+    part: TrainedPart | None = None
 
     def begin(phase: int) -> TrainedPart:
         guard.check()
@@ -89,45 +90,48 @@ def fit(
         guard.watch()
         return begun
 
-    for epoch in range(start.epoch, recipe.epochs + 1):
-        at = start if epoch == start.epoch else TrainingPosition(epoch)
-        first = (epoch - 1) * len(slices)
-        sums, seconds = Sums(at.loss, at.right, recipe.label_smoothing), at.seconds
-        if (finished := stepper.restore_finished(epoch)) is not None:
-            sums, at = finished.sums, TrainingPosition(epoch, len(slices))
+    def execute(at: TrainingPosition) -> Generator[TrainingPosition, None, TrainingPosition]:
+        """Execute the steps of an epoch that follow `at`; yield the pauses, return the end."""
+        nonlocal part
+        epoch, first = at.epoch, (at.epoch - 1) * len(slices)
         order = sampled(labels, recipe.sampling, recipe.seed, epoch)
         indices = [order[batch] for batch in slices]
-        began = time.perf_counter()
+        sums, began = Sums(at.loss, at.right, recipe.label_smoothing), time.perf_counter()
+
+        def reached(steps: int) -> TrainingPosition:
+            loss, right = sums.read()
+            seconds = at.seconds + (time.perf_counter() - began) / stepper.runs_per_step
+            return TrainingPosition(epoch, steps, loss, right, seconds)
+
         for span, numbers in pieces(timeline, first + at.steps, first + len(slices)):
             if part is None or numbers.start == span.start:
                 part = begin(span.phase)
-            waiting = indices[numbers.start - first : numbers.stop - first]
-            steps = stepper.steps(part, waiting, epoch, numbers.start)
+            steps = stepper.steps(part, indices[numbers.start - first : numbers.stop - first], epoch, numbers.start)
             for step in numbers:
                 before_step(step, span)
                 sums.add(next(steps))
                 after_step()
                 if pause():
                     guard.check()
-                    loss, right = sums.read()
-                    _require_finite("training", loss, epoch)
-                    seconds += (time.perf_counter() - began) / stepper.runs_per_step
-                    yield TrainingPosition(epoch, step + 1 - first, loss, right, seconds)
+                    at = reached(step + 1 - first)
+                    _require_finite("training", at.loss, epoch)
+                    yield at
                     began = time.perf_counter()
-        images = slices[-1].stop
-        loss, accuracy = (total / images for total in sums.read())
-        if finished is not None:
-            seconds = finished.seconds
+        return reached(len(slices))
+
+    for epoch in range(start.epoch, recipe.epochs + 1):
+        if (finished := stepper.restore_finished(epoch)) is not None:
+            end = TrainingPosition(epoch, len(slices), *finished.sums.read(), finished.seconds)
         else:
-            seconds += (time.perf_counter() - began) / stepper.runs_per_step
-            stepper.epoch_took(epoch, seconds)
-        _require_finite("training", loss, epoch)
-        phase = span_of(timeline, first + len(slices) - 1).phase
+            end = yield from execute(start if epoch == start.epoch else TrainingPosition(epoch))
+            stepper.epoch_took(epoch, end.seconds)
+        _require_finite("training", end.loss, epoch)
+        phase = span_of(timeline, epoch * len(slices) - 1).phase
         part = part or begin(phase)  # None if all steps of the epoch were executed before
         scored = _validated(part, recipe.eval_batch_size)
         _require_finite("validation", scored.loss, epoch)
         guard.check_if_written()
-        yield EpochResult(epoch, phase, loss, accuracy, scored, seconds, images)
+        yield EpochResult(epoch, phase, end.loss / images, end.right / images, scored, end.seconds, images)
 
 
 def _validated(part: TrainedPart, size: int) -> Evaluation:

@@ -28,6 +28,8 @@ _THERE = re.compile(
     r"|force-add of config groups is not supported: '\+\+([^=]+)="
 )
 """What Hydra says of a + before a key, or the name of a group, that the config has."""
+_SEVERAL = r"(Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'(?:$| requires)"
+"""What Hydra says of several values, or a range, for a single run."""
 _WITHOUT_OPTIONS = ("digits", "folder")
 """Values of `data.source` with which `data.options` must be empty."""
 FOUND_WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)
@@ -95,51 +97,61 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
     if "resolving interpolation '${freeze}'" in text:  # a list, or nothing at all
         expected = "one option, or several with commas between: freeze=head,full"
         return user_error("freeze", given("freeze", arguments), expected)
-    if found := re.search(r"Could not find 'hydra/launcher/(?:submitit_)?(slurm|ray)'", text):
-        return user_error("cluster", found[1], f"its launcher, installed by `pip install 'frostline[{found[1]}]'`")
-    if found := re.search(r"Could not find 'search/(median|hyperband|asha|wilcoxon)'", text):
-        name = found[1].replace("asha", "hyperband")
-        expected = f"a sampler; the rule that stops trials early is another key: search=tpe search.prune={name}"
-        return user_error("search", found[1], expected)
     if found := re.search(r"Could not find '(.+)/([^/']*)'", text):
-        return no_such_option(found[1], found[2], re.findall(r"^\t(\S+)$", text, re.MULTILINE))
-    swept = r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'(?:$| requires)"
-    if _shows_config(arguments) and (found := re.search(swept, text, re.MULTILINE)):
-        value = found[2].replace("choice(auto)", "auto")  # as typed
-        return user_error(found[1], value, "one value, since --cfg shows the config of one run")
-    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'$", text, re.MULTILINE):
-        return user_error(found[1], found[2], "one value, for one run; write a list in brackets")
-    if found := re.search(r"Sweep parameters '([^=]+)=(.*)' requires", text):
-        return user_error(found[1], found[2], "one value, for one run; a sweep searches a range with search=tpe")
+        return _not_found(found[1], found[2], text)
+    if found := re.search(_SEVERAL, text, re.MULTILINE):
+        return _not_single(found[1], found[2], found[3], arguments)
     if "hydra.searchpath must be a list" in text:
-        value, expected = (
-            given("hydra.searchpath", arguments),
-            "a list of folders in brackets, as [file:///home/me/conf]",
-        )
-        return user_error("hydra.searchpath", value, expected)
+        expected = "a list of folders in brackets, as [file:///home/me/conf]"
+        return user_error("hydra.searchpath", given("hydra.searchpath", arguments), expected)
     added = [key_of(argument) for argument in arguments if argument.startswith("+")]
     if (found := re.search(_THERE, text)) and (key := next(filter(None, found.groups()))) in added:
         value = given(key, arguments)
         return user_error(key, value, f"no + before it, as the config has this key: {shlex.quote(f'{key}={value}')}")
     if found := re.search(r"Could not override '([^']+)'", text):
-        key, value = found[1], given(found[1], arguments)
-        if key.startswith("search.space."):
-            return user_error(key, value, "search=tpe and a range, as 'interval(1e-5,1)'")
-        data, known = _data_options(arguments)
-        within = next((one for one in _OPEN if f"{key}.".startswith(f"{one}.")), None)
-        if within == "data.options" and known == []:
-            return user_error(key, value, f"no such key, since data={data} has no options")
-        if within is None or (within == "data.options" and known):
-            further = _further_options("optimizer.options", arguments)[1] or ()
-            same = [one for one in further if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as optimizer.eps
-            as_group = no_name(text, [one for one in arguments if key_of(one) == key])
-            return as_group or unknown_key(key, value, [*(known or ()), *same])
-        owner, its = _further_options(within, arguments)
-        if its is not None and key != within and f"+{key}" not in its:
-            return unknown_option(key, value, owner, its)
-        expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
-        return user_error(key, value, expected)
+        return _not_there(found[1], text, arguments)
     return of_value(text, arguments)
+
+
+def _not_found(group: str, name: str, text: str) -> UserError:
+    """Return the user error for the option `name` of a config group, of which Hydra has no file."""
+    launcher = name.removeprefix("submitit_")
+    if group == "hydra/launcher" and launcher in ("slurm", "ray"):
+        return user_error("cluster", launcher, f"its launcher, installed by `pip install 'frostline[{launcher}]'`")
+    if group == "search" and name in ("median", "hyperband", "asha", "wilcoxon"):
+        expected = "a sampler; the rule that stops trials early is another key: search=tpe search.prune="
+        return user_error("search", name, expected + name.replace("asha", "hyperband"))
+    return no_such_option(group, name, re.findall(r"^\t(\S+)$", text, re.MULTILINE))
+
+
+def _not_single(said: str, key: str, value: str, arguments: Sequence[str]) -> UserError:
+    """Return the user error for several values of a key, or a range, where there is one run."""
+    if {"--cfg", "-c"} & {argument.partition("=")[0] for argument in arguments}:
+        value = value.replace("choice(auto)", "auto")  # as typed
+        return user_error(key, value, "one value, since --cfg shows the config of one run")
+    hint = "a sweep searches a range with search=tpe" if said == "Sweep parameters" else "write a list in brackets"
+    return user_error(key, value, f"one value, for one run; {hint}")
+
+
+def _not_there(key: str, text: str, arguments: Sequence[str]) -> UserError:
+    """Return the user error for a key that the config lacks: unknown, or one to add with a +."""
+    value = given(key, arguments)
+    if key.startswith("search.space."):
+        return user_error(key, value, "search=tpe and a range, as 'interval(1e-5,1)'")
+    data, known = _data_options(arguments)
+    within = next((one for one in _OPEN if f"{key}.".startswith(f"{one}.")), None)
+    if within == "data.options" and known == []:
+        return user_error(key, value, f"no such key, since data={data} has no options")
+    if within is None or (within == "data.options" and known):
+        further = _further_options("optimizer.options", arguments)[1] or ()
+        same = [one for one in further if one.rpartition(".")[2] == key.rpartition(".")[2]]  # such as optimizer.eps
+        as_group = no_name(text, [one for one in arguments if key_of(one) == key])
+        return as_group or unknown_key(key, value, [*(known or ()), *same])
+    owner, its = _further_options(within, arguments)
+    if its is not None and key != within and f"+{key}" not in its:
+        return unknown_option(key, value, owner, its)
+    expected = f"a + before it, as {within} has no such key yet: {shlex.quote(f'+{key}={value}')}"
+    return user_error(key, value, expected)
 
 
 def unreadable(override: str, commands: Sequence[str]) -> UserError:
@@ -210,7 +222,3 @@ def _chosen(group: str, arguments: Sequence[str]) -> str:
 def _defaults() -> Sequence[Any]:
     whole: Any = OmegaConf.load(project.config_folder() / "config.yaml")
     return [one for one in whole.defaults if not isinstance(one, str)]
-
-
-def _shows_config(arguments: Sequence[str]) -> bool:
-    return bool({"--cfg", "-c"} & {one.partition("=")[0] for one in arguments})

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from frostline.core.files import facts
 from frostline.data import duplicates
 from frostline.data.findings import Finding
 from frostline.data.names import printable
-from frostline.data.open_image import open_image
+from frostline.data.open_image import is_passing, open_image
 from frostline.data.times import Times
 from frostline.store import hashing
 
@@ -68,6 +70,26 @@ class Source:
             return ""
         number = int(self.groups[index])
         return self.group_names[number] if self.group_names else str(number)
+
+    @cached_property
+    def copies(self) -> Tensor | None:
+        """`(N,)` int64: for each image the first one with the same bytes; None if the source cannot tell.
+
+        Files that are no images join no groups: empty ones occur in many.
+        """
+        alike = self.first_alike() if self.first_alike is not None else None
+        if alike is None or self.groups is None:
+            return alike
+        joining = alike[self.groups != self.groups[alike]].unique().tolist()
+        broken = torch.tensor([first for first in joining if not self._opens(first)], dtype=torch.int64)
+        return torch.where(torch.isin(alike, broken), torch.arange(len(alike)), alike)
+
+    def _opens(self, index: int) -> bool:
+        try:
+            self.read(index).close()
+        except Exception as error:  # Pillow may raise anything for a broken file
+            return is_passing(error)
+        return True
 
 
 def of_files(files: Sequence[Path], root: Path, labels: Tensor, classes: Sequence[str]) -> Source:

@@ -336,7 +336,7 @@ def test_groups_have_the_names_of_the_table(tmp_path: Path) -> None:
     found = [row | {"patient": f"p{number // 5}" * (number != 7)} for number, row in enumerate(rows(tmp_path))]
     as_csv(tmp_path / "t.csv", found)
     config = data_config(source="table", root=str(tmp_path / "t.csv"), options={**NONE, "group": "patient"})
-    own = loading.sources(config, Store(None, budget=10**9, say=print))["test"]
+    own = loading.source_of_each(config, Store(None, budget=10**9, say=print))["test"]
     assert [own.group_name(number) for number in range(20)] == [row["patient"] for row in found]
     assert replace(own, group_names=()).group_name(19) == str(int(own.groups[19]))
 

@@ -136,7 +136,7 @@ def test_gallery_shows_the_views_of_a_run(folder: Path, tmp_path: Path, pixels: 
     found = open_folder(folder, *chosen)
     run = setup.assemble(config(folder, *chosen), tmp_path, meta=True, screen=FakeScreen())
     views, train = run.views.train, run.data.train
-    names = loading.sources(run.config.data, run.store)["train"].name
+    names = loading.source_of_each(run.config.data, run.store)["train"].name
     row_of = {names(number): row for row, number in enumerate(train.ids.tolist())}
     transform = torchvision_transform(found)
     sheet = data_gallery.gallery(found).classes

@@ -65,7 +65,8 @@ def _opener() -> Callable[[Config, Path], Source]:
             store = store_of(config, screen.say)
             with tempfile.TemporaryDirectory() as fetched:
                 spec = input_of(config, weights_of(config, Path(fetched), find_weights.weights))
-            found[key] = load_data(config, spec, store, screen).fingerprint, loading.sources(config.data, store)["test"]
+            fingerprint = load_data(config, spec, store, screen).fingerprint
+            found[key] = fingerprint, loading.source_of_each(config.data, store)["test"]
         fingerprint, source = found[key]
         if fingerprint != provenance.read(folder).get("data", {}).get("fingerprint"):
             expected = f"the images that the run in {folder} was tested on, and these are others or have changed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
 import torch
@@ -56,7 +56,7 @@ def forget() -> None:
     _last.clear()
 
 
-def sources(config: DataConfig, store: Store) -> dict[str, Source]:
+def source_of_each(config: DataConfig, store: Store) -> dict[str, Source]:
     """Return for each split the source that the ids of its images refer to, which knows their names.
 
     It is listed again for this: remembering all names would take memory in every run.
@@ -94,26 +94,23 @@ def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
 def _assemble(
     parts: Mapping[str, Selection], config: DataConfig, spec: ViewSpec, store: Store, progress: Progress
 ) -> Data:
+    train, sources = parts["train"], list({id(part.source): part.source for part in parts.values()}.values())
     about = config.source + ("" if config.source == "glyphs" else f" in {config.root}")
     cache = PixelCache(store, progress, pixels=config.pixels, max_pixels=config.max_pixels, about=about)
-    sources = {id(part.source): part.source for part in parts.values()}
-    train = parts["train"]
     levels = of_range(config.range, config.range_of) or cache.measure_levels(train.source, train.ids, str(config.range))
     decoded: dict[str, Decoded] = {}
-    for source in sources.values():
+    for source in sources:
         own = {name: part.ids for name, part in parts.items() if part.source is source}
         decoded |= cache.decode(source, own, spec, levels)
     good = {name: leave_out(part, decoded[name].bad) for name, part in parts.items()}
     require_readable(parts, good, decoded, root=config.root, skip=config.skip_bad)
-    pairs = [(good[name], decoded[name]) for name in SPLITS]
-    splits = {name: _split(*pair) for name, pair in zip(SPLITS, pairs, strict=True)}
+    splits = {name: _split(good[name], decoded[name]) for name in SPLITS}
     alike = config.folds is not None and spec.side is None and len(sources) == 1
-    counts = _conversions(pairs) | _summed(source.left_out for source in sources.values())
-    suffixes = _summed(source.suffixes for source in sources.values())
-    told = _of_sources(sources.values(), suffixes)
-    if broken := broken_of(parts, decoded):
-        counts["skipped"] = len(broken)
-    shown = findings.of_values(counts, sum(map(len, splits.values())), _span(pairs), levels)
+    broken, suffixes = broken_of(parts, decoded), _summed(source.suffixes for source in sources)
+    counts = _conversions(good, decoded) | _summed(source.left_out for source in sources)
+    counts |= {"skipped": len(broken)} if broken else {}
+    values = findings.of_values(counts, sum(map(len, splits.values())), _span(good, decoded), levels)
+    images = _of_images(good, splits, decoded)
     return Data(
         **splits,
         whole=_whole(good, decoded["train"]) if alike else None,
@@ -124,7 +121,7 @@ def _assemble(
         pixels=_cut_from(decoded["train"].form) if spec.side is not None else "auto",
         reduced_to=decoded["train"].reduced_to,
         levels=levels,
-        findings=(*told, *_of_groups(parts), *_of_times(parts), *_of_images(good, splits, decoded), *shown),
+        findings=(*_of_sources(sources, suffixes), *_of_groups(parts), *_of_times(parts), *images, *values),
         broken=broken,
         suffixes=suffixes,
     )
@@ -163,7 +160,7 @@ def _of_images(
             name,
             split.ids,
             split.digests,
-            decoded[name].entry.tensors["hashes"][decoded[name].rows(split.ids)],
+            decoded[name].facts("hashes", split.ids),
             split.labels,
             parts[name].name,
         )
@@ -179,8 +176,8 @@ def _cut_from(form: PixelForm) -> str:
 
 
 def _split(part: Selection, decoded: Decoded) -> Split:
-    ids, weights, rows = part.ids, part.source.weights, decoded.rows(part.ids)
-    sizes, digests = (decoded.entry.tensors[name][rows] for name in ("sizes", "digests"))
+    ids, weights = part.ids, part.source.weights
+    sizes, digests = decoded.facts("sizes", ids), decoded.facts("digests", ids)
     digest = hashlib.sha256()
     for tensor in (digests, sizes, ids):
         digest.update(tensor.numpy().data)
@@ -203,15 +200,15 @@ def _grouped(part: Selection) -> Tensor | None:
     return part.ids[first[group]] if len(found) < len(group) else None
 
 
-def _conversions(pairs: Sequence[tuple[Selection, Decoded]]) -> dict[str, int]:
-    done = torch.cat([decoded.entry.tensors["done"][decoded.rows(part.ids)] for part, decoded in pairs]).long()
+def _conversions(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) -> dict[str, int]:
+    done = torch.cat([decoded[name].facts("done", part.ids) for name, part in parts.items()]).long()
     counts = {name: int((done >> bit & 1).sum()) for bit, name in enumerate(CONVERSIONS)}
     return {name: count for name, count in counts.items() if count}
 
 
-def _span(pairs: Sequence[tuple[Selection, Decoded]]) -> tuple[float, float] | None:
+def _span(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) -> tuple[float, float] | None:
     """Return the lowest and the highest value of all images of more than 8 bits, None if there are none."""
-    spans = torch.cat([decoded.entry.tensors["spans"][decoded.rows(part.ids)] for part, decoded in pairs])
+    spans = torch.cat([decoded[name].facts("spans", part.ids) for name, part in parts.items()])
     known = spans[~spans[:, 0].isnan()]
     return (float(known[:, 0].min()), float(known[:, 1].max())) if len(known) else None
 

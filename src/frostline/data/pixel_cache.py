@@ -64,6 +64,10 @@ class Decoded:
         """Return the rows of the images `ids` in the entry."""
         return torch.searchsorted(self.ids, ids)
 
+    def facts(self, name: str, ids: Tensor) -> Tensor:
+        """Return what the entry says of the images `ids`; `name` is one of the tensors of `decode_all`."""
+        return self.entry.tensors[name][self.rows(ids)]
+
     def pixels(self, ids: Tensor) -> Rows | Ragged | Undecoded:
         """Return the pixels of the images `ids`, or their files to decode if the pixels are not stored."""
         tensors, rows, form = self.entry.tensors, self.rows(ids), self.form

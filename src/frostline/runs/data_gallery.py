@@ -54,7 +54,7 @@ class Gallery:
 
 def gallery(opened: Opened) -> Gallery:
     """Return images of some classes, evenly spaced in the order of the source, and images of the findings."""
-    sources = loading.sources(opened.setup.config.data, opened.setup.store)
+    sources = loading.source_of_each(opened.setup.config.data, opened.setup.store)
     name_of = {split: source.name for split, source in sources.items()}
     return Gallery(
         classes=_sheet(opened, name_of),

@@ -63,10 +63,12 @@ def test_read_predictions_of_several_labels_equal_those_of_torch(tmp_path):
     random = torch.Generator().manual_seed(0)
     logits, labels = 3 * torch.randn(40, 3, generator=random), torch.rand(40, 3, generator=random) < 0.4
     labels[:9] = logits[:9] > 0  # some are right in all classes
-    test = split(labels, first=0)
-    evaluation.write(tmp_path, logits, test, ("cat", "dog", "bird"), test.pixels.__getitem__)
+    test = dataclasses.replace(split(labels, first=0), groups=torch.arange(40) // 20)
+    evaluation.write(tmp_path, logits, test, ("cat", "dog", "bird"), test.pixels.__getitem__, {0: "a"})
     found = predictions.read(str(tmp_path))
-    assert found is not None and found.multi_label and found.logits is not None
+    (row,) = json.loads((tmp_path / "per_group.json").read_text())
+    assert found is not None and row == {"group": "a", "images": 20, "accuracy": found.right[:20].mean()}
+    assert found.multi_label and found.logits is not None
     chances = logits.sigmoid()
     assert (found.said == (chances > 0.5).numpy()).all() and (found.labels == labels.numpy()).all()
     assert (found.right == ((chances > 0.5) == labels).all(1).numpy()).all() and 9 <= found.right.sum() < 40

@@ -64,3 +64,5 @@ AUROC = Metric("auroc", "AUROC", share=False)
 MAP = Metric("map", "mAP")
 METRICS = {one.epoch: one for one in (ACCURACY, BALANCED_ACCURACY, MACRO_F1, MAP, AUROC, LOSS)}
 """By the value of `select`."""
+GROUP_IMAGES = 10
+"""Fewest test images of a group whose accuracy is recorded; its 95% interval is then up to 53 points wide."""

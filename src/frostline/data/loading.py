@@ -14,6 +14,7 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.core.config import DataConfig
 from frostline.core.files import absolute
+from frostline.core.metrics import GROUP_IMAGES
 from frostline.data import belonging, duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import of_range
 from frostline.data.broken_images import blamed, broken_of, leave_out, require_readable
@@ -21,6 +22,7 @@ from frostline.data.decode_all import Progress, unseen
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.findings import Finding
 from frostline.data.layouts import SPLITS
+from frostline.data.names import printable
 from frostline.data.pixel_cache import Decoded, PixelCache, ViewSpec
 from frostline.data.pixel_form import PixelForm
 from frostline.data.source import Source
@@ -115,6 +117,7 @@ def _assemble(
         **splits,
         whole=_whole(good, decoded["train"]) if alike else None,
         classes=train.source.classes,
+        group_names=_group_names(good["test"].source, splits["test"].groups),
         fingerprint=_fingerprint(splits.values(), train.source.classes),
         counts=counts,
         crops=spec.side is not None,
@@ -198,6 +201,14 @@ def _grouped(part: Selection) -> Tensor | None:
     found, group = part.source.groups[part.ids].unique(return_inverse=True)
     first = torch.full_like(found, len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
     return part.ids[first[group]] if len(found) < len(group) else None
+
+
+def _group_names(source: Source, groups: Tensor | None) -> dict[int, str]:
+    """Return the names of the groups that are large enough to record their accuracy; others would take memory."""
+    if groups is None:
+        return {}
+    first, images = groups.unique(return_counts=True)
+    return {row: printable(source.group_name(row)) for row in first[images >= GROUP_IMAGES].tolist()}
 
 
 def _conversions(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) -> dict[str, int]:

@@ -52,6 +52,8 @@ class Data:
     whole: Split | None
     """All splits together in the order of ids, if they are cross-validation folds with the same views; else None."""
     classes: tuple[str, ...]
+    group_names: Mapping[int, str]
+    """Name of each group of at least `GROUP_IMAGES` test images, by its number in `test.groups`."""
     fingerprint: str
     """sha256 (hex) over all splits, their labels and groups included, and the class names."""
     counts: dict[str, int]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from frostline.records import journal, trial_tags
 from frostline.records.result import BYTES, IMAGES, PARAMETERS, SECONDS, SPEED, TEST, Result, value_text
-from frostline.report import adapter_words, image_details, search_page, style
+from frostline.report import adapter_words, group_scores, image_details, search_page, style
 from frostline.report.cell_intervals import test_interval, validation_interval
 from frostline.report.cells import REPEATS, Cell, cells, varying
 from frostline.report.command_line import rerun
@@ -84,6 +84,7 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
         "cells": [_cell(cell, key, swept, numbers) for cell in cells(contest.results)],
         "contenders": [_contender(one, key, swept, numbers) for one in best],
         "folds": bool(best) and best[0].cell.folds,
+        "groups": group_scores.of_cells([one.cell for one in best]),
         "disagreements": image_details.disagreements(best[0].cell, best[1].cell) if len(best) > 1 else None,
     }
 

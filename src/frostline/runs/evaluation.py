@@ -1,8 +1,8 @@
-"""Write the test results of a run: predictions, scores per class, confusion matrix, and images of mistakes."""
+"""Write the test results of a run: predictions, scores per class and group, confusions, and images of mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from frostline.data import duplicates
 from frostline.data.splits import Split
 from frostline.records import layout
 from frostline.records.layout import PREDICTIONS
-from frostline.report import confusion_matrix, confusion_plot, label_scores, mistakes
+from frostline.report import confusion_matrix, confusion_plot, group_scores, label_scores, mistakes
 from frostline.store import tensorfile
 
 _LOGITS = 2**20  # logits that are written in full, 4 MB: 10,000 images of 100 classes
@@ -23,12 +23,20 @@ _AT_ONCE = 2**20  # logits per computation, 4 MB; results are preallocated, to a
 
 
 def write(
-    folder: Path, logits: Tensor, test: Split, classes: Sequence[str], images_at: Callable[[Tensor], Tensor]
+    folder: Path,
+    logits: Tensor,
+    test: Split,
+    classes: Sequence[str],
+    images_at: Callable[[Tensor], Tensor],
+    group_names: Mapping[int, str] = {},
 ) -> None:
-    """Write the predictions for the test split, the scores of each class, and images of mistakes.
+    """Write the predictions for the test split, the scores of each class and named group, and images of mistakes.
 
     `logits` is `(N, classes)` float32 in the order of `test`. `images_at` returns images `(B, 3, H, W)` uint8 by row.
     """
+    if test.groups is not None and group_names:
+        of_groups = group_scores.rows(right(logits, test.labels).numpy(), test.groups.numpy(), group_names)
+        files.write_json(folder / layout.PER_GROUP, of_groups)
     how = _of_several if multi_label(test.labels) else _of_one
     wrong = how(folder, logits, test, classes)
     if len(wrong):

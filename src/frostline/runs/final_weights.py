@@ -63,7 +63,8 @@ def conclude(
     scored = frost_line.score(setup, frost_line.draw(setup, progress.best_phase), setup.views.test, voters)
     if not math.isfinite(scored.loss):  # argmax of nan would be right by chance
         raise Diverged(f"the test loss is {scored.loss}; try a smaller lr or train.clip_norm")
-    evaluation.write(folder, scored.logits, setup.data.test, setup.data.classes, setup.views.test.images)
+    data = setup.data
+    evaluation.write(folder, scored.logits, data.test, data.classes, setup.views.test.images, data.group_names)
     return scored, saved.result() if saved else None, metrics
 
 

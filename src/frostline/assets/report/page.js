@@ -359,6 +359,25 @@ function disagreements(root, names) {
       make("figcaption", {}, make("div", { title: named(label), textContent: `is ${named(label)}` }), ...[[one, first], [two, second]].map(([who, said]) => make("div", { className: "said" }, dot(who.series), make("span", { className: same(said, label) ? "right" : "wrong", title: `${who.name} says ${named(said)}`, textContent: `${same(said, label) ? "✓" : "✗"} ${named(said)}` }))))))));
 }
 
+// ---- per group ----------------------------------------------------------------------------------------------------
+
+function groupsSection() {
+  const root = $("#groups"), found = group.groups;
+  root.hidden = !found;
+  if (root.hidden) return;
+  const known = group.contenders.map((one, i) => ({ ...one, scores: found.scores[i], worst: found.worst[i] })).filter(one => one.worst);
+  const number = (...content) => make("td", { className: "number" }, ...content), count = images => images.toLocaleString("en");
+  const cell = (score, whole) => score ? number(make("span", { className: score[2] < whole ? "wrong" : "", textContent: pct(score[0]) }), " ", make("span", { className: "quiet", textContent: `${(100 * score[1]).toFixed(0)} to ${(100 * score[2]).toFixed(0)}` })) : number("–");
+  $("table", root).replaceChildren(
+    make("tr", {}, make("th", { textContent: "group" }), make("th", { className: "number", textContent: "images" }), ...known.map(one => make("th", { className: "number", title: one.name }, dot(one.series), one.series))),
+    ...found.names.map((name, i) => make("tr", {}, make("td", { textContent: name }), number(count(found.images[i])), ...known.map(one => cell(one.scores[i], one.accuracy_of_test)))));
+  $(".note", root).textContent = `Worst-group accuracy (Sagawa et al. 2020): ${known.map(one => `${one.name} ${pct(one.worst[1])} on ${one.worst[0]}`).join(", ")}.` +
+    (found.names.length < found.count ? ` Of ${count(found.count)} groups, the ${found.names.length} worst of ${known[0].name} are shown.` : "") +
+    (found.others > 0 ? ` ${count(found.others)} more test images are in groups of fewer than ${found.least}, or in none.` : "") +
+    " The 95% intervals are over further images of the same group." + ($(".wrong", root) ? " In colour: the interval lies below the accuracy on all test images." : "") +
+    (known.some(one => one.f1) ? " An image is right if all its classes are." : "");
+}
+
 // ---- calibration and robustness ------------------------------------------------------------------------------------
 
 function calibrationSection() {
@@ -440,7 +459,7 @@ async function script(id) {
   await new Promise((loaded, failed) => document.head.append(make("script", { src: url, onload: loaded, onerror: failed })));
 }
 
-const SECTIONS = [costSection, responseSection, curvesSection, classesSection, calibrationSection, robustnessSection];
+const SECTIONS = [costSection, responseSection, curvesSection, classesSection, groupsSection, calibrationSection, robustnessSection];
 function sections() {
   for (const draw of SECTIONS) draw();
   document.querySelectorAll("[data-group]").forEach(node => { node.hidden = D.groups.length > 1 && +node.dataset.group !== D.groups.indexOf(group) && node.tagName === "DIV"; });

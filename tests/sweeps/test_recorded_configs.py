@@ -52,6 +52,11 @@ def test_weights_of_a_rerun_may_have_moved() -> None:
         assert (found.model.weights, found.model.sha256) == ("now.pt", "0" * 64)
 
 
+def test_mistake_that_hydra_finds_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^data\.root=a,b: expected one value, for one run"):
+        configs_of([], ["data.root=a,b"])
+
+
 def test_word_that_is_no_override_is_named_as_one() -> None:
     with pytest.raises(UserError, match=r"^0: expected key=value"):
         configs_of([], ["device=cpu", "0"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from frostline.core.config import Config, FreezeModeConfig
 from frostline.core.errors import user_error
+from frostline.core.value_errors import key_of
 from frostline.report.terminal import Screen
 from frostline.sweeps import find_weights, hydra_keys, unused_keys
 from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, compose_one, to_check
@@ -81,7 +82,7 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComp
     """
     from frostline.runs import appraisal  # imports torch
 
-    asked = any(_key(one) in ("freeze", "freeze_mode") for one in overrides)
+    asked = any(key_of(one) in ("freeze", "freeze_mode") for one in overrides)
     given = [*map(hydra_keys.as_typed, overrides), *([] if asked else [_MODES])]
     planned = compose_grid(given)
     values = hydra_keys.typed_values(given)
@@ -107,10 +108,6 @@ def _search_of(config: Config) -> CellSearch | None:
     """Return what a search does in each cell; None for a grid."""
     search = config.search
     return None if search.name == "grid" else CellSearch(Budget.of(config, searched=True), search.confirm)
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
 
 
 def _require_one_data_set(planned: Sequence[PlannedRun], values: Mapping[str, str]) -> None:
@@ -144,7 +141,7 @@ def _by_backbone(planned: Sequence[PlannedRun]) -> Iterator[tuple[Mapping[str, s
 
 def _modes_of(overrides: Overrides) -> dict[str, FreezeModeConfig]:
     """Return the configs of the freeze modes for the appraisal, with the other overrides."""
-    rest = [one for one in overrides if _key(one).split(".")[0] not in ("freeze", "freeze_mode")]
+    rest = [one for one in overrides if key_of(one).split(".")[0] not in ("freeze", "freeze_mode")]
     return {name: compose_one([*rest, f"freeze={name}"]).freeze_mode for name in _APPRAISAL_MODES}
 
 

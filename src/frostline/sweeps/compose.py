@@ -127,23 +127,28 @@ def _name(config: Config, extras: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def composing() -> Iterator[None]:
-    """Initialise Hydra with our configs for the block; one thread at a time can enter.
+def composing(overrides: Overrides = ()) -> Iterator[list[str]]:
+    """Initialise Hydra with our configs for the block, and yield the typed overrides in the form that it takes.
 
-    Hydra's state is global to the process: an initialisation by a notebook or `hydra.main` is restored afterwards.
+    Hydra's state is global to the process: one thread at a time can enter, and an initialisation by a notebook or
+    `hydra.main` is restored afterwards. Raises `UserError` for mistakes in the overrides, also those that Hydra finds.
     """
+    register_resolver()
+    hydra_keys.check_typed(overrides)
     with _ALONE:
         theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
         try:
             with initialize_config_dir(str(config_folder()), version_base="1.3"):
-                yield
+                yield [*map(at_home, overrides)]
+        except FOUND_WRONG as error:
+            raise explain(error, overrides) from None
         finally:
             GlobalHydra.instance().hydra = theirs
 
 
 def compose_one(overrides: Overrides) -> Config:
     """Return the checked config of one run, and restore Hydra's state; raises `UserError` as `compose_all` does."""
-    with _composing_typed(overrides) as typed:
+    with composing(overrides) as typed:
         return read(hydra.compose("config", overrides=typed, return_hydra_config=True), overrides, 0).config
 
 
@@ -153,23 +158,11 @@ def compose_grid(overrides: Overrides) -> list[PlannedRun]:
     In a search, ranges are left out: one run stands for all trials of a cell. Raises `UserError` as `compose_all`
     does. These runs are not meant to start, so their folders mean nothing.
     """
-    with _composing_typed(overrides) as typed:
+    with composing(overrides) as typed:
         parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
         compose = Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True))
         searches = hydra_keys.is_search(parsed, compose)
         return compose_all(hydra_keys.points(hydra_keys.split(parsed)[0] if searches else parsed), compose)[1]
-
-
-@contextmanager
-def _composing_typed(overrides: Overrides) -> Iterator[list[str]]:
-    """Enter `composing` and yield the typed overrides in the form that Hydra takes; UserError for mistakes in them."""
-    register_resolver()
-    hydra_keys.check_typed(overrides)
-    try:
-        with composing():
-            yield [*map(at_home, overrides)]
-    except FOUND_WRONG as error:
-        raise explain(error, overrides) from None
 
 
 def resolve_auto(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:

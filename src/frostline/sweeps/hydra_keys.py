@@ -156,6 +156,11 @@ def is_search(overrides: Sequence[Override], compose: Callable[[Sequence[str]], 
     return bool(compose(points(split(overrides)[0])[0]).search.name != "grid")
 
 
+def typed_value(one: Override) -> str:
+    """Return the value of an override as it was typed."""
+    return str(one.input_line).partition("=")[2]
+
+
 def points(overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of every job: all combinations of the values, the last key varying fastest.
 
@@ -163,7 +168,7 @@ def points(overrides: Sequence[Override]) -> list[list[str]]:
     """
     values: dict[str, list[str]] = {}
     for one in overrides:
-        typed = str(one.input_line).partition("=")[2]
+        typed = typed_value(one)
         if one.is_sweep_override() and not one.is_discrete_sweep():
             expected = "values with commas between, since a grid has no ranges; search=tpe searches them"
             raise user_error(str(one.key_or_group), typed, expected)
@@ -184,7 +189,7 @@ def in_folds(jobs: Sequence[Sequence[str]], config_of: Callable[[Sequence[str]],
 
     Jobs that name `data.fold` themselves stay as they are.
     """
-    if any(one.partition("=")[0].lstrip("+") == _FOLD for one in jobs[0]):
+    if _FOLD in typed_values(jobs[0]):
         return jobs
     counts = [_folds(config_of(job).data) for job in jobs]
     if not any(counts):

@@ -50,5 +50,5 @@ def _storage(config: Config) -> Storage | None:
 def _typed(jobs: Sequence[Overrides], ranges: Mapping[str, Override]) -> dict[str, str]:
     """Return the typed values by key, without ranges for a single freeze mode, which have their own check."""
     fixed = hydra_keys.typed_values(chain.from_iterable(jobs))
-    wide = {key: str(one.input_line).partition("=")[2] for key, one in ranges.items()}
+    wide = {key: hydra_keys.typed_value(one) for key, one in ranges.items()}
     return fixed | {key: value for key, value in wide.items() if not key.startswith(hydra_keys.OF_MODE)}

@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from frostline.core.config import Config
 from frostline.core.config_keys import flatten, is_read, is_semantic, is_within
 from frostline.core.errors import user_error
-from frostline.sweeps.hydra_keys import AUTO, OF_MODE, is_auto
+from frostline.sweeps.hydra_keys import AUTO, OF_MODE, is_auto, typed_value
 
 _ONE_DECADE = 10.0
 """A range of learning rates that spans more than this factor is searched on a log scale."""
@@ -41,14 +41,16 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     if "lr" in found and is_auto(found["lr"]):
         value = found["lr"].value()
         if isinstance(value, ChoiceSweep) and len(value.list) > 1:
-            raise user_error("lr", _typed(found["lr"]), "auto alone, which is a range, or numbers with commas between")
+            raise user_error(
+                "lr", typed_value(found["lr"]), "auto alone, which is a range, or numbers with commas between"
+            )
         found["lr"] = _auto_lr(config)
     space, known = {key: distribution(key, one) for key, one in found.items()}, flatten(config)
     for key, drawn in space.items():
         if isinstance(drawn, FloatDistribution) and type(known.get(key)) is int:
             low, high = ceil(drawn.low), floor(drawn.high)
             expected = f"whole numbers: range({low},{high + 1}) or int(interval({low},{high}))"
-            raise user_error(key, _typed(found[key]), expected)
+            raise user_error(key, typed_value(found[key]), expected)
     return space
 
 
@@ -84,23 +86,23 @@ def check_keys(ranges: Mapping[str, Override], modes: Sequence[str], groups: Seq
             if mode not in modes:
                 raise user_error("search.space", mode, f"a freeze mode of this sweep ({', '.join(modes)})", modes)
             if not rest:
-                raise user_error(key, _typed(one), "a key behind the mode, as search.space.full.lr")
+                raise user_error(key, typed_value(one), "a key behind the mode, as search.space.full.lr")
         else:
             rest = key
         if rest in (*groups, "freeze"):
-            raise user_error(key, _typed(one), "options with commas between, since a group has no range")
+            raise user_error(key, typed_value(one), "options with commas between, since a group has no range")
         _require_trained(rest, key, one)
 
 
 def _require_trained(name: str, key: str, one: Override) -> None:
     """Raise UserError for the typed `key` if `name` is no setting of training."""
     if is_within(name, _FIXED) or not is_semantic(name):
-        raise user_error(key, _typed(one), "one value, since it is not a setting of training")
+        raise user_error(key, typed_value(one), "one value, since it is not a setting of training")
 
 
 def distribution(key: str, one: Override) -> BaseDistribution:
     """Return the distribution from which Optuna draws the values of `key`; UserError for an invalid range."""
-    value, typed = one.value(), _typed(one)
+    value, typed = one.value(), typed_value(one)
     if isinstance(value, ChoiceSweep):
         return CategoricalDistribution(_choices(key, one, value))
     log = isinstance(value, IntervalSweep | RangeSweep) and "log" in value.tags
@@ -122,11 +124,11 @@ def distribution(key: str, one: Override) -> BaseDistribution:
 def _stepped(key: str, one: Override, *, log: bool) -> BaseDistribution:
     values = [float(text) for text in one.sweep_string_iterator()]
     if len(values) < 2:
-        raise user_error(key, _typed(one), "at least two values")
+        raise user_error(key, typed_value(one), "at least two values")
     low, high, step = min(values), max(values), abs(values[1] - values[0])
     whole = all(value.is_integer() for value in values)
     if log and not (whole and step == 1 and low >= 1):
-        raise user_error(key, _typed(one), "tag(log,interval(a,b)), since a range in steps has no log scale")
+        raise user_error(key, typed_value(one), "tag(log,interval(a,b)), since a range in steps has no log scale")
     if whole:
         return IntDistribution(int(low), int(high), log=log, step=int(step))
     return FloatDistribution(low, high, step=step)
@@ -138,12 +140,8 @@ def _choices(key: str, one: Override, value: ChoiceSweep) -> list[Any]:
         real if isinstance(real, bool | int | float) else text for real, text in zip(value.list, texts, strict=True)
     ]
     if len(set(map(repr, found))) != len(found) or not found:
-        raise user_error(key, _typed(one), "values that differ")
+        raise user_error(key, typed_value(one), "values that differ")
     return found
-
-
-def _typed(one: Override) -> str:
-    return str(one.input_line).partition("=")[2]
 
 
 def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:

@@ -45,20 +45,12 @@ def open_sweep(
     A record that `folder` has already is continued. If MLflow does not answer, `say` gets one line, and the record
     waits on disk. Raises UserError if the store or the experiment can never be used, or has another artifact root.
     """
-    facts = {
-        "uri": tracking_uri.portable(place.uri),
-        "experiment": place.experiment,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        **({"artifacts": place.artifacts} if place.artifacts else {}),
-    }
-    fresh = journal.uid(folder) is None
-    begin(folder, name, tags, **facts)
+    fresh, uri = journal.uid(folder) is None, tracking_uri.portable(place.uri)
+    facts = {"uri": uri, "experiment": place.experiment, "host": socket.gethostname(), "pid": os.getpid()}
+    begin(folder, name, tags, **facts, **({"artifacts": place.artifacts} if place.artifacts else {}))
     with suppress(OSError):  # without the register, `sync` needs the folder as its argument
         pending_sweeps.remember(folder, place)  # before mirroring; it also replaces the entry of a moved folder
-    thread = MirrorThread(SweepMirror(folder, place, fresh=fresh))
-    thread.start()
-    _threads[str(folder)] = thread
+    thread = _mirror(SweepMirror(folder, place, fresh=fresh))
     limit = _OPEN if tracking_uri.is_server(place.uri) else _CREATE
     reached = thread.complete(patience=limit, limit=limit)
     if isinstance(thread.problem, UserError):
@@ -71,12 +63,19 @@ def open_sweep(
     return Tracker(place.uri, place.experiment, str(folder), thread.sweep.experiment_id, journal.run_id(folder))
 
 
+def _mirror(sweep: SweepMirror) -> MirrorThread:
+    """Return a thread that mirrors a sweep from now on."""
+    thread = MirrorThread(sweep)
+    thread.start()
+    _threads[str(sweep.folder)] = thread
+    return thread
+
+
 def take_up(tracker: Tracker) -> None:
     """Start a thread that mirrors a sweep which another process opened, whenever no other process does."""
     if tracker.folder not in _threads:
-        place = pending_sweeps.place_of(Path(tracker.folder), tracker.uri)
-        _threads[tracker.folder] = MirrorThread(SweepMirror(Path(tracker.folder), place))
-        _threads[tracker.folder].start()
+        folder = Path(tracker.folder)
+        _mirror(SweepMirror(folder, pending_sweeps.place_of(folder, tracker.uri)))
 
 
 def leave(tracker: Tracker) -> None:
@@ -111,14 +110,7 @@ def close_sweep(
     """
     folder = Path(tracker.folder)
     sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
-    sweep = Record(folder)
-    sweep.tag(layout.NOTE_TAG, description)
-    if metrics:
-        sweep.metrics(metrics)
-    for key, value in tags.items():
-        sweep.tag(key, value)
-    files.write(folder / layout.RESULTS, json.dumps([asdict(result) for result in results], indent=1, default=str))
-    sweep.artifact(folder / layout.RESULTS)
+    _write_answer(folder, {layout.NOTE_TAG: description, **tags}, metrics, results)
     end(folder, status, None)
     thread = _threads.pop(tracker.folder)
     complete = thread.complete(*_CLOSE)
@@ -131,6 +123,18 @@ def close_sweep(
     else:
         pending_sweeps.forget(folder, thread.sweep.place)
     return not thread.dead
+
+
+def _write_answer(
+    folder: Path, tags: Mapping[str, str], metrics: Mapping[str, float], results: Sequence[Result]
+) -> None:
+    sweep = Record(folder)
+    for key, value in tags.items():
+        sweep.tag(key, value)
+    if metrics:
+        sweep.metrics(metrics)
+    files.write(folder / layout.RESULTS, json.dumps([asdict(result) for result in results], indent=1, default=str))
+    sweep.artifact(folder / layout.RESULTS)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
         return list(sweeps[0].results)
     results = [result for sweep in sweeps for result in sweep.results]
     configs = _with_options([_config(Path(result.folder)) for result in results])
-    results = _by_phases(results, configs)
+    results = _with(results, _rules(results, configs))
     keys = [key for key in _differing(configs) if not _told_by_name(key, results, configs)]
     known = {name for result in results for name in result.choices}
     keys = list(dict.fromkeys([*keys, *sorted(known - {"seed"})]))
@@ -42,13 +42,20 @@ def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
         replace(result, choices=_choices(result, config, keys)) for result, config in zip(results, configs, strict=True)
     ]
     origins = [number for number, sweep in enumerate(sweeps) for _ in sweep.results]
+    full = _with(full, _fingerprints(full, origins))
+    full = _with(full, _studies(full, origins))
     last: dict[str, Result] = {}
-    for result in sorted(_by_study(_by_data(full, origins), origins), key=lambda result: result.status == "FINISHED"):
+    for result in sorted(full, key=lambda result: result.status == "FINISHED"):
         last[repr(sorted(result.choices.items()))] = result
     return [
         replace(result, job=number, command=command_line.deciding(result))
         for number, result in enumerate(last.values())
     ]
+
+
+def _with(results: Sequence[Result], more: Iterable[Mapping[str, Any]]) -> list[Result]:
+    """Return the runs with `more` choices, a mapping for each run."""
+    return [replace(run, choices={**run.choices, **choices}) for run, choices in zip(results, more, strict=True)]
 
 
 def _choices(result: Result, config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -68,23 +75,21 @@ def _with_options(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**options, **config} if "optimizer.name" in config else config for config in configs]
 
 
-def _by_phases(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> list[Result]:
-    """Return the runs, with the rules of a freeze mode after its name where several modes share that name."""
+def _rules(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield the choice of each run's freeze mode: with its rules after its name where several modes share that name."""
     known: dict[str, dict[str, str]] = {}
     for result, config in zip(results, configs, strict=True):
         if isinstance(phases := config.get(_PHASES), list):
             known.setdefault(repr(result.choices.get("freeze_mode")), {})[repr(phases)] = _learning(phases)
-    found = []
     for result, config in zip(results, configs, strict=True):
         mode, content = result.choices.get("freeze_mode"), repr(config.get(_PHASES))
         texts = known.get(repr(mode), {})
-        named = {}
-        if len(texts) > 1 and content in texts:  # false for a config that cannot be read
-            same = [*texts.values()].count(texts[content]) > 1
-            more = f" {hashlib.sha256(content.encode()).hexdigest()[:6]}" if same else ""
-            named = {"freeze_mode": f"{mode} ({texts[content]}{more})"}
-        found.append(replace(result, choices={**result.choices, **named}))
-    return found
+        if len(texts) < 2 or content not in texts:  # as of a config that cannot be read
+            yield {}
+            continue
+        same = [*texts.values()].count(texts[content]) > 1
+        more = f" {hashlib.sha256(content.encode()).hexdigest()[:6]}" if same else ""
+        yield {"freeze_mode": f"{mode} ({texts[content]}{more})"}
 
 
 def _learning(phases: Sequence[Any]) -> str:
@@ -99,8 +104,8 @@ def _learning(phases: Sequence[Any]) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _by_data(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Result]:
-    """Return the runs, with the choice `data.fingerprint` where the same data settings stood for different images.
+def _fingerprints(results: Sequence[Result], origins: Sequence[int]) -> list[dict[str, str]]:
+    """Return the choice `data.fingerprint` of each run where the same data settings stood for different images.
 
     The images of a folder may change between sweeps, but not within one sweep; `origins` are the numbers of the sweeps.
     The folds of a sweep divide the same images differently, and all get the fingerprint of the first fold.
@@ -115,16 +120,11 @@ def _by_data(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Resu
             found.setdefault((place[1], fold), set()).add(fingerprint)
     changed = {settings for (settings, _), several in found.items() if len(several) > 1}
     told = {place: own[min(own)] for place, own in prints.items()}
-    return [
-        replace(result, choices={**result.choices, "data.fingerprint": told.get(place, "unknown")})
-        if place[1] in changed
-        else result
-        for place, result in zip(places, results, strict=True)
-    ]
+    return [{"data.fingerprint": told.get(place, "unknown")} if place[1] in changed else {} for place in places]
 
 
-def _by_study(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Result]:
-    """Return the runs, with their settings after the name of their study where sweeps searched others by that name."""
+def _studies(results: Sequence[Result], origins: Sequence[int]) -> list[dict[str, str]]:
+    """Return the study of each run: with settings after its name where sweeps searched others by that name."""
     places = [(result.choices.get(trial_tags.STUDY), origin) for result, origin in zip(results, origins, strict=True)]
     settings: dict[str, dict[int, dict[str, Any]]] = {}
     for result, (study, origin) in zip(results, places, strict=True):
@@ -136,10 +136,7 @@ def _by_study(results: Sequence[Result], origins: Sequence[int]) -> Sequence[Res
         others = {*trial_tags.MARKS, *REPEATS, *searched}
         keys = [key for key in differing([*known.values()]) if key not in others]
         names |= {(study, at): f"{study} {choices_text(choices, keys)}".rstrip() for at, choices in known.items()}
-    return [
-        replace(result, choices={**result.choices, trial_tags.STUDY: names[place]}) if place in names else result
-        for result, place in zip(results, places, strict=True)
-    ]
+    return [{trial_tags.STUDY: names[place]} if place in names else {} for place in places]
 
 
 def _data_settings(result: Result) -> str:

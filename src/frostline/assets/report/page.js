@@ -11,7 +11,6 @@ const modelSymbol = cell => SYMBOLS[D.models.indexOf(cell.at.model) % SYMBOLS.le
 const shape = (cell, name) => D.models.length ? modelSymbol(cell) : symbol(name);
 const COSTS = ["training time (seconds)", "trainable parameters", "peak memory (bytes)", "images through the backbone",
   "bytes to ship per task", "inference (seconds per image)"];
-const SWEPT = D.keys;
 let group = D.groups[0];
 
 const $ = (selector, root = document) => root.querySelector(selector);
@@ -101,7 +100,7 @@ const bars = (found, name) => {
   return { type: "data", symmetric: false, thickness: 1, width: 3,
     array: mid.map((m, i) => high[i] == null ? NaN : high[i] - m), arrayminus: mid.map((m, i) => low[i] == null ? NaN : m - low[i]) };  // null would be drawn as an interval of no width
 };
-const at = cell => SWEPT.filter(key => cell.at[key] != null).map(key => `${key}=${text(cell.at[key])}`).join(" ");
+const at = cell => D.keys.filter(key => cell.at[key] != null).map(key => `${key}=${text(cell.at[key])}`).join(" ");
 const cellText = cell => safe(`${cell.series} ${at(cell)}`) +
   `<br>validation ${score(cell.val[0], 2)}, test ${score(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} ${group.folds ? "runs" : "seeds"}` : "");
 const title = words => /^[a-z]+\b/.test(words) ? words[0].toUpperCase() + words.slice(1) : words;  // mAP as it is
@@ -186,7 +185,7 @@ function drawResponse() {
 }
 
 function responseSection() {
-  const root = $("#response"), node = $(".chart", root), keys = SWEPT.filter(key => valuesOf(key).length > 1);
+  const root = $("#response"), node = $(".chart", root), keys = D.keys.filter(key => valuesOf(key).length > 1);
   root.hidden = !done().length || (!keys.length && valuesOf(D.key).length < 2) || group.search != null;  // that has drawn it
   if (root.hidden) return;
   response.x = keys.includes("lr") ? "lr" : keys.find(isNumber) || keys[0] || D.key;
@@ -238,7 +237,7 @@ function drawCurves() {
   const chosen = [...curves.runs].slice(0, MOST_CURVES), shapes = [], traces = [], used = {};
   const narrow = $("#curves .chart").clientWidth < 560, wrapped = name => narrow ? safe(name).replace(/(.{24}\S*) /g, "$1<br>") : safe(name);
   for (const number of chosen) {
-    const run = D.runs[number], data = D.curves[number], name = series(run), dash = DASHES[(used[name] = (used[name] ?? -1) + 1) % DASHES.length];
+    const run = D.runs[number], data = D.curves[number], name = run.series, dash = DASHES[(used[name] = (used[name] ?? -1) + 1) % DASHES.length];
     const common = { type: "scatter", x: data.epoch, legendgroup: String(number), hovertemplate: `${safe(run.name)}<br>epoch %{x}: %{y:.4f}` };
     const mode = data.epoch.length < 3 ? "lines+markers" : "lines";
     traces.push({ ...common, mode, name: wrapped(run.name), y: data[`val/${curves.metric}`], line: { color: colour(name), width: 2.4, dash }, marker: { symbol: symbol(name), size: 7 }, hovertemplate: common.hovertemplate + " validation<extra></extra>" });
@@ -248,8 +247,6 @@ function drawCurves() {
   const share = curves.metric === "accuracy" || (curves.metric === group.by.name && group.by.share);
   return [traces, { shapes, xaxis: { title: "epoch", ...(Math.max(0, ...chosen.map(n => D.curves[n].epoch.at(-1) || 0)) <= 12 ? { dtick: 1 } : {}) }, yaxis: { title: curves.metric === group.by.name ? group.by.words : curves.metric, ...(share ? percents : {}) } }];
 }
-const series = run => run.series;
-const ALL = D.swept;
 
 function curvesSection() {
   const root = $("#curves"), node = $(".chart", root), own = group.cells.flatMap(cell => cell.runs).filter(n => D.curves[n].epoch.length).sort((a, b) => a - b);
@@ -424,7 +421,7 @@ function runsSection({ ITable, jQuery, DataTable }) {
   const plain = { render: (value, kind) => kind === "display" || kind === "filter" ? escape(value) : value ?? "" };
   const columns = [
     { title: "status", data: run => run.status, render: (value, kind, run) => kind === "display" ? `<span class="state ${safe(value)}" title="${safe(run.reason ?? "")}">${safe(value.toLowerCase())}</span>` : value },
-    ...ALL.map((key, i) => ({ title: safe(key), data: run => run.at[i], ...plain })),
+    ...D.swept.map((key, i) => ({ title: safe(key), data: run => run.at[i], ...plain })),
     ...D.repeated.map((key, i) => ({ title: key, data: run => run.repeat[i], ...plain })),
     { title: "val", data: run => run.val, ...score }, { title: "test", data: run => run.test, ...score },
     { title: "best epoch", data: run => run.epoch, ...cost(String) },

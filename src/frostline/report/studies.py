@@ -5,6 +5,7 @@ Everything comes from the results of runs, so downloaded and combined searches w
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ _LEAST = 3
 """Least number of trials for a statement about the shape of the optimum."""
 _LEAST_IMPORTANT = 10
 """Least number of complete trials for importances: PED-ANOVA compares the best tenth with the rest."""
+_parsed = functools.cache(yaml.safe_load)  # a choice as each of a thousand trials has it
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _drawn(value: Any, distribution: Any) -> Any:
     """Return the drawn choice, given the value in a run's config: for a list its text, e.g. `[0.5,1]`."""
     if not is_choice(distribution):
         return value
-    meant = ((choice, yaml.safe_load(choice) if isinstance(choice, str) else choice) for choice in distribution.choices)
+    meant = ((choice, _parsed(choice) if isinstance(choice, str) else choice) for choice in distribution.choices)
     return next((choice for choice, known in meant if known == value), value)
 
 

@@ -62,32 +62,26 @@ class Dataset(Protocol):
 
     labels: Tensor
     """`(N,)` int64, or multi-label `(N, classes)` bool."""
-    cached: bool
+    cached: bool = True
     """Whether inputs are looked up, not computed, so that many batches can be fetched at once."""
-    fetch_size: int
+    fetch_size: int = 1
     """Number of samples to request at once, or slightly less, if inputs are computed."""
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
-        """Prefetch the samples of a coming call of `inputs` with the same `index`, if anything has to be fetched."""
-        ...
+        """Prefetch the samples of a coming call of `inputs` with the same `index`; by default nothing is fetched."""
+        return
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the network's inputs `(B, ...)` for the samples at `index` (on the CPU) in `epoch`."""
         ...
 
 
-class InMemory:
+class InMemory(Dataset):
     """Inputs in device memory, the same in every epoch."""
-
-    cached = True
-    fetch_size = 1
 
     def __init__(self, tensor: Tensor, labels: Tensor) -> None:
         """Serve the rows of `tensor` `(N, ...)`."""
         self.tensor, self.labels = tensor, labels
-
-    def prefetch(self, index: Tensor, epoch: int) -> None:
-        """Do nothing: there is nothing to fetch."""
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the inputs `(B, ...)` of the samples at `index`."""

@@ -24,7 +24,7 @@ from frostline.store.device_budget import DeviceBudget, Held, prefetch, rows
 from frostline.store.prefetch import Prefetch
 from frostline.store.store import Store
 from frostline.store.writer import NoRoom, Writer
-from frostline.training.dataset import Outputs, outputs
+from frostline.training.dataset import Dataset, Outputs, outputs
 
 _BATCH = {"cpu": 32}
 _BATCH_ELSEWHERE = 256  # images per forward pass: enough to fill a GPU; a CPU's caches hold less
@@ -46,7 +46,7 @@ class Backbone:
         return self.module(views.to(self.dtype))
 
 
-class UncachedFeatures:
+class UncachedFeatures(Dataset):
     """The features of a split without a cache: computed on every request, with the same bits."""
 
     cached = False
@@ -78,11 +78,8 @@ class UncachedFeatures:
         return found.permute(0, 3, 1, 2) if channels_last else found
 
 
-class Features:
+class Features(Dataset):
     """The cached features of one split: holds those of one epoch, and fetches those of another on request."""
-
-    cached = True
-    fetch_size = 1
 
     def __init__(
         self,
@@ -179,11 +176,8 @@ class Features:
         return {"channels_last": channels_last}
 
 
-class Subset:
+class Subset(Dataset):
     """Features of some samples of a larger split."""
-
-    cached = True
-    fetch_size = 1
 
     def __init__(self, features: Features, rows: Tensor, labels: Tensor) -> None:
         """Serve the samples at `rows` `(N,)` of `features`, whose labels are `labels` `(N,)`."""

@@ -15,11 +15,8 @@ from frostline.training.gradient import Head
 ROWS = 1024  # samples whose features are computed or read at once
 
 
-class HeadInputs:
+class HeadInputs(Dataset):
     """A dataset of the inputs of a head's linear layer, computed at most once."""
-
-    cached = True
-    fetch_size = 1
 
     def __init__(self, data: Dataset, head: Head) -> None:
         """Serve `data` after the layers before the linear layer, in eval mode.

@@ -95,7 +95,6 @@ def build(
     if source and not meta:
         digest, loaded = _load(module, found, structure.heads, source, sha256, classes)
     said = metadata_of(source) if isinstance(source, Path) else {}
-    known = said.get("classes")
     model = Model(
         name=name,
         library=library,
@@ -105,7 +104,7 @@ def build(
         weights_sha256=digest,
         loaded=loaded.said if loaded else None,
         new_head=loaded is None or not any(within(name, structure.heads) for name in loaded.names),
-        trained_for=tuple(known) if known is not None else None,
+        trained_for=tuple(said["classes"]) if said else None,
     )
     return with_adapters(model, adapter_config(said["adapter"]), seed=seed) if said.get("adapter") else model
 

@@ -24,11 +24,8 @@ class StackedLinear:
         self._layers, self._inputs = layers, len(set(seeds))
         self._seed_of = torch.tensor(seeds, device=layers[0].weight.device)
         self.weight, self.weight_grad = _stacked([layer.weight for layer in layers])
-        self.bias: Tensor | None = None
-        self.bias_grad: Tensor | None = None
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        if biases:
-            self.bias, self.bias_grad = _stacked(biases)
+        biases = [layer.bias for layer in layers]
+        self.bias, self.bias_grad = (None, None) if biases[0] is None else _stacked(biases)
         evenly = len({*Counter(seeds).values()}) == 1
         self.choices: tuple[Products, ...] = ("per seed", "batched", "single") if evenly else ("batched", "single")
         """The possible values of `products`, the fastest first."""

@@ -26,12 +26,12 @@ from frostline.data.pixel_form import PixelForm, reduce, reduced
 from frostline.data.resize import CenterCrop, center_crop
 from frostline.store.writer import Writer
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 """Shows progress of a named task with a total within its block; call the yielded function with each increment."""
 
 
 @contextmanager
-def unseen(what: str, total: int) -> Iterator[Callable[[int], object]]:
+def no_progress_bar(what: str, total: int) -> Iterator[Callable[[int], object]]:
     """Show no progress."""
     yield lambda count: None
 

@@ -16,7 +16,7 @@ from PIL import Image
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
 from frostline.data import leftovers, remote_files, shard_index, shard_splits, table_files, table_rows, tables
-from frostline.data.decode_all import unseen
+from frostline.data.decode_all import no_progress_bar
 from frostline.data.image_formats import SUFFIXES
 from frostline.data.listing import LeftOut, walk
 from frostline.data.open_image import open_anywhere
@@ -192,7 +192,7 @@ def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) 
 
     @lru_cache(_SHARDS)
     def known(number: int) -> Index:
-        return shard_index.index("images", [found[number]], Wanted(), Store(None, budget=0, say=say), unseen)
+        return shard_index.index("images", [found[number]], Wanted(), Store(None, budget=0, say=say), no_progress_bar)
 
     def parts() -> Iterator[pa.Table]:
         for number in range(len(found)):

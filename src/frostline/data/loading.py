@@ -18,7 +18,7 @@ from frostline.core.metrics import GROUP_IMAGES
 from frostline.data import belonging, duplicates, findings, leftovers, near_duplicates, times
 from frostline.data.bit_depth import of_range
 from frostline.data.broken_images import blamed, broken_of, leave_out, require_readable
-from frostline.data.decode_all import Progress, unseen
+from frostline.data.decode_all import ProgressBar, no_progress_bar
 from frostline.data.decode_image import CONVERSIONS
 from frostline.data.findings import Finding
 from frostline.data.layouts import SPLITS
@@ -36,7 +36,7 @@ from frostline.store.writer import Writer
 _last: dict[str, Data] = {}
 
 
-def load(config: DataConfig, *, spec: ViewSpec, store: Store, progress: Progress) -> Data:
+def load(config: DataConfig, *, spec: ViewSpec, store: Store, progress: ProgressBar) -> Data:
     """Return the splits, decoded into `store` by the first process that needs them.
 
     A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
@@ -63,16 +63,16 @@ def source_of_each(config: DataConfig, store: Store) -> dict[str, Source]:
 
     It is listed again for this: remembering all names would take memory in every run.
     """
-    found = open_splits(config, store, unseen)
+    found = open_splits(config, store, no_progress_bar)
     return {split: found.get(split, found["train"]) for split in SPLITS}
 
 
 def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
     """Return the splits before `fraction` and limits shrink them, not decoded; raises like `load`."""
-    return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, unseen)
+    return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, no_progress_bar)
 
 
-def _divide(config: DataConfig, store: Store, progress: Progress) -> dict[str, Selection]:
+def _divide(config: DataConfig, store: Store, progress: ProgressBar) -> dict[str, Selection]:
     sources = open_splits(config, store, progress)
     with blamed(config.root, sources["train"].damage):
         return divide({name: _remembering(source, store, config) for name, source in sources.items()}, config)
@@ -94,7 +94,7 @@ def _remembering(source: Source, store: Store, config: DataConfig) -> Source:
 
 
 def _assemble(
-    parts: Mapping[str, Selection], config: DataConfig, spec: ViewSpec, store: Store, progress: Progress
+    parts: Mapping[str, Selection], config: DataConfig, spec: ViewSpec, store: Store, progress: ProgressBar
 ) -> Data:
     train, sources = parts["train"], list({id(part.source): part.source for part in parts.values()}.values())
     about = config.source + ("" if config.source == "glyphs" else f" in {config.root}")

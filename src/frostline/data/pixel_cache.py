@@ -22,7 +22,7 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.data import image_formats, value_range
 from frostline.data.bit_depth import Levels
-from frostline.data.decode_all import Differing, Progress, decode_all, header_sizes
+from frostline.data.decode_all import Differing, ProgressBar, decode_all, header_sizes
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.open_image import at_most
 from frostline.data.pixel_form import PixelForm, Sizes
@@ -93,7 +93,7 @@ class Decoded:
 class PixelCache:
     """Decodes images into a store, and decides in which form they are kept there."""
 
-    def __init__(self, store: Store, progress: Progress, *, pixels: str, max_pixels: int, about: str) -> None:
+    def __init__(self, store: Store, progress: ProgressBar, *, pixels: str, max_pixels: int, about: str) -> None:
         """Keep pixels in `store`; `about` describes the source; `pixels` and `max_pixels` are keys of `DataConfig`."""
         self._store, self._progress, self._about = store, progress, about
         self._pixels, self._max_pixels = pixels, max_pixels

@@ -22,7 +22,7 @@ from torch import Tensor
 from frostline.core import codehash
 from frostline.core.errors import first_few
 from frostline.data import duplicates, image_formats, remote_files
-from frostline.data.decode_all import Progress
+from frostline.data.decode_all import ProgressBar
 from frostline.data.duplicates import TAIL
 from frostline.data.label_columns import Cell
 from frostline.data.names import counted, printable
@@ -126,7 +126,7 @@ class Index:
         return duplicates.first_alike(len(known), size, tail, whole)
 
 
-def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, progress: Progress) -> Index:
+def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, progress: ProgressBar) -> Index:
     """Return the index of `shards`, from `store` if they were scanned before.
 
     `key` is the config key of the shards, for errors. Raises `UserError` for files that are not uncompressed tar files,

@@ -17,7 +17,7 @@ from torch import Tensor
 from frostline.core.errors import UserError, user_error
 from frostline.data import label_columns, shard_class_names, shard_splits
 from frostline.data.broken_images import blamed
-from frostline.data.decode_all import Progress
+from frostline.data.decode_all import ProgressBar
 from frostline.data.findings import Finding, of_names
 from frostline.data.label_columns import LABELS, DataSet, Labels
 from frostline.data.layouts import SPLITS
@@ -65,7 +65,7 @@ class Sharded:
         return self.index.first_alike(self.rows)
 
 
-def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress) -> DataSet[Sharded]:
+def read(root: str, options: Mapping[str, Any], store: Store, progress: ProgressBar) -> DataSet[Sharded]:
     """Return the content of the shards at `root`, a local or remote folder or pattern such as `train-{000..099}.tar`.
 
     `options`: the shards of `train`, `val` and `test`, relative to `root`, if their names do not tell; the field of the

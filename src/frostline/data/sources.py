@@ -37,7 +37,7 @@ from frostline.data import (
     torchvision_data,
 )
 from frostline.data.broken_images import blamed
-from frostline.data.decode_all import Progress
+from frostline.data.decode_all import ProgressBar
 from frostline.data.findings import Finding
 from frostline.data.label_columns import DataSet
 from frostline.data.layouts import lay_out, merged, subfolders
@@ -49,7 +49,7 @@ from frostline.store import hashing
 from frostline.store.store import Store
 
 
-def open_splits(config: DataConfig, store: Store, progress: Progress) -> dict[str, Source]:
+def open_splits(config: DataConfig, store: Store, progress: ProgressBar) -> dict[str, Source]:
     """Return the splits that `config.source` provides, at least `train`, without decoding any image.
 
     `splits` and `options` are keyword arguments of a class in `torchvision.datasets`; `options` also of a plugin, a

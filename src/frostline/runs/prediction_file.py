@@ -22,7 +22,7 @@ from pyarrow import compute
 from frostline.core import files, locks, machine
 from frostline.core.errors import user_error
 from frostline.core.files import facts
-from frostline.data.decode_all import Progress
+from frostline.data.decode_all import ProgressBar
 from frostline.data.image_list import ImageList
 from frostline.models.mean_pooling import in_words
 from frostline.runs import batch_predictions, predict, prediction_rows
@@ -58,7 +58,7 @@ def write(
     top: int,
     features: str | None,
     batch: int,
-    progress: Progress,
+    progress: ProgressBar,
 ) -> Written:
     """Write predictions to `output` for the images that `gather` lists; `gather` gets a file to store the list in.
 
@@ -178,7 +178,7 @@ def _compute(
     parts: Mapping[Path, range],
     batch: int,
     layer: Layer | None,
-    progress: Progress,
+    progress: ProgressBar,
 ) -> None:
     missing = {part: rows for part, rows in parts.items() if not _is_whole(part, len(rows))}
     batches = (rows[at : at + batch] for rows in missing.values() for at in range(0, len(rows), batch))

@@ -16,7 +16,7 @@ from frostline.core.files import expanded
 from frostline.data import hub_library, label_columns
 from frostline.data.findings import Finding
 from frostline.data.hub_columns import class_names, columns_of, holds_lists
-from frostline.data.hub_images import Images, images_of
+from frostline.data.hub_images import HubImages, images_of
 from frostline.data.label_columns import DataSet
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import survey
@@ -25,7 +25,7 @@ from frostline.data.names import counted, some
 _OPTIONS = ("image", "label", "separator", "group", "splits", "config", "revision", *SPLITS)
 
 
-def read(root: str, options: Mapping[str, Any]) -> DataSet[Images]:
+def read(root: str, options: Mapping[str, Any]) -> DataSet[HubImages]:
     """Return the content of the data set at `root`, a folder or a name on the hub, `owner/name`.
 
     `options`: the columns `image`, `label` and `group`, null for the only one of its kind; several columns for `label`

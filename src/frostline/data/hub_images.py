@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Images:
+class HubImages:
     """The rows of a split that have an image and a label."""
 
     split: str
@@ -96,7 +96,7 @@ class Images:
         return str(self.folder / path) if path else ""
 
 
-def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list[Finding]) -> Images:
+def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list[Finding]) -> HubImages:
     """Return the rows of a split with an image and a label; findings about the others are added to `findings`."""
     table = rows.with_format("arrow")[:]  # a view of the files, in the order of the rows
     content, paths = _content_and_paths(table.column(columns.image))
@@ -121,7 +121,7 @@ def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list
         groups = tuple(every[row] for row in kept)
     files = tuple((file["filename"], *facts(file["filename"])) for file in rows.cache_files)
     folder = absolute(root)
-    return Images(split, content, paths, folder, files, tuple(kept), tuple(kept.values()), groups)
+    return HubImages(split, content, paths, folder, files, tuple(kept), tuple(kept.values()), groups)
 
 
 def _cells(root: str, split: str, values: Sequence[Any], names: Sequence[str]) -> list[Cell]:

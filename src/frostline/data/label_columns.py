@@ -23,15 +23,15 @@ Labels = tuple[str, ...]
 """The class names of an image: one, or any number if it is multi-label."""
 Cell = str | Sequence[str] | None
 """A value of a column: a text, empty if it is missing, or a list."""
-Images = TypeVar("Images")
+LabelledImages = TypeVar("LabelledImages")
 """The images of a split with labels and groups by name."""
 
 
 @dataclass(frozen=True)
-class DataSet(Generic[Images]):
+class DataSet(Generic[LabelledImages]):
     """The content of a data set of the hub, or of shards."""
 
-    splits: Mapping[str, Images]
+    splits: Mapping[str, LabelledImages]
     """At least `train`."""
     classes: tuple[str, ...]
     """All class names in the data set's order; empty if the labels themselves are the names."""

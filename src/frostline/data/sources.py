@@ -27,7 +27,6 @@ from frostline.core.files import absolute
 from frostline.data import (
     duplicates,
     hub,
-    hub_images,
     leftovers,
     numbered_classes,
     plugin_source,
@@ -39,11 +38,13 @@ from frostline.data import (
 from frostline.data.broken_images import blamed
 from frostline.data.decode_all import ProgressBar
 from frostline.data.findings import Finding
+from frostline.data.hub_images import HubImages
 from frostline.data.label_columns import DataSet
 from frostline.data.layouts import lay_out, merged, subfolders
 from frostline.data.listing import Listing, survey
 from frostline.data.names import counted, printable, some
 from frostline.data.numbered_classes import check_classes, check_names
+from frostline.data.shards import Sharded
 from frostline.data.source import Source, of_files
 from frostline.store import hashing
 from frostline.store.store import Store
@@ -63,12 +64,7 @@ def open_splits(config: DataConfig, store: Store, progress: ProgressBar) -> dict
     if source not in (*EMBEDDED, *OWN_FILES):
         if plugin := plugins.load(plugins.SOURCES, source):
             return plugin_source.splits(source, plugin, place, options)
-        kind = torchvision_data.data_set_class(source)
-        if not {"train"} <= set(splits) <= {"train", "val", "test"}:
-            expected = "arguments for train, and for val and test if the data set has them"
-            raise user_error("data.splits", dict(splits), expected)
-        given = {name: {**options, **own} for name, own in splits.items()}
-        return {name: torchvision_data.source(kind, place, config.download, own) for name, own in given.items()}
+        return torchvision_data.splits(source, place, splits, options, download=config.download)
     if splits:
         raise user_error("data.splits", dict(splits), f"none, since {source} defines its own splits")
     if source == "table":
@@ -202,24 +198,28 @@ def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, So
     return {"train": whole}
 
 
-def _without_files(
-    found: DataSet[hub_images.Images] | DataSet[shards.Sharded], root: str, missing: str
-) -> dict[str, Source]:
+def _without_files(found: DataSet[HubImages] | DataSet[Sharded], root: str, missing: str) -> dict[str, Source]:
     """Return the splits of a data set of the hub or of shards, or `train` alone.
 
     A split may lack classes if `missing` is `ok`.
     """
     with blamed(root, found.damage):
         said = numbered_classes.number(root, found.splits, found.classes, missing, multi_label=found.multi_label)
-
-    def source(split: str, own: hub_images.Images | shards.Sharded) -> Source:
-        hidden = {"hidden": own.index.hidden} if isinstance(own, shards.Sharded) else {}
-        plain = Source(said.labels[split], said.classes, own.read, own.name, identity=own.identity())
-        grouped = replace(plain, groups=said.groups[split], group_names=said.group_names)
-        return replace(grouped, first_alike=own.first_alike, left_out=hidden)
-
-    sources = {split: source(split, own) for split, own in found.splits.items()}
-    sources["train"] = replace(sources["train"], damage=found.damage)
+    sources = {
+        split: Source(
+            labels=said.labels[split],
+            classes=said.classes,
+            read=own.read,
+            name=own.name,
+            identity=own.identity(),
+            left_out={"hidden": own.index.hidden} if isinstance(own, Sharded) else {},
+            groups=said.groups[split],
+            group_names=said.group_names,
+            first_alike=own.first_alike,
+            damage=found.damage if split == "train" else (),
+        )
+        for split, own in found.splits.items()
+    }
     return _telling(sources, found.findings, said.findings)
 
 

@@ -25,18 +25,26 @@ from frostline.data.source import Source, manifest
 from frostline.store import hashing
 
 
-def data_set_class(name: str) -> type[Any]:
-    """Return a dataset class of torchvision by name; no other code can be named by a config. Else `UserError`."""
+def splits(
+    name: str, root: Path, given: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any], *, download: bool
+) -> dict[str, Source]:
+    """Return the splits of a dataset class of torchvision, each constructed with its `given` arguments and `options`.
+
+    Raises `UserError` for any other name, so that no config can name other code, and for arguments that do not fit.
+    """
     found = {key: getattr(datasets, key) for key in datasets.__all__}
     kinds = {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, VisionDataset)}
     if name not in kinds:
         choices = (*EMBEDDED, *OWN_FILES, *kinds, *plugins.names(plugins.SOURCES))
         expected = f"{', '.join((*EMBEDDED, *OWN_FILES))}, a class of torchvision.datasets or a plugin"
         raise user_error("data.source", name, expected, choices)
-    return kinds[name]
+    if not {"train"} <= set(given) <= {"train", "val", "test"}:
+        expected = "arguments for train, and for val and test if the data set has them"
+        raise user_error("data.splits", dict(given), expected)
+    return {split: _source(kinds[name], root, download, {**options, **own}) for split, own in given.items()}
 
 
-def source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
+def _source(kind: type[Any], root: Path, download: bool, arguments: Mapping[str, Any]) -> Source:
     """Return one split of a data set, constructed with `arguments`, and downloaded if `download`; else `UserError`."""
     name = kind.__name__
     downloads = "download" in inspect.signature(kind).parameters

@@ -75,15 +75,16 @@ class FrostlineSweeper(Sweeper):
             executor = Cluster(launcher, config, detached=not searches)
         else:
             executor = (Tasks if carries_out(launcher) else HydraLauncher)(launcher, self._batch, config)
+        notes = hydra_keys.without_effect(arguments)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
             if searches:
                 from frostline.sweeps.search import run_search  # imports Optuna
 
-                status = run_search(overrides, compose=compose, executor=executor, folder_named=named)
+                status = run_search(overrides, compose=compose, executor=executor, folder_named=named, notes=notes)
             else:
                 jobs = hydra_keys.points(overrides)
-                status = run_sweep(jobs, compose=compose, executor=executor, folder_named=named)
+                status = run_sweep(jobs, compose=compose, executor=executor, folder_named=named, notes=notes)
         except BaseException:
             executor.close(now=True)
             raise

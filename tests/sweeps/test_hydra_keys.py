@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import as_read, as_typed, in_folds, points
+from frostline.sweeps.hydra_keys import as_read, as_typed, in_folds, points, without_effect
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,20 @@ def test_several_objectives_are_one_value(typed: str) -> None:
 @pytest.mark.parametrize("typed", ["lr=auto", "+lr=auto", "lr=choice(1,2)", "model=auto"])
 def test_lr_auto_is_shown_as_typed(typed: str) -> None:
     assert as_typed(as_read(typed)) == typed
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["lr=1", "seed=0", "+lr=2"], ["lr=1 has no effect: lr=2 comes after it"]),
+        (["lr=1,2", "lr=3", "lr=choice(auto)"], ["lr=1,2 has no effect: lr=auto ", "lr=3 has no effect: lr=auto "]),
+        (["search.storage=mysql://me:word@a/b", "search.storage=null"], ["search.storage=mysql://a/b has no effect"]),
+        (["lr=1", "++lr=1", "~data.options.a", "~data.options.b"], []),
+    ],
+)
+def test_replaced_values_are_told(typed: list[str], told: list[str]) -> None:
+    lines = without_effect(typed)
+    assert len(lines) == len(told) and all(map(str.startswith, lines, told))
 
 
 @pytest.mark.parametrize("typed", ["lr=auto", "lr=interval(1e-5,1)"])

@@ -95,9 +95,10 @@ def test_knn_has_no_weights_and_predict_refuses_it(solved):
 
 
 def test_finished_heads_are_skipped_despite_ignored_keys(solved, store, tmp_path):
-    more = ("freeze=probe,knn", GRID[2], "lr=0.5", "epochs=9", "batch_size=7", "train.mixup=0.3", "resume=true")
-    again = sweep(tmp_path / "again", store, *more)
+    more = ("freeze=probe,knn", GRID[2], "lr=0.6", "lr=0.5", "epochs=9", "batch_size=7", "train.mixup=0.3")
+    again = sweep(tmp_path / "again", store, *more, "resume=true")
     assert again.out.count(": skipped, finished in") == 2
+    assert "lr=0.6 has no effect: lr=0.5 comes after it; values to compare have commas between them\n" in again.out
     assert "lr=0.5 has no effect: it needs a freeze mode that trains in steps, not knn and probe" in again.out
 
 

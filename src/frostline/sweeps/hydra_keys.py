@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
+from frostline.core import credentials
 from frostline.core.config import Config, DataConfig
 from frostline.core.errors import user_error
 from frostline.core.hydra_errors import unreadable
@@ -67,6 +68,17 @@ def check_typed(arguments: Sequence[str], commands: Callable[[], Sequence[str]] 
 def typed_values(overrides: Iterable[str]) -> dict[str, str]:
     """Return the typed values by key, without leading plus signs; the last value of a repeated key counts."""
     return {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in overrides)}
+
+
+def without_effect(overrides: Iterable[str]) -> list[str]:
+    """Return a note for each override whose key has another value further on, as where a comma was forgotten."""
+    shown = [credentials.scrubbed(as_typed(one).lstrip("+")) for one in overrides]
+    last = {one.partition("=")[0]: one for one in shown}
+    return [
+        f"{one} has no effect: {counts} comes after it; values to compare have commas between them"
+        for one in shown
+        if (counts := last[one.partition("=")[0]]) != one
+    ]
 
 
 def settings_of(jobs: Iterable[Sequence[str]]) -> list[dict[str, str]]:

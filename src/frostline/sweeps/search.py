@@ -23,7 +23,14 @@ from frostline.sweeps.search_rounds import Search
 from frostline.sweeps.study_storage import Storage, in_one_line, storage_of
 
 
-def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Executor, folder_named: bool) -> int:
+def run_search(
+    overrides: Sequence[Override],
+    *,
+    compose: Composer,
+    executor: Executor,
+    folder_named: bool,
+    notes: Sequence[str] = (),
+) -> int:
     """Search, confirm the best trials, write the results, and return the exit status as `sweep.run_sweep` does.
 
     Raises `UserError` before any run starts.
@@ -34,7 +41,7 @@ def run_search(overrides: Sequence[Override], *, compose: Composer, executor: Ex
     configs = [cell.known.config for cell in cells]
     samplers.check_options(configs[0].search)
     lines, search = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
-    for line in [*lines, *describe(cells)]:
+    for line in [*notes, *lines, *describe(cells)]:
         terminal.say(line)
     folder = files.absolute(compose.job([f"{key}={value}" for key, value in cells[0].setting.items()], 0).sweep)
     planned = [run for cell in cells for run in cell.corners()]

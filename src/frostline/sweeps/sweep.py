@@ -42,12 +42,13 @@ def run_sweep(
     executor: Executor,
     folder_named: bool,
     claimed: bool = False,
+    notes: Sequence[str] = (),
 ) -> int:
     """Check and run every job, write the results, and return the exit status: 0 if every run is FINISHED.
 
     `compose` composes the jobs; `executor` runs them. If the user named the folder (`folder_named`), it must be free or
     hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this process.
-    Raises `UserError` before any run starts.
+    `notes` about what was typed are shown if the runs can start. Raises `UserError` before any run starts.
     """
     first, earlier = compose.job(jobs[0], 0), list[Path]()
     if not isinstance(executor, Cluster) and not claimed:
@@ -57,7 +58,7 @@ def run_sweep(
         executor.start(first.config)
     folder, planned = compose_all(jobs, compose)
     typed = hydra_keys.typed_values(chain.from_iterable(jobs))
-    for line in [*unused_keys.check(typed, [run.config for run in planned]), *_merged_runs(planned)]:
+    for line in [*notes, *unused_keys.check(typed, [run.config for run in planned]), *_merged_runs(planned)]:
         terminal.say(line, "yellow")
     if earlier:
         if (answered := already_finished.with_all(planned, earlier)) is not None:

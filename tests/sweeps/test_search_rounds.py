@@ -288,6 +288,24 @@ def test_trial_whose_files_are_elsewhere_counts(
     assert said == [f"head trial=0: it counts, but its files are not here: {tmp_path}/theirs"]
 
 
+def test_confirmation_whose_files_are_elsewhere_is_told(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    typed = (*HEAD, "search=random", "trials=1", "search.confirm=2", f"search.storage={tmp_path}/studies.log")
+    with monkeypatch.context() as other:
+        another_process(other)
+        theirs = begun(composer, tmp_path / "theirs", *typed)
+        (run,) = theirs.following({})
+        here, gone = theirs.following({run.folder: finished(run)})
+        theirs.following({one.folder: finished(one) for one in (here, gone)})
+    (folder := tmp_path / "theirs" / here.folder).mkdir(parents=True)
+    write_result(folder, finished(here))
+    ours = begun(composer, tmp_path / "ours", *typed)
+    assert rounds(ours) == [[here.folder]]
+    absent = f"{gone.name}: it does not count here, since its files are not here: {tmp_path}/theirs/{gone.folder}"
+    assert said[1:] == [absent]
+
+
 def test_confirmation_by_another_search_is_awaited(
     composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

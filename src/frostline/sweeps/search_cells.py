@@ -123,7 +123,7 @@ class SearchCell:
         return self.study.best() if self.confirmed is None and self.study.over() else None
 
     def confirmations(self, best: FrozenTrial) -> list[PlannedRun]:
-        """Return the runs of the `best` trial on fresh seeds; runs that another sweep has finished come from there.
+        """Return the runs of the `best` trial on fresh seeds; if another sweep has finished them, they come from there.
 
         Raises `Taken` while another live search is confirming it.
         """
@@ -132,9 +132,7 @@ class SearchCell:
         for seed in range(self.config.seed + 1, self.config.seed + 1 + self.config.search.confirm):
             setting = {**self.at(best.params), "seed": str(seed), "search.prune": "none"}
             setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
-            folder = self.folder(f"seed{seed}")
-            if where is None or is_seen(where / folder):
-                found.append(self.run(setting, folder, {trial_tags.CONFIRMS: best.number}, where))
+            found.append(self.run(setting, self.folder(f"seed{seed}"), {trial_tags.CONFIRMS: best.number}, where))
         return found
 
     def tell(self, number: int, result: Result) -> None:

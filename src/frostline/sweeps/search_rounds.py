@@ -212,7 +212,7 @@ class Search:
             taken: list[tuple[SearchCell, FrozenTrial]] = []
             for cell, best in waiting:
                 try:
-                    found += cell.confirmations(best)
+                    found += [run for run in cell.confirmations(best) if _is_here(run)]
                 except Taken:
                     taken.append((cell, best))
             if (waiting := taken) and not found:
@@ -235,3 +235,11 @@ class Search:
 
     def _tell_twins(self) -> None:
         self._twins = [one for one in self._twins if not one[0].study.tell_as(one[1], one[2])]
+
+
+def _is_here(run: PlannedRun) -> bool:
+    """Return whether the result of a run is readable here if another search has finished it; say so if it is not."""
+    if run.elsewhere is None or is_seen(run.elsewhere):
+        return True
+    job.screen().say(f"{run.name}: it does not count here, since its files are not here: {run.elsewhere}", "yellow")
+    return False

@@ -124,9 +124,12 @@ class _Here:
     Normally MLflow gets a run while the next one trains. Runs take no time here, so MLflow is waited for.
     """
 
+    compose: Callable[[int, Sequence[str]], DictConfig]
+    """Set by `Workers`."""
+
     def __init__(self, compose: Composer, whole: int) -> None:
         self._whole = whole
-        self.compose, self.pool, self.config = compose, self, compose([])
+        self.pool, self.config = self, compose([])
         self.between: list[float] = []
         """Seconds from the end of each run to the start of the next one, including the opening of its judge."""
         self.begun: dict[int, int] = {}
@@ -158,7 +161,7 @@ class _Here:
         return {number: self._run(number, overrides) for number, overrides in jobs.items()}
 
     def _run(self, number: int, overrides: Sequence[str]) -> JobReturn:
-        composed = self.compose(overrides)
+        composed = self.compose(number, overrides)
         began = time.perf_counter()
         if self._ended is not None:
             self.between.append(began - self._ended)

@@ -44,8 +44,8 @@ class FrostlineLauncher(Launcher):
     def __init__(self, workers: int | None, job_timeout: float | None, retries: int) -> None:
         self.workers, self.job_timeout, self.retries = workers, job_timeout, retries
         self.pool: Pool | None = None
-        self.compose: Callable[[Sequence[str]], DictConfig] = self._compose
-        """Returns the config of a job."""
+        self.compose: Callable[[int, Sequence[str]], DictConfig] = self._compose
+        """Returns the config of a job, given its number and overrides."""
         self.say: Callable[[str], object] = log.warning
         """Reports events of workers to the user."""
 
@@ -53,7 +53,7 @@ class FrostlineLauncher(Launcher):
         """Remember the context, the task function and the config of the sweep."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     def start(self, *, gpus: bool = True, each: int = 1, preload: str = "") -> Pool:
@@ -126,7 +126,7 @@ class FrostlineLauncher(Launcher):
 
     def _task(self, number: int, overrides: Sequence[str], common: bytes, *, whole: bool) -> Task:
         log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
-        config = self.compose(overrides)
+        config = self.compose(number, overrides)
         with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return (call, common, packed(config), whole)

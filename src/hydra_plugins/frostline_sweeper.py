@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,6 +17,10 @@ from frostline.core.errors import user_error
 from frostline.core.project import config_folder, own_configs
 from frostline.sweeps import hydra_keys
 from hydra_plugins.frostline_launcher import FrostlineLauncher
+
+if TYPE_CHECKING:
+    from frostline.sweeps.composer import Composer
+    from frostline.sweeps.executor import Executor
 
 
 @dataclass
@@ -51,30 +56,19 @@ class FrostlineSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Compose, check and run the grid or search; exit with a status other than 0 unless all runs finish."""
-        from frostline.sweeps.cluster import Cluster, queues
         from frostline.sweeps.composer import Composer
-        from frostline.sweeps.executor import Executor, HydraLauncher, Workers
-        from frostline.sweeps.ray_tasks import Tasks, carries_out
         from frostline.sweeps.sweep import run_sweep
 
         assert self.config is not None and self.hydra_context is not None
-        config, loader, launcher = self.config, self.hydra_context.config_loader, self.launcher
-        hydra_keys.check(config, own_launcher=isinstance(launcher, FrostlineLauncher))
+        config, loader = self.config, self.hydra_context.config_loader
+        hydra_keys.check(config, own_launcher=isinstance(self.launcher, FrostlineLauncher))
         str(config.hydra.sweep.dir)  # resolve it now, so that every job gets the same time
         parser = OverridesParser.create(config_loader=loader)
         given = [f"{key}={value}" for key, value in self._params.items()]
         overrides = parser.parse_overrides([*given, *arguments])
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
         searches = hydra_keys.is_search(overrides, compose)
-        executor: Executor
-        if isinstance(launcher, FrostlineLauncher):
-            if launcher.workers is not None and launcher.workers < 1:
-                raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
-            executor = Workers(launcher, compose)
-        elif queues(launcher):
-            executor = Cluster(launcher, config, detached=not searches)
-        else:
-            executor = (Tasks if carries_out(launcher) else HydraLauncher)(launcher, self._batch, config)
+        executor = self._executor(compose, searches=searches)
         notes = hydra_keys.without_effect(arguments)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
@@ -91,3 +85,18 @@ class FrostlineSweeper(Sweeper):
         executor.close(now=False)
         if status != 0:
             sys.exit(status)
+
+    def _executor(self, compose: "Composer", *, searches: bool) -> "Executor":
+        """Return the executor for the launcher: our workers, a queue, Ray, or any other launcher of Hydra."""
+        from frostline.sweeps.cluster import Cluster, queues
+        from frostline.sweeps.executor import HydraLauncher, Workers
+        from frostline.sweeps.ray_tasks import Tasks, carries_out
+
+        launcher = self.launcher
+        if isinstance(launcher, FrostlineLauncher):
+            if launcher.workers is not None and launcher.workers < 1:
+                raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
+            return Workers(launcher, compose)
+        if queues(launcher):
+            return Cluster(launcher, self.config, detached=not searches)
+        return (Tasks if carries_out(launcher) else HydraLauncher)(launcher, self._batch, self.config)

@@ -68,8 +68,7 @@ class Workers(Executor):
 
     def __init__(self, launcher: Any, compose: Callable[[Overrides], DictConfig]) -> None:
         self._launcher, self._compose = launcher, compose
-        self._jobs: list[Overrides] = []
-        self._folder, self._places = Path(), dict[tuple[str, ...], str]()
+        self._planned: list[PlannedRun] = []
         launcher.compose = self._pinned
 
     def start(self, config: Config) -> None:
@@ -93,16 +92,14 @@ class Workers(Executor):
 
     def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
         """Remember the folders of the runs, which each config gets when it is composed for a worker."""
-        self._jobs += [run.overrides for run in planned]
+        self._planned += planned
         self._folder = folder
-        self._places |= {tuple(run.overrides): run.folder for run in planned}
         pin(self._launcher.config, folder)
 
-    def _pinned(self, overrides: Overrides) -> DictConfig:
-        """Compose the config of a job with the folder of its run in it."""
+    def _pinned(self, number: int, overrides: Overrides) -> DictConfig:
+        """Compose the config of job `number` with the folder of its run in it."""
         config = self._compose(overrides)
-        if (place := self._places.get(tuple(overrides))) is not None:
-            pin(config, self._folder, place)
+        pin(config, self._folder, self._planned[number].folder)
         return config
 
     @property
@@ -116,9 +113,10 @@ class Workers(Executor):
 
         def more(number: int) -> dict[int, Overrides]:
             stacks.update(found := further(number))
-            return {added: self._jobs[added] for added in found}
+            return {added: self._planned[added].overrides for added in found}
 
-        return _reasons(self._launcher.run({number: self._jobs[number] for number in jobs}, stacks, further=more))
+        typed = {number: self._planned[number].overrides for number in jobs}
+        return _reasons(self._launcher.run(typed, stacks, further=more))
 
     def close(self, *, now: bool) -> None:
         """End the workers."""

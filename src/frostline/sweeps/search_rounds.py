@@ -241,5 +241,5 @@ def _is_here(run: PlannedRun) -> bool:
     """Return whether the result of a run is readable here if another search has finished it; say so if it is not."""
     if run.elsewhere is None or is_seen(run.elsewhere):
         return True
-    job.screen().say(f"{run.name}: it does not count here, since its files are not here: {run.elsewhere}", "yellow")
+    terminal.say(f"{run.name}: it does not count here, since its files are not here: {run.elsewhere}", "yellow")
     return False

@@ -6,26 +6,15 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from frostline.core.errors import NOTHING, UserError, user_error
 
-_SHORT = {
-    **{"-h": "--help", "-c": "--cfg", "-p": "--package", "-r": "--run", "-m": "--multirun", "-i": "--info"},
-    **{"-sc": "--shell-completion", "-cp": "--config-path", "-cn": "--config-name", "-cd": "--config-dir"},
-}
-_ALONE = ("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion")
-_WITH_VALUES = (
-    *("--cfg", "--info", "--package", "--config-dir", "--config-name", "--config-path"),
-    "--experimental-rerun",
-)
+_FLAGS = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
+"""Hydra's flags, long and short."""
 _OURS = ("--quiet", "--detach")
-_SHOWN = {
-    "--cfg": ("job", "hydra", "all"),
-    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-}
-"""What Hydra can show, by its flag."""
 _INSTEAD = {
     "--config-path": "--config-dir=<folder>, which adds a folder of config files",
     "--experimental-rerun": "rerun=<run>, which repeats a recorded run",
@@ -39,16 +28,16 @@ def check(arguments: Sequence[str]) -> None:
     """
     found = [*_flags(arguments)]
     for typed, flag, value in found:
-        if flag not in (*_ALONE, *_WITH_VALUES):
+        if (action := _FLAGS.get(flag)) is None:
             own = f"{typed.lstrip('-').replace('-', '_')}={value or '<value>'}"
             hint = f"; did you mean {near}?" if (near := _nearest(typed)) else ""
             argument = typed if value is None else f"{typed}={value}"
             raise UserError(f"{argument}: expected a key without dashes, {own}, or a flag of --hydra-help{hint}")
-        if flag in _ALONE and value is not None:
+        if action.nargs == 0 and value is not None:
             raise user_error(typed, value, f"{typed} without a value")
-        if (choices := _SHOWN.get(flag)) and value not in choices and (flag, value) != ("--info", None):
-            raise user_error(typed, value or "", f"one of {', '.join(choices)}", choices)
-        if flag in _WITH_VALUES and not value and flag != "--info":
+        if action.choices and value not in action.choices and not (value is None and action.nargs == "?"):
+            raise user_error(typed, value or "", f"one of {', '.join(action.choices)}", action.choices)
+        if action.nargs is None and not value:
             raise user_error(typed, "", NOTHING)
         if flag in _INSTEAD:
             raise user_error(typed, value, _INSTEAD[flag])
@@ -58,7 +47,7 @@ def check(arguments: Sequence[str]) -> None:
 
 def _nearest(typed: str) -> str | None:
     """Return the flag that `typed` abbreviates, or one that is spelt nearly so; None if there is none."""
-    known = (*_ALONE, *_WITH_VALUES, *_OURS)
+    known = sorted([*(flag for flag in _FLAGS if flag.startswith("--")), *_OURS])
     whole = [flag for flag in known if flag.startswith(typed) and typed.strip("-")]
     return next(iter(whole or difflib.get_close_matches(typed, known, n=1, cutoff=0.85)), None)
 
@@ -68,17 +57,21 @@ def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
     rest = [*arguments]
     while rest:
         typed, equals, value = rest.pop(0).partition("=")
-        flag = _SHORT.get(typed, typed)
-        if not equals and flag in _WITH_VALUES and rest and not rest[0].startswith("-"):
+        flag = _FLAGS[typed].option_strings[0] if typed in _FLAGS else typed
+        if not equals and _takes_value(typed) and rest and not rest[0].startswith("-"):
             equals, value = "=", rest.pop(0)
         if flag.startswith("-"):
             yield typed, flag, value if equals else None
 
 
+def _takes_value(argument: str) -> bool:
+    return argument in _FLAGS and _FLAGS[argument].nargs != 0
+
+
 def flags_first(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with flags before overrides: Hydra cannot parse overrides on both sides of a flag."""
     places = itertools.pairwise(["", *arguments])
-    flags = [one.startswith("-") or _SHORT.get(before, before) in _WITH_VALUES for before, one in places]
+    flags = [one.startswith("-") or _takes_value(before) for before, one in places]
     return [*itertools.compress(arguments, flags), *itertools.compress(arguments, (not flag for flag in flags))]
 
 
@@ -95,7 +88,7 @@ def for_help(arguments: Sequence[str]) -> list[str]:
 
 def for_config(arguments: Sequence[str]) -> list[str]:
     """Return the arguments without `-m` if they ask for the config of one run: Hydra takes no two of these flags."""
-    shown = {_SHORT.get(flag, flag) for flag in (one.partition("=")[0] for one in arguments)} & _SHOWN.keys()
+    shown = {"-c", "--cfg", "-i", "--info"} & {one.partition("=")[0] for one in arguments}
     return [one for one in arguments if not (shown and one in ("-m", "--multirun"))]
 
 

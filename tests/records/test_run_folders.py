@@ -173,7 +173,7 @@ def test_unsupported_hydra_keys_are_refused(override, own, said, loader):
 def test_launcher_overrides_are_extracted(loader):
     typed = ["hydra/launcher=basic", "hydra.sweep.dir=x", "lr=1", "+hydra.launcher.more=2"]
     config = loader.load_configuration("config", typed, RunMode.MULTIRUN)
-    assert hydra_keys.beside(config.hydra) == [typed[0], typed[3]]
+    assert hydra_keys.hydra_options(config.hydra) == [typed[0], typed[3]]
 
 
 @pytest.mark.slow

@@ -165,35 +165,35 @@ def finished_run(fingerprint, status="FINISHED", source="s", **more):
 
 def test_diverged_trial_is_not_repeated():
     diverged = finished_run("f", "FAILED", **{"frostline.reason": "Diverged: the training loss is nan in epoch 2"})
-    assert resume.judge([diverged], "s", "f", trial=True).finished is diverged
-    assert resume.judge([diverged], "s", "f") == resume.Judgement()
-    assert resume.judge([finished_run("f", "FAILED")], "s", "f", trial=True) == resume.Judgement()
+    assert resume.match_of([diverged], "s", "f", trial=True).finished is diverged
+    assert resume.match_of([diverged], "s", "f") == resume.Match()
+    assert resume.match_of([finished_run("f", "FAILED")], "s", "f", trial=True) == resume.Match()
 
 
 def test_only_runs_of_same_source_and_data_are_skipped():
-    assert resume.judge([finished_run("f")], "s", "f").finished
-    changed = resume.judge([finished_run("f")], "s", "g")
+    assert resume.match_of([finished_run("f")], "s", "f").finished
+    changed = resume.match_of([finished_run("f")], "s", "g")
     assert changed.finished is None and "data changed" in (changed.note or "")
-    other = resume.judge([finished_run("f")], "another", "f")
+    other = resume.match_of([finished_run("f")], "another", "f")
     assert other.finished is None and "source changed" in (other.note or "")
-    assert resume.judge([finished_run("f", "KILLED")], "s", "g").interrupted is None
-    assert resume.judge([finished_run("f", "FAILED")], "s", "g") == resume.Judgement()
+    assert resume.match_of([finished_run("f", "KILLED")], "s", "g").interrupted is None
+    assert resume.match_of([finished_run("f", "FAILED")], "s", "g") == resume.Match()
 
 
 def test_finished_run_is_skipped_despite_later_runs():
     first, since = finished_run("f"), finished_run("g")
-    assert resume.judge([since, first], "s", "f").finished is first
-    assert resume.judge([finished_run("g", "KILLED"), first], "s", "f").finished is first
-    assert resume.judge([finished_run("f", source="another"), first], "s", "f").finished is first
+    assert resume.match_of([since, first], "s", "f").finished is first
+    assert resume.match_of([finished_run("g", "KILLED"), first], "s", "f").finished is first
+    assert resume.match_of([finished_run("f", source="another"), first], "s", "f").finished is first
 
 
 def test_run_of_a_live_process_is_busy(tmp_path):
     working = past_run("RUNNING", owner=liveness.this_process())
-    assert resume.judge([working], "s", "f") == resume.Judgement(busy=working)
+    assert resume.match_of([working], "s", "f") == resume.Match(busy=working)
     ended = past_run("KILLED", **{layout.FOLDER_TAG: str(tmp_path)})  # marked as killed by mistake
-    assert resume.judge([ended], "s", "f") == resume.Judgement(interrupted=ended)
+    assert resume.match_of([ended], "s", "f") == resume.Match(interrupted=ended)
     liveness.write(tmp_path / layout.BEAT)
-    assert resume.judge([ended], "s", "f") == resume.Judgement(busy=ended)
+    assert resume.match_of([ended], "s", "f") == resume.Match(busy=ended)
 
 
 def test_reused_folder_does_not_belong_to_the_earlier_run(tmp_path):
@@ -317,7 +317,7 @@ def test_accuracy_missing_in_mlflow_is_read_from_the_folder(tmp_path, monkeypatc
     known = {"run_id": "a" * 32, "status": "FINISHED", "tags": tags, "metrics": {VAL: 0.5}}
     monkeypatch.setattr(resume.query, "runs", lambda *arguments: [known])
     (found,) = resume.earlier_runs(Tracker("", "e", str(tmp_path / "new"), "1", None), ["d"])["d"]
-    judged = resume.judge([found], "s", None)
+    judged = resume.match_of([found], "s", None)
     assert (judged.finished is found and found.metrics[TEST] == 0.25) if in_folder else judged.interrupted is found
 
 
@@ -331,6 +331,6 @@ def test_paused_trial_belongs_to_its_live_search(tmp_path, process):
         raise Paused(1, 0.5)
     paused = past_runs.of_folder(trial)
     assert paused is not None and paused.status == "PAUSED" and str(process.pid) in str(paused.holder)
-    assert resume.judge([paused], paused.source, None).busy is paused
+    assert resume.match_of([paused], paused.source, None).busy is paused
     (folder / OWNER).write_text(json.dumps(dataclasses.asdict(liveness.this_process())))
-    assert paused.holder is None and resume.judge([paused], paused.source, None).interrupted is paused
+    assert paused.holder is None and resume.match_of([paused], paused.source, None).interrupted is paused

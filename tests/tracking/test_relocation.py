@@ -50,11 +50,11 @@ def interrupted_sweep(root: Path, empty: Path, *, mirrored: bool = True) -> Path
     return folder
 
 
-def judge_earlier_run(folder: Path) -> resume.Judgement:
+def judge_earlier_run(folder: Path) -> resume.Match:
     """Return what a new sweep in `folder` finds in the project's store."""
     uri = tracking_uri.resolved(None)
     tracker = Tracker(uri, "moved", str(folder), server.experiment(uri, "moved"), None)
-    return resume.judge(resume.earlier_runs(tracker, [DIGEST])[DIGEST], "s", None)
+    return resume.match_of(resume.earlier_runs(tracker, [DIGEST])[DIGEST], "s", None)
 
 
 @pytest.mark.parametrize("mirrored", [True, False])

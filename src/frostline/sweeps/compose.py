@@ -46,8 +46,8 @@ class PlannedRun:
     """Its folder, relative to the sweep's folder."""
     overrides: Overrides = ()
     """The overrides typed for it."""
-    beside: Overrides = ()
-    """What was typed beside them: config folders and keys of the launcher."""
+    hydra_options: Overrides = ()
+    """What was typed for Hydra: config folders and keys of the launcher."""
     jobs: int = 1
     """Number of typed combinations that are this run, because they differ only in `unread` keys."""
     unread: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class PlannedRun:
     @property
     def command(self) -> list[str]:
         """All options typed for it, without passwords."""
-        return [credentials.scrubbed(argument) for argument in (*self.beside, *self.overrides)]
+        return [credentials.scrubbed(argument) for argument in (*self.hydra_options, *self.overrides)]
 
 
 def compose_all(jobs: Sequence[Overrides], compose: Composer) -> tuple[Path, list[PlannedRun]]:
@@ -86,7 +86,7 @@ def compose_all(jobs: Sequence[Overrides], compose: Composer) -> tuple[Path, lis
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in (*_NAMED, *unread)}
         name = _name(config, extras)
         shown = {**choices(config), **_typed(config, extras)}
-        planned.append(PlannedRun(config, name, shown, one.folder, overrides, one.beside))
+        planned.append(PlannedRun(config, name, shown, one.folder, overrides, one.hydra_options))
         sweeps.append(one.sweep)
     _require_distinct(planned)
     if len(set(sweeps)) > 1:
@@ -116,7 +116,7 @@ def compose_trial(
     typed = _typed(config, extras)
     trial = {name: value for name, value in marks.items() if name == "trial"}
     name, marked = _name(config, {**trial, **typed}), {**choices(config), **typed, **marks}
-    return PlannedRun(config, name, marked, folder, overrides, one.beside)
+    return PlannedRun(config, name, marked, folder, overrides, one.hydra_options)
 
 
 def _name(config: Config, extras: Mapping[str, Any]) -> str:

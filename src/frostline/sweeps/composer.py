@@ -47,8 +47,8 @@ class Composed:
     """The sweep's folder, as Hydra has it."""
     folder: str
     """The folder of the job within it."""
-    beside: tuple[str, ...]
-    """What was typed beside its overrides: config folders and keys of the launcher."""
+    hydra_options: tuple[str, ...]
+    """What was typed for Hydra, beside its overrides: config folders and keys of the launcher."""
 
 
 class Composer:
@@ -104,7 +104,7 @@ class Composer:
         own = {key: _as_typed(value, first.config, key) for key, value in values.items()}
         if None in own.values() or any(key.endswith(".name") for key in own):
             return None  # leave conversions and errors to Hydra; a name may belong to another option
-        return Composed(changed(first.config, own), first.sweep, str(number), first.beside)
+        return Composed(changed(first.config, own), first.sweep, str(number), first.hydra_options)
 
     def _kind(self, overrides: Sequence[Override]) -> tuple[str, ...]:
         """Return the key of a kind: the overrides, without the values of plain ones."""
@@ -185,8 +185,8 @@ def read(composed: DictConfig, overrides: Sequence[str], number: int) -> Compose
         config = config_of(composed)
         _require_own_names(composed)
         place = composed.hydra.sweep
-        folder, beside = str(PurePosixPath(str(place.subdir))), tuple(hydra_keys.beside(composed.hydra))
-        return Composed(config, str(place.dir), folder, beside)
+        folder, options = str(PurePosixPath(str(place.subdir))), tuple(hydra_keys.hydra_options(composed.hydra))
+        return Composed(config, str(place.dir), folder, options)
 
 
 def _require_own_names(composed: DictConfig) -> None:

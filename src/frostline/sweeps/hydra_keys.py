@@ -111,8 +111,8 @@ def as_typed(argument: str) -> str:
     return re.sub(rf"^(\+*lr)=choice\({AUTO}\)$", rf"\1={AUTO}", argument)
 
 
-def beside(hydra: Any) -> list[str]:
-    """Return what was typed beside our own keys, given the config of Hydra: config folders and keys of the launcher."""
+def hydra_options(hydra: Any) -> list[str]:
+    """Return what was typed for Hydra, given its config: config folders and keys of the launcher."""
     folders = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
     launcher = ("hydra/launcher", "hydra.launcher.")
     return [*folders, *(one for one in hydra.overrides.hydra if one.lstrip("+").startswith(launcher))]

@@ -43,7 +43,8 @@ def run_job(composed: DictConfig) -> Result:
 
     def configure() -> JobConfig:
         config = config_of(composed)
-        return JobConfig(config, recordable(composed, config), [*hydra_keys.beside(hydra), *hydra.overrides.task])
+        typed = [*hydra_keys.hydra_options(hydra), *hydra.overrides.task]
+        return JobConfig(config, recordable(composed, config), typed)
 
     return carry_out(configure, number=hydra.job.num, sweep=sweep, folder=folder)
 

@@ -26,8 +26,8 @@ _PATIENCE = 30.0  # seconds to complete the record of a run that is to be resume
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The decision about one run of the new sweep; all None: run it from the start."""
+class Match:
+    """What earlier sweeps have of one run of the new sweep; all None: run it from the start."""
 
     finished: PastRun | None = None
     interrupted: PastRun | None = None
@@ -120,8 +120,8 @@ def planned(tracker: Tracker) -> Iterator[tuple[PastRun, str | None]]:
                     yield PastRun(None, "RUNNING", {**same, **tags}), facts.data
 
 
-def judge(runs: Sequence[PastRun], source: str, fingerprint: str | None, *, trial: bool = False) -> Judgement:
-    """Decide about a run with this `source`, given earlier `runs` of its config.
+def match_of(runs: Sequence[PastRun], source: str, fingerprint: str | None, *, trial: bool = False) -> Match:
+    """Match a run with this `source` with the earlier `runs` of its config.
 
     `fingerprint` is that of its data, None for unreadable data. A `trial` that diverged counts as finished, since a
     search learns from it.
@@ -130,16 +130,16 @@ def judge(runs: Sequence[PastRun], source: str, fingerprint: str | None, *, tria
     own = [run for run in same if run.fingerprint == fingerprint or (not run.fingerprint and run.status != "FINISHED")]
     finished = next((run for run in own if run.status == "FINISHED" or (trial and run.diverged)), None)
     if finished is not None:
-        return Judgement(finished=finished)
+        return Match(finished=finished)
     if (busy := next((run for run in own if run.holder is not None), None)) is not None:
-        return Judgement(busy=busy)
+        return Match(busy=busy)
     for run in own:
         if run.status != "FAILED" or (run.folder is not None and (run.folder / CHECKPOINT).is_dir()):
-            return Judgement(interrupted=run)
+            return Match(interrupted=run)
     if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
-        return Judgement(note=f"not skipped: the data changed since it ran in {past}")
+        return Match(note=f"not skipped: the data changed since it ran in {past}")
     other = next((run for run in runs if run.status == "FINISHED"), None)
-    return Judgement(note=f"not skipped: the source changed since it finished in {other}") if other else Judgement()
+    return Match(note=f"not skipped: the source changed since it finished in {other}") if other else Match()
 
 
 def with_run_id(past: PastRun, uri: str) -> PastRun:

@@ -23,7 +23,7 @@ from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import fingerprints
-from frostline.sweeps.resume import Judgement
+from frostline.sweeps.resume import Match
 from frostline.tracking import claims, download, pending_sweeps, server
 
 # large files, and files that only the run's own process writes
@@ -75,16 +75,16 @@ class Takeover:
                 self._add_given(past)
         known = [any(past.source == self._source for past in self._before.get(key, ())) for key in keys]
         prints = self._fingerprints([run.config for run, there in zip(planned, known, strict=True) if there])
-        judged = []
+        matches = []
         for run, key in zip(planned, keys, strict=True):
             runs = self._before.get(key, [])
             fingerprint, trial = prints.get(repr(run.config.data)), trial_tags.is_trial(run.choices)
-            one = resume.judge(runs, self._source, fingerprint, trial=trial)
+            one = resume.match_of(runs, self._source, fingerprint, trial=trial)
             # Runs that differ only in their data share a digest: an interrupted one is resumed only once.
             self._before[key] = [past for past in runs if past is not one.interrupted]
-            judged.append(one)
-        theirs = self._claimed([one.interrupted for one in judged if one.interrupted is not None])
-        pairs = enumerate(zip(planned, judged, strict=True), first)
+            matches.append(one)
+        theirs = self._claimed([one.interrupted for one in matches if one.interrupted is not None])
+        pairs = enumerate(zip(planned, matches, strict=True), first)
         found = [self._facts(number, run, one, theirs) for number, (run, one) in pairs]
         for line in [*describe_notes(self._notes), *describe_skipped(self._skipped)]:
             terminal.say(line)
@@ -140,8 +140,8 @@ class Takeover:
                 return claims.claim(self._tracker.uri, ids, self._tracker.sweep_run_id)
         return {}
 
-    def _facts(self, number: int, run: PlannedRun, found: Judgement, theirs: Mapping[str, liveness.Owner]) -> RunFacts:
-        """Return the facts of a run, given the decision about it and the owners of claimed runs, by run id."""
+    def _facts(self, number: int, run: PlannedRun, found: Match, theirs: Mapping[str, liveness.Owner]) -> RunFacts:
+        """Return the facts of a run, given its match and the owners of claimed runs, by run id."""
         facts, own = facts_of(run), self._folder / run.folder
         here = liveness.holder(own)
         if found.note:

@@ -20,11 +20,11 @@ class _Rule:
 
     keys: str
     """The keys, separated by blanks, and all keys within them."""
-    group: str
-    """The key that decides."""
     read: Callable[[Config], bool]
     wanted: str
     """The setting under which they are read, for messages."""
+    group: str = ""
+    """The key that decides; by default the `name` in the section of the first key."""
 
 
 def _mirrors(config: Config) -> bool:
@@ -44,7 +44,7 @@ def _within(section: str, names: str) -> str:
 def _of_adapters(names: str, kinds: Sequence[str], wanted: str) -> _Rule:
     """Return the rule for adapter keys that only some `kinds` read."""
     keys = _within("freeze_mode.adapter", names)
-    return _Rule(keys, "freeze_mode.name", lambda c: c.freeze_mode.adapter.kind in kinds, wanted)
+    return _Rule(keys, lambda c: c.freeze_mode.adapter.kind in kinds, wanted)
 
 
 _OF_SEARCH = "trials freeze_mode.space " + _within(
@@ -53,44 +53,34 @@ _OF_SEARCH = "trials freeze_mode.space " + _within(
 _MISTAKES = (
     _Rule(
         "data.root",
-        "data.name",
         lambda c: c.data.source not in EMBEDDED,
         "data=image_folder or another data set that lies in a folder",
     ),
-    _Rule(
-        "data.layout", "data.name", lambda c: c.data.source == "folder", "data=image_folder, whose folders it is about"
-    ),
+    _Rule("data.layout", lambda c: c.data.source == "folder", "data=image_folder, whose folders it is about"),
     _Rule(
         "data.download",
-        "data.name",
         lambda c: c.data.source not in (*EMBEDDED, *OWN_FILES),
         "a data set of torchvision, as data=cifar10",
     ),
-    _Rule("data.fold", "data.folds", lambda c: c.data.folds is not None, "data.folds=5"),
+    _Rule("data.fold", lambda c: c.data.folds is not None, "data.folds=5", "data.folds"),
     _Rule(
         "data.test_fraction",
-        "data.folds",
         lambda c: c.data.folds is None,
         "data.folds=null, as each fold is the test split of a run",
+        "data.folds",
     ),
     _Rule(
         "augment.scale augment.ratio",
-        "augment.name",
         lambda c: c.augment.crop == "random_resized",
         "augment=standard, augment=trivial or augment.crop=random_resized",
     ),
+    _Rule("augment.padding", lambda c: c.augment.crop == "pad", "augment=crop_flip or augment.crop=pad"),
+    _Rule("augment.flip", _mirrors, "data.flip=true, which says that a mirrored image keeps its class", "data.name"),
     _Rule(
-        "augment.padding", "augment.name", lambda c: c.augment.crop == "pad", "augment=crop_flip or augment.crop=pad"
+        "schedule.final", lambda c: c.schedule.name in ("cosine", "onecycle"), "schedule=cosine or schedule=onecycle"
     ),
-    _Rule("augment.flip", "data.name", _mirrors, "data.flip=true, which says that a mirrored image keeps its class"),
-    _Rule(
-        "schedule.final",
-        "schedule.name",
-        lambda c: c.schedule.name in ("cosine", "onecycle"),
-        "schedule=cosine or schedule=onecycle",
-    ),
-    _Rule("schedule.milestones schedule.gamma", "schedule.name", lambda c: c.schedule.name == "step", "schedule=step"),
-    _Rule("model.sha256", "model.weights", lambda c: c.model.weights is not None, "model.weights=<file or name>"),
+    _Rule("schedule.milestones schedule.gamma", lambda c: c.schedule.name == "step", "schedule=step"),
+    _Rule("model.sha256", lambda c: c.model.weights is not None, "model.weights=<file or name>", "model.weights"),
     _of_adapters(
         "where", ("lora", "dora", "ia3", "ssf", "bottleneck", "prompt"), "freeze=lora or another mode with adapters"
     ),
@@ -100,63 +90,54 @@ _MISTAKES = (
     _of_adapters("parallel scale", ("bottleneck",), "freeze=adapter"),
     _of_adapters("tokens deep", ("prompt",), "freeze=prompt"),
     _of_adapters("where_inputs", ("ia3",), "freeze=ia3"),
-    _Rule("train.focal_gamma", "train.loss", lambda c: c.train.loss == "focal", "train.loss=focal"),
-    _Rule(_OF_SEARCH, "search.name", lambda c: c.search.name != "grid", "search=tpe or another way to search"),
+    _Rule("train.focal_gamma", lambda c: c.train.loss == "focal", "train.loss=focal", "train.loss"),
+    _Rule(_OF_SEARCH, lambda c: c.search.name != "grid", "search=tpe or another way to search", "search.name"),
     _Rule(
         "trials",
-        "search.budget",
         lambda c: c.search.budget == "trials" or (c.search.budget == "epochs" and c.search.amount is None),
         "search.budget=trials",
+        "search.budget",
     ),
 )
 """Errors: the run would differ from what the user expects."""
 _NOTES = (
     _Rule(
         "data.missing_classes",
-        "data.name",
         lambda c: c.data.source in OWN_FILES,
         f"a data set of your own, data={', '.join(('image_folder', *OWN_FILES[1:]))}",
     ),
     _Rule(
         "data.skip_bad data.max_pixels data.range data.range_of",
-        "data.name",
         lambda c: c.data.source not in EMBEDDED,
         "a data set of image files, as data=image_folder",
     ),
     _Rule(
         "data.pixels",
-        "augment.name",
         lambda c: c.augment.crop != "none",
         "an augmentation that crops at random, as augment=standard: other views are exact in any case",
+        "augment.name",
     ),
-    _Rule("data.flip", "augment.name", _mirrors, "augment.flip=true"),
-    _Rule("features.views", "augment.name", _random, "an augmentation with something random, as augment=standard"),
+    _Rule("data.flip", _mirrors, "augment.flip=true", "augment.name"),
+    _Rule("features.views", _random, "an augmentation with something random, as augment=standard", "augment.name"),
     _Rule(
         "schedule.span",
-        "schedule.name",
         lambda c: c.schedule.name != "constant" or c.schedule.warmup > 0,
         "a schedule that moves, as schedule=cosine",
     ),
     _Rule(
         "optimizer.decay_norm_and_bias",
-        "optimizer.weight_decay",
         lambda c: c.optimizer.weight_decay > 0,
         "an optimizer.weight_decay above 0",
+        "optimizer.weight_decay",
     ),
-    _Rule("train.patience", "epochs", lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that"),
-    _Rule(
-        _within("cluster", "gpus cpus at_once"),
-        "cluster.name",
-        lambda c: c.cluster.name != "local",
-        "cluster=slurm or cluster=ray",
-    ),
+    _Rule("train.patience", lambda c: (c.train.patience or 0) < c.epochs, "more epochs than that", "epochs"),
+    _Rule(_within("cluster", "gpus cpus at_once"), lambda c: c.cluster.name != "local", "cluster=slurm or cluster=ray"),
     _Rule(
         _within("cluster", "partition hours memory_gb"),
-        "cluster.name",
         lambda c: c.cluster.name not in ("local", "ray"),
         "cluster=slurm",
     ),
-    _Rule("store.path store.budget_gb", "store.enabled", lambda c: c.store.enabled, "store.enabled=true"),
+    _Rule("store.path store.budget_gb", lambda c: c.store.enabled, "store.enabled=true", "store.enabled"),
 )
 """Notes: the key has no effect."""
 
@@ -170,11 +151,12 @@ def check(typed: Mapping[str, str], configs: Sequence[Config]) -> list[str]:
     lines = [*_of_hydra(typed), *_of_solvers(typed, configs)]
     for rule in (*_MISTAKES, *_NOTES):
         names = rule.keys.split()
+        group = rule.group or f"{names[0].partition('.')[0]}.name"
         for key, value in typed.items():
             if not is_within(key, names) or value.lower() in ("false", "null") or any(map(rule.read, configs)):
                 continue
-            chosen = " and ".join(sorted({_as_typed(value_of(config, rule.group)) for config in configs}))
-            why = f"{rule.wanted}; with {rule.group.removesuffix('.name')}={chosen} nothing reads it"
+            chosen = " and ".join(sorted({_as_typed(value_of(config, group)) for config in configs}))
+            why = f"{rule.wanted}; with {group.removesuffix('.name')}={chosen} nothing reads it"
             if rule in _MISTAKES:
                 raise user_error(key, value, f"to be given with {why}")
             lines.append(f"{key}={value} has no effect: it needs {why}")

@@ -69,38 +69,40 @@ def trials_of(one: Contender, results: Sequence[Result]) -> list[Result]:
 def _budget(contest: Contest) -> list[str]:
     """Return the sentences on the budget of each contender, and on the runs that are compared.
 
-    Unequal budgets are stated, since they make the comparison unfair. Solved heads have no lr to search and are not
-    counted.
+    Solved heads have no lr to search and are not counted.
     """
-    found = contest.contenders
-    drawn = [one for one in found if "lr" in one.cell.choices] or found
+    drawn = [one for one in contest.contenders if "lr" in one.cell.choices] or contest.contenders
     trials = {value_text(one.value): trials_of(one, contest.results) for one in drawn}
-    counts = {name: _tried(runs) for name, runs in trials.items()}
-    some = next(run.choices for run in contest.results if trial_tags.is_trial(run.choices))
-    sampler, each = some[trial_tags.SEARCH], "each" if len(counts) > 1 else "in all"
+    return [f"{_amounts(contest.results, trials)}; {_compared(contest.contenders)}.", *_used(trials)]
+
+
+def _amounts(results: Sequence[Result], trials: Mapping[str, Sequence[Result]]) -> str:
+    """Return the clause on the budgets; unequal ones are stated, since they make the comparison unfair."""
+    some = next(run.choices for run in results if trial_tags.is_trial(run.choices))
+    search, each = f"(search={some[trial_tags.SEARCH]})", "each" if len(trials) > 1 else "in all"
     amount, unit = str(some.get(trial_tags.BUDGET, "0 trials")).split()
     took = {name: _took(runs, unit) for name, runs in trials.items()}
-    if unit == "trials" and len(set(counts.values())) == 1:
-        count = next(iter(counts.values()))
-        first = f"The budget was {number_of(count, 'trial')} {each} (search={sampler})"
+    if unit == "trials" and len(set(took.values())) == 1:
+        told = f"The budget was {number_of(round(next(iter(took.values()))), 'trial')} {each} {search}"
     elif unit != "trials" and min(took.values()) >= float(amount):
-        first = f"The budget was {amount} {unit} {each} (search={sampler})"
+        told = f"The budget was {amount} {unit} {each} {search}"
     else:
         what = ", ".join(f"{name} {number:.0f}" for name, number in took.items())
-        first = f"The budgets differ, in {unit} (search={sampler}): {what}"
-    if stopped := sum(PRUNED in run.metrics for run in contest.results):
-        first += f", {stopped} {'of them' if unit == 'trials' else 'trials'} stopped early"
+        told = f"The budgets differ, in {unit} {search}: {what}"
+    stopped = sum(PRUNED in run.metrics for run in results)
+    return f"{told}, {stopped} {'of them' if unit == 'trials' else 'trials'} stopped early" if stopped else told
+
+
+def _compared(found: Sequence[Contender]) -> str:
+    """Return the clause on the runs that are compared: fresh seeds, or the best of several trials."""
     searched = [one.cell for one in found if trial_tags.STUDY in one.cell.choices]
-    seeds = sorted({len(cell.finished) for cell in searched if trial_tags.CONFIRMS in cell.choices})
-    if searched and all(trial_tags.CONFIRMS in cell.choices for cell in searched):
-        whose = "each best trial" if len(searched) > 1 else "the best trial"
-        compared = "the comparison uses" if len(found) > 1 else "the result is that of"
-        most = "1 fresh seed" if seeds[-1] == 1 else f"{seeds[-1]} fresh seeds"
-        fresh = f"{seeds[0]} to {most}" if len(seeds) > 1 else most
-        said = f"{first}; {compared} {fresh} of {whose} by validation."
-    else:
-        said = f"{first}; without fresh seeds, the best of several trials looks better than it is."
-    return [said, *_used(trials)]
+    if not searched or not all(trial_tags.CONFIRMS in cell.choices for cell in searched):
+        return "without fresh seeds, the best of several trials looks better than it is"
+    seeds = sorted({len(cell.finished) for cell in searched})
+    most = "1 fresh seed" if seeds[-1] == 1 else f"{seeds[-1]} fresh seeds"
+    fresh = f"{seeds[0]} to {most}" if len(seeds) > 1 else most
+    whose = "each best trial" if len(searched) > 1 else "the best trial"
+    return f"{'the comparison uses' if len(found) > 1 else 'the result is that of'} {fresh} of {whose} by validation"
 
 
 def _used(trials: Mapping[str, Sequence[Result]]) -> list[str]:

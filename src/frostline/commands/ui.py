@@ -79,8 +79,7 @@ def _newest_experiment(uri: str, name: str | None) -> str:
     MLflow changes an experiment's `last_update_time` when the experiment is created or tagged, not with its runs.
     """
     try:
-        with server.problems(uri):
-            client = server.client_of(uri)
+        with server.connected(uri) as client:
             ids = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
             newest = [] if name is not None else _newest_run(client, [*ids.values()])
     except server.Unreachable as problem:
@@ -112,8 +111,8 @@ def _set_columns(uri: str, experiment_id: str) -> None:
         "startTime": "ALL",
         "viewMaximized": True,
     }
-    with server.problems(uri):
-        server.client_of(uri).set_experiment_tag(experiment_id, _TAG, json.dumps(state))
+    with server.connected(uri) as client:
+        client.set_experiment_tag(experiment_id, _TAG, json.dumps(state))
 
 
 def _address(base: str, experiment_id: str) -> str:

@@ -32,8 +32,8 @@ def claim(uri: str, run_ids: Collection[str], sweep: str) -> dict[str, Owner]:
     """
     if not run_ids:
         return {}
-    with server.problems(uri), _alone(uri) as wait:
-        claims = _Claims(server.client_of(uri), sweep)
+    with server.connected(uri) as client, _alone(uri) as wait:
+        claims = _Claims(client, sweep)
         found = {run_id: claims.write(run_id, within=wait) for run_id in run_ids}
         if None in found.values():
             time.sleep(wait or 0.0)

@@ -14,14 +14,13 @@ from frostline.records.layout import RUN_ID
 from frostline.records.result import TEST, VAL, Result, write_result
 from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
 from frostline.tracking import query
-from frostline.tracking.server import Unreachable, client_of, first_line, problems
+from frostline.tracking.server import Unreachable, connected, first_line
 
 
 def sweep(uri: str, run_id: str, folder: Path) -> Path:
     """Create `folder`, fill it with the records and artifacts that MLflow has of the sweep `run_id`, and return it."""
     folder.mkdir(parents=True)
-    with problems(uri):
-        client = client_of(uri)
+    with connected(uri) as client:
         recorded = [*map(_whole, query.results(uri, run_id))]
         results = _results(uri, run_id, folder) or recorded
         ids = {result.name: result.run_id for result in recorded}
@@ -63,8 +62,8 @@ def _whole(result: Result) -> Result:
 
 def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:
     """Return the names of the files in `folder` of a run's artifacts, or at their top, and their sizes in bytes."""
-    with problems(uri):
-        listed = client_of(uri).list_artifacts(run_id, folder)
+    with connected(uri) as client:
+        listed = client.list_artifacts(run_id, folder)
     return {file.path: file.file_size or 0 for file in listed if not file.is_dir}
 
 
@@ -77,8 +76,8 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
     if not RUN_ID.fullmatch(run_id) or path.is_absolute() or ".." in path.parts or "\\" in name:
         raise user_error("model.weights", wanted, "runs:/<run id of 32 hex digits>")
     try:
-        with problems(uri):
-            local = Path(client_of(uri).download_artifacts(run_id, name, str(folder))).resolve()
+        with connected(uri) as client:
+            local = Path(client.download_artifacts(run_id, name, str(folder))).resolve()
     except (Unreachable, UserError) as error:
         where = f"a run with the artifact {name} in {uri} ({first_line(error)})"
         raise user_error("model.weights", wanted, where) from None
@@ -105,8 +104,7 @@ def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) ->
 def fetch_checkpoint(uri: str, run_id: str, into: Path) -> bool:
     """Download the run's checkpoint `into` a folder; return whether there was one and it arrived."""
     try:
-        with problems(uri):
-            client = client_of(uri)
+        with connected(uri) as client:
             if not client.list_artifacts(run_id, layout.CHECKPOINT):
                 return False
             into.mkdir(parents=True, exist_ok=True)

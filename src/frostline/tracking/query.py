@@ -15,7 +15,7 @@ from frostline.records.layout import REASON_TAG
 from frostline.records.recording import reason_tags
 from frostline.records.result import Result, is_possible
 from frostline.tracking import tracking_uri
-from frostline.tracking.server import Unreachable, client_of, first_line, problems
+from frostline.tracking.server import Unreachable, connected, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,7 +42,7 @@ def sweeps_of(uri: str, experiment_name: str) -> list[str] | None:
     """Return MLflow's ids of the sweeps of an experiment, oldest first; None if there is no such experiment."""
     with open_client(uri) as client:
         experiment = client.get_experiment_by_name(experiment_name)
-        found = [] if experiment is None else _search(uri, [experiment.experiment_id], "")
+        found = [] if experiment is None else _search(client, [experiment.experiment_id], "")
         sweeps = [run.info.run_id for run in found if _is_sweep(run)]
     return None if experiment is None else sweeps[::-1]
 
@@ -52,12 +52,11 @@ def called(uri: str, name: str) -> list[str]:
     with open_client(uri) as client:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         quoted = name.replace("'", "''")
-        named = [
-            run.info.run_id for run in _search(uri, experiments, f"attributes.run_name = '{quoted}'") if _is_sweep(run)
-        ]
+        found = _search(client, experiments, f"attributes.run_name = '{quoted}'")
+        named = [run.info.run_id for run in found if _is_sweep(run)]
         if named or not _BEGINNING.fullmatch(name):
             return named
-        return [run.info.run_id for run in _search(uri, experiments, f"attributes.run_id LIKE '{name}%'")]
+        return [run.info.run_id for run in _search(client, experiments, f"attributes.run_id LIKE '{name}%'")]
 
 
 def experiments(uri: str) -> list[str]:
@@ -73,8 +72,7 @@ def _is_sweep(run: Run) -> bool:
 def history(uri: str, run_id: str) -> list[dict[str, float]]:
     """Return the metrics of a run per epoch, a dict with `epoch` for each; points that were logged twice come twice."""
     found: list[dict[str, float]] = []
-    with problems(uri):
-        client = client_of(uri)
+    with connected(uri) as client:
         points = [p for key in client.get_run(run_id).data.metrics for p in client.get_metric_history(run_id, key)]
     for point in points:
         if point.step >= 1:  # others are written once per run
@@ -87,11 +85,11 @@ def history(uri: str, run_id: str) -> list[dict[str, float]]:
 
 def running(uri: str, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
     """Return the id and tags of every run that is RUNNING in MLflow; raises `server.Unreachable`."""
-    with problems(uri):
-        experiment = client_of(uri).get_experiment_by_name(experiment_name)
+    with connected(uri) as client:
+        experiment = client.get_experiment_by_name(experiment_name)
         if experiment is None:
             return []
-        found = _search(uri, [experiment.experiment_id], "attributes.status = 'RUNNING'")
+        found = _search(client, [experiment.experiment_id], "attributes.status = 'RUNNING'")
         return [(run.info.run_id, dict(run.data.tags)) for run in found]
 
 
@@ -108,9 +106,9 @@ def runs(uri: str, experiment_id: str, digests: Collection[str] | None) -> Itera
     """
     few = digests is not None and len(digests) <= _FEW  # for more digests, all runs are fetched in one search
     wanted = [f"tags.`{layout.DIGEST_TAG}` = '{digest}'" for digest in digests or ()] if few else [""]
-    with problems(uri):
+    with connected(uri) as client:
         for chosen in wanted:
-            found = _search(uri, [experiment_id], chosen)
+            found = _search(client, [experiment_id], chosen)
             yield from (_facts(run) for run in found if is_wanted(run.data.tags, digests))
 
 
@@ -132,17 +130,17 @@ def has_finished(uri: str, run_ids: Collection[str]) -> bool:
 
 def end(uri: str, run_id: str, status: str, why: str) -> None:
     """End a run in MLflow whose folder, and so its journal, is not available; raises `server.Unreachable`."""
-    with problems(uri):
+    with connected(uri) as client:
         for key, value in reason_tags(status, why, None).items():
-            client_of(uri).set_tag(run_id, key, value)
-        client_of(uri).set_terminated(run_id, status)
+            client.set_tag(run_id, key, value)
+        client.set_terminated(run_id, status)
 
 
-def _search(uri: str, experiments: Sequence[str], chosen: str) -> Iterator[Any]:
+def _search(client: MlflowClient, experiments: Sequence[str], chosen: str) -> Iterator[Any]:
     """Yield the runs of `experiments` that match MLflow's filter `chosen`, newest first, from pages of a thousand."""
     token = None
     while True:
-        page = client_of(uri).search_runs(
+        page = client.search_runs(
             list(experiments), chosen, max_results=1000, page_token=token, order_by=["start_time DESC"]
         )
         yield from page
@@ -181,8 +179,8 @@ def open_client(uri: str) -> Iterator[MlflowClient]:
     if (file := tracking_uri.file_of(uri)) is not None and not file.is_file():
         raise UserError(f"{uri}: expected a store of MLflow, and there is none (for another, set MLFLOW_TRACKING_URI)")
     try:
-        with problems(uri):
-            yield client_of(uri)
+        with connected(uri) as client:
+            yield client
     except Unreachable as error:
         raise user_error("tracking.uri", uri, f"a store of MLflow that answers ({first_line(error)})") from error
 

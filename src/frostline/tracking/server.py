@@ -111,7 +111,7 @@ def client_of(uri: str) -> MlflowClient:
     load()
     from mlflow import MlflowClient
 
-    with problems(uri):
+    with _translated_errors(uri):
         if (file := file_of(uri)) is not None:
             _probe(file)
             if file.stat().st_size == 0:  # MLflow would create it in place: a crash would leave half of it
@@ -132,7 +132,7 @@ def experiment(uri: str, name: str, artifacts: str | None = None, *, insist: boo
     the experiment can never be used, with `insist` also if it has another artifact root or the root is not reachable;
     raises Unreachable if they may be usable later.
     """
-    with problems(uri), _creation_lock(uri):
+    with _translated_errors(uri), _creation_lock(uri):
         if (file := file_of(uri)) is not None:
             _create(file)
         opened = client_of(uri)
@@ -155,7 +155,14 @@ def experiment(uri: str, name: str, artifacts: str | None = None, *, insist: boo
 
 
 @contextmanager
-def problems(uri: str) -> Iterator[None]:
+def connected(uri: str) -> Iterator[MlflowClient]:
+    """Yield the client of the store; within the block MLflow's errors become one line, as in `_translated_errors`."""
+    with _translated_errors(uri):
+        yield client_of(uri)
+
+
+@contextmanager
+def _translated_errors(uri: str) -> Iterator[None]:
     """Turn MLflow's errors into one line that names the store: UserError if it can never work, else Unreachable."""
     try:
         yield

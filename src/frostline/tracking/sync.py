@@ -64,8 +64,8 @@ class SweepMirror:
                 continue
             parent = None if folder == self.folder else journal.run_id(self.folder)
             try:
-                with server.problems(uri):
-                    (mirror.sync if whole else mirror.begin)(server.client_of(uri), experiment_id, parent)
+                with server.connected(uri) as client:
+                    (mirror.sync if whole else mirror.begin)(client, experiment_id, parent)
             except server.Unreachable as problem:
                 if not server.refused(problem.__cause__) or journal.run_id(folder) is None:
                     raise
@@ -83,8 +83,8 @@ class SweepMirror:
         Raises as `sync` does.
         """
         self._experiment()
-        with server.problems(self.place.uri):
-            run_id, client = journal.run_id(self.folder), server.client_of(self.place.uri)
+        with server.connected(self.place.uri) as client:
+            run_id = journal.run_id(self.folder)
             lost = run_id is not None and query.known(client, run_id) is None
         for folder in with_record(self.folder) if lost else ():
             journal.set_position(folder, journal.MirrorPosition(sure=False))

@@ -299,7 +299,7 @@ def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
     within = statistics.added(gaps.mean(), over_seeds, over_images)
     assert (both.interval.low, both.interval.high) == pytest.approx((within.low, within.high))
     assert both.how == "2 seeds, paired t-interval and paired jackknife over 400 test images in 20 groups"
-    solved = [replace(repeats[0], seed=seed, draws=False) for seed in range(2)]  # one result, however many seeds
+    solved = [replace(repeats[0], seed=seed, depends_on_seed=False) for seed in range(2)]  # one result for both
     assert baseline.lead(solved, largest) == ahead
     for run in runs:
         file = Path(run.folder) / "test_predictions.safetensors"

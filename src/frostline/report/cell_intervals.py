@@ -24,9 +24,9 @@ def repeats(cell: Cell) -> list[Repeat]:
             runs[0].choices.get(FOLD if cell.folds else "seed"),
             fmean(run.metrics[cell.by.test] for run in runs),
             runs[0].images.get("test", 0),
-            tuple(run.folder for run in (runs if cell.draws else runs[:1])),
+            tuple(run.folder for run in (runs if cell.depends_on_seed else runs[:1])),
             overlap=_overlap(runs[0]) if cell.folds else None,
-            draws=cell.draws,
+            depends_on_seed=cell.depends_on_seed,
             groups=round(runs[0].metrics.get(GROUPS, 0)),
             effective=runs[0].metrics.get(EFFECTIVE),
         )
@@ -67,9 +67,12 @@ def validation_interval(cell: Cell) -> Interval | None:
     margin = _margin(cell.finished)
     if not values or any(map(math.isnan, values)) or (margin is None and cell.by != ACCURACY):
         return None
-    run, draws = cell.finished[0], cell.draws or cell.folds
+    run, differ = cell.finished[0], cell.depends_on_seed or cell.folds
     images, worth = run.images.get("val", 0), run.metrics.get(VAL_EFFECTIVE)
-    every = [Repeat(n, value, images, (), margin, draws=draws, effective=worth) for n, value in enumerate(values)]
+    every = [
+        Repeat(number, value, images, (), margin, depends_on_seed=differ, effective=worth)
+        for number, value in enumerate(values)
+    ]
     return interval(every, cell.by)
 
 

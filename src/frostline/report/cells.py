@@ -40,7 +40,7 @@ class Cell:
         return FOLD in choices and choices.get(FOLDS) != "null"
 
     @property
-    def draws(self) -> bool:
+    def depends_on_seed(self) -> bool:
         """Whether its seeds change the result, by the order of batches or by weights from scratch.
 
         Solved heads have no lr; on pretrained weights they are the same with every seed.
@@ -78,10 +78,10 @@ class Cell:
     def spread(self, metric: str) -> float | None:
         """Return the sample standard deviation of the values that `mean` averages; None for fewer than two of them.
 
-        Also None if the seeds do not change the result (see `draws`): they are one repeat, however many there are.
+        Also None if the cell does not depend on the seed: its seeds are one repeat, however many there are.
         """
         values = self.values(metric)
-        return stdev(values) if len(values) > 1 and (self.draws or self.folds) else None
+        return stdev(values) if len(values) > 1 and (self.depends_on_seed or self.folds) else None
 
     def values(self, metric: str) -> list[float]:
         """Return the value of `metric` for each seed, or for each fold as the mean over its seeds."""

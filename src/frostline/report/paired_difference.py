@@ -31,7 +31,7 @@ class Repeat:
     """On validation, in a metric other than accuracy: half of the 95% interval over images, the mean over repeats."""
     overlap: float | None = None
     """For a fold, see `statistics.t_interval`; None for a seed."""
-    draws: bool = True
+    depends_on_seed: bool = True
     """Whether the seed affects the result."""
     groups: int = 0
     """Number of groups of the test images; 0 where each image is its own group."""
@@ -120,7 +120,7 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
     these 93 to 98 times. If a side has one seed only, or neither depends on the seed, one seed is compared, paired by
     image. Folds are compared in pairs of the same fold, and a single common fold by image.
     """
-    if not any(repeat.draws for repeat in (*first, *second)):
+    if not any(repeat.depends_on_seed for repeat in (*first, *second)):
         first, second = distinct(first), distinct(second)
     if first[0].overlap is not None and second[0].overlap is not None:
         return _over_folds(first, second, by)
@@ -149,7 +149,7 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
 
 def distinct(repeats: Sequence[Repeat]) -> Sequence[Repeat]:
     """Return the repeats that carry information: only the first one if the seeds do not change the result."""
-    return repeats if repeats[0].draws or repeats[0].overlap is not None else repeats[:1]
+    return repeats if repeats[0].depends_on_seed or repeats[0].overlap is not None else repeats[:1]
 
 
 def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:

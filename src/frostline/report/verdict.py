@@ -195,7 +195,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     missing = _unfinished(key, [only], results)
     digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
     sure = f"{_within(by, within, digits)}; " if within else ""
-    of = "one seed" if count == 1 or not only.cell.draws else f"{count} seeds"
+    of = "one seed" if count == 1 or not only.cell.depends_on_seed else f"{count} seeds"
     of += _over_groups(only.cell) if of == "one seed" else ""
     how = f"({sure}{number_of(count, 'run') if only.cell.folds else of})"
     inside = choices_text(only.cell.choices, tuned)

@@ -249,7 +249,7 @@ def test_copies_with_different_labels_are_reported(labelled: Labelled, tmp_path:
 
 def random_labels(count: int, shares: Sequence[float], seed: int = 0) -> Selection:
     labels = torch.from_numpy(np.random.default_rng(seed).random((count, len(shares))) < shares)
-    nothing = dict.fromkeys(("first_alike", "groups", "weights", "times", "splits"))
+    nothing = dict.fromkeys(("copies", "groups", "weights", "times", "splits"))
     source = SimpleNamespace(labels=labels, classes=tuple(map(str, range(len(shares)))), **nothing)
     return Selection(cast(Source, source), torch.arange(count))
 

@@ -14,6 +14,7 @@ from frostline.records import sweep_record
 from frostline.records.result import Result
 from frostline.report import group_scores, page_data, predictions, statistics
 from frostline.report.cells import Cell
+from frostline.report.contest import contests
 from written_sweeps import IMAGES, sweep
 
 MODES = ("full", "head")
@@ -45,7 +46,7 @@ def test_report_has_the_means_over_seeds_of_all_folds(tmp_path: Path) -> None:
     expected = pd.concat(tested).groupby(["mode", "group"])["right"].agg(["mean", "size"])
     expected["size"] //= 2  # seeds
     of_first = expected.loc["full"].sort_values("mean", kind="stable")
-    found = page_data.collect(results, page=tmp_path, tracker=None)["groups"][0]["groups"]
+    found = page_data.collect(results, contests(results), page=tmp_path, tracker=None)["groups"][0]["groups"]
     assert found["count"] == len(of_first) == 25 and found["others"] == 32
     accuracies = [score[0] for score in found["scores"][0]]
     assert accuracies == pytest.approx(of_first["mean"].tolist()[:20]) and len(accuracies) == 20

@@ -138,7 +138,7 @@ def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:
     return done
 
 
-def why(done: JobReturn) -> str | None:
+def _why(done: JobReturn) -> str | None:
     """Return why a job failed, in one line.
 
     None if it succeeded, if another process has its run, or if its trial waits at a rung.
@@ -154,10 +154,8 @@ def _hopeless(done: Collection[JobReturn]) -> str | None:
 
     Diverged runs do not count, since divergence depends on a run's own settings.
     """
-    if len(done) < _ALIKE or any(why(job) is None for job in done):
-        return None
-    reasons = [why(job) for job in done]
-    if "Diverged" in str(reasons[0]):
+    reasons = [*map(_why, done)]
+    if len(reasons) < _ALIKE or None in reasons or "Diverged" in str(reasons[0]):
         return None
     if len({re.sub(r"\d+", "#", str(reason)) for reason in reasons}) > 1:
         return None

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,14 +40,14 @@ class _Lock:
     """A lock that a killed process releases at once, unlike Optuna's own, which stay for half a minute."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._held = path, ExitStack()
+        self._path = path
 
     def acquire(self) -> bool:
-        self._held.enter_context(locks.held(self._path))
+        self._lock = locks.acquire(self._path)
         return True
 
     def release(self) -> None:
-        self._held.close()
+        self._lock.release()
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_owner_on_another_machine_is_gone_after_long_silence():
 @pytest.mark.parametrize("sign", ["x", "", None])
 def test_damaged_owner_tags_do_not_raise(sign):
     elsewhere = dataclasses.replace(liveness.this_process(), host="elsewhere")
-    tags = elsewhere.tags() | {layout.SIGN_TAG: sign}
+    tags = elsewhere.tags() | {layout.ALIVE_TAG: sign}
     assert liveness.of_run("RUNNING", {key: value for key, value in tags.items() if value is not None})
     assert liveness.of_run("RUNNING", liveness.this_process().tags() | {"frostline.pid": "-1"}) is None
     assert "at no time" in str(liveness.of_tags(elsewhere.tags() | {"frostline.started": "inf"}))
@@ -109,7 +109,7 @@ def test_mend_ends_only_runs_of_dead_processes(store, tmp_path, capsys):
     uri, client, experiment = store
     dead = dataclasses.replace(liveness.this_process(), started=1.0)
     elsewhere = dataclasses.replace(liveness.this_process(), host="elsewhere")
-    silent = {**elsewhere.tags(), layout.SIGN_TAG: f"{time.time() - 2 * liveness.SILENT:.0f}"}
+    silent = {**elsewhere.tags(), layout.ALIVE_TAG: f"{time.time() - 2 * liveness.SILENT:.0f}"}
     (tmp_path / layout.BEAT).write_text(json.dumps(dataclasses.asdict(elsewhere)))
     tags = {"dead": dead.tags(), "alive": liveness.this_process().tags(), "foreign": {}, "silent": silent}
     tags["beating"] = {**silent, layout.FOLDER_TAG: str(tmp_path)}
@@ -134,8 +134,9 @@ def test_mend_host_ends_silent_runs_of_that_host(store, tmp_path, capsys):
     lost = dataclasses.replace(liveness.this_process(), host="lost")
     tags = {name: dict(lost.tags()) for name in ("quiet", "here", "other", "new")}
     for name in ("quiet", "here", "other"):
-        tags[name][layout.SIGN_TAG] = f"{time.time() - 1.5 * liveness.SILENT_WHEN_TOLD:.0f}"
-    tags["other"] |= dataclasses.replace(lost, host="other").tags() | {layout.SIGN_TAG: tags["quiet"][layout.SIGN_TAG]}
+        tags[name][layout.ALIVE_TAG] = f"{time.time() - 1.5 * liveness.SILENT_WHEN_TOLD:.0f}"
+    tags["other"] |= dataclasses.replace(lost, host="other").tags()
+    tags["other"][layout.ALIVE_TAG] = tags["quiet"][layout.ALIVE_TAG]
     tags["here"][layout.FOLDER_TAG] = str(tmp_path)
     (beat := tmp_path / layout.BEAT).write_text(json.dumps(dataclasses.asdict(lost)))
     runs = {name: client.create_run(experiment, tags=tags[name], run_name=name).info.run_id for name in tags}

@@ -291,7 +291,7 @@ def test_silent_machines_run_is_resumed_by_one_sweep(tmp_path: Path, messages: l
         assert not plan("early").to_do
         (line,) = messages
         assert line.startswith("head: left to far (process 1") and "it is not here; this command includes it" in line
-        client.set_tag(running, layout.SIGN_TAG, "1")  # the last sign of life is long ago
+        client.set_tag(running, layout.ALIVE_TAG, "1")  # the last sign of life is long ago
         first, second = plan("first"), plan("second")
         assert first.to_do and first.previous == {"run_id": running, "folder": None}
         assert not second.to_do and "left to first" in messages[-1]

@@ -31,7 +31,7 @@ def runs(uri, request):
     experiment = client.create_experiment(request.node.name)
 
     def make(owner=None, *, sign=None, status="RUNNING"):
-        tags = owner.tags() | ({layout.SIGN_TAG: str(sign)} if sign is not None else {}) if owner else {}
+        tags = owner.tags() | ({layout.ALIVE_TAG: str(sign)} if sign is not None else {}) if owner else {}
         run_id = client.create_run(experiment, tags=tags).info.run_id
         if status != "RUNNING":
             client.set_terminated(run_id, status)
@@ -70,7 +70,7 @@ def test_later_claim_names_the_owner_until_it_is_silent(uri, runs, tmp_path, mon
     assert claims.claim(uri, [interrupted], first) == {}
     assert claims.claim(uri, [interrupted], first) == {}  # the same sweep again
     assert claims.claim(uri, [interrupted], second)[interrupted].host == "far"
-    server.client_of(uri).set_tag(first, layout.SIGN_TAG, f"{time.time() - 700:.0f}")
+    server.client_of(uri).set_tag(first, layout.ALIVE_TAG, f"{time.time() - 700:.0f}")
     assert claims.claim(uri, [interrupted], second) == {}
     assert claimants(uri, interrupted) == {second}
 

@@ -35,9 +35,9 @@ class Busy(Exception):
 class Heartbeat:
     """The heartbeat of this process: a thread that touches the files which name it; owns the runs that it took."""
 
-    def __init__(self, *signs: Path) -> None:
-        """Start touching the files `signs`, as long as they name this process."""
-        self._signs, self._taken = [*signs], list[Path]()
+    def __init__(self, *files: Path) -> None:
+        """Start touching these `files`, as long as they name this process."""
+        self._files, self._taken = [*files], list[Path]()
         self._tell: Callable[[str], object] | None = None
         self._telling = threading.Lock()
         self._done = threading.Event()
@@ -59,7 +59,7 @@ class Heartbeat:
                 raise
             return liveness.living(folder / BEAT)
         self._taken.append(folder)
-        self._signs.append(folder / BEAT)
+        self._files.append(folder / BEAT)
         return None
 
     def claim(self, folder: Path, *, heir_of: Owner | None = None) -> None:
@@ -70,10 +70,10 @@ class Heartbeat:
         """
         before: float | None = None
         while (owner := self.take(folder, heir_of=heir_of)) is not None:
-            sign = _sign(folder / BEAT)
-            if owner.here or before not in (None, sign):
+            beat = _last_beat(folder / BEAT)
+            if owner.here or before not in (None, beat):
                 raise Busy(folder, owner)
-            before = sign
+            before = beat
             time.sleep(_LOOK)
 
     @contextmanager
@@ -98,10 +98,10 @@ class Heartbeat:
     def _run(self) -> None:
         told = time.monotonic()
         while not self._done.wait(_EVERY):
-            for sign in [*self._signs]:
+            for file in [*self._files]:
                 with suppress(OSError):
-                    if liveness.read(sign) == liveness.this_process():
-                        os.utime(sign)
+                    if liveness.read(file) == liveness.this_process():
+                        os.utime(file)
             if time.monotonic() - told >= _TOLD:
                 told = time.monotonic()
                 with suppress(OSError), self._telling:
@@ -110,16 +110,16 @@ class Heartbeat:
 
 
 @contextmanager
-def beating(*signs: Path) -> Iterator[Heartbeat]:
-    """Keep the heartbeat of the files `signs` and of all runs taken within the block; release the runs at its end."""
-    heart = Heartbeat(*signs)
+def beating(*files: Path) -> Iterator[Heartbeat]:
+    """Keep the heartbeat of these `files` and of all runs taken within the block; release the runs at its end."""
+    heart = Heartbeat(*files)
     try:
         yield heart
     finally:
         heart.stop()
 
 
-def _sign(path: Path) -> float:
+def _last_beat(path: Path) -> float:
     """Return the time of the last heartbeat in seconds since 1970; 0 where the file is gone."""
     try:
         return path.stat().st_mtime

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from frostline.core import files
 from frostline.records import cluster_jobs
-from frostline.records.layout import BEAT, OWNER, OWNER_TAGS, SIGN_TAG
+from frostline.records.layout import ALIVE_TAG, BEAT, OWNER, OWNER_TAGS
 
 SILENT = 600.0
 """Seconds without a heartbeat after which a process on another machine counts as gone."""
@@ -50,23 +50,23 @@ class Owner:
     def tags(self) -> dict[str, str]:
         """Return the owner as tags of a run, with a first heartbeat."""
         own = dict(zip(OWNER_TAGS, (self.host, self.machine, str(self.pid), str(self.started)), strict=True))
-        return {**own, SIGN_TAG: f"{time.time():.0f}"}
+        return {**own, ALIVE_TAG: f"{time.time():.0f}"}
 
     @property
     def here(self) -> bool:
         """Whether its process id can be looked up by this process: same machine, boot and namespace."""
         return (self.host, self.machine) == (this_process().host, this_process().machine)
 
-    def gone(self, sign: float | None = None, *, silent: float = SILENT) -> bool:
+    def gone(self, beat: float | None = None, *, silent: float = SILENT) -> bool:
         """Return whether the process is gone.
 
-        A process on another machine counts as gone if its last heartbeat, at `sign` seconds since 1970, is more than
+        A process on another machine counts as gone if its last heartbeat, at `beat` seconds since 1970, is more than
         `silent` seconds old.
         """
         import psutil
 
         if not self.here:
-            return self._before_this_boot() or (sign is not None and time.time() - sign > silent)
+            return self._before_this_boot() or (beat is not None and time.time() - beat > silent)
         try:
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.started) > 1 or process.status() == psutil.STATUS_ZOMBIE
@@ -120,10 +120,10 @@ def of_run(status: str, tags: Mapping[str, str], *, silent: float = SILENT) -> O
 
     Tags may have been edited: a heartbeat that is not a number is ignored.
     """
-    owner, sign = of_tags(tags), None
+    owner, beat = of_tags(tags), None
     with suppress(KeyError, ValueError):
-        sign = float(tags[SIGN_TAG])
-    gone = status != "RUNNING" or owner is None or owner.gone(sign, silent=silent)
+        beat = float(tags[ALIVE_TAG])
+    gone = status != "RUNNING" or owner is None or owner.gone(beat, silent=silent)
     return None if gone else owner
 
 

@@ -141,7 +141,7 @@ def _executed(
         terminal.screen().run(facts.name, job=result.job, jobs=len(shared.runs), epochs=config.epochs),
         _recording(job, facts, shared.tracker, sweep, folder) as record,
         sampled(record, on=config.tracking.system_metrics, device=config.device),
-        heart.telling(functools.partial(record.tag, layout.SIGN_TAG)) if record else nullcontext(),
+        heart.telling(functools.partial(record.tag, layout.ALIVE_TAG)) if record else nullcontext(),
         _failure_told(record, result, spent),
     ):
         run = RunContext(

@@ -165,9 +165,9 @@ def _run_all(
         return runs, runs.carry_out(planned) if search is None else runs.carry_out_search(search)
 
 
-def _tell(folder: Path, search: Search | None, sign: str) -> None:
+def _tell(folder: Path, search: Search | None, beat: str) -> None:
     """Publish a sign of life in the sweep's record, and in a study shared with other searches."""
-    Record(folder).tag(layout.SIGN_TAG, sign)
+    Record(folder).tag(layout.ALIVE_TAG, beat)
     if search is not None:
         search.alive()
 

@@ -49,7 +49,7 @@ class Cluster(Executor):
 
         `detached` jobs are not waited for. With `in_job` this process is itself a job of the cluster.
         """
-        self.launcher, self.config, self.detached, self._in_job = launcher, config, detached, in_job
+        self.launcher, self.config, self.detached, self.in_job = launcher, config, detached, in_job
         self._place = str(config.hydra.sweep.dir)
         self._planned: list[PlannedRun] = []
         self._folder = Path()
@@ -63,7 +63,7 @@ class Cluster(Executor):
     @property
     def checks_in_job(self) -> bool:
         """Whether a first job is to check data and weights, and to queue the others."""
-        return self.detached and not self._in_job and self.how.check == "job"
+        return self.detached and not self.in_job and self.how.check == "job"
 
     @property
     def workers(self) -> int:
@@ -93,7 +93,7 @@ class Cluster(Executor):
         """Follow detached jobs, unless asked not to wait or in a job itself; None if the jobs are not detached."""
         if not self.detached:
             return None
-        if self._in_job:
+        if self.in_job:
             return 0
         return watching.follow(folder, detach=self.how.detach)
 

@@ -25,6 +25,9 @@ Further = Callable[[int], Mapping[int, int | None]]
 class Executor(Protocol):
     """What a sweep needs from the backend that runs its jobs, with defaults for backends that need no preparation."""
 
+    in_job: bool = False
+    """Whether this process is the first job of the sweep on a cluster, which was queued with the sweep's folder."""
+
     @property
     def workers(self) -> int:
         """Number of processes that can train several jobs in lockstep; 0 if each job trains alone."""

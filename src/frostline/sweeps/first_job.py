@@ -125,7 +125,7 @@ class FirstJob:
         executor = Cluster(launcher, config, detached=True, in_job=True)
         executor.asked = self.asked
         try:
-            self.run(self.jobs, compose=compose, executor=executor, folder_named=True, claimed=True)
+            self.run(self.jobs, compose=compose, executor=executor, folder_named=True)
         except UserError as error:
             return str(error)
         return None

@@ -41,17 +41,16 @@ def run_sweep(
     compose: Composer,
     executor: Executor,
     folder_named: bool,
-    claimed: bool = False,
     notes: Sequence[str] = (),
 ) -> int:
     """Check and run every job, write the results, and return the exit status: 0 if every run is FINISHED.
 
     `compose` composes the jobs; `executor` runs them. If the user named the folder (`folder_named`), it must be free or
-    hold the same sweep; otherwise a taken folder gets a suffix. A `claimed` folder already belongs to this process.
-    `notes` about what was typed are shown if the runs can start. Raises `UserError` before any run starts.
+    hold the same sweep; otherwise a taken folder gets a suffix. `notes` about what was typed are shown if the runs can
+    start. Raises `UserError` before any run starts.
     """
     first, earlier = compose.job(jobs[0], 0), list[Path]()
-    if not isinstance(executor, Cluster) and not claimed:
+    if not isinstance(executor, Cluster):
         named = files.absolute(first.sweep) if folder_named else None
         earlier = already_finished.begun_with(first.config, len(jobs), named)
     if not earlier:  # else the workers may not be needed
@@ -65,11 +64,11 @@ def run_sweep(
             repeat(answered)
             return 0
         executor.start(first.config)
-    if isinstance(executor, Cluster) and not claimed:
+    if isinstance(executor, Cluster) and not executor.in_job:
         status = send(jobs, planned, executor, folder, named=folder_named, run=run_sweep)
         if status is not None:
             return status
-    return run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, claimed=claimed)
+    return run_planned(planned, executor=executor, folder=folder, folder_named=folder_named)
 
 
 def run_planned(
@@ -79,7 +78,6 @@ def run_planned(
     folder: Path,
     folder_named: bool,
     search: Search | None = None,
-    claimed: bool = False,
 ) -> int:
     """Check and run the `planned` runs, write the results, and return the exit status as `run_sweep` does.
 
@@ -99,7 +97,7 @@ def run_planned(
         closing.show(closing.never_begun(folder, planned, death))
         return 1
     planned = resolve_auto(planned, auto)
-    if claimed:
+    if executor.in_job:
         liveness.write(folder / layout.OWNER)
     else:
         digests, again = [digest(run.config) for run in planned], config.resume and not config.dry_run

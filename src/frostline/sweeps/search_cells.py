@@ -157,10 +157,7 @@ class SearchCell:
 
 
 def cells_of(
-    jobs: Sequence[Overrides],
-    ranges: Mapping[str, Override],
-    compose: Composer,
-    start: Callable[[Config], object],
+    jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose: Composer, start: Callable[[Config], object]
 ) -> list[SearchCell]:
     """Return the checked cells, each with a run that has the lowest value of every range; raises UserError."""
     settings = hydra_keys.settings_of(jobs)

@@ -72,12 +72,7 @@ def run_sweep(
 
 
 def run_planned(
-    planned: Sequence[PlannedRun],
-    *,
-    executor: Executor,
-    folder: Path,
-    folder_named: bool,
-    search: Search | None = None,
+    planned: Sequence[PlannedRun], *, executor: Executor, folder: Path, folder_named: bool, search: Search | None = None
 ) -> int:
     """Check and run the `planned` runs, write the results, and return the exit status as `run_sweep` does.
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from families import member
 from frostline.models import shapes
+from frostline.models.pooling import AveragePool
 
 
 @pytest.mark.parametrize("name", ["resnet", "swin"])
@@ -18,6 +19,10 @@ def test_walk_gives_output_shape_and_changes_nothing(name: str) -> None:
     with torch.no_grad():
         assert given.shape == model.module.eval()(torch.zeros(2, 3, model.input.size, model.input.size)).shape
     assert given.is_meta and all(torch.equal(t, before[key]) for key, t in model.module.state_dict().items())
+
+
+def test_walk_passes_an_average_pool() -> None:
+    assert shapes.walk(AveragePool((7, 7)), 2, 8).shape == (2, 3, 7, 7)
 
 
 def test_batch_norm_of_one_value_per_channel_is_refused() -> None:

@@ -87,6 +87,13 @@ def test_networks_that_read_shapes_can_be_cut(name: str) -> None:
     assert cut.cuttable(model.module, model.structure, model.structure.stages[:3]) == model.structure.stages[:3]
 
 
+def test_dropout_that_is_registered_after_the_head_belongs_to_it() -> None:
+    model = timm_network("inception_next_atto", meta=True)
+    below = model.structure.stages[:-1]
+    assert model.structure.stage_of("head.drop") == "head"
+    assert cut.cuttable(model.module, model.structure, below) == below
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224"])
 def test_fast_copy_gives_the_same_features(name: str) -> None:

@@ -28,6 +28,8 @@ def average_pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return `(B, C, *size)` for `(B, C, H, W)`: means over grid cells, which overlap if the sizes do not divide."""
     if maps.shape[2:] == size:
         return maps
+    if maps.is_meta:  # which autocast refuses
+        return maps.new_empty(*maps.shape[:2], *size)
     with torch.autocast(maps.device.type, enabled=False):  # bfloat16 cannot hold weights such as 1/3
         down, across = (_weights(*lengths, maps.device) for lengths in zip(maps.shape[2:], size, strict=True))
         return (down @ maps.float() @ across.t()).to(maps.dtype)

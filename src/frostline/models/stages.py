@@ -182,7 +182,7 @@ def _stages_of_modules(module: nn.Module, by_tensor: dict[str, str], around: Col
     """Return the stage of every module that lies within one stage, except the modules `around` a head.
 
     A layer without tensors belongs to its container or, if that has no stage, to the layer before it (poolings,
-    activations); a dropout belongs to the layer after it.
+    activations); a dropout belongs to the layer after it, if there is one.
     """
     spans: dict[str, set[str]] = defaultdict(set)
     for name, stage in by_tensor.items():
@@ -205,7 +205,7 @@ def _stages_of_modules(module: nn.Module, by_tensor: dict[str, str], around: Col
             fed.append(path)
         elif not spans[path]:
             found[path] = last
-    return found
+    return found | dict.fromkeys(fed, last)
 
 
 def _ancestors(name: str) -> Iterator[str]:

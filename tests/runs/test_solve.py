@@ -14,6 +14,7 @@ from emulated_card import EmulatedMachine
 from frostline.core.config_keys import choices, digest, with_values
 from frostline.core.errors import UserError
 from frostline.data import resize
+from frostline.models import cut
 from frostline.models.weights import GLYPHS
 from frostline.runs import checks, run_data
 from frostline.sweeps.lockstep_groups import shared_by
@@ -49,6 +50,14 @@ def test_convolutional_head_is_refused() -> None:
     line = "freeze_mode=probe: expected a model whose head is a linear layer with a bias, which squeezenet1_1"
     with pytest.raises(UserError, match=line):
         checks.check(compose("freeze=probe", "model=squeezenet1_1", "model.weights=null", "data.limit=24"))
+
+
+def test_network_that_cannot_be_cut_below_its_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(*SMALL, "freeze=probe", "model=timm", "model.name=test_vit", "model.weights=null")
+    monkeypatch.setattr(cut, "_trace", None)  # calling it fails, like a forward pass that is not made for tracing
+    line = "freeze_mode=probe: expected a model that can be cut directly below its head, which test_vit cannot be"
+    with pytest.raises(UserError, match=f"^{line}$"):
+        checks.check(config)
 
 
 @pytest.mark.parametrize("mode", ["probe", "knn", "centroid"])

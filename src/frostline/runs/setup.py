@@ -13,13 +13,13 @@ from torch import Tensor
 
 from frostline.core import machine, memory
 from frostline.core.config import Config
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import user_error
 from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_counts
 from frostline.core.metrics import BALANCED_ACCURACY, MACRO_F1, METRICS
 from frostline.data.names import some
 from frostline.data.splits import Data
-from frostline.models import build, freezing, lookup
+from frostline.models import build, cut, freezing, lookup
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.report.metric_scores import RANKED
@@ -32,6 +32,7 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.store.store import Store
 from frostline.training import dataset, optim, schedule
 from frostline.training.criterion import Criterion
+from frostline.training.gradient import linear_of
 from frostline.training.ranks import Ranks
 from frostline.training.schedule import Rates, Span
 from frostline.training.steps import Recipe
@@ -137,12 +138,7 @@ def param_groups_of(config: Config, model: Model, phases: Sequence[Phase]) -> li
 
 
 def parts(
-    config: Config,
-    source: str | None,
-    store: Store,
-    *,
-    meta: bool,
-    screen: Screen,
+    config: Config, source: str | None, store: Store, *, meta: bool, screen: Screen
 ) -> tuple[Data, Model, tuple[Phase, ...], list[slice]]:
     """Return the parts of a run: data, the model with the weights `source`, its phases and the batches of an epoch.
 
@@ -154,11 +150,8 @@ def parts(
         model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":
         model = build.with_adapters(model, config.freeze_mode.adapter, seed=config.seed)
-    if config.freeze_mode.solver is not None and model.linear_head is None:
-        raise not_linear(config)
-    if config.freeze_mode.solver == "centroid" and data.multi_label:
-        expected = "probe, knn or another mode: an image with several classes has no nearest class mean"
-        raise user_error("freeze_mode", config.freeze_mode.name, expected)
+    if config.freeze_mode.solver is not None:
+        _require_solvable(config, model, data)
     class_weights(config, data)  # raises for names of unknown classes
     _require_what_is_selected_by(config, data)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
@@ -179,10 +172,19 @@ def _require_what_is_selected_by(config: Config, data: Data) -> None:
             raise user_error("select", config.select, expected)
 
 
-def not_linear(config: Config) -> UserError:
-    """Return the error for a network whose head cannot be solved."""
-    expected = f"a model whose head is a linear layer with a bias, which {config.model.name} is not"
-    return user_error("freeze_mode", config.freeze_mode.name, expected)
+def _require_solvable(config: Config, model: Model, data: Data) -> None:
+    """Raise `UserError` if the network is not a linear layer on features, or the solver is not defined for the data."""
+    module, structure, name = model.module, model.structure, config.model.name
+    below = structure.stages[:-1]
+    if model.linear_head is None:
+        expected = f"a model whose head is a linear layer with a bias, which {name} is not"
+    elif cut.cuttable(module, structure, below) != below or not linear_of(cut.halves(module, structure, below)[1]):
+        expected = f"a model that can be cut directly below its head, which {name} cannot be"
+    elif config.freeze_mode.solver == "centroid" and data.multi_label:
+        expected = "probe, knn or another mode: an image with several classes has no nearest class mean"
+    else:
+        return
+    raise user_error("freeze_mode", config.freeze_mode.name, expected)
 
 
 def input_of(config: Config, source: str | None) -> InputSpec:

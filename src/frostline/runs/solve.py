@@ -18,7 +18,7 @@ from frostline.models.freeze_guard import Guard
 from frostline.records.recording import Record
 from frostline.runs import frost_line, selection
 from frostline.runs.run_context import RunContext
-from frostline.runs.setup import Setup, not_linear
+from frostline.runs.setup import Setup
 from frostline.runs.train import record_epoch, rewind_record
 from frostline.training import gradient, lbfgs, neighbours, probe
 from frostline.training.evaluation import Evaluation, evaluate
@@ -46,8 +46,7 @@ def solve(
     guard.watch()
     network = line.above(setup.model.module)
     head = gradient.linear_of(network)
-    if head is None:
-        raise not_linear(setup.config)
+    assert head is not None  # see `setup.parts`
     began = time.perf_counter()
     train, val = (HeadInputs(line.dataset(views), head) for views in (setup.views.train, setup.views.val))
     chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, run.screen.say)

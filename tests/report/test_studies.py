@@ -15,6 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, dis
 
 from frostline.commands.compare import facts
 from frostline.core.metrics import LOSS
+from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.report import html
 from frostline.report.contest import contests
@@ -220,7 +221,7 @@ def test_page_has_trials_and_interpolated_maps(tmp_path: Path) -> None:
     assert drawn["keys"]["lr"] == {"log": True, "choices": None}
     assert drawn["keys"]["augment.flip"]["choices"] == [True, False]
     for one in drawn["studies"]:
-        assert one["number"] == [*range(30)] and one["state"].count(drawn["states"].index("pruned")) == 6
+        assert one["number"] == [*range(30)] and one["state"].count(trial_tags.STATES.index("pruned")) == 6
         for number, run in enumerate(one["run"]):
             assert one["at"]["lr"][number] == pytest.approx(results[run].choices["lr"], rel=1e-4)
             assert one["value"][number] == pytest.approx(results[run].metrics["best/val_accuracy"], rel=1e-4)

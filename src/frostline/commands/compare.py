@@ -16,7 +16,7 @@ from frostline.report.cell_intervals import test_interval
 from frostline.report.cells import Cell, cells
 from frostline.report.contest import Contest, contests
 from frostline.report.pareto import Front, front
-from frostline.report.studies import StudyResults, studies
+from frostline.report.studies import StudyResults
 from frostline.report.terminal import Screen
 from frostline.report.verdict import answer, verdict
 
@@ -61,7 +61,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "unbeaten": [{"value": one.value, "difference": asdict(gap)} for one, gap in contest.unbeaten],
         "pairs": _pairs(contest),
         "baseline": contest.baseline and asdict(contest.baseline),
-        **({"search": [_study(study) for study in found]} if (found := studies(contest.results)) else {}),
+        **({"search": [_study(study) for study in contest.studies]} if contest.studies else {}),
         **({"pareto": _front(weighed)} if (weighed := front(contest.results)) else {}),
     }
 

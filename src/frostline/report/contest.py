@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from frostline.core.metrics import ACCURACY, Metric
@@ -17,6 +18,7 @@ from frostline.report.cell_intervals import compare_cells, repeats, test_interva
 from frostline.report.cells import FOLD, Cell, cells, finalists, varying
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import Interval
+from frostline.report.studies import StudyResults, studies
 
 PLAIN = {"head": "feature extraction", "full": "fine-tuning"}
 """The field's names of some freeze modes."""
@@ -61,6 +63,11 @@ class Contest:
     """The largest class of the test split; None where no run recorded its size."""
     lead: Difference | None
     """Lead of the first contender over the largest class if no contender surely beats that class; else None."""
+
+    @cached_property
+    def studies(self) -> list[StudyResults]:
+        """The studies of a search; empty for a grid."""
+        return studies(self.results)
 
 
 def contests(results: Sequence[Result]) -> list[Contest]:

@@ -54,12 +54,12 @@ def write(
         verdicts="\n".join(_verdict(number, group) for number, group in enumerate(data["groups"])),
         contenders="\n".join(_contenders(number, contest, data) for number, contest in enumerate(found)),
         grids="\n".join(_grid(number, contest) for number, contest in enumerate(found)),
-        search=search_page.section(data["groups"]),
+        search=search_page.section(found, data["key"]),
         data=page_assets.script_json(data),
         plotly=_packed("plotly", "package_data/plotly.min.js"),
         tables=_packed("itables", "html/dt_bundle.js"),
         tables_style=_packed("itables", "html/dt_bundle.css"),
-        script=page_assets.text("page.js") + search_page.script(data["groups"]),
+        script=page_assets.text("page.js") + search_page.script(found),
     )
     files.write(path, text)
     return path
@@ -93,7 +93,6 @@ def _contenders(number: int, contest: Contest, data: Mapping[str, Any]) -> str:
     found, by, group = contest.contenders, contest.by, data["groups"][number]
     if not found:
         return ""
-    is_search = "search" in group
     tried = [{key: value for key, value in cell["at"].items() if value is not None} for cell in group["cells"]]
     keys = differing(tried)  # of this group: a key that tells the groups apart has one value here
     adapters = [adapter_words.full(one.cell.finished[0]) for one in found]
@@ -105,7 +104,7 @@ def _contenders(number: int, contest: Contest, data: Mapping[str, Any]) -> str:
         "time (s)",
         *keys,
         "runs" if group["folds"] else "seeds",
-        "trials" if is_search else "cells tried",
+        "trials" if contest.studies else "cells tried",
         *(["adapter"] if any(adapters) else []),
     ]
     rows = []
@@ -113,7 +112,7 @@ def _contenders(number: int, contest: Contest, data: Mapping[str, Any]) -> str:
         behind = "" if one is found[0] else _difference(compare_cells(found[0].cell, one.cell), by)
         name = page_assets.swatch(value_text(one.cell.choices.get(data["key"])), one.name)
         wide = [f'<div class="wide">{escape(adapter) or "-"}</div>'] if any(adapters) else []
-        rows.append([name, *_row(one, behind, keys, short_text if is_search else value_text), *wide])
+        rows.append([name, *_row(one, behind, keys, short_text if contest.studies else value_text), *wide])
     if (largest := contest.baseline) and not math.isnan(value := largest.value(by)):
         always = f'<span class="quiet">always {escape(largest.name)}, the largest class</span>'
         rows.append([always, by.text(value), *[""] * (len(head) - 1)])

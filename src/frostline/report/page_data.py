@@ -20,7 +20,6 @@ from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key
 from frostline.report.page_assets import ends, shortened
 from frostline.report.pareto import front
-from frostline.report.studies import studies
 from frostline.report.verdict import verdict
 
 MEMORY = "cost/peak_memory_bytes"
@@ -91,12 +90,11 @@ def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[in
 
 def _search(contest: Contest, key: str, numbers: Mapping[int, int]) -> dict[str, Any]:
     """Return the data of the search section; empty for a grid."""
-    if not (found := studies(contest.results)):
+    if not contest.studies:
         return {}
-    series = {study.name: value_text(study.trials[0].run.choices.get(key)) for study in found}
     weighed = front(contest.results)
     more = {"front": search_page.of_front(weighed, numbers)} if weighed else {}
-    return {"search": search_page.collect(found, series, numbers) | more}
+    return {"search": search_page.collect(contest.studies, key, numbers) | more}
 
 
 def _contender(one: Contender, key: str, swept: Sequence[str], numbers: Mapping[int, int]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import combinations
 from string import Template
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from frostline.core.metrics import Metric
 from frostline.records import trial_tags
+from frostline.records.result import value_text
 from frostline.report import page_assets
+from frostline.report.contest import Contest
 from frostline.report.page_assets import ends, shortened
 from frostline.report.pareto import Front
 from frostline.report.search_words import alike_text
@@ -25,17 +25,22 @@ _SIDE = 24  # fields along each side of a map
 _LEAST_MAPPED = 8  # least number of trials for a map
 
 
-def collect(found: Sequence[StudyResults], series: Mapping[str, str], numbers: Mapping[int, int]) -> dict[str, Any]:
-    """Return the data of the studies: `series` is the compared value by study name, `numbers` run numbers by `id`.
-
-    Keys come in the order of their importance, where that is known.
-    """
-    keys = list(dict.fromkeys(key for study in found for key in (*study.importances, *study.space)))
+def collect(found: Sequence[StudyResults], compared: str, numbers: Mapping[int, int]) -> dict[str, Any]:
+    """Return the data of the studies: `compared` is the key of the page's series, `numbers` run numbers by `id`."""
+    keys = _keys(found)
     return {
         "keys": {key: _key(next(study.space[key] for study in found if key in study.space)) for key in keys},
-        "states": trial_tags.STATES,
-        "studies": [_study(study, keys, series[study.name], numbers) for study in found],
+        "studies": [_study(study, keys, compared, numbers) for study in found],
     }
+
+
+def _keys(found: Sequence[StudyResults]) -> list[str]:
+    """Return the searched keys, in the order of their importance where that is known."""
+    return list(dict.fromkeys(key for study in found for key in (*study.importances, *study.space)))
+
+
+def _series(study: StudyResults, compared: str) -> str:
+    return value_text(study.trials[0].run.choices.get(compared))
 
 
 def of_front(found: Front, numbers: Mapping[int, int]) -> dict[str, Any]:
@@ -56,23 +61,21 @@ def _key(distribution: Any) -> dict[str, Any]:
     return {"log": bool(getattr(distribution, "log", False)), "choices": choices}
 
 
-def _study(study: StudyResults, keys: Sequence[str], series: str, numbers: Mapping[int, int]) -> dict[str, Any]:
+def _study(study: StudyResults, keys: Sequence[str], compared: str, numbers: Mapping[int, int]) -> dict[str, Any]:
     own, best, error = [key for key in keys if key in study.space], study.best, study.error
     then = best.value if best else None
     return {
         "name": study.name,
-        "series": series,
+        "series": _series(study, compared),
         "number": [trial.number for trial in study.trials],
         "run": [numbers[id(trial.run)] for trial in study.trials],
         "state": [trial_tags.STATES.index(trial.state) for trial in study.trials],
         "value": [shortened(trial.value) for trial in study.trials],
         "at": {key: [_plain(trial.at[key]) for trial in study.trials] for key in own},
         "best": study.trials.index(best) if best else None,
-        "then": shortened(then),
         "least": None if then is None or error is None else shortened(then - study.by.sign * error),
         "fresh": _fresh(study),
         "as_good": {key: [*map(_plain, study.as_good[key])] for key in own if key in study.as_good},
-        "listed": [key for key in own if is_choice(study.space[key])],
         "importances": {key: shortened(share) for key, share in study.importances.items()},
         "maps": [*_maps(study, own)],
     }
@@ -129,63 +132,55 @@ def _plain(value: Any) -> Any:
     return shortened(value) if isinstance(value, float) else value
 
 
-def section(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return the section as HTML, with a table of cells for each group of data; empty for a grid."""
-    if not any("search" in group for group in groups):
-        return ""
-    tables = [_table(number, group) for number, group in enumerate(groups) if "search" in group]
-    return Template(page_assets.text("search.html")).substitute(tables="\n".join(tables))
+def section(contests: Sequence[Contest], compared: str) -> str:
+    """Return the section as HTML, with a table of cells for each contest between searches; empty for a grid."""
+    tables = [_table(number, contest, compared) for number, contest in enumerate(contests) if contest.studies]
+    return Template(page_assets.text("search.html")).substitute(tables="\n".join(tables)) if tables else ""
 
 
-def script(groups: Sequence[Mapping[str, Any]]) -> str:
+def script(contests: Sequence[Contest]) -> str:
     """Return the script that draws the section; empty for a grid."""
-    return page_assets.text("search.js") if any("search" in group for group in groups) else ""
+    return page_assets.text("search.js") if any(contest.studies for contest in contests) else ""
 
 
-def _table(number: int, group: Mapping[str, Any]) -> str:
+def _table(number: int, contest: Contest, compared: str) -> str:
     """Return the table with a row per cell: its trials, the best one, its fresh seeds, and settings that do as well."""
-    found, by = group["search"]["studies"], Metric(**group["by"])
-    columns = _columns(found, by)
-    heads = [(name, is_number) for name, is_number, _ in columns]
-    return page_assets.of_group(
-        number, page_assets.table(heads, ([text(one) for *_, text in columns] for one in found))
-    )
-
-
-def _columns(
-    found: Sequence[Mapping[str, Any]], by: Metric
-) -> list[tuple[str, bool, Callable[[Mapping[str, Any]], str]]]:
-    """Return the columns of the table: heading, whether it is numeric, and a function from a study to its text."""
-    ended = [("stopped early", trial_tags.STOPPED), ("failed", trial_tags.FAILED)]
-    counted = [(name, trial_tags.STATES.index(state)) for name, state in ended]
-    counted = [(name, state) for name, state in counted if any(state in one["state"] for one in found)]
-    return [
-        ("", False, lambda one: page_assets.swatch(one["series"], one["name"])),
-        ("trials", True, lambda one: str(len(one["state"]))),
-        *((name, True, lambda one, state=state: str(one["state"].count(state))) for name, state in counted),
-        ("best trial", False, _settings),
-        ("on validation", True, lambda one: "-" if one["then"] is None else by.text(one["then"])),
-        ("its fresh seeds", True, partial(_seeds, by)),
-        ("by chance", True, lambda one: "-" if one["fresh"] is None else by.gap(one["then"] - one["fresh"][0])),
-        ("as good", False, _as_good),
+    found, by, keys = contest.studies, contest.by, _keys(contest.studies)
+    ended = {"stopped early": trial_tags.STOPPED, "failed": trial_tags.FAILED}
+    ended = {name: state for name, state in ended.items() if any(study.count(state) for study in found)}
+    names = ("", "trials", *ended, "best trial", "on validation", "its fresh seeds", "by chance", "as good")
+    heads = [(name, name not in ("", "best trial", "as good")) for name in names]
+    rows = [
+        [
+            page_assets.swatch(_series(study, compared), study.name),
+            str(len(study.trials)),
+            *(str(study.count(state)) for state in ended.values()),
+            _settings(study, keys),
+            by.text(study.best.value) if study.best and study.best.value is not None else "-",
+            *_fresh_seeds(study),
+            _as_good(study, keys),
+        ]
+        for study in found
     ]
+    return page_assets.of_group(number, page_assets.table(heads, rows))
 
 
-def _settings(one: Mapping[str, Any]) -> str:
-    if one["best"] is None:
-        return "-"
-    return "<br>".join(escape(f"{key}={short_text(values[one['best']])}") for key, values in one["at"].items())
+def _settings(study: StudyResults, keys: Sequence[str]) -> str:
+    """Return the searched values of the best trial, as HTML."""
+    values = study.best.at if study.best else {}
+    return "<br>".join(escape(f"{key}={short_text(values[key])}") for key in keys if key in values) or "-"
 
 
-def _seeds(by: Metric, one: Mapping[str, Any]) -> str:
-    """Return the mean of the fresh seeds with its interval, as HTML."""
-    if one["fresh"] is None:
-        return "-"
-    mean, low, high, _ = one["fresh"]
-    return by.text(mean) + ("" if low is None else f"<br>{by.span(low, high)}")
+def _fresh_seeds(study: StudyResults) -> tuple[str, str]:
+    """Return the mean of the fresh seeds with its interval, and how much better the best trial looked, as HTML."""
+    if (found := study.optimism) is None:
+        return "-", "-"
+    within = f"<br>{study.by.span(found.interval.low, found.interval.high)}" if found.interval else ""
+    return study.by.text(found.now) + within, study.by.gap(found.gap)
 
 
-def _as_good(one: Mapping[str, Any]) -> str:
+def _as_good(study: StudyResults, keys: Sequence[str]) -> str:
     """Return the values of trials within a standard error of the best, of the keys in which these differ, as HTML."""
-    spans = [alike_text(key, span, choice=key in one["listed"]) for key, span in one["as_good"].items()]
+    own = [key for key in keys if key in study.as_good]
+    spans = [alike_text(key, study.as_good[key], choice=is_choice(study.space[key])) for key in own]
     return "<br>".join(escape(span) for span in spans if span) or "-"

@@ -13,7 +13,7 @@ from frostline.records.result import EPOCHS, PRUNED, SECONDS, Result, number_of,
 from frostline.report.cells import study_of
 from frostline.report.contest import Contender, Contest
 from frostline.report.pareto import front
-from frostline.report.studies import StudyResults, is_choice, short_text, studies
+from frostline.report.studies import StudyResults, is_choice, short_text
 from frostline.report.tables import duration
 
 
@@ -26,7 +26,7 @@ def sentences(contest: Contest, digits: int) -> list[str]:
     """Return the sentences on a search, for the first two contenders; empty for a grid."""
     if not is_search(contest.results):
         return []
-    found = [(study, value_text(one.value)) for one in contest.contenders[:2] for study in _of(one, contest.results)]
+    found = [(study, value_text(one.value)) for one in contest.contenders[:2] for study in _of(one, contest.studies)]
     return [
         *_budget(contest),
         *_front(contest.results),
@@ -53,10 +53,10 @@ def _front(results: Sequence[Result]) -> list[str]:
     return [f"{on} ({whose}): {reach}; hypervolume {volumes}."]
 
 
-def _of(one: Contender, results: Sequence[Result]) -> list[StudyResults]:
+def _of(one: Contender, studies: Sequence[StudyResults]) -> list[StudyResults]:
     """Return the study of a contender, if trials of it are over; empty otherwise."""
     own = study_of(one.cell.choices)
-    return studies([run for run in results if study_of(run.choices) == own])
+    return [study for study in studies if study_of(study.trials[0].run.choices) == own]
 
 
 def trials_of(one: Contender, results: Sequence[Result]) -> list[Result]:

@@ -34,9 +34,9 @@ def test_only_trials_that_are_over_have_a_state(found: Result, state: str | None
 
 
 def test_a_diverged_trial_is_a_result_of_the_search() -> None:
-    assert trial_tags.tells_a_search(run("FAILED", TRIAL, LOST))
+    assert trial_tags.is_diverged_trial(run("FAILED", TRIAL, LOST))
     for found in (run("FAILED", TRIAL, "OSError: no space"), run("FAILED", FRESH, LOST), run("FAILED", {}, LOST)):
-        assert not trial_tags.tells_a_search(found)
+        assert not trial_tags.is_diverged_trial(found)
     assert trial_tags.diverged(run("FAILED", {}, LOST))
     assert not any(map(trial_tags.diverged, (run("FAILED", {}), run("FINISHED", {}), run("KILLED", {}, LOST))))
 

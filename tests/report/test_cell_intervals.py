@@ -56,7 +56,7 @@ def test_validation_intervals_over_folds_cover_although_folds_share_images(noise
         within = validation_interval(cross_validated([*map(len, parts)], values))
         assert within is not None
         covered.append(MEAN in within)
-        alone.append(MEAN in statistics.t_interval(values, statistics.step(len(parts[0])), 40 / 360))
+        alone.append(MEAN in statistics.t_interval(values, statistics.rounding_deviation(len(parts[0])), 40 / 360))
     assert 0.93 <= np.mean(covered) <= 0.99 and np.mean(alone) < 0.8
 
 
@@ -109,7 +109,8 @@ def test_interval_of_other_metrics_is_over_folds_and_images() -> None:
     assert validation_interval(cell) is None
     margins = {VAL_MARGIN: 0.15}
     runs = [replace(run, metrics=run.metrics | margins) for run in cell.results]
-    within, over_folds = validation_interval(cells(runs)[0]), statistics.t_interval(values, statistics.step(36))
+    within = validation_interval(cells(runs)[0])
+    over_folds = statistics.t_interval(values, statistics.rounding_deviation(36))
     expected = statistics.added(fmean(values), over_folds, Interval(fmean(values) - 0.15, fmean(values) + 0.15))
     assert within is not None and (within.low, within.high) == pytest.approx((expected.low, expected.high))
 

@@ -58,7 +58,7 @@ def test_few_seed_intervals_cover_despite_rounding_to_images(seeds, spread):
     random, images = rng(6), 359
     truth = random.uniform(-3, 3, (2 * SIMULATIONS, 1))  # images
     right = [np.round(random.normal(300 + add, spread, (2 * SIMULATIONS, seeds))) for add in (truth, 0)]
-    found = [t_interval(a, statistics.step(images)) for a in (right[0] - right[1]) / images]
+    found = [t_interval(a, statistics.rounding_deviation(images)) for a in (right[0] - right[1]) / images]
     covered = sum(float(value) / images in one for value, one in zip(truth[:, 0], found, strict=True)) / len(found)
     assert 0.94 <= covered <= 0.975
 
@@ -77,8 +77,8 @@ def test_step_is_the_deviation_from_rounding_to_images():
     accuracies = rng(9).random(100_000)
     for images in (7, 100):
         rounded = np.round(accuracies * images) / images
-        assert statistics.step(images) == pytest.approx((rounded - accuracies).std(), rel=0.01)
-    assert statistics.step(0) == 0
+        assert statistics.rounding_deviation(images) == pytest.approx((rounded - accuracies).std(), rel=0.01)
+    assert statistics.rounding_deviation(0) == 0
 
 
 def test_independent_errors_add_up_on_either_side():

@@ -294,7 +294,7 @@ def test_macro_f1_and_baseline_are_compared_group_by_group(tmp_path):
     several = [repeats[0], replace(repeats[0], seed=1, folders=(runs[1].folder,))]
     apart = np.array([right, predictions.read(runs[1].folder).right], float) - first
     gaps, both = apart.mean(1), baseline.lead(several, largest)
-    over_seeds = statistics.t_interval(gaps, statistics.step(400))
+    over_seeds = statistics.t_interval(gaps, statistics.rounding_deviation(400))
     over_images = statistics.by_influence(gaps.mean(), apart - gaps[:, None], 1 / 400, patients)
     within = statistics.added(gaps.mean(), over_seeds, over_images)
     assert (both.interval.low, both.interval.high) == pytest.approx((within.low, within.high))
@@ -750,7 +750,7 @@ def test_interval_adds_seeds_and_shared_test_images(tmp_path):
     assert text.startswith("Undecided: ") and how in text
     more = "It takes more test images to tell them apart, rather than more seeds. Fine-tuning (full) is the cheaper."
     assert more in text and "seed=" not in text
-    expected = statistics.t_interval([0.96] * 5, statistics.step(200))
+    expected = statistics.t_interval([0.96] * 5, statistics.rounding_deviation(200))
     assert found.contenders[0].interval == statistics.added(0.96, expected, statistics.wilson(192, 200))
     (on_these,) = contests([replace(run, folder="") for run in runs])
     assert on_these.difference.how == "5 seeds, paired t-interval" and on_these.outcome == "win"
@@ -765,7 +765,7 @@ def test_interval_over_seeds_and_images_has_95_percent_coverage(main):
         latent = hard[0] + hard[1:, None] + own * np.sqrt(0.2) + random.normal(size=(2, 8, 1)) * main
         differences = np.subtract(*(latent < 1.3).astype(float))
         gaps = differences.mean(1)
-        over_seeds = statistics.t_interval(gaps, statistics.step(200))
+        over_seeds = statistics.t_interval(gaps, statistics.rounding_deviation(200))
         images = statistics.by_influence(gaps.mean(), differences - gaps[:, None], 1 / 200)
         covered.append(0 in statistics.added(gaps.mean(), over_seeds, images))
         alone.append(0 in over_seeds)

@@ -96,6 +96,6 @@ def diverged(result: Result) -> bool:
     return result.status == "FAILED" and DIVERGED in str(result.reason)
 
 
-def tells_a_search(result: Result) -> bool:
+def is_diverged_trial(result: Result) -> bool:
     """Return whether a trial failed because it diverged, which is information for the search rather than an error."""
     return is_trial(result.choices) and diverged(result)

@@ -105,7 +105,7 @@ def _over_seeds(apart: Floats, groups: Ints | None) -> tuple[Interval | None, st
     """Return the interval of the mean of `(seeds, N)` differences of two accuracies, and its method in words."""
     seeds, images = apart.shape
     gaps = apart.mean(1)
-    gap, alone = float(gaps.mean()), statistics.t_interval(gaps.tolist(), statistics.step(images))
+    gap, alone = float(gaps.mean()), statistics.t_interval(gaps.tolist(), statistics.rounding_deviation(images))
     others = statistics.by_influence(gap, apart - gaps[:, None], 1 / images, groups)
     return others and statistics.added(gap, alone, others), f"{seeds} seeds, paired t-interval and paired jackknife"
 

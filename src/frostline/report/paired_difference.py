@@ -79,7 +79,7 @@ def interval(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
         found = _over_images(repeats, by)
     else:
         overlap = repeats[0].overlap
-        found = statistics.t_interval([one.value for one in repeats], _step(repeats, by), overlap or 0.0)
+        found = statistics.t_interval([one.value for one in repeats], _least_deviation(repeats, by), overlap or 0.0)
         if overlap is None and (images := _over_images(repeats, by)):
             found = statistics.added(_mean(repeats), found, images)
     return statistics.clamped(found) if found and by != LOSS else found
@@ -131,7 +131,7 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
         pair = next(of_one_seed, (first[0], second[0]))
         return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
     mine, theirs = ({repeat.seed: repeat for repeat in repeats} for repeats in (first, second))
-    least, same = _step([*first, *second], by), mine.keys() == theirs.keys()
+    least, same = _least_deviation([*first, *second], by), mine.keys() == theirs.keys()
     if same:
         second = [theirs[seed] for seed in mine]
         within = statistics.t_interval([a.value - b.value for a, b in zip(mine.values(), second, strict=True)], least)
@@ -164,7 +164,7 @@ def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if not pairs:  # the sides have different test images, so that differences between folds are not noise
         return Difference(gap, scores, None, "no fold in common", fewer, False, folds=True)
-    least = _step([*first, *second], by)
+    least = _least_deviation([*first, *second], by)
     within = statistics.t_interval([one.value - two.value for one, two in pairs], least, first[0].overlap or 0.0)
     how = f"{fewer} folds, paired t-interval corrected for their overlap"
     return Difference(gap, scores, within, how, fewer, True, folds=True)
@@ -237,6 +237,6 @@ def _mean(repeats: Sequence[Repeat]) -> float:
     return sum(repeat.value for repeat in repeats) / len(repeats)
 
 
-def _step(repeats: Sequence[Repeat], by: Metric) -> float:
+def _least_deviation(repeats: Sequence[Repeat], by: Metric) -> float:
     """Return the smallest plausible standard deviation, that of counting whole test images; 0 for a loss."""
-    return 0.0 if by == LOSS else max(statistics.step(repeat.images) for repeat in repeats)
+    return 0.0 if by == LOSS else max(statistics.rounding_deviation(repeat.images) for repeat in repeats)

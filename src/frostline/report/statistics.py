@@ -58,7 +58,7 @@ def wilson(right: float, total: float) -> Interval:
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
-def step(images: int) -> float:
+def rounding_deviation(images: int) -> float:
     """Return the standard deviation of an accuracy from rounding to whole images alone; 0 for an unknown number.
 
     It is the smallest plausible spread between seeds. With a whole image as the smallest spread, intervals of few seeds
@@ -87,7 +87,7 @@ def t_interval(values: Sequence[float], least: float = 0.0, overlap: float = 0.0
     Y. Bengio 2003, Machine Learning 52, p. 239, the corrected resampled t-test).
 
     `least` is the smallest plausible standard deviation. Accuracies move in steps of one image, so a few seeds may
-    agree by chance; see `step`.
+    agree by chance; see `rounding_deviation`.
     """
     mean, deviation = float(np.mean(values)), max(float(np.std(values, ddof=1)), least)
     return _student(mean, deviation * math.sqrt(1 / len(values) + overlap), len(values) - 1)

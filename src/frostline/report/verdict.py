@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import GROUPS, SHARED, WITHOUT, Result, choices_text, number_of, value_text
-from frostline.records.trial_tags import tells_a_search
+from frostline.records.trial_tags import is_diverged_trial
 from frostline.report import backbones, search_words
 from frostline.report.baseline import Baseline
 from frostline.report.cells import Cell, varying
@@ -176,7 +176,8 @@ def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result])
     missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
     ended = "has finished yet" if any(repr(run.choices.get(key)) in missing for run in coming) else "finished"
     parts = [f"No run of {' and '.join(map(value_text, missing.values()))} {ended}."] if missing else []
-    lost = [run for run in results if run.status not in ("FINISHED", "RUNNING", "WAITING") and not tells_a_search(run)]
+    well = ("FINISHED", "RUNNING", "WAITING")
+    lost = [run for run in results if run.status not in well and not is_diverged_trial(run)]
     if any(repr(run.choices.get(key)) in there for run in lost):
         parts.append(f"{number_of(len(lost), 'run')} of {len(results):,} did not finish.")
     return parts

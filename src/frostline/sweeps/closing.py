@@ -40,7 +40,7 @@ def succeeded(results: Sequence[Result]) -> bool:
     A diverged trial informs its search, but a search in which all trials diverged has no answer.
     """
     others = [result for result in results if result.status not in ("FINISHED", "PLANNED")]
-    return all(map(trial_tags.tells_a_search, others)) and (not others or len(others) < len(results))
+    return all(map(trial_tags.is_diverged_trial, others)) and (not others or len(others) < len(results))
 
 
 def results(

@@ -198,7 +198,7 @@ def _outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[floa
         values = [result.metrics.get(one.metric, math.nan) for one in objectives]
         return (values, TrialState.COMPLETE) if all(map(math.isfinite, values)) else (None, TrialState.FAIL)
     if result.status == "FAILED":
-        return None, TrialState.PRUNED if trial_tags.tells_a_search(result) else None
+        return None, TrialState.PRUNED if trial_tags.is_diverged_trial(result) else None
     return None, None
 
 
@@ -209,7 +209,7 @@ def is_seen(folder: Path) -> bool:
 
 def tells(result: Result) -> bool:
     """Return whether a search learns from a run; after a round without such a run, further rounds are pointless."""
-    return result.status in ("FINISHED", "PAUSED") or trial_tags.tells_a_search(result)
+    return result.status in ("FINISHED", "PAUSED") or trial_tags.is_diverged_trial(result)
 
 
 def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:

@@ -63,7 +63,7 @@ class _Claims:
         for _ in range(_TRIES):
             began = time.monotonic()
             run = self._client.get_run(run_id)
-            if (who := _at_it(run.info.status, run.data.tags)) is not None:
+            if (who := _owner_of(run.info.status, run.data.tags)) is not None:
                 return who
             others = self._others(run_id, run.data.tags)
             if others:
@@ -113,6 +113,6 @@ class _Claims:
         return self._sweeps[sweep]
 
 
-def _at_it(status: str, tags: Mapping[str, str]) -> Owner | None:
+def _owner_of(status: str, tags: Mapping[str, str]) -> Owner | None:
     """Return the owner of a run that is being carried out or is finished; None otherwise."""
     return liveness.of_tags(tags) or _UNKNOWN if status == "FINISHED" else liveness.of_run(status, tags)

@@ -160,10 +160,10 @@ class Mirror:
         # Not client.log_artifact, which caches a broken answer for the life of the process.
         self._artifacts = self._artifacts or query.named(client.get_run(run_id)).info.artifact_uri
         kept = get_artifact_repository(self._artifacts, tracking_uri=client.tracking_uri)
-        yield from (partial(_hand_on, kept, file, inside) for file, inside in there)
+        yield from (partial(_log_artifact, kept, file, inside) for file, inside in there)
 
 
-def _hand_on(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
+def _log_artifact(kept: ArtifactRepository, file: Path, inside: str | None) -> None:
     """Make a file an artifact in the folder `inside`; on the same local disk as a hard link, which takes no space.
 
     A hard link is safe for files that are replaced but never modified in place.

@@ -33,7 +33,7 @@ class MirrorThread:
         self.dead = False
         """Whether the thread died of the `problem`."""
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._looks = threading.Condition()
+        self._passes = threading.Condition()
         self._begun = self._done = 0  # numbers of passes over all journals
         self._waited_for = False  # whether a caller waits for the next pass
         self._thread: threading.Thread | None = None
@@ -48,7 +48,7 @@ class MirrorThread:
 
         Waits at most `limit` seconds, and at most `patience` seconds without progress.
         """
-        with self._looks:
+        with self._passes:
             wanted, started = self._begun + 1, time.monotonic()
             self._waited_for = True
             self._wake.set()
@@ -56,7 +56,7 @@ class MirrorThread:
                 left = min(max(self.sweep.moved, started) + patience, started + limit) - time.monotonic()
                 if left <= 0:
                     return False
-                self._looks.wait(min(left, 1.0))
+                self._passes.wait(min(left, 1.0))
             return self._done >= wanted and self.problem is None
 
     def stop(self, patience: float) -> None:
@@ -75,15 +75,15 @@ class MirrorThread:
             except Timeout:
                 continue
             except OSError as error:  # the folder may be unavailable for a while, as on a network disk
-                self._begin()
-                self._met(error)
+                self._begin_pass()
+                self._end_pass(error)
                 failures += 1
                 self._rest(_BACKOFF[min(failures, len(_BACKOFF)) - 1])
 
     def _follow(self) -> None:
         failures, others = 0, sync.complete_others(self.sweep)
         while not self._stop.is_set():
-            failures = 0 if self._look() else failures + 1
+            failures = 0 if self._make_pass() else failures + 1
             while not failures and not self._wake.is_set() and self._step(others):
                 pass
             self._rest(_BACKOFF[min(failures, len(_BACKOFF)) - 1] if failures else _INTERVAL)
@@ -96,30 +96,30 @@ class MirrorThread:
             log.debug("an earlier sweep stays pending", exc_info=True)
             return False
 
-    def _look(self) -> bool:
+    def _make_pass(self) -> bool:
         """Make one pass: send all that is new, and return whether that succeeded."""
-        at_once = self._begin()
+        at_once = self._begin_pass()
         try:
             self.sweep.sync(at_once=at_once)
         except Exception as error:
             log.debug("the record is pending", exc_info=True)
-            self._met(error)
+            self._end_pass(error)
             return False
-        self._met(None)
+        self._end_pass(None)
         return True
 
-    def _begin(self) -> bool:
+    def _begin_pass(self) -> bool:
         """Begin a pass, and return whether a caller waits for it."""
-        with self._looks:
+        with self._passes:
             self._begun += 1
             waited_for, self._waited_for = self._waited_for, False
             return waited_for
 
-    def _met(self, problem: Exception | None, *, dead: bool = False) -> None:
+    def _end_pass(self, problem: Exception | None, *, dead: bool = False) -> None:
         """Record the result of a pass, and wake the callers that wait for it."""
-        with self._looks:
+        with self._passes:
             self.problem, self._done, self.dead = problem, self._begun, dead
-            self._looks.notify_all()
+            self._passes.notify_all()
 
     def _rest(self, seconds: float) -> None:
         self._wake.wait(seconds)
@@ -130,4 +130,4 @@ class MirrorThread:
         notices.tell(
             f"Nothing more is sent to MLflow, because of a fault in frostline ({what}): the record is kept in files"
         )
-        self._met(error, dead=True)
+        self._end_pass(error, dead=True)

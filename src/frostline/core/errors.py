@@ -104,9 +104,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def first_few(texts: Sequence[str], separator: str = ", ") -> str:
-    """Return the first three of `texts`, joined, and `...` for more."""
-    return separator.join([*texts[:3], *(["..."] if len(texts) > 3 else [])])
+def first_few(texts: Sequence[str], separator: str = ", ", *, most: int = 3) -> str:
+    """Return the first `most` of `texts`, joined, and `...` for more."""
+    return separator.join([*texts[:most], *(["..."] if len(texts) > most else [])])
 
 
 def means_null(value: object) -> bool:

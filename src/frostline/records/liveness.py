@@ -123,8 +123,7 @@ def of_run(status: str, tags: Mapping[str, str], *, silent: float = SILENT) -> O
     owner, beat = of_tags(tags), None
     with suppress(KeyError, ValueError):
         beat = float(tags[ALIVE_TAG])
-    gone = status != "RUNNING" or owner is None or owner.gone(beat, silent=silent)
-    return None if gone else owner
+    return owner if status == "RUNNING" and owner and not owner.gone(beat, silent=silent) else None
 
 
 def write(path: Path) -> None:
@@ -134,22 +133,19 @@ def write(path: Path) -> None:
 
 def read(path: Path) -> Owner | None:
     """Return the owner in the file at `path`; None where there is none."""
-    try:
+    with suppress(OSError, ValueError, TypeError, OverflowError):
         match files.read_json(path):
             case {"user": str(user), "host": str(host), "machine": str(machine), "pid": int(pid), "started": started}:
                 return Owner(user, host, machine, pid, float(started))
-    except (OSError, ValueError, TypeError, OverflowError):
-        pass
     return None
 
 
 def living(path: Path, *, silent: float = SILENT) -> Owner | None:
     """Return the owner in the file at `path` if it is alive (see `Owner.gone`); None otherwise."""
     owner = read(path)
-    try:
+    with suppress(OSError):
         return None if owner is None or owner.gone(path.stat().st_mtime, silent=silent) else owner
-    except OSError:
-        return None
+    return None
 
 
 def holder(folder: Path, *, silent: float = SILENT) -> Holder | None:

@@ -80,10 +80,9 @@ def smaller(key: str, values: Sequence[object], only: Contender, lost: Sequence[
     If these are learning rates, the command tries some between the best and the smallest that diverged; else smaller
     ones than that.
     """
-    lrs = [lr for run in lost if isinstance(lr := run.choices.get("lr"), float)]
     if key == "lr":
         return edges(key, [only], [*only.cell.results, *lost], ())
-    if not lrs:
+    if not (lrs := _lrs("lr", only, lost)):
         return []
     best = only.cell.choices.get("lr")
     grid = sorted({float(f"{min(lrs) / by:.1g}") for by in (3, 10)} | ({best} if best is not None else set()))

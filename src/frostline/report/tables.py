@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from frostline.core.errors import first_few
 from frostline.core.metrics import ACCURACY
 from frostline.records.result import size
 
@@ -64,7 +65,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.adapter:
         yield ("adapter", plan.adapter)
     each = ", any number of them in an image" if plan.multi_label else ""
-    yield ("data", f"{plan.data}, {images} images, {len(plan.classes)} classes ({_some(plan.classes)}){each}")
+    classes = f"{len(plan.classes)} classes ({first_few(plan.classes, most=10)}){each}"
+    yield ("data", f"{plan.data}, {images} images, {classes}")
     seen = f"{plan.image_size}x{plan.image_size} pixels of {plan.resized}, {plan.interpolation}"
     whole = ", one per epoch" if plan.batch_size > plan.images["train"] else ""
     yield ("input", f"{seen}; batches of {plan.batch_size}{whole}" if plan.optimizer else seen)
@@ -131,10 +133,6 @@ def millions(count: float) -> str:
     if math.isnan(count):
         return "-"
     return f"{count / 1e6:.2f}M" if count >= 1e6 else f"{count / 1e3:.1f}k" if count >= 1e4 else f"{count:,.0f}"
-
-
-def _some(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
 
 
 def width(table: Table) -> int:

@@ -168,8 +168,7 @@ def results(uri: str, run_id: str) -> list[Result]:
     with open_client(uri) as client:
         run = run_of(client, uri, run_id)
         of_sweep = f"tags.{layout.PARENT_TAG} = '{run_id}'"
-        order = ["attributes.start_time ASC"]
-        children = client.search_runs([run.info.experiment_id], of_sweep, max_results=50_000, order_by=order)
+        children = [*_search(client, [run.info.experiment_id], of_sweep)][::-1]
     return [_result_of(number, each) for number, each in enumerate(children or [run])]
 
 

@@ -14,7 +14,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -93,48 +93,39 @@ def _contenders(number: int, contest: Contest, data: Mapping[str, Any]) -> str:
     found, by, group = contest.contenders, contest.by, data["groups"][number]
     if not found:
         return ""
-    tried = [{key: value for key, value in cell["at"].items() if value is not None} for cell in group["cells"]]
-    keys = differing(tried)  # of this group: a key that tells the groups apart has one value here
-    adapters = [adapter_words.full(one.cell.finished[0]) for one in found]
-    head = [
-        "test" if by == ACCURACY else f"test {by.words}",
-        "95% interval",
-        "behind the first",
-        "validation",
-        "time (s)",
-        *keys,
-        "runs" if group["folds"] else "seeds",
-        "trials" if contest.studies else "cells tried",
-        *(["adapter"] if any(adapters) else []),
-    ]
-    rows = []
-    for one, adapter in zip(found, adapters, strict=True):
-        behind = "" if one is found[0] else _difference(compare_cells(found[0].cell, one.cell), by)
-        name = page_assets.swatch(value_text(one.cell.choices.get(data["key"])), one.name)
-        wide = [f'<div class="wide">{escape(adapter) or "-"}</div>'] if any(adapters) else []
-        rows.append([name, *_row(one, behind, keys, short_text if contest.studies else value_text), *wide])
+    columns = _columns(found, data["key"], group, is_search=bool(contest.studies))
+    rows = [[*row] for row in zip(*(texts for _, texts in columns), strict=True)]
     if (largest := contest.baseline) and not math.isnan(value := largest.value(by)):
         always = f'<span class="quiet">always {escape(largest.name)}, the largest class</span>'
-        rows.append([always, by.text(value), *[""] * (len(head) - 1)])
-    heads = [("", False), *((escape(name), name != "adapter") for name in head)]
+        rows.append([always, by.text(value), *[""] * (len(columns) - 2)])
+    heads = [(escape(name), name not in ("", "adapter")) for name, _ in columns]
     multi_label = by == ACCURACY and any("f1" in one for one in group["contenders"])
     note = '<p class="quiet">Accuracy counts the images whose classes are all right.</p>' if multi_label else ""
     return page_assets.of_group(number, page_assets.table(heads, rows) + note)
 
 
-def _row(one: Contender, behind: str, keys: Sequence[str], text: Callable[[object], str]) -> list[str]:
-    """Return the scores, costs and settings of a contender as HTML."""
-    cell, by, seconds = one.cell, one.cell.by, one.cell.mean(SECONDS)
-    settings = (cell.choices.get(key) for key in keys)
+def _columns(
+    found: Sequence[Contender], key: str, group: Mapping[str, Any], *, is_search: bool
+) -> list[tuple[str, list[str]]]:
+    """Return the columns of that table: a heading, and a text for each contender as HTML."""
+    cells, by, text = [one.cell for one in found], found[0].cell.by, short_text if is_search else value_text
+    seconds = [cell.mean(SECONDS) for cell in cells]
+    tried = [{name: value for name, value in cell["at"].items() if value is not None} for cell in group["cells"]]
+    keys = differing(tried)  # of this group: a key that tells the groups apart has one value here
+    values = {name: [cell.choices.get(name) for cell in cells] for name in keys}
+    adapters = [adapter_words.full(cell.finished[0]) for cell in cells]
+    wide = [f'<div class="wide">{escape(adapter) or "-"}</div>' for adapter in adapters]
     return [
-        by.text(cell.mean(by.test)),
-        "-" if one.interval is None else by.span(one.interval.low, one.interval.high),
-        behind,
-        by.text(cell.mean(by.val)),
-        "-" if math.isnan(seconds) else f"{seconds:.3g}",
-        *("-" if value is None else escape(text(value)) for value in settings),
-        cell.finished_text,
-        str(one.tried),
+        ("", [page_assets.swatch(value_text(one.cell.choices.get(key)), one.name) for one in found]),
+        ("test" if by == ACCURACY else f"test {by.words}", [by.text(cell.mean(by.test)) for cell in cells]),
+        ("95% interval", [by.span(one.interval.low, one.interval.high) if one.interval else "-" for one in found]),
+        ("behind the first", ["", *(_difference(compare_cells(cells[0], cell), by) for cell in cells[1:])]),
+        ("validation", [by.text(cell.mean(by.val)) for cell in cells]),
+        ("time (s)", ["-" if math.isnan(one) else f"{one:.3g}" for one in seconds]),
+        *((name, ["-" if one is None else escape(text(one)) for one in own]) for name, own in values.items()),
+        ("runs" if group["folds"] else "seeds", [cell.finished_text for cell in cells]),
+        ("trials" if is_search else "cells tried", [str(one.tried) for one in found]),
+        *([("adapter", wide)] if any(adapters) else []),
     ]
 
 

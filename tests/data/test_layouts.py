@@ -194,7 +194,7 @@ def test_skipped_files_are_counted_and_reported_unless_harmless(tmp_path: Path):
     images(tmp_path, "a", "b", each=6)
     for name in ("1.nef", "2.NEF", "3.webm", "noname", "notes.txt", "Thumbs.db", "LICENSE"):
         (tmp_path / "a" / name).write_text("x")
-    other = survey(tmp_path / "a").other
+    other = survey(tmp_path / "a").left.other
     assert other == {".nef": 2, ".webm": 1, "(no suffix)": 1, ".txt": 1, ".db": 1, "license": 1}
     found = load(tmp_path)
     assert found.counts["other"] == 7

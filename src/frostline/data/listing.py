@@ -13,24 +13,14 @@ from frostline.data import leftovers
 from frostline.data.image_formats import SUFFIXES
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The files below a folder."""
+@dataclass
+class LeftOut:
+    """Counts of files left out so far, while a folder is walked."""
 
-    files: list[Path] = field(default_factory=list)
-    """Files with the suffix of an image, sorted, and folders that cannot be listed."""
     hidden: int = 0
     """Number of files and folders left out as hidden: dot files, macOS's `._*` among them."""
     other: Counter[str] = field(default_factory=Counter)
     """Number of files left out because of their names, by `leftovers.kind`."""
-
-
-@dataclass
-class LeftOut:
-    """Counts of files left out so far, while a folder is walked (see `Listing`)."""
-
-    hidden: int = 0
-    other: Counter[str] = field(default_factory=Counter)
     seen: int = 0
     """Number of files and folders found so far."""
     most: float = inf
@@ -42,11 +32,19 @@ class LeftOut:
         return self.seen > self.most
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files below a folder."""
+
+    files: list[Path]
+    """Files with the suffix of an image, sorted, and folders that cannot be listed."""
+    left: LeftOut
+
+
 def survey(folder: Path) -> Listing:
     """Return the files below `folder`; links to folders are followed once, and never to a parent of `folder`."""
     left = LeftOut()
-    files = list(walk(folder, left))
-    return Listing(files, left.hidden, left.other)
+    return Listing(list(walk(folder, left)), left)
 
 
 def walk(folder: Path, left: LeftOut) -> Iterator[Path]:

@@ -166,7 +166,7 @@ def _instead(root: Path, classes: Sequence[str]) -> str:
     if there.files:
         images = counted(len(there.files), "image", "images")
         return f"0, but {images} without one: name the folder above, or use data=table"
-    return "; ".join(filter(None, ["0", leftovers.describe(there.other)]))
+    return "; ".join(filter(None, ["0", leftovers.describe(there.left.other)]))
 
 
 def _table(file: Path, options: Mapping[str, Any], missing: str) -> dict[str, Source]:
@@ -232,7 +232,7 @@ def _labelled(listings: Mapping[str, Listing], classes: Sequence[str], root: Pat
     number = {name: label for label, name in enumerate(classes)}
     flat = [(file, number[name]) for name, listing in listings.items() for file in listing.files]
     files = [file for file, _ in flat]
-    other = sum((listing.other for listing in listings.values()), Counter[str]())
-    left_out = {"hidden": sum(listing.hidden for listing in listings.values()), "other": other.total()}
+    other = sum((listing.left.other for listing in listings.values()), Counter[str]())
+    left_out = {"hidden": sum(listing.left.hidden for listing in listings.values()), "other": other.total()}
     plain = of_files(files, root, torch.tensor([label for _, label in flat]), classes)
     return replace(plain, left_out=left_out, suffixes=other)

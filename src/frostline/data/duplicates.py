@@ -98,21 +98,22 @@ def find(splits: Mapping[str, SplitHashes], classes: Sequence[str]) -> list[Find
     ]
 
 
+def in_pairs(
+    one: SplitHashes, two: SplitHashes, rows: Sequence[tuple[int, int]], sign: str
+) -> tuple[tuple[str, ...], tuple[tuple[Place, ...], ...]]:
+    """Return the names of images in pairs of rows, with `sign` between them, and the places of the first `PAIRS`."""
+    names = tuple(f"{one.name(row)} {sign} {two.name(other)}" for row, other in rows)
+    return names, tuple((one.place(row), two.place(other)) for row, other in rows[:PAIRS])
+
+
 def _across(splits: Mapping[str, SplitHashes], one: str, two: str) -> Iterator[Finding]:
-    places = shared(splits[one].digests, splits[two].digests)
-    rows = (places >= 0).nonzero()[:, 0]
-    if not len(rows):
+    places = shared(splits[one].digests, splits[two].digests).tolist()
+    rows = [(row, place) for row, place in enumerate(places) if place >= 0]
+    if not rows:
         return
-    pairs = list(zip(rows.tolist(), places[rows].tolist(), strict=True))
-    names = tuple(f"{splits[one].name(row)} = {splits[two].name(place)}" for row, place in pairs)
-    count = len(rows)
-    yield Finding(
-        f"{count:,} of {len(places):,} images in {one} {'is' if count == 1 else 'are'} in {two}, too "
-        f"({first_few(names)}): accuracy there may be too high",
-        True,
-        names,
-        tuple((splits[one].place(row), splits[two].place(place)) for row, place in pairs[:PAIRS]),
-    )
+    names, shown = in_pairs(splits[one], splits[two], rows, "=")
+    told = f"{len(rows):,} of {len(places):,} images in {one} {'is' if len(rows) == 1 else 'are'} in {two}, too"
+    yield Finding(f"{told} ({first_few(names)}): accuracy there may be too high", True, names, shown)
 
 
 def _contradictions(splits: Mapping[str, SplitHashes], classes: Sequence[str]) -> Iterator[Finding]:
@@ -149,13 +150,11 @@ def _two_labels(group: Sequence[tuple[str, int]], splits: Mapping[str, SplitHash
 def _copies(train: SplitHashes) -> Iterator[Finding]:
     first: dict[bytes, int] = {}
     rows = [(row, first.setdefault(digest.tobytes(), row)) for row, digest in enumerate(train.digests.numpy())]
-    copies = [(row, other) for row, other in rows if row != other]
-    names = tuple(f"{train.name(row)} = {train.name(other)}" for row, other in copies)
-    if names:
+    if copies := [(row, other) for row, other in rows if row != other]:
+        names, shown = in_pairs(train, train, copies, "=")
         verb = "is a copy of another" if len(names) == 1 else "are copies of others"
         told = f"{len(names):,} of {len(rows):,} images in train {verb} ({first_few(names)})"
-        pairs = tuple((train.place(row), train.place(other)) for row, other in copies[:PAIRS])
-        yield Finding(told, False, names, pairs)
+        yield Finding(told, False, names, shown)
 
 
 def _alike(group: Sequence[int], fact: Callable[[int], Hashable]) -> Iterator[list[int]]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.core.errors import first_few
-from frostline.data.duplicates import SplitHashes, shared
-from frostline.data.findings import PAIRS, Finding
+from frostline.data.duplicates import SplitHashes, in_pairs, shared
+from frostline.data.findings import Finding
 from frostline.data.perceptual_hash import NONE
 
 PHASH, DHASH = 4, 8
@@ -31,19 +31,13 @@ def find(splits: Mapping[str, SplitHashes]) -> Iterator[Finding]:
     for split in ("test", "val"):
         own = splits[split]
         new = shared(own.digests, train.digests) < 0
-        places = closest(torch.where(new[:, None], own.hashes, NONE), train.hashes)
-        rows = (places >= 0).nonzero()[:, 0].tolist()
-        if not rows:
-            continue
-        names = tuple(f"{own.name(row)} ~ {train.name(int(places[row]))}" for row in rows)
-        look = "looks" if len(rows) == 1 else "look"
-        yield Finding(
-            f"{len(rows):,} of {len(places):,} images in {split} {look} nearly like one in train "
-            f"({first_few(names)}): if they show the same, accuracy there may be too high",
-            False,
-            names,
-            tuple((own.place(row), train.place(int(places[row]))) for row in rows[:PAIRS]),
-        )
+        places = closest(torch.where(new[:, None], own.hashes, NONE), train.hashes).tolist()
+        if rows := [(row, place) for row, place in enumerate(places) if place >= 0]:
+            names, shown = in_pairs(own, train, rows, "~")
+            look = "looks" if len(rows) == 1 else "look"
+            told = f"{len(rows):,} of {len(places):,} images in {split} {look} nearly like one in train"
+            doubt = "if they show the same, accuracy there may be too high"
+            yield Finding(f"{told} ({first_few(names)}): {doubt}", False, names, shown)
 
 
 def closest(hashes: Tensor, others: Tensor) -> Tensor:

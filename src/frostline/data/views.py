@@ -54,31 +54,31 @@ class Views:
         self._pixels = split.pixels
         self._centred = split.centred
         self._held: Held | None = None
-        self._coming = Prefetch[list[Tensor]]()
+        self._prefetched = Prefetch[list[Tensor]]()
         self._device_budget = device_budget
         self._sizes, self.ids = split.sizes, split.ids
         self._view = view
         self._memory_format = memory_format
         self.view_of = view_of
-        self.identity = {"images": split.digest, "aside": self._aside, **identity}
+        self.identity = {"images": split.digest, "aside": self._on_cpu, **identity}
         self.labels = split.labels.to(device_budget.device)
-        self._sizes_there, self._ids_there = split.sizes.to(device_budget.device), split.ids.to(device_budget.device)
+        self._device_sizes, self._device_ids = split.sizes.to(device_budget.device), split.ids.to(device_budget.device)
         self.seen = 0
         """Number of views returned so far."""
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
         """Start to fetch the samples at `index` in the background, for a later `inputs`."""
         if isinstance(self._pixels, Undecoded):
-            self._coming.put(index, self._begin(self._pixels, index, self.view_of(epoch)))
+            self._prefetched.put(index, self._start_decoding(self._pixels, index, self.view_of(epoch)))
         else:
-            prefetch(self._there(), index)
+            prefetch(self._device_pixels(), index)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the views `(B, 3, S, S)` float32 of the samples at `index` in `epoch`."""
         self.seen += len(index)
         number, row = self.view_of(epoch), index.to(self._device_budget.device, non_blocking=True)
-        shown = self._shown(index, row, number)
-        views = self._view.finish(shown.float(), self._ids_there[row], number)
+        shown = self._cropped(index, row, number)
+        views = self._view.finish(shown.float(), self._device_ids[row], number)
         return views.contiguous(memory_format=self._memory_format)
 
     def images(self, index: Tensor) -> Tensor:
@@ -92,21 +92,21 @@ class Views:
         """Free the device memory of the pixels; they are moved there again at the next use."""
         self._held = None
 
-    def _shown(self, index: Tensor, row: Tensor, number: int) -> Tensor:
+    def _cropped(self, index: Tensor, row: Tensor, number: int) -> Tensor:
         """Return the samples at `index` (on the device: `row`) as `(B, 3, S, S)` of integer values, on the device."""
         images: Images
         if isinstance(self._pixels, Undecoded):
-            coming = self._coming.take(index) or self._begin(self._pixels, index, number)()
-            if self._aside:
+            coming = self._prefetched.take(index) or self._start_decoding(self._pixels, index, number)()
+            if self._on_cpu:
                 return machine.to_device(torch.stack(coming), self._device_budget.device)
             images = ragged.moved(coming, self._device_budget.device)
         else:
-            images = rows(self._there(), index, self._device_budget.device)
-        crop = self._view.crop and self._view.crop(self._sizes_there[row], self._ids_there[row], number)
-        return self._show(images, crop)
+            images = rows(self._device_pixels(), index, self._device_budget.device)
+        crop = self._view.crop and self._view.crop(self._device_sizes[row], self._device_ids[row], number)
+        return self._crop(images, crop)
 
     @property
-    def _aside(self) -> bool:
+    def _on_cpu(self) -> bool:
         """Whether views are made on the CPU: always for exact crops, which are decoded in every epoch and never stored.
 
         A GPU makes all other views by its own kernels, which round a few pixels differently.
@@ -114,8 +114,8 @@ class Views:
         exact = isinstance(self._pixels, Undecoded) and not self._pixels.instead
         return exact or self._centred or self._device_budget.device.type == "cpu"
 
-    def _begin(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], list[Tensor]]:
-        if not self._aside:
+    def _start_decoding(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], list[Tensor]]:
+        if not self._on_cpu:
             return pixels.begin(index, lambda place, image: image)
         if self._view.crop is None:
             return pixels.begin(index, self._center)
@@ -123,14 +123,14 @@ class Views:
 
         def cut(place: int, image: Tensor) -> Tensor:
             flip = None if crop.flip is None else crop.flip[place : place + 1]
-            return self._show([image], Crop(crop.boxes[place : place + 1], flip))[0]
+            return self._crop([image], Crop(crop.boxes[place : place + 1], flip))[0]
 
         return pixels.begin(index, cut)
 
     def _center(self, place: int, image: Tensor) -> Tensor:
         return center_crop(image[None], self._view.center)[0]
 
-    def _show(self, images: Images, crop: Crop | None) -> Tensor:
+    def _crop(self, images: Images, crop: Crop | None) -> Tensor:
         """Return the views of images, `(B, 3, S, S)` of integer values; without `crop` the centre views."""
         if crop is not None:
             how = self._view.center
@@ -141,7 +141,7 @@ class Views:
             return images
         return center_crop(images, self._view.center)
 
-    def _there(self) -> Held:
+    def _device_pixels(self) -> Held:
         assert not isinstance(self._pixels, Undecoded)
         if self._held is None:
             self._held = self._device_budget.take(self._pixels)

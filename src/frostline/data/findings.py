@@ -58,11 +58,8 @@ def of_classes(labels: Mapping[str, Tensor], classes: Sequence[str]) -> list[Fin
     counts = class_counts(labels["train"], len(classes)).tolist()
     share, largest = max(counts) / sum(counts), classes[counts.index(max(counts))]
     if share > (1 + 1 / len(classes)) / 2:  # nearer to a single class than to balanced classes
-        found.append(
-            Finding(
-                f"{share:.0%} of train is {largest}: predicting {largest} for every image is right about as often", True
-            )
-        )
+        told = f"{share:.0%} of train is {largest}: predicting {largest} for every image is right about as often"
+        found.append(Finding(told, True))
     return found
 
 
@@ -77,13 +74,8 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
     if not (mine <= theirs or theirs < mine):
         return []
     how = "the same classes in another order" if mine == theirs else "more classes" if mine < theirs else "some of them"
-    return [
-        Finding(
-            f"model.weights={weights} was trained for {how} ({some(trained_for)}; the data has {some(classes)}): "
-            "the head starts from random weights",
-            mine == theirs,
-        )
-    ]
+    told = f"model.weights={weights} was trained for {how} ({some(trained_for)}; the data has {some(classes)})"
+    return [Finding(f"{told}: the head starts from random weights", mine == theirs)]
 
 
 def of_values(counts: Mapping[str, int], total: int, span: tuple[float, float] | None, levels: Levels) -> list[Finding]:

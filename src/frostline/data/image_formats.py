@@ -35,13 +35,10 @@ _PLUGINS: dict[str, tuple[str, str | None, dict[str, tuple[str, ...]]]] = {
     "pillow-jxl-plugin": ("pillow_jxl", None, {"JXL": (".jxl",)}),
 }
 """By package name: its module, the function that registers it if the import does not, and the formats that it reads."""
-_CONVERTED = "a conversion to PNG or TIFF"
-_UNREAD = {
-    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"), _CONVERTED),
-    **dict.fromkeys((".svg", ".eps", ".ps", ".pdf", ".wmf", ".emf", ".psd", ".xcf", ".ai"), _CONVERTED),
-    **dict.fromkeys((".exr", ".hdr", ".dcm", ".dicom", ".fits", ".nii", ".czi", ".lif", ".nd2", ".svs"), _CONVERTED),
-    **dict.fromkeys((".ras", ".dds", ".xbm", ".xpm", ".icns", ".cur", ".pcd", ".heics", ".avifs"), _CONVERTED),
-}
+_UNREAD = (
+    ".cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .svg .eps .ps .pdf .wmf .emf .psd .xcf .ai .exr .hdr .dcm "
+    ".dicom .fits .nii .czi .lif .nd2 .svs .ras .dds .xbm .xpm .icns .cur .pcd .heics .avifs"
+)
 """Suffixes of images that cannot be read here: camera raw data, vector graphics, layered and scientific formats."""
 
 
@@ -70,7 +67,7 @@ def readable_with(suffix: str) -> str | None:
     for package, (_, _, formats) in _PLUGINS.items():
         if any(suffix in suffixes for suffixes in formats.values()):
             return f"{package} (pip install 'frostline[formats]')"
-    return _UNREAD.get(suffix)
+    return "a conversion to PNG or TIFF" if suffix in _UNREAD.split() else None
 
 
 def libraries() -> list[str]:

@@ -148,22 +148,17 @@ def _splits(tops: Mapping[str, Sequence[Path]], roles: Mapping[Path, str | None]
     reasons = {
         "unlabelled": "its name says that it has no labels",
         "annotations": "its name says that it holds annotations",
-        "images": "it is not a split",
-        None: "it is not a split",
     }
-    left = [(folder, reasons[role]) for folder, role in roles.items() if role not in SPLITS]
+    left = [(top, reasons.get(role or "", "it is not a split")) for top, role in roles.items() if role not in SPLITS]
     flat = [top for split in ("val", "test") for top in tops[split] if not subfolders(top)]
     left += [(top, "its images are in no class folders") for top in flat]
     found = {split: _classes(top) for split in SPLITS for top in tops[split] if top not in flat}
-    surveyed = [(folder, reason, survey(folder).files) for folder, reason in left]
-    return Layout(
-        found,
-        tuple(
-            Finding(f"folder {printable(folder.name)} with {images} is left out, since {reason}", True)
-            for folder, reason, files in surveyed
-            if files and (images := counted(len(files), "image", "images"))
-        ),
-    )
+    findings = []
+    for top, reason in left:
+        if files := survey(top).files:
+            images = counted(len(files), "image", "images")
+            findings.append(Finding(f"folder {printable(top.name)} with {images} is left out, since {reason}", True))
+    return Layout(found, tuple(findings))
 
 
 def _inside_out(root: Path, below: Sequence[Path]) -> Layout:
@@ -184,22 +179,18 @@ def _inside_out(root: Path, below: Sequence[Path]) -> Layout:
 
 def _check_nothing_else(root: Path, below: Sequence[Path], roles: Mapping[Path, str | None]) -> None:
     """Raise `UserError` if all folders have names of parts of a data set, so that they are hardly classes."""
-    known = set(roles.values())
-    named = some(folder.name for folder in below)
+    known, named = set(roles.values()), some(folder.name for folder in below)
+    remedy = "data.layout=classes reads them as classes"
     if known and known <= {*SPLITS, "unlabelled"}:
         if any(map(subfolders, below)):
             raise user_error("data.root", root, f"a folder train beside {named}")
         if len(below) > 1:
-            raise UserError(
-                f"data.root={root}: expected one folder per class, found {named}, which are named like splits and "
-                "hold images without class folders; data.layout=classes reads them as classes"
-            )
+            found = f"found {named}, which are named like splits and hold images without class folders"
+            raise user_error("data.root", root, f"one folder per class, {found}; {remedy}")
     if known == {"images", "annotations"}:
         inner = next(folder for folder in below if roles[folder] == "images")
-        raise UserError(
-            f"data.root={root}: expected one folder per class, found {named}; if the classes are in "
-            f"{printable(inner.name)}, set data.root={inner}; data.layout=classes reads them as classes"
-        )
+        inside = f"if the classes are in {printable(inner.name)}, set data.root={inner}"
+        raise user_error("data.root", root, f"one folder per class, found {named}; {inside}; {remedy}")
 
 
 def _check_nested(root: Path, below: Sequence[Path]) -> None:

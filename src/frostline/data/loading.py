@@ -158,16 +158,10 @@ def _of_images(
     labels = {name: split.labels for name, split in splits.items()}
     classes = parts["train"].source.classes
     yield from findings.of_classes(labels, classes)
+    hashes = {name: decoded[name].facts("hashes", split.ids) for name, split in splits.items()}
     shown = {
-        name: duplicates.SplitHashes(
-            name,
-            split.ids,
-            split.digests,
-            decoded[name].facts("hashes", split.ids),
-            split.labels,
-            parts[name].name,
-        )
-        for name, split in splits.items()
+        name: duplicates.SplitHashes(name, one.ids, one.digests, hashes[name], one.labels, parts[name].name)
+        for name, one in splits.items()
     }
     yield from duplicates.find(shown, classes)
     yield from near_duplicates.find(shown)

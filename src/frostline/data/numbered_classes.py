@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import user_error
 from frostline.data.findings import PAIRS, Finding, Place
 from frostline.data.label_columns import Labels
 from frostline.data.names import counted, is_text, printable, some
@@ -153,14 +153,10 @@ def check_classes(split: str, found: Collection[str], trained: Collection[str], 
     extra, lost = sorted(set(found) - set(trained)), sorted(set(trained) - set(found))
     if not extra and not (lost and missing == "refuse"):
         return
-    if {_meant(name) for name in extra} & {_meant(name) for name in lost}:
-        odd = ", ".join(map(spelled, extra + lost))
-    else:
-        odd = some(sorted(extra + lost))
+    alike = {*map(_meant, extra)} & {*map(_meant, lost)}
+    odd = ", ".join(map(spelled, extra + lost)) if alike else some(sorted(extra + lost))
     hint = "" if extra else f"; data.missing_classes=ok allows {split} to lack some"
-    raise UserError(
-        f"{user_error('data.root', root, f'the same classes in train and {split}; they differ in {odd}')}{hint}"
-    )
+    raise user_error("data.root", root, f"the same classes in train and {split}; they differ in {odd}{hint}")
 
 
 def spelled(name: str) -> str:

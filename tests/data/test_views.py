@@ -107,7 +107,7 @@ def test_file_reads_overlap_with_the_previous_batch(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Rows, "_read", noting)
     from_file = replace(split(), pixels=Rows(pixels, torch.arange(5)))
     views = views_of(from_file)
-    found = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
+    found = [views.inputs(index, 1) for index in dataset.prefetched(views, dataset.ordered(views, 2), 1)]
     assert torch.equal(torch.cat(found), split().pixels[torch.arange(5)].float())
     assert sorted(name.partition("_")[0] for name in readers) == ["MainThread", "reader"]
 
@@ -131,7 +131,7 @@ def test_storage_kinds_give_identical_views(tmp_path: Path) -> None:
         found = []
         for pixels, budget in ((Ragged(kept, starts, shapes), MUCH), (Ragged(kept, starts, shapes), 0), (undecoded, 0)):
             views = views_of(replace(split(pixels), sizes=sizes), View(CENTER, cut, plain), budget)
-            ahead = [views.inputs(index, 1) for index in dataset.in_order(views, 2, 1)]
+            ahead = [views.inputs(index, 1) for index in dataset.prefetched(views, dataset.ordered(views, 2), 1)]
             assert torch.equal(torch.cat(ahead), views.inputs(torch.arange(5), 1))
             found.append(torch.cat(ahead))
             assert views.images(torch.tensor([2])).shape == (1, 3, 4, 4)

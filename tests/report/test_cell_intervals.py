@@ -22,7 +22,7 @@ from frostline.report.cell_intervals import validation_interval
 from frostline.report.cells import Cell, cells
 from frostline.report.statistics import Interval
 from frostline.runs import selection
-from frostline.training.evaluation import of_logits
+from frostline.training.evaluation import evaluate_logits
 from small import data_config
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ def labels_and_logits(images: int, seeds: int, random: np.random.Generator) -> t
 def test_validation_intervals_of_other_metrics_cover_seeds_and_images(by: Metric) -> None:
     random = np.random.default_rng(0)
     labels, networks = labels_and_logits(20_000, 30, random)
-    truth = np.mean([selection.value(by, of_logits(logits, labels), labels) for logits in networks])
+    truth = np.mean([selection.value(by, evaluate_logits(logits, labels), labels) for logits in networks])
     covered, alone = [], []
     for _ in range(120):
         labels, networks = labels_and_logits(150, 3, random)
         split = cast("Split", SimpleNamespace(labels=labels, groups=None))
-        epochs = [selection.of_epoch(by, of_logits(logits, labels), split) for logits in networks]
+        epochs = [selection.of_epoch(by, evaluate_logits(logits, labels), split) for logits in networks]
         values = [epoch[by.epoch] for epoch in epochs]
         runs = [
             Result(seed, "", "", None, "FINISHED", None, {"seed": seed, "lr": 0.1, "select": by.epoch}, scores)

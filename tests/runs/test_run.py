@@ -16,7 +16,7 @@ from frostline.records.result import VAL
 from frostline.runs import frost_line
 from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
-from frostline.training.evaluation import Evaluation, evaluate, of_logits
+from frostline.training.evaluation import Evaluation, evaluate, evaluate_logits
 from frostline.training.loop import Diverged
 from small import SMALL, TINY, FakeScreen, compose, execute_run
 
@@ -64,7 +64,7 @@ def test_nan_test_logits_fail_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
     def evaluate_with_nan(network: torch.nn.Module, data: Any, **how: Any) -> Evaluation:
         logits = evaluate(network, data, **how).logits.clone()
         logits[0] = torch.nan
-        return of_logits(logits, data.labels)
+        return evaluate_logits(logits, data.labels)
 
     monkeypatch.setattr(frost_line, "evaluate", evaluate_with_nan)
     config = compose(*SMALL, *TINY, "freeze=head", "epochs=1", "data.limit=16", "device=cpu")

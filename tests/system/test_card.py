@@ -36,7 +36,7 @@ EMULATED = (
 
 The learning rate is exact in float32, the type of a GPU's learning rates.
 """
-SELDOM = {"sums.read", "evaluation.of_logits", "machine._arrived", "device_budget.take"}
+SELDOM = {"sums.read", "evaluation.evaluate_logits", "machine._arrived", "device_budget.take"}
 """Functions that may wait for the GPU: once per epoch, or once per batch of the backbone."""
 WAITS = 3
 """Waits of the host per epoch: for the sums of its steps, those of the evaluation, and its logits."""
@@ -182,7 +182,7 @@ def test_epoch_waits_for_results_and_sends_only_indices(
 ) -> None:
     gpu = emulated(*overrides)
     assert gpu.waits.total() <= WAITS
-    assert {what.partition(": ")[2] for what in gpu.waits} == {"sums.read", "evaluation.of_logits"}
+    assert {what.partition(": ")[2] for what in gpu.waits} == {"sums.read", "evaluation.evaluate_logits"}
     data = load_data(source="digits", **FEW)
     samples = len(data.train.labels) + len(data.val.labels)
     assert gpu.sent.total() <= 3 * 8 * samples + 512  # int64 indices of samples, and of those they are mixed with

@@ -101,11 +101,6 @@ def ordered(data: Dataset, batch_size: int) -> list[Tensor]:
     return [torch.arange(part.start, part.stop) for part in batches(len(data.labels), batch_size)]
 
 
-def in_order(data: Dataset, batch_size: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the indices of all samples batch by batch, as `prefetched` does."""
-    return prefetched(data, ordered(data, batch_size), epoch)
-
-
 Outputs = Callable[[Dataset, Callable[[Tensor], Tensor], Sequence[Tensor], int], Iterator[Tensor]]
 """Yields the outputs of a function for each batch of a dataset in an epoch: `(data, compute, batches, epoch)`."""
 

@@ -55,7 +55,7 @@ def evaluate(
             every = every if done else logits.new_empty(len(data.labels), logits.shape[1])
             every[done : done + len(logits)] = logits  # in place: with many classes memory does not hold it twice
             done += len(logits)
-    return of_logits(every, data.labels)
+    return evaluate_logits(every, data.labels)
 
 
 def logits_function(module: nn.Module, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
@@ -69,7 +69,7 @@ def logits_function(module: nn.Module, autocast: torch.dtype | None) -> Callable
     return compute
 
 
-def of_logits(every: Tensor, labels: Tensor) -> Evaluation:
+def evaluate_logits(every: Tensor, labels: Tensor) -> Evaluation:
     """Return the evaluation of logits `every` `(N, classes)` float32 for samples with `labels`."""
     rows = max(1, _AT_ONCE // every.shape[1])
     losses = every.new_empty(len(every.split(rows)))  # preallocated, to avoid fragments between blocks of 16 MB

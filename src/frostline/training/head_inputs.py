@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from frostline.core import machine
-from frostline.training.dataset import Dataset, in_order
+from frostline.training.dataset import Dataset, ordered, outputs, prefetched
 from frostline.training.evaluation import evaluating
 from frostline.training.gradient import Head
 
@@ -25,7 +25,7 @@ class HeadInputs(Dataset):
         """
         self.labels = data.labels
         self._data, self._head = data, head
-        self._kept = None if data.cached else torch.cat([self._passed(index, 1) for index in in_order(data, ROWS, 1)])
+        self._kept = None if data.cached else torch.cat([*outputs(data, self._passed, ordered(data, ROWS), 1)])
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the samples at `index`."""
@@ -34,10 +34,12 @@ class HeadInputs(Dataset):
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the inputs `(B, D)` float32 of the samples at `index`."""
-        return self._passed(index, epoch) if self._kept is None else machine.select_rows(self._kept, index)
+        if self._kept is None:
+            return self._passed(self._data.inputs(index, epoch))
+        return machine.select_rows(self._kept, index)
 
-    def _passed(self, index: Tensor, epoch: int) -> Tensor:
-        inputs = self._data.inputs(index, epoch)
+    def _passed(self, inputs: Tensor) -> Tensor:
+        """Return inputs of the head `(B, ...)` after the layers before the linear one."""
         for layer in self._head.before:
             with evaluating(layer):
                 inputs = layer(inputs)
@@ -46,5 +48,5 @@ class HeadInputs(Dataset):
 
 def chunks(data: Dataset, rows: int = ROWS) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield features `(B, D)` and labels `(B, ...)` of a split in order, about `rows` samples at once."""
-    for index in in_order(data, rows, 1):
+    for index in prefetched(data, ordered(data, rows), 1):
         yield data.inputs(index, 1), machine.select_rows(data.labels, index)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from frostline.core import machine
 from frostline.core.labels import multi_label
 from frostline.training.dataset import Dataset
-from frostline.training.evaluation import Evaluation, of_logits
+from frostline.training.evaluation import Evaluation, evaluate_logits
 from frostline.training.head_inputs import ROWS, chunks
 
 _LEAST = 1e-6
@@ -76,7 +76,7 @@ def best_k(
 ) -> int:
     """Return the number of neighbours among `options` with the smallest `rank` on a split; the first one of equals."""
     parts = [voters.nearest(features, max(options)) for features, _ in chunks(val)]
-    found = {k: of_logits(torch.cat([voters.vote(*part, k) for part in parts]), val.labels) for k in options}
+    found = {k: evaluate_logits(torch.cat([voters.vote(*part, k) for part in parts]), val.labels) for k in options}
     return min(found, key=lambda k: rank(found[k]))
 
 
@@ -89,7 +89,7 @@ def leave_one_out(voters: Neighbours, train: Dataset, most: int) -> Evaluation:
     for index in chosen.split(ROWS):
         own = index.to(train.labels.device)
         logits.append(voters.vote(*voters.nearest(train.inputs(index, 1), voters.k, own), voters.k))
-    return of_logits(torch.cat(logits), machine.select_rows(train.labels, chosen))
+    return evaluate_logits(torch.cat(logits), machine.select_rows(train.labels, chosen))
 
 
 def centroids(train: Dataset, classes: int, *, temperature: float) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from frostline.core.labels import right
 from frostline.training import neighbours, probe
 from frostline.training.dataset import InMemory
-from frostline.training.evaluation import Evaluation, evaluate, of_logits
+from frostline.training.evaluation import Evaluation, evaluate, evaluate_logits
 from frostline.training.head_inputs import ROWS
 from frostline.training.logme import logme
 from frostline.training.neighbours import Neighbours
@@ -45,7 +45,7 @@ def scores(
     voters.k = neighbours.best_k(voters, val, k, _rank)
     near = evaluate(voters, val, batch_size=ROWS, autocast=None)
     solutions = probe.solve(train, classes, strengths)
-    told = [of_logits(F.linear(val.tensor, one.weight, one.bias), val.labels) for one in solutions]
+    told = [evaluate_logits(F.linear(val.tensor, one.weight, one.bias), val.labels) for one in solutions]
     best = min(range(len(told)), key=lambda number: _rank(told[number]))
     hits = right(told[best].logits, val.labels.cpu())
     return Scores(near.accuracy, told[best].accuracy, logme(train.tensor, train.labels), hits, solutions[best])

@@ -21,7 +21,7 @@ import warm
 from frostline.records import journal, layout
 from frostline.records.result import read_result
 from frostline.sweeps.study_storage import storage_of
-from small import compose
+from small import TINY, compose
 
 CHECKOUT = Path(__file__).parents[1]
 QUICK = ("data.limit=100", "epochs=2", "batch_size=50", "model.image_size=32")
@@ -38,7 +38,7 @@ main()
 """A command whose evaluation executes `code`."""
 TINY_SEARCH = (
     *("data.limit=40", "batch_size=20", "model.image_size=32", "data.test_fraction=0.05", "data.val_fraction=0.05"),
-    *("threads=1", "epochs=2", "search.confirm=2"),
+    *("threads=1", "epochs=2", *TINY, "search.confirm=2"),
 )
 RANGES = ("search=tpe", "lr=interval(1e-5,1)", "search.space.full.lr=interval(1e-4,1e-2)")
 KILLED_IN_CALL = """

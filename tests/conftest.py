@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+import disk
 import preload
 import stores
 import warm
@@ -39,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests if there is no GPU. Import torch only here: the controller of xdist does not need it."""
     import torch
 
+    disk.skip_syncs()
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
         for item in items:

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import disk
+
 LOADED = (
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
     *("mlflow.tracking.client", "mlflow.store.tracking.sqlalchemy_store", "itables", "narwhals"),
@@ -45,6 +47,7 @@ def load() -> None:
         importlib.import_module(name)
     Plugins.instance()
     sys.modules["frostline.data.sources"]._read_digits()
+    disk.skip_syncs()
     read_once()
     compose_once()
     draw_once()

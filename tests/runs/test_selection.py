@@ -18,7 +18,7 @@ from torch.nn.functional import one_hot
 from frostline.core.metrics import LOSS, METRICS, Metric
 from frostline.report import predictions, statistics
 from frostline.runs import selection
-from frostline.training.evaluation import of_logits
+from frostline.training.evaluation import evaluate_logits
 from small import SMALL, TINY, compose, execute_run
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def val(labels: torch.Tensor, groups: torch.Tensor | None = None) -> Split:
 
 @pytest.mark.parametrize("by", METRICS.values(), ids=lambda by: by.name)
 def test_better_results_rank_first_then_those_with_less_loss(by: Metric) -> None:
-    better, worse, surer = (of_logits(logits, LABELS) for logits in (LOGITS, NOISE, 1.2 * LOGITS))
+    better, worse, surer = (evaluate_logits(logits, LABELS) for logits in (LOGITS, NOISE, 1.2 * LOGITS))
     assert selection.rank(by, better, LABELS) < selection.rank(by, worse, LABELS)
     assert surer.loss < better.loss and selection.rank(by, surer, LABELS) < selection.rank(by, better, LABELS)
     value = selection.of_epoch(by, better, val(LABELS))[by.epoch]
@@ -46,15 +46,15 @@ def test_better_results_rank_first_then_those_with_less_loss(by: Metric) -> None
 def test_margin_of_error_counts_groups_not_images() -> None:
     def margin(copies: int, groups: torch.Tensor | None = None) -> float:
         labels, logits = LABELS.repeat_interleave(copies), LOGITS.repeat_interleave(copies, 0)
-        return selection.of_epoch(LOSS, of_logits(logits, labels), val(labels, groups))[selection.MARGIN]
+        return selection.of_epoch(LOSS, evaluate_logits(logits, labels), val(labels, groups))[selection.MARGIN]
 
     assert margin(4) == pytest.approx(margin(1) / 2)
     assert margin(4, torch.arange(60).repeat_interleave(4)) == pytest.approx(margin(1), rel=0.05)
 
 
 def test_margin_of_error_is_left_out_where_it_is_unknown() -> None:
-    one_group = selection.of_epoch(LOSS, of_logits(LOGITS, LABELS), val(LABELS, torch.zeros(60).long()))
-    undefined = selection.of_epoch(LOSS, of_logits(LOGITS * math.nan, LABELS), val(LABELS))
+    one_group = selection.of_epoch(LOSS, evaluate_logits(LOGITS, LABELS), val(LABELS, torch.zeros(60).long()))
+    undefined = selection.of_epoch(LOSS, evaluate_logits(LOGITS * math.nan, LABELS), val(LABELS))
     assert selection.MARGIN not in one_group and selection.MARGIN not in undefined
 
 

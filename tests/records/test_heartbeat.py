@@ -215,10 +215,8 @@ class _Executor(Executor):
         meanwhile()
         return function()
 
-    def add_runs(self, folder, planned):
+    def run(self, folder, planned, numbers, further):
         assert folder == self.folder
-
-    def run(self, numbers, further):
         self.ran += numbers
         if self.interrupted:
             raise KeyboardInterrupt

@@ -45,8 +45,7 @@ def test_failed_batch_affects_only_its_own_jobs() -> None:
     executor = HydraLauncher(launcher, 2, OmegaConf.create({"hydra": {"sweep": {"dir": "here", "subdir": "0"}}}))
     config = compose()
     runs = [PlannedRun(config, "", {}, str(number), [f"lr={number}"]) for number in range(6)]
-    executor.add_runs(Path("here"), runs)
-    reasons = executor.run(dict.fromkeys((0, 1, 2, 3, 5)), lambda number: {})
+    reasons = executor.run(Path("here"), runs, dict.fromkeys((0, 1, 2, 3, 5)), lambda number: {})
     assert launcher.launched == [0, 1, 2, 3, 4, 5]
     assert {number: str(error) for number, error in reasons.items()} == dict.fromkeys(
         (2, 3), "a worker process was killed"

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ from frostline.sweeps import ray_tasks
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.ray_tasks import Tasks
 from small import compose
+
+HERE = Path("here")
 
 
 class RayError(Exception):
@@ -84,7 +87,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 def tasks(*, check: str = "job", address: str | None = None) -> Tasks:
     how = OmegaConf.create({"init": {"address": address}, "remote": {"num_gpus": 1, "max_retries": 3}})
-    executor = Tasks(SimpleNamespace(ray_cfg=how, launch=lambda *_, **__: []), 1, OmegaConf.create())
+    executor = Tasks(
+        SimpleNamespace(ray_cfg=how, launch=lambda *_, **__: []), 1, OmegaConf.create({"hydra": {"sweep": {}}})
+    )
     config = compose()
     executor.start(replace(config, cluster=replace(config.cluster, check=check)))
     return executor
@@ -100,14 +105,14 @@ def test_check_runs_as_a_task_like_a_run(ray: FakeRay) -> None:
 def test_ray_is_started_once_and_memory_set_only_locally(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = tasks()
     executor.call(os.getpid)
-    executor.run({0: None}, lambda number: {})
+    executor.run(HERE, [], {0: None}, lambda number: {})
     assert ray.started == [{"address": None, "object_store_memory": ray_tasks._LITTLE}]
     ray.started.clear()
     tasks(address="10.0.0.1:6379").call(os.getpid)
     assert ray.started == [{"address": "10.0.0.1:6379"}]
     ray.started.clear()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    tasks(check="here").run({0: None}, lambda number: {})  # Hydra's launcher would connect
+    tasks(check="here").run(HERE, [], {0: None}, lambda number: {})  # Hydra's launcher would connect
     assert ray.started == [{"address": None}]
 
 
@@ -126,7 +131,9 @@ def test_unreachable_cluster_is_a_user_error(ray: FakeRay) -> None:
     ray.away = True
     with pytest.raises(UserError, match=r"^cluster=ray: expected a cluster that answers \(ConnectionError: Failed to"):
         tasks(address="10.0.0.1:6379").call(os.getpid)
-    reasons = tasks(check="here").run(dict.fromkeys((0, 1)), lambda number: {})  # recorded as each run's reason
+    reasons = tasks(check="here").run(
+        HERE, [], dict.fromkeys((0, 1)), lambda number: {}
+    )  # recorded as each run's reason
     assert [type(error) for error in reasons.values()] == [UserError, UserError]
 
 

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as fetched:
         found = recorded_runs.find(options.run, uri=uri, folder=Path(fetched))
         planned = _planned(found, configs_of([run.config for run in found], overrides))
-        again = _Again(found, planned)
+        again = _Again(found)
         status = sweep.run_planned(planned, executor=again, folder=folder, folder_named=bool(named))
     for number, report in again.reports.items():
         print(f"{found[number].name}: {report.verdict.text}")
@@ -76,19 +76,17 @@ class _Again(Executor):
     Each run trains alone, even if the original trained in lockstep with others: equal bits prove lockstep, too.
     """
 
-    def __init__(self, found: Sequence[Recorded], planned: Sequence[PlannedRun]) -> None:
-        self._found, self._planned = found, planned
+    def __init__(self, found: Sequence[Recorded]) -> None:
+        self._found = found
         self.reports: dict[int, Comparison] = {}
 
-    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Remember the folder of the new sweep."""
-        self._folder = folder
-
-    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
+    def run(
+        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
+    ) -> Mapping[int, Exception]:
         """Repeat and compare the runs."""
         for number in jobs:
-            (own := self._folder / self._planned[number].folder).mkdir()
-            self._one(number, self._found[number], self._planned[number].config, own)
+            (own := folder / planned[number].folder).mkdir()
+            self._one(number, self._found[number], planned[number].config, own)
         return {}
 
     def _one(self, number: int, old: Recorded, config: Config, own: Path) -> None:
@@ -99,7 +97,7 @@ class _Again(Executor):
         for line in shown:
             terminal.say(f"  differs now: {line}")
         ours = JobConfig(config, asdict(config), [f"rerun={old.identity}"])
-        result = job.carry_out(lambda: ours, number=number, sweep=self._folder, folder=own)
+        result = job.carry_out(lambda: ours, number=number, sweep=own.parent, folder=own)
         record = Record(own)
         record.tag(layout.RERUN_TAG, old.identity)
         if result.status != "FINISHED":

@@ -51,8 +51,6 @@ class Cluster(Executor):
         """
         self.launcher, self.config, self.detached, self.in_job = launcher, config, detached, in_job
         self._place = str(config.hydra.sweep.dir)
-        self._planned: list[PlannedRun] = []
-        self._folder = Path()
         self.asked = ""
         """Hash of the sweep that was typed."""
 
@@ -70,23 +68,21 @@ class Cluster(Executor):
         """1 if a job may run several runs, which it can train in lockstep; else 0."""
         return 0 if self.how.pack == 1 else 1
 
-    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Remember the runs, and write the sweep's folder into the config."""
-        self._folder = folder
-        self._planned += planned
-        pin(self.config, folder)
-
-    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
+    def run(
+        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
+    ) -> Mapping[int, Exception]:
         """Queue the jobs, packed as `cluster.pack` says, and wait for their end unless they are detached."""
-        configs = {number: self._planned[number].config for number in jobs}
-        groups = batches(configs, self.how.pack)
-        calls = [Batch(self.launcher, self._folder, self._orders(group), Singleton.get_state()) for group in groups]
+        pin(self.config, folder)
+        groups = batches({number: planned[number].config for number in jobs}, self.how.pack)
+        orders = {number: pinned(planned[number].overrides, folder, planned[number].folder) for number in jobs}
+        state = Singleton.get_state()
+        calls = [Batch(self.launcher, folder, [(n, orders[n]) for n in group], state) for group in groups]
         for first in range(0, len(calls), _LARGEST):
             part = slice(first, first + _LARGEST)
-            runs = [tuple(self._planned[number].folder for number in group) for group in groups[part]]
-            self.submit(calls[part], runs, self._folder)
+            runs = [tuple(planned[number].folder for number in group) for group in groups[part]]
+            self.submit(calls[part], runs, folder)
         if not self.detached:
-            watching.wait(self._folder)
+            watching.wait(folder)
         return {}
 
     def leave(self, folder: Path) -> int | None:
@@ -96,9 +92,6 @@ class Cluster(Executor):
         if self.in_job:
             return 0
         return watching.follow(folder, detach=self.how.detach)
-
-    def _orders(self, group: Sequence[int]) -> list[tuple[int, list[str]]]:
-        return [(n, pinned(self._planned[n].overrides, self._folder, self._planned[n].folder)) for n in group]
 
     def submit(self, calls: Sequence[Callable[[], object]], runs: Sequence[tuple[str, ...]], sweep: Path) -> list[str]:
         """Queue the calls and return the ids of their jobs; `runs` has the folders of the runs of each call.

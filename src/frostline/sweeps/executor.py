@@ -48,13 +48,13 @@ class Executor(Protocol):
         """
         return function()
 
-    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Take in the folder of the sweep, and further runs before the first of them starts."""
-
-    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
+    def run(
+        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
+    ) -> Mapping[int, Exception]:
         """Run these jobs, given by number with their stack, and return the errors of those that failed, by number.
 
-        Executors that can take in more jobs meanwhile call `further` after each job.
+        `folder` is that of the sweep; `planned` has its runs by number. Executors that can take in more jobs meanwhile
+        call `further` after each job, which adds their runs to `planned`.
         """
 
     def leave(self, folder: Path) -> int | None:
@@ -71,8 +71,6 @@ class Workers(Executor):
 
     def __init__(self, launcher: Any, compose: Callable[[Overrides], DictConfig]) -> None:
         self._launcher, self._compose = launcher, compose
-        self._planned: list[PlannedRun] = []
-        launcher.compose = self._pinned
 
     def start(self, config: Config) -> None:
         """Start the workers: each gets `devices` GPUs, but all share a fixed device such as `cpu` or `cuda:1`."""
@@ -93,32 +91,29 @@ class Workers(Executor):
                 return self.call(function)
         return function()
 
-    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Remember the folders of the runs, which each config gets when it is composed for a worker."""
-        self._planned += planned
-        self._folder = folder
-        pin(self._launcher.config, folder)
-
-    def _pinned(self, number: int, overrides: Overrides) -> DictConfig:
-        """Compose the config of job `number` with the folder of its run in it."""
-        config = self._compose(overrides)
-        pin(config, self._folder, self._planned[number].folder)
-        return config
-
     @property
     def workers(self) -> int:
         """The number of workers that were started."""
         return len(self._pool)
 
-    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
+    def run(
+        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
+    ) -> Mapping[int, Exception]:
         """Hand the jobs to the workers in this order, all jobs of a stack to one worker."""
         stacks = dict(jobs)
 
+        def compose(number: int, overrides: Overrides) -> DictConfig:
+            config = self._compose(overrides)
+            pin(config, folder, planned[number].folder)
+            return config
+
         def more(number: int) -> dict[int, Overrides]:
             stacks.update(found := further(number))
-            return {added: self._planned[added].overrides for added in found}
+            return {added: planned[added].overrides for added in found}
 
-        typed = {number: self._planned[number].overrides for number in jobs}
+        pin(self._launcher.config, folder)
+        self._launcher.compose = compose
+        typed = {number: planned[number].overrides for number in jobs}
         return _reasons(self._launcher.run(typed, stacks, further=more))
 
     def close(self, *, now: bool) -> None:
@@ -132,23 +127,20 @@ class HydraLauncher(Executor):
     def __init__(self, launcher: Any, size: int | None, config: DictConfig) -> None:
         """Give `launcher` batches of `size` jobs, or all jobs in one batch for None."""
         self._launcher, self._size, self._config = launcher, size, config
-        self._jobs: list[list[str]] = []
         self._launched: set[int] = set()
 
-    def add_runs(self, folder: Path, planned: Sequence[PlannedRun]) -> None:
-        """Add the folders to the overrides of every job, since the launcher composes its config itself."""
-        pin(self._config, folder)
-        self._jobs += [pinned(run.overrides, folder, run.folder) for run in planned]
-
-    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
+    def run(
+        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
+    ) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the other jobs of a batch find their results and return.
 
         Jobs that were launched before, and continue now, are launched one by one. If the launcher gives up a batch,
         e.g. because a job was cancelled or a worker killed, results on disk count, and the next batches still run.
         """
+        pin(self._config, folder)
         returned, given_up = dict[int, JobReturn](), dict[int, Exception]()
-        for numbers in self._batches(jobs.keys()):
-            batch = self._jobs[numbers.start : numbers.stop]
+        for numbers in self._batches(jobs.keys(), len(planned)):
+            batch = [pinned(run.overrides, folder, run.folder) for run in planned[numbers.start : numbers.stop]]
             try:
                 returned |= enumerate(self._launcher.launch(batch, initial_job_idx=numbers.start), numbers.start)
             except Exception as error:
@@ -156,10 +148,11 @@ class HydraLauncher(Executor):
             self._launched.update(numbers)
         return given_up | _reasons(returned)
 
-    def _batches(self, jobs: Set[int]) -> list[range]:
-        size, new = self._size or len(self._jobs), jobs - self._launched
-        starts = range(min(new, default=len(self._jobs)), len(self._jobs), size)
-        batches = [range(start, min(start + size, len(self._jobs))) for start in starts]
+    def _batches(self, jobs: Set[int], count: int) -> list[range]:
+        """Return the batches, out of `count` jobs, that hold one of the `jobs`."""
+        size, new = self._size or count, jobs - self._launched
+        starts = range(min(new, default=count), count, size)
+        batches = [range(start, min(start + size, count)) for start in starts]
         again = [range(number, number + 1) for number in sorted(jobs & self._launched)]
         return again + [batch for batch in batches if not new.isdisjoint(batch)]
 

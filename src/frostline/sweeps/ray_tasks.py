@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from frostline.core.config import Config
 from frostline.core.errors import UserError, user_error
 from frostline.records.recording import reason_of
+from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Further, HydraLauncher
 from frostline.sweeps.pool import WorkerDied
 
@@ -48,14 +50,16 @@ class Tasks(HydraLauncher):
             raise WorkerDied(f"the task that checks failed: {reason_of(error)}") from None
         return answer
 
-    def run(self, jobs: Mapping[int, int | None], further: Further) -> Mapping[int, Exception]:
+    def run(
+        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
+    ) -> Mapping[int, Exception]:
         """Connect to Ray, then launch every batch that contains one of the jobs."""
         try:
             if jobs:
                 self._connect()
         except UserError as error:
             return dict.fromkeys(jobs, error)
-        return super().run(jobs, further)
+        return super().run(folder, planned, jobs, further)
 
     def _connect(self) -> None:
         """Connect to the cluster, or start one on this machine with a small object store.

@@ -30,6 +30,7 @@ class SweepRuns:
         self._executor, self._folder, self._takeover = executor, folder, takeover
         self._recorded = tracker is not None
         self._file = sweep_record.SweepFile(folder, tracker, identity)
+        self._planned: list[PlannedRun] = []
         self._facts: list[sweep_record.RunFacts] = []
         self._numbers: dict[str, int] = {}
         self._reasons: dict[int, Exception] = {}
@@ -54,7 +55,7 @@ class SweepRuns:
             return more
 
         try:
-            self._reasons |= self._executor.run(jobs, further)
+            self._reasons |= self._executor.run(self._folder, self._planned, jobs, further)
         except KeyboardInterrupt as interrupt:
             return interrupt
         return None
@@ -67,19 +68,19 @@ class SweepRuns:
         if not planned:
             return {}
         first = len(self._facts)
-        further = [run for run in planned if run.folder not in self._numbers]
-        on = [self._numbers[run.folder] for run in planned if run.folder in self._numbers]
-        self._numbers |= {run.folder: number for number, run in enumerate(further, first)}
-        self._executor.add_runs(self._folder, further)
-        facts = self._takeover.facts(further, first) if self._takeover else tuple(map(facts_of, further))
+        new = [run for run in planned if run.folder not in self._numbers]
+        continuing = [self._numbers[run.folder] for run in planned if run.folder in self._numbers]
+        self._numbers |= {run.folder: number for number, run in enumerate(new, first)}
+        self._planned += new
+        facts = self._takeover.facts(new, first) if self._takeover else tuple(map(facts_of, new))
         with self._takeover.left_to_others(facts, first) if self._takeover else nullcontext(facts) as own:
             workers = self._executor.workers if self._recorded else 0
-            facts = stacked([run.config for run in further], own, workers, first=first)
+            facts = stacked([run.config for run in new], own, workers, first=first)
             self._facts += facts
-            for number in on:
+            for number in continuing:
                 self._facts[number] = replace(self._facts[number], stack=None, of_steps={})
-            self._file.add(facts, {number: self._facts[number] for number in on})
-        numbers = [*on, *(first + number for number in in_order(further))]
+            self._file.add(facts, {number: self._facts[number] for number in continuing})
+        numbers = [*continuing, *(first + number for number in in_order(new))]
         return {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
 
     def carry_out_search(self, search: Search) -> KeyboardInterrupt | None:

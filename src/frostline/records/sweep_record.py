@@ -158,11 +158,9 @@ def read(folder: Path) -> RecordedSweep:
     folder = run_folders.sweep_of(folder) or folder
     try:
         shared = files.read_json(folder / SWEEP)
-        told = [
-            (run_folders.folder_of(facts), str(facts["name"]), dict(facts["choices"]), _command(facts))
-            for facts in shared["runs"]
-        ]
-        if any(trial_tags.damaged(choices) is not None for _, _, choices, _ in told):
+        names = [run_folders.folder_of(facts) for facts in shared["runs"]]
+        waiting = [_waiting(folder, number, facts) for number, facts in enumerate(shared["runs"])]
+        if any(trial_tags.damaged(run.choices) is not None for run in waiting):
             raise ValueError("a mark of a search is damaged")
         tracker = {key: str(value) for key, value in (shared.get("tracker") or {}).items() if value is not None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -171,16 +169,18 @@ def read(folder: Path) -> RecordedSweep:
             raise user_error("sweep", folder, f"{expected}, which is damaged here") from None
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
         raise user_error("sweep", folder, expected, near) from None
-    runs = [_result(folder, number, *facts) for number, facts in enumerate(told)]
+    runs = [_result(run) for run in waiting]
     if _gone(folder / layout.OWNER) and not cluster_jobs.alive(folder):
-        jobs = cluster_jobs.in_charge(folder, [name for name, *_ in told])
-        runs = [_never_begun(run, jobs.get(name)) for run, (name, *_) in zip(runs, told, strict=True)]
+        jobs = cluster_jobs.in_charge(folder, names)
+        runs = [_never_begun(run, jobs.get(name)) for run, name in zip(runs, names, strict=True)]
     return RecordedSweep(folder, tuple(runs), tracker or None)
 
 
-def _command(facts: Mapping[str, Any]) -> list[str] | None:
-    told = facts.get("command")
-    return [*map(str, told)] if isinstance(told, list) else None
+def _waiting(sweep: Path, number: int, facts: Mapping[str, Any]) -> Result:
+    """Return the result of a run that has not begun, from its facts in the sweep's file."""
+    command = [*map(str, told)] if isinstance(told := facts.get("command"), list) else None
+    folder, name, choices = str(sweep / run_folders.folder_of(facts)), str(facts["name"]), dict(facts["choices"])
+    return Result(number, name, folder, None, "WAITING", "not begun", choices, {}, command=command)
 
 
 def _never_begun(run: Result, by: tuple[cluster_jobs.Job, State] | None) -> Result:
@@ -195,14 +195,12 @@ def _gone(beat: Path) -> bool:
     return owner is not None and owner.gone(beat.stat().st_mtime)
 
 
-def _result(
-    sweep: Path, number: int, folder: str, name: str, choices: dict[str, Any], command: list[str] | None
-) -> Result:
-    own = sweep / folder
-    waiting = Result(number, name, str(own), None, "WAITING", "not begun", choices, {}, command=command)
+def _result(waiting: Result) -> Result:
+    """Return the result that a run has written, or its state without one."""
+    own = Path(waiting.folder)
     if (found := read_result(own)) is None or trial_tags.damaged(found.choices) is not None:
         return _begun(own, waiting) if own.is_dir() else waiting
-    found = replace(found, command=command)
+    found = replace(found, command=waiting.command)
     lies_there = files.readable(Path(found.folder) / layout.CONFIG)  # else the sweep was probably moved
     return found if lies_there else replace(found, folder=str(own))
 

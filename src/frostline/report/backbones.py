@@ -71,7 +71,9 @@ def sentences(contest: Contest, digits: int) -> list[str]:
     ]
 
 
-def difference_text(found: Difference, by: Metric, digits: int = 1) -> str:
-    """Return a difference with its interval, without a unit, e.g. `+1.0 (-2.0 to 4.5)`."""
+def difference_text(found: Difference | None, by: Metric, digits: int = 1) -> str:
+    """Return a difference with its interval, without a unit, e.g. `+1.0 (-2.0 to 4.5)`; a dash for None."""
+    if found is None:
+        return "-"
     within = f" ({by.span(found.interval.low, found.interval.high, digits)})" if found.interval else ""
     return by.gap(found.gap, digits).removesuffix(" points") + within

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,13 +55,13 @@ class Contest:
     outcome: str
     """`win`, `ahead` (surely of the second, not of all), `tie`, `undecided`, `contradiction` (validation and test
     disagree), `majority` (no contender surely beats the largest class), `alone`, or `none` (no run finished)."""
-    difference: Difference | None
+    difference: Difference | None = None
     """Of the first two contenders, on the test split."""
-    unbeaten: tuple[tuple[Contender, Difference], ...]
+    unbeaten: tuple[tuple[Contender, Difference], ...] = ()
     """If the first one is `ahead`: the contenders that it does not surely beat, and its lead over each."""
-    baseline: Baseline | None
+    baseline: Baseline | None = None
     """The largest class of the test split; None where no run recorded its size."""
-    lead: Difference | None
+    lead: Difference | None = None
     """Lead of the first contender over the largest class if no contender surely beats that class; else None."""
 
     @cached_property
@@ -110,17 +110,18 @@ def searched(results: Sequence[Result]) -> list[str]:
 def _contest(where: str, results: Sequence[Result]) -> Contest:
     key = compared_key(results)
     found, by = _contenders(key, results), results[0].selected_by
+    contest = Contest(where, by, key, tuple(results), found, "none")
     if not found:
-        return Contest(where, by, key, tuple(results), found, "none", None, (), None, None)
+        return contest
     largest = baseline.of(repeats(found[0].cell))
     lead = _no_lead(found, largest) if largest and by == ACCURACY else None
+    contest = replace(contest, outcome="alone", baseline=largest, lead=lead)
     if len(found) < 2:
-        return Contest(where, by, key, tuple(results), found, "alone", None, (), largest, lead)
+        return contest
     difference = compare_cells(found[0].cell, found[1].cell)
     outcome = "majority" if lead else outcome_of(difference, found[0].cell)
     unbeaten = _unbeaten(found) if outcome == "win" else ()
-    outcome = "ahead" if unbeaten else outcome
-    return Contest(where, by, key, tuple(results), found, outcome, difference, unbeaten, largest, lead)
+    return replace(contest, outcome="ahead" if unbeaten else outcome, difference=difference, unbeaten=unbeaten)
 
 
 def _unbeaten(found: Sequence[Contender]) -> tuple[tuple[Contender, Difference], ...]:

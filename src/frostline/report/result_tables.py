@@ -17,7 +17,6 @@ from frostline.report import adapter_words
 from frostline.report.backbones import Grid, difference_text, grid
 from frostline.report.cells import REPEATS, Cell, cells, finalists, varying
 from frostline.report.contest import contests
-from frostline.report.paired_difference import Difference
 from frostline.report.pareto import Front, front
 from frostline.report.studies import short_text
 from frostline.report.tables import duration, millions, ruled, width
@@ -71,19 +70,14 @@ def pairs_table(pairs: Grid) -> Table:
 
     The last column is the gain of the first mode over the second, the last row that of the first backbone.
     """
-
-    def gap(found: Difference | None) -> str:
-        return difference_text(found, by) if found else "-"
-
     by = next(iter(pairs.cells.values())).by
-    named = "" if by == ACCURACY else f" {by.words}"
-    rows = []
+    head, rows = "test" if by == ACCURACY else f"test {by.words}", []
     for model in pairs.models:
         own = [pairs.cells.get((model, mode)) for mode in pairs.modes]
         scores = ["-" if cell is None else _score(cell, by.test) for cell in own]
-        rows.append([model, *scores, gap(pairs.of_modes(model))])
-    rows.append([" - ".join(pairs.models[:2]), *(gap(pairs.of_models(mode)) for mode in pairs.modes), ""])
-    head = f"test{named}"
+        rows.append([model, *scores, difference_text(pairs.of_modes(model), by)])
+    gains = [difference_text(pairs.of_models(mode), by) for mode in pairs.modes]
+    rows.append([" - ".join(pairs.models[:2]), *gains, ""])
     return ruled([head, *pairs.modes, " - ".join(pairs.modes[:2])], rows, left=(head,))
 
 

@@ -41,12 +41,12 @@ def collect(
 
     Links are relative to the page; none leads into the folder `scratch`.
     """
-    swept = sorted((name for name in varying(results) if name not in REPEATS), key=_place)
-    key = compared_key(results)
+    swept, key = [name for name in varying(results) if name not in REPEATS], compared_key(results)
+    swept.sort(key=lambda name: (name != "freeze_mode", name != "lr"))  # these two first
     points = max(12, min(200, _POINTS // (4 * max(1, len(results)))))
     numbers = {id(result): number for number, result in enumerate(results)}
     repeated = [name for name in REPEATS if len({repr(result.choices.get(name)) for result in results}) > 1]
-    groups = [_group(contest, key, swept, numbers) | _search(contest, key, numbers) for contest in found]
+    places = [_link(Path(result.folder), page, scratch) for result in results]
     return {
         "key": key,
         "keys": [name for name in swept if name != key],
@@ -54,23 +54,15 @@ def collect(
         "looks": style.numbers(results, key),
         "palette": style.COLOURS,
         "models": list(style.numbers(results, "model")) if key != "model" and "model" in swept else [],
-        "groups": groups,
+        "groups": [_group(contest, key, swept, numbers) | _search(contest, key, numbers) for contest in found],
         "runs": [
-            {
-                **_run(result, swept, key, tracker),
-                "repeat": [_plain(result.choices.get(name)) for name in repeated],
-                "folder": _link(Path(result.folder), page, scratch),
-            }
-            for result in results
+            _run(run, swept, key, tracker)
+            | {"repeat": [_plain(run.choices.get(name)) for name in repeated], "folder": folder}
+            for run, folder in zip(results, places, strict=True)
         ],
         "curves": [_curve(result, points) for result in results],
         "repeated": repeated,
     }
-
-
-def _place(name: str) -> int:
-    """Return the sort key of a swept key: the freeze mode first, then the lr, then all others."""
-    return ("freeze_mode", "lr").index(name) if name in ("freeze_mode", "lr") else 2
 
 
 def _group(contest: Contest, key: str, swept: Sequence[str], numbers: Mapping[int, int]) -> dict[str, Any]:

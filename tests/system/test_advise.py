@@ -24,7 +24,7 @@ def _few_steps(monkeypatch):
 @pytest.mark.slow
 def test_pretrained_weights_rank_above_random_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    typed = ("model=shufflenet_glyphs", "model.weights=null,glyphs", "--images", "300", *QUICK)
+    typed = ("model=shufflenet_glyphs", "model.weights=null,glyphs", "--images", "100", *QUICK, "data.limit=40")
     assert commands.run("advise", [*typed, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     glyphs, random = said["backbones"]
@@ -32,7 +32,7 @@ def test_pretrained_weights_rank_above_random_ones(tmp_path, monkeypatch, capsys
     assert glyphs["best"]["probe"] > random["best"]["probe"] + 0.05 and not random["left"]
     assert glyphs["under_head"]["probe"] > random["under_head"]["probe"] + 0.2
     assert [cost["mode"] for cost in random["costs"]] == ["head", "full"]
-    assert said["sample"] == {"train": 100, "val": 150, "classes": 10}
+    assert said["sample"] == {"train": 40, "val": 50, "classes": 10}
     assert "model.weights=glyphs " in said["next"] and "freeze=head,full" in said["next"]
     assert not list(tmp_path.iterdir())  # no record and no sweep folder
 

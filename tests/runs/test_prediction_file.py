@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import fsspec
 import numpy as np
@@ -22,6 +23,7 @@ from pyarrow import parquet
 
 import frostline
 import warm
+from frostline.core import locks
 from frostline.core.errors import UserError
 from frostline.data import image_list, table_files
 from frostline.models import cut
@@ -55,13 +57,13 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(table_files, "_ROWS", 7)
 
 
-def write(network, output, images, *, top=2, features=None, progress=no_progress, **where):
+def write(network, output, images, *, top=2, features=None, batch=4, progress=no_progress, **where):
     given = images if isinstance(images, list) else [images]
     return prediction_file.write(
         network,
         output,
         lambda file: image_list.gather(file, given, say=print, **where),
-        **{"top": top, "features": features, "batch": 4, "progress": progress},
+        **{"top": top, "features": features, "batch": batch, "progress": progress},
     )
 
 
@@ -192,8 +194,21 @@ def test_parts_of_another_command_are_refused(network, trained, images, tmp_path
         write(network, output, readable(images))
     with pytest.raises(UserError, match=begun % "weights"):
         write(predict.load(trained.folder / "0", device="cpu"), output, images)
-    shutil.rmtree(tmp_path / "predictions.csv.parts")
-    assert write(network, output, readable(images), top=1).unread == 0
+    with pytest.raises(UserError, match=begun % "batch"):
+        write(network, output, images, batch=5)
+    with pytest.raises(UserError, match=begun % "precision"):
+        write(replace(network, config=replace(network.config, precision="bf16")), output, images)
+    (tmp_path / "predictions.csv.parts" / "job.json").unlink()
+    assert write(network, output, readable(images)).unread == 0
+
+
+def test_file_that_another_process_writes_is_refused(network, images, tmp_path):
+    (parts := tmp_path / "predictions.csv.parts").mkdir()
+    lock = locks.acquire(parts / "lock", timeout=0)
+    with pytest.raises(UserError, match="expected a file that no other process is writing"):
+        write(network, tmp_path / "predictions.csv", images)
+    lock.release()
+    assert write(network, tmp_path / "predictions.csv", readable(images)[:1]).rows == 1
 
 
 TABLES = {
@@ -404,10 +419,20 @@ def test_tilde_is_the_home_folder(network, images, tmp_path, monkeypatch):
     assert write(network, tmp_path / "one.csv", [f"~/{images.name}/00 ü.png"]).rows == 1
 
 
-def test_foreign_output_file_is_not_overwritten(network, images, tmp_path):
+def test_foreign_output_file_is_not_overwritten(network, images, tmp_path, monkeypatch):
     file, table = tmp_path / "predictions.csv", tmp_path / "labels.csv"
     write(network, file, images)
-    write(network, file, images, top=3)  # an unchanged file of ours may be replaced
+    assert not write(network, file, images, top=3).before  # an unchanged file of ours may be replaced
+    replace_file = prediction_file._join
+
+    def join_and_die(*arguments):
+        replace_file(*arguments)
+        raise Kill  # before the note that describes the file
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(prediction_file, "_join", join_and_die)
+        write(network, file, images)
+    assert not write(network, file, images).before
     file.write_text(file.read_text() + "a note of mine\n")
     table.write_text(f"path\n{readable(images)[0]}\n")
     for own, given in ((file, images), (table, table)):

@@ -263,6 +263,20 @@ def test_incomplete_weights_are_refused(trained, tmp_path):
         predict.load(moved, device="cpu")
 
 
+def test_other_weights_than_the_run_wrote_are_refused(trained, tmp_path):
+    moved = copy_of(trained, tmp_path) / "0"
+    file = moved / "best.safetensors"
+    tensors, meta = weights.read(file), weights.metadata_of(file)
+    for change, message in (
+        ({"model": "resnet18"}, "expected weights of shufflenet_v2_x0_5 written by a run of frostline"),
+        ({"levels": {"white": "much"}}, "expected weights written by a run of frostline; its header says "),
+        ({"note": "mine"}, "expected the weights that the run wrote, but the file was changed since"),
+    ):
+        tensorfile.save(file, tensors, meta | change)
+        with pytest.raises(UserError, match=f"^{file}: {message}"):
+            predict.load(moved, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -312,7 +312,7 @@ def test_undecodable_file_names_are_kept_or_escaped(network, images, tmp_path):
     assert list(pd.read_parquet(tmp_path / "predictions.parquet")["file"]) == [f"{tmp_path}/na\\udcefve.png"]
 
 
-def test_user_mistake_is_one_line_and_leaves_no_file(network, images, tmp_path):
+def test_user_mistake_is_one_line_and_leaves_no_file(network, images, tmp_path, monkeypatch):
     table, folder = tmp_path / "t.csv", tmp_path / "there"
     folder.mkdir()
 
@@ -346,6 +346,10 @@ def test_user_mistake_is_one_line_and_leaves_no_file(network, images, tmp_path):
     assert "features=stage_2: expected one of stem, stage1, stage2, stage3, head; did you mean" in refused(
         "o.parquet", images, features="stage_2"
     )
+    with monkeypatch.context() as patch:
+        patch.setattr(cut, "cuttable", lambda *_: ())
+        found = refused("o.parquet", images, features="stage2")
+    assert "features=stage2: expected a stage above which shufflenet_v2_x0_5 can be cut" in found
     (tmp_path / "t.jsonl").write_text('{"file": "x.png"}\n[1]\n')
     assert "expected a table that can be read (line 2 is not an object)" in refused("o.csv", tmp_path / "t.jsonl")
 

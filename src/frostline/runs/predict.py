@@ -70,7 +70,7 @@ def load(folder: Path, *, device: str) -> Predictor:
     machine.prepare_torch(deterministic=config.deterministic, threads=config.threads)
     file = folder / BEST
     meta = weights.metadata_of(file)
-    if meta.get("model") != config.model.name or not meta.get("classes"):
+    if meta.get("model") != config.model.name:
         raise UserError(f"{file}: expected weights of {config.model.name} written by a run of frostline")
     classes = tuple(map(str, meta["classes"]))
     try:

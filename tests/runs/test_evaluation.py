@@ -40,7 +40,8 @@ def test_read_predictions_equal_written_logits(tmp_path, classes, kept):
     random = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(60, classes, generator=random)
     labels = torch.randint(classes, (60,), generator=random)
-    test = dataclasses.replace(split(labels, first=0), ids=torch.arange(60) * 700, groups=torch.arange(60) // 7 * 4900)
+    ids = torch.arange(60) * (700 if kept else 2**40)
+    test = dataclasses.replace(split(labels, first=0), ids=ids, groups=torch.arange(60) // 7 * 4900)
     evaluation.write(tmp_path, logits, test, [str(number) for number in range(classes)], test.pixels.__getitem__)
     found = predictions.read(str(tmp_path))
     assert found is not None and (found.logits is not None) == kept
@@ -87,6 +88,25 @@ def test_extreme_logits_give_valid_probabilities(tmp_path):
     assert found is not None and found.said.tolist() == [0, 0, 0, 0, 0]
     assert found.confidence[:4].tolist() == [1.0, 1.0, 1.0, 0.5] and np.isnan(found.confidence[4])
     assert found.loss[:3].tolist() == [0.0, 1e4, np.inf] and abs(found.loss[3] - np.log(2)) < 1e-6
+
+
+@pytest.mark.parametrize(("several", "expected"), [(False, [2, 1, 3]), (True, [2, 3, 1])])
+def test_mistakes_are_shown_by_confusion_and_the_surest_first(tmp_path, monkeypatch, several, expected):
+    shown, names = [], ("cat", "dog", "bird")
+    monkeypatch.setattr(evaluation.mistakes, "write", lambda folder, images, ids: shown.append(ids.tolist()))
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    logits = torch.tensor([[9.0, -9, -9], [1, -1, -50], [5, -5, -6], [-2, 2, -9], [-9, 9, -9]])
+    test = split(torch.nn.functional.one_hot(labels, 3).bool() if several else labels, first=0)
+    evaluation.write(tmp_path, logits, test, names, test.pixels.__getitem__)
+    evaluation.write(tmp_path, logits[[0, 4]], split(test.labels[[0, 4]], first=0), names, test.pixels.__getitem__)
+    assert shown == [expected]  # the second time all are right
+
+
+def test_predictions_of_a_single_class_are_written(tmp_path):
+    test = split(torch.zeros(3).long(), first=0)
+    evaluation.write(tmp_path, torch.randn(3, 1), test, ("cat",), test.pixels.__getitem__)
+    found = predictions.read(str(tmp_path))
+    assert found is not None and found.right.all()
 
 
 def test_most_probable_classes_equal_sorted_softmax():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from emulated_card import EmulatedMachine
 from frostline.core.config_keys import choices, digest, with_values
@@ -16,9 +19,15 @@ from frostline.core.errors import UserError
 from frostline.data import resize
 from frostline.models import cut
 from frostline.models.weights import GLYPHS
-from frostline.runs import checks, run_data
+from frostline.runs import checks, run_data, solve
+from frostline.runs.setup import Setup
 from frostline.sweeps.lockstep_groups import shared_by
+from frostline.training.dataset import InMemory
+from frostline.training.evaluation import evaluate
+from frostline.training.gradient import Head
+from frostline.training.head_inputs import HeadInputs
 from frostline.training.loop import Diverged
+from frostline.training.steps import Recipe
 from small import SMALL, TINY, FakeRecord, compose, execute_run
 
 
@@ -84,6 +93,41 @@ def test_solver_keys_change_only_modes_that_read_them() -> None:
         for option, value in {"l2": [0.5], "k": [3], "temperature": 0.5}.items():
             other = with_values(plain, {f"freeze_mode.{option}": value})
             assert (digest(other) == digest(plain)) == (option not in reads)
+
+
+def solved(solver: str, **options: list[Any]) -> tuple[dict[str, float], float, list[str]]:
+    """Return the chosen settings of a solver on noisy features of two classes, the validation loss, and messages."""
+    values = {"freeze_mode.temperature": 1.0, **{f"freeze_mode.{name}": value for name, value in options.items()}}
+    config = with_values(compose(f"freeze={solver}", "select=val/loss"), values)
+    random = torch.Generator().manual_seed(0)
+    labels = [torch.arange(count) % 2 for count in (40, 200)]
+    train, val = (InMemory(torch.randn(len(y), 12, generator=random) + 0.4 * y[:, None], y) for y in labels)
+    recipe = Recipe(epochs=1, batch_size=8, eval_batch_size=64, seed=0)
+    about = {"config": config, "recipe": recipe, "image_weights": None, "data": SimpleNamespace(val=val)}
+    head, messages = Head((), nn.Linear(12, 2)), list[str]()
+    parts = [HeadInputs(data, head) for data in (train, val)]
+    chosen, voters = solve._SOLVERS[solver](cast(Setup, SimpleNamespace(**about)), head, *parts, messages.append)
+    return chosen, evaluate(voters or head.linear, val, batch_size=64, autocast=None).loss, messages
+
+
+@pytest.mark.parametrize(
+    ("solver", "option", "values"), [("probe", "l2", [1e-3, 1e-1, 1.0, 10.0, 1e2]), ("knn", "k", [1, 3, 10, 20, 40])]
+)
+def test_setting_with_the_least_validation_loss_is_chosen(solver: str, option: str, values: list[float]) -> None:
+    losses = {value: solved(solver, **{option: [value]})[1] for value in values}
+    best = min(losses, key=losses.__getitem__)
+    assert best not in (values[0], values[-1])
+    chosen, loss, messages = solved(solver, **{option: values})
+    assert chosen[f"{solver}/{option}"] == best and loss == pytest.approx(losses[best], rel=1e-3)
+    assert messages[0].startswith(f"  {option} {best:g} is the best of 5 by validation")
+
+
+def test_best_strength_at_the_edge_is_pointed_out() -> None:
+    edges = {"weaker": [1e2, 3.0], "stronger": [1e-3, 3e-5], "": [1e-3, 1.0, 1e2]}
+    for word, strengths in edges.items():
+        (message,) = solved("probe", l2=strengths)[2]
+        assert message.endswith(f"; a {word} one may be better still") if word else "better still" not in message
+    assert "better still" not in solved("probe", l2=[1e2])[2][0]
 
 
 def run(folder: Path, *overrides: str) -> list[Any]:

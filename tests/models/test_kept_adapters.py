@@ -351,7 +351,7 @@ def test_run_saves_network_and_adapters(chosen: str, tmp_path: Path) -> None:
     assert len(adapters(predictor.model.module)) == 6
     assert export.export(predictor, "safetensors", tmp_path / "net.safetensors") <= export.TOLERANCE
     del cast(Any, predictor.model.module).blocks[2:]  # makes writing the graph faster
-    kind = "pt2" if chosen == "prompt" else "torchscript"
+    kind = "onnx" if chosen == "prompt" else "torchscript"
     assert export.export(predictor, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
     for file in (best, tmp_path / "net.safetensors"):
         with pytest.raises(UserError, match=r"^model\.weights=.*: expected weights of a plain network, not of"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from torch.nn.functional import one_hot
 
 from frostline.core.errors import UserError
 from frostline.models.weights import GLYPHS
@@ -36,6 +37,29 @@ def test_selecting_metric_must_be_defined(monkeypatch: pytest.MonkeyPatch, selec
     monkeypatch.setattr(setup, "load_data", without_classes)
     with pytest.raises(UserError, match=f"^select={select}: expected .*: every class has all {words} images or none"):
         setup.assemble(compose(*SMALL, f"select={select}"), Path(), meta=True, screen=FakeScreen())
+
+
+@pytest.mark.parametrize(
+    ("choice", "line"),
+    [
+        (
+            "select=val/balanced_accuracy",
+            "select=val/balanced_accuracy: expected val/map, val/macro_f1 or another metric",
+        ),
+        ("freeze=centroid", "freeze_mode=centroid: expected probe, knn or another mode"),
+    ],
+)
+def test_choices_for_one_class_per_image_are_refused(monkeypatch: pytest.MonkeyPatch, choice: str, line: str) -> None:
+    real = setup.load_data
+
+    def several(*arguments: Any) -> Any:
+        data = real(*arguments)
+        labels = {name: one_hot(split.labels, len(data.classes)).bool() for name, split in data.splits.items()}
+        return replace(data, **{name: replace(split, labels=labels[name]) for name, split in data.splits.items()})
+
+    monkeypatch.setattr(setup, "load_data", several)
+    with pytest.raises(UserError, match=f"^{line}: (an image|images)"):
+        setup.assemble(compose(*SMALL, choice), Path(), meta=True, screen=FakeScreen())
 
 
 def test_weights_file_is_identified_by_its_hash(tmp_path: Path) -> None:
@@ -66,3 +90,18 @@ def test_weight_of_an_unknown_class_lists_the_classes() -> None:
     line = r"^train\.class_weights=cat: expected classes of the data, 0, 1, 2, .*"
     with pytest.raises(UserError, match=line):
         setup.class_weights(compose(*SMALL, "train.class_weights={cat: 10.0}"), data)
+
+
+def test_steps_have_the_options_of_the_config() -> None:
+    options = {"label_smoothing": 0.1, "clip_norm": 2.0, "mixup": 0.3, "cutmix": 0.4, "drop_last": True}
+    texts = [f"train.{name}={str(value).lower()}" for name, value in options.items()]
+    config = compose(*SMALL, *texts, "train.sampling=balanced", "epochs=3", "eval_batch_size=7", "seed=5")
+    found = setup.recipe(config, load_data(source="digits", limit=100))
+    assert {name: getattr(found, name) for name in options} == options
+    assert (found.sampling, found.epochs, found.batch_size, found.eval_batch_size, found.seed) == (
+        "balanced",
+        3,
+        8,
+        7,
+        5,
+    )

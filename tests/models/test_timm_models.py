@@ -179,11 +179,18 @@ def test_position_embedding_is_resized(tmp_path: Path) -> None:
     [
         ({"name": "resnet50.tv_in1"}, r"model\.name=resnet50\.tv_in1: .* of timm's .*; did you mean resnet50\.tv_in1k"),
         ({"name": "hf-hub:timm/test_vit.r160_in1k"}, r"^model\.name=hf-hub:.* did you mean test_vit\.r160_in1k\?$"),
+        ({"name": "resnet50."}, r"model\.name=resnet50\.: expected one of timm's .*; did you mean resnet50"),
+        ({"name": "tv_resnet34"}, r"model\.name=tv_resnet34: .*; timm calls it resnet34\.tv_in1k now"),
         ({"name": "vit_smal_patch16_224"}, "did you mean vit_small_patch16_224?"),
         ({"weights": "r160_in1"}, r"model\.weights=r160_in1: expected .* did you mean r160_in1k?"),
         ({"weights": "glyphs"}, "expected weights of test_vit of timm, not of shufflenet_v2_x0_5 of torchvi"),
         ({"name": "vgg16", "image_size": 16, "meta": True}, r"model\.image_size=16: expected a size that suits vgg16"),
         ({"name": "levit_128s", "image_size": 9}, r"model\.image_size=9: expected a size that suits"),
+        (
+            {"name": "test_maxvit", "image_size": 16, "meta": True},
+            r"16: .* suits test_maxvit \(integer modulo by zero\)$",
+        ),
+        ({"name": "mvitv2_tiny", "image_size": 16, "meta": True}, r"16: .* suits mvitv2_tiny \(zeros: Dimension size"),
         ({"name": "vit_huge_patch14_gap_224", "weights": "in1k_ijepa"}, "timm has none for http"),
     ],
 )

@@ -56,9 +56,12 @@ def test_hub_folder_gives_weights_and_input(repository: Path) -> None:
         build("resnet18", weights=str(repository), num_classes=3, seed=0)
     with pytest.raises(UserError, match=r"^model\.sha256=0000"):
         build_timm("test_resnet", repository, sha256="0" * 64)
-    (repository / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"expected a config\.json in the format of timm's hub"):
-        build_timm("test_resnet", repository)
+    config = json.loads((repository / "config.json").read_text())
+    grey = {"mean": [0.5], "std": [0.5]}
+    for odd in ([1], *(config | {"pretrained_cfg": one} for one in (grey, {"crop_pct": 0}, {"input_size": []}))):
+        (repository / "config.json").write_text(json.dumps(odd))
+        with pytest.raises(UserError, match=r"expected a config\.json in the format of timm's hub"):
+            build_timm("test_resnet", repository)
 
 
 def test_hub_cache_is_read_and_checked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

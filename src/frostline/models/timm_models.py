@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 import timm
-from timm.models import get_pretrained_cfg, model_entrypoint
+from timm.models import get_deprecated_models, get_pretrained_cfg, model_entrypoint
 from torch import nn
 
-from frostline.core.errors import user_error
+from frostline.core.errors import first_line, user_error
 from frostline.models import shapes
 from frostline.models.architecture import Architecture, Tensors, new_layer
 from frostline.models.timm_stages import structure_of
@@ -32,9 +32,11 @@ def architecture(name: str) -> Architecture:
         raise user_error("model.name", name, expected, [name.rpartition("/")[2]])
     base, _, tag = name.partition(".")
     tags = names().get(base, ())
-    if not timm.is_model(base) or (tag and tag not in tags):
+    if base not in names() or name not in (base, *(f"{base}.{one}" for one in tags)):
         known = [f"{one}.{tag}" for one, its in names().items() for tag in its]
         expected = f"one of timm's {len(names()):,} architectures, with or without one of its tags after a dot"
+        if renamed := get_deprecated_models().get(base):
+            expected += f"; timm calls it {renamed} now"
         raise user_error("model.name", name, expected, [*names(), *known])
     given = {one: pretrained(f"{base}.{one}") for one in ((tag,) if tag else ()) + tags}
     config = get_pretrained_cfg(name)
@@ -62,25 +64,24 @@ def names() -> dict[str, tuple[str, ...]]:
 
 def _network(name: str, size: int) -> nn.Module:
     """Return the network for square inputs of `size` pixels; ValueError if it does not support this size."""
+    if size == get_pretrained_cfg(name).input_size[-1]:
+        return _created(name, size)
+    try:
+        module = _created(name, size)
+        shapes.walk(module.eval(), 1, size)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError) as problem:
+        raise ValueError(first_line(problem)) from problem
+    return module.train()
+
+
+def _created(name: str, size: int) -> nn.Module:
     config = get_pretrained_cfg(name)
     sized = {"img_size": size} if config.fixed_input_size else {}
     classes = config.num_classes or 1000
     module: nn.Module = timm.create_model(name, num_classes=classes, **sized)
     if getattr(module, "dynamic_img_size", False):  # interpolate positions once, not in every forward pass
         module = timm.create_model(name, num_classes=classes, img_size=size, dynamic_img_size=False)
-    if size != config.input_size[-1]:
-        _try(module, size)
     return module
-
-
-def _try(module: nn.Module, size: int) -> None:
-    """Raise ValueError if the forward pass fails for images of this size, tried on the meta device."""
-    try:
-        shapes.walk(module.eval(), 1, size)
-    except (AssertionError, RuntimeError, TypeError) as problem:
-        raise ValueError(str(problem).partition("\n")[0]) from problem
-    finally:
-        module.train()
 
 
 def _new_heads(module: Any, heads: tuple[str, ...], num_classes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -97,7 +98,9 @@ def in_folder(base: str, folder: Path) -> Pretrained:
     try:
         theirs, told = said["architecture"], said.get("pretrained_cfg", said)
         spec = input_of(PretrainedCfg(**{key: told[key] for key in _SEEN if key in told}))
-    except (TypeError, KeyError, ValueError, AttributeError) as problem:
+        if not weights.is_input(asdict(spec)):
+            raise ValueError(f"no input of three channels: {spec}")
+    except (TypeError, LookupError, ValueError, AttributeError, ArithmeticError) as problem:
         raise user_error("model.weights", folder, f"a config.json in the format of timm's hub ({problem})") from None
     if theirs != base:
         raise user_error("model.weights", folder, f"weights of {base}, not of {theirs}")

@@ -121,9 +121,15 @@ def whole(path: Path, folder: Path) -> Path:
 
 def _describes_a_network(metadata: object) -> bool:
     match metadata:
+        case {"model": str(), "classes": [str(), *_] as classes, **said}:
+            return is_input(said) and all(isinstance(name, str) for name in classes)
+    return False
+
+
+def is_input(metadata: object) -> bool:
+    """Return whether `metadata` has the fields of an `InputSpec` with values that a network can have."""
+    match metadata:
         case {
-            "model": str(),
-            "classes": [str(), *_] as classes,
             "size": int(size),
             "resize": int(resize),
             "mean": [_, _, _] as mean,
@@ -133,7 +139,7 @@ def _describes_a_network(metadata: object) -> bool:
         }:
             numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*mean, *std))
             shown = 0 < size <= resize <= _LARGEST_SIDE and others.get("crop", "center") in CROPS
-            return numbers and shown and min(std) > 0 and all(isinstance(name, str) for name in classes)
+            return numbers and shown and min(std) > 0
     return False
 
 

@@ -28,7 +28,8 @@ from frostline.data.listing import survey
 from frostline.data.pixel_cache import ViewSpec
 from frostline.data.pixel_form import PixelForm
 from frostline.data.resize import CenterCrop
-from frostline.runs import checks
+from frostline.report.terminal import Screen
+from frostline.runs import checks, run_data
 from frostline.store import store as storing
 from frostline.store import unfinished
 from frostline.store.checksums import DamagedEntry
@@ -214,6 +215,13 @@ def test_broken_images_are_listed_before_the_sweep(broken: Path, capsys: pytest.
     listed = Path(shown[20].split()[-1])
     assert {line.partition(":")[0] for line in listed.read_text().splitlines()} == {f"dog/{name}" for name in BROKEN}
     listed.unlink()
+
+
+def test_list_of_broken_images_has_names_that_are_not_utf8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run_data._list([(os.fsdecode(b"caf\xe9.png"), "broken")] * 21, Screen.silent())
+    (listed,) = tmp_path.iterdir()
+    assert listed.read_bytes().splitlines()[20] == b"caf\xe9.png: broken"
 
 
 def test_skip_bad_counts_images_and_moves_no_others(broken: Path, store: Store):

@@ -69,6 +69,10 @@ def test_halves_equal_the_whole_network_at_every_border(name: str) -> None:
         ("efficientnet_b0", {"conv_stem": "stem", "blocks.0": "stage1", "blocks.3": "stage4", "conv_head": "stage5"}),
         ("deit_tiny_distilled_patch16_224", {"blocks.11": "stage4", "head": "head", "head_dist": "head"}),
         ("volo_d1_224", {"head": "head", "aux_head": "head"}),
+        (
+            "rdnet_tiny",
+            {"stem": "stem", "dense_stages.1": "stage2", "dense_stages.2": "stage3", "dense_stages.6": "stage4"},
+        ),
         ("poolformer_s12", {"stem": "stem", "stages.0": "stage1", "stages.3": "stage4", "head.fc": "head"}),
     ],
 )

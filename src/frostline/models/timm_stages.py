@@ -96,7 +96,7 @@ def _numbered(module: Any, names: Sequence[str]) -> tuple[dict[str, int], int]:
     if hasattr(module, "group_matcher"):
         nowhere = "\0"
         every = [(name, None) for name in (*names, nowhere)]
-        found: dict[str, int] = group_with_matcher(every, module.group_matcher(coarse=True), reverse=True)
+        found: dict[str, int] = group_with_matcher(every, _matcher(module), reverse=True)
         return found, found.pop(nowhere)
     places = [place["module"] for place in _places(module)]
     if len(places) < 2:
@@ -104,3 +104,11 @@ def _numbered(module: Any, names: Sequence[str]) -> tuple[dict[str, int], int]:
     last = len(places) + 1
     inside = {name: [n for n, place in enumerate(places, 1) if name.startswith(f"{place}.")] for name in names}
     return {name: max(numbers, default=last) for name, numbers in inside.items()}, last
+
+
+def _matcher(module: Any) -> Mapping[str, Any]:
+    """Return the patterns of timm's groups: coarse ones, or layer by layer for RDNet, which has no others."""
+    try:
+        return module.group_matcher(coarse=True)
+    except AssertionError:
+        return module.group_matcher(coarse=False)

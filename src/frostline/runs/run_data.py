@@ -69,6 +69,6 @@ def _list(reasons: Sequence[tuple[str, str]], screen: Screen) -> None:
     for line in lines[:_SHOWN]:
         screen.say(f"  {line}")
     if len(lines) > _SHOWN:
-        with tempfile.NamedTemporaryFile("w", prefix="frostline-broken-images-", suffix=".txt", delete=False) as file:
-            file.write("\n".join(lines) + "\n")
+        with tempfile.NamedTemporaryFile(prefix="frostline-broken-images-", suffix=".txt", delete=False) as file:
+            file.write(("\n".join(lines) + "\n").encode(errors="surrogateescape"))
         screen.say(f"  and {len(lines) - _SHOWN:,} more: all are listed in {file.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from pyarrow import parquet as pq
 from test_folds import source
 
 from frostline.core.errors import UserError
-from frostline.data import loading, splitting, table_columns, table_files, tables
+from frostline.data import image_list, loading, splitting, table_columns, table_files, tables
 from frostline.data.broken_images import BadImages
 from frostline.data.source import Source
 from frostline.data.splits import Data
+from frostline.data.table_rows import Form, in_form
 from frostline.store.store import Store
 from numbered import disjoint, findings, in_turn, numbers, pairs
 from small import data_config, load_data
@@ -311,6 +313,22 @@ def test_ids_get_the_suffix_of_the_files(tmp_path: Path) -> None:
         BadImages, match=r"; are the paths complete, suffixes included, and relative to the table or to "
     ):
         load(tmp_path / "ids.csv")
+
+
+@pytest.mark.parametrize(("of_files", "of_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_umlauts_of_paths_may_be_in_another_form_of_unicode(tmp_path: Path, of_files: Form, of_table: Form) -> None:
+    whole = rows(tmp_path)
+    (tmp_path / "pics").rename(tmp_path / unicodedata.normalize(of_files, "Prüfstücke"))
+    for name, form in {"there": of_files, "table": of_table}.items():
+        renamed = [row | {"file": row["file"].replace("pics", "Prüfstücke")} for row in whole]
+        as_csv(tmp_path / f"{name}.csv", [row | {"file": in_form(row["file"], form)} for row in renamed])
+    data = load(tmp_path / "table.csv")
+    assert data.fingerprint == load(tmp_path / "there.csv").fingerprint
+    said = f"paths in the table are read in the Unicode form of the files' names, {of_files}"
+    assert [finding.about for finding in findings(data, "Unicode")] == [said]
+    assert not findings(load(tmp_path / "there.csv"), "Unicode")
+    listed = image_list.gather(tmp_path / ".list", [tmp_path / "table.csv"], say=print)
+    assert all(Path(listed.place(row)).is_file() for row in range(20))
 
 
 def test_windows_paths_are_read(tmp_path: Path) -> None:

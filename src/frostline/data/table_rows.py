@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from frostline.core.errors import UserError, user_error
 from frostline.core.labels import NONE
@@ -17,7 +19,10 @@ from frostline.data.label_columns import Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.names import counted, some
 
-_TRIED = 100  # paths that may have no file before the suffix of the others is given up
+_TRIED = 100  # paths that may have no file before the suffix, or the form, of the others is given up
+
+Form = Literal["NFC", "NFD"]
+"""A form of Unicode: letters such as ä are one character (NFC), or two, a letter and its mark (NFD)."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,10 @@ def rows_of(
 
     If the table is `long`, the rows of an image are joined into one with all of their labels.
     """
-    lacking = suffix_of(root, texts["path"] or [])
-    if lacking:
-        texts = {**texts, "path": [path and path + lacking for path in texts["path"] or []]}
+    paths = texts["path"] or []
+    form, lacking = form_of(root, paths), suffix_of(root, paths)
+    if form or lacking:
+        texts = {**texts, "path": [path and in_form(path, form) + lacking for path in paths]}
     every = _read(file, root, texts, labels, split_column)
     rows = [row for row in every if row.labels is not None]
     if not long:
@@ -65,6 +71,8 @@ def rows_of(
             for row in once
         ]
     findings = [Finding(f"paths in the table have no suffix: read as {lacking}")] if lacking else []
+    if form:
+        findings.append(Finding(f"paths in the table are read in the Unicode form of the files' names, {form}"))
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         left_out = ("row without a label is left out", "rows without a label are left out")
         findings.append(of_names(unlabelled, *left_out))
@@ -121,6 +129,23 @@ def _weights(texts: Sequence[str]) -> list[float]:
 def normal(root: Path, path: str) -> str:
     """Return the normalised path below `root`, without access to the disk; backslashes become slashes."""
     return os.path.normpath(os.path.join(root, path.replace("\\", "/")))  # noqa: PTH118 - a Path for each takes seconds
+
+
+def in_form(path: str, form: Form | None) -> str:
+    """Return a path in a form of Unicode; as it is for None."""
+    return unicodedata.normalize(form, path) if form else path
+
+
+def form_of(root: Path, paths: Sequence[str]) -> Form | None:
+    """Return the form of Unicode in which files below `root` have the names that `paths` write in the other.
+
+    None if files are found by the paths as they are, or in neither form. Files from macOS often have NFD.
+    """
+    for path in [path for path in paths if not path.isascii()][:_TRIED]:
+        forms: list[Form | None] = [None, "NFC", "NFD"]
+        if found := [form for form in forms if os.path.isfile(normal(root, in_form(path, form)))]:
+            return found[0]
+    return None
 
 
 def suffix_of(root: Path, paths: Sequence[str]) -> str:

@@ -333,6 +333,12 @@ def test_user_mistake_is_one_line_and_leaves_no_file(network, images, tmp_path, 
     assert f"images={table}: expected a table with rows" in refused("o.csv", table)
     for nothing in ("", "a" * 300):
         assert f"images={nothing}: expected a file or folder, and there is none" in refused("o.csv", nothing)
+    (tmp_path / "new day").mkdir()
+    quoted = f"; a name with blanks is quoted: '{tmp_path}/new day'"
+    assert refused("o.csv", [tmp_path / "new", "day"]).endswith(
+        f"new: expected a file or folder, and there is none{quoted}"
+    )
+    assert "is quoted" not in refused("o.csv", [tmp_path / "new", "days"])
     assert "expected a file in a folder that exists" in refused(f"{'a' * 300}/o.csv", images)
     assert "expected a file that can be written (File name too long)" in refused(f"{'a' * 300}.csv", images)
     table.write_text("file,n\nx.png,1\n ,2\n")

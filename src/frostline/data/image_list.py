@@ -105,7 +105,7 @@ def gather(
             raise user_error(key, value, "to be given with a table of images")
     if shards_given:
         return _of_shards(file, [str(pattern) for pattern in images], say)
-    places = chain.from_iterable(_below(name, more, say) for name in images)
+    places = chain.from_iterable(_below(name, more, say, images) for name in images)
     return _of_files(file, places)
 
 
@@ -123,14 +123,18 @@ def _is_shards(name: Path | str) -> bool:
     return str(name).lower().endswith(shard_splits.SUFFIX)
 
 
-def _below(name: Path | str, more: Iterable[str], say: Callable[[str], None]) -> Iterator[Path | str]:
-    """Yield the images of a name: for `-` those that `more` names, for a folder all below it."""
+def _below(
+    name: Path | str, more: Iterable[str], say: Callable[[str], None], images: Sequence[Path | str]
+) -> Iterator[Path | str]:
+    """Yield the images of a name of `images`: for `-` those that `more` names, for a folder all below it."""
     if str(name) == "-":
         named: Iterable[Path | str] = (_somewhere(path) for line in more if (path := line.rstrip("\r\n")))
     elif isinstance(name, str) or os.path.exists(name):
         named = [name]
     else:
-        raise user_error("images", name, "a file or folder, and there is none")
+        whole = " ".join(map(str, images))  # as a shell cuts a name with blanks
+        quoted = f"; a name with blanks is quoted: '{whole}'" if os.path.exists(whole) else ""
+        raise user_error("images", name, f"a file or folder, and there is none{quoted}")
     for one in named:
         yield from _in_folder(one, say) if isinstance(one, Path) and os.path.isdir(one) else [one]
 

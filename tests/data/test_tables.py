@@ -436,9 +436,12 @@ def test_grouped_splits_are_nearly_stratified() -> None:
     assert ((share > 0.12) & (share < 0.28)).all(), share
 
 
-def test_single_group_cannot_be_split() -> None:
-    with pytest.raises(UserError, match=r"^data.test_fraction=0.2: expected images that are no copies of each other"):
-        divided(source([0, 1] * 10, [5] * 20))
+@pytest.mark.parametrize(("groups", "split"), [([5] * 20, "test"), ([5] * 10 + [6] * 10, "val")])
+def test_too_few_groups_cannot_be_split(groups: list[int], split: str) -> None:
+    expected = f"^data.{split}_fraction=0.2: expected images that are no copies of each other"
+    left = f"some of them for {split}; 1 group is left for train and {split}: take smaller groups"
+    with pytest.raises(UserError, match=f"{expected}.*{left}"):
+        splitting.divide({"train": source([0, 1] * 10, groups)}, data_config(source="table"))
 
 
 def test_groups_that_share_copies_stay_together(tmp_path: Path) -> None:

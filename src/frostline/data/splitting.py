@@ -17,7 +17,7 @@ from frostline.core.errors import UserError, user_error
 from frostline.core.labels import class_counts, multi_label
 from frostline.core.randomness import derive_seed
 from frostline.data import belonging
-from frostline.data.names import some
+from frostline.data.names import counted, some
 from frostline.data.source import Source
 from frostline.data.stratification import choose, choose_groups, largest_remainder, share_out, stratified
 from frostline.data.times import Times
@@ -91,7 +91,7 @@ def _split_off(
     else:
         chosen = choose_groups(part.labels, part.ids, quotas, own_seed, group)
     if not chosen.any():
-        raise _too_few(part, name, fraction, quotas)
+        raise _too_few(part, name, fraction, quotas, groups=int(group.max()) + 1)
     return _parted(part, chosen, name, f"data.{name}_fraction", fraction)
 
 
@@ -149,11 +149,14 @@ def lost_classes(part: Selection, rest: Selection) -> list[str]:
     return [name for name, gone in zip(part.source.classes, lost.tolist(), strict=True) if gone]
 
 
-def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor) -> UserError:
+def _too_few(part: Selection, name: str, fraction: float, quotas: Tensor, groups: int) -> UserError:
     """Return the error for a split that gets no image, because of the fraction or because there are too few images."""
     key, of_each = f"data.{name}_fraction", part.counts
     if quotas.any():
         expected = f"images that are no copies of each other, nor all of one group, some of them for {name}"
+        if part.source.groups is not None:
+            left = counted(groups, "group is", "groups are")
+            expected += f"; {left} left for train and {name}: take smaller groups, or name the splits yourself"
         return user_error(key, fraction, expected)
     if int(of_each.max()) > 1:
         return user_error(key, fraction, f"a fraction that leaves at least one image for {name}")

@@ -110,7 +110,7 @@ def test_test_folder_without_classes_is_replaced(tmp_path: Path):
     [
         (["train", "test"], r"train, which are named like splits.*data\.layout=classes"),
         (within(["images", "annotations"]), r"set data\.root=\S+/images; data\.layout=classes"),
-        (within(["day_one", "day_two"]), r"day_one, day_two \(data\.layout=classes\), or classes a, b, c in"),
+        (within(["day_one", "day_two"]), r"day_two \(data\.layout=classes\), or classes a, b, c in.*data=table"),
         (within(["a", "b", "c"], ["train", "test"]), r"data\.layout=classes\), .*test, train \(data\.layout=splits"),
         (["plane", "train/steam", "train/electric"], r"plane, train \(data\.layout=classes\), .*data\.layout=splits"),
     ],

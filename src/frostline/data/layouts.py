@@ -208,7 +208,7 @@ def _check_nested(root: Path, below: Sequence[Path]) -> None:
         raise _two_readings(root, f"classes {outer}", f"classes {outer}, each with its splits {some(names)}")
     raise UserError(
         f"data.root={root}: can be read in two ways: classes {outer} (data.layout=classes), or classes {some(names)} "
-        f"in each of the parts {outer} (name these train, val and test)"
+        f"in each of the parts {outer} (name these train, val and test); deeper classes need a table (data=table)"
     )
 
 

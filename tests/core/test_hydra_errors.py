@@ -72,6 +72,7 @@ def test_config_of_a_list_is_refused_as_the_config_of_one_run(override: str, typ
         ("lr:0.1", "lr:0.1: expected lr=0.1"),
         ("predict", "predict: expected as the first word, since it is a command (frostline predict --help)"),
         ("train", "train: expected key=value, or a command first (predict); a value with a blank in it is quoted"),
+        ("=", "=: expected key=value, or a command first (predict); without blanks around ="),
         ("help", "help: expected key=value, or a command first (predict); did you mean --help?"),
         ("lr = 1", "lr = 1: expected no blanks around the key: lr=1"),
     ],

@@ -175,8 +175,8 @@ def unreadable(override: str, commands: Sequence[str]) -> UserError:
         return UserError(f"{override}: expected {key}={value or '<value>'}")
     near = difflib.get_close_matches(override, [*commands, "--help", "--version"], n=1)
     command = f", or a command first ({', '.join(commands)})" if commands else ""
-    blank = "; a value with a blank in it is quoted: 'key=\"a b\"'" if commands and not equals else ""
-    hint = f"; did you mean {near[0]}?" if near else blank
+    blank = "without blanks around =" if equals else "a value with a blank in it is quoted: 'key=\"a b\"'"
+    hint = f"; did you mean {near[0]}?" if near else f"; {blank}" if commands else ""
     return UserError(f"{override}: expected key=value{command}{hint}")
 
 

@@ -25,7 +25,7 @@ from sklearn import metrics as sklearn_metrics
 import written_sweeps
 from frostline.commands import compare
 from frostline.core import project
-from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP
+from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, VAL_MARGIN, Result
 from frostline.report import backbones, baseline, next_step, page_data, predictions, statistics
@@ -362,6 +362,20 @@ def test_other_metrics_are_not_compared_with_the_share_of_the_largest_class(tmp_
     ]
     runs = [replace(run, metrics=run.metrics | {MACRO_F1.val: 0.5, MACRO_F1.test: 0.5}) for run in runs]
     assert contests(runs)[0].lead is None and answer(runs).startswith("A tie: ")
+
+
+def test_score_of_the_largest_class_is_named_if_no_result_surely_beats_it(tmp_path):
+    def scored(job: int, mode: str, predicted: list[int], score: float, by: Metric = BALANCED_ACCURACY) -> Result:
+        run = imbalanced(tmp_path, predicted, job, mode, select=by.epoch)
+        return replace(run, metrics=run.metrics | {by.val: score, by.test: score})
+
+    warning = "No result surely beats always naming the largest class, big (50.0% balanced accuracy)."
+    runs = [scored(job, mode, [0] * 31, 0.5) for job, mode in enumerate(("full", "head"))]
+    assert warning in answer(runs) and warning in answer(runs[:1])
+    assert contests(runs)[0].outcome == "tie"
+    better = scored(2, "norm", [0] * 30 + [1], 1.0)
+    assert "always naming" not in answer([*runs, better])
+    assert "always naming" not in answer([scored(3, "full", [0] * 31, 0.5, LOSS)])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from frostline.core.metrics import ACCURACY, Metric
@@ -41,12 +42,13 @@ def verdict(contest: Contest) -> str:
     of_search, untested = search_words.sentences(contest, _digits(found[0].cell)), _untested(contest.baseline)
     if contest.difference is None:
         lead = [_majority(contest), *next_step(contest, tuned)] if contest.lead else []
-        return " ".join([*lead, _alone(key, found[0], results, tuned), *of_search, *untested])
+        return " ".join([*lead, _alone(key, found[0], results, tuned), *_by_chance(contest), *of_search, *untested])
     first = _majority(contest) if contest.lead else _comparison(contest, contest.difference)
     coming, is_search = _coming(results), search_words.is_search(results)
     best = (found, tuned, short_text) if is_search else (found[:2], tuned, value_text)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
+        *_by_chance(contest),
         *([] if coming else next_step(contest, tuned)),
         *_without_shared(found[:2]),
         *([] if contest.lead else _best_settings(*best)),
@@ -69,6 +71,20 @@ def _majority(contest: Contest) -> str:
         f"No result surely beats always naming the largest class: {contest.baseline.name} is {share} of the test "
         f"split, and {first.name} reaches {score} {_gap(contest.lead, contest.by, digits)}."
     )
+
+
+def _by_chance(contest: Contest) -> list[str]:
+    """Return the warning that no contender surely beats the largest class in a metric other than accuracy.
+
+    Intervals are those of the contenders' own scores, and the score of the largest class counts as known.
+    """
+    value = contest.baseline.value(contest.by) if contest.baseline and contest.by != ACCURACY else math.nan
+    within = [one.interval for one in contest.contenders]
+    if math.isnan(value) or not all(one and one.low <= value for one in within):
+        return []
+    assert contest.baseline
+    score = f"{contest.by.text(value, _digits(contest.contenders[0].cell))} {contest.by.words}"
+    return [f"No result surely beats always naming the largest class, {contest.baseline.name} ({score})."]
 
 
 def _gap(found: Difference, by: Metric, digits: int) -> str:

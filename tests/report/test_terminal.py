@@ -274,6 +274,16 @@ def test_sweep_without_results_prints_no_table():
     assert outcome_text([killed], 80) == "  killed  head lr=[0.1]: KeyboardInterrupt (multirun/0)\n"
 
 
+def test_runs_that_did_not_begin_share_a_line(tmp_path):
+    interrupted = result(0, "head", 0.1, status="KILLED", reason="Ctrl-C", folder=str(tmp_path))
+    others = [replace(interrupted, job=job, reason="not started", folder="gone") for job in range(1, 1_201)]
+    assert outcome_text([*others, interrupted], 80).splitlines() == [
+        f"  killed  {interrupted.name}: Ctrl-C ({tmp_path})",
+        "  killed  1,200 runs: not started",
+    ]
+    assert outcome_text(others[:3], 80).count("not started (gone)") == 3
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -22,6 +22,7 @@ from frostline.report.studies import short_text
 from frostline.report.tables import duration, millions, ruled, width
 
 _ROWS = 40  # trials of a search that the terminal shows
+_LISTED = 3  # runs that did not begin for the same reason and still have a line each
 
 
 def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Table | str]:
@@ -40,9 +41,7 @@ def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Tab
             yield from map(pairs_table, filter(None, map(grid, contests(results))))
         if any(trial_tags.OBJECTIVE in result.choices for result in results):
             yield from map(front_table, filter(None, (front(contest.results) for contest in contests(results))))
-    for result in sorted(results, key=lambda result: result.job):
-        if result.status != "FINISHED":
-            yield unfinished(result)
+    yield from _unfinished([one for one in sorted(results, key=lambda one: one.job) if one.status != "FINISHED"])
 
 
 def _worth_a_row(done: Sequence[Cell]) -> list[Cell]:
@@ -141,7 +140,20 @@ def _score(cell: Cell, metric: str) -> str:
     return _or_dash(mean, cell.by.text) + (f" ±{cell.by.number(spread)}" if spread is not None else "")
 
 
-def unfinished(result: Result) -> str:
+def _unfinished(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a line for every run, but a single one for many that never began for the same reason, e.g. Ctrl-C."""
+    groups: dict[tuple[int | None, str, str | None], list[Result]] = {}
+    for result in results:
+        begun = result.folder and Path(result.folder).exists()
+        groups.setdefault((result.job if begun else None, result.status, result.reason), []).append(result)
+    for (_, status, reason), alike in groups.items():
+        if len(alike) > _LISTED:
+            yield f"  {status.lower()}  {len(alike):,} runs" + (f": {reason}" if reason else "")
+        else:
+            yield from map(_line, alike)
+
+
+def _line(result: Result) -> str:
     """Return the line on a run that did not finish: status, name, reason, folder, and the log of a cluster's job."""
     why = f": {result.reason}" if result.reason else ""
     job = cluster_jobs.read(Path(result.folder)) if result.folder else None

@@ -41,7 +41,7 @@ def _filled(page: str) -> str:
 
 def keys() -> str:
     """Return a table for each section of the schema: key, type, default and meaning."""
-    tree = ast.parse(Path(config.__file__).read_text())
+    tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     defaults = flatten(asdict(frostline.compose()))
     return "\n\n".join(_tables("Config", "", classes, defaults))

@@ -110,7 +110,7 @@ def _process(*typed: str) -> tuple[int, list[str]]:
     """Run `python -m frostline`, pass its stdout on, and return its exit status and the lines of its stderr."""
     command = [sys.executable, "-m", "frostline", *typed]
     with (
-        tempfile.TemporaryFile("w+", errors="replace") as complaints,
+        tempfile.TemporaryFile("w+", encoding="locale", errors="replace") as complaints,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, errors="replace") as process,
     ):
         said = process.stdout or ()

@@ -24,7 +24,7 @@ def free_memory(groups: Path = _GROUPS, mount: Path = _MOUNT) -> int | None:
 def _left(groups: Path, mount: Path) -> Iterator[int]:
     """Yield the bytes left in every group of this process that has a limit."""
     with suppress(OSError):
-        for line in groups.read_text().splitlines():
+        for line in groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             _, controllers, path = line.split(":", 2)
             if "memory" in controllers.split(","):
                 top, limit, usage = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"

@@ -90,7 +90,7 @@ def _imports(path: Path) -> Iterator[str]:
     Only import statements are parsed: to parse the whole file takes longer than to read the stored features.
     """
     prefix = "frostline."
-    for statement in _IMPORT.findall(path.read_text()):
+    for statement in _IMPORT.findall(path.read_text(encoding="utf-8")):
         node = ast.parse(statement.strip()).body[0]
         assert isinstance(node, ast.Import | ast.ImportFrom)
         names = [alias.name for alias in node.names]

@@ -74,6 +74,6 @@ def _of_driver() -> tuple[int, int] | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

@@ -96,7 +96,7 @@ def reset_peak(device: torch.device) -> None:
     else:
         release_freed()
         with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of resident memory (proc(5))
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak(device: torch.device) -> int:
@@ -105,6 +105,6 @@ def peak(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_bytes().splitlines() if line.startswith(b"VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

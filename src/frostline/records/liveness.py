@@ -95,7 +95,7 @@ def this_process() -> Owner:
         user = str(os.getuid())
     machine = f"{psutil.boot_time():.0f}"
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         installed = Path("/etc/machine-id").read_bytes()  # confidential, so it is hashed; see machine-id(5)
         if len(installed) > 30:  # 32 hex digits; in a container it may be empty or a word

@@ -55,6 +55,6 @@ def is_wanted(part: Path) -> bool:
 def _boot() -> str | None:
     """Return the id of this boot of the machine; None if it is not known."""
     try:
-        return _BOOT.read_text().strip()
+        return _BOOT.read_text(encoding="ascii").strip()
     except OSError:
         return None

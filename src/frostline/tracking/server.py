@@ -85,8 +85,8 @@ def isolated_settings() -> Iterator[None]:
 
 
 def _import() -> None:
-    import mlflow
-    import mlflow.store.artifact.artifact_repository_registry
+    import mlflow  # noqa: F401
+    import mlflow.store.artifact.artifact_repository_registry  # noqa: F401
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 

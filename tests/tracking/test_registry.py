@@ -63,6 +63,13 @@ def test_registered_model_has_no_pickle(trained, registered, tmp_path):
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib"))]
 
 
+def test_registered_model_has_only_the_code_that_serves_it(trained, registered, tmp_path):
+    code = server.client_of(trained.uri).download_artifacts(registered.run_id, "model/code/frostline", str(tmp_path))
+    rooms = {entry.name for entry in os.scandir(code)}
+    assert rooms == {"__init__.py", "core", "data", "models", "records", "runs", "store"}
+    assert sum(len(files) for _, _, files in os.walk(code)) < 100  # a server takes a request for each
+
+
 ABSENT = ("hydra", "omegaconf", "rich", "matplotlib", "sklearn", "scipy", "filelock", "plotly")
 """Packages that only sweeps need. Serving must work without them."""
 

@@ -10,7 +10,7 @@ import ast
 import functools
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from frostline.core import project
@@ -72,11 +72,16 @@ def of(*modules: str) -> str:
 
 def deciding(*modules: str) -> set[str]:
     """Return the names, within the package, of `modules` and all their imports, without those in `DECIDE_NONE`."""
+    return imported(*modules, without=DECIDE_NONE)
+
+
+def imported(*modules: str, without: Container[str] = ()) -> set[str]:
+    """Return the names, within the package, of `modules` and all their imports, which end at those in `without`."""
     found, waiting = set[str](), list(modules)
     while waiting:
         if (name := waiting.pop()) not in found:
             found.add(name)
-            waiting += [other for other in _imports(_file(name)) if other not in DECIDE_NONE]
+            waiting += [other for other in _imports(_file(name)) if other not in without]
     return found
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.core import codehash
 from frostline.core.errors import user_error
 from frostline.core.project import PACKAGE
 from frostline.tracking import server
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MODEL = "model"  # folder of the model among the run's artifacts
 _WHITE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGP8zwABTAwUMQBJQQEPeWDz+AAAAABJRU5ErkJggg=="
 """A white image of 8x8 pixels, PNG as base64: the example of a request."""
+_CODE = ("runs.serve", "models.architecture", "data.source")
+"""The model that MLflow serves, and the modules that are there for packages with networks of their own."""
 _REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "pillow", "numpy", "pyyaml")
 """Packages that `runs.serve` imports, directly or through modules of this package."""
 
@@ -31,9 +34,9 @@ def register(
 ) -> str:
     """Register the network whose config and weights are `files` as `name`; return its new version.
 
-    It becomes an artifact of its run, a pyfunc model without any pickle: this package's source, `runs.serve` as the
-    model, and `files`; `library` is the package that defines the network. Raises UserError for an unknown run and for a
-    name that MLflow does not allow.
+    It becomes an artifact of its run, a pyfunc model without any pickle: the modules that serving imports,
+    `runs.serve` as the model, and `files`; `library` is the package that defines the network. Raises UserError for an
+    unknown run and for a name that MLflow does not allow.
     """
     with open_client(uri) as client:  # configures MLflow before it is imported
         from mlflow.exceptions import MlflowException
@@ -69,13 +72,23 @@ def _save(folder: Path, files: Sequence[Path], run_id: str, library: str) -> Non
             mlflow_model=Model(artifact_path=_MODEL, run_id=run_id),
             python_model=str(PACKAGE / "runs" / "serve.py"),
             artifacts={"run": str(own)},
-            code_paths=[str(PACKAGE)],
+            code_paths=[str(_code(folder))],
             signature=_signature(),
             input_example=pd.DataFrame({"image": [_WHITE]}),
             pip_requirements=[
                 f"{name}=={version(name).partition('+')[0]}" for name in dict.fromkeys((*_REQUIREMENTS, library))
             ],
         )
+
+
+def _code(folder: Path) -> Path:
+    """Copy what serving imports of this package into `folder`: a server takes a request for each file."""
+    modules = [Path(*name.split(".")).with_suffix(".py") for name in codehash.imported(*_CODE)]
+    for file in {*modules, *(parent / "__init__.py" for module in modules for parent in module.parents)}:
+        place = folder / PACKAGE.name / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / file, place)
+    return folder / PACKAGE.name
 
 
 def _signature() -> Any:

@@ -26,6 +26,7 @@ _PLACES = ("--config-dir", "-cd")  # Hydra's flags that go together with --multi
 def main() -> None:
     """Run the command line of this process; exit with 0 only if every run of the sweep finished."""
     streams.prepare()
+    project.ensure_home()
     atexit.register(garbage.leave)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises exceptions instead of printing them
     project.register_resolver()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from disk import file_size_limit
-from frostline.core import files
+from frostline.core import files, project
 from frostline.core.errors import UserError
 from frostline.core.files import expanded, write_alike
 
@@ -17,6 +17,17 @@ from frostline.core.files import expanded, write_alike
 def test_tilde_of_an_unknown_user_is_kept() -> None:
     assert expanded("~/images") == Path.home() / "images"
     assert expanded("~nobody-has-it/images") == Path("~nobody-has-it/images")
+
+
+def test_a_user_without_a_home_gets_that_of_container_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path.home()
+    project.ensure_home()
+    assert Path.home() == home
+    monkeypatch.setenv("HOME", str(home))  # which is restored
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)  # without an entry in /etc/passwd
+    project.ensure_home()
+    assert Path.home() == Path("/")
 
 
 def test_full_disk_names_the_file_and_keeps_it(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def register_resolver() -> None:
     OmegaConf.register_new_resolver("minutes", lambda hours: math.ceil(60 * hours), replace=True)
 
 
+def ensure_home() -> None:
+    """Set HOME to /, as container engines do, for a user whom the system does not know: MLflow requires a home."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+
+
 def at_home(argument: str) -> str:
     """Return `argument` with each `~/` at the start of a value expanded: shells leave it, Hydra refuses it."""
     return re.sub(r"(?<=[=,])~(?=/)", lambda _: os.path.expanduser("~"), argument)  # noqa: PTH111

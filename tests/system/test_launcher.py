@@ -19,6 +19,7 @@ from hydra.version import _UNSPECIFIED_, VersionBase
 from omegaconf import OmegaConf
 
 import warm
+from frostline.core import notices
 from frostline.sweeps import pool, worker
 from hydra_plugins import frostline_launcher
 from hydra_plugins.frostline_launcher import FrostlineLauncher
@@ -167,6 +168,15 @@ def test_second_interrupt_discards_the_pool(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         launcher.run({0: []})
     assert launcher.pool is None
+
+
+def test_worker_says_why_its_modules_cannot_be_imported(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(notices, "_say", said.append)
+    (tmp_path / "cramped.py").write_text("raise ImportError('failed to map segment')")
+    monkeypatch.syspath_prepend(tmp_path)
+    worker._load("cramped")
+    assert said == ["A worker cannot import cramped (ImportError: failed to map segment)"]
 
 
 def _of_a_plugin():

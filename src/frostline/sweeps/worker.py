@@ -93,9 +93,8 @@ def main(preload: str) -> None:
     for target in (line.listen, line.pulse):
         background.start(target, name=target.__name__, died=_give_up)
     with contextlib.suppress(KeyboardInterrupt):
-        with contextlib.suppress(Exception):  # a task that needs the module reports the error
-            if preload:
-                garbage.spared(partial(importlib.import_module, preload))
+        if preload:
+            _load(preload)
         line.idle = True
         while (message := line.tasks.get()) is not None:
             line.idle = False
@@ -104,6 +103,14 @@ def main(preload: str) -> None:
                 break
             line.idle = True
     _leave()
+
+
+def _load(module: str) -> None:
+    """Import a module, or say why not: a task that needs it fails, too, but torch can only be imported once."""
+    try:
+        garbage.spared(partial(importlib.import_module, module))
+    except Exception as error:
+        notices.tell(f"A worker cannot import {module} ({type(error).__name__}: {error})")
 
 
 def _give_up(error: Exception) -> NoReturn:

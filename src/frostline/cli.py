@@ -30,7 +30,7 @@ def main() -> None:
     atexit.register(garbage.leave)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises exceptions instead of printing them
     project.register_resolver()
-    interrupts.install()
+    interrupts.install(apart=1.0)
     sys.argv[1:] = [hydra_keys.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
     with _one_line():
         _carry_out(sys.argv[1:])

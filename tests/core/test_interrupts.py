@@ -75,6 +75,15 @@ def test_second_interrupt_is_raised_at_once() -> None:
     assert not interrupts.pending()
 
 
+def test_sigterm_of_timeout_counts_once() -> None:
+    interrupts.install(apart=60.0)
+    with pytest.raises(Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # timeout(1) sends it to the process, then to the process group
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_immediate_raises_within_deferred() -> None:
     with pytest.raises(Terminated), interrupts.deferred(), interrupts.immediate():
         os.kill(os.getpid(), signal.SIGTERM)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,16 +18,19 @@ _asked: KeyboardInterrupt | None = None
 _waiting = False
 _once = _heard = False
 _ctrl_c: int = signal.SIGINT
+_apart = 0.0
+_terminated = -math.inf
 
 
-def install(ctrl_c: int = signal.SIGINT, *, once: bool = False, warning: int | None = None) -> None:
+def install(ctrl_c: int = signal.SIGINT, *, once: bool = False, apart: float = 0.0, warning: int | None = None) -> None:
     """Install the handlers of SIGTERM, SIGHUP and Ctrl-C; call it from the main thread.
 
-    `ctrl_c` is the signal that counts as Ctrl-C. With `once`, all interrupts after the first are ignored. `warning` is
-    the signal that a cluster sends before a time limit.
+    `ctrl_c` is the signal that counts as Ctrl-C. With `once`, all interrupts after the first are ignored. A SIGTERM
+    less than `apart` seconds after another is the same one: `timeout` sends it to the process and to its group.
+    `warning` is the signal that a cluster sends before a time limit.
     """
-    global _once, _ctrl_c
-    _once, _ctrl_c = once, ctrl_c
+    global _once, _apart, _ctrl_c, _terminated
+    _once, _apart, _ctrl_c, _terminated = once, apart, ctrl_c, -math.inf
     signal.signal(signal.SIGTERM, _arrived)
     if warning is not None:
         signal.signal(warning, _arrived)
@@ -95,11 +100,13 @@ def raise_deferred() -> None:
 
 
 def _arrived(number: int, _frame: FrameType | None) -> None:
-    global _asked, _heard
-    if _once and _heard:
+    global _asked, _heard, _terminated
+    now, terminated = time.monotonic(), number != _ctrl_c
+    if (_once and _heard) or (terminated and now - _terminated < _apart):
         return
     _heard = True
-    terminated = number != _ctrl_c
+    if terminated:
+        _terminated = now
     interrupt = Terminated(signal.Signals(number).name) if terminated else KeyboardInterrupt()
     if _waiting and _asked is None:
         _asked = interrupt

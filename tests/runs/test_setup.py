@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 from frostline.core.errors import UserError
 from frostline.models.weights import GLYPHS
-from frostline.runs import checks, setup
+from frostline.runs import checks, initial_weights, setup
 from frostline.store import hashing
 from small import SMALL, FakeScreen, compose, load_data
 
@@ -105,3 +105,28 @@ def test_steps_have_the_options_of_the_config() -> None:
         7,
         5,
     )
+
+
+def test_weights_are_those_of_a_run_of_a_folder_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("glyphs", "some_run", "of_hub"):  # `glyphs` are the embedded weights whatever lies here
+        (tmp_path / folder).mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "of_hub" / name).touch()
+    fetched = tmp_path / "initial" / "best.safetensors"
+    expected = {
+        None: (None, False),
+        "glyphs": ("glyphs", False),
+        "IMAGENET1K_V1": ("IMAGENET1K_V1", False),
+        "of_hub": ("of_hub", True),
+        "own.pth": ("own.pth", True),
+        "some_run": (str(fetched), True),
+        "runs:/0a": (str(fetched), True),
+    }
+    config = compose(*SMALL)
+    for given, (used, local) in expected.items():
+        named = replace(config, model=replace(config.model, weights=given))
+        assert initial_weights.weights_of(named, tmp_path, lambda _, folder: folder / "best.safetensors") == used
+        assert initial_weights.on_disk(given) is local, given
+    with pytest.raises(UserError, match="runs cannot be fetched here"):
+        initial_weights.weights_of(named, tmp_path, initial_weights.no_runs)

@@ -31,10 +31,13 @@ def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
 
 
 def on_disk(weights: str | None) -> bool:
-    """Return whether the weights can be loaded without a download."""
-    return weights is not None and (is_file_name(weights) or os.path.isdir(expanded(weights)) or _is_run(weights))
+    """Return whether the weights can be loaded without a download; False for the embedded ones."""
+    return weights is not None and (is_file_name(weights) or _is_folder(weights) or weights.startswith(RUN_PREFIX))
 
 
 def _is_run(weights: str) -> bool:
-    folder = expanded(weights)
-    return weights.startswith(RUN_PREFIX) or (os.path.isdir(folder) and of_hub(folder) is None)
+    return weights.startswith(RUN_PREFIX) or (_is_folder(weights) and of_hub(expanded(weights)) is None)
+
+
+def _is_folder(weights: str) -> bool:
+    return weights != "glyphs" and os.path.isdir(expanded(weights))  # the embedded weights go before a folder's

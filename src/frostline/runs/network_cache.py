@@ -30,7 +30,7 @@ def keep(setup: Setup, learner: Learner) -> None:
     model = setup.model
     own = {f"{model.structure.heads[0]}.{name}" for name in ("weight", "bias")}
     alone = model.linear_head is not None and learner.mutable <= own
-    if alone and model.new_head and model.weights_sha256 and setup.ranks is None:
+    if alone and model.new_head and setup.ranks is None:
         _kept = _key(setup.config, setup.weights, setup.data.classes), model
 
 

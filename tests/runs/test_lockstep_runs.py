@@ -296,3 +296,13 @@ def test_no_lockstep_with_different_features(run_alone: RunAlone, tmp_path: Path
     ran = run_in_lockstep(tmp_path, several)
     assert not any(layout.LOCKSTEP_TAG in one.tags for one in ran)
     assert_same(ran, run_alone(several))
+
+
+def test_results_are_taken_over_only_from_the_same_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack: Any = None
+    member: Any = object()
+    group = lockstep_runs.Group(stack, {"key": member}, {"weights": "a"})
+    monkeypatch.setattr(lockstep_runs, "_group", group)
+    assert lockstep_runs._member("key", {"weights": "a"}) is member
+    assert lockstep_runs._member("key", {"weights": "b"}) is None
+    assert lockstep_runs._group is None

@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import one_hot
 
 from frostline.core.errors import UserError
+from frostline.data import loading
 from frostline.models.weights import GLYPHS
 from frostline.runs import checks, initial_weights, setup
 from frostline.store import hashing
@@ -130,3 +131,24 @@ def test_weights_are_those_of_a_run_of_a_folder_or_named(tmp_path: Path, monkeyp
         assert initial_weights.on_disk(given) is local, given
     with pytest.raises(UserError, match="runs cannot be fetched here"):
         initial_weights.weights_of(named, tmp_path, initial_weights.no_runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("freeze=full", "batch_size=1"), "batch_size=1: expected at least 2, since with one image of 32 pixels"),
+        (("+optimizer.options.epss=1",), "optimizer.options.epss=1: expected an option of adam"),
+    ],
+)
+def test_steps_that_must_fail_are_refused_before_training(options: tuple[str, ...], line: str) -> None:
+    with pytest.raises(UserError, match=f"^{line}"):
+        checks.check(compose(*SMALL, *options))
+
+
+def test_unreadable_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied", "photos/cat")
+
+    monkeypatch.setattr(loading, "load", load)
+    with pytest.raises(UserError, match=r"^data\.root=.*: expected a readable folder, and photos/cat is not$"):
+        checks.check(compose(*SMALL))

@@ -202,6 +202,18 @@ def test_parts_of_another_command_are_refused(network, trained, images, tmp_path
     assert write(network, output, readable(images)).unread == 0
 
 
+def test_parts_that_a_finished_file_left_do_not_hinder_another_command(network, images, tmp_path, monkeypatch):
+    some = sorted(images.iterdir())[:3]
+    with monkeypatch.context() as killed:
+        killed.setattr(prediction_file.shutil, "rmtree", lambda *about, **how: None)
+        write(network, tmp_path / "p.csv", some, top=3)
+    assert (tmp_path / "p.csv.parts" / "job.json").exists()
+    for name in ("p.csv", "new.csv"):
+        write(network, tmp_path / name, some, top=2)
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "new.csv").read_bytes()
+    assert not (tmp_path / "p.csv.parts").exists()
+
+
 def test_file_that_another_process_writes_is_refused(network, images, tmp_path):
     (parts := tmp_path / "predictions.csv.parts").mkdir()
     lock = locks.acquire(parts / "lock", timeout=0)

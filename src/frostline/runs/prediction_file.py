@@ -154,7 +154,8 @@ def _about(predictor: Predictor, layer: Layer | None) -> dict[str, str]:
 
 def _claim(beside: Path, output: Path, job: Mapping[str, Any]) -> None:
     """Write the job of the parts into their folder; UserError if existing parts are of another job."""
-    if (before := files.json_or_none(beside / _JOB)) is None:
+    before = files.json_or_none(beside / _JOB)
+    if before is None or before == _told(output).get("job") != job:  # a finished file left it
         for part in beside.glob("*.part"):
             part.unlink()
         files.write_json(beside / _JOB, dict(job))

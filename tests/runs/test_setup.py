@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.models.weights import GLYPHS
-from frostline.runs import checks, initial_weights, setup
+from frostline.runs import checks, initial_weights, plan, setup
 from frostline.store import hashing
 from small import SMALL, FakeScreen, compose, load_data
 
@@ -152,3 +152,19 @@ def test_unreadable_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "load", load)
     with pytest.raises(UserError, match=r"^data\.root=.*: expected a readable folder, and photos/cat is not$"):
         checks.check(compose(*SMALL))
+
+
+def test_plan_says_when_which_stage_learns_and_how_fast() -> None:
+    options = ("freeze=gradual", "epochs=6", "lr=0.1", "optimizer.weight_decay=0.01")
+    made = setup.assemble(compose(*SMALL, *options), Path(), meta=True, screen=FakeScreen())
+    told = plan.describe(made, "some")
+    assert [(phase.first_epoch, phase.last_epoch) for phase in told.phases] == [(1, 1), (2, 2), (3, 4), (5, 5), (6, 6)]
+    assert told.trainable_parameters == told.parameters == sum(stage.parameters for stage in told.phases[0].stages)
+    for number, phase in enumerate(told.phases):  # one more stage learns in each
+        head, *others = reversed(phase.stages)
+        assert (head.lr, head.weight_decay, head.norm) == ((0.1, 0.1), (0.0, 0.01), "-")
+        for stage in others[number:]:
+            assert (stage.learning, stage.lr, stage.norm) == (0, None, "frozen")
+        for depth, stage in enumerate(others[:number], 1):
+            assert stage.lr == pytest.approx((0.1 / 2.6**depth,) * 2, rel=1e-3)
+            assert (stage.learning, stage.weight_decay, stage.norm) == (stage.parameters, (0.0, 0.01), "batch")

@@ -518,6 +518,16 @@ def test_overrides_of_test_images_only_say_where_they_are(typed, store):
         frostline.open(str(store.folder)).runs[0].test_images(typed)
 
 
+def test_test_images_of_a_run_whose_folder_is_gone_come_from_mlflow(store, tmp_path):
+    sweep = frostline.open(str(store.folder))
+    gone = [replace(result, folder=str(tmp_path / f"{result.job}")) for result in sweep.results]
+    assert replace(sweep, results=tuple(gone)).test_images().equals(sweep.test_images())
+    assert not list(tmp_path.iterdir())
+    unknown = tuple(replace(result, run_id="0" * 32) for result in gone)
+    with pytest.raises(frostline.UserError, match=r"^run=.*: expected a run that was tested, with test_predictions"):
+        replace(sweep, results=unknown).test_images()
+
+
 def test_test_images_of_many_classes_have_the_probability_of_the_prediction(store, tmp_path):
     """A run keeps the first classes of each image if all logits would take more than 4 MB."""
     run = frostline.open(str(store.folder)).runs[0]

@@ -156,7 +156,9 @@ class Sweep:
         from frostline.sweeps.catalog import TypedName
 
         best = find_weights.ranked(TypedName(self.name, "sweep"), self.results)[0]
-        return tested_images.table(best.finished, arguments.texts(overrides))
+        with tempfile.TemporaryDirectory() as scratch:
+            runs = [tested_images.with_files(run, self.tracker, Path(scratch)) for run in best.finished]
+            return tested_images.table(runs, arguments.texts(overrides))
 
     def report(self, path: Path | str | None = None) -> Report:
         """Write the report, one HTML file that opens offline, to `path` and return it; notebooks display it."""

@@ -16,7 +16,7 @@ from torchvision.models import get_model_weights, vision_transformer
 from frostline.core.config import ModelConfig
 from frostline.core.errors import UserError
 from frostline.core.input_spec import InputSpec
-from frostline.models import weights
+from frostline.models import torchvision_models, weights
 from frostline.models.build import Model, build, metadata, new_head
 from frostline.store import hashing, tensorfile
 from small import BASE
@@ -143,6 +143,16 @@ def test_tensorflow_networks_get_their_own_normalisation(name: str) -> None:
     expected = theirs((pixels - mean) / std)
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.input.mean, model.input.std))
     torch.testing.assert_close((pixels - mean) / std, expected)
+
+
+def test_positions_that_cannot_be_resized_stay_as_they_are() -> None:
+    architecture = torchvision_models.architecture("vit_b_16")
+    module = vision_transformer.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=1, num_heads=1, hidden_dim=4, mlp_dim=4
+    )
+    for odd in (torch.zeros(1, 10, 4, dtype=torch.int8), torch.zeros(1, 1, 4), torch.zeros(10, 4)):
+        found = architecture.adapt(module, {"encoder.pos_embedding": odd})
+        assert found["encoder.pos_embedding"] is odd
 
 
 @pytest.mark.slow

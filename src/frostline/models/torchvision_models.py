@@ -77,5 +77,5 @@ def _adapt(module: nn.Module, tensors: Tensors) -> Tensors:
         return tensors
     try:
         return interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(tensors))
-    except ValueError:  # positions of a non-square grid: refused later for their shape
+    except (ValueError, RuntimeError):  # no square grid, or no floating point numbers: refused later for their shape
         return tensors

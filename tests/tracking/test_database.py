@@ -1,9 +1,11 @@
-"""A database on a server as tracking store: unreachable, refused, and without its password on disk."""
+"""A server as tracking store: unreachable, refused, and without its password on disk."""
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,25 @@ def test_wrong_password_is_one_line(tmp_path: Path, url: str, monkeypatch: pytes
     with pytest.raises(UserError, match=r"^tracking\.uri=.*password authentication failed") as refused:
         open_sweep(tmp_path, [])
     assert "hunter2" not in str(refused.value)
+
+
+class _Unauthorized(BaseHTTPRequestHandler):
+    """Answers that it does not know the user, as MLflow's basic authentication does."""
+
+    def do_POST(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b"You are not authenticated.")
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_server_that_does_not_know_the_user_is_told_with_the_variables_that_name_one() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Unauthorized) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        with pytest.raises(
+            UserError, match=r"^tracking\.uri=http.*: expected a server that knows you by MLFLOW_TRACKING_"
+        ):
+            server.experiment(f"http://127.0.0.1:{refusing.server_port}", "digits")
+        refusing.shutdown()

@@ -35,7 +35,9 @@ _SETTINGS = {
 }
 _LOGGERS = {"alembic": logging.WARNING, "urllib3": logging.ERROR}
 _BUSY = 5.0  # seconds to wait for a lock on an SQLite file when it is opened
-_HOPELESS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+_UNKNOWN = "UNAUTHENTICATED"  # HTTP status 401
+_HOPELESS = (_UNKNOWN, "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+_LOGIN = "a server that knows you by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or by MLFLOW_TRACKING_TOKEN"
 _LATER = (404, 408, 425, 429)  # statuses of a proxy whose server is away or overloaded, the same for all requests
 
 
@@ -171,7 +173,9 @@ def _translated_errors(uri: str) -> Iterator[None]:
     except Exception as error:
         line = first_line(error)
         if _hopeless(error):
-            raise user_error("tracking.uri", uri, f"a store that MLflow can open ({line})") from error
+            unknown = getattr(error, "error_code", None) == _UNKNOWN
+            expected = _LOGIN if unknown else "a store that MLflow can open"
+            raise user_error("tracking.uri", uri, f"{expected} ({line})") from error
         raise Unreachable(f"{uri}: {first_line(_cause(error))}") from error
 
 

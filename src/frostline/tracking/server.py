@@ -171,11 +171,9 @@ def _translated_errors(uri: str) -> Iterator[None]:
     except (UserError, Unreachable):
         raise
     except Exception as error:
-        line = first_line(error)
         if _hopeless(error):
-            unknown = getattr(error, "error_code", None) == _UNKNOWN
-            expected = _LOGIN if unknown else "a store that MLflow can open"
-            raise user_error("tracking.uri", uri, f"{expected} ({line})") from error
+            expected = _LOGIN if getattr(error, "error_code", None) == _UNKNOWN else "a store that MLflow can open"
+            raise user_error("tracking.uri", uri, f"{expected} ({first_line(error)})") from error
         raise Unreachable(f"{uri}: {first_line(_cause(error))}") from error
 
 

@@ -24,7 +24,7 @@ from frostline.data import image_list, loading, splitting, table_columns, table_
 from frostline.data.broken_images import BadImages
 from frostline.data.source import Source
 from frostline.data.splits import Data
-from frostline.data.table_rows import Form, in_form
+from frostline.data.table_rows import Form
 from frostline.store.store import Store
 from numbered import disjoint, findings, in_turn, numbers, pairs
 from small import data_config, load_data
@@ -321,7 +321,7 @@ def test_umlauts_of_paths_may_be_in_another_form_of_unicode(tmp_path: Path, of_f
     (tmp_path / "pics").rename(tmp_path / unicodedata.normalize(of_files, "Prüfstücke"))
     for name, form in {"there": of_files, "table": of_table}.items():
         renamed = [row | {"file": row["file"].replace("pics", "Prüfstücke")} for row in whole]
-        as_csv(tmp_path / f"{name}.csv", [row | {"file": in_form(row["file"], form)} for row in renamed])
+        as_csv(tmp_path / f"{name}.csv", [row | {"file": unicodedata.normalize(form, row["file"])} for row in renamed])
     data = load(tmp_path / "table.csv")
     assert data.fingerprint == load(tmp_path / "there.csv").fingerprint
     said = f"paths in the table are read in the Unicode form of the files' names, {of_files}"

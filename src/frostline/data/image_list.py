@@ -165,7 +165,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Im
         raise user_error("path", column, "a column of texts")
     folder = tables.root_of(table, "root", root)
     given = [str(text or "").strip() for text in first.column(column).to_pylist()]
-    form, lacking = table_rows.form_of(folder, given), table_rows.suffix_of(folder, given)
+    spelling = table_rows.spelling_of(folder, given)
 
     def placed(part: pa.Table, before: int) -> pa.Table:
         try:
@@ -176,10 +176,7 @@ def _of_table(file: Path, table: Path, path: str | None, root: str | None) -> Im
             raise user_error("images", table, f"a path in every row, but there is none in row {bad[0]}")
         bare = map(str.strip, texts)
         found = (
-            text
-            if remote_files.is_elsewhere(text)
-            else table_rows.normal(folder, table_rows.in_form(text, form) + lacking)
-            for text in bare
+            text if remote_files.is_elsewhere(text) else table_rows.normal(folder, spelling.of(text)) for text in bare
         )
         places = [*map(os.fsencode, found)]
         return part.append_column(_PLACE, pa.array(places, _PLACE.type))

@@ -26,6 +26,20 @@ Form = Literal["NFC", "NFD"]
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """How the files are named that the paths of a table mean."""
+
+    form: Form | None
+    """The form of Unicode of the names where the paths have the other; None where they are the same."""
+    suffix: str
+    """The suffix that the paths lack, as ids do; empty if they lack none."""
+
+    def of(self, path: str) -> str:
+        """Return a path of the table as its file is named."""
+        return _in_form(path, self.form) + self.suffix
+
+
+@dataclass(frozen=True)
 class Row:
     """Path, labels and further values of an image in a row."""
 
@@ -53,9 +67,8 @@ def rows_of(
     If the table is `long`, the rows of an image are joined into one with all of their labels.
     """
     paths = texts["path"] or []
-    form, lacking = form_of(root, paths), suffix_of(root, paths)
-    if form or lacking:
-        texts = {**texts, "path": [path and in_form(path, form) + lacking for path in paths]}
+    spelling = spelling_of(root, paths)
+    texts = {**texts, "path": [path and spelling.of(path) for path in paths]}
     every = _read(file, root, texts, labels, split_column)
     rows = [row for row in every if row.labels is not None]
     if not long:
@@ -70,8 +83,10 @@ def rows_of(
             replace(row, **{what: known[row.file]}) if row.file in known and not getattr(row, what) else row
             for row in once
         ]
-    findings = [Finding(f"paths in the table have no suffix: read as {lacking}")] if lacking else []
-    if form:
+    findings = []
+    if spelling.suffix:
+        findings.append(Finding(f"paths in the table have no suffix: read as {spelling.suffix}"))
+    if form := spelling.form:
         findings.append(Finding(f"paths in the table are read in the Unicode form of the files' names, {form}"))
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         left_out = ("row without a label is left out", "rows without a label are left out")
@@ -131,24 +146,29 @@ def normal(root: Path, path: str) -> str:
     return os.path.normpath(os.path.join(root, path.replace("\\", "/")))  # noqa: PTH118 - a Path for each takes seconds
 
 
-def in_form(path: str, form: Form | None) -> str:
+def spelling_of(root: Path, paths: Sequence[str]) -> Spelling:
+    """Return how the files below `root` are named that `paths` of a table mean, from the first of them."""
+    return Spelling(_form_of(root, paths), _suffix_of(root, paths))
+
+
+def _in_form(path: str, form: Form | None) -> str:
     """Return a path in a form of Unicode; as it is for None."""
     return unicodedata.normalize(form, path) if form else path
 
 
-def form_of(root: Path, paths: Sequence[str]) -> Form | None:
+def _form_of(root: Path, paths: Sequence[str]) -> Form | None:
     """Return the form of Unicode in which files below `root` have the names that `paths` write in the other.
 
     None if files are found by the paths as they are, or in neither form. Files from macOS often have NFD.
     """
     for path in [path for path in paths if not path.isascii()][:_TRIED]:
         forms: list[Form | None] = [None, "NFC", "NFD"]
-        if found := [form for form in forms if os.path.isfile(normal(root, in_form(path, form)))]:
+        if found := [form for form in forms if os.path.isfile(normal(root, _in_form(path, form)))]:
             return found[0]
     return None
 
 
-def suffix_of(root: Path, paths: Sequence[str]) -> str:
+def _suffix_of(root: Path, paths: Sequence[str]) -> str:
     """Return the suffix that all `paths` of images below `root` lack, as ids do; empty if they lack none.
 
     It is the one with which the first path of a file is found; empty if two fit it, such as .jpg and .png.

@@ -133,12 +133,14 @@ def test_missing_package_is_named_in_one_line(trained, tmp_path, monkeypatch):
     [
         (("--format", "onnx", "--output", "gone/x.onnx"), "--output=gone/x.onnx: expected a file in a folder that"),
         (("--format", "onnx", "--output", "gone/"), "--output=gone/: expected a folder that exists"),
+        (("--format", "onnx", "--output", "x.pt2"), "--output=x.pt2: expected a file whose name ends in .onnx"),
         (("--format", "onx"), "argument --format: invalid choice: 'onx'"),
         ((), "the following arguments are required: --format"),
     ],
 )
-def test_user_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, message):
+def test_user_mistake_is_one_line_before_the_network_is_loaded(trained, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(frostline.api, "load", None)
     with pytest.raises(UserError) as error:
         commands.run("export", [str(trained.folder / "1"), *arguments])
     assert str(error.value).startswith(message) and "\n" not in str(error.value)

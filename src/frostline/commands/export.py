@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
         raise user_error("--output", options.output, "a folder that exists")
     files.require_place("--output", output)
     with named(path="--output", kind="--format"):
+        export.check_suffix(output, options.format)
         found = api.load(options.run, device="cpu")
         if found.note:
             tell(found.note)

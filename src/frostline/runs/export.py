@@ -46,9 +46,7 @@ def export(network: Predictor, kind: str, output: Path) -> float:
     raises `Disagreement` if that exceeds `TOLERANCE`, and leaves no file then. UserError if a package is missing, the
     format cannot hold the network, or the suffix is of another format.
     """
-    others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
-    if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # decides the reader
-        raise user_error("path", output, f"a file whose name ends in {SUFFIXES[kind]}")
+    check_suffix(output, kind)
     module, cpu = network.model.module, torch.device("cpu")
     model = replace(network.model, module=module if network.device == cpu else copy.deepcopy(module).to(cpu))
     network = replace(network, model=model, device=cpu, config=replace(network.config, precision="fp32"))
@@ -71,6 +69,13 @@ def export(network: Predictor, kind: str, output: Path) -> float:
         for part in Path(folder).iterdir():  # a large ONNX file has its weights beside it
             part.replace(output.parent / part.name)
     return worst
+
+
+def check_suffix(output: Path, kind: str) -> None:
+    """Raise `UserError` for a file whose suffix means another format than `kind`."""
+    others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
+    if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # decides the reader
+        raise user_error("path", output, f"a file whose name ends in {SUFFIXES[kind]}")
 
 
 def samples() -> list[Tensor]:

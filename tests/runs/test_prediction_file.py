@@ -57,13 +57,13 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(table_files, "_ROWS", 7)
 
 
-def write(network, output, images, *, top=2, features=None, batch=4, progress=no_progress, **where):
+def write(network, output, images, *, top=2, per_class=False, features=None, batch=4, progress=no_progress, **where):
     given = images if isinstance(images, list) else [images]
     return prediction_file.write(
         network,
         output,
         lambda file: image_list.gather(file, given, say=print, **where),
-        **{"top": top, "features": features, "batch": batch, "progress": progress},
+        **{"top": top, "per_class": per_class, "features": features, "batch": batch, "progress": progress},
     )
 
 
@@ -90,6 +90,23 @@ def test_file_has_the_networks_probabilities_for_each_image(network, images, tmp
     metadata = parquet.read_schema(tmp_path / "predictions.parquet").metadata
     assert metadata[b"frostline.weights"].decode() == network.digest
     assert json.loads(metadata[b"frostline.classes"]) == list(network.classes)
+
+
+def test_probability_of_each_class_has_a_column(network, images, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("path,probability of 7\n" + "".join(f"{images}/{file.name},x\n" for file in readable(images)[:3]))
+    csv, lines = tmp_path / "predictions.csv", tmp_path / "predictions.jsonl"
+    for output in (csv, lines):
+        write(network, output, table, top=1, per_class=True)
+    expected = probabilities_of(network, readable(images)[:3])
+    names = [f"{'predicted_' if name == '7' else ''}probability of {name}" for name in network.classes]
+    frame = pd.read_csv(csv)
+    assert list(frame) == ["path", "probability of 7", "class", "probability", *names, "error"]
+    assert np.allclose(frame[names], expected, atol=1e-6)
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["probabilities"] for row in rows] == [
+        dict(zip(network.classes, row, strict=True)) for row in expected.tolist()
+    ]
 
 
 def probabilities_of(network, files):
@@ -190,6 +207,8 @@ def test_parts_of_another_command_are_refused(network, trained, images, tmp_path
     begun = rf"^output={output}: expected the %s with which {output}\.parts was begun; remove it"
     with pytest.raises(UserError, match=begun % "top"):
         write(network, output, images, top=1)
+    with pytest.raises(UserError, match=begun % "per_class"):
+        write(network, output, images, per_class=True)
     with pytest.raises(UserError, match=begun % "images"):
         write(network, output, readable(images))
     with pytest.raises(UserError, match=begun % "weights"):

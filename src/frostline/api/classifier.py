@@ -63,6 +63,7 @@ class Classifier:
         output: Path | str,
         *,
         top: int = 1,
+        per_class: bool = False,
         features: str | None = None,
         batch: int | None = None,
         path: str | None = None,
@@ -71,9 +72,10 @@ class Classifier:
         """Classify any number of images into a .parquet, .csv or .jsonl file, and return a summary.
 
         `images` is a table, a folder, or a list of files and folders. The columns of a table are copied; `path` names
-        its column of paths if that has no common name, and `root` the folder that the paths are relative to. `features`
-        is a layer whose vectors are written, too: `head` for the head's input, or a stage. After an interruption the
-        same call resumes. An unreadable image gets a row with the error. UserError for arguments that cannot work.
+        its column of paths if that has no common name, and `root` the folder that the paths are relative to.
+        `per_class` adds a column for the probability of each class, `features` the vectors of a layer: `head` for the
+        head's input, or a stage. After an interruption the same call resumes. An unreadable image gets a row
+        with the error. UserError for arguments that cannot work.
         """
         from frostline.data.image_list import gather
         from frostline.report.terminal import Screen
@@ -92,6 +94,7 @@ class Classifier:
                 file,
                 lambda file: gather(file, given, say=notices.tell, path=path, root=below),
                 top=count,
+                per_class=per_class,
                 features=features,
                 batch=size,
                 progress=Screen.beside().progress,

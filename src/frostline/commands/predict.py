@@ -52,6 +52,7 @@ def _parser() -> Parser:
     parser.add_argument("--root", metavar="DIR", help="base of a table's relative paths (its folder)")
     parser.add_argument("--format", choices=("csv", "json"), help="format of the printed rows (csv)")
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="number of classes per image (1)")
+    parser.add_argument("--per-class", action="store_true", help="also a column for the probability of each class")
     parser.add_argument("--batch", type=positive, metavar="N", help="batch size (the run's eval_batch_size)")
     parser.add_argument("--save-views", type=Path, metavar="DIR", help="write images as the network sees them, as PNG")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
@@ -80,6 +81,7 @@ def _write(gather: Callable[[Path], ImageList], options: argparse.Namespace) -> 
         options.output,
         gather,
         top=options.top,
+        per_class=options.per_class,
         features=options.features,
         batch=options.batch or network.network.config.eval_batch_size,
         progress=Screen.beside().progress,
@@ -97,7 +99,7 @@ def _print(images: ImageList, options: argparse.Namespace) -> int:
     from frostline.runs import batch_predictions, prediction_rows
 
     network = _load(options).network
-    columns = prediction_rows.Columns.of(images, network, options.top, unread=False)
+    columns = prediction_rows.Columns.of(images, network, options.top, per_class=options.per_class, unread=False)
     size, count, unread = options.batch or network.config.eval_batch_size, len(images), 0
     batches = (range(start, min(start + size, count)) for start in range(0, count, size))
     show = _saver(options.save_views, images)

@@ -56,15 +56,16 @@ def write(
     gather: Callable[[Path], ImageList],
     *,
     top: int,
+    per_class: bool,
     features: str | None,
     batch: int,
     progress: ProgressBar,
 ) -> Written:
     """Write predictions to `output` for the images that `gather` lists; `gather` gets a file to store the list in.
 
-    The suffix of `output` is one of `SUFFIXES`. `features` names a layer whose vectors are written, too. Parts that an
-    earlier, interrupted call for the same job left are reused; if that call finished, nothing is done. UserError if
-    they are of another job, or if another process is writing the file.
+    The suffix of `output` is one of `SUFFIXES`. `per_class` adds a column for the probability of each class, `features`
+    the vectors of the layer of that name. Parts that an earlier, interrupted call for the same job left are reused; if
+    that call finished, nothing is done. UserError if they are of another job, or another process is writing the file.
     """
     check(output, features)
     layer = None if features is None else predict.layer(predictor, features)
@@ -73,9 +74,10 @@ def write(
         images = gather(beside / _LIST)
         if not len(images):
             raise user_error("images", "-", "a list with images")
-        columns = Columns.of(images, predictor, top, vectors=layer is not None)
+        columns = Columns.of(images, predictor, top, per_class=per_class, vectors=layer is not None)
         about = _about(predictor, layer)
-        job = {"images": images.identity, "top": len(columns.best), "batch": batch, **about}
+        asked = {"top": len(columns.best), "per_class": per_class, "batch": batch}
+        job = {"images": images.identity, **asked, **about}
         if (before := _finished(output, job)) is not None:
             return before
         _claim(beside, output, job)

@@ -40,6 +40,8 @@ class Columns:
     """The column of all classes with a probability above 0.5, in a list; empty unless multi-label."""
     best: list[tuple[str, str]]
     """The columns of class and probability by rank: `class`, `probability`, `class_2`, ..."""
+    per_class: list[str]
+    """The column of the probability of each class, in the order of `classes`; empty unless asked for."""
     probabilities: str
     """The key of the probabilities by class in JSON."""
     features: str
@@ -53,11 +55,19 @@ class Columns:
 
     @classmethod
     def of(
-        cls, images: ImageList, predictor: Predictor, top: int, *, vectors: bool = False, unread: bool = True
+        cls,
+        images: ImageList,
+        predictor: Predictor,
+        top: int,
+        *,
+        per_class: bool,
+        vectors: bool = False,
+        unread: bool = True,
     ) -> Columns:
         """Return the columns for a list of images, with the `top` classes, the most probable first.
 
-        If a table already has a column of a name, it is `predicted_<name>` here; UserError if the table has both.
+        `per_class` adds a column for the probability of each class. If a table already has a column of a name, it is
+        `predicted_<name>` here; UserError if the table has both.
         """
         carried, classes = tuple(images.columns), predictor.classes
 
@@ -70,8 +80,9 @@ class Columns:
         every = [free("classes")] if predictor.multi_label else []
         marks = ["" if place == 1 else f"_{place}" for place in range(1, min(top, len(classes)) + 1)]
         best = [(free(f"class{mark}"), free(f"probability{mark}")) for mark in marks]
+        each = [free(f"probability of {name}") for name in classes] if per_class else []
         keys = free("probabilities"), free("features"), free("error")
-        return cls(carried, images.named, classes, every, best, *keys, vectors, unread)
+        return cls(carried, images.named, classes, every, best, each, *keys, vectors, unread)
 
     def told(self, row: Mapping[str, Any]) -> str:
         """Return in words which image could not be read, and why."""
@@ -87,6 +98,8 @@ class Columns:
         for place, (label, probability) in enumerate(self.best):
             found = found.append_column(label, names.take(_spread(places[:, place], read)))
             found = found.append_column(probability, _spread(values[:, place], read))
+        for place, probability in enumerate(self.per_class):
+            found = found.append_column(probability, _spread(answers.probabilities[:, place], read))
         if answers.features is not None:
             vectors = answers.features.numpy()
             found = found.append_column(self.features, _lists(pa.array(vectors.ravel()), vectors.shape[1], read))
@@ -138,8 +151,10 @@ def _with_names(rows: pa.Table) -> pa.Table:
 def as_csv(columns: Columns, tables: Iterable[pa.Table]) -> Iterator[str]:
     """Yield a CSV: its header, then a text per table; probabilities have six decimals, labels are separated by `|`."""
     best = [name for pair in columns.best for name in pair]
-    names = [*columns.carried, *columns.every, *best, *([columns.error] if columns.unread else [])]
-    written = {name: _decimals for _, name in columns.best} | dict.fromkeys(columns.every, _joined)
+    error = [columns.error] if columns.unread else []
+    names = [*columns.carried, *columns.every, *best, *columns.per_class, *error]
+    decimals = [*(name for _, name in columns.best), *columns.per_class]
+    written = dict.fromkeys(decimals, _decimals) | dict.fromkeys(columns.every, _joined)
     yield _csv_text([names])
     for rows in tables:
         yield _csv_text([written.get(name, _cell)(row[name]) for name in names] for row in _plain(rows))
@@ -188,6 +203,8 @@ def _objects(columns: Columns, rows: pa.Table) -> Iterator[str]:
             said |= {every: row[every] for every in columns.every}
             said[label] = row[label]
             said[columns.probabilities] = {row[name]: row[probability] for name, probability in columns.best}
+            if columns.per_class:
+                said[columns.probabilities] = dict(zip(columns.classes, map(row.get, columns.per_class), strict=True))
             if columns.vectors:
                 said[columns.features] = row[columns.features]
         else:

@@ -20,13 +20,14 @@ from frostline.records import layout, provenance, result
 from frostline.records.recording import Record
 from frostline.runs import evaluation, network_cache, robustness, selection, speed
 from frostline.runs.announcement import announce, write_origin
+from frostline.runs.checkpoints import checkpoint_on_failure
 from frostline.runs.final_weights import conclude, draft_of
 from frostline.runs.other_ranks import start_others
 from frostline.runs.plan import Plan
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup, assemble
 from frostline.runs.solve import solve
-from frostline.runs.train import checkpoint_on_failure, learn
+from frostline.runs.train import learn
 from frostline.store.checksums import DamagedEntry
 from frostline.training import sharding
 from frostline.training.evaluation import Evaluation

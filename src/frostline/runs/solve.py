@@ -17,9 +17,10 @@ from frostline.core.metrics import METRICS
 from frostline.models.freeze_guard import Guard
 from frostline.records.recording import Record
 from frostline.runs import frost_line, selection
+from frostline.runs.checkpoints import rewind_record
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
-from frostline.runs.train import record_epoch, rewind_record
+from frostline.runs.train import record_epoch
 from frostline.training import gradient, lbfgs, neighbours, probe
 from frostline.training.evaluation import Evaluation, evaluate
 from frostline.training.gradient import Head

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from torch.optim.swa_utils import AveragedModel
 
-from frostline.core import interrupts, project
+from frostline.core import interrupts
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.core.metrics import METRICS
@@ -18,13 +16,12 @@ from frostline.records import journal, layout
 from frostline.records.recording import Paused, Record
 from frostline.records.trial_tags import Decision, Judge
 from frostline.report.terminal import Screen
-from frostline.runs import frost_line, selection
+from frostline.runs import checkpoints, frost_line, selection
 from frostline.runs.compiling import compiled
 from frostline.runs.lockstep_runs import LockstepStepper
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
-from frostline.store import hashing
-from frostline.training import checkpoint, loop, optim, state
+from frostline.training import loop, optim, state
 from frostline.training.checkpoint_timing import CheckpointWriter
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.ranks import LeadingStepper
@@ -33,53 +30,32 @@ from frostline.training.state import Learner, Progress
 from frostline.training.steps import PlainStepper, Stepper, TrainedPart
 
 
-@contextmanager
-def checkpoint_on_failure(folder: Path, record: Record) -> Iterator[None]:
-    """Add the newest checkpoint to the record if the block fails, so that another machine can resume from it.
-
-    A run that is `Paused` keeps its checkpoint only in its folder: many pause, few resume.
-    """
-    try:
-        yield
-    except (Exception, KeyboardInterrupt, SystemExit):
-        with suppress(Exception):  # the original exception matters more
-            for path in checkpoint.newest(folder / layout.CHECKPOINT):
-                record.artifact(path, layout.CHECKPOINT)
-        raise
-
-
 def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record: Record) -> Progress:
     """Train from the run's newest checkpoint, if there is one, and return the progress.
 
     If its judge says so, the run ends before its last epoch, or raises `Paused` after writing a checkpoint.
     """
-    origin = {
-        "data": setup.data.fingerprint,
-        "source": project.source_sha256(),
-        "frozen weights": hashing.of_tensors(learner.immutable),
-    }
-    whose = {"config": digest(setup.config), **origin}
-    progress = resume(setup, learner, whose, guard, run)
-    rewind_record(progress, run.folder, record)
+    config, origin = setup.config, checkpoints.origin_of(setup, learner)
+    whose = {"config": digest(config), **origin}
+    progress = checkpoints.resume(setup, learner, whose, guard, run)
+    checkpoints.rewind_record(progress, run.folder, record)
     stepper = LockstepStepper(setup, learner, origin, run, _alone(setup, learner))
-    place, every = run.folder / layout.CHECKPOINT, setup.config.checkpoint.every_seconds
-    keeping = CheckpointWriter(place, size=learner.size, every=every, say=run.screen.say)
-    with keeping as keeper, interrupts.deferred():
+    place, every = run.folder / layout.CHECKPOINT, config.checkpoint.every_seconds
+    writer = CheckpointWriter(place, size=learner.size, every=every, say=run.screen.say)
+    with writer, interrupts.deferred():
 
         def save() -> None:
-            tensors, facts = state.capture(learner, progress)
-            counts = [*(views.seen for views in setup.views.train_and_val), guard.compared]
-            keeper.save(tensors, {"whose": whose, "counts": counts, **facts})
+            writer.save(*checkpoints.capture(setup, learner, progress, whose, guard))
 
-        events = fit_phases(setup, learner, guard, run.screen, progress=progress, pause=keeper.due, stepper=stepper)
-        decision = _decision(progress, run.judge, setup.config)  # if it was killed before it could end
+        events = fit_phases(setup, learner, guard, run.screen, progress=progress, pause=writer.due, stepper=stepper)
+        decision = _decision(progress, run.judge, config)  # if it was killed before it could end
         while decision is Decision.CONTINUE and (event := next(events, None)):
             if isinstance(event, EpochResult):
                 record_epoch(event, progress, learner, setup, run, record)
-                decision = _decision(progress, run.judge, setup.config)
+                decision = _decision(progress, run.judge, config)
             else:
                 progress.position = event
-            if isinstance(event, TrainingPosition) or keeper.is_worthwhile():
+            if isinstance(event, TrainingPosition) or writer.is_worthwhile():
                 save()
             interrupts.raise_deferred()
         if decision is Decision.PAUSE:
@@ -88,7 +64,7 @@ def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record:
         guard.check()
     if stepper.max_runs_per_step > 1:
         record.tag(layout.LOCKSTEP_TAG, str(stepper.max_runs_per_step))
-    _end_early(decision, progress, setup.config.search.prune, record, run.screen)
+    _end_early(decision, progress, config.search.prune, record, run.screen)
     return progress
 
 
@@ -117,37 +93,6 @@ def _decision(progress: Progress, judge: Judge | None, config: Config) -> Decisi
     if judge is None or not 0 < epoch < config.epochs:
         return Decision.CONTINUE
     return judge(epoch, progress.epochs[-1][config.select])
-
-
-def resume(setup: Setup, learner: Learner, whose: Mapping[str, str], guard: Guard, run: RunContext) -> Progress:
-    """Restore the newest checkpoint that is intact and of this run; return its progress, or an empty one."""
-    say = run.screen.say
-    for place in filter(None, (run.folder, run.previous)):
-        for tensors, facts in checkpoint.intact(place / layout.CHECKPOINT, say):
-            try:
-                then = facts.get("whose") or {}
-                if other := [key for key, value in whose.items() if then.get(key) != value]:
-                    raise state.CheckpointMismatch(f"it was made with different {' and '.join(other)}")
-                progress = state.restore(learner, tensors, facts)
-                if setup.ranks is not None:
-                    setup.ranks.send_checkpoint(tensors, facts)
-            except state.CheckpointMismatch as problem:
-                say(f"  skipped: the checkpoint in {place}: {problem}")
-                continue
-            *seen, guard.compared = facts["counts"]
-            for views, count in zip(setup.views.train_and_val, seen, strict=True):
-                views.seen = count
-            at = progress.position
-            say(f"  resumes after {f'step {at.steps} of ' if at.steps else ''}epoch {at.epoch - (not at.steps)}")
-            return progress
-    return Progress()
-
-
-def rewind_record(progress: Progress, folder: Path, record: Record) -> None:
-    """Rewrite the journal and the record to the epochs of the checkpoint, and drop later ones."""
-    journal.rewrite_epochs(folder, progress.epochs)
-    for line in progress.epochs:
-        record.metrics({key: value for key, value in line.items() if "/" in key}, step=line["epoch"])
 
 
 def learner_of(setup: Setup) -> Learner:

@@ -44,12 +44,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Phase:
-    below: float
-    """Per image, below the frost line; 0 if no stage is below."""
-    kept: bool
+    """Seconds that a phase takes, and the memory of its features."""
+
     step: float
     above: float
-    """Per image, above the line, in evaluation."""
+    """Per image, above the frost line, in evaluation."""
+    below: float = 0.0
+    """Per image, below the line; 0 if no stage is below."""
+    kept: int = 0
+    """Bytes of an image's features if they are cached, else 0."""
 
 
 def measure(setup: Setup, seconds: float) -> Cost:
@@ -58,18 +61,9 @@ def measure(setup: Setup, seconds: float) -> Cost:
     `seconds` is the time per image through the network without its head. Compilation is not included. Raises
     torch.OutOfMemoryError if a step does not fit into GPU memory.
     """
-    views, learner, mixes = setup.views, learner_of(setup), setup.config.train
-    kept = 0
-    phases: list[_Phase] = []
-    for number in range(len(setup.phases)):
-        line = frost_line.draw(setup, number)
-        if mixes.mixup or mixes.cutmix or line.dataset(views.train) is views.train:  # see `frost_line.part`
-            phases.append(_on_images(setup, learner.optimizer, seconds))
-        else:
-            passing = frost_line.draw(setup, number, cache=False)
-            phase, each = _on_features(setup, learner.optimizer, passing, kept=line.cached)
-            phases.append(phase)
-            kept = max(kept, each * (len(setup.data.train) + len(setup.data.val)) if line.cached else 0)
+    optimizer = learner_of(setup).optimizer
+    phases = [_phase(setup, number, optimizer, seconds) for number in range(len(setup.phases))]
+    kept = max(phase.kept for phase in phases) * (len(setup.data.train) + len(setup.data.val))
     peak = memory.peak(setup.device) + (kept if kept <= setup.device_budget.total else 0)
     return _summed(setup, phases, peak)
 
@@ -87,15 +81,17 @@ def _summed(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
     return Cost(setup.config.freeze_mode.name, machine.device_name(setup.device), epochs, once, every / epochs, peak)
 
 
-def _on_images(setup: Setup, optimizer: torch.optim.Optimizer, seconds: float) -> _Phase:
-    """Measure steps of a network on images, without cached features."""
-    rows = _batches(setup, 1 + _STEPS)
-    step = _step(setup, optimizer, setup.model.module, setup.views.train, rows, setup.autocast)
-    return _Phase(0.0, False, step, seconds)
+def _phase(setup: Setup, number: int, optimizer: torch.optim.Optimizer, seconds: float) -> _Phase:
+    """Measure a phase; in evaluation, an image takes `seconds` if it goes through the whole network."""
+    line = frost_line.draw(setup, number)
+    if setup.recipe.mixes or line.below is None:  # see `frost_line.part`
+        rows = _batches(setup, 1 + _STEPS)
+        return _Phase(_step(setup, optimizer, setup.model.module, setup.views.train, rows, setup.autocast), seconds)
+    return _on_features(setup, optimizer, frost_line.draw(setup, number, cache=False), kept=line.cached)
 
 
-def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, kept: bool) -> tuple[_Phase, int]:
-    """Measure a phase below and above a line that keeps no features; also return the bytes of an image's features."""
+def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, kept: bool) -> _Phase:
+    """Measure a phase below and above a `line` that keeps no features; `kept` tells whether training keeps them."""
     size = batch_size(setup.device)
     rows = torch.cat(_batches(setup, 2 + 2 * size // setup.config.batch_size))
     first, rest = rows[:size], rows[size : len(rows) // size * size] if len(rows) >= 2 * size else rows
@@ -112,7 +108,7 @@ def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, 
     above, _ = machine.timed(
         setup.device, lambda: evaluate(network, data, batch_size=setup.config.eval_batch_size, autocast=line.autocast)
     )
-    return _Phase(below / len(rest), kept, step, above / len(rest)), inputs[0].nbytes
+    return _Phase(step, above / len(rest), below / len(rest), inputs[0].nbytes if kept else 0)
 
 
 def _batches(setup: Setup, count: int) -> list[torch.Tensor]:

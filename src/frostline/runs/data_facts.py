@@ -191,7 +191,7 @@ def _given(setup: Setup) -> Given:
         interpolation=spec.interpolation,
         mean=spec.mean,
         std=spec.std,
-        training=_training(config, setup.data.cut_from),
+        training=_training(setup),
         views=len(order),
         measured_mean=mean,
         measured_std=std,
@@ -210,9 +210,9 @@ def _measure(views: Views, rows: Tensor) -> tuple[tuple[float, ...], tuple[float
     return tuple(mean.tolist()), tuple((squares / count - mean.square()).clamp(min=0).sqrt().tolist())
 
 
-def _training(config: Config, cut_from: str) -> tuple[str, ...]:
+def _training(setup: Setup) -> tuple[str, ...]:
     """Return in words how training views differ from those without augmentation."""
-    policy = augment_policy(config)
+    policy, cut_from = augment_policy(setup.config), setup.data.cut_from
     low, high = policy.scale
     crops = {
         "none": "",
@@ -224,6 +224,6 @@ def _training(config: Config, cut_from: str) -> tuple[str, ...]:
         "half of them mirrored": policy.flip,
         f"brightness, contrast and saturation changed by up to {policy.color:.0%}": policy.color > 0,
         "one operation of TrivialAugment each": policy.trivial,
-        "blended within a batch (mixup, CutMix), which is not shown": config.train.mixup > 0 or config.train.cutmix > 0,
+        "blended within a batch (mixup, CutMix), which is not shown": setup.recipe.mixes,
     }
     return tuple(words for words, holds in said.items() if holds)

@@ -111,11 +111,11 @@ def _scoring(setup: Setup, phase: int, *, cache: bool = True, here: bool = False
 def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
     """Enter a phase and return the part that is trained in it; `averaged` is evaluated if given.
 
-    Mixup and CutMix combine two images, so features of single images do not apply: the whole network trains on images.
+    If the recipe mixes images, the whole network trains on images.
     """
     line = draw(setup, phase)
-    module, splits, options = setup.model.module, setup.views, setup.config.train
-    train = _whole_network(setup, phase) if options.mixup or options.cutmix else line
+    module, splits = setup.model.module, setup.views
+    train = _whole_network(setup, phase) if setup.recipe.mixes else line
     val_network = module if averaged is None else averaged
     val = line if averaged is None or _agree(setup, phase, averaged) else _whole_network(setup, phase)
     return TrainedPart(

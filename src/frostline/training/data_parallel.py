@@ -40,8 +40,7 @@ class DataParallelStepper:
         """Execute a step on each batch of `indices` lazily, and yield it."""
         recipe, rank, ranks = self._recipe, dist.get_rank(), dist.get_world_size()
         shares = [Share.of(len(index), rank, ranks) for index in indices]
-        partners = bool(recipe.mixup or recipe.cutmix)
-        mine = [index[_rows(share, partner=partners)] for share, index in zip(shares, indices, strict=True)]
+        mine = [index[_rows(share, partner=recipe.mixes)] for share, index in zip(shares, indices, strict=True)]
         together = max(part.train.fetch_size * ranks // recipe.batch_size, 1)
         for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
             step, share, device = first + number, shares[number], labels.device
@@ -49,7 +48,7 @@ class DataParallelStepper:
             self._optimizer.zero_grad()
             weights = None if part.weights is None else machine.select_rows(part.weights, mine[number])
             inputs, targets = mix(inputs, labels, weights, recipe, step)
-            if partners and not share.whole:
+            if recipe.mixes and not share.whole:
                 inputs, targets = _without_first(inputs, targets)
             loss, logits = _summed(part, inputs, targets, share, recipe)
             if recipe.clip_norm is not None:

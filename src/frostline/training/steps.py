@@ -43,6 +43,11 @@ class Recipe:
     """See `dataset.sampled`."""
     criterion: Criterion = CROSS_ENTROPY
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others of their batch: then features of single images do not apply."""
+        return self.mixup > 0 or self.cutmix > 0
+
 
 @dataclass(frozen=True)
 class TrainedPart:
@@ -110,7 +115,7 @@ class PlainStepper(Stepper):
         """
         optimizer, recipe = self._optimizer, self._recipe
         alike = recipe.criterion.plain and part.weights is None
-        plain = part.autocast is None and alike and not (recipe.mixup or recipe.cutmix)
+        plain = part.autocast is None and alike and not recipe.mixes
         head = gradient.head_of(part.network) if plain else None
         samples = FETCH_SIZE if head is not None and part.train.cached else part.train.fetch_size
         together = max(samples // recipe.batch_size, 1)

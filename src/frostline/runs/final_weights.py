@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from frostline.core import files
 from frostline.core.config import KEPT, LEARNED
@@ -21,6 +21,7 @@ from frostline.store.tensorfile import Draft
 from frostline.training import sharding, state
 from frostline.training.evaluation import Evaluation, evaluating
 from frostline.training.loop import Diverged
+from frostline.training.neighbours import Neighbours
 from frostline.training.state import Learner, Progress
 
 _AGREES = 1e-3
@@ -44,7 +45,7 @@ def draft_of(setup: Setup, learner: Learner, folder: Path, sweep: Path) -> Draft
 
 
 def conclude(
-    setup: Setup, progress: Progress, folder: Path, draft: Draft, voters: nn.Module | None = None
+    setup: Setup, progress: Progress, folder: Path, draft: Draft, voters: Neighbours | None
 ) -> tuple[Evaluation, str | None, dict[str, float]]:
     """Write the best weights and their test results to `folder`.
 

@@ -92,12 +92,12 @@ def _features(
     )
 
 
-def score(setup: Setup, line: Line, views: Views, instead: nn.Module | None = None) -> Evaluation:
+def score(setup: Setup, line: Line, views: Views, voters: nn.Module | None = None) -> Evaluation:
     """Evaluate the model in its current state on a split, with this frost line.
 
-    `instead` classifies instead of the layers above the line.
+    `voters` classify instead of the layers above the line.
     """
-    network, by = (instead, outputs) if instead else (line.above(setup.model.module), line.outputs(views))
+    network, by = (voters, outputs) if voters else (line.above(setup.model.module), line.outputs(views))
     size = setup.recipe.eval_batch_size
     return evaluate(network, line.dataset(views), batch_size=size, autocast=line.autocast, outputs=by)
 

@@ -20,18 +20,18 @@ from frostline.runs.split_views import centre_view
 
 
 def measure(
-    setup: Setup, phase: int, say: Callable[[str], None], instead: nn.Module | None = None
+    setup: Setup, phase: int, say: Callable[[str], None], voters: nn.Module | None = None
 ) -> dict[str, list[float]]:
     """Return the accuracy on the test split under each corruption, fractions in 0..1 for severities 1 to 5.
 
     If only the head is above the frost line of `phase`, features of the corrupted images are cached in the store, like
-    all features. The run's costs do not include this. `instead` classifies instead of the layers above the line.
+    all features. The run's costs do not include this. `voters` classify instead of the layers above the line.
     """
     line = frost_line.draw(setup, phase, cache=_caches(setup, phase))
     found: dict[str, list[float]] = {}
     for name, strengths in corruptions.strengths(setup.model.input.size).items():
         views = (_views(setup, name, strength) for strength in strengths)
-        found[name] = [frost_line.score(setup, line, each, instead).accuracy for each in views]
+        found[name] = [frost_line.score(setup, line, each, voters).accuracy for each in views]
         say(f"  test with {name:8} {'  '.join(map(percent, found[name]))}")
     return found
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from frostline.core import files, memory
 from frostline.core.config import Config
@@ -31,6 +30,7 @@ from frostline.runs.train import learn
 from frostline.store.checksums import DamagedEntry
 from frostline.training import sharding
 from frostline.training.evaluation import Evaluation
+from frostline.training.neighbours import Neighbours
 from frostline.training.state import Progress
 
 _Outcome = tuple[dict[str, float], dict[str, int]]
@@ -103,7 +103,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
     return metrics, plan.images
 
 
-def _shifted(setup: Setup, progress: Progress, run: RunContext, voters: nn.Module | None) -> dict[str, float]:
+def _shifted(setup: Setup, progress: Progress, run: RunContext, voters: Neighbours | None) -> dict[str, float]:
     """Measure the network on corrupted test images, write every score to the run's folder, and return the metrics."""
     under = robustness.measure(setup, progress.best_phase, run.screen.say, voters)
     files.write_json(run.folder / layout.SHIFT, under)

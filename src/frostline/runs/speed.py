@@ -6,7 +6,6 @@ from collections.abc import Hashable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from frostline.core import machine
 from frostline.core.config import KEPT
@@ -58,12 +57,12 @@ def _seconds(setup: Setup, images: torch.Tensor) -> float:
         return machine.timed(setup.device, lambda: setup.model.module(images))[0]
 
 
-def bytes_per_task(learner: Learner, folder: Path, voters: nn.Module | None) -> int:
+def bytes_per_task(learner: Learner, folder: Path, voters: Neighbours | None) -> int:
     """Return the bytes that a task adds to a shared backbone: tensors that can change, or the adapter's files.
 
     For neighbours, their features and labels.
     """
-    if isinstance(voters, Neighbours):
+    if voters is not None:
         return voters.nbytes
     if files := [*(folder / layout.ADAPTER).glob("*")]:
         return sum(file.stat().st_size for file in files)

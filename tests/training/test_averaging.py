@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frostline.training import averaging
+from frostline.training.averaging import MovingAverage
 from small import network
 
 
 def test_average_equals_torch_bit_for_bit() -> None:
     module = network().module.train()
-    ours, theirs = AveragedModel(module), AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    ours, theirs = MovingAverage(module, 0.9), AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
             module(torch.randn(4, 3, 32, 32, generator=generator))  # changes running statistics
-        averaging.update(ours, module, 0.9)
+        ours.update(module)
         theirs.update_parameters(module)
     mine, expected = ours.state_dict(), theirs.state_dict()
     assert mine.keys() == expected.keys() and all(torch.equal(mine[name], expected[name]) for name in mine)

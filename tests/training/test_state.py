@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from emulated_card import EmulatedMachine
 from frostline.core import interrupts
 from frostline.core.metrics import LOSS
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
+from frostline.training.averaging import MovingAverage
 from frostline.training.evaluation import Evaluation
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.state import CheckpointMismatch, Learner, Progress
@@ -236,8 +236,8 @@ def test_optimizer_state_takes_the_memory_format_of_the_weights(name: str) -> No
 def test_best_epoch_keeps_the_weights_that_were_evaluated() -> None:
     """The moving average's, copied, of the first of the epochs with the least loss."""
     module = nn.Linear(2, 1)
-    averaged = AveragedModel(module)
-    learner = Learner(module, torch.optim.SGD(module.parameters()), averaged, frozenset({"weight"}), decay=0.5)
+    averaged = MovingAverage(module, 0.5)
+    learner = Learner(module, torch.optim.SGD(module.parameters()), averaged, frozenset({"weight"}))
     progress, found = Progress(), Evaluation(0.0, 0.0, torch.zeros(1, 1))
     for number, loss in enumerate((0.4, 0.3, 0.3, 0.5), 1):
         for network, value in ((module, -1.0), (averaged.module, float(number))):
@@ -252,7 +252,8 @@ def test_best_epoch_keeps_the_weights_that_were_evaluated() -> None:
 
 def test_average_takes_in_the_weights_of_each_step() -> None:
     module = nn.Linear(2, 1)
-    learner = Learner(module, torch.optim.SGD(module.parameters()), AveragedModel(module), frozenset({"weight"}), 0.25)
+    optimizer, ema = torch.optim.SGD(module.parameters()), MovingAverage(module, 0.25)
+    learner = Learner(module, optimizer, ema, frozenset({"weight"}))
     for value, average in ((1.0, 1.0), (3.0, 2.5), (2.5, 2.5)):
         nn.init.constant_(module.weight, value)
         learner.average()
@@ -272,7 +273,7 @@ def test_tensors_that_learn_in_any_phase_are_mutable() -> None:
 def test_checkpoint_with_other_tensors_or_epochs_is_refused() -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     mutable, groups = frozenset({"1.weight", "1.bias"}), [{"name": "top", "params": [*module[1].parameters()]}]
-    learner = Learner(module, optim.build("sgd", groups, lr=0.1, options={}), AveragedModel(module), mutable)
+    learner = Learner(module, optim.build("sgd", groups, lr=0.1, options={}), MovingAverage(module, 0.9), mutable)
     tensors, facts = state.capture(learner, Progress(best=state.copy(module, mutable)))
     state.restore(learner, tensors, facts)
     for name in ("model/1.weight", "ema/module.1.weight", "best/1.weight"):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
-from torch.optim.swa_utils import AveragedModel
-
 from frostline.core import interrupts
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
@@ -22,6 +20,7 @@ from frostline.runs.lockstep_runs import LockstepStepper
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
 from frostline.training import loop, optim, state
+from frostline.training.averaging import MovingAverage
 from frostline.training.checkpoint_timing import CheckpointWriter
 from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.ranks import LeadingStepper
@@ -99,9 +98,8 @@ def learner_of(setup: Setup) -> Learner:
     """Return the network with its optimizer and, if the config has one, the moving average of its weights."""
     config, module = setup.config, setup.model.module
     optimizer = optim.build(config.optimizer.name, setup.param_groups, lr=config.lr, options=config.optimizer.options)
-    decay = config.train.ema_decay
-    ema = AveragedModel(module) if decay else None
-    return Learner(module, optimizer, ema, state.mutable_names(module, setup.enter, setup.phases), decay)
+    ema = MovingAverage(module, decay) if (decay := config.train.ema_decay) else None
+    return Learner(module, optimizer, ema, state.mutable_names(module, setup.enter, setup.phases))
 
 
 def fit_phases(

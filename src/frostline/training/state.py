@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from frostline.core.metrics import Metric
 from frostline.models import freeze_guard
-from frostline.training import averaging, sharding
+from frostline.training import sharding
+from frostline.training.averaging import MovingAverage
 from frostline.training.loop import EpochResult, TrainingPosition
 
 
@@ -30,11 +30,9 @@ class Learner:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: AveragedModel | None
+    ema: MovingAverage | None
     mutable: frozenset[str]
     """The names of the network's tensors that can change."""
-    decay: float | None = None
-    """Decay of the moving average per step; None without one."""
     before_gather: Callable[[bool], None] = lambda optimizer: None
     """Called before sharded tensors are gathered; its argument says whether the optimizer's are gathered, too."""
 
@@ -45,8 +43,8 @@ class Learner:
 
     def average(self) -> None:
         """Take the weights after a step into the moving average, if there is one."""
-        if self.ema is not None and self.decay is not None:
-            averaging.update(self.ema, self.module, self.decay)
+        if self.ema is not None:
+            self.ema.update(self.module)
 
     @property
     def size(self) -> int:

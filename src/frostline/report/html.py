@@ -156,10 +156,8 @@ def _score(cell: Cell | None, *, best: bool) -> str:
 
 def _difference(found: Difference | None, by: Metric) -> str:
     """Return a difference with its interval, and how that was computed as a tooltip; a dash if it is not known."""
-    if found is None:
-        return "-"
-    within = f" ({by.span(found.interval.low, found.interval.high)})" if found.interval else ""
-    return f'<span title="{escape(found.how)}">{by.number(found.gap, 1)}{within}</span>'
+    text = backbones.difference_text(found, by)
+    return f'<span title="{escape(found.how)}">{text}</span>' if found else text
 
 
 @functools.cache

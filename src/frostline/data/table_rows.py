@@ -38,6 +38,13 @@ class Spelling:
         """Return a path of the table as its file is named."""
         return _in_form(path, self.form) + self.suffix
 
+    def findings(self) -> list[Finding]:
+        """Return findings about what differs between the paths and the names."""
+        found = [Finding(f"paths in the table have no suffix: read as {self.suffix}")] if self.suffix else []
+        if self.form:
+            found.append(Finding(f"paths in the table are read in the Unicode form of the files' names, {self.form}"))
+        return found
+
 
 @dataclass(frozen=True)
 class Row:
@@ -77,17 +84,8 @@ def rows_of(
     _check_each(file, root, "time", [(row.file, row.time) for row in rows if row.time])
     _check_each(file, root, "weight", [(row.file, f"{row.weight:g}") for row in rows if row.weight])
     once = _together(rows) if long else list({(row.file, row.split): row for row in rows}.values())
-    for what in ("group", "time"):  # may be given in only one of an image's rows
-        known = {row.file: said for row in rows if (said := getattr(row, what))}
-        once = [
-            replace(row, **{what: known[row.file]}) if row.file in known and not getattr(row, what) else row
-            for row in once
-        ]
-    findings = []
-    if spelling.suffix:
-        findings.append(Finding(f"paths in the table have no suffix: read as {spelling.suffix}"))
-    if form := spelling.form:
-        findings.append(Finding(f"paths in the table are read in the Unicode form of the files' names, {form}"))
+    once = _completed(once, rows)
+    findings = spelling.findings()
     if unlabelled := [os.path.relpath(row.file, root) for row in every if row.labels is None]:
         left_out = ("row without a label is left out", "rows without a label are left out")
         findings.append(of_names(unlabelled, *left_out))
@@ -129,6 +127,17 @@ def _together(rows: Sequence[Row]) -> list[Row]:
         of.setdefault(place, row)
         labels.setdefault(place, {}).update(dict.fromkeys(row.labels or ()))
     return [replace(row, labels=tuple(labels[place])) for place, row in of.items()]
+
+
+def _completed(once: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Return the rows `once` with group and time of their image, which may be given in only one of its `rows`."""
+    groups = {row.file: row.group for row in rows if row.group}
+    times = {row.file: row.time for row in rows if row.time}
+    found = []
+    for row in once:
+        group, time = groups.get(row.file, row.group), times.get(row.file, row.time)
+        found.append(row if (group, time) == (row.group, row.time) else replace(row, group=group, time=time))
+    return found
 
 
 def _weights(texts: Sequence[str]) -> list[float]:

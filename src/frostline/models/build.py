@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from frostline.core.config import KEPT, AdapterConfig
-from frostline.core.errors import one_line, user_error
+from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import derive_seed
 from frostline.core.validation import adapter_config
@@ -24,7 +24,7 @@ from frostline.models.lookup import architecture_of, file_of, input_spec, source
 from frostline.models.meta_device import Weightless, empty, skeleton
 from frostline.models.stages import Family, Structure, structure_of
 from frostline.models.state_dicts import within
-from frostline.models.weights import content, metadata_of
+from frostline.models.weights import content, metadata_of, read
 from frostline.store import hashing
 
 
@@ -107,6 +107,17 @@ def build(
         trained_for=tuple(said["classes"]) if said else None,
     )
     return with_adapters(model, adapter_config(said["adapter"]), seed=seed) if said.get("adapter") else model
+
+
+def trained(file: Path, name: str, library: str) -> Model:
+    """Return the network whose weights a run wrote to `file`, with these, on the CPU; UserError if one is missing."""
+    count = len(metadata_of(file)["classes"])
+    model = build(name, library=library, weights=str(file), num_classes=count, seed=0, meta=True)
+    try:
+        model.module.load_state_dict(read(file), assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{file}: expected all weights of {name} ({one_line(error)})") from None
+    return model
 
 
 def with_adapters(model: Model, how: AdapterConfig, *, seed: int) -> Model:

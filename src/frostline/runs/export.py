@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.errors import UserError, one_line, user_error
-from frostline.core.input_spec import InputSpec
 from frostline.core.randomness import generator
 from frostline.models import build, weights
 from frostline.runs import predict
@@ -166,12 +165,8 @@ def _write_safetensors(network: Predictor, portable: nn.Module, file: Path) -> N
 
 def _read_safetensors(file: Path) -> _Run:
     said = weights.metadata_of(file)
-    count = len(said["classes"])
-    module = build.build(
-        said["model"], library=said["library"], weights=str(file), num_classes=count, seed=0, meta=True
-    ).module
-    module.load_state_dict(weights.read(file), assign=True)
-    return Portable(module, InputSpec.of(said), several=said.get("multi_label") is True).eval()
+    model = build.trained(file, said["model"], said["library"])
+    return Portable(model.module, model.input, several=said.get("multi_label") is True).eval()
 
 
 _FORMATS: dict[str, tuple[Callable[[Predictor, nn.Module, Path], None], Callable[[Path], _Run]]] = {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from frostline.core import machine, untrusted
 from frostline.core.config import Config
-from frostline.core.errors import UserError, one_line, user_error
+from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded
 from frostline.core.labels import class_probabilities
 from frostline.core.validation import read_config
@@ -74,23 +74,17 @@ def load(folder: Path, *, device: str) -> Predictor:
         raise UserError(f"{file}: expected weights of {config.model.name} written by a run of frostline")
     classes = tuple(map(str, meta["classes"]))
     try:
-        shown = of_record(meta.get("levels"))
+        levels = of_record(meta.get("levels"))
     except ValueError as error:
         raise UserError(f"{file}: expected weights written by a run of frostline; its header says {error}") from None
-    model = build.build(
-        config.model.name, library=config.model.library, weights=str(file), num_classes=len(classes), seed=0, meta=True
-    )
-    try:
-        model.module.load_state_dict(weights.read(file), assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{file}: expected all weights of {config.model.name} ({one_line(error)})") from None
+    model = build.trained(file, config.model.name, config.model.library)
     origin, digest = folder / layout.PROVENANCE, hashing.of_file(file)
     told = untrusted.mapping(origin).get("weights") if origin.exists() else None
     if isinstance(told, dict) and told.get("final") not in (None, digest):
         raise UserError(f"{file}: expected the weights that the run wrote, but the file was changed since")
     memory_format = machine.memory_format(channels_last=config.channels_last)
     model.module.eval().to(place).to(memory_format=memory_format)
-    return Predictor(model, classes, config, place, shown, digest, meta.get("multi_label") is True)
+    return Predictor(model, classes, config, place, levels, digest, meta.get("multi_label") is True)
 
 
 def view(predictor: Predictor, image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from frostline.data.findings import Finding
 from frostline.report import data_page
-from frostline.runs.data_facts import DataFacts, Given, Sizes
+from frostline.runs.data_facts import DataFacts, NetworkInput, Sizes
 from frostline.runs.data_gallery import Gallery, GalleryImage
 
 FIVE = (10.0, 20.0, 30.0, 40.0, 1234.0)
@@ -30,14 +30,14 @@ SMALL = DataFacts(
     groups={"train": 1024, "val": 3, "test": 2},
     fold=(2, 5),
     largest=("</script>", 1300 / 1312),
-    of_none=None,
+    without_class=None,
     sizes=Sizes(FIVE, FIVE, FIVE, (0.5, 0.75, 1.0, 1.5, 2.0), 17),
     converted={"cmyk": 2, "upright": 3},
     broken=(("train/a<.jpg", "truncated: it has no end"),),
     hidden=4,
     suffixes={".txt": 1, ".mp4": 9},
     findings=(Finding("2 images & more", True, ("a = b", "c = d")),),
-    given=Given(
+    input=NetworkInput(
         *(224, 256, "a shorter side of 256", "bicubic", RGB, RGB),
         *(("half of them mirrored",), 512, (0.1234, 0, 0), (1, 1, 1)),
     ),

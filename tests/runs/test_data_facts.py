@@ -111,7 +111,7 @@ def test_facts_agree_with_the_files(folder: Path) -> None:
         (facts.sizes.aspect, sizes[:, 0] / sizes[:, 1]),
     ):
         assert quantiles == pytest.approx(tuple(np.quantile(each, quarters)))
-    below = int((sizes.min(1) < facts.given.resize).sum())
+    below = int((sizes.min(1) < facts.input.resize).sum())
     assert facts.sizes.enlarged == below and 0 < below < len(sizes)
     assert facts.converted == {"upright": 1, "grayscale": 1}
     assert [name for name, _ in facts.broken] == ["train/china/cut.jpg", "train/flower/empty.png"]
@@ -121,7 +121,7 @@ def test_facts_agree_with_the_files(folder: Path) -> None:
 
 def test_input_statistics_equal_torchvision_preprocessing(folder: Path) -> None:
     found = open_folder(folder)
-    given, transform = data_facts.facts(found.setup).given, torchvision_transform(found)
+    given, transform = data_facts.facts(found.setup).input, torchvision_transform(found)
     views = torch.stack([transform(upright(file)) for file in readable(folder, "train")]).double()
     values = ((views.permute(1, 0, 2, 3).flatten(1).T - torch.tensor(given.mean)) / torch.tensor(given.std)).numpy()
     assert given.views == len(views) and given.training == ()
@@ -165,7 +165,7 @@ def test_input_statistics_use_the_first_training_views(folder: Path, monkeypatch
     found = open_folder(folder, "augment=standard", "seed=5")
     order = data_facts.dataset.shuffled(len(found.setup.data.train), 5, 1)[:7]
     values = found.setup.views.train.inputs(order, 1).numpy()
-    given = data_facts.facts(found.setup).given
+    given = data_facts.facts(found.setup).input
     assert given.views == 7 and given.training[1:] == ("half of them mirrored",)
     assert given.measured_mean == pytest.approx(tuple(values.mean((0, 2, 3))), abs=1e-5)
     assert given.measured_std == pytest.approx(tuple(values.std((0, 2, 3))), abs=1e-5)

@@ -126,7 +126,7 @@ def _about_sheet(facts: DataFacts, gallery: Gallery) -> str:
     shown, count = len(gallery.classes), len(facts.classes)
     classes = f"{shown:,} of {count:,} classes, from the largest to the smallest. " if shown < count else ""
     views = "Each training image is shown without augmentation first, then as in the first epochs. "
-    return classes + (views if facts.given.training else "") + "Point at an image to see its name."
+    return classes + (views if facts.input.training else "") + "Point at an image to see its name."
 
 
 def _class(name: str, group: Sequence[GalleryImage], address: Callable[[Pixels], str]) -> str:

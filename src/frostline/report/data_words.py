@@ -44,7 +44,7 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     """Yield the facts that take a line each, as pairs of a heading and a text."""
     total = sum(facts.images.values())
     images = ", ".join(f"{count:,} {split}" for split, count in facts.images.items())
-    given, (largest, share) = facts.given, facts.largest
+    spec, (largest, share) = facts.input, facts.largest
     yield "data", f"{facts.name}, {images} images, {len(facts.classes):,} classes"
     if facts.groups:
         yield "groups", ", ".join(f"{count:,} in {split}" for split, count in facts.groups.items())
@@ -52,13 +52,13 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
         fold, folds = facts.fold
         yield "test split", f"fold {fold} of 0 to {folds - 1}; data.fold=… shows another"
     yield "largest class", f"{largest}, {percent(share)} of train"
-    if facts.of_none is not None:
+    if facts.without_class is not None:
         labels = sum(facts.counts["train"]) / facts.images["train"]
-        yield "multi-label", f"{labels:.2f} classes per training image; {facts.of_none:,} have none"
+        yield "multi-label", f"{labels:.2f} classes per training image; {facts.without_class:,} have none"
     if empty := [f"{counts.count(0):,} in {split}" for split, counts in facts.counts.items() if 0 in counts]:
         yield "without images", f"classes: {', '.join(empty)}"
     if facts.sizes.enlarged:
-        yield "enlarged", f"{facts.sizes.enlarged:,} of {total:,} to {given.resized} pixels"
+        yield "enlarged", f"{facts.sizes.enlarged:,} of {total:,} to {spec.resized} pixels"
     if facts.converted:
         yield "converted", ", ".join(f"{count:,} {_CONVERTED[name]}" for name, count in facts.converted.items())
     if facts.broken:
@@ -68,11 +68,11 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
     if facts.suffixes or facts.hidden:
         kinds = [f"{count:,} {suffix}" for suffix, count in sorted(facts.suffixes.items(), key=lambda item: -item[1])]
         yield "other files", ", ".join([*kinds, *([f"{facts.hidden:,} hidden"] if facts.hidden else [])])
-    yield "input", f"{given.size}x{given.size} pixels of {given.resized}, {given.interpolation}"
-    yield "normalised by", f"mean {_numbers(given.mean)}, deviation {_numbers(given.std)} (red, green, blue of 0..1)"
-    yield "training views", "; ".join(given.training) or "the same as all others: augment changes nothing"
-    measured = f"mean {_numbers(given.measured_mean)}, deviation {_numbers(given.measured_std)}"
-    yield "network gets", f"{measured} over the first {given.views:,} training views"
+    yield "input", f"{spec.size}x{spec.size} pixels of {spec.resized}, {spec.interpolation}"
+    yield "normalised by", f"mean {_numbers(spec.mean)}, deviation {_numbers(spec.std)} (red, green, blue of 0..1)"
+    yield "training views", "; ".join(spec.training) or "the same as all others: augment changes nothing"
+    measured = f"mean {_numbers(spec.measured_mean)}, deviation {_numbers(spec.measured_std)}"
+    yield "network gets", f"{measured} over the first {spec.views:,} training views"
 
 
 SIZES = ("min", "25%", "median", "75%", "max")

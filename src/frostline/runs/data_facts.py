@@ -33,7 +33,7 @@ MEASURED = 256
 AT_ONCE = 16
 """Views per batch: bounds the memory."""
 
-Five = tuple[float, float, float, float, float]
+FiveNumbers = tuple[float, float, float, float, float]
 """Minimum, lower quartile, median, upper quartile and maximum."""
 
 
@@ -41,17 +41,17 @@ Five = tuple[float, float, float, float, float]
 class Sizes:
     """Sizes in pixels of the original images of all splits, after EXIF rotation."""
 
-    width: Five
-    height: Five
-    shorter: Five
-    aspect: Five
+    width: FiveNumbers
+    height: FiveNumbers
+    shorter: FiveNumbers
+    aspect: FiveNumbers
     """Width divided by height."""
     enlarged: int
     """Number of images that are enlarged for the network."""
 
 
 @dataclass(frozen=True)
-class Given:
+class NetworkInput:
     """The inputs of the network."""
 
     size: int
@@ -91,7 +91,7 @@ class DataFacts:
     """Index of the fold that is the test split, and number of folds; None without folds."""
     largest: tuple[str, float]
     """The class with the most training images, and its share of them, 0 to 1."""
-    of_none: int | None
+    without_class: int | None
     """Number of training images without a class; None unless multi-label."""
     sizes: Sizes
     converted: dict[str, int]
@@ -103,7 +103,7 @@ class DataFacts:
     suffixes: dict[str, int]
     """Number of files left out because their suffix is not of an image, by suffix."""
     findings: tuple[Finding, ...]
-    given: Given
+    input: NetworkInput
     fingerprint: str
 
 
@@ -144,14 +144,14 @@ def facts(setup: Setup) -> DataFacts:
         groups=_groups(data.splits),
         fold=None if config.data.folds is None else (config.data.fold, config.data.folds),
         largest=(data.classes[counts["train"].index(most)], most / len(data.train)),
-        of_none=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
+        without_class=int((~data.train.labels.any(1)).sum()) if data.multi_label else None,
         sizes=_sizes(torch.cat([split.sizes for split in data.splits.values()]), setup.model.input),
         converted={name: data.counts[name] for name in CONVERSIONS if name in data.counts},
         broken=data.broken,
         hidden=data.counts.get("hidden", 0),
         suffixes=dict(data.suffixes),
         findings=data.findings,
-        given=_given(setup),
+        input=_network_input(setup),
         fingerprint=data.fingerprint,
     )
 
@@ -167,24 +167,24 @@ def _sizes(sizes: Tensor, spec: InputSpec) -> Sizes:
     width, height = sizes.numpy().astype(np.float64).T
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
     return Sizes(
-        width=_five(width),
-        height=_five(height),
-        shorter=_five(shorter),
-        aspect=_five(width / height),
+        width=_five_numbers(width),
+        height=_five_numbers(height),
+        shorter=_five_numbers(shorter),
+        aspect=_five_numbers(width / height),
         enlarged=int(np.count_nonzero((longer if spec.crop == "border" else shorter) < spec.resize)),
     )
 
 
-def _five(values: NDArray[np.float64]) -> Five:
+def _five_numbers(values: NDArray[np.float64]) -> FiveNumbers:
     low, lower, middle, upper, high = np.percentile(values, (0, 25, 50, 75, 100)).tolist()
     return low, lower, middle, upper, high
 
 
-def _given(setup: Setup) -> Given:
+def _network_input(setup: Setup) -> NetworkInput:
     config, spec = setup.config, setup.model.input
     order = dataset.sampled(setup.data.train.labels, config.train.sampling, config.seed, 1)[:MEASURED]
     mean, std = _measure(setup.views.train, order)
-    return Given(
+    return NetworkInput(
         size=spec.size,
         resize=spec.resize,
         resized=CenterCrop.of(spec).resized,

@@ -68,6 +68,14 @@ def test_usual_split_names_are_recognised(tops: dict[str, str], tmp_path: Path):
     assert places(lay_out(tmp_path, "auto"), tmp_path) == {split: within([top]) for split, top in known.items()}
 
 
+def test_splits_in_a_folder_of_their_own_name_are_read(tmp_path: Path):
+    tops = {"train": "seg_train/seg_train", "test": "seg_test/seg_test"}
+    images(tmp_path, *within(tops.values()), "seg_pred/seg_pred", "a/a")
+    assert places(lay_out(tmp_path, "auto"), tmp_path) == {split: within([top]) for split, top in tops.items()}
+    images(tmp_path, "seg_test/more")
+    assert places(lay_out(tmp_path, "auto"), tmp_path)["test"] == ["seg_test/more", "seg_test/seg_test"]
+
+
 @pytest.mark.parametrize(
     "names",
     ids=", ".join,
@@ -112,6 +120,7 @@ def test_test_folder_without_classes_is_replaced(tmp_path: Path):
         (within(["images", "annotations"]), r"set data\.root=\S+/images; data\.layout=classes"),
         (within(["day_one", "day_two"]), r"day_two \(data\.layout=classes\), or classes a, b, c in.*data=table"),
         (within(["a", "b", "c"], ["train", "test"]), r"data\.layout=classes\), .*test, train \(data\.layout=splits"),
+        (["a/train", "a/test", "b/Train", "c/train"], r"each with its splits Train, test, train \(data\.layout=splits"),
         (["plane", "train/steam", "train/electric"], r"plane, train \(data\.layout=classes\), .*data\.layout=splits"),
     ],
 )  # fmt: skip

@@ -92,7 +92,7 @@ def merged(root: Path, found: Iterable[tuple[Path, Iterable[Path]]]) -> list[Fin
 
 def _read(root: Path, layout: str) -> Layout:
     """Return the same as `lay_out`, without findings about images beside folders."""
-    below = subfolders(root)
+    below = list(map(_unpacked, subfolders(root)))
     roles = dict(zip(below, roles_of([folder.name for folder in below]), strict=True))
     tops = {split: [top for top in below if roles[top] == split] for split in SPLITS}
     if layout == "classes":
@@ -105,6 +105,14 @@ def _read(root: Path, layout: str) -> Layout:
     _check_nothing_else(root, below, roles)
     _check_nested(root, below)
     return Layout({"train": _classes(root)})
+
+
+def _unpacked(folder: Path) -> Path:
+    """Return `folder`, or the folder of the same name if it holds nothing else, as unpacked archives often do."""
+    inner = folder / folder.name
+    if not os.path.isdir(inner):
+        return folder
+    return inner if [path for path in folder.iterdir() if not is_hidden(path.name)] == [inner] else folder
 
 
 def roles_of(names: Sequence[str]) -> list[str | None]:
@@ -194,22 +202,31 @@ def _check_nothing_else(root: Path, below: Sequence[Path], roles: Mapping[Path, 
 
 
 def _check_nested(root: Path, below: Sequence[Path]) -> None:
-    """Raise `UserError` if every folder has its images in subfolders of the same names: either level may be classes."""
-    inner = {frozenset(top.name for top in subfolders(folder)) for folder in below}
-    if len(below) < 2 or len(inner) != 1 or len(next(iter(inner))) < 2:
+    """Raise `UserError` if every folder has its images in folders of splits or of the same names as the others.
+
+    Either level may be classes.
+    """
+    inner = [_holding(folder) for folder in below]
+    names = sorted(set().union(*inner))
+    if len(below) < 2 or len(names) < 2 or not all(inner):
         return
-    names = sorted(next(iter(inner)))
-    listings = [(folder, survey(folder).files) for folder in below]
-    holding = {frozenset(file.relative_to(folder).parts[0] for file in files) for folder, files in listings}
-    if holding != {frozenset(names)}:
-        return
-    outer = some(folder.name for folder in below)
-    if "train" in roles_of(names):
+    outer, roles = some(folder.name for folder in below), roles_of(names)
+    if "train" in roles and {*roles} <= {*SPLITS}:
         raise _two_readings(root, f"classes {outer}", f"classes {outer}, each with its splits {some(names)}")
-    raise UserError(
-        f"data.root={root}: can be read in two ways: classes {outer} (data.layout=classes), or classes {some(names)} "
-        f"in each of the parts {outer} (name these train, val and test); deeper classes need a table (data=table)"
-    )
+    if all(held == {*names} for held in inner):
+        raise UserError(
+            f"data.root={root}: can be read in two ways: classes {outer} (data.layout=classes), or classes "
+            f"{some(names)} in each of the parts {outer} (name these train, val and test); deeper classes need a table "
+            "(data=table)"
+        )
+
+
+def _holding(folder: Path) -> set[str]:
+    """Return the names of the subfolders that hold images; none if an image lies in `folder` itself."""
+    if not subfolders(folder):
+        return set()
+    parts = [file.relative_to(folder).parts for file in survey(folder).files]
+    return set() if any(len(own) == 1 for own in parts) else {own[0] for own in parts}
 
 
 def _two_readings(root: Path, classes: str, splits: str) -> UserError:

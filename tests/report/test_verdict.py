@@ -410,6 +410,16 @@ def test_network_that_only_learned_its_training_images_needs_more_of_them(right,
     assert ("Of its training images" in text) == bool(told) and (told or "") in text and "macro_f1" not in text
 
 
+@pytest.mark.parametrize(("right", "told"), [(0.52, "another network may help."), (0.95, "more images may help.")])
+def test_solved_head_is_not_advised_on_training_steps(right, told, tmp_path):
+    labels = (np.arange(1000) >= 500).astype(np.int64)
+    folder = write_predictions(tmp_path / "0", labels == 0, labels)
+    run = replace(result(0, "knn", 0.5, 0.5), folder=folder, choices={"freeze_mode": "knn", "seed": 0})
+    journal.append_epoch(Path(folder), {"epoch": 1, "train/accuracy": right})
+    text = answer([replace(run, metrics=run.metrics | {"best/epoch": 1.0})])
+    assert told in text and "epochs" not in text and "another lr" not in text
+
+
 def test_lead_over_the_largest_class_contains_the_spread_of_seeds(tmp_path):
     """Of three seeds, one learned something and two did not, which further seeds may do as well."""
     runs, labels = [], (np.arange(1000) >= 700).astype(np.int64)

@@ -234,7 +234,7 @@ def test_run_of_a_live_process_is_left_to_it(ours: Takeover, tmp_path: Path, mes
 
 @pytest.mark.parametrize(
     ("tag", "why"),
-    [(layout.FINGERPRINT_TAG, "the data changed since it ran"), (layout.SOURCE_TAG, "the source changed")],
+    [(layout.FINGERPRINT_TAG, "it ran on other data in"), (layout.SOURCE_TAG, "the source changed")],
 )
 def test_run_with_other_data_or_code_is_not_skipped(
     tag: str, why: str, ours: Takeover, tmp_path: Path, messages: list[str]

@@ -120,8 +120,10 @@ def test_class_weights_and_sampling_raise_rare_recall(images: Path, tmp_path: Pa
 def test_plan_notes_class_imbalance(images: Path, tmp_path: Path) -> None:
     note = "note: accuracy hides the results of other classes, since 95% of train is often: select=val/macro_f1"
     for by, noted in (("val/accuracy", True), ("val/macro_f1", False)):
-        how = (*WHAT, f"data.root={images}", "dry_run=true", f"select={by}")
-        assert (note in sweep(tmp_path / by[4:], tmp_path / "x.db", *how).out) == noted
+        how = (*WHAT, f"data.root={images}", "dry_run=true", f"select={by}", "freeze=head,knn")
+        shown = sweep(tmp_path / by[4:], tmp_path / "x.db", *how).out
+        assert shown.count(note) == 2 * noted
+        assert shown.count("and train.class_weights=balanced") == noted  # knn has no loss to weigh
 
 
 def test_unknown_class_in_weights_is_refused(images: Path, tmp_path: Path) -> None:

@@ -80,14 +80,18 @@ def _learned(contest: Contest) -> list[str]:
     right = lines[0].get("train/accuracy") if lines else None
     if right is None or contest.baseline is None:
         return []
-    its = f"Of its training images it has {right:.0%} right"
+    its, steps = f"Of its training images it has {right:.0%} right", "lr" in run.choices  # not of a solved head
     if right <= contest.baseline.share + _HARDLY:
+        if not steps:
+            return [f"{its}, hardly more: a freeze mode that trains in steps or another network may help."]
         alike = "; `select=val/macro_f1 train.class_weights=balanced` gives all classes the same weight"
         return [
             f"{its}, hardly more: more epochs, another lr or pretrained weights may help"
             f"{alike if contest.baseline.share > _LARGE else ''}."
         ]
-    return [f"{its}: more images or augmentation may help, rather than more epochs."] if right >= _NEARLY_ALL else []
+    if right < _NEARLY_ALL:
+        return []
+    return [f"{its}: more images {'or augmentation may help, rather than more epochs' if steps else 'may help'}."]
 
 
 def _validation_is_sure(first: Contender, second: Contender) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from frostline.core import files
+from frostline.core.config_keys import is_read
 from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY
 from frostline.data.names import counted
@@ -61,7 +62,9 @@ def _hidden_classes(setup: Setup) -> str | None:
     share, largest = float(counts.max() / counts.sum()), data.classes[int(counts.argmax())]
     if share < _MOST:
         return None
-    how = "select=val/macro_f1 and train.class_weights=balanced weigh all classes alike"
+    how = "select=val/macro_f1 weighs all classes alike"
+    if is_read("train.class_weights", config.freeze_mode.solver):
+        how = "select=val/macro_f1 and train.class_weights=balanced weigh all classes alike"
     return f"accuracy hides the results of other classes, since {share:.0%} of train is {largest}: {how}"
 
 

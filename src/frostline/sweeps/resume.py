@@ -137,7 +137,7 @@ def match_of(runs: Sequence[PastRun], source: str, fingerprint: str | None, *, t
         if run.status != "FAILED" or (run.folder is not None and (run.folder / CHECKPOINT).is_dir()):
             return Match(interrupted=run)
     if (past := next((run for run in same if run not in own and run.status != "FAILED"), None)) is not None:
-        return Match(note=f"not skipped: the data changed since it ran in {past}")
+        return Match(note=f"not skipped: it ran on other data in {past}")
     other = next((run for run in runs if run.status == "FINISHED"), None)
     return Match(note=f"not skipped: the source changed since it finished in {other}") if other else Match()
 

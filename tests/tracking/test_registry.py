@@ -185,3 +185,4 @@ def test_query_returns_all_runs_or_a_single_one(trained):
     runs = query.results(trained.uri, sweep)
     assert [run.choices["freeze_mode"] for run in runs] == ["head", "full"]
     assert [run.run_id for run in query.results(trained.uri, runs[1].run_id)] == [runs[1].run_id]
+    assert runs[0].choices["data.folds"] == "null"  # as in a local record, where a value is compared with it

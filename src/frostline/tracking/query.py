@@ -212,7 +212,7 @@ def named(run: Run) -> Run:
 
 def _result_of(number: int, run: Run) -> Result:
     why = run.data.tags.get(REASON_TAG) or None
-    name, params = run.info.run_name, dict(run.data.params)
+    name, params = run.info.run_name, {key: "null" if text == "None" else text for key, text in run.data.params.items()}
     return Result(number, name, "", run.info.run_id, run.info.status, why, params, _metrics(run))
 
 

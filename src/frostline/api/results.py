@@ -152,12 +152,12 @@ class Sweep:
         The columns `seed` and `data.fold` tell the runs apart. With folds, every image is in it once per seed.
         """
         from frostline.api import tested_images
-        from frostline.sweeps import find_weights
+        from frostline.sweeps import find_weights, tested_runs
         from frostline.sweeps.catalog import TypedName
 
         best = find_weights.ranked(TypedName(self.name, "sweep"), self.results)[0]
         with tempfile.TemporaryDirectory() as scratch:
-            runs = [tested_images.with_files(run, self.tracker, Path(scratch)) for run in best.finished]
+            runs = [tested_runs.with_files(run, self.tracker, Path(scratch)) for run in best.finished]
             return tested_images.table(runs, arguments.texts(overrides))
 
     def report(self, path: Path | str | None = None) -> Report:

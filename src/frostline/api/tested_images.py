@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.core import untrusted
 from frostline.core.config import Config
-from frostline.core.errors import UserError, user_error
+from frostline.core.errors import user_error
 from frostline.data.split_names import SEPARATOR
 from frostline.records import layout, provenance
 from frostline.records.result import Result
@@ -18,7 +17,6 @@ from frostline.report import predictions
 from frostline.report.cells import REPEATS
 from frostline.sweeps import find_weights
 from frostline.sweeps.recorded_configs import READ, configs_of, in_place
-from frostline.tracking import download
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,20 +47,6 @@ def table(results: Sequence[Result], overrides: Sequence[str] = ()) -> pd.DataFr
         source = open_once(config, folder)
         parts.append(pd.DataFrame({key: result.choices.get(key) for key in differ} | _columns(source, said)))
     return pd.concat(parts, ignore_index=True)
-
-
-def with_files(result: Result, tracker: Mapping[str, Any] | None, scratch: Path) -> Result:
-    """Return a result with the files that `table` reads: if its folder is gone, downloaded from MLflow to `scratch`."""
-    if result.run_id is None or not tracker or "uri" not in tracker or Path(result.folder).exists():
-        return result
-    folder = scratch / result.run_id
-    folder.mkdir()
-    try:
-        for name in (layout.CONFIG, layout.PROVENANCE, layout.PREDICTIONS):
-            download.fetch_artifact(tracker["uri"], result.run_id, name, folder)
-    except UserError:
-        return result
-    return replace(result, folder=str(folder))
 
 
 def _opener() -> Callable[[Config, Path], Source]:

@@ -6,7 +6,7 @@ A sweep stands for all seeds and folds of its best cell.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+import tempfile
 from pathlib import Path
 
 from frostline import api
@@ -16,8 +16,7 @@ from frostline.commands import CALLED, Parser, tell
 from frostline.core import files
 from frostline.core.errors import named, user_error
 from frostline.data.names import counted
-from frostline.records.result import read_result
-from frostline.sweeps import catalog
+from frostline.sweeps import tested_runs
 from frostline.sweeps.catalog import TypedName
 
 
@@ -32,8 +31,8 @@ def main(arguments: list[str]) -> int:
         if options.output.suffix != ".csv":
             raise user_error("--output", options.output, "a .csv file")
         files.require_place("--output", options.output)
-    with named(sweep="run"):
-        rows = _meant(options.run).test_images(*options.overrides)
+    with named(sweep="run"), tempfile.TemporaryDirectory() as scratch:
+        rows = _meant(options.run, Path(scratch)).test_images(*options.overrides)
     if options.output is None:
         rows.to_csv(sys.stdout, index=False)
         return 0
@@ -43,13 +42,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _meant(name: str) -> Run | Sweep:
+def _meant(name: str, scratch: Path) -> Run | Sweep:
     """Return the run that a name stands for, or the sweep."""
-    target = catalog.resolve(TypedName(name))
-    if target.folder is not None and (result := read_result(target.folder)) is not None:
-        return Run(replace(result, folder=str(target.folder)))  # wherever it was moved
+    if found := tested_runs.named([TypedName(name)], scratch):
+        return Run(found[0])
     sweep = api.open(name)
-    own = [run for run in sweep.runs if run.result.run_id in target.ids]
-    if not own:
-        tell(f"all seeds and folds of the best cell by validation, that of {sweep.best.name}")
-    return own[0] if own else sweep
+    tell(f"all seeds and folds of the best cell by validation, that of {sweep.best.name}")
+    return sweep

@@ -52,6 +52,16 @@ def _results(uri: str, run_id: str, folder: Path) -> list[Result]:
         return []
 
 
+def result(uri: str, sweep: str, run_id: str, scratch: Path) -> Result:
+    """Return the result of a run of the sweep with the id `sweep`, without a folder that exists.
+
+    Without a file of the sweep's results, as of one that was killed, it has no numbers of images.
+    """
+    (recorded,) = map(_whole, query.results(uri, run_id))
+    found = (one for one in _results(uri, sweep, scratch) if one.name == recorded.name)
+    return replace(next(found, recorded), run_id=run_id, folder=str(scratch / run_id))
+
+
 def _whole(result: Result) -> Result:
     """Return the result of a run from MLflow; one that finished without a required metric counts as KILLED."""
     gone = [name for name in (VAL, TEST) if name not in result.metrics]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,16 @@ def test_large_images_are_stored_at_view_size():
 
 
 @pytest.mark.slow
+def test_fingerprint_of_test_alone_stays_whatever_is_learned_from(whole: splits.Data):
+    def of_test(data: splits.Data) -> str:
+        return splits.fingerprint([data.test], data.classes)
+
+    small = load(limit=50)
+    assert of_test(small) == of_test(whole) and small.fingerprint != whole.fingerprint
+    relabelled = replace(whole, test=replace(whole.test, labels=whole.test.labels.flip(0)))
+    assert len({of_test(whole), of_test(relabelled), of_test(load(eval_limit=50))}) == 3
+
+
 def test_fingerprint_depends_on_content_alone():
     fingerprint = load().fingerprint
     assert len(fingerprint) == 64

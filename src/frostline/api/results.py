@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from frostline.report.cells import Cell
     from frostline.report.contest import Contest
     from frostline.report.predictions import Predictions
+    from frostline.report.two_runs import Comparison
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,6 +85,16 @@ class Run:
         from frostline.api import tested_images
 
         return tested_images.table([self.result], arguments.texts(overrides))
+
+    def compare(self, other: Run) -> Comparison:
+        """Return the difference to another run on the test split, with its 95% interval and a sentence (`verdict`).
+
+        Test images are compared in pairs if both runs were tested on the same ones. UserError for runs without a test,
+        for the same run, and for runs that different metrics selected.
+        """
+        from frostline.report import two_runs
+
+        return two_runs.compare_runs(self.result, other.result)
 
 
 @dataclass(frozen=True, repr=False)

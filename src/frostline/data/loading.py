@@ -27,7 +27,7 @@ from frostline.data.pixel_cache import Decoded, PixelCache, ViewSpec
 from frostline.data.pixel_form import PixelForm
 from frostline.data.source import Source
 from frostline.data.sources import open_splits
-from frostline.data.splits import Data, Split
+from frostline.data.splits import Data, Split, fingerprint
 from frostline.data.splitting import Selection, divide
 from frostline.store import hashing
 from frostline.store.store import Store
@@ -118,7 +118,7 @@ def _assemble(
         whole=_whole(good, decoded["train"]) if alike else None,
         classes=train.source.classes,
         group_names=_group_names(good["test"].source, splits["test"].groups),
-        fingerprint=_fingerprint(splits.values(), train.source.classes),
+        fingerprint=fingerprint(splits.values(), train.source.classes),
         counts=counts,
         crops=spec.side is not None,
         pixels=_cut_from(decoded["train"].form) if spec.side is not None else "auto",
@@ -220,14 +220,3 @@ def _span(parts: Mapping[str, Selection], decoded: Mapping[str, Decoded]) -> tup
 
 def _summed(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
     return sum(map(Counter, counts), Counter[str]())
-
-
-def _fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(json.dumps(classes).encode())
-    for split in splits:
-        digest.update(split.digest.encode())
-        digest.update(split.labels.numpy().data)
-        for own in (split.weights, split.groups):
-            if own is not None:
-                digest.update(own.numpy().data)
-    return digest.hexdigest()

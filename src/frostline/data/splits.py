@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -55,7 +57,7 @@ class Data:
     group_names: Mapping[int, str]
     """Name of each group of at least `GROUP_IMAGES` test images, by its number in `test.groups`."""
     fingerprint: str
-    """sha256 (hex) over all splits, their labels and groups included, and the class names."""
+    """`fingerprint` of all splits."""
     counts: dict[str, int]
     """Number of images of all splits that were converted, by `decode_image.CONVERSIONS`; of broken images that were
     `skipped`; of files left out as `hidden` or, by their names, `other` than images. Zeros are left out."""
@@ -89,3 +91,15 @@ class Data:
         """Text for people about what random crops are cut from; empty if there are none."""
         reduced = f"images reduced to a shorter side of {self.reduced_to} pixels"
         return (reduced if self.reduced_to else "the original pixels") if self.crops else ""
+
+
+def fingerprint(splits: Iterable[Split], classes: tuple[str, ...]) -> str:
+    """Return the sha256 (hex) over splits, their labels and groups included, and the class names."""
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for split in splits:
+        digest.update(split.digest.encode())
+        digest.update(split.labels.numpy().data)
+        for own in (split.weights, split.groups):
+            if own is not None:
+                digest.update(own.numpy().data)
+    return digest.hexdigest()

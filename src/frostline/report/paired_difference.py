@@ -184,9 +184,18 @@ def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Diffe
     if by == ACCURACY and first.images and second.images:
         (right, total), (others, of) = first.counts, second.counts
         within = statistics.unpaired((right, total), (others, of)) if total and of else None
-        images = f"{first.images:,} test images{f' in {first.groups:,} groups' if first.groups else ''} each"
-        return Difference(gap, scores, within, f"{which}, {images}, not paired", 1, False)
+        how = f"{which}, {_tested(first, second)}, not paired"
+        return Difference(gap, scores, within, how, 1, False)
     return Difference(gap, scores, None, which, 1, False)
+
+
+def _tested(first: Repeat, second: Repeat) -> str:
+    """Return the test images of two repeats in words."""
+    one, two = (
+        f"{repeat.images:,} test images{f' in {repeat.groups:,} groups' if repeat.groups else ''}"
+        for repeat in (first, second)
+    )
+    return f"{one} each" if one == two else f"{one} and {two}"
 
 
 def _image_by_image(
@@ -199,7 +208,7 @@ def _image_by_image(
     """
     folders = [[folder for one in repeats for folder in one.folders] for repeats in (first, second)]
     one, two = map(predictions.read_alike, folders)
-    if [*map(len, folders)] != [len(one), len(two)] or not np.array_equal(one[0].ids, two[0].ids):
+    if not (one and two) or [*map(len, folders)] != [len(one), len(two)] or not np.array_equal(one[0].ids, two[0].ids):
         return None
     images, groups = over(one[0].ids, one[0].groups), one[0].groups
     if by == ACCURACY and len(one) == len(two) == 1:

@@ -39,7 +39,7 @@ def verdict(contest: Contest) -> str:
     if not found:
         return f"No answer: none of {number_of(len(results), 'run')} finished."
     tuned = [name for name in varying(results) if name not in ("seed", "select", key) and not name.startswith("data")]
-    of_search, untested = search_words.sentences(contest, _digits(found[0].cell)), _untested(contest.baseline)
+    of_search, untested = search_words.sentences(contest, digits_of(found[0].cell)), _untested(contest.baseline)
     if contest.difference is None:
         lead = [_majority(contest), *next_step(contest, tuned)] if contest.lead else []
         return " ".join([*lead, _alone(key, found[0], results, tuned), *_by_chance(contest), *of_search, *untested])
@@ -52,7 +52,7 @@ def verdict(contest: Contest) -> str:
         *([] if coming else next_step(contest, tuned)),
         *_without_shared(found[:2]),
         *([] if contest.lead else _best_settings(*best)),
-        *backbones.sentences(contest, _digits(found[0].cell)),
+        *backbones.sentences(contest, digits_of(found[0].cell)),
         *of_search,
         *([] if coming or is_search else edges(key, found[:2], results, tuned)),
         *([] if is_search else _budget(found)),
@@ -65,11 +65,11 @@ def verdict(contest: Contest) -> str:
 def _majority(contest: Contest) -> str:
     """Return the sentence on a contest in which no contender surely beats the largest class."""
     assert contest.baseline and contest.lead
-    first, digits = contest.contenders[0], _digits(contest.contenders[0].cell)
+    first, digits = contest.contenders[0], digits_of(contest.contenders[0].cell)
     share, score = (contest.by.text(value, digits) for value in (contest.baseline.share, contest.lead.scores[0]))
     return (
         f"No result surely beats always naming the largest class: {contest.baseline.name} is {share} of the test "
-        f"split, and {first.name} reaches {score} {_gap(contest.lead, contest.by, digits)}."
+        f"split, and {first.name} reaches {score} {gap_text(contest.lead, contest.by, digits)}."
     )
 
 
@@ -83,11 +83,11 @@ def _by_chance(contest: Contest) -> list[str]:
     if math.isnan(value) or not all(one and one.low <= value for one in within):
         return []
     assert contest.baseline
-    score = f"{contest.by.text(value, _digits(contest.contenders[0].cell))} {contest.by.words}"
+    score = f"{contest.by.text(value, digits_of(contest.contenders[0].cell))} {contest.by.words}"
     return [f"No result surely beats always naming the largest class, {contest.baseline.name} ({score})."]
 
 
-def _gap(found: Difference, by: Metric, digits: int) -> str:
+def gap_text(found: Difference, by: Metric, digits: int) -> str:
     """Return a difference with its interval and method, in parentheses."""
     within = f"{_within(by, found.interval, digits)}; " if found.interval else ""
     return f"({by.gap(found.gap, digits)}, {within}{found.how})"
@@ -106,9 +106,9 @@ def _comparison(contest: Contest, difference: Difference) -> str:
     Every sentence ends with its full stop.
     """
     (first, second), outcome, by = contest.contenders[:2], contest.outcome, contest.by
-    one, two, digits = first.name, second.name, _digits(first.cell)
+    one, two, digits = first.name, second.name, digits_of(first.cell)
     scores = [by.text(score, digits) for score in difference.scores]
-    gap = _gap(difference, by, digits)
+    gap = gap_text(difference, by, digits)
     split = "on the test split" if by == ACCURACY else f"in {by.words} on the test split"
     longer, faster = (", for", ", and trains") if outcome in ("win", "ahead") else (f"; {one} takes", f"; {one} trains")
     cost = cost_clause(first, second, longer, faster, contest.results)
@@ -144,7 +144,7 @@ def _without_shared(found: Sequence[Contender]) -> list[str]:
     """Return the sentence on accuracy without the test images that are also in train; empty if there are none."""
     if not (count := found[0].cell.mean(SHARED)) > 0:
         return []
-    digits = _digits(found[0].cell)
+    digits = digits_of(found[0].cell)
     scores = [100 * one.cell.mean(WITHOUT) for one in found]
     if not all(score == score for score in scores):  # nan where no other image is left
         return ["Every test image is also in train: this says nothing about new images."]
@@ -154,7 +154,7 @@ def _without_shared(found: Sequence[Contender]) -> list[str]:
     return [f"Without the {shared} also in train, {what} {each}."]
 
 
-def _digits(cell: Cell) -> int:
+def digits_of(cell: Cell) -> int:
     """Return how many decimals of a percentage are meaningful, given the number of test images."""
     return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
 
@@ -210,7 +210,7 @@ def _coming(results: Sequence[Result]) -> list[Result]:
 def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence[str]) -> str:
     """Return the sentence on the score of the only contender, and a command that adds one to compare it with."""
     missing = _unfinished(key, [only], results)
-    digits, within, count, by = _digits(only.cell), only.interval, len(only.cell.finished), only.cell.by
+    digits, within, count, by = digits_of(only.cell), only.interval, len(only.cell.finished), only.cell.by
     sure = f"{_within(by, within, digits)}; " if within else ""
     of = "one seed" if count == 1 or not only.cell.depends_on_seed else f"{count} seeds"
     of += _over_groups(only.cell) if of == "one seed" else ""

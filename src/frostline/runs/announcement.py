@@ -11,6 +11,7 @@ from frostline.core import files
 from frostline.core.config_keys import is_read
 from frostline.core.labels import class_counts
 from frostline.core.metrics import ACCURACY
+from frostline.data import splits
 from frostline.data.names import counted
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
@@ -71,6 +72,7 @@ def _hidden_classes(setup: Setup) -> str | None:
 def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None:
     """Record what the run starts from: data, weights, machine and settings."""
     data, fingerprint = setup.config.data, setup.data.fingerprint
+    test = splits.fingerprint([setup.data.test], setup.data.classes)  # stays when other images are learned from
     record.dataset(name=data.name, source=data.source, digest=fingerprint, images=plan.images)
     record.tag(layout.FINGERPRINT_TAG, fingerprint)
     record.tag(layout.DATA_TAG, json.dumps(setup.data.counts))
@@ -81,7 +83,7 @@ def write_origin(setup: Setup, plan: Plan, folder: Path, record: Record) -> None
         files.write_alike(folder / layout.FINDINGS, files.json_text(found))
     initial = hashing.of_tensors(setup.model.module.state_dict(keep_vars=True))
     facts = {
-        "data": {"name": data.name, "fingerprint": fingerprint, "images": dict(plan.images)},
+        "data": {"name": data.name, "fingerprint": fingerprint, "test": test, "images": dict(plan.images)},
         "weights": {"initial": initial, "final": None},
         **provenance.hardware(setup.device, setup.config.devices),
         **provenance.settings(setup.autocast),

@@ -148,6 +148,19 @@ def test_damaged_file_is_refused(tmp_path: Path, cut: int) -> None:
         assert message_of(caught).startswith(f"model.weights={path}: expected")
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_text_in_place_of_weights_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    for text, told in (
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "`git lfs pull` fetches them"),
+        ("<!DOCTYPE html>\n<html><head>Not found</head></html>", r"not of text \(<!DOCTYPE html> <html><head>"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=told) as caught:
+            build("resnet18", weights=str(path), num_classes=2, seed=0)
+        assert message_of(caught).count("expected") == 1
+
+
 def test_file_without_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="a state dict"):

@@ -65,6 +65,7 @@ def content(path: Path) -> Any:
         way = f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
         raise user_error("model.weights", path, f"a state dict, not a TorchScript archive; convert it by {way}")
     try:
+        _check_not_text(path)
         if path.suffix == ".safetensors":
             own = tensorfile.tensors_of(path)
             base = base_weights.named(path)
@@ -79,6 +80,16 @@ def content(path: Path) -> Any:
         raise user_error("model.weights", path, expected) from problem
     except Exception as problem:  # hostile bytes can make a parser raise anything
         raise user_error("model.weights", path, f"a file of tensors ({first_line(problem)})") from problem
+
+
+def _check_not_text(path: Path) -> None:
+    """Raise `UserError` for a file that was saved in place of the weights: a web page, or a pointer of Git LFS."""
+    with path.open("rb") as file:
+        start = file.read(100)
+    if start.startswith(b"version https://git-lfs"):
+        raise user_error("model.weights", path, "the weights, not a pointer of Git LFS; `git lfs pull` fetches them")
+    if (text := " ".join(start.decode("ascii", "replace").split())).isprintable() and text and "\ufffd" not in text:
+        raise user_error("model.weights", path, f"a file of tensors, not of text ({text[:40]} ...)")
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -98,7 +109,10 @@ def metadata_of(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return {}
     try:
+        _check_not_text(path)
         metadata: dict[str, Any] = json.loads(tensorfile.metadata_text(path))
+    except UserError:
+        raise
     except (SafetensorError, OSError, ValueError, RecursionError) as problem:
         raise user_error("model.weights", path, f"a safetensors file ({first_line(problem)})") from problem
     if metadata != {} and not _describes_a_network(metadata):

@@ -60,7 +60,13 @@ def open_anywhere(place: str) -> Image.Image:
 
 
 def _opened(source: Path | io.BytesIO, name: Path) -> Image.Image:
-    image = Image.open(source, formats=candidates(name))
+    try:
+        image = Image.open(source, formats=candidates(name))
+    except UnidentifiedImageError:
+        start = source.getvalue() if isinstance(source, io.BytesIO) else source.read_bytes()
+        if start.startswith(b"version https://git-lfs"):
+            raise OSError("a pointer of Git LFS, not fetched by `git lfs pull`") from None
+        raise
     try:
         return _whole(image, source)
     except BaseException:

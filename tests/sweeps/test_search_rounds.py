@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -158,6 +159,17 @@ def test_runs_state_their_search_and_what_differs(composer: Composer, tmp_path: 
     assert [(run.choices.get("trial"), run.choices.get("confirms")) for run in runs] == [(0, None)] * 2 + [
         (None, 0)
     ] * 2
+
+
+def test_cells_that_differ_only_in_punctuation_or_far_behind_have_own_folders(
+    composer: Composer, tmp_path: Path
+) -> None:
+    texts = ["a/b", "a_b", f"{'x' * 300}a", f"{'x' * 300}b"]
+    names = ",".join(f"'{text}'" for text in texts)
+    search = begun(composer, tmp_path, *HEAD, f"data.root={names}", "data=image_folder", "search=random", "trials=1")
+    runs = search.following({})
+    assert [run.config.data.root.strip("'") for run in runs] == texts and len({run.folder for run in runs}) == 4
+    assert all(re.fullmatch(r"head_data\.root=[\w-]{,220}-0", run.folder) for run in runs)
 
 
 def test_failed_trial_is_left_and_run_again_by_the_same_command(composer: Composer, tmp_path: Path) -> None:

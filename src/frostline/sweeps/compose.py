@@ -72,13 +72,13 @@ def compose_all(jobs: Sequence[Overrides], compose: Composer) -> tuple[Path, lis
     varied = hydra_keys.varied(settings)
     planned: list[PlannedRun] = []
     sweeps: list[str] = []
-    first: dict[tuple[str, str], int] = {}
+    first: dict[str, int] = {}
     for overrides, setting in zip(jobs, settings, strict=True):
         one = compose.job(overrides, len(planned))
         config = one.config
         solver = config.freeze_mode.solver
         unread = [key for key in varied if not is_read(key.lstrip("+"), solver)]
-        twin = first.setdefault((digest(config), config.data.root), len(planned)) if unread else len(planned)
+        twin = first.setdefault(run_key(config), len(planned)) if unread else len(planned)
         if twin < len(planned) and _same(planned[twin].overrides, overrides, but=unread):
             told = tuple(key for key in unread if key not in _NAMED[:2])
             planned[twin] = replace(planned[twin], jobs=planned[twin].jobs + 1, unread=told)
@@ -184,10 +184,15 @@ def with_auto(run: PlannedRun, meaning: Mapping[str, Any]) -> PlannedRun:
     return replace(run, config=with_values(run.config, said), choices={**run.choices, **shown})
 
 
+def run_key(config: Config) -> str:
+    """Return a key that is the same for two runs of a sweep that are one run: a digest does not cover the data."""
+    return f"{digest(config)} {config.data.root}"
+
+
 def _require_distinct(planned: Sequence[PlannedRun]) -> None:
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[str, int] = {}
     for number, run in enumerate(planned):
-        if (twin := seen.setdefault((digest(run.config), run.config.data.root), number)) != number:
+        if (twin := seen.setdefault(run_key(run.config), number)) != number:
             raise UserError(f"{run.name}: expected once in a sweep, but its runs {twin} and {number} are both this one")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from frostline.sweeps.search_budget import Budget, Spent
 from frostline.sweeps.study import Study, objectives_of
 
 _MANY = 10**6  # more trials than any cell has
+_LONG = 200  # bytes of a folder's name, of the 255 of a file system
 
 
 @dataclass
@@ -63,8 +65,10 @@ class SearchCell:
         return {**self.setting, **{key: search_space.text_of(value) for key, value in values.items()}}
 
     def folder(self, which: int | str) -> str:
-        """Return the folder name of one of its trials or other runs."""
-        slug = re.sub(r"[^\w.=+-]+", "_", self.name)
+        """Return the folder name of one of its trials or other runs; no other cell of the search has the same."""
+        slug = re.sub(r"[^\w.=+-]+", "_", self.name, flags=re.ASCII)
+        if len(slug) > _LONG or slug != self.name.replace(" ", "_"):  # names may differ only in what is cut or replaced
+            slug = f"{slug[:_LONG]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
         return f"{slug}-{which}"
 
     @property

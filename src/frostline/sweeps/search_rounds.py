@@ -25,7 +25,7 @@ from frostline.core.config_keys import digest
 from frostline.records import trial_tags
 from frostline.records.result import Result, number_of
 from frostline.report import terminal
-from frostline.sweeps.compose import PlannedRun, kind
+from frostline.sweeps.compose import PlannedRun, kind, run_key
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
 from frostline.sweeps.samplers import INDEPENDENT
@@ -47,13 +47,13 @@ class Search:
     storage: Storage | None = None
     """A storage shared with other searches; None for a file in the sweep's folder."""
     _round: dict[str, str] = field(default_factory=dict)
-    """By folder, the digests of runs of the last round whose results the studies do not have yet."""
+    """By folder, the keys of runs of the last round whose results the studies do not have yet."""
     _waiting: dict[str, list[tuple[SearchCell, int]]] = field(default_factory=dict)
-    """By digest of a running run, the trials with its values."""
+    """By key of a running run, the trials with its values."""
     _twins: list[tuple[SearchCell, int, int]] = field(default_factory=list)
     """Trials with the values of an earlier one that may continue later: cell, number, number of the earlier one."""
     _done: dict[str, Result] = field(default_factory=dict)
-    """Results by digest."""
+    """Results by key."""
     identity: str = field(init=False)
     """Two searches with the same identity are the same search; known when `auto` is resolved."""
 
@@ -191,7 +191,7 @@ class Search:
             return
         folder = cell.folder(number)
         run = cell.run(cell.at(values), folder, {trial_tags.TRIAL: number}, where)
-        key = digest(run.config)
+        key = run_key(run.config)
         if (done := self._done.get(key)) is not None and done.status != "PAUSED":
             cell.tell(number, done)
         elif key in self._waiting:
@@ -218,7 +218,7 @@ class Search:
             if (waiting := taken) and not found:
                 time.sleep(_LOOK)
                 self._wait_for_storage()
-        self._round |= {run.folder: digest(run.config) for run in found}
+        self._round |= {run.folder: run_key(run.config) for run in found}
         return found
 
     def _tell(self, results: Mapping[str, Result]) -> None:

@@ -27,6 +27,7 @@ from frostline.sweeps import compose, hydra_keys, search_rounds
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.past_runs import PastRun
+from frostline.sweeps.search import describe
 from frostline.sweeps.search_budget import Spent
 from frostline.sweeps.search_cells import cells_of
 from frostline.sweeps.search_rounds import Search
@@ -170,6 +171,51 @@ def test_cells_that_differ_only_in_punctuation_or_far_behind_have_own_folders(
     runs = search.following({})
     assert [run.config.data.root.strip("'") for run in runs] == texts and len({run.folder for run in runs}) == 4
     assert all(re.fullmatch(r"head_data\.root=[\w-]{,220}-0", run.folder) for run in runs)
+
+
+def test_cells_that_differ_only_in_keys_without_effect_are_one(composer: Composer, tmp_path: Path) -> None:
+    typed = ("freeze=probe,head", "batch_size=8,16", HEAD[1], "search=random", "search.confirm=0")
+    search = begun(composer, tmp_path, *typed, "search.budget=epochs", "search.amount=2", "epochs=2")
+    assert rounds(search) == [["probe-0", "head_batch_size=8-0", "head_batch_size=16-0"]]
+    assert [cell.corners()[0].name for cell in search.cells][:1] == ["probe seed=0"]
+    assert [*describe(search.cells)] == [
+        "probe: one cell, not 2, since probe ignores batch_size",
+        "probe: one run, with nothing to search",
+        "search=random search.budget=2 epochs each: head batch_size=8, head batch_size=16: "
+        "lr from 1e-05 to 1 on a log scale",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("confirm", "end"), [(1, "the best of it by cost/train_seconds is confirmed"), (0, "nothing is confirmed")]
+)
+def test_objectives_of_a_search_are_told(confirm: int, end: str, composer: Composer) -> None:
+    objectives = "search.objective=[cost/train_seconds,val/accuracy]"
+    search = begun(composer, None, *HEAD, "search=random", "trials=4", objectives, f"search.confirm={confirm}")
+    assert [*describe(search.cells)] == [
+        "search=random trials=4: head: lr from 1e-05 to 1 on a log scale",
+        f"search.objective: the Pareto front of cost/train_seconds (minimize), val/accuracy (maximize); {end}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (("search=tpe", "search.seed=1,2"), "search=tpe: expected one search method for all runs of a sweep"),
+        (("search=tpe", "trials=5,6"), "trials=several values: expected one value in a search$"),
+        (("search=tpe", "select=val/accuracy,val/loss"), "select=several values: expected one value in a search$"),
+        (("search=tpe", "data.folds=3"), "data.folds=3: expected null in a search, where a trial is one run"),
+    ],
+)
+def test_search_that_cannot_be_is_refused(typed: Sequence[str], line: str, composer: Composer) -> None:
+    with raises_one_line(line):
+        begun(composer, None, *HEAD, *typed)
+
+
+def test_cmaes_searches_two_ranges_of_numbers_beside_a_solved_head(composer: Composer) -> None:
+    typed = ("freeze=probe,head", HEAD[1], "optimizer.weight_decay=interval(0.1,0.2)", "search=cmaes", "trials=2")
+    for cell in begun(composer, None, *typed).cells:
+        assert compose.kind(cell.known.config) in {compose.kind(run.config) for run in cell.corners()}
 
 
 def test_failed_trial_is_left_and_run_again_by_the_same_command(composer: Composer, tmp_path: Path) -> None:
@@ -461,6 +507,15 @@ def test_hyperband_continues_the_best_third_and_ends_the_others(
         whole = trial.state.name == "COMPLETE"
         assert len(trial.intermediate_values) == trial.user_attrs["epochs"] == (3 if whole else 1)
         assert found.count(f"head-{trial.number}") == 2 and (whole or trial.state.name == "PRUNED")
+
+
+def test_trial_of_hyperband_that_fails_at_its_rung_is_left(composer: Composer, tmp_path: Path) -> None:
+    search = begun(composer, tmp_path, *HEAD, *HYPERBAND, "trials=2", "epochs=3", workers=2)
+    outcome = judged(search, tmp_path)
+    one, other = search.following({})
+    search.following({one.folder: replace(outcome(one), status="FAILED"), other.folder: outcome(other)})
+    marks = [trial.user_attrs for trial in search.cells[0].study.trials()]
+    assert [("left" in each, "waits" in each) for each in marks] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("amount", [8, 9])

@@ -6,19 +6,21 @@ earlier trials. So runs are planned in rounds (`search_rounds`), which a sweep c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from hydra.core.override_parser.types import Override
 
 from frostline.core import files
 from frostline.core.config import Config
+from frostline.core.objectives import several
 from frostline.report import terminal
-from frostline.sweeps import hydra_keys, samplers, sweep, unused_keys
+from frostline.sweeps import hydra_keys, samplers, search_space, sweep, unused_keys
 from frostline.sweeps.compose import Overrides
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
-from frostline.sweeps.search_cells import cells_of, describe
+from frostline.sweeps.search_budget import Budget
+from frostline.sweeps.search_cells import SearchCell, cells_of
 from frostline.sweeps.search_rounds import Search
 from frostline.sweeps.study_storage import Storage, in_one_line, storage_of
 
@@ -47,6 +49,27 @@ def run_search(
     planned = [run for cell in cells for run in cell.corners()]
     with in_one_line(configs[0].search):
         return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, search=search)
+
+
+def describe(cells: Sequence[SearchCell]) -> Iterator[str]:
+    """Yield lines about the search space and budget of the cells."""
+    config = cells[0].config
+    alike: dict[str, list[str]] = {}
+    for cell in cells:
+        what = ", ".join(search_space.words(key, one) for key, one in cell.space.items())
+        alike.setdefault(what, []).append(cell.name)
+        known, mode = cell.known, cell.config.freeze_mode.name
+        if known.jobs > 1:
+            yield f"{cell.name}: one cell, not {known.jobs}, since {mode} ignores {', '.join(known.unread)}"
+    for what, names in alike.items():
+        budget = Budget.of(config, searched=True)
+        gets = f"trials={config.trials}" if budget.unit == "trials" else f"search.budget={budget} each"
+        way = f"search={config.search.name} {gets}: {', '.join(names)}: {what}"
+        yield way if what else f"{', '.join(names)}: one run, with nothing to search"
+    if found := several(config.search.objective):
+        each = ", ".join(f"{one.name} ({one.direction})" for one in found)
+        first = f"the best of it by {found[0].name} is confirmed" if config.search.confirm else "nothing is confirmed"
+        yield f"search.objective: the Pareto front of {each}; {first}"
 
 
 def _storage(config: Config) -> Storage | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from frostline.core.config import Config
+from frostline.core.config_keys import is_read
 from frostline.core.errors import user_error
 from frostline.core.metrics import METRICS
-from frostline.core.objectives import Objective, several
+from frostline.core.objectives import Objective
 from frostline.records import journal, layout, trial_tags
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
@@ -135,7 +136,6 @@ class SearchCell:
         self.confirmed = best.number
         for seed in range(self.config.seed + 1, self.config.seed + 1 + self.config.search.confirm):
             setting = {**self.at(best.params), "seed": str(seed), "search.prune": "none"}
-            setting = {key: value for key, value in setting.items() if key not in ("+seed", "++seed")}
             found.append(self.run(setting, self.folder(f"seed{seed}"), {trial_tags.CONFIRMS: best.number}, where))
         return found
 
@@ -163,7 +163,10 @@ class SearchCell:
 def cells_of(
     jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose: Composer, start: Callable[[Config], object]
 ) -> list[SearchCell]:
-    """Return the checked cells, each with a run that has the lowest value of every range; raises UserError."""
+    """Return the checked cells, each with a run that has the lowest value of every range; raises UserError.
+
+    Jobs that differ only in keys that they ignore are one cell.
+    """
     settings = hydra_keys.settings_of(jobs)
     varied = hydra_keys.varied(settings)
     shown = [key for key in varied if key.lstrip("+") not in ("freeze", "freeze_mode")]
@@ -171,23 +174,27 @@ def cells_of(
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
         composed = compose(overrides)
         config = config_of(composed)
-        _check(config, varied, hydra_keys.subdir(composed))
+        _check(config, cells[0].config if cells else config, hydra_keys.subdir(composed))
         if number == 0:
             start(config)
             groups = [str(group) for group in composed.hydra.runtime.choices]
             modes = dict.fromkeys(str(compose(one).freeze_mode.name) for one in jobs)
             search_space.check_keys(ranges, [*modes], groups)
         fixed = {key.lstrip("+"): value for key, value in setting.items()}
-        space = search_space.of_cell(config, fixed, ranges)
-        if not space and config.freeze_mode.solver is None:
+        space, solver = search_space.of_cell(config, fixed, ranges), config.freeze_mode.solver
+        if not space and solver is None:
             expected = "at least one range to search, as lr=interval(1e-5,1) or lr=auto; or search=grid"
             raise user_error("search", config.search.name, expected)
-        others = [f"{key.lstrip('+')}={setting[key]}" for key in shown]
-        name = " ".join([config.freeze_mode.name, *others])
+        unread = tuple(key.lstrip("+") for key in shown if not is_read(key.lstrip("+"), solver))
+        own = [key for key in shown if key.lstrip("+") not in unread]
+        name = " ".join([config.freeze_mode.name, *(f"{key.lstrip('+')}={setting[key]}" for key in own)])
+        if unread and (twin := next((cell for cell in cells if cell.name == name), None)):
+            twin.known = replace(twin.known, jobs=twin.known.jobs + 1, unread=unread)
+            continue
         first = search_space.ends(space)[0]
         lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
         known = composing.compose_trial(lowest, compose, folder=name)
-        cells.append(SearchCell(name, setting, space, config, known, compose, shown))
+        cells.append(SearchCell(name, setting, space, config, known, compose, own))
     numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
     if config.search.name == "cmaes" and min(numbers, default=2) < 2:
         raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
@@ -216,33 +223,19 @@ def tells(result: Result) -> bool:
     return result.status in ("FINISHED", "PAUSED") or trial_tags.is_diverged_trial(result)
 
 
-def _check(config: Config, varied: Sequence[str], subdir: str | None) -> None:
-    """Raise `UserError` for keys that a search cannot have, or cannot have with several values."""
+def _check(config: Config, first: Config, subdir: str | None) -> None:
+    """Raise `UserError` for keys that a search cannot have, or cannot have with other values than in the `first` cell.
+
+    An experiment's file may set them, too.
+    """
     if subdir is not None:
         expected = "nothing in a search, whose folders are named after cell and trial"
         raise user_error("hydra.sweep.subdir", subdir, expected)
-    if config.search.name == "grid" or any(key.lstrip("+").startswith("search") for key in varied):
+    if config.search != first.search:
         raise user_error("search", config.search.name, "one search method for all runs of a sweep")
     for key in ("trials", "seed", "select"):
-        if key in {one.lstrip("+") for one in varied}:
+        if getattr(config, key) != getattr(first, key):
             why = "; search.confirm=5 gives the best one fresh seeds" if key == "seed" else ""
             raise user_error(key, "several values", f"one value in a search{why}")
     if config.data.folds is not None:
         raise user_error("data.folds", config.data.folds, "null in a search, where a trial is one run")
-
-
-def describe(cells: Sequence[SearchCell]) -> Iterator[str]:
-    """Yield lines about the search space and budget of the cells."""
-    config = cells[0].config
-    alike: dict[str, list[str]] = {}
-    for cell in cells:
-        what = ", ".join(search_space.words(key, one) for key, one in cell.space.items()) or "nothing to search"
-        alike.setdefault(what, []).append(cell.name)
-    for what, names in alike.items():
-        budget = Budget.of(config, searched=True)
-        gets = f"trials={config.trials}" if budget.unit == "trials" else f"search.budget={budget} each"
-        yield f"search={config.search.name} {gets}: {', '.join(names)}: {what}"
-    if found := several(config.search.objective):
-        each = ", ".join(f"{one.name} ({one.direction})" for one in found)
-        first = f"the best of it by {found[0].name} is confirmed" if config.search.confirm else "nothing is confirmed"
-        yield f"search.objective: the Pareto front of {each}; {first}"

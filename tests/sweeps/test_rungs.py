@@ -244,3 +244,6 @@ def test_duplicate_trial_copies_its_twins_result() -> None:
     assert study.trials()[1].intermediate_values == {1: 0.4} and not study.rungs.may_promote()
     study.leave(0, Spent(1, 1.0))
     assert study.tell_as(2, 0) and not study.over(2) and study.over()
+    study.tell(0, [0.7], TrialState.COMPLETE, [0.7] * 9, Spent(9, 9.0))
+    assert study.tell_as(2, 0) and study.trials()[2].values == [0.7] and study.spent()[2] == Spent(9, 9.0)
+    assert study.best() == study.trials()[0]  # the earlier one of equals

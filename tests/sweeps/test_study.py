@@ -270,6 +270,15 @@ def test_trial_of_a_dead_process_is_taken_over(ours_and_theirs: tuple[Study, Stu
     assert ours.trials()[0].user_attrs["holder"]["sweep"] == ours.sharing.me["sweep"]
 
 
+def test_trial_that_a_user_ended_without_values_counts_but_is_not_run(tmp_path: Path) -> None:
+    config = search_config("tpe", f"search.storage={tmp_path}/studies.log")
+    optuna.create_study(storage=storage_of(config.search, None).backend, study_name="head").add_trial(
+        optuna.trial.create_trial(state=TrialState.FAIL)
+    )
+    study = open_study(config, None)
+    assert study.ask()[0] == 1 and study.numbers() == [1] and study.spent() == [Spent(0, 0), None]
+
+
 def test_failed_trial_is_left_and_its_cost_counts(
     ours_and_theirs: tuple[Study, Study],
 ) -> None:
@@ -343,6 +352,10 @@ def test_earlier_runs_are_observed_only_by_a_new_study(tmp_path: Path) -> None:
     study.tell(number, [0.1], TrialState.COMPLETE)
     assert study.numbers() == [3] and study.best() == study.trials()[3]
     assert open_study(search_config("tpe"), tmp_path).observed() == study.observed()
+    begun = open_study(search_config("tpe"), None)
+    begun.ask()
+    begun.observe(EARLIER)
+    assert begun.observed() == []
 
 
 def test_study_in_another_optuna_storage(tmp_path: Path) -> None:

@@ -111,15 +111,38 @@ def test_one_process_at_a_time_creates_tables(tmp_path: Path, monkeypatch: pytes
     held: list[bool] = []
 
     def database(url: str) -> InMemoryStorage:
-        try:
-            locks.acquire(tmp_path / ".studies.db.deciding", timeout=0).release()
-        except Timeout:
-            held.append(True)
+        held.append(is_held(tmp_path / ".studies.db.deciding"))
         return InMemoryStorage()
 
     monkeypatch.setattr(study_storage, "_database", database)
     storage_of(compose(f"search.storage='sqlite:///{tmp_path}/studies.db'").search, None)
     assert held == [True]
+
+
+def is_held(lock: Path) -> bool:
+    try:
+        locks.acquire(lock, timeout=0).release()
+    except Timeout:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("place", ["{0}/studies.log", "sqlite:///{0}/studies.log"])
+def test_shared_storage_has_a_lock_for_decisions(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_storage, "_database", lambda url: InMemoryStorage())
+    storage = storage_of(compose(f"search.storage='{place.format(tmp_path)}'").search, None)
+    lock = tmp_path / ".studies.log.deciding"
+    assert storage.shared and not is_held(lock)
+    with storage.deciding():
+        assert is_held(lock)
+
+
+def test_shared_database_is_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, told = f"sqlite:///{tmp_path}/studies.db", list[str]()
+    monkeypatch.setattr(study_storage, "_database", lambda url: InMemoryStorage())
+    monkeypatch.setattr(study_storage, "wait_for", lambda url, say: say(url))
+    storage_of(compose(f"search.storage='{url}'").search, None).ready(told.append)
+    assert told == [url]
 
 
 def test_lost_storage_is_awaited_and_asked_again() -> None:

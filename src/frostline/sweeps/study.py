@@ -62,8 +62,7 @@ class Study:
             directions=[one.direction for one in self._objectives],
             load_if_exists=True,
         )
-        lacking = (one for one in self.trials() if one.state in OVER and not self._space.keys() <= one.params.keys())
-        if not storage.shared and (odd := next(lacking, None)) is not None:
+        if not storage.shared and (odd := next(filter(self._lacks_values, self.trials()), None)) is not None:
             raise ValueError(f"trial {odd.number} is over, but lacks values")
         self.sharing = Sharing(self._study, storage, sweep)
         rungs = Rungs(config.epochs, self._objectives[0].sign, waiting=config.search.prune == "hyperband")
@@ -114,9 +113,11 @@ class Study:
     def numbers(self) -> list[int]:
         """Return the numbers of the trials that this search may take into its sweep.
 
-        These are all but those that wait at a rung and those that another live search is running.
+        These are all but those that wait at a rung, those that another live search is running, and those without
+        values, which a user ended in a shared study.
         """
-        return [one.number for one in self._own() if not (waits(one) or self.sharing.goes_on_elsewhere(one))]
+        others = (waits, self.sharing.goes_on_elsewhere, self._lacks_values)
+        return [one.number for one in self._own() if not any(is_other(one) for is_other in others)]
 
     def is_waited_for(self) -> bool:
         """Return whether another search is running a trial of the study."""
@@ -125,6 +126,9 @@ class Study:
     def _own(self) -> list[FrozenTrial]:
         """Return the study's own trials within the budget, in the order of their numbers, without observations."""
         return [trial for trial in self.trials() if PAST not in trial.user_attrs][: self._most]
+
+    def _lacks_values(self, trial: FrozenTrial) -> bool:
+        return trial.state in OVER and not self._space.keys() <= trial.params.keys()
 
     def asked(self, number: int) -> dict[str, Any]:
         """Return the values of an existing trial; values that are missing after a kill are drawn."""

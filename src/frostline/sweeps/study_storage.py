@@ -120,8 +120,7 @@ def _in_memory(url: str) -> bool:
 
 def _database(url: str) -> BaseStorage:
     """Return the storage in a database; a server may have been restarted since the last query, hence pre-ping."""
-    server = sqlalchemy.make_url(url).get_backend_name() != "sqlite"
-    return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}) if server else url)
+    return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
 
 
 def _journal(file: Path, lock: Path) -> JournalStorage:

@@ -61,7 +61,7 @@ def test_features_of_a_stage_equal_the_cut_network_output(tmp_path: Path) -> Non
     found = appraise(setup)
     structure, views = setup.model.structure, split_views.centred(setup, "val", setup.data.val)
     rows = appraisal.draw(setup.data, 60, 0).val
-    passed = appraisal._passed(setup, views, rows)
+    passed = appraisal._activations_of(setup, views, rows)
     for number, border in enumerate(found.borders, 1):
         lower, _ = cut.halves(setup.model.module, structure, structure.stages[:number])
         with torch.no_grad():
@@ -97,7 +97,7 @@ def test_convolutional_head_has_scores_without_gradients(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_frozen_stages_cost_once_or_per_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs.machine, "timed", lambda device, work: (1.0, work()))  # all work takes one second
-    monkeypatch.setattr(costs, "_several", lambda setup, steps: (1.0, 1))
+    monkeypatch.setattr(costs, "_time_steps", lambda setup, steps: (1.0, 1))
     setup = setup_of(tmp_path, "freeze=full")
     train, val, steps = len(setup.data.train), len(setup.data.val), setup.steps_per_epoch
 

@@ -97,21 +97,21 @@ def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: Free
     that cannot be cut above any stage.
     """
     setup.enter(0)
-    data, assumed = setup.data, knn.temperature
-    assert assumed is not None
+    data, temperature = setup.data, knn.temperature
+    assert temperature is not None
     began = time.perf_counter()
-    train = _passed(setup, split_views.centred(setup, "train", data.train), sample.train)
-    val = _passed(setup, split_views.centred(setup, "val", data.val), sample.val)
+    train = _activations_of(setup, split_views.centred(setup, "train", data.train), sample.train)
+    val = _activations_of(setup, split_views.centred(setup, "val", data.val), sample.val)
     machine.synchronize(setup.device)
     seconds = time.perf_counter() - began
     found = {
-        stage: scores(of, val[stage], len(data.classes), strengths=probe.l2, k=knn.k, temperature=assumed)
-        for stage, of in train.items()
+        stage: scores(above, val[stage], len(data.classes), strengths=probe.l2, k=knn.k, temperature=temperature)
+        for stage, above in train.items()
     }
     top = [*found][-1]
     return Appraisal(
         parameters=sum(parameter.numel() for parameter in setup.model.module.parameters()),
-        borders=tuple(_border(stage, train[stage], told) for stage, told in found.items()),
+        borders=tuple(_border(stage, train[stage], scored) for stage, scored in found.items()),
         gradients=_gradients(setup, sample.train, train[top].tensor, found[top].head),
         groups=None if data.val.groups is None else tuple(data.val.groups[sample.val].tolist()),
         seconds=seconds / (len(sample.train) + len(sample.val)),
@@ -126,12 +126,12 @@ class _Activations(InMemory):
         self.pooling = pooling
 
 
-def _border(stage: str, train: _Activations, told: Scores) -> Border:
-    right = tuple(told.right.tolist())
-    return Border(stage, train.pooling, train.tensor.shape[1], told.knn, told.probe, told.logme, right)
+def _border(stage: str, train: _Activations, scored: Scores) -> Border:
+    right = tuple(scored.right.tolist())
+    return Border(stage, train.pooling, train.tensor.shape[1], scored.knn, scored.probe, scored.logme, right)
 
 
-def _passed(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]:
+def _activations_of(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]:
     """Return the activations of `rows` above each stage at which the network can be cut, bottom to top."""
     module, structure = setup.model.module, setup.model.structure
     if not (parts := cut.segments(module, structure)):
@@ -155,7 +155,7 @@ def _gradients(setup: Setup, rows: Tensor, top: Tensor, solved: Solution) -> dic
 
     `top` are the features for which the head was solved; empty if the network computes other logits from them.
     """
-    if not _put(setup, top[:8], solved):
+    if not _set_head(setup, top[:8], solved):
         return {}
     views, (count, size) = split_views.centred(setup, "train", setup.data.train), _GRADIENT
     spread = rows[torch.arange(0, len(rows), max(1, len(rows) // (count * size)))]
@@ -166,7 +166,7 @@ def _gradients(setup: Setup, rows: Tensor, top: Tensor, solved: Solution) -> dic
 
 
 @torch.no_grad()
-def _put(setup: Setup, top: Tensor, solved: Solution) -> bool:
+def _set_head(setup: Setup, top: Tensor, solved: Solution) -> bool:
     """Make the `solved` head the network's, and return whether it then says of `top` `(B, D)` what that head does."""
     module, structure, head = setup.model.module, setup.model.structure, setup.model.linear_head
     below = structure.stages[:-1]

@@ -50,7 +50,7 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
         source = weights_of(config, Path(folder), fetch)
         data, model, phases, batches = parts(config, source, store, meta=True, screen=screen)
     if any(batch.stop - batch.start == 1 for batch in batches):
-        _check_single(config, model, phases)
+        _check_batches_of_one(config, model, phases)
     told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]
     told += _namesakes(config)
     auto = {**machine.meaning_of_auto(config.device), "data.pixels": data.pixels}
@@ -74,7 +74,7 @@ def _namesakes(config: Config) -> list[Finding]:
     return found
 
 
-def _check_single(config: Config, model: Model, phases: Sequence[Phase]) -> None:
+def _check_batches_of_one(config: Config, model: Model, phases: Sequence[Phase]) -> None:
     """Raise `UserError` if, in a batch of one image, a batch norm that learns sees a single value per channel."""
     module, side = model.module, model.input.size
     for phase in phases:

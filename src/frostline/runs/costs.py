@@ -65,10 +65,10 @@ def measure(setup: Setup, seconds: float) -> Cost:
     phases = [_phase(setup, number, optimizer, seconds) for number in range(len(setup.phases))]
     kept = max(phase.kept for phase in phases) * (len(setup.data.train) + len(setup.data.val))
     peak = memory.peak(setup.device) + (kept if kept <= setup.device_budget.total else 0)
-    return _summed(setup, phases, peak)
+    return _extrapolated(setup, phases, peak)
 
 
-def _summed(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
+def _extrapolated(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
     train, val, epochs = len(setup.data.train), len(setup.data.val), setup.config.epochs
     once = every = 0.0
     for span in setup.timeline:
@@ -85,8 +85,9 @@ def _phase(setup: Setup, number: int, optimizer: torch.optim.Optimizer, seconds:
     """Measure a phase; in evaluation, an image takes `seconds` if it goes through the whole network."""
     line = frost_line.draw(setup, number)
     if setup.recipe.mixes or line.below is None:  # see `frost_line.part`
-        rows = _batches(setup, 1 + _STEPS)
-        return _Phase(_step(setup, optimizer, setup.model.module, setup.views.train, rows, setup.autocast), seconds)
+        network, rows = setup.model.module, _batches(setup, 1 + _STEPS)
+        step = _seconds_per_step(setup, optimizer, network, setup.views.train, rows, setup.autocast)
+        return _Phase(step, seconds)
     return _on_features(setup, optimizer, frost_line.draw(setup, number, cache=False), kept=line.cached)
 
 
@@ -104,7 +105,7 @@ def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, 
     network = line.above(setup.model.module)
     parts = [torch.arange(len(rest))[part] for part in batches(len(rest), setup.config.batch_size)]
     indices = [parts[number % len(parts)] for number in range(1 + _STEPS)]
-    step = _step(setup, optimizer, network, data, indices, line.autocast)
+    step = _seconds_per_step(setup, optimizer, network, data, indices, line.autocast)
     above, _ = machine.timed(
         setup.device, lambda: evaluate(network, data, batch_size=setup.config.eval_batch_size, autocast=line.autocast)
     )
@@ -118,7 +119,7 @@ def _batches(setup: Setup, count: int) -> list[torch.Tensor]:
     return [order[part] for part in batches(total, size, drop_last=setup.config.train.drop_last)][:count]
 
 
-def _step(
+def _seconds_per_step(
     setup: Setup,
     optimizer: torch.optim.Optimizer,
     network: torch.nn.Module,
@@ -130,11 +131,11 @@ def _step(
     part = TrainedPart(network, data, autocast, network, data, autocast)
     made = PlainStepper(optimizer, setup.recipe).steps(part, indices, 1, 0)
     once, _ = machine.timed(setup.device, lambda: next(made))
-    spent, count = _several(setup, made)
+    spent, count = _time_steps(setup, made)
     return spent / count if count else once
 
 
-def _several(setup: Setup, made: Iterable[object]) -> tuple[float, int]:
+def _time_steps(setup: Setup, made: Iterable[object]) -> tuple[float, int]:
     """Iterate until `_ENOUGH` seconds have passed; return the seconds and the number of items."""
     began, count, spent = time.perf_counter(), 0, 0.0
     for count, _ in enumerate(made, 1):  # noqa: B007

@@ -85,7 +85,7 @@ def write(
         _compute(predictor, images, columns, parts, batch, layer, progress)
         written = _join(output, beside / _WHOLE, columns, list(parts), about)
         said = {"rows": written.rows, "unread": written.unread, "examples": written.examples}
-        files.write_json(_note(output), {"job": job, "output": facts(str(output)), **said})
+        files.write_json(_note_file(output), {"job": job, "output": facts(str(output)), **said})
     shutil.rmtree(beside)
     return written
 
@@ -94,19 +94,19 @@ def _parts_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.parts")
 
 
-def _note(output: Path) -> Path:
+def _note_file(output: Path) -> Path:
     """Return the path of the note that describes a finished file's job."""
     return output.with_name(f".{output.name}.json")
 
 
-def _told(output: Path) -> dict[str, Any]:
+def _note(output: Path) -> dict[str, Any]:
     """Return the note of a finished file; empty if there is none."""
-    return files.json_or_none(_note(output)) or {}
+    return files.json_or_none(_note_file(output)) or {}
 
 
 def _finished(output: Path, job: Mapping[str, Any]) -> Written | None:
     """Return the result of an earlier call that finished the same job; None if there was none."""
-    note = _told(output)
+    note = _note(output)
     if note.get("job") != job or not output.exists():
         return None
     return Written(output, note["rows"], note["unread"], tuple(note["examples"]), before=True)
@@ -117,7 +117,7 @@ def check(output: Path, features: str | None) -> None:
     if output.suffix.lower() not in SUFFIXES:
         raise user_error("output", output, f"a file whose name ends in {', '.join(SUFFIXES)}", SUFFIXES)
     files.require_place("output", output)
-    ours = os.path.exists(_parts_of(output) / _JOB) or _told(output).get("output") == [*facts(str(output))]
+    ours = os.path.exists(_parts_of(output) / _JOB) or _note(output).get("output") == [*facts(str(output))]
     if os.path.exists(output) and not ours:
         whose = "this one was written or changed by another program: remove it to write it anew"
         raise user_error("output", output, f"a new file; {whose}")
@@ -145,19 +145,19 @@ def _owned(beside: Path, output: Path) -> Iterator[None]:
 def _about(predictor: Predictor, layer: Layer | None) -> dict[str, str]:
     """Return what predictions depend on besides the images, as metadata of the file."""
     precision = machine.autocast_dtype(predictor.config.precision, predictor.device)
-    facts = {
+    about = {
         "model": predictor.model.name,
         "weights": predictor.digest,
         "precision": str(precision or "torch.float32").removeprefix("torch."),
         "device": predictor.device.type,
     }
-    return facts | ({} if layer is None else {"features": layer.name, "pooling": in_words(layer.axes)})
+    return about | ({} if layer is None else {"features": layer.name, "pooling": in_words(layer.axes)})
 
 
 def _claim(beside: Path, output: Path, job: Mapping[str, Any]) -> None:
     """Write the job of the parts into their folder; UserError if existing parts are of another job."""
     before = files.json_or_none(beside / _JOB)
-    if before is None or before == _told(output).get("job") != job:  # a finished file left it
+    if before is None or before == _note(output).get("job") != job:  # a finished file left it
         for part in beside.glob("*.part"):
             part.unlink()
         files.write_json(beside / _JOB, dict(job))

@@ -153,13 +153,13 @@ def parts(
     if config.freeze_mode.solver is not None:
         _require_solvable(config, model, data)
     class_weights(config, data)  # raises for names of unknown classes
-    _require_what_is_selected_by(config, data)
+    _require_selectable(config, data)
     phases = freezing.resolve(model.module, model.structure, config.freeze_mode.phases, config.freeze_mode.name)
     batches = dataset.batches(len(data.train), config.batch_size, drop_last=config.train.drop_last)
     return data, model, phases, batches
 
 
-def _require_what_is_selected_by(config: Config, data: Data) -> None:
+def _require_selectable(config: Config, data: Data) -> None:
     """Raise `UserError` if the metric of `select` is not defined for the data."""
     by = METRICS[config.select]
     if by == BALANCED_ACCURACY and data.multi_label:

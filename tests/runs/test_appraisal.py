@@ -61,7 +61,7 @@ def test_features_of_a_stage_equal_the_cut_network_output(tmp_path: Path) -> Non
     found = appraise(setup)
     structure, views = setup.model.structure, split_views.centred(setup, "val", setup.data.val)
     rows = appraisal.draw(setup.data, 60, 0).val
-    passed = appraisal._activations_of(setup, views, rows)
+    passed = appraisal._activations_of(setup, "val", rows)
     for number, border in enumerate(found.borders, 1):
         lower, _ = cut.halves(setup.model.module, structure, structure.stages[:number])
         with torch.no_grad():

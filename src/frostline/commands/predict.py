@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline import api
-from frostline.api.classifier import Classifier
 from frostline.commands import CALLED, Parser, positive, tell
 from frostline.core.errors import named, user_error
 from frostline.data.names import counted
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from frostline.data.image_list import ImageList
+    from frostline.runs.predict import Predictor
 
 
 def main(arguments: list[str]) -> int:
@@ -77,13 +77,13 @@ def _write(gather: Callable[[Path], ImageList], options: argparse.Namespace) -> 
     prediction_file.check(options.output, options.features)
     network = _load(options)
     written = prediction_file.write(
-        network.network,
+        network,
         options.output,
         gather,
         top=options.top,
         per_class=options.per_class,
         features=options.features,
-        batch=options.batch or network.network.config.eval_batch_size,
+        batch=options.batch or network.config.eval_batch_size,
         progress=Screen.beside().progress,
     )
     more = f", already complete; remove {written.path} to compute it again" if written.before else ""
@@ -98,7 +98,7 @@ def _print(images: ImageList, options: argparse.Namespace) -> int:
     """Print a row per image as soon as its batch is done, and report images that could not be read."""
     from frostline.runs import batch_predictions, prediction_rows
 
-    network = _load(options).network
+    network = _load(options)
     columns = prediction_rows.Columns.of(images, network, options.top, per_class=options.per_class, unread=False)
     size, count, unread = options.batch or network.config.eval_batch_size, len(images), 0
     batches = (range(start, min(start + size, count)) for start in range(0, count, size))
@@ -121,12 +121,12 @@ def _print(images: ImageList, options: argparse.Namespace) -> int:
     return 1 if unread else 0
 
 
-def _load(options: argparse.Namespace) -> Classifier:
+def _load(options: argparse.Namespace) -> Predictor:
     found = api.load(options.run, device=options.device)
     found.network.prepare()
     if found.note:
         tell(found.note)
-    return found
+    return found.network
 
 
 def _share(unread: int, count: int) -> str:

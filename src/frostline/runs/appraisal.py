@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ from frostline.core.errors import user_error
 from frostline.core.labels import class_counts
 from frostline.data.splits import Data, Split
 from frostline.data.stratification import stratified
-from frostline.data.views import Views
 from frostline.models import cut
 from frostline.models.mean_pooling import in_words, pooled, pooled_axes
 from frostline.runs import frost_line, split_views
@@ -97,13 +95,10 @@ def appraise(setup: Setup, sample: Sample, *, probe: FreezeModeConfig, knn: Free
     that cannot be cut above any stage.
     """
     setup.enter(0)
+    passes = (("train", sample.train), ("val", sample.val))
     data, temperature = setup.data, knn.temperature
     assert temperature is not None
-    began = time.perf_counter()
-    train = _activations_of(setup, split_views.centred(setup, "train", data.train), sample.train)
-    val = _activations_of(setup, split_views.centred(setup, "val", data.val), sample.val)
-    machine.synchronize(setup.device)
-    seconds = time.perf_counter() - began
+    seconds, (train, val) = machine.timed(setup.device, lambda: [_activations_of(setup, *each) for each in passes])
     found = {
         stage: scores(above, val[stage], len(data.classes), strengths=probe.l2, k=knn.k, temperature=temperature)
         for stage, above in train.items()
@@ -131,9 +126,10 @@ def _border(stage: str, train: _Activations, scored: Scores) -> Border:
     return Border(stage, train.pooling, train.tensor.shape[1], scored.knn, scored.probe, scored.logme, right)
 
 
-def _activations_of(setup: Setup, views: Views, rows: Tensor) -> dict[str, _Activations]:
-    """Return the activations of `rows` above each stage at which the network can be cut, bottom to top."""
+def _activations_of(setup: Setup, name: str, rows: Tensor) -> dict[str, _Activations]:
+    """Return the activations of a split's `rows` above each stage at which the network can be cut, bottom to top."""
     module, structure = setup.model.module, setup.model.structure
+    views = split_views.centred(setup, name, setup.data.splits[name])
     if not (parts := cut.segments(module, structure)):
         expected = f"a model that can be cut between its stages, which {setup.model.name} cannot be"
         raise user_error("model.name", setup.model.name, expected)

@@ -136,10 +136,15 @@ def fit_phases(
         yield event
     guard.check()
     if progress.exhausted(patience) and len(progress.epochs) < config.epochs:
-        phase, last = progress.epochs[-1]["phase"], setup.timeline[-1].phase + 1
-        early = f"; this was phase {phase} of {last}, and later phases never began" if phase < last else ""
-        words, since = METRICS[config.select].words, progress.best_epoch
-        screen.say(f"  stopped: no better {words} on validation since epoch {since}{early}")
+        screen.say(f"  stopped: {_why_stopped(setup, progress)}")
+
+
+def _why_stopped(setup: Setup, progress: Progress) -> str:
+    """Return in words why a run ended when its patience was exhausted."""
+    words, since = METRICS[setup.config.select].words, progress.best_epoch
+    phase, last = progress.epochs[-1]["phase"], setup.timeline[-1].phase + 1
+    early = f"; this was phase {phase} of {last}, and later phases never began" if phase < last else ""
+    return f"no better {words} on validation since epoch {since}{early}"
 
 
 def _entered(setup: Setup, learner: Learner, say: Callable[[str], None], phase: int) -> TrainedPart:

@@ -26,8 +26,9 @@ from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.report import command_line
 from frostline.runs import data_facts, data_gallery, setup
-from frostline.runs.data_facts import DataFacts, Opened
+from frostline.runs.data_facts import DataFacts
 from frostline.runs.data_gallery import Gallery, GalleryImage
+from frostline.runs.setup import Setup
 from small import FakeScreen
 
 SIDE = 32
@@ -69,13 +70,13 @@ def config(folder: Path, *overrides: str) -> Config:
     return frostline.compose("data=image_folder", f"data.root={folder}", *CHOSEN, *overrides)
 
 
-def open_folder(folder: Path, *overrides: str) -> Opened:
+def open_folder(folder: Path, *overrides: str) -> Setup:
     return data_facts.open_data(config(folder, *overrides), FakeScreen())
 
 
 def facts_and_gallery(folder: Path, *overrides: str) -> tuple[DataFacts, Gallery]:
     found = open_folder(folder, *overrides)
-    return data_facts.facts(found.setup), data_gallery.gallery(found)
+    return data_facts.facts(found), data_gallery.gallery(found)
 
 
 def readable(folder: Path, split: str) -> list[Path]:
@@ -88,15 +89,15 @@ def upright(file: Path) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def torchvision_transform(found: Opened) -> Callable[[Image.Image], torch.Tensor]:
+def torchvision_transform(found: Setup) -> Callable[[Image.Image], torch.Tensor]:
     """Return the preprocessing of torchvision for this network, without normalisation."""
-    spec = found.setup.model.input
+    spec = found.model.input
     how = (transforms.Resize(spec.resize), transforms.CenterCrop(spec.size), transforms.ToTensor())
     return transforms.Compose(how)
 
 
 def test_facts_agree_with_the_files(folder: Path) -> None:
-    facts = data_facts.facts(open_folder(folder).setup)
+    facts = data_facts.facts(open_folder(folder))
     files = {split: readable(folder, split) for split in SPLITS}
     for split, own in files.items():
         counted = Counter(file.parent.name for file in own)
@@ -121,7 +122,7 @@ def test_facts_agree_with_the_files(folder: Path) -> None:
 
 def test_input_statistics_equal_torchvision_preprocessing(folder: Path) -> None:
     found = open_folder(folder)
-    given, transform = data_facts.facts(found.setup).input, torchvision_transform(found)
+    given, transform = data_facts.facts(found).input, torchvision_transform(found)
     views = torch.stack([transform(upright(file)) for file in readable(folder, "train")]).double()
     values = ((views.permute(1, 0, 2, 3).flatten(1).T - torch.tensor(given.mean)) / torch.tensor(given.std)).numpy()
     assert given.views == len(views) and given.training == ()
@@ -154,8 +155,8 @@ def test_gallery_shows_the_views_of_a_run(folder: Path, tmp_path: Path, pixels: 
             assert np.array_equal(drawn[0], drawn[2]) and not np.array_equal(drawn[0], drawn[1])
 
 
-def levels(view: torch.Tensor, found: Opened) -> NDArray[np.uint8]:
-    spec = found.setup.model.input
+def levels(view: torch.Tensor, found: Setup) -> NDArray[np.uint8]:
+    spec = found.model.input
     values = view.permute(1, 2, 0).numpy() * np.array(spec.std) + np.array(spec.mean)
     return np.rint(values * 255).astype(np.uint8)
 
@@ -163,9 +164,9 @@ def levels(view: torch.Tensor, found: Opened) -> NDArray[np.uint8]:
 def test_input_statistics_use_the_first_training_views(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_facts, "MEASURED", 7)
     found = open_folder(folder, "augment=standard", "seed=5")
-    order = data_facts.dataset.shuffled(len(found.setup.data.train), 5, 1)[:7]
-    values = found.setup.views.train.inputs(order, 1).numpy()
-    given = data_facts.facts(found.setup).input
+    order = data_facts.dataset.shuffled(len(found.data.train), 5, 1)[:7]
+    values = found.views.train.inputs(order, 1).numpy()
+    given = data_facts.facts(found).input
     assert given.views == 7 and given.training[1:] == ("half of them mirrored",)
     assert given.measured_mean == pytest.approx(tuple(values.mean((0, 2, 3))), abs=1e-5)
     assert given.measured_std == pytest.approx(tuple(values.std((0, 2, 3))), abs=1e-5)
@@ -193,7 +194,7 @@ def test_findings_show_their_images(folder: Path) -> None:
 def test_gallery_of_many_classes_shows_a_range_of_sizes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_gallery, "CLASSES", 3)
     found = data_facts.open_data(frostline.compose("data=digits", f"model.image_size={SIDE}"), FakeScreen())
-    facts, sheet = data_facts.facts(found.setup), data_gallery.gallery(found).classes
+    facts, sheet = data_facts.facts(found), data_gallery.gallery(found).classes
     sizes = [facts.counts["train"][facts.classes.index(name)] for name in sheet]
     assert len(sizes) == 3 and (sizes[0], sizes[-1]) == (max(facts.counts["train"]), min(facts.counts["train"]))
     assert sizes == sorted(sizes, reverse=True) and facts.root == ""
@@ -209,13 +210,13 @@ def test_groups_in_several_splits_are_shown(folder: Path, tmp_path: Path) -> Non
     (table := tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
     chosen = ("data=table", f"data.root={table}", f"data.options.root={folder}", "data.options.group=group")
     found = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), FakeScreen())
-    facts, gallery = data_facts.facts(found.setup), data_gallery.gallery(found)
+    facts, gallery = data_facts.facts(found), data_gallery.gallery(found)
     assert facts.groups == {name: count - (name == "train") for name, count in facts.images.items()}
     ((one, other),) = images_of_finding(facts, gallery, "1 group has images in train and in test")
     assert [str(folder / shown.name) for shown in (one, other)] == [rows[2][0], rows[-1][0]]
 
     fewer = data_facts.open_data(frostline.compose(*chosen, *CHOSEN, "data.limit=2"), FakeScreen())
-    facts, gallery = data_facts.facts(fewer.setup), data_gallery.gallery(fewer)
+    facts, gallery = data_facts.facts(fewer), data_gallery.gallery(fewer)
     trained_on = {one.name for group in gallery.classes.values() for one in group if one.split == "train"}
     assert len(trained_on) == sum(facts.counts["train"]) == 2 and one.name not in trained_on
     assert images_of_finding(facts, gallery, "1 group has images in train and in test") == []
@@ -236,7 +237,7 @@ def test_run_reuses_images_decoded_for_facts(folder: Path, tmp_path: Path) -> No
     screen = ProgressTitles()
     found = data_facts.open_data(chosen, screen)
     assert screen.lines.count("decoding") == 3  # one per split
-    data_facts.facts(found.setup), data_gallery.gallery(found)
+    data_facts.facts(found), data_gallery.gallery(found)
     loading._last.clear()
     setup.assemble(chosen, tmp_path, meta=True, screen=screen)
     assert screen.lines.count("decoding") == 3

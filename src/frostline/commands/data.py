@@ -44,16 +44,16 @@ def main(arguments: list[str]) -> int:
     beside = Screen.beside()
     for line in unread:
         beside.say(line)
-    opened = data_facts.open_data(config, beside, find_weights.weights)
+    setup = data_facts.open_data(config, beside, find_weights.weights)
     if table is not None:
-        parts = loading.whole_splits(config.data, opened.setup.store)
+        parts = loading.whole_splits(config.data, setup.store)
         beside.say(_written(split_table.write(table, parts, config.data), config.data))
-    facts = data_facts.facts(opened.setup)
+    facts = data_facts.facts(setup)
     if asked.json:
         print(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
         return 0
     data_words.show(facts, Screen())
-    gallery = data_gallery.gallery(opened)
+    gallery = data_gallery.gallery(setup)
     with arguments_of.writing("--page", asked.page):
         print(files.absolute(str(data_page.write(asked.page, facts, gallery))))
     return 0

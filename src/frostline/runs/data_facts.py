@@ -21,7 +21,6 @@ from frostline.data.resize import CenterCrop
 from frostline.data.splits import Split
 from frostline.data.views import Views
 from frostline.report.terminal import Screen
-from frostline.runs import split_views
 from frostline.runs.initial_weights import Fetch, no_runs
 from frostline.runs.run_data import augment_policy
 from frostline.runs.setup import Setup, assemble
@@ -107,26 +106,15 @@ class DataFacts:
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class Opened:
-    """The data of a run, with the views of its network."""
-
-    setup: Setup
-    plain: dict[str, Views]
-    """The views of every split without augmentation."""
-
-
-def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Opened:
-    """Return the data of a run of `config`, decoded through its store; raises the `UserError` that the run would raise.
+def open_data(config: Config, screen: Screen, fetch: Fetch = no_runs) -> Setup:
+    """Return the setup of a run of `config`, with its data decoded; raises the `UserError` that the run would raise.
 
     Views are made on the CPU, since only a few of each split are needed.
     """
     with tempfile.TemporaryDirectory() as folder:
         made = assemble(config, Path(folder), meta=True, screen=screen, fetch=fetch)
     cpu = torch.device("cpu")
-    setup = replace(made, device=cpu, device_budget=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
-    plain = {name: split_views.centred(setup, name, split) for name, split in setup.data.splits.items()}
-    return Opened(setup, plain)
+    return replace(made, device=cpu, device_budget=DeviceBudget(cpu, memory.budget(cpu, config.store.memory_gb)))
 
 
 def facts(setup: Setup) -> DataFacts:

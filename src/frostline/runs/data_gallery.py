@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,12 @@ from frostline.core.input_spec import InputSpec
 from frostline.core.labels import class_counts, label_text, of_class
 from frostline.data import loading
 from frostline.data.findings import Place
+from frostline.data.splits import Split
 from frostline.data.views import Views
-from frostline.runs.data_facts import AT_ONCE, Opened
+from frostline.runs import split_views
+from frostline.runs.data_facts import AT_ONCE
 from frostline.runs.run_data import augment_policy
+from frostline.runs.setup import Setup
 
 CLASSES = 24
 """Classes shown at most, so that the page stays readable and does not grow with the data."""
@@ -52,30 +55,45 @@ class Gallery:
     """For each finding, the groups of images to show side by side."""
 
 
-def gallery(opened: Opened) -> Gallery:
+@dataclass(frozen=True)
+class _ShownSplit:
+    """The images of a split to choose from."""
+
+    name: str
+    images: Split
+    plain: Views
+    """Without augmentation."""
+    name_of: Callable[[int], str]
+    """Returns the name of an image by its id."""
+
+
+def gallery(setup: Setup) -> Gallery:
     """Return images of some classes, evenly spaced in the order of the source, and images of the findings."""
-    sources = loading.source_of_each(opened.setup.config.data, opened.setup.store)
-    name_of = {split: source.name for split, source in sources.items()}
+    sources = loading.source_of_each(setup.config.data, setup.store)
+    splits = {
+        name: _ShownSplit(name, split, split_views.centred(setup, name, split), sources[name].name)
+        for name, split in setup.data.splits.items()
+    }
     return Gallery(
-        classes=_sheet(opened, name_of),
+        classes=_sheet(setup, splits),
         findings=tuple(
-            tuple(group for places in finding.shown if (group := _side_by_side(opened, places, name_of)))
-            for finding in opened.setup.data.findings
+            tuple(group for places in finding.shown if (group := _side_by_side(setup, splits, places)))
+            for finding in setup.data.findings
         ),
     )
 
 
-def _sheet(opened: Opened, name_of: dict[str, Callable[[int], str]]) -> dict[str, tuple[GalleryImage, ...]]:
+def _sheet(setup: Setup, splits: Mapping[str, _ShownSplit]) -> dict[str, tuple[GalleryImage, ...]]:
     """Return images of classes that are evenly spaced from the largest to the smallest."""
-    data = opened.setup.data
+    data = setup.data
     by_size = class_counts(data.train.labels, len(data.classes)).argsort(descending=True, stable=True)
     chosen = _spread(by_size, CLASSES).tolist()
     found: dict[str, list[GalleryImage]] = {data.classes[label]: [] for label in chosen}
-    for name, split in data.splits.items():
-        most = TRAIN if name == "train" else OTHERS
+    for split in splits.values():
+        most = TRAIN if split.name == "train" else OTHERS
         for label in chosen:
-            rows = _spread(of_class(split.labels, label).nonzero()[:, 0], most)
-            found[data.classes[label]] += _shown(opened, name, rows, name_of[name], random=True)
+            rows = _spread(of_class(split.images.labels, label).nonzero()[:, 0], most)
+            found[data.classes[label]] += _shown(setup, split, rows, random=True)
     return {label: tuple(each) for label, each in found.items()}
 
 
@@ -84,28 +102,23 @@ def _spread(values: Tensor, most: int) -> Tensor:
     return values[torch.linspace(0, max(0, len(values) - 1), min(most, len(values))).round().long()]
 
 
-def _side_by_side(
-    opened: Opened, places: Sequence[Place], name_of: dict[str, Callable[[int], str]]
-) -> tuple[GalleryImage, ...]:
+def _side_by_side(setup: Setup, splits: Mapping[str, _ShownSplit], places: Sequence[Place]) -> tuple[GalleryImage, ...]:
     """Return the images at `places`; empty if one of them is not used by the run."""
     found: list[GalleryImage] = []
-    for split, number in places:
-        row = (opened.setup.data.splits[split].ids == number).nonzero()[:, 0]
-        found += _shown(opened, split, row, name_of[split])
+    for name, number in places:
+        split = splits[name]
+        found += _shown(setup, split, (split.images.ids == number).nonzero()[:, 0])
     return tuple(found) if len(found) == len(places) else ()
 
 
-def _shown(
-    opened: Opened, name: str, rows: Tensor, name_of: Callable[[int], str], *, random: bool = False
-) -> list[GalleryImage]:
+def _shown(setup: Setup, split: _ShownSplit, rows: Tensor, *, random: bool = False) -> list[GalleryImage]:
     """Return the images of a split at `rows`; with `random`, also their augmented training views if there are any."""
-    setup = opened.setup
-    split, classes, spec = setup.data.splits[name], setup.data.classes, setup.model.input
-    seen = [_thumbnails(spec, opened.plain[name], rows, 1)]
-    if random and name == "train" and augment_policy(setup.config).random:
+    images, classes, spec = split.images, setup.data.classes, setup.model.input
+    seen = [_thumbnails(spec, split.plain, rows, 1)]
+    if random and split.name == "train" and augment_policy(setup.config).random:
         seen += [_thumbnails(spec, setup.views.train, rows, epoch) for epoch in range(1, EPOCHS + 1)]
     return [
-        GalleryImage(name_of(int(split.ids[row])), name, label_text(split.labels[row], classes), views)
+        GalleryImage(split.name_of(int(images.ids[row])), split.name, label_text(images.labels[row], classes), views)
         for row, views in zip(rows.tolist(), zip(*seen, strict=True), strict=True)
     ]
 

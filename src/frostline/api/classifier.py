@@ -92,7 +92,7 @@ class Classifier:
             return prediction_file.write(
                 self.network,
                 file,
-                lambda file: gather(file, given, say=notices.tell, path=path, root=below),
+                lambda listed: gather(listed, given, say=notices.tell, path=path, root=below),
                 top=count,
                 per_class=per_class,
                 features=features,

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, takes_plain_head_steps
 from frostline.models import build
-from frostline.runs import setup as setups
 from frostline.runs.run_context import RunContext
 from frostline.runs.run_data import augment_policy
-from frostline.runs.setup import Setup
+from frostline.runs.setup import Setup, recipe
 from frostline.training import gradient, optim
 from frostline.training.gradient import Head
 from frostline.training.lockstep import FinishedEpoch, Member, Stack, bytes_kept
@@ -183,7 +182,7 @@ class LockstepStepper(Stepper):
 
     def _member_of(self, config: Config, head: Head, optimizer: torch.optim.Optimizer) -> Member:
         rates = Rates(config.schedule, config.lr, config.epochs * self._setup.steps_per_epoch)
-        return Member(head, optimizer, rates, setups.recipe(config, self._setup.data))
+        return Member(head, optimizer, rates, recipe(config, self._setup.data))
 
 
 def _others(runs: int) -> str:

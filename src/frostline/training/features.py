@@ -213,23 +213,23 @@ def padded_batches(index: Tensor, device: torch.device) -> list[Tensor]:
 
 
 def _collect(
-    outputs: Iterator[Tensor], count: int, allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
+    made: Iterator[Tensor], count: int, allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
 ) -> tuple[Tensor, bool]:
-    """Return the first `count` rows of `outputs` as one tensor, and whether it is permuted to channels last.
+    """Return the first `count` rows of the outputs `made` as one tensor, and whether it is permuted to channels last.
 
     The cache preserves the memory format: dropout masks and the last bits of later results depend on it.
     `allocate` returns the tensor to write to, given its shape and type.
     """
     found: Tensor | None = None
     start, channels_last = 0, False
-    for output in outputs:
+    for output in made:
         if found is None:
             channels_last = machine.is_channels_last(output)
-        rows = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
+        part = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
         if found is None:
-            found = allocate((count, *rows.shape[1:]), rows.dtype)
-        found[start : start + len(rows)] = rows
-        start += len(rows)
+            found = allocate((count, *part.shape[1:]), part.dtype)
+        found[start : start + len(part)] = part
+        start += len(part)
         mapped.release(found)
     assert found is not None
     return found, channels_last

@@ -148,7 +148,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "text.jpg": (lambda file: file.write_text("hello"), "not an image"),
     "zeros.png": (lambda file: file.write_bytes(bytes(5000)), "not an image"),
     "page.webp": (lambda file: file.write_text("<html>404</html>"), "not an image"),
-    "pointer.png": (lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"), "a pointer of Git LFS"),
+    "pointer.png": (
+        lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "a pointer of Git LFS",
+    ),
     "archive.jpeg": (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(100)), "not an image"),
     "vector.gif": (lambda file: file.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not an image"),
     "half.jpg": (truncated(".jpg", 0.5), "truncated"),

@@ -148,10 +148,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "text.jpg": (lambda file: file.write_text("hello"), "not an image"),
     "zeros.png": (lambda file: file.write_bytes(bytes(5000)), "not an image"),
     "page.webp": (lambda file: file.write_text("<html>404</html>"), "not an image"),
-    "pointer.png": (
-        lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "a pointer of Git LFS",
-    ),
+    "pointer.png": (lambda file: file.write_text("version https://git-lfs.github.com/spec/v1"), "pointer of Git LFS"),
     "archive.jpeg": (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(100)), "not an image"),
     "vector.gif": (lambda file: file.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not an image"),
     "half.jpg": (truncated(".jpg", 0.5), "truncated"),
@@ -211,11 +208,11 @@ def test_error_names_exactly_the_broken_images(broken: Path, store: Store):
 def test_broken_images_are_listed_before_the_sweep(broken: Path, capsys: pytest.CaptureFixture[str]):
     config = compose("data=image_folder", f"data.root={broken}", "data.max_pixels=1000000")
     loading._last.clear()
-    with pytest.raises(UserError, match="23 of 35 cannot"):
+    with pytest.raises(UserError, match="24 of 36 cannot"):
         checks.check(config)
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 21 and all(" dog/" in line for line in shown[:20])
-    assert shown[20].startswith("  and 3 more: all are listed in ")
+    assert shown[20].startswith("  and 4 more: all are listed in ")
     listed = Path(shown[20].split()[-1])
     assert {line.partition(":")[0] for line in listed.read_text().splitlines()} == {f"dog/{name}" for name in BROKEN}
     listed.unlink()

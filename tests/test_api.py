@@ -132,7 +132,7 @@ def test_open_reads_a_whole_run(store):
     epochs = run.epochs()
     assert list(epochs.index) == [1, 2] and epochs["val/accuracy"].max() == run.metrics["best/val_accuracy"]
     found = run.predictions()
-    assert (found.said == found.labels).mean() == pytest.approx(run.metrics["test/accuracy"])
+    assert (found.predicted == found.labels).mean() == pytest.approx(run.metrics["test/accuracy"])
 
 
 def test_mlflow_settings_are_restored(store, monkeypatch):

@@ -74,7 +74,7 @@ def test_page_has_the_numbers_of_the_runs(tmp_path):
         assert cell["val"][0] == pytest.approx(np.mean([run.metrics[VAL] for run in runs]), abs=1e-5)
     best = group["contenders"][0]
     predicted = [predictions.read(results[number].folder) for number in best["runs"]]
-    parts = [(one.confidence, one.said == one.labels) for one in predicted]
+    parts = [(one.confidence, one.predicted == one.labels) for one in predicted]
     confidence, right = (np.concatenate(part) for part in zip(*parts, strict=True))
     assert best["calibration"]["ece"] == pytest.approx(calibration.calibration(confidence, right).ece, abs=1e-5)
     assert np.average(best["accuracy"], weights=best["images"]) == pytest.approx(best["test"][0], abs=1e-4)
@@ -83,7 +83,7 @@ def test_page_has_the_numbers_of_the_runs(tmp_path):
     for (low, high), hits, total in zip(best["within"], right, best["images"], strict=True):
         within = statistics.wilson(round(hits / seeds), round(total / seeds))
         assert (low, high) == pytest.approx((within.low, within.high), abs=1e-4)
-    macro = [f1_score(one.labels, one.said, average="macro") for one in predicted]
+    macro = [f1_score(one.labels, one.predicted, average="macro") for one in predicted]
     assert best["over_classes"]["macro F1"] == pytest.approx(np.mean(macro), abs=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_class_intervals_account_for_image_groups(tmp_path):
     (best,) = page(folder).data["groups"][0]["contenders"]
     predicted = [predictions.read(str(folder / run)) for run in "01"]
     for kind, ends in enumerate(best["within"]):
-        right = np.concatenate([(one.said == kind)[one.labels == kind] for one in predicted])
+        right = np.concatenate([(one.predicted == kind)[one.labels == kind] for one in predicted])
         groups = np.concatenate([one.groups[one.labels == kind] for one in predicted])
         worth = statistics.effective_images(right, groups, 2)
         within = statistics.wilson(right.mean() * worth, worth) if worth else None
@@ -270,7 +270,7 @@ def test_tiles_show_images_on_which_the_best_two_differ(tmp_path):
     folder = sweep(tmp_path / "s", {"freeze_mode": MODES})
     (group,) = page(folder).data["groups"]
     predicted = [predictions.read(str(folder / str(number))) for number in (1, 0)]  # full is the better one
-    differ = predicted[0].said != predicted[1].said
+    differ = predicted[0].predicted != predicted[1].predicted
     found = group["disagreements"]
     assert found["differ"] == differ.sum() > 0 and found["tiles"]
     for source, label, first, second in found["tiles"]:

@@ -46,7 +46,7 @@ def test_read_predictions_equal_written_logits(tmp_path, classes, kept):
     found = predictions.read(str(tmp_path))
     assert found is not None and (found.logits is not None) == kept
     chances = logits.log_softmax(1)
-    assert (found.said == logits.argmax(1).numpy()).all()
+    assert (found.predicted == logits.argmax(1).numpy()).all()
     loss, confidence = -chances[range(60), labels], chances.max(1).values.exp()
     for values, expected in ((found.loss, loss), (found.confidence, confidence)):
         assert values.dtype == np.float32
@@ -71,7 +71,7 @@ def test_read_predictions_of_several_labels_equal_those_of_torch(tmp_path):
     assert found is not None and row == {"group": "a", "images": 20, "accuracy": found.right[:20].mean()}
     assert found.multi_label and found.logits is not None
     chances = logits.sigmoid()
-    assert (found.said == (chances > 0.5).numpy()).all() and (found.labels == labels.numpy()).all()
+    assert (found.predicted == (chances > 0.5).numpy()).all() and (found.labels == labels.numpy()).all()
     assert (found.right == ((chances > 0.5) == labels).all(1).numpy()).all() and 9 <= found.right.sum() < 40
     loss = torch.nn.functional.binary_cross_entropy(chances, labels.float(), reduction="none").mean(1)
     for values, expected in ((found.loss, loss), (found.confidence, chances.maximum(1 - chances))):
@@ -85,7 +85,7 @@ def test_extreme_logits_give_valid_probabilities(tmp_path):
         tmp_path, logits, split(labels, first=0), ("cat", "dog"), split(labels, first=0).pixels.__getitem__
     )
     found = predictions.read(str(tmp_path))
-    assert found is not None and found.said.tolist() == [0, 0, 0, 0, 0]
+    assert found is not None and found.predicted.tolist() == [0, 0, 0, 0, 0]
     assert found.confidence[:4].tolist() == [1.0, 1.0, 1.0, 0.5] and np.isnan(found.confidence[4])
     assert found.loss[:3].tolist() == [0.0, 1e4, np.inf] and abs(found.loss[3] - np.log(2)) < 1e-6
 

@@ -71,8 +71,8 @@ def test_test_metrics_equal_scikit_learn(selected: CompletedSweep) -> None:
         assert said is not None and said.logits is not None
         ahead = said.logits[:, 1].astype(float) - said.logits[:, 0]
         theirs = {
-            "macro_f1": f1_score(said.labels, said.said, average="macro"),
-            "balanced_accuracy": balanced_accuracy_score(said.labels, said.said),
+            "macro_f1": f1_score(said.labels, said.predicted, average="macro"),
+            "balanced_accuracy": balanced_accuracy_score(said.labels, said.predicted),
             "auroc": roc_auc_score(said.labels, ahead),
         }
         assert run["metrics"][f"test/{name}"] == pytest.approx(theirs[name], abs=1e-6)
@@ -105,7 +105,7 @@ def rare_recall(folder: Path, *how: str) -> float:
     )
     said = predictions.read(str(folder))
     assert said is not None
-    return float((said.said == said.labels)[said.labels == 1].mean())
+    return float((said.predicted == said.labels)[said.labels == 1].mean())
 
 
 def test_class_weights_and_sampling_raise_rare_recall(images: Path, tmp_path: Path) -> None:

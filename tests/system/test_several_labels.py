@@ -66,7 +66,7 @@ def test_images_are_listed_with_all_their_classes(done: CompletedSweep, table: P
     labels = pd.read_csv(table, index_col="path").loc[listed["image"]].to_numpy()
     assert (labels == found.labels).all()
     assert [*listed["label"]] == ["|".join(np.array(CLASSES)[row == 1]) for row in labels]
-    assert [*listed["class"]] == ["|".join(np.array(CLASSES)[row]) for row in found.said]
+    assert [*listed["class"]] == ["|".join(np.array(CLASSES)[row]) for row in found.predicted]
     chances = listed[[f"probability of {name}" for name in CLASSES]].to_numpy()
     assert chances == pytest.approx(1 / (1 + np.exp(-found.logits)), abs=1e-6)
 
@@ -78,13 +78,13 @@ def test_recorded_metrics_equal_scikit_learn(done: CompletedSweep, mode: str) ->
     assert found and found.logits is not None
     chances = torch.from_numpy(found.logits).double().sigmoid().numpy()
     losses = [log_loss(found.labels[:, k], chances[:, k], labels=[False, True]) for k in range(3)]
-    assert run.metrics["test/accuracy"] == pytest.approx(accuracy_score(found.labels, found.said))
+    assert run.metrics["test/accuracy"] == pytest.approx(accuracy_score(found.labels, found.predicted))
     assert run.metrics["test/map"] == pytest.approx(average_precision_score(found.labels, found.logits))
     assert run.metrics["test/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert found.loss.mean() == pytest.approx(np.mean(losses), rel=1e-5)
     rows = json.loads((Path(run.folder) / "per_class.json").read_text())
     assert [row["class"] for row in rows] == [*CLASSES]
-    assert [row["f1"] for row in rows] == pytest.approx(f1_score(found.labels, found.said, average=None))
+    assert [row["f1"] for row in rows] == pytest.approx(f1_score(found.labels, found.predicted, average=None))
     assert run.metrics["test/map"] > 0.6 and (Path(run.folder) / "mistakes.jpg").exists()
 
 
@@ -105,7 +105,7 @@ def test_report_shows_recall_and_disagreements(done: CompletedSweep) -> None:
     one = group["contenders"][0]
     found = predictions.read(run_of(done, one["series"]).folder)
     assert found
-    right, all_of_them = (found.labels & found.said).sum(0), found.labels.sum(0)
+    right, all_of_them = (found.labels & found.predicted).sum(0), found.labels.sum(0)
     assert one["accuracy"] == pytest.approx(right / all_of_them, abs=1e-5)
     assert set(one["over_classes"]) == {"mAP", "macro F1"}
     assert "confusion" not in one

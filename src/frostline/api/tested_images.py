@@ -40,12 +40,12 @@ def table(results: Sequence[Result], overrides: Sequence[str] = ()) -> pd.DataFr
     parts = []
     for result in results:
         folder = Path(result.folder)
-        said = predictions.read(result.folder)
-        if said is None:
+        found = predictions.read(result.folder)
+        if found is None:
             raise user_error("run", result.folder, f"a run that was tested, with {layout.PREDICTIONS}")
         (config,) = configs_of([in_place(untrusted.mapping_of(folder / layout.CONFIG), folder)], overrides, READ)
         source = open_once(config, folder)
-        parts.append(pd.DataFrame({key: result.choices.get(key) for key in differ} | _columns(source, said)))
+        parts.append(pd.DataFrame({key: result.choices.get(key) for key in differ} | _columns(source, found)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -76,7 +76,7 @@ def _opener() -> Callable[[Config, Path], Source]:
     return opened
 
 
-def _columns(source: Source, said: predictions.Predictions) -> dict[str, Any]:
+def _columns(source: Source, found: predictions.Predictions) -> dict[str, Any]:
     """Return the columns of a run's test images."""
     import torch
 
@@ -85,12 +85,12 @@ def _columns(source: Source, said: predictions.Predictions) -> dict[str, Any]:
     def names(labels: Iterable[Tensor]) -> list[str]:
         return [SEPARATOR.join(class_names(label, source.classes)) for label in labels]
 
-    ids = said.ids.tolist()
-    columns: dict[str, Any] = {"image": [source.name(row) for row in ids], "label": names(torch.tensor(said.labels))}
+    ids = found.ids.tolist()
+    columns: dict[str, Any] = {"image": [source.name(row) for row in ids], "label": names(torch.tensor(found.labels))}
     if source.groups is not None:
         columns["group"] = [source.group_name(row) for row in ids]
-    columns |= {"class": names(torch.tensor(said.said)), "right": said.right}
-    if said.logits is None:
-        return columns | {"probability": said.confidence}
-    every = class_probabilities(torch.tensor(said.logits), several=said.multi_label).numpy()
+    columns |= {"class": names(torch.tensor(found.predicted)), "right": found.right}
+    if found.logits is None:
+        return columns | {"probability": found.confidence}
+    every = class_probabilities(torch.tensor(found.logits), several=found.multi_label).numpy()
     return columns | {f"probability of {name}": every[:, label] for label, name in enumerate(source.classes)}

@@ -38,19 +38,19 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {}
     repeats = len(folders) / max(1, len({result.choices.get(FOLD) for result in cell.finished}))
     every = {run.folder: predictions.read(run.folder) for run in cell.finished}
-    said = [value for value in every.values() if value]
+    predicted = [value for value in every.values() if value]
     matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
     if matrices:
         whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
-        found |= _classes(whole, said, repeats) | {"pairs": _pairs(folders, whole)}
-    if said:
-        if said[0].multi_label:
-            found |= _several_classes(folders[0], said, repeats)
-        found["calibration"] = _calibration(said)
+        found |= _classes(whole, predicted, repeats) | {"pairs": _pairs(folders, whole)}
+    if predicted:
+        if predicted[0].multi_label:
+            found |= _several_classes(folders[0], predicted, repeats)
+        found["calibration"] = _calibration(predicted)
         repeated = [[one for run in runs if (one := every[run.folder])] for runs in cell.repeats(cell.by.test)]
         found["over_classes"] = {
             metric.words: shortened(_mean(metric, [runs for runs in repeated if runs]))
-            for metric in ((MAP, MACRO_F1) if said[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
+            for metric in ((MAP, MACRO_F1) if predicted[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
         }
     shifts = [value for folder in folders if (value := files.json_or_none(folder / SHIFT))]
     if shifts:
@@ -61,8 +61,8 @@ def of_cell(cell: Cell) -> dict[str, Any]:
 
 def _mean(metric: Metric, repeated: Sequence[Sequence[Predictions]]) -> float:
     """Return the mean of a metric over seeds, or over folds, each the mean over its seeds; nan where unknown."""
-    found = [[one.value for said in runs if (one := said.measured(metric))] for runs in repeated]
-    return fmean(map(fmean, found)) if found and all(found) else math.nan
+    values = [[found.value for one in runs if (found := one.measured(metric))] for runs in repeated]
+    return fmean(map(fmean, values)) if values and all(values) else math.nan
 
 
 def disagreements(first: Cell, second: Cell) -> dict[str, Any] | None:
@@ -85,14 +85,14 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     first, second = predictions.read(str(one)), predictions.read(str(two))
     if first is None or second is None or not np.array_equal(first.ids, second.ids):
         return None
-    said = [found.said for found in (first, second)]
-    differ = said[0] != said[1]
+    differ = first.predicted != second.predicted
     rows = np.flatnonzero(differ.any(1) if first.multi_label else differ)
     right = [found.right[rows] for found in (first, second)]
     wanted = set(first.ids[rows].tolist())
     shown = mistakes.read(one, wanted) | mistakes.read(two, wanted)
     with_image = [int(row) for row in rows if int(first.ids[row]) in shown][:_DISAGREEMENTS]
-    tiles = [[shown[int(first.ids[row])], *(_numbers(one[row]) for one in (first.labels, *said))] for row in with_image]
+    classes = (first.labels, first.predicted, second.predicted)
+    tiles = [[shown[int(first.ids[row])], *(_numbers(one[row]) for one in classes)] for row in with_image]
     counts = {
         "images": len(first.ids),
         "differ": len(rows),
@@ -102,18 +102,18 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     return {**counts, "tiles": tiles}
 
 
-def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) -> dict[str, Any]:
+def _several_classes(folder: Path, predicted: Sequence[Predictions], repeats: float) -> dict[str, Any]:
     """Return the scores of each class of multi-label images: recall as accuracy, precision and F1."""
     per_class = files.json_or_none(folder / PER_CLASS)
     if not isinstance(per_class, list):
         return {}
-    labels, told = _all_said(said)
+    labels, told = _pooled(predicted)
     shares = {name: [*map(shortened, values)] for name, values in label_scores.shares(labels, told).items()}
     images = labels.sum(0)
     return {
         "classes": [str(row["class"]) for row in per_class],
         "accuracy": shares["recall"],
-        "within": _all_within((labels & told).sum(0), images, said, repeats),
+        "within": _all_within((labels & told).sum(0), images, predicted, repeats),
         "images": images.tolist(),
         "precision": shares["precision"],
         "f1": shares["f1"],
@@ -121,8 +121,8 @@ def _several_classes(folder: Path, said: Sequence[Predictions], repeats: float) 
     }
 
 
-def _all_said(said: Sequence[Predictions]) -> tuple[Array, Array]:
-    return np.concatenate([one.labels for one in said]), np.concatenate([one.said for one in said])
+def _pooled(predicted: Sequence[Predictions]) -> tuple[Array, Array]:
+    return np.concatenate([one.labels for one in predicted]), np.concatenate([one.predicted for one in predicted])
 
 
 def _numbers(label: Any) -> int | list[int]:
@@ -130,14 +130,14 @@ def _numbers(label: Any) -> int | list[int]:
     return np.flatnonzero(label).tolist() if np.ndim(label) else int(label)
 
 
-def _classes(matrix: Confusions, said: Sequence[Predictions], repeats: float) -> dict[str, Any]:
+def _classes(matrix: Confusions, predicted: Sequence[Predictions], repeats: float) -> dict[str, Any]:
     """Return the accuracy of each class, and the confusion matrix of the classes `shown`, which number its cells.
 
     Each image was counted `repeats` times, once per seed; the intervals count it once.
     """
     images = matrix.images
     accuracy = [shortened(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
-    within = _all_within(matrix.right, images, said, repeats)
+    within = _all_within(matrix.right, images, predicted, repeats)
     shown = matrix.foremost(_DRAWN_CLASSES)
     cells = [part.tolist() for part in matrix.among(shown)]
     facts = {"classes": list(matrix.classes), "accuracy": accuracy, "within": within, "images": images.tolist()}
@@ -145,12 +145,12 @@ def _classes(matrix: Confusions, said: Sequence[Predictions], repeats: float) ->
 
 
 def _all_within(
-    right: Iterable[int], images: Iterable[int], said: Sequence[Predictions], repeats: float
+    right: Iterable[int], images: Iterable[int], predicted: Sequence[Predictions], repeats: float
 ) -> list[list[float | None]]:
     """Return the ends of the 95% interval of each class's accuracy; each image was counted `repeats` times."""
-    if any(one.groups is not None for one in said):
-        labels, told = _all_said(said)
-        groups = np.concatenate([one.ids if one.groups is None else one.groups for one in said])
+    if any(one.groups is not None for one in predicted):
+        labels, told = _pooled(predicted)
+        groups = np.concatenate([one.ids if one.groups is None else one.groups for one in predicted])
         kinds = range(len([*images]))
         return [_within_groups(told, labels, kind, groups, repeats) for kind in kinds]
     return [_within(round(hits / repeats), round(count / repeats)) for hits, count in zip(right, images, strict=True)]
@@ -176,19 +176,19 @@ def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
     examples: dict[tuple[int, int], dict[int, str]] = {(i, j): {} for i, j, _ in pairs}
     for folder in folders:
         missing = [pair for pair, shown in examples.items() if len(shown) < _EXAMPLES]
-        said = predictions.read(str(folder)) if missing else None
-        if said is None:
+        found = predictions.read(str(folder)) if missing else None
+        if found is None:
             continue
-        images = {pair: said.ids[(said.labels == pair[0]) & (said.said == pair[1])].tolist() for pair in missing}
+        images = {(i, j): found.ids[(found.labels == i) & (found.predicted == j)].tolist() for i, j in missing}
         shown = mistakes.read(folder, {image for several in images.values() for image in several})
         for pair, several in images.items():
             examples[pair] |= {image: shown[image] for image in several if image in shown}
     return [[i, j, count, list(examples[i, j].values())[:_EXAMPLES]] for i, j, count in pairs]
 
 
-def _calibration(said: Sequence[Predictions]) -> dict[str, Any]:
-    right = np.concatenate([(one.said == one.labels).ravel() for one in said])
-    found = calibration(np.concatenate([one.confidence.ravel() for one in said]), right)
+def _calibration(predicted: Sequence[Predictions]) -> dict[str, Any]:
+    right = np.concatenate([(one.predicted == one.labels).ravel() for one in predicted])
+    found = calibration(np.concatenate([one.confidence.ravel() for one in predicted]), right)
     bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
     filled = [[count, shortened(confidence), shortened(right)] for count, confidence, right in bins if count]
     return {"ece": shortened(found.ece), "bins": filled}

@@ -20,7 +20,7 @@ from frostline.report.statistics import Floats, Ints
 class Predictions:
     """The predictions of a run on the test images."""
 
-    said: Array
+    predicted: Array
     """`(N,)` int: the predicted classes; or multi-label `(N, classes)` bool."""
     confidence: Floats
     """The probabilities of the predictions, of the same shape, float32."""
@@ -29,7 +29,7 @@ class Predictions:
     logits: Floats | None
     """`(N, classes)` float32; None where there were too many to keep."""
     labels: Array
-    """The true classes, in the same form as `said`."""
+    """The true classes, in the same form as `predicted`."""
     ids: Ints
     """`(N,)`: the index of each image in the split's source."""
     groups: Ints | None
@@ -43,7 +43,7 @@ class Predictions:
     @property
     def right(self) -> Array:
         """`(N,)` bool: whether the prediction is right, for multi-label images in all classes."""
-        found = self.said == self.labels
+        found = self.predicted == self.labels
         return found.all(1) if self.multi_label else found
 
     def measured(self, metric: Metric) -> Measured | None:
@@ -51,7 +51,7 @@ class Predictions:
         scores = None
         if self.logits is not None and metric in RANKED:  # slower than the other metrics
             scores = scores_of(self.logits, self.labels)
-        return measure(metric, self.labels, self.said, loss=self.loss, scores=scores)
+        return measure(metric, self.labels, self.predicted, loss=self.loss, scores=scores)
 
 
 def read(folder: str) -> Predictions | None:
@@ -64,8 +64,8 @@ def read(folder: str) -> Predictions | None:
             return _of_several(found["logits"], labels, ids, groups)
         if "logits" in found:
             return _of_one(found["logits"], labels, ids, groups)
-        said, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
-        return Predictions(said, np.exp(chances), -found["label_log_probabilities"], None, labels, ids, groups)
+        predicted, chances = found["top_classes"][:, 0], found["top_log_probabilities"][:, 0]
+        return Predictions(predicted, np.exp(chances), -found["label_log_probabilities"], None, labels, ids, groups)
     except (OSError, SafetensorError, KeyError, IndexError):
         return None
 
@@ -83,12 +83,12 @@ def right_in(found: Sequence[Predictions]) -> Array:
 
 def _of_one(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:
     """Return the predictions that follow from the logits of images with one class each."""
-    said, rows = logits.argmax(1), np.arange(len(logits))
+    predicted, rows = logits.argmax(1), np.arange(len(logits))
     with np.errstate(invalid="ignore", over="ignore"):  # logits of a run that diverged
-        below = logits.astype(np.float64) - logits[rows, said][:, None]  # at most 0, so that no exponential overflows
+        below = logits.astype(np.float64) - logits[rows, predicted][:, None]  # at most 0: no exponential overflows
         total = np.log(np.exp(below).sum(1))
         confidence, loss = np.exp(-total).astype(np.float32), (total - below[rows, labels]).astype(np.float32)
-    return Predictions(said, confidence, loss, logits, labels, ids, groups)
+    return Predictions(predicted, confidence, loss, logits, labels, ids, groups)
 
 
 def _of_several(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:

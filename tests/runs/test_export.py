@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 import frostline
 from frostline import commands
 from frostline.core.errors import UserError
-from frostline.models import build
+from frostline.data.bit_depth import Levels
+from frostline.models import build, weights
 from frostline.records import layout
 from frostline.records.result import Result, write_result
 from frostline.runs import export, predict
-from small import SMALL, TINY, compose, execute_run, plain_config
+from frostline.runs.predict import Predictor
+from small import SMALL, TINY, compose, execute_run, plain_config, raises_one_line
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
 
@@ -64,6 +66,7 @@ def test_onnx_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
     assert large.shape == (2, 10)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == [str(digit) for digit in range(10)]
+    assert metadata["input"].startswith("images: uint8 (N, 3, H, W)")
     assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
 
 
@@ -110,6 +113,46 @@ def test_disagreeing_export_is_not_kept(trained, tmp_path, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert status == 1 and captured.out == "" and "nothing was written" in captured.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [0.5, float("nan")])
+def test_largest_difference_of_any_sample_counts(small_run, tmp_path, monkeypatch, wrong):
+    write, read = export._FORMATS["safetensors"]
+
+    def one_is_wrong(images):
+        return read(tmp_path / "model.safetensors")(images) + (wrong if images.shape[2:] == (70, 33) else 0.0)
+
+    monkeypatch.setitem(export._FORMATS, "safetensors", (write, lambda file: one_is_wrong))
+    write(network := predict.load(small_run, device="cpu"), None, tmp_path / "model.safetensors")
+    with pytest.raises(export.Disagreement):
+        export.export(network, "safetensors", tmp_path / "another.safetensors")
+
+
+def test_format_that_cannot_hold_a_network_is_refused(small_run, tmp_path, monkeypatch):
+    def write(*given):
+        raise RuntimeError("no such\noperation")
+
+    monkeypatch.setitem(export._FORMATS, "onnx", (write, None))
+    with raises_one_line(r"^kind=onnx: expected a format that can hold test_resnet \(no such operation\)$"):
+        export.export(predict.load(small_run, device="cpu"), "onnx", tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("onnx", "x.pt2"), ("safetensors", "x")])
+def test_suffix_of_another_format_is_refused(small_run, tmp_path, kind, name):
+    with raises_one_line(f"^path={tmp_path}/{name}: expected a file whose name ends in {export.SUFFIXES[kind]}$"):
+        export.export(predict.load(small_run, device="cpu"), kind, tmp_path / name)
+
+
+def test_multi_label_network_is_exported_in_float32(tmp_path):
+    config = compose(*SMALL, "model=timm", "model.name=test_vit", "model.weights=null", "precision=bf16")
+    model = build.build("test_vit", library="timm", weights=None, num_classes=3, seed=0, image_size=32)
+    model.module.eval()
+    network = Predictor(model, ("a", "b", "ü"), config, torch.device("cpu"), Levels(7.0, 9.0), "digest", True)
+    assert export.export(network, "safetensors", tmp_path / "model.safetensors") < export.TOLERANCE
+    said = weights.metadata_of(tmp_path / "model.safetensors")
+    assert (said["library"], said["classes"], said["multi_label"]) == ("timm", ["a", "b", "ü"], True)
+    assert said["levels"] == {"low": 7.0, "high": 9.0, "of_image": False}
+    assert {"input", "output", "preprocessing"} < said.keys()
 
 
 def test_gpu_network_is_exported_from_a_cpu_copy(small_run, tmp_path):

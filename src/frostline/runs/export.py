@@ -62,7 +62,8 @@ def export(network: Predictor, kind: str, output: Path) -> float:
             except (RuntimeError, ValueError, TypeError) as error:
                 expected = f"a format that can hold {network.model.name} ({one_line(error)})"
                 raise user_error("kind", kind, expected) from error
-            worst = max(_difference(network, run, images) for images in samples())
+            each = [_difference(network, run, images) for images in samples()]
+            worst = float(torch.stack(each).max())  # NaN if any is
         if not worst <= TOLERANCE:
             raise Disagreement(f"{kind} differs from the original by {worst:.1e}, more than {TOLERANCE:.0e}")
         for part in Path(folder).iterdir():  # a large ONNX file has its weights beside it
@@ -99,9 +100,9 @@ def facts(network: Predictor) -> dict[str, Any]:
     }
 
 
-def _difference(network: Predictor, run: _Run, images: Tensor) -> float:
+def _difference(network: Predictor, run: _Run, images: Tensor) -> Tensor:
     views = torch.stack([predict.view(network, image) for image in images])
-    return float((run(images) - predict.probabilities_of(network, predict.logits(network, views))).abs().max())
+    return (run(images) - predict.probabilities_of(network, predict.logits(network, views))).abs().max()
 
 
 def _write_onnx(network: Predictor, portable: nn.Module, file: Path) -> None:

@@ -23,13 +23,14 @@ from frostline.commands import data
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.errors import UserError
+from frostline.core.input_spec import InputSpec
 from frostline.data import loading
 from frostline.report import command_line
 from frostline.runs import data_facts, data_gallery, setup
 from frostline.runs.data_facts import DataFacts
 from frostline.runs.data_gallery import Gallery, GalleryImage
 from frostline.runs.setup import Setup
-from small import FakeScreen
+from small import FakeScreen, compose
 
 SIDE = 32
 CHOSEN = ("model=resnet18", "model.weights=null", f"model.image_size={SIDE}", "data.skip_bad=true")
@@ -118,6 +119,7 @@ def test_facts_agree_with_the_files(folder: Path) -> None:
     assert [name for name, _ in facts.broken] == ["train/china/cut.jpg", "train/flower/empty.png"]
     assert dict(facts.broken)["train/flower/empty.png"] == "empty"
     assert (facts.hidden, facts.suffixes) == (1, {".txt": 1, ".mp4": 2})
+    assert (facts.root, facts.fold, facts.without_class) == (str(folder), None, None)
 
 
 def test_input_statistics_equal_torchvision_preprocessing(folder: Path) -> None:
@@ -172,6 +174,44 @@ def test_input_statistics_use_the_first_training_views(folder: Path, monkeypatch
     assert given.measured_std == pytest.approx(tuple(values.std((0, 2, 3))), abs=1e-5)
 
 
+def test_several_labels_and_folds_are_counted(folder: Path, tmp_path: Path) -> None:
+    files = readable(folder, "train")[:12]
+    rows = ["path,label", *(f"{file},{('a', 'a|b', '')[n % 3]}" for n, file in enumerate(files))]
+    (table := tmp_path / "labels.csv").write_text("\n".join(rows))
+    chosen = (
+        "data=table",
+        f"data.root={table}",
+        f"data.options.root={folder}",
+        "data.options.separator='|'",
+        "data.folds=4",
+        "data.fold=3",
+    )
+    setup = data_facts.open_data(frostline.compose(*chosen, *CHOSEN), FakeScreen())
+    facts = data_facts.facts(setup)
+    assert facts.fold == (3, 4) and facts.without_class == int((setup.data.train.labels == 0).all(1).sum()) > 0
+    assert sum(facts.counts[split][0] for split in SPLITS) == 8 and sum(facts.images.values()) == 12
+
+
+@pytest.mark.parametrize(("crop", "enlarged"), [("center", 2), ("squash", 2), ("border", 1)])
+def test_image_is_enlarged_if_the_side_that_is_resized_is_shorter(crop: str, enlarged: int) -> None:
+    spec = InputSpec(32, 32, (0, 0, 0), (1, 1, 1), "bilinear", crop)
+    assert data_facts._sizes(torch.tensor([[31, 20], [20, 32], [32, 32]]), spec).enlarged == enlarged
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("augment.crop=pad augment.padding=0.125", "the centre moved by up to 12.5% of the side, cut from the file"),
+        ("augment.color=0.4", "brightness, contrast and saturation changed by up to 40%"),
+        ("augment.trivial=true", "one operation of TrivialAugment each"),
+        ("train.mixup=0.2", "blended within a batch (mixup, CutMix), which is not shown"),
+        ("train.cutmix=1", "blended within a batch (mixup, CutMix), which is not shown"),
+    ],
+)
+def test_augmentation_is_told_in_words(typed: str, said: str) -> None:
+    assert data_facts._training(compose(*typed.split()), "the file") == (said,)
+
+
 def images_of_finding(facts: DataFacts, gallery: Gallery, text: str) -> list[tuple[GalleryImage, ...]]:
     (found,) = (
         list(groups) for finding, groups in zip(facts.findings, gallery.findings, strict=True) if text in finding.about
@@ -197,7 +237,8 @@ def test_gallery_of_many_classes_shows_a_range_of_sizes(folder: Path, monkeypatc
     facts, sheet = data_facts.facts(found), data_gallery.gallery(found).classes
     sizes = [facts.counts["train"][facts.classes.index(name)] for name in sheet]
     assert len(sizes) == 3 and (sizes[0], sizes[-1]) == (max(facts.counts["train"]), min(facts.counts["train"]))
-    assert sizes == sorted(sizes, reverse=True) and facts.root == ""
+    assert sizes == sorted(sizes, reverse=True)
+    assert (facts.root, facts.groups, facts.hidden) == ("", {}, 0)
 
 
 def test_groups_in_several_splits_are_shown(folder: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ RANGES: dict[str, Any] = {
     "epochs=tag(log,int(interval(1,8)))": IntDistribution(1, 8, log=True),
     "epochs=range(1,10,2)": IntDistribution(1, 9, step=2),
     "train.mixup=range(0,1,0.25)": FloatDistribution(0.0, 0.75, step=0.25),
+    "train.mixup=range(0.2,0.9,0.1)": FloatDistribution(0.2, 0.8, step=0.1),
+    "train.mixup=range(1,0,-0.1)": FloatDistribution(0.1, 1.0, step=0.1),
     "freeze_mode.adapter.rank=choice(4,8,16)": CategoricalDistribution([4, 8, 16]),
     "schedule.span=choice(phase,run)": CategoricalDistribution(["phase", "run"]),
 }
@@ -140,6 +142,14 @@ def test_ends_contain_each_end_and_each_choice() -> None:
     found = search_space.ends(space)
     assert {point["lr"] for point in found} == {1e-4, 1.0} and {point["k"] for point in found} == {4, 8, 16}
     assert {point["n"] for point in found} == {1, 3}
+
+
+def test_recorded_value_outside_of_a_range_or_between_its_steps_is_none() -> None:
+    whole, stepped = IntDistribution(2, 10, step=4), FloatDistribution(0.2, 0.8, step=0.1)
+    assert [search_space.value_of(text, whole) for text in ("2", "10", "5", "14", "6.0")] == [2, 10, None, None, None]
+    texts = ("0.2", "0.30000000000000004", "0.8", "0.25", "0.9", "nan", "", "null")
+    assert [search_space.value_of(text, stepped) for text in texts] == [0.2, pytest.approx(0.3), 0.8, *[None] * 5]
+    assert search_space.value_of("0", FloatDistribution(1e-5, 1.0, log=True)) is None
 
 
 def test_range_in_words_states_the_scale() -> None:

@@ -122,16 +122,21 @@ def distribution(key: str, one: Override) -> BaseDistribution:
 
 
 def _stepped(key: str, one: Override, *, log: bool) -> BaseDistribution:
-    values = [float(text) for text in one.sweep_string_iterator()]
+    values = [_as_written(float(text)) for text in one.sweep_string_iterator()]
     if len(values) < 2:
         raise user_error(key, typed_value(one), "at least two values")
-    low, high, step = min(values), max(values), abs(values[1] - values[0])
+    low, high, step = min(values), max(values), _as_written(abs(values[1] - values[0]))
     whole = all(value.is_integer() for value in values)
     if log and not (whole and step == 1 and low >= 1):
         raise user_error(key, typed_value(one), "tag(log,interval(a,b)), since a range in steps has no log scale")
     if whole:
         return IntDistribution(int(low), int(high), log=log, step=int(step))
     return FloatDistribution(low, high, step=step)
+
+
+def _as_written(value: float) -> float:
+    """Return 0.3 for 0.30000000000000004, as steps add up to: else Optuna cuts off the last value of a range."""
+    return float(f"{value:.12g}")
 
 
 def _choices(key: str, one: Override, value: ChoiceSweep) -> list[Any]:
@@ -155,15 +160,14 @@ def suggest(trial: Trial, key: str, values: BaseDistribution) -> Any:
 
 
 def value_of(text: str, values: BaseDistribution) -> Any | None:
-    """Return the recorded `text` as a value of the distribution, None if it is outside of it."""
+    """Return the recorded `text` as a value of the distribution, None if it is outside of it or between its steps."""
     if isinstance(values, CategoricalDistribution):
         return next((one for one in values.choices if str(one) == text), None)
     try:
         value = int(text) if isinstance(values, IntDistribution) else float(text)
+        return value if values._contains(values.to_internal_repr(value)) else None
     except ValueError:
         return None
-    low, high = values.low, values.high  # type: ignore[attr-defined]
-    return value if low <= value <= high else None
 
 
 def text_of(value: Any) -> str:

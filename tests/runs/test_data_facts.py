@@ -30,7 +30,7 @@ from frostline.runs import data_facts, data_gallery, setup
 from frostline.runs.data_facts import DataFacts
 from frostline.runs.data_gallery import Gallery, GalleryImage
 from frostline.runs.setup import Setup
-from small import FakeScreen, compose
+from small import FakeScreen
 
 SIDE = 32
 CHOSEN = ("model=resnet18", "model.weights=null", f"model.image_size={SIDE}", "data.skip_bad=true")
@@ -201,15 +201,16 @@ def test_image_is_enlarged_if_the_side_that_is_resized_is_shorter(crop: str, enl
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("augment.crop=pad augment.padding=0.125", "the centre moved by up to 12.5% of the side, cut from the file"),
+        ("augment.crop=pad augment.padding=0.125", "the centre moved by up to 12.5% of the side, cut from {cut_from}"),
         ("augment.color=0.4", "brightness, contrast and saturation changed by up to 40%"),
         ("augment.trivial=true", "one operation of TrivialAugment each"),
         ("train.mixup=0.2", "blended within a batch (mixup, CutMix), which is not shown"),
         ("train.cutmix=1", "blended within a batch (mixup, CutMix), which is not shown"),
     ],
 )
-def test_augmentation_is_told_in_words(typed: str, said: str) -> None:
-    assert data_facts._training(compose(*typed.split()), "the file") == (said,)
+def test_augmentation_is_told_in_words(folder: Path, typed: str, said: str) -> None:
+    loaded = open_folder(folder, *typed.split())
+    assert data_facts.facts(loaded).input.training == (said.format(cut_from=loaded.data.cut_from),)
 
 
 def images_of_finding(facts: DataFacts, gallery: Gallery, text: str) -> list[tuple[GalleryImage, ...]]:

@@ -1195,6 +1195,11 @@ def test_mode_without_finished_runs_is_mentioned():
     assert answer(results).endswith("No run of norm finished.")
 
 
+def test_value_without_finished_runs_is_named_with_its_key():
+    results = [result(0, "head", 0.9, 0.8), result(1, "head", 0, 0, lr=1e30, status="FAILED")]
+    assert "No run of lr=1e+30 finished." in answer(results)
+
+
 def test_running_and_waiting_runs_are_not_failures():
     runs = [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="RUNNING"), result(2, "norm", 0.8, 0.7)]
     runs += [result(job, "full", 0, 0, status="WAITING", seed=job) for job in range(3, 5)]

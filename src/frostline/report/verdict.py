@@ -191,7 +191,9 @@ def _unfinished(key: str, found: Sequence[Contender], results: Sequence[Result])
     coming = _coming(results)
     missing = {repr(value): value for run in results if repr(value := run.choices.get(key)) not in there}
     ended = "has finished yet" if any(repr(run.choices.get(key)) in missing for run in coming) else "finished"
-    parts = [f"No run of {' and '.join(map(value_text, missing.values()))} {ended}."] if missing else []
+    of = "" if key == "freeze_mode" else f"{key}="
+    names = " and ".join(f"{of}{value_text(value)}" for value in missing.values())
+    parts = [f"No run of {names} {ended}."] if missing else []
     well = ("FINISHED", "RUNNING", "WAITING")
     lost = [run for run in results if run.status not in well and not is_diverged_trial(run)]
     if any(repr(run.choices.get(key)) in there for run in lost):

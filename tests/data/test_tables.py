@@ -297,6 +297,29 @@ def test_missing_files_and_missing_rows_are_reported(tmp_path: Path) -> None:
     assert "1 row repeats an image and is ignored" in reported
 
 
+def test_rows_without_a_label_are_rows(tmp_path: Path) -> None:
+    as_csv(tmp_path / "t.csv", [*rows(tmp_path), {"file": "pics/new.png", "label": ""}])
+    image(tmp_path / "pics" / "new.png", 99)
+    reported = [finding.about for finding in load(tmp_path / "t.csv").findings]
+    assert "1 row without a label is left out: pics/new.png" in reported
+    assert not any("in no row of the table" in about for about in reported)
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("a|b", "b|c", "a", "c"), "a|b seem to be several: data.options.separator='\"|\"'"),
+        (("red, round", "round, blue", "red,blue"), "red, round seem to be several"),
+        (("Albany, NY", "Austin, TX", "Buffalo, NY"), None),
+        (("a|b", "a"), None),
+    ],
+)
+def test_labels_that_are_probably_several_are_reported(tmp_path: Path, classes: tuple[str, ...], told: str) -> None:
+    as_csv(tmp_path / "t.csv", rows(tmp_path, classes=classes))
+    reported = [finding.about for finding in load(tmp_path / "t.csv").findings if "seem to be" in finding.about]
+    assert len(reported) == bool(told) and all(told in about for about in reported)
+
+
 def test_ids_get_the_suffix_of_the_files(tmp_path: Path) -> None:
     whole = rows(tmp_path)
     as_csv(tmp_path / "whole.csv", whole)

@@ -6,6 +6,7 @@ or if each class has its own column.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -19,6 +20,7 @@ LABELS = ("label", "labels", "class", "category", "species", "target", "class_na
 _SAID = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
 """Values in the column of a class, including the floats that pandas makes of integers beside missing values."""
 
+_SEPARATORS = ("|", ";", ",")
 Labels = tuple[str, ...]
 """The class names of an image: one, or any number if it is multi-label."""
 Cell = str | Sequence[str] | None
@@ -89,6 +91,21 @@ def of_cells(cells: Iterable[Cell], name: str, separator: str | None) -> list[La
         return (cell,) if separator is None else _once(cell.split(separator), name)
 
     return [*map(labels, cells)]
+
+
+def joint(names: Collection[str]) -> list[Finding]:
+    """Return a hint if some `names` of classes are probably several labels in one text.
+
+    Every part of these is in another name, too: not so in `Albany, NY` and `Austin, TX`.
+    """
+    for text in _SEPARATORS:
+        parts = {name: {part.strip() for part in name.split(text)} for name in sorted(names)}
+        in_names = Counter(part for own in parts.values() for part in own)
+        several = [name for name, own in parts.items() if len(own) > 1]
+        if len(several) > 1 and all(part and in_names[part] > 1 for name in several for part in parts[name]):
+            how = f"data.options.separator='\"{text}\"' reads them as such"
+            return [Finding(f"labels such as {printable(several[0])} seem to be several: {how}", True)]
+    return []
 
 
 def of_columns(cells: Mapping[str, Sequence[Cell]], separator: str | None) -> list[Labels | None]:

@@ -68,8 +68,8 @@ def rows_of(
     split_column: str,
     *,
     long: bool,
-) -> tuple[list[Row], list[Finding]]:
-    """Return the rows with labels, each once, and findings about the others.
+) -> tuple[list[Row], set[str], list[Finding]]:
+    """Return the rows with labels, each once, the files of all rows, and findings about the other rows.
 
     If the table is `long`, the rows of an image are joined into one with all of their labels.
     """
@@ -92,7 +92,7 @@ def rows_of(
     if (again := len(rows) - len(once)) and not long:
         once_more = ("row repeats an image and is ignored", "rows repeat an image and are ignored")
         findings.append(Finding(counted(again, *once_more)))
-    return once, findings
+    return once, {row.file for row in every}, findings
 
 
 def _read(

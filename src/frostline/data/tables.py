@@ -107,17 +107,19 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     texts = {key: table_columns.texts(frame[name], name, file) if name else None for key, name in columns.items()}
     if long := options.get("rows") == "labels":
         labels, multi_label = [own or () for own in labels], True
-    rows, findings = rows_of(file, root, texts, labels, str(columns["split"]), long=long)
+    rows, named, findings = rows_of(file, root, texts, labels, str(columns["split"]), long=long)
     findings += [*_unused(frame, columns, "group"), *_unused(frame, columns, "time")]
     if columns["split"] is None:
         findings += _unused_splits(frame)
+    if not multi_label:
+        findings += label_columns.joint({own[0] for own in labels if own})
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
         raise user_error("data.root", file, "rows of train, with a path and a label each")
     if columns["time"] is not None and splits["val"] and splits["test"]:
         expected = f"null, since the table defines val and test in column {columns['split']}"
         raise user_error("data.options.time", columns["time"], expected)
-    findings += _without_row(root, {row.file for row in rows})
+    findings += _without_row(root, named)
     moments = times.read(columns["time"], [row.time or "" for row in rows]) if columns["time"] is not None else None
     labelled = {split: _labelled(rows, split) for split in SPLITS if splits[split]}
     classes = tuple(options["label"]) if isinstance(options.get("label"), list) else ()

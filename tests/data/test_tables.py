@@ -318,6 +318,8 @@ def test_labels_that_are_probably_several_are_reported(tmp_path: Path, classes: 
     as_csv(tmp_path / "t.csv", rows(tmp_path, classes=classes))
     reported = [finding.about for finding in load(tmp_path / "t.csv").findings if "seem to be" in finding.about]
     assert len(reported) == bool(told) and all(told in about for about in reported)
+    if told:  # so is a separator that is in none of them
+        assert findings(load(tmp_path / "t.csv", separator="'|'"), "seem to be several")
 
 
 def test_ids_get_the_suffix_of_the_files(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     findings += [*_unused(frame, columns, "group"), *_unused(frame, columns, "time")]
     if columns["split"] is None:
         findings += _unused_splits(frame)
-    if not multi_label:
-        findings += label_columns.joint({own[0] for own in labels if own})
+    if not isinstance(options.get("label"), list):
+        findings += label_columns.joint({label for own in labels for label in own or ()})
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     if not splits["train"]:
         raise user_error("data.root", file, "rows of train, with a path and a label each")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+from dataclasses import replace
 
 import pandas as pd
 import psutil
@@ -24,7 +28,9 @@ from PIL import Image
 import warm
 from frostline.commands import register
 from frostline.core.errors import UserError
+from frostline.records.layout import BEST, PROVENANCE
 from frostline.runs import predict
+from frostline.sweeps import tested_runs
 from frostline.sweeps.find_weights import found
 from frostline.tracking import query, registry, server
 
@@ -170,7 +176,7 @@ def test_readonly_registry_is_not_reported_as_wrong_name(trained, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
     monkeypatch.setattr(registry, "_ensure", fails)
     with pytest.raises(UserError, match=r"^tracking\.uri=sqlite.*: expected a store .* attempt to write a readonly"):
-        register.main([str(trained.folder / "0"), "--name", "digits"])
+        register.main([str(trained.folder / "0"), "--name", "letters"])
 
 
 def test_looking_for_a_run_creates_no_store(tmp_path, monkeypatch):
@@ -186,3 +192,97 @@ def test_query_returns_all_runs_or_a_single_one(trained):
     assert [run.choices["freeze_mode"] for run in runs] == ["head", "full"]
     assert [run.run_id for run in query.results(trained.uri, runs[1].run_id)] == [runs[1].run_id]
     assert runs[0].choices["data.folds"] == "null"  # as in a local record, where a value is compared with it
+
+
+load_once = functools.cache(predict.load)
+
+
+@pytest.fixture
+def quick(trained, monkeypatch):
+    """Register a small file in place of a model that can be served."""
+
+    def save(folder, *_):
+        (folder / "model").mkdir()
+        (folder / "model" / "MLmodel").write_text(str(folder))
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.uri)
+    monkeypatch.setattr(registry, "_save", save)
+    monkeypatch.setattr(predict, "load", load_once)
+
+
+def sources(trained, name):
+    return [version.source for version in registry.versions(trained.uri, name)]
+
+
+def test_same_weights_get_no_second_version_and_other_names_share_them(trained, quick, monkeypatch, capsys):
+    assert register.main([str(trained.folder / "0"), "--name", "o'neil's"]) == 0
+    assert "o'neil's version 1: head lr=0.01 seed=0. To serve it:" in capsys.readouterr().out
+    monkeypatch.setattr(
+        registry, "_save", lambda *_: 1 / 0
+    )  # an artifact that versions refer to is never written again
+    for name in ("o'neil's", "another"):
+        assert register.main([str(trained.folder / "0"), "--name", name]) == 0
+    said = capsys.readouterr().out
+    assert "o'neil's version 1 is this run already: head lr=0.01 seed=0. To serve it:" in said
+    assert "another version 1: head lr=0.01 seed=0. To serve it:" in said
+    assert sources(trained, "o'neil's") == sources(trained, "another") and len(sources(trained, "another")) == 1
+
+
+def test_other_weights_of_a_registered_run_get_their_own_artifact(trained, quick, tmp_path):
+    """The best weights until now of a run that goes on are others than those of an hour ago."""
+    assert register.main([str(trained.folder / "1"), "--name", "going on"]) == 0
+    later = shutil.copytree(trained.folder / "1", tmp_path / "1")
+    (later / PROVENANCE).unlink()  # which has the sha256 of the final weights
+    content = (later / BEST).read_bytes()
+    (later / BEST).write_bytes(content[:-1] + bytes([content[-1] ^ 0x80]))  # the sign of a weight
+    assert register.main([str(later), "--name", "going on"]) == 0
+    new, old = sources(trained, "going on")
+    assert old.endswith("/artifacts/model") and re.fullmatch("model-[0-9a-f]{8}", new.rpartition("/")[2])
+
+
+def test_only_a_surely_better_network_is_registered_if_better(trained, quick, capsys):
+    head, full = str(trained.folder / "0"), str(trained.folder / "1")
+    assert register.main([full, "--name", "guarded", "--if-better"]) == 0  # nothing to beat
+    assert register.main([head, "--name", "guarded", "--if-better"]) == 0
+    better, first, _ = capsys.readouterr().out.splitlines()[2:]
+    assert better.startswith("head lr=0.01 seed=0 is surely better than guarded version 1: ")
+    assert better.endswith("paired bootstrap over 90 test images).") and first.startswith("guarded version 2: head ")
+    assert register.main([full, "--name", "guarded", "--if-better"]) == 0  # it is version 1
+    assert "guarded version 1 is this run already" in capsys.readouterr().out
+
+
+def test_network_that_is_not_surely_better_is_not_registered(trained, quick, capsys):
+    head, full = str(trained.folder / "0"), str(trained.folder / "1")
+    assert register.main([head, "--name", "kept"]) == 0
+    server.client_of(trained.uri).set_registered_model_alias("kept", "champion", "1")
+    capsys.readouterr()
+    for against in ([], ["--against", "champion"]):
+        assert register.main([full, "--name", "kept", "--if-better", *against]) == 1
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith("Not registered. full lr=0.01 seed=0 is surely worse than kept version 1: ")
+    with pytest.raises(UserError, match=r"^--against=none: expected an alias of a version of kept$"):
+        register.main([full, "--name", "kept", "--if-better", "--against", "none"])
+    with pytest.raises(UserError, match=r"^argument --against: expected --if-better, too"):
+        register.main([full, "--name", "kept", "--against", "champion"])
+    assert len(sources(trained, "kept")) == 1
+
+
+def test_network_is_not_registered_if_better_without_the_same_test(trained, quick, tmp_path, monkeypatch):
+    head, full = str(trained.folder / "0"), str(trained.folder / "1")
+    assert register.main([full, "--name", "apart"]) == 0
+    recorded, elsewhere = tested_runs.recorded, shutil.copytree(full, tmp_path / "1")
+    (elsewhere / PROVENANCE).write_text('{"data": {"fingerprint": "of other images"}}')
+
+    def moved(uri, run_id, scratch):
+        found = recorded(uri, run_id, scratch)
+        return replace(found, folder=str(elsewhere)) if found.folder == full else found
+
+    monkeypatch.setattr(tested_runs, "recorded", moved)
+    asked = [head, "--name", "apart", "--if-better"]
+    of_which = "expected predictions of apart version 1 for the test images of head lr=0.01 seed=0, and there are none"
+    with pytest.raises(UserError, match=rf"^--if-better: {of_which} \(one seed, 90 test images each, not paired\)$"):
+        register.main(asked)
+    server.client_of(trained.uri).create_model_version("apart", "/elsewhere", "0" * 32)
+    with pytest.raises(UserError, match=r"^--if-better: expected the run of apart version 2 in MLflow \(run=0{32}: "):
+        register.main(asked)
+    assert len(sources(trained, "apart")) == 2

@@ -1,54 +1,114 @@
-"""Register the network of a run in MLflow's model registry, ready to serve: images in, class names out."""
+"""Register the network of a run in MLflow's model registry, ready to serve: images in, class names out.
+
+A run that the name has already gets no second version. With --if-better a network must first surely beat the one that
+the name has.
+"""
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frostline.commands import CALLED, Parser, tell
 from frostline.core import credentials, plugins
-from frostline.core.errors import user_error
+from frostline.core.errors import UserError, user_error
 from frostline.records import layout
 from frostline.records.result import TEST, VAL
-from frostline.sweeps.find_weights import found
+from frostline.report import two_runs
+from frostline.sweeps import tested_runs
+from frostline.sweeps.find_weights import Trained, found
 from frostline.tracking import registry, tracking_uri
+
+if TYPE_CHECKING:
+    from frostline.runs.predict import Predictor
 
 
 def main(arguments: list[str]) -> int:
-    """Register a new version, print the command that serves it, and return 0."""
-    options = _parser().parse_args(arguments)
-    from frostline.models import weights
-    from frostline.runs import predict  # imports torch
+    """Register a new version unless there is one, print the command that serves it, and return 0.
 
+    Return 1 if the network is not surely better than the one with which --if-better compares it.
+    """
+    options = _options(arguments)
+    from frostline.runs import predict  # imports torch
+    from frostline.store import hashing
+
+    name = options.name
     with tempfile.TemporaryDirectory() as scratch, found(options.run) as run:
         if run.note:
             tell(run.note)
         result, network = run.result, predict.load(run.folder, device="cpu")
         if result.run_id is None:
             raise user_error("run", options.run, "a run that MLflow has; `frostline sync` sends it there")
-        names = {VAL, TEST, result.selected_by.val, result.selected_by.test}
         uri = run.uri or tracking_uri.resolved(network.config.tracking.uri)
-        version = registry.register(
-            uri,
-            result.run_id,
-            [run.folder / layout.CONFIG, weights.whole(run.folder / layout.BEST, Path(scratch))],
-            name=options.name,
-            description=f"{network.model.name} on {network.config.data.name}: {result.name}",
-            library=plugins.distribution(plugins.MODELS, network.model.name) or network.model.library,
-            tags={name: f"{result.metrics[name]:.6f}" for name in names if name in result.metrics},
-        )
-    model = shlex.quote(f"models:/{options.name}/{version}")
+        digest, there = hashing.of_file(run.folder / layout.BEST), registry.versions(uri, name)
+        version = next((one.version for one in there if registry.has(one, result.run_id, digest)), None)
+        said = f"{name} version {version} is this run already"
+        if version is None:
+            if options.if_better and there:
+                rival = registry.with_alias(uri, name, options.against) if options.against else there[0]
+                called = f"{name} version {rival.version}"
+                if not _is_better(result.run_id, rival.run_id or "", called, uri, Path(scratch)):
+                    return 1
+            version = _register(run, network, name, uri, digest, Path(scratch))
+            said = f"{name} version {version}"
+    model = shlex.quote(f"models:/{name}/{version}")
     where = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
-    print(f"{options.name} version {version}: {result.name}. To serve it:")
+    print(f"{said}: {result.name}. To serve it:")
     print(f"MLFLOW_TRACKING_URI={where} mlflow models serve -m {model} --env-manager local")
     return 0
 
 
-def _parser() -> Parser:
+def _options(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("register", __doc__)
     parser.add_argument("run", help=f"a run, or a sweep (its best cell by validation): {CALLED}")
+    parser.add_argument("--name", required=True, help="name of the registered model; another run gets a new version")
     parser.add_argument(
-        "--name", required=True, help="name of the registered model; an existing one gets a new version"
+        "--if-better",
+        action="store_true",
+        help="register only what is surely better than the newest version, on the same test images; else exit with 1",
     )
-    return parser
+    parser.add_argument("--against", metavar="ALIAS", help="of --if-better: the version with this alias instead")
+    options = parser.parse_args(arguments)
+    if options.against is not None and not options.if_better:
+        parser.error("argument --against: expected --if-better, too")
+    return options
+
+
+def _register(run: Trained, network: Predictor, name: str, uri: str, digest: str, scratch: Path) -> str:
+    """Register the network of a run, whose weights have the sha256 `digest`; return the new version."""
+    from frostline.models import weights
+
+    result, kind = run.result, network.model
+    names = {VAL, TEST, result.selected_by.val, result.selected_by.test}
+    scores = {score: f"{result.metrics[score]:.6f}" for score in names if score in result.metrics}
+    return registry.register(
+        uri,
+        result.run_id or "",
+        [run.folder / layout.CONFIG, weights.whole(run.folder / layout.BEST, scratch)],
+        name=name,
+        description=f"{kind.name} on {network.config.data.name}: {result.name}",
+        library=plugins.distribution(plugins.MODELS, kind.name) or kind.library,
+        tags={**scores, layout.FINAL_TAG: digest},
+    )
+
+
+def _is_better(run_id: str, other_id: str, called: str, uri: str, scratch: Path) -> bool:
+    """Return whether a run is surely better than another, of the version `called` so, and say so.
+
+    UserError where that run is unknown, or where one has no predictions or was tested on other images.
+    """
+    run = tested_runs.recorded(uri, run_id, scratch)
+    try:
+        other = tested_runs.recorded(uri, other_id, scratch)
+    except UserError as problem:
+        raise UserError(f"--if-better: expected the run of {called} in MLflow ({problem})") from None
+    compared = two_runs.compare_runs(run, other, names=(run.name, called))
+    if not compared.difference.paired:
+        expected = f"predictions of {called} for the test images of {run.name}"
+        raise UserError(f"--if-better: expected {expected}, and there are none ({compared.difference.how})")
+    better = compared.outcome == "better"
+    print(compared.verdict if better else f"Not registered. {compared.verdict}")
+    return better

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from frostline.core import codehash
 from frostline.core.errors import user_error
 from frostline.core.project import PACKAGE
+from frostline.records.layout import FINAL_TAG
 from frostline.tracking import server
 from frostline.tracking.query import open_client, run_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 _MODEL = "model"  # folder of the model among the run's artifacts
 _WHITE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGP8zwABTAwUMQBJQQEPeWDz+AAAAABJRU5ErkJggg=="
@@ -35,8 +37,9 @@ def register(
     """Register the network whose config and weights are `files` as `name`; return its new version.
 
     It becomes an artifact of its run, a pyfunc model without any pickle: the modules that serving imports,
-    `runs.serve` as the model, and `files`; `library` is the package that defines the network. Raises UserError for an
-    unknown run and for a name that MLflow does not allow.
+    `runs.serve` as the model, and `files`; `library` is the package that defines the network. The artifact of a version
+    is never written again: the same weights under another name share it, other weights of the run get their own.
+    `tags` have the sha256 of the weights. Raises UserError for an unknown run and for a name that is not allowed.
     """
     with open_client(uri) as client:  # configures MLflow before it is imported
         from mlflow.exceptions import MlflowException
@@ -48,13 +51,44 @@ def register(
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             raise user_error("--name", name, f"a name for the registry ({server.first_line(error)})") from None
+        others = client.search_model_versions(f"run_id = '{run_id}'")
+    source = next((one.source for one in others if has(one, run_id, tags[FINAL_TAG])), None)
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder), files, run_id, library)
+        if source is None:
+            _save(Path(folder), files, run_id, library)
         with open_client(uri) as client:
-            client.log_artifacts(run_id, str(Path(folder) / _MODEL), _MODEL)
-            source = f"{run.info.artifact_uri}/{_MODEL}"
+            if source is None:
+                place = f"{_MODEL}-{tags[FINAL_TAG][:8]}" if others else _MODEL
+                client.log_artifacts(run_id, str(Path(folder) / _MODEL), place)
+                source = f"{run.info.artifact_uri}/{place}"
             made = client.create_model_version(name, source, run_id, tags=dict(tags), description=description)
     return str(made.version)
+
+
+def versions(uri: str, name: str) -> list[ModelVersion]:
+    """Return the versions of the model `name`, the newest first; empty if there is no such model."""
+    quoted = f'"{name}"' if "'" in name else f"'{name}'"
+    with open_client(uri) as client:
+        found = client.search_model_versions(f"name = {quoted}")
+    return sorted(found, key=lambda one: int(one.version), reverse=True)
+
+
+def has(version: ModelVersion, run_id: str, digest: str) -> bool:
+    """Return whether a version has the weights with the sha256 `digest`, of this run."""
+    return bool(version.run_id == run_id and version.tags.get(FINAL_TAG) == digest)
+
+
+def with_alias(uri: str, name: str, alias: str) -> ModelVersion:
+    """Return the version of the model `name` that has an alias; raises UserError if there is none."""
+    with open_client(uri) as client:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                raise
+            raise user_error("--against", alias, f"an alias of a version of {name}") from None
 
 
 def _save(folder: Path, files: Sequence[Path], run_id: str, library: str) -> None:

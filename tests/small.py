@@ -48,11 +48,11 @@ from frostline.runs.setup import Setup
 from frostline.runs.train import fit_phases, learner_of
 from frostline.store.store import Store
 from frostline.training import checkpoint, dataset, loop, optim, schedule
-from frostline.training.evaluation import Evaluation
+from frostline.training.evaluation import EvaluatedPart, Evaluation
 from frostline.training.loop import FIRST_STEP, EpochResult, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import PlainStepper, Recipe, TrainedPart
+from frostline.training.steps import PhaseParts, PlainStepper, Recipe, TrainedPart
 
 SMALL = (
     *("model.image_size=32", "data.limit=24", "data.test_fraction=0.01", "data.val_fraction=0.02", "batch_size=8"),
@@ -267,11 +267,11 @@ def train(
     built = optim.build(optimizer, groups, lr=lr, options=options or {})
     steps = len(dataset.batches(len(data.labels), batch_size, drop_last=recipe.get("drop_last", False)))
 
-    def enter(number: int) -> TrainedPart:
+    def enter(number: int) -> PhaseParts:
         freezing.freeze(model.module, model.structure, phases[number], norm_stats=chosen.norm_stats)
         entered(number)
         scored = ema.module if ema else model.module
-        return TrainedPart(model.module, data, autocast, scored, val or data, autocast)
+        return PhaseParts(TrainedPart(model.module, data, autocast), EvaluatedPart(scored, val or data, autocast))
 
     def after() -> None:
         if ema is not None:

@@ -27,11 +27,11 @@ CHECKOUT = Path(__file__).parents[1]
 QUICK = ("data.limit=100", "epochs=2", "batch_size=50", "model.image_size=32")
 WITH_FAULT = """
 import sys
-from frostline.training import loop
-evaluate = loop.evaluate
-def broken(module, data, **options):
+from frostline.training.evaluation import EvaluatedPart
+evaluate = EvaluatedPart.evaluate
+def broken(part, batch_size):
     {code}
-loop.evaluate = broken
+EvaluatedPart.evaluate = broken
 from frostline.cli import main
 main()
 """

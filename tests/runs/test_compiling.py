@@ -25,7 +25,7 @@ BATCHES_OF_8 = {"batch_size": 8, "epoch": 1}
 def part() -> TrainedPart:
     samples = Samples(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3)
     network = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Dropout(), nn.Linear(4, 3, bias=False))
-    return TrainedPart(network, samples, None, network, samples, None)
+    return TrainedPart(network, samples, None)
 
 
 def test_counting_operations_changes_nothing() -> None:
@@ -58,7 +58,7 @@ def test_auto_compiles_only_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     one, messages = part(), list[str]()
     monkeypatch.setattr(compiling.torch, "compile", lambda network, dynamic: nn.Identity())
     labels = torch.zeros(16, device="meta")
-    on_gpu = replace(one, train=Samples(one.train.inputs(torch.arange(16), 1), labels))  # labels seem to be on a GPU
+    on_gpu = replace(one, data=Samples(one.data.inputs(torch.arange(16), 1), labels))  # labels seem to be on a GPU
     assert compiled(on_gpu, "auto", images=1000, **BATCHES_OF_8, say=messages.append) is on_gpu
     assert not messages
     assert isinstance(compiled(on_gpu, "auto", images=10**15, **BATCHES_OF_8, say=messages.append).network, Compiled)
@@ -72,7 +72,7 @@ def test_compiled_network_gives_the_same_results() -> None:
     two = compiled(one, "on", images=16, **BATCHES_OF_8, say=messages.append)
     assert two.network is not one.network
     assert len(messages) == 1
-    plain, optimized = (evaluate(each.network, each.val, batch_size=8, autocast=None) for each in (one, two))
+    plain, optimized = (evaluate(each.network, each.data, batch_size=8, autocast=None) for each in (one, two))
     assert torch.allclose(plain.logits, optimized.logits, atol=1e-6)
 
 

@@ -12,11 +12,13 @@ from PIL import Image
 from emulated_card import EmulatedMachine
 from frostline.core.errors import UserError
 from frostline.data import loading
+from frostline.data.views import Views
 from frostline.records.result import VAL
 from frostline.runs import frost_line
+from frostline.runs.setup import Setup
 from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
-from frostline.training.evaluation import Evaluation, evaluate, evaluate_logits
+from frostline.training.evaluation import Evaluation, evaluate_logits
 from frostline.training.loop import Diverged
 from small import SMALL, TINY, FakeScreen, compose, execute_run
 
@@ -61,12 +63,14 @@ def test_out_of_memory_in_a_step_names_batch_size(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_nan_test_logits_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluate_with_nan(network: torch.nn.Module, data: Any, **how: Any) -> Evaluation:
-        logits = evaluate(network, data, **how).logits.clone()
-        logits[0] = torch.nan
-        return evaluate_logits(logits, data.labels)
+    score = frost_line.score
 
-    monkeypatch.setattr(frost_line, "evaluate", evaluate_with_nan)
+    def score_with_nan(setup: Setup, line: frost_line.Line, views: Views, *voters: Any) -> Evaluation:
+        logits = score(setup, line, views, *voters).logits.clone()
+        logits[0] = torch.nan
+        return evaluate_logits(logits, views.labels)
+
+    monkeypatch.setattr(frost_line, "score", score_with_nan)
     config = compose(*SMALL, *TINY, "freeze=head", "epochs=1", "data.limit=16", "device=cpu")
     with pytest.raises(Diverged, match="the test loss is nan"):
         execute_run(config, tmp_path / "run")

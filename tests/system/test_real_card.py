@@ -139,7 +139,7 @@ def head_steps(count: int) -> Callable[[], None]:
     data = Samples(features, torch.randint(10, (32 * count,), device=CARD), cached=True)
     built = optim.build("adam", [{"params": list(linear.parameters()), "scales": (1.0,)}], lr=1e-3, options={})
     batches = list(torch.arange(32 * count).split(32))
-    part, recipe = TrainedPart(linear, data, None, linear, data, None), Recipe(1, 32, 256, 0)
+    part, recipe = TrainedPart(linear, data, None), Recipe(1, 32, 256, 0)
 
     def train() -> None:
         for _ in PlainStepper(built, recipe).steps(part, batches, 1, 0):

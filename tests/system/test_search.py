@@ -114,7 +114,7 @@ def test_failed_trial_is_repeated_and_completed_in_the_study(tmp_path: Path) -> 
     mark = tmp_path / "full"
     code = f"""import os
     if os.path.exists({str(mark)!r}):
-        return evaluate(module, data, **options)
+        return evaluate(part, batch_size)
     open({str(mark)!r}, "w").close()
     raise OSError(28, "No space left on device")"""
     typed = [

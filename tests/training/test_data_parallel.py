@@ -42,7 +42,7 @@ def train(
     labels = torch.rand(IMAGES, 5, generator=draw) < 0.4 if several else torch.arange(IMAGES) % 5
     weights = torch.rand(IMAGES, generator=draw).double() if weighted else None
     learns, data = network(layout), InMemory(images, labels)
-    part = TrainedPart(learns, data, None, learns, data, None, weights)
+    part = TrainedPart(learns, data, None, weights)
     how = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=0, **recipe)
     optimizer = torch.optim.SGD(learns.parameters(), lr=0.1, momentum=0.9)
     sums, indices = Sums(0.0, 0.0, how.label_smoothing), [torch.arange(IMAGES)[one] for one in batches(IMAGES, BATCH)]

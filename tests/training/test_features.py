@@ -382,8 +382,8 @@ def test_disabled_store_computes_features_once_per_run(tmp_path: Path) -> None:
 def test_head_learns_in_float32_on_bfloat16_features(tmp_path: Path) -> None:
     config = chosen("freeze=head", "precision=bf16", "store.enabled=false")
     run = setup.assemble(config, tmp_path, meta=False, screen=Screen())
-    part = frost_line.part(run, 0, None)
-    inputs = part.train.inputs(torch.arange(4), 1)
+    part = frost_line.parts(run, 0, None).train
+    inputs = part.data.inputs(torch.arange(4), 1)
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, inputs.bfloat16().float())
     assert part.network(inputs).dtype == torch.float32
@@ -398,8 +398,8 @@ def test_pixels_and_features_share_one_budget(tmp_path: Path) -> None:
         """Return the budget after training, the training inputs, and the free bytes during training."""
         store = Store(tmp_path / name, budget=1 << 30, say=print)
         run = replace(assembled, store=store, device_budget=DeviceBudget(torch.device("cpu"), budget))
-        part = frost_line.part(run, 0, None)
-        inputs = [data.inputs(first, 1) for data in (part.train, part.val)]
+        parts = frost_line.parts(run, 0, None)
+        inputs = [part.data.inputs(first, 1) for part in (parts.train, parts.val)]
         return run.device_budget, torch.cat(inputs), run.device_budget.free
 
     much, expected, free = read(1 << 30)

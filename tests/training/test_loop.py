@@ -27,10 +27,10 @@ from frostline.runs import checks
 from frostline.runs.setup import assemble
 from frostline.training import loop, mixup, schedule
 from frostline.training.dataset import batches
-from frostline.training.evaluation import evaluate
+from frostline.training.evaluation import EvaluatedPart, evaluate
 from frostline.training.loop import Diverged, EpochResult, TrainingPosition
 from frostline.training.schedule import Span, pieces, spans
-from frostline.training.steps import PlainStepper, Recipe, TrainedPart
+from frostline.training.steps import PhaseParts, PlainStepper, Recipe, TrainedPart
 from small import SMALL, TINY, Samples, compose, epochs_of, images, mode, network, resolve, train
 
 # --- phases and batches
@@ -238,7 +238,7 @@ def fit_linear(
             data.labels,
             stepper=PlainStepper(optimizer, recipe),
             timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
-            enter=lambda phase: TrainedPart(layer, data, None, layer, val, None),
+            enter=lambda phase: PhaseParts(TrainedPart(layer, data, None), EvaluatedPart(layer, val, None)),
             before_step=lower,
             after_step=lambda: None,
             recipe=recipe,
@@ -339,7 +339,7 @@ def fit_three_epochs(layer: nn.Linear, **options: Any) -> Iterator[EpochResult |
         data.labels,
         stepper=PlainStepper(torch.optim.SGD([layer.weight], lr=0.1), recipe),
         timeline=spans([1.0], epochs=3, steps_per_epoch=3),
-        enter=lambda phase: TrainedPart(layer, data, None, layer, data, None),
+        enter=lambda phase: PhaseParts(TrainedPart(layer, data, None), EvaluatedPart(layer, data, None)),
         recipe=recipe,
         guard=freeze_guard.Guard(layer),
         **{**fixed, **options},

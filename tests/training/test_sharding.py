@@ -47,7 +47,7 @@ def train(name: str, make: Callable[..., Any], *, share: bool) -> Trained:
     optimizer = OPTIMIZERS[name](mine)
     draw = torch.Generator().manual_seed(1)
     data = InMemory(torch.randn(IMAGES, 8, generator=draw).double(), torch.arange(IMAGES) % 5)
-    part = TrainedPart(module, data, None, module, data, None)
+    part = TrainedPart(module, data, None)
     how = Recipe(epochs=1, batch_size=BATCH, eval_batch_size=BATCH, seed=0, clip_norm=0.1)
     indices = [*torch.arange(IMAGES).split(BATCH)]
     for epoch in range(3):

@@ -40,7 +40,7 @@ def train(
     network = copy.deepcopy(network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
-    part = TrainedPart(network, data, None, network, data, None)
+    part = TrainedPart(network, data, None)
     sums, stepper = Sums(0.0, 0.0, recipe.label_smoothing), PlainStepper(optimizer, recipe)
     for call in calls:
         for count, step in enumerate(stepper.steps(part, INDICES[call], 1, call.start)):
@@ -98,7 +98,7 @@ def test_mixup_and_autocast_use_autograd(change: str, monkeypatch: pytest.Monkey
     data.tensor = data.tensor.view(150, 1, 4, 6)
     options = {change: 0.5} if change != "autocast" else {}
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
-    part = TrainedPart(network, data, torch.bfloat16 if change == "autocast" else None, network, data, None)
+    part = TrainedPart(network, data, torch.bfloat16 if change == "autocast" else None)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     assert all(step.loss is not None for step in PlainStepper(optimizer, recipe).steps(part, INDICES, 1, 0))
 
@@ -109,7 +109,7 @@ def test_steps_are_lazy() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     data = features(cached=True)
     recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=0)
-    made = PlainStepper(optimizer, recipe).steps(TrainedPart(network, data, None, network, data, None), INDICES, 1, 0)
+    made = PlainStepper(optimizer, recipe).steps(TrainedPart(network, data, None), INDICES, 1, 0)
     next(made)
     assert torch.equal(network.weight, before.weight)
     optimizer.param_groups[0]["lr"] = 1.0
@@ -124,7 +124,7 @@ def test_image_weights_are_mixed_by_their_shares() -> None:
         network = copy.deepcopy(linear)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         recipe = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, **options)
-        part = TrainedPart(network, data, None, network, data, None, weights)
+        part = TrainedPart(network, data, None, weights)
         (step,) = PlainStepper(optimizer, recipe).steps(part, INDICES[1:2], 1, 0)
         counts, labels = weights[INDICES[1]], data.labels[INDICES[1]]
         inputs, partners, share = mixup.mix(

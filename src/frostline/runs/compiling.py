@@ -36,7 +36,7 @@ def compiled(
     images in the phase, which begins in `epoch`. On a CPU the gain is small, and bits would change. If compilation
     fails, e.g. without a C compiler, `auto` trains the plain network; `on` raises UserError.
     """
-    if choice == "off" or (choice == "auto" and part.train.labels.device.type == "cpu"):
+    if choice == "off" or (choice == "auto" and part.data.labels.device.type == "cpu"):
         return part
     total = 3 * images * operations(part, epoch)  # a backward pass costs two forward passes
     if choice == "auto" and total < WORTH:
@@ -97,7 +97,7 @@ class Compiled(nn.Module):
 
 def operations(part: TrainedPart, epoch: int) -> int:
     """Return the number of floating point operations of a forward pass for one sample, counted by running it."""
-    inputs = part.train.inputs(torch.arange(1), epoch)
+    inputs = part.data.inputs(torch.arange(1), epoch)
     # The counter fails where a layer's input is a parameter with gradient, such as the query of an attention pool.
     weights = {name: parameter.detach() for name, parameter in part.network.named_parameters()}
     with torch.inference_mode(), evaluating(part.network), FlopCounterMode(display=False) as counter:

@@ -84,7 +84,7 @@ def _extrapolated(setup: Setup, phases: list[_Phase], peak: int) -> Cost:
 def _phase(setup: Setup, number: int, optimizer: torch.optim.Optimizer, seconds: float) -> _Phase:
     """Measure a phase; in evaluation, an image takes `seconds` if it goes through the whole network."""
     line = frost_line.draw(setup, number)
-    if setup.recipe.mixes or line.below is None:  # see `frost_line.part`
+    if setup.recipe.mixes or line.below is None:  # see `frost_line.parts`
         network, rows = setup.model.module, _batches(setup, 1 + _STEPS)
         step = _seconds_per_step(setup, optimizer, network, setup.views.train, rows, setup.autocast)
         return _Phase(step, seconds)
@@ -128,7 +128,7 @@ def _seconds_per_step(
     autocast: torch.dtype | None,
 ) -> float:
     """Return the seconds per step, without the first one, which allocates memory."""
-    part = TrainedPart(network, data, autocast, network, data, autocast)
+    part = TrainedPart(network, data, autocast)
     made = PlainStepper(optimizer, setup.recipe).steps(part, indices, 1, 0)
     once, _ = machine.timed(setup.device, lambda: next(made))
     spent, count = _time_steps(setup, made)

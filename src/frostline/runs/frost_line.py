@@ -18,9 +18,9 @@ from frostline.models import cut, freezing, fuse
 from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training.dataset import Dataset, Outputs, outputs
-from frostline.training.evaluation import Evaluation, evaluate, evaluating
+from frostline.training.evaluation import EvaluatedPart, Evaluation, evaluating
 from frostline.training.features import Backbone, Features, Subset, UncachedFeatures
-from frostline.training.steps import TrainedPart
+from frostline.training.steps import PhaseParts, TrainedPart
 
 _CODE = ("runs.frost_line", "runs.split_views", "models.build")
 """Modules whose source is part of the key of cached features: cut and features, views, network."""
@@ -42,6 +42,10 @@ class Line:
     """Returns the function with which `evaluate` computes the outputs of a split."""
     below: Callable[[], Backbone] | None = None
     """Returns the stages below the line; None if there are none."""
+
+    def evaluated(self, network: nn.Module, views: Views) -> EvaluatedPart:
+        """Return the part of `network` above the line, to be evaluated on a split."""
+        return EvaluatedPart(self.above(network), self.dataset(views), self.autocast, self.outputs(views))
 
 
 def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
@@ -97,9 +101,9 @@ def score(setup: Setup, line: Line, views: Views, voters: nn.Module | None = Non
 
     `voters` classify instead of the layers above the line.
     """
-    network, by = (voters, outputs) if voters else (line.above(setup.model.module), line.outputs(views))
-    size = setup.recipe.eval_batch_size
-    return evaluate(network, line.dataset(views), batch_size=size, autocast=line.autocast, outputs=by)
+    module = setup.model.module
+    part = EvaluatedPart(voters, line.dataset(views), line.autocast) if voters else line.evaluated(module, views)
+    return part.evaluate(setup.recipe.eval_batch_size)
 
 
 def _scoring(setup: Setup, phase: int, *, cache: bool = True, here: bool = False) -> Callable[[Views], Outputs]:
@@ -108,26 +112,17 @@ def _scoring(setup: Setup, phase: int, *, cache: bool = True, here: bool = False
     return lambda views: outputs if ranks is None else ranks.sharing(views, "evaluate", phase, cache)
 
 
-def part(setup: Setup, phase: int, averaged: nn.Module | None) -> TrainedPart:
-    """Enter a phase and return the part that is trained in it; `averaged` is evaluated if given.
+def parts(setup: Setup, phase: int, averaged: nn.Module | None) -> PhaseParts:
+    """Enter a phase and return the parts that are trained and evaluated in it; `averaged` is evaluated if given.
 
     If the recipe mixes images, the whole network trains on images.
     """
     line = draw(setup, phase)
     module, splits = setup.model.module, setup.views
     train = _whole_network(setup, phase) if setup.recipe.mixes else line
-    val_network = module if averaged is None else averaged
     val = line if averaged is None or _agree(setup, phase, averaged) else _whole_network(setup, phase)
-    return TrainedPart(
-        network=train.above(module),
-        train=train.dataset(splits.train),
-        autocast=train.autocast,
-        val_network=val.above(val_network),
-        val=val.dataset(splits.val),
-        val_autocast=val.autocast,
-        weights=setup.image_weights,
-        val_outputs=val.outputs(splits.val),
-    )
+    trained = TrainedPart(train.above(module), train.dataset(splits.train), train.autocast, setup.image_weights)
+    return PhaseParts(trained, val.evaluated(module if averaged is None else averaged, splits.val))
 
 
 def _agree(setup: Setup, phase: int, averaged: nn.Module) -> bool:

@@ -121,9 +121,9 @@ class LockstepStepper(Stepper):
         """
         global _group
         head, config = gradient.head_of(part.network), self._setup.config
-        if head is None or not part.train.cached or part.autocast is not None or not takes_plain_head_steps(config):
+        if head is None or not part.data.cached or part.autocast is not None or not takes_plain_head_steps(config):
             return None
-        on_cpu = part.train.labels.device.type == "cpu"
+        on_cpu = part.data.labels.device.type == "cpu"
         if on_cpu and not gradient.is_small(head, len(indices[0])):
             return None
         siblings = {digest(one): one for one in self._siblings() if _shares_features(self._setup, one)}
@@ -153,7 +153,7 @@ class LockstepStepper(Stepper):
         self, members: Sequence[Member], part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int
     ) -> Stack | None:
         """Return a stack of `members`, or None and a note if they would not get the bits that each gets alone."""
-        stack = Stack(members, part.train, self._say)
+        stack = Stack(members, part.data, self._say)
         if stack.agrees(indices, epoch, first):
             return stack
         self._say("  note: not in lockstep, since here heads side by side are rounded differently from each alone")

@@ -34,7 +34,7 @@ from frostline.training.process_group import TensorSpecs
 from frostline.training.ranks import Origin, Ranks
 from frostline.training.schedule import span_of
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import TrainedPart
+from frostline.training.steps import PhaseParts
 
 
 @contextmanager
@@ -118,7 +118,7 @@ class Follower:
         self._rank = rank
         self._learner: Learner
         self._guard = Guard(self.setup.model.module)
-        self._part: tuple[int, TrainedPart] | None = None
+        self._parts: tuple[int, PhaseParts] | None = None
 
     def join(self, meeting: str, ranks: int) -> None:
         """Join the process group of `ranks` processes that meets through the file `meeting`."""
@@ -138,7 +138,7 @@ class Follower:
         """Receive a training state: tensors of this description, and these facts."""
         self._guard.check()
         state.restore(self._learner, process_group.receive(tensors, self.setup.device), facts)
-        self._guard, self._part = Guard(self.setup.model.module), None
+        self._guard, self._parts = Guard(self.setup.model.module), None
 
     def load_best(self, tensors: TensorSpecs, merges: bool) -> None:
         """Receive the tensors of the best epoch; if it `merges`, merge adapters into the network first."""
@@ -154,7 +154,7 @@ class Follower:
         start = first - (epoch - 1) * len(slices)
         indices = [every[batch] for batch in slices[start : start + count]]
         span = span_of(setup.timeline, first)
-        part, optimizer = self._entered(span.phase), self._learner.optimizer
+        part, optimizer = self._entered(span.phase).train, self._learner.optimizer
         made = DataParallelStepper(optimizer, recipe).steps(part, indices, epoch, first)
         for step in range(first, first + count):
             setup.rates.set(optimizer.param_groups, step, span)
@@ -170,16 +170,15 @@ class Follower:
         """
         setup = self.setup
         if split == "val":
-            part = self._entered(phase)
-            network, data, autocast = part.val_network, part.val, part.val_autocast
+            part = self._entered(phase).val
         else:
             line = frost_line.draw(setup, phase, cache=cache)
-            network, data, autocast = line.above(setup.model.module), line.dataset(self._views(split)), line.autocast
-        with evaluating(network):
-            every = ordered(data, setup.recipe.eval_batch_size)
-            logits = logits_function(network, autocast)
+            part = line.evaluated(setup.model.module, self._views(split))
+        with evaluating(part.network):
+            every = ordered(part.data, setup.recipe.eval_batch_size)
+            logits = logits_function(part.network, part.autocast)
             logits = sharding.outside_inference(logits) if self._sharded else logits
-            data_parallel.send(data, logits, every, epoch, level=self._sharded)
+            data_parallel.send(part.data, logits, every, epoch, level=self._sharded)
 
     def compute(self, split: str, epoch: int, phase: int) -> None:
         """Compute a share of a split's features in an epoch, below the frost line of a phase."""
@@ -189,14 +188,14 @@ class Follower:
         assert backbone is not None
         data_parallel.send(views, backbone(), padded_batches(every, self.setup.device), epoch)
 
-    def _entered(self, phase: int) -> TrainedPart:
-        if self._part is None or self._part[0] != phase:
+    def _entered(self, phase: int) -> PhaseParts:
+        if self._parts is None or self._parts[0] != phase:
             self._guard.check()
             ema = self._learner.ema
-            self._part = phase, frost_line.part(self.setup, phase, ema and ema.module)
+            self._parts = phase, frost_line.parts(self.setup, phase, ema and ema.module)
             self._guard.watch()
         self.setup.enter(phase)  # an order may have entered another phase to compute features
-        return self._part[1]
+        return self._parts[1]
 
     def _views(self, split: str) -> Views:
         return self.setup.views.of_split(split) or robustness.corrupted(self.setup, split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from frostline.core import interrupts
 from frostline.core.config import Config
@@ -26,7 +27,7 @@ from frostline.training.loop import EpochResult, TrainingPosition
 from frostline.training.ranks import LeadingStepper
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
-from frostline.training.steps import PlainStepper, Stepper, TrainedPart
+from frostline.training.steps import PhaseParts, PlainStepper, Stepper
 
 
 def learn(setup: Setup, learner: Learner, guard: Guard, run: RunContext, record: Record) -> Progress:
@@ -147,17 +148,17 @@ def _why_stopped(setup: Setup, progress: Progress) -> str:
     return f"no better {words} on validation since epoch {since}{early}"
 
 
-def _entered(setup: Setup, learner: Learner, say: Callable[[str], None], phase: int) -> TrainedPart:
-    """Enter a phase and return the part that is trained in it, compiled if that pays."""
+def _entered(setup: Setup, learner: Learner, say: Callable[[str], None], phase: int) -> PhaseParts:
+    """Enter a phase and return its parts, the trained one compiled if that pays."""
     config, train = setup.config, setup.views.train
-    part = frost_line.part(setup, phase, learner.ema and learner.ema.module)
+    parts = frost_line.parts(setup, phase, learner.ema and learner.ema.module)
     span = next(span for span in setup.timeline if span.phase == phase)
     images, epoch = (span.end - span.start) * config.batch_size, span.start // setup.steps_per_epoch + 1
     choice, counted = config.compile if config.devices == 1 else "off", train.seen
-    part = compiled(part, choice, images=images, batch_size=config.batch_size, epoch=epoch, say=say)
-    if not part.train.cached:  # do not count images of a trial forward pass
+    part = compiled(parts.train, choice, images=images, batch_size=config.batch_size, epoch=epoch, say=say)
+    if not part.data.cached:  # do not count images of a trial forward pass
         train.seen = counted
-    return part
+    return replace(parts, train=part)
 
 
 def record_epoch(

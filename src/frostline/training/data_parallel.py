@@ -41,8 +41,8 @@ class DataParallelStepper:
         recipe, rank, ranks = self._recipe, dist.get_rank(), dist.get_world_size()
         shares = [Share.of(len(index), rank, ranks) for index in indices]
         mine = [index[_rows(share, partner=recipe.mixes)] for share, index in zip(shares, indices, strict=True)]
-        together = max(part.train.fetch_size * ranks // recipe.batch_size, 1)
-        for number, (inputs, labels) in enumerate(batched(part.train, mine, together, epoch)):
+        together = max(part.data.fetch_size * ranks // recipe.batch_size, 1)
+        for number, (inputs, labels) in enumerate(batched(part.data, mine, together, epoch)):
             step, share, device = first + number, shares[number], labels.device
             seed_dropout(device, derive_seed(recipe.seed, "step", step))
             self._optimizer.zero_grad()
@@ -55,7 +55,7 @@ class DataParallelStepper:
                 sharding.clip([*part.network.parameters()], recipe.clip_norm)
             sharding.hand_gradients(part.network)
             self._optimizer.step()
-            yield Step(logits, machine.select_rows(part.train.labels, indices[number]), loss)
+            yield Step(logits, machine.select_rows(part.data.labels, indices[number]), loss)
 
 
 def _rows(share: Share, *, partner: bool) -> Tensor:

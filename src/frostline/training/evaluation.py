@@ -29,6 +29,22 @@ class Evaluation:
     """`(N, classes)` float32 on the CPU."""
 
 
+@dataclass(frozen=True)
+class EvaluatedPart:
+    """The part of a network that is evaluated on a split: all of it on images, or the layers that read features."""
+
+    network: nn.Module
+    data: Dataset
+    autocast: torch.dtype | None
+    """Mixed-precision type, None for float32 throughout."""
+    outputs: Outputs = outputs
+    """Computes the outputs of `network` on `data`; see `evaluate`."""
+
+    def evaluate(self, batch_size: int) -> Evaluation:
+        """Return the evaluation of the network in its current state."""
+        return evaluate(self.network, self.data, batch_size=batch_size, autocast=self.autocast, outputs=self.outputs)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a network into eval mode for a block; restore the modes of all layers afterwards."""

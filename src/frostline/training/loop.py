@@ -15,9 +15,9 @@ from torch import Tensor
 
 from frostline.models import freeze_guard
 from frostline.training.dataset import batches, sampled
-from frostline.training.evaluation import Evaluation, evaluate
+from frostline.training.evaluation import Evaluation
 from frostline.training.schedule import Span, pieces, span_of
-from frostline.training.steps import Recipe, Stepper, TrainedPart
+from frostline.training.steps import PhaseParts, Recipe, Stepper
 from frostline.training.sums import Sums
 
 
@@ -65,7 +65,7 @@ def fit(
     *,
     stepper: Stepper,
     timeline: Sequence[Span],
-    enter: Callable[[int], TrainedPart],
+    enter: Callable[[int], PhaseParts],
     before_step: Callable[[int, Span], None],
     after_step: Callable[[], None],
     recipe: Recipe,
@@ -76,15 +76,15 @@ def fit(
     """Train from `start`; yield the result of every epoch, and the position after each step for which `pause()` holds.
 
     `labels` `(N,)`, on the CPU, are the labels of the training samples. `enter(phase)` puts the network into the state
-    of a phase and returns the part that is trained. `before_step(step, span)` sets the learning rates, `after_step()`
-    averages weights. Frozen tensors are compared bit for bit with their copies at the end of every phase and, if torch
-    wrote to any, of every epoch. Raises `FrozenDrift` if one changed, and `Diverged` if a loss is not finite.
+    of a phase and returns its parts. `before_step(step, span)` sets learning rates, `after_step()` averages weights.
+    Frozen tensors are compared bit for bit with their copies at the end of every phase and, if torch wrote to any, of
+    every epoch. Raises `FrozenDrift` if one changed, and `Diverged` if a loss is not finite.
     """
     slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
     images = slices[-1].stop
-    part: TrainedPart | None = None
+    parts: PhaseParts | None = None
 
-    def begin(phase: int) -> TrainedPart:
+    def begin(phase: int) -> PhaseParts:
         guard.check()
         begun = enter(phase)
         guard.watch()
@@ -92,7 +92,7 @@ def fit(
 
     def execute(at: TrainingPosition) -> Generator[TrainingPosition, None, TrainingPosition]:
         """Execute the steps of an epoch that follow `at`; yield the pauses, return the end."""
-        nonlocal part
+        nonlocal parts
         epoch, first = at.epoch, (at.epoch - 1) * len(slices)
         order = sampled(labels, recipe.sampling, recipe.seed, epoch)
         indices = [order[batch] for batch in slices]
@@ -104,9 +104,10 @@ def fit(
             return TrainingPosition(epoch, steps, loss, right, seconds)
 
         for span, numbers in pieces(timeline, first + at.steps, first + len(slices)):
-            if part is None or numbers.start == span.start:
-                part = begin(span.phase)
-            steps = stepper.steps(part, indices[numbers.start - first : numbers.stop - first], epoch, numbers.start)
+            if parts is None or numbers.start == span.start:
+                parts = begin(span.phase)
+            these = indices[numbers.start - first : numbers.stop - first]
+            steps = stepper.steps(parts.train, these, epoch, numbers.start)
             for step in numbers:
                 before_step(step, span)
                 sums.add(next(steps))
@@ -127,15 +128,11 @@ def fit(
             stepper.epoch_took(epoch, end.seconds)
         _require_finite("training", end.loss, epoch)
         phase = span_of(timeline, epoch * len(slices) - 1).phase
-        part = part or begin(phase)  # None if all steps of the epoch were executed before
-        scored = _validated(part, recipe.eval_batch_size)
+        parts = parts or begin(phase)  # None if all steps of the epoch were executed before
+        scored = parts.val.evaluate(recipe.eval_batch_size)
         _require_finite("validation", scored.loss, epoch)
         guard.check_if_written()
         yield EpochResult(epoch, phase, end.loss / images, end.right / images, scored, end.seconds, images)
-
-
-def _validated(part: TrainedPart, size: int) -> Evaluation:
-    return evaluate(part.val_network, part.val, batch_size=size, autocast=part.val_autocast, outputs=part.val_outputs)
 
 
 def _require_finite(which: str, loss: float, epoch: int) -> None:

@@ -227,9 +227,9 @@ class LeadingStepper(Stepper):
 
     def steps(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
         """Execute a step on each batch of `indices` lazily, and yield it."""
-        if isinstance(part.train, Features | Subset):
-            part.train.prepare(epoch)  # while the others are free to help
-        if part.train.cached and gradient.linear_of(part.network) is not None:
+        if isinstance(part.data, Features | Subset):
+            part.data.prepare(epoch)  # while the others are free to help
+        if part.data.cached and gradient.linear_of(part.network) is not None:
             self._ranks.mark_stale()
             return self._alone.steps(part, indices, epoch, first)
         return self._together(part, indices, epoch, first)
@@ -240,6 +240,6 @@ class LeadingStepper(Stepper):
         with self._ranks.propagating_errors():
             for step in self._shared.steps(part, indices, epoch, first):
                 seen += len(step.labels)
-                if not part.train.cached:
+                if not part.data.cached:
                     self._views.seen = seen
                 yield step

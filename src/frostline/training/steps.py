@@ -17,7 +17,8 @@ from frostline.core import machine
 from frostline.core.randomness import derive_seed
 from frostline.training import gradient, mixup
 from frostline.training.criterion import CROSS_ENTROPY, Criterion, Targets
-from frostline.training.dataset import Dataset, Outputs, outputs, prefetched
+from frostline.training.dataset import Dataset, prefetched
+from frostline.training.evaluation import EvaluatedPart
 
 if TYPE_CHECKING:
     from frostline.training.lockstep import FinishedEpoch
@@ -54,17 +55,19 @@ class TrainedPart:
     """The part trained in a phase: the whole network on images, or the layers above the frost line on features."""
 
     network: nn.Module
-    train: Dataset
+    data: Dataset
     autocast: torch.dtype | None
     """Mixed-precision type, None for float32 throughout."""
-    val_network: nn.Module
-    """The part that is evaluated on `val`, perhaps with averaged weights."""
-    val: Dataset
-    val_autocast: torch.dtype | None
     weights: Tensor | None = None
-    """Weight of each training sample in the loss, `(N,)` float32 on the device; None for equal weights."""
-    val_outputs: Outputs = outputs
-    """Computes the outputs of `val_network` on `val`."""
+    """Weight of each sample in the loss, `(N,)` float32 on the device; None for equal weights."""
+
+
+@dataclass(frozen=True)
+class PhaseParts:
+    """The part that is trained in a phase, and the part that is evaluated, perhaps with averaged weights."""
+
+    train: TrainedPart
+    val: EvaluatedPart
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,9 @@ class PlainStepper(Stepper):
         alike = recipe.criterion.plain and part.weights is None
         plain = part.autocast is None and alike and not recipe.mixes
         head = gradient.head_of(part.network) if plain else None
-        samples = FETCH_SIZE if head is not None and part.train.cached else part.train.fetch_size
+        samples = FETCH_SIZE if head is not None and part.data.cached else part.data.fetch_size
         together = max(samples // recipe.batch_size, 1)
-        for number, (inputs, labels) in enumerate(batched(part.train, indices, together, epoch)):
+        for number, (inputs, labels) in enumerate(batched(part.data, indices, together, epoch)):
             step = first + number
             seed_dropout(labels.device, derive_seed(recipe.seed, "step", step))
             if head is not None:

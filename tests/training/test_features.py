@@ -329,9 +329,8 @@ def test_views_without_room_do_not_evict_other_epochs(tmp_path: Path, monkeypatc
     for _ in range(2):
         tight = outcome(tmp_path, *options, f"store.path={tmp_path / 'tight'}", "store.budget_gb=2.2e-3")
         assert equal_bits(roomy, tight)
-        kept.append(
-            {place for place in (tmp_path / "tight").glob("features/*/*/features") if place.stat().st_size > 10**5}
-        )
+        files = [(place, place.stat()) for place in (tmp_path / "tight").glob("features/*/*/features")]
+        kept.append({(place, file.st_ino, file.st_ctime_ns) for place, file in files if file.st_size > 10**5})
     assert len(kept[0]) == 2 and kept[0] == kept[1]
 
 

@@ -14,12 +14,13 @@ from frostline.tracking.sync import SweepMirror
 def main(arguments: list[str]) -> int:
     """Complete the given sweeps, or all pending ones; return 1 if one of them stays pending."""
     parser = Parser("sync", __doc__)
-    parser.add_argument("folder", nargs="*", help="folder of a sweep (default: all pending sweeps)")
+    parser.add_argument("folder", nargs="*", help="folder of a sweep (default: all pending sweeps, of --uri if given)")
     parser.add_argument("--uri", help="tracking URI (default: the one that the sweep was recorded to)")
     options = parser.parse_args(arguments)
     if "" in options.folder:
         raise user_error("folder", "", "the folder of a sweep, not an empty name")
-    folders = [*map(Path, options.folder)] or pending_sweeps.remembered(tracking_uri.resolved(options.uri))
+    uri = tracking_uri.resolved(options.uri)
+    folders = [*map(Path, options.folder)] or pending_sweeps.remembered(uri, elsewhere=options.uri is None)
     if not folders:
         print("Nothing is pending.")
     return max([_sync(folder.resolve(), options.uri) for folder in folders], default=0)

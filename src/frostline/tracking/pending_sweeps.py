@@ -53,14 +53,15 @@ def planning(uri: str) -> Iterator[None]:
         yield
 
 
-def remembered(uri: str) -> list[Path]:
+def remembered(uri: str, *, elsewhere: bool = False) -> list[Path]:
     """Return the folders of sweeps that may be pending in the store `uri`; moved ones are searched for by their uid.
 
+    With `elsewhere` also those that the same register has for other stores, such as a server that was named once.
     Sweeps whose folders cannot be found or read are left out: users who share a store share its register.
     """
     register, name = _register(uri), tracking_uri.name(uri)
     found = {file.stem: entry for file in sorted(register.glob("*.json")) if (entry := _entry(file))}
-    entries = {uid: entry["folder"] for uid, entry in found.items() if entry["store"] == name}
+    entries = {uid: entry["folder"] for uid, entry in found.items() if elsewhere or entry["store"] == name}
     told = {uid: (register / folder).resolve() for uid, folder in entries.items()}
     gone = {folder.parent for folder in told.values() if not files.readable(folder)}
     lying = run_folders.by_uid([project.multirun(), *gone]) if gone else {}

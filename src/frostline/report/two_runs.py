@@ -76,8 +76,8 @@ def _names(first: Result, second: Result) -> tuple[str, str]:
 def _same_images(first: Result, second: Result) -> bool:
     """Return whether the records say that both runs were tested on the same images, with the same labels and groups."""
     match [provenance.read(Path(run.folder)).get("data") for run in (first, second)]:
-        case [{"fingerprint": one, **more}, {"fingerprint": two, **others}]:
-            return one == two or more.get("test", one) == others.get("test", two)
+        case [{"test": one}, {"test": two}]:
+            return bool(one == two)
     return False
 
 

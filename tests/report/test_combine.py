@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 import pytest
@@ -348,6 +349,9 @@ def test_waiting_runs_of_a_dead_sweep_are_killed(tmp_path):
     results = sweep_record.read(folder).results
     assert [(run.status, run.reason) for run in results[2:]] == [("KILLED", "not begun")] * 2
     assert "still to come" not in answer(results)
+    said = [asdict(replace(run, reason="NotStarted: Ctrl-C")) for run in results]
+    (folder / layout.RESULTS).write_text(json.dumps([*said[:3], "damaged"]))
+    assert [run.reason for run in sweep_record.read(folder).results] == [None, None, "NotStarted: Ctrl-C", "not begun"]
 
 
 def test_half_written_result_counts_as_running(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -172,7 +173,8 @@ def read(folder: Path) -> RecordedSweep:
     runs = [_result(run) for run in waiting]
     if _gone(folder / layout.OWNER) and not cluster_jobs.alive(folder):
         jobs = cluster_jobs.in_charge(folder, names)
-        runs = [_never_begun(run, jobs.get(name)) for run, name in zip(runs, names, strict=True)]
+        said = _said(folder)
+        runs = [_never_begun(run, jobs.get(name), said.get(run.job)) for run, name in zip(runs, names, strict=True)]
     return RecordedSweep(folder, tuple(runs), tracker or None)
 
 
@@ -183,9 +185,19 @@ def _waiting(sweep: Path, number: int, facts: Mapping[str, Any]) -> Result:
     return Result(number, name, folder, None, "WAITING", "not begun", choices, {}, command=command)
 
 
-def _never_begun(run: Result, by: tuple[cluster_jobs.Job, State] | None) -> Result:
-    """Return a waiting run as KILLED, since no process is left to begin it, with the reason of its job."""
-    reason = cluster_jobs.why(*by) if by is not None else run.reason
+def _said(sweep: Path) -> dict[int, str]:
+    """Return why runs did not finish, by number, as the sweep said when it ended."""
+    told = files.json_or_none(sweep / layout.RESULTS)
+    found = []
+    for values in told if isinstance(told, list) else []:
+        with suppress(ValueError):
+            found.append(Result.of(values))
+    return {result.job: result.reason for result in found if result.reason}
+
+
+def _never_begun(run: Result, by: tuple[cluster_jobs.Job, State] | None, said: str | None) -> Result:
+    """Return a waiting run as KILLED, since no process is left to begin it, with the reason of its job or sweep."""
+    reason = cluster_jobs.why(*by) if by is not None else said or run.reason
     return replace(run, status="KILLED", reason=reason) if run.status == "WAITING" else run
 
 

@@ -112,3 +112,5 @@ def test_weights_for_other_classes_are_reported():
     assert of_weights(["a", "b"], ["x", "y"], "w") == []
     assert "the same classes in another order" in of_weights(["a", "b"], ["b", "a"], "w")[0].about
     assert "more classes" in of_weights(["a", "b"], ["b", "a", "c"], "w")[0].about
+    told = "w was trained for only some of the classes (a, c; the data has a, b, c)"
+    assert told in of_weights(["a", "b", "c"], ["a", "c"], "w")[0].about

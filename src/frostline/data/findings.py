@@ -73,7 +73,8 @@ def of_weights(classes: Sequence[str], trained_for: Sequence[str] | None, weight
     mine, theirs = set(classes), set(trained_for)
     if not (mine <= theirs or theirs < mine):
         return []
-    how = "the same classes in another order" if mine == theirs else "more classes" if mine < theirs else "some of them"
+    fewer = "only some of the classes" if theirs < mine else "more classes"
+    how = "the same classes in another order" if mine == theirs else fewer
     told = f"model.weights={weights} was trained for {how} ({some(trained_for)}; the data has {some(classes)})"
     return [Finding(f"{told}: the head starts from random weights", mine == theirs)]
 

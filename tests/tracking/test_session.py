@@ -422,7 +422,8 @@ def test_unreachable_store_is_reported_and_the_record_waits(tmp_path, monkeypatc
             record.metrics({"train/loss": 1.0}, 1)
         assert journal.run_id(sweep / "0") is None and tracker.sweep_run_id is None
         session.close_sweep(tracker, status="FINISHED", description="", results=[], say=messages.append)
-    assert len(messages) == 2 and "frostline sync" in messages[1] and "\n" not in "".join(messages)
+    later = f"the next sweep with the same tracking URI sends the rest, or `python -m frostline sync {sweep}`"
+    assert len(messages) == 2 and messages[1].endswith(later) and "\n" not in "".join(messages)
     assert any(cause in messages[0] for cause in ("refused", "locked", "File exists", "Not a directory")), messages[0]
 
 

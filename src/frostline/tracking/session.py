@@ -115,7 +115,8 @@ def close_sweep(
     thread = _threads.pop(tracker.folder)
     complete = thread.complete(*_CLOSE)
     thread.stop(patience=1.0)
-    later = f"the next sweep sends the rest, or `python -m frostline sync {shlex.quote(tracker.folder)}`"
+    command = f"`python -m frostline sync {shlex.quote(tracker.folder)}`"
+    later = f"the next sweep with the same tracking URI sends the rest, or {command}"
     if not complete:
         say(f"MLflow does not have the whole record yet ({thread.problem or 'it is too slow'}): {later}")
     elif going_on := len(sweep_record.going_on(folder)):

@@ -73,6 +73,8 @@ def test_halves_equal_the_whole_network_at_every_border(name: str) -> None:
             "rdnet_tiny",
             {"stem": "stem", "dense_stages.1": "stage2", "dense_stages.2": "stage3", "dense_stages.6": "stage4"},
         ),
+        ("crossvit_tiny_240", {"patch_embed": "stem", "blocks.0": "stage1", "blocks.2": "stage3", "norm": "stage3"}),
+        ("coat_tiny", {"patch_embed1": "stem", "serial_blocks1": "stage1", "parallel_blocks": "stage2"}),
         ("poolformer_s12", {"stem": "stem", "stages.0": "stage1", "stages.3": "stage4", "head.fc": "head"}),
     ],
 )

@@ -140,7 +140,7 @@ def _prompts(
     if known is None:
         told = (
             "a VisionTransformer of torchvision or timm (ViT, DeiT, CLIP, SigLIP, DINOv2) or timm's Eva (EVA, DINOv3),"
-            f" whose blocks take any number of tokens; {type(module).__name__} is not one, but freeze=adapter fits it"
+            f" whose blocks take any number of tokens; {type(module).__name__} is not one (freeze=lora may fit it)"
         )
         raise user_error("freeze_mode.adapter.kind", "prompt", told)
     chained, length = known

@@ -76,8 +76,8 @@ def _ends(module: nn.Module, groups: Mapping[str, int]) -> list[int]:
         inside = [group for name, group in groups.items() if name.startswith(f"{place['module']}.")]
         if inside and max(inside) > 0:
             ends[place["reduction"]] = max(inside)
-    if len(ends) > 1:
-        found = sorted(ends.values())
+    if len({*ends.values()}) > 1:  # branches of several resolutions may end together
+        found = sorted({*ends.values()})
     elif len(units) <= _FEW:
         found = units
     else:

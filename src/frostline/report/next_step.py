@@ -82,11 +82,12 @@ def _learned(contest: Contest) -> list[str]:
         return []
     its, steps = f"Of its training images it has {right:.0%} right", "lr" in run.choices  # not of a solved head
     if right <= contest.baseline.share + _HARDLY:
+        its += ", hardly more" if right > contest.baseline.share else ", no more"
         if not steps:
-            return [f"{its}, hardly more: a freeze mode that trains in steps or another network may help."]
+            return [f"{its}: a freeze mode that trains in steps or another network may help."]
         alike = "; `select=val/macro_f1 train.class_weights=balanced` gives all classes the same weight"
         return [
-            f"{its}, hardly more: more epochs, another lr or pretrained weights may help"
+            f"{its}: more epochs, another lr or pretrained weights may help"
             f"{alike if contest.baseline.share > _LARGE else ''}."
         ]
     if right < _NEARLY_ALL:

@@ -166,21 +166,20 @@ def test_cells_that_differ_only_in_punctuation_or_far_behind_have_own_folders(
     composer: Composer, tmp_path: Path
 ) -> None:
     texts = ["a/b", "a_b", f"{'x' * 300}a", f"{'x' * 300}b"]
-    names = ",".join(f"'{text}'" for text in texts)
-    search = begun(composer, tmp_path, *HEAD, f"data.root={names}", "data=image_folder", "search=random", "trials=1")
-    runs = search.following({})
-    assert [run.config.data.root.strip("'") for run in runs] == texts and len({run.folder for run in runs}) == 4
+    typed = (*HEAD, "data=image_folder", f"data.root={','.join(texts)}", "search=random", "trials=1")
+    runs = begun(composer, tmp_path, *typed).following({})
+    assert [run.config.data.root for run in runs] == texts and len({run.folder for run in runs}) == 4
     assert all(re.fullmatch(r"head_data\.root=[\w-]{,220}-0", run.folder) for run in runs)
 
 
 def test_cells_that_differ_only_in_keys_without_effect_are_one(composer: Composer, tmp_path: Path) -> None:
-    typed = ("freeze=probe,head", "batch_size=8,16", HEAD[1], "search=random", "search.confirm=0")
+    typed = ("freeze=probe,centroid,head", "batch_size=8,16", HEAD[1], "search=random", "search.confirm=0")
     search = begun(composer, tmp_path, *typed, "search.budget=epochs", "search.amount=2", "epochs=2")
-    assert rounds(search) == [["probe-0", "head_batch_size=8-0", "head_batch_size=16-0"]]
-    assert [cell.corners()[0].name for cell in search.cells][:1] == ["probe seed=0"]
+    assert rounds(search) == [["probe-0", "centroid-0", "head_batch_size=8-0", "head_batch_size=16-0"]]
     assert [*describe(search.cells)] == [
         "probe: one cell, not 2, since probe ignores batch_size",
-        "probe: one run, with nothing to search",
+        "centroid: one cell, not 2, since centroid ignores batch_size",
+        "without a search: probe, centroid",
         "search=random search.budget=2 epochs each: head batch_size=8, head batch_size=16: "
         "lr from 1e-05 to 1 on a log scale",
     ]

@@ -64,8 +64,8 @@ def describe(cells: Sequence[SearchCell]) -> Iterator[str]:
     for what, names in alike.items():
         budget = Budget.of(config, searched=True)
         gets = f"trials={config.trials}" if budget.unit == "trials" else f"search.budget={budget} each"
-        way = f"search={config.search.name} {gets}: {', '.join(names)}: {what}"
-        yield way if what else f"{', '.join(names)}: one run, with nothing to search"
+        way = f"search={config.search.name} {gets}" if what else "without a search"
+        yield ": ".join(filter(None, (way, ", ".join(names), what)))
     if found := several(config.search.objective):
         each = ", ".join(f"{one.name} ({one.direction})" for one in found)
         first = f"the best of it by {found[0].name} is confirmed" if config.search.confirm else "nothing is confirmed"

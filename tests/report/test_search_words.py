@@ -136,6 +136,7 @@ def test_solved_head_has_no_budget() -> None:
     assert first.startswith("The budget was 2 trials in all (search=tpe); ")
     assert used == "Used: full 2 trials, 4 epochs, 1m00s of training."
     assert said(solved)[0].startswith("The budget was 1 trial in all")
+    assert said(solved, runs("full", [0.5, 0.9], budget="4 epochs"))[0].startswith("The budget was 4 epochs in all")
 
 
 def test_optimism_about_a_loss_is_a_larger_loss() -> None:

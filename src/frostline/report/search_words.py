@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from frostline.core.metrics import ACCURACY
@@ -78,7 +79,8 @@ def _budget(contest: Contest) -> list[str]:
 
 def _amounts(results: Sequence[Result], trials: Mapping[str, Sequence[Result]]) -> str:
     """Return the clause on the budgets; unequal ones are stated, since they make the comparison unfair."""
-    some = next(run.choices for run in results if trial_tags.is_trial(run.choices))
+    counted = chain(*trials.values(), results)  # a solved head has another budget than those that are searched
+    some = next(run.choices for run in counted if trial_tags.is_trial(run.choices))
     search, each = f"(search={some[trial_tags.SEARCH]})", "each" if len(trials) > 1 else "in all"
     amount, unit = str(some.get(trial_tags.BUDGET, "0 trials")).split()
     took = {name: _took(runs, unit) for name, runs in trials.items()}

@@ -71,6 +71,8 @@ def test_mlflow_params_omit_ignored_keys(solved):
         assert [point.step for point in history] == [1]
     of_probe = next(run for run in solved.runs() if run.data.params.get("freeze_mode") == "probe")
     assert of_probe.data.metrics["probe/l2"] in json.loads(of_probe.data.params["freeze_mode.l2"])
+    assert result_of(solved, "probe seed=0")["metrics"]["probe/l2"] == of_probe.data.metrics["probe/l2"]
+    assert result_of(solved, "knn seed=0")["metrics"]["knn/k"] in (10, 20, 100, 200)
 
 
 def test_probe_is_no_worse_than_a_trained_head(solved, capsys):

@@ -84,12 +84,12 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
         if config.freeze_mode.solver != "knn":
             draft.begin({name: tensor for name, tensor in learner.immutable.items() if name not in merged})
         if config.freeze_mode.solver is None:
-            progress, voters = learn(setup, learner, guard, run, record), None
+            progress, chosen, voters = learn(setup, learner, guard, run, record), dict[str, float](), None
         else:
-            progress, voters = solve(setup, learner, guard, run, record)
+            progress, chosen, voters = solve(setup, learner, guard, run, record)
         scored, final, of_adapters = conclude(setup, progress, folder, draft, voters)
         shifted = _shifted(setup, progress, run, voters) if config.eval.shift else {}
-    metrics = _metrics(setup, plan, progress, scored) | of_adapters | shifted
+    metrics = _metrics(setup, plan, progress, scored) | chosen | of_adapters | shifted
     metrics[result.BYTES] = float(speed.bytes_per_task(learner, folder, voters))
     if voters is None and not sharding.any_sharded(setup.model.module):  # the other ranks have ended
         metrics[result.SPEED] = speed.images_per_second(setup)

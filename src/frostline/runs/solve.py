@@ -35,10 +35,11 @@ _OWN = 4096
 
 def solve(
     setup: Setup, learner: Learner, guard: Guard, run: RunContext, record: Record
-) -> tuple[Progress, Neighbours | None]:
-    """Solve the head with the solver of the freeze mode, and return the progress: one epoch.
+) -> tuple[Progress, dict[str, float], Neighbours | None]:
+    """Solve the head with the solver of the freeze mode.
 
-    For kNN, also return the neighbours, which classify instead of the head; else None. The time to choose settings on
+    Return the progress: one epoch; the settings chosen on the validation split, as metrics; and for kNN the neighbours,
+    which classify instead of the head, else None. The time to choose settings on
     the validation split is part of the training time.
     """
     progress = Progress()
@@ -52,7 +53,6 @@ def solve(
     train, val = (HeadInputs(line.dataset(views), head) for views in (setup.views.train, setup.views.val))
     chosen, voters = _SOLVERS[str(setup.config.freeze_mode.solver)](setup, head, train, val, run.screen.say)
     seconds = time.perf_counter() - began
-    record.metrics(chosen)
     of_train = neighbours.leave_one_out(voters, train, _OWN) if voters else _score(setup, head.linear, train)
     of_val = _score(setup, voters or head.linear, val)
     if not math.isfinite(of_train.loss + of_val.loss):
@@ -62,7 +62,7 @@ def solve(
     epoch = EpochResult(1, 0, of_train.loss, of_train.accuracy, of_val, seconds, len(train.labels))
     guard.check()
     record_epoch(epoch, progress, learner, setup, run, record)
-    return progress, voters
+    return progress, chosen, voters
 
 
 def _score(setup: Setup, network: nn.Module, data: HeadInputs) -> Evaluation:

@@ -777,6 +777,8 @@ def test_interval_adds_seeds_and_shared_test_images(tmp_path):
     assert text.startswith("Undecided: ") and how in text
     more = "It takes more test images to tell them apart, rather than more seeds. Fine-tuning (full) is the cheaper."
     assert more in text and "seed=" not in text
+    of_groups = answer([replace(run, metrics=run.metrics | {"test/groups": 20.0}) for run in runs])
+    assert "It takes test images of more groups to tell them apart, rather than more seeds." in of_groups
     expected = statistics.t_interval([0.96] * 5, statistics.rounding_deviation(200))
     assert found.contenders[0].interval == statistics.added(0.96, expected, statistics.wilson(192, 200))
     (on_these,) = contests([replace(run, folder="") for run in runs])

@@ -64,7 +64,8 @@ def _not_by_seeds(first: Contender, second: Contender, difference: Difference, s
         folds = "data.folds=5 tests every group, unless the data has its own test split"
         return f"It takes more than {number_of(groups, 'group')} of test images to tell them apart: {folds}."
     if difference.over_images and 0 in difference.over_images:
-        return "It takes more test images to tell them apart, rather than more seeds."
+        what = "test images of more groups" if groups else "more test images"
+        return f"It takes {what} to tell them apart, rather than more seeds."
     if not (first.cell.depends_on_seed or second.cell.depends_on_seed):
         return "More seeds would not tell them apart, since neither depends on the seed."
     return f"It would take about {seeds:,} seeds to tell them apart." if seeds > _MANY_SEEDS else None

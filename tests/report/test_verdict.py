@@ -1269,6 +1269,26 @@ def test_row_of_the_best_compared_cell_is_bold():
         assert [row.style for row in table.rows] == ["bold" if n == best else "" for n in range(len(table.rows))]
 
 
+def test_cells_of_a_data_set_stand_together_and_the_best_of_each_is_bold():
+    scores = [("head", "easy", 0.9), ("head", "hard", 0.5), ("full", "easy", 0.8), ("full", "hard", 0.6)]
+    runs = [result(job, mode, val, 0.7, data=data) for job, (mode, data, val) in enumerate(scores)]
+    table = next(rows(runs))
+    by_column = {str(column.header): [*map(str, column.cells)] for column in table.columns}
+    assert by_column["data"] == ["easy", "easy", "hard", "hard"]
+    assert by_column["freeze_mode"] == ["head", "full", "full", "head"]
+    assert [row.style for row in table.rows] == ["bold", "", "bold", ""]
+
+
+def test_cells_and_contests_show_what_they_are_in_one_line():
+    runs = [result(job, "head", 0.9, 0.9, seed=job) for job in range(2)]
+    runs += [result(2, "full", 0.8, 0.8), result(3, "full", 0.0, 0.0, status="FAILED", seed=1)]
+    of_head, of_full = map(repr, cells(runs))
+    assert of_head == "<Cell freeze_mode=head data=digits lr=0.001: 2 finished>"
+    assert of_full == "<Cell freeze_mode=full data=digits lr=0.001: 1 of 2 finished>"
+    (of_all,) = map(repr, contests(runs))
+    assert of_all == "<Contest freeze_mode: win, of feature extraction (head), fine-tuning (full)>"
+
+
 def test_loss_over_seeds_is_paired_by_seed(tmp_path):
     grid = {"freeze_mode": ["head", "full"], "select": ["val/loss"]}
     (contest,) = contests(sweep_record.read(written_sweeps.sweep(tmp_path / "s", grid, seeds=3)).results)

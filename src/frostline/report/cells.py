@@ -21,12 +21,15 @@ REPEATS = ("seed", FOLD)
 _COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cell:
     """One point of the grid: all results that differ only in the seed and the fold."""
 
     choices: dict[str, Any]
     results: tuple[Result, ...]
+
+    def __repr__(self) -> str:
+        return f"<Cell {choices_text(self.choices, [*self.choices])}: {self.finished_text} finished>"
 
     @property
     def by(self) -> Metric:
@@ -110,8 +113,13 @@ def finalists(found: Sequence[Cell]) -> list[Cell]:
 
 def study_of(choices: Mapping[str, Any]) -> str:
     """Return a key of the study to which a run belongs: its name, data and selection metric."""
+    return repr([choices.get(trial_tags.STUDY), contest_of(choices)])
+
+
+def contest_of(choices: Mapping[str, Any]) -> str:
+    """Return a key of the cells with which a cell is compared: its data and selection metric."""
     of_data = {name: value for name, value in choices.items() if name == "data" or name.startswith("data.")}
-    return repr([choices.get(trial_tags.STUDY), sorted(of_data.items()), choices.get("select")])
+    return repr([sorted(of_data.items()), choices.get("select")])
 
 
 def varying(results: Sequence[Result]) -> list[str]:

@@ -39,7 +39,7 @@ class Contender:
     """95% interval of its score on the test split, in the metric of the comparison."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Contest:
     """The comparison of the runs on one data set, and its outcome."""
 
@@ -63,6 +63,10 @@ class Contest:
     """The largest class of the test split; None where no run recorded its size."""
     lead: Difference | None = None
     """Lead of the first contender over the largest class if no contender surely beats that class; else None."""
+
+    def __repr__(self) -> str:
+        names = ", ".join(one.name for one in self.contenders)
+        return f"<Contest {self.where or self.key}: {self.outcome}{names and f', of {names}'}>"
 
     @cached_property
     def studies(self) -> list[StudyResults]:

@@ -15,7 +15,7 @@ from frostline.records import cluster_jobs, trial_tags
 from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, PRUNED, SECONDS, Result, value_text
 from frostline.report import adapter_words
 from frostline.report.backbones import Grid, difference_text, grid
-from frostline.report.cells import REPEATS, Cell, cells, finalists, varying
+from frostline.report.cells import REPEATS, Cell, cells, contest_of, finalists, varying
 from frostline.report.contest import contests
 from frostline.report.pareto import Front, front
 from frostline.report.studies import short_text
@@ -28,19 +28,20 @@ _LISTED = 3  # runs that did not begin for the same reason and still have a line
 def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Table | str]:
     """Yield the table of a sweep's cells, best first by validation, then a line for every run that did not finish.
 
-    The grid of backbones by freeze modes follows the cells where both differ, as does the Pareto front of a search for
-    several objectives. `limit` is that of `cells_table`.
+    Cells of one data set stand together. The grid of backbones by freeze modes follows the cells where both differ, as
+    does the Pareto front of a search for several objectives. `limit` is that of `cells_table`.
     """
-    done = [cell for cell in cells(results) if cell.finished]
+    found = contests(results)
+    done = [cell for contest in found for cell in cells(contest.results) if cell.finished]
     if done:
         swept, shown = varying(results), _worth_a_row(done)
         yield cells_table(shown, swept, limit=limit)
         if len(shown) < len(done):
             yield f"  {len(done) - len(shown):,} more trials are in the report."
         if {"model", "freeze_mode"} <= {*swept}:
-            yield from map(pairs_table, filter(None, map(grid, contests(results))))
+            yield from map(pairs_table, filter(None, map(grid, found)))
         if any(trial_tags.OBJECTIVE in result.choices for result in results):
-            yield from map(front_table, filter(None, (front(contest.results) for contest in contests(results))))
+            yield from map(front_table, filter(None, (front(contest.results) for contest in found)))
     yield from _unfinished([one for one in sorted(results, key=lambda one: one.job) if one.status != "FINISHED"])
 
 
@@ -52,10 +53,13 @@ def _worth_a_row(done: Sequence[Cell]) -> list[Cell]:
 def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = None) -> Table:
     """Return a table with a row per cell, in the order given: the `swept` choices, scores over its seeds, and costs.
 
-    The best of the compared cells, which after a search are the fresh seeds, is bold. If the table would be wider than
-    `limit` characters, cost columns are left out, and at last names are folded; None is any width.
+    The best of the compared cells on each data set, which after a search are the fresh seeds, is bold. If the table
+    would be wider than `limit` characters, cost columns are left out, and at last names are folded; None is any width.
     """
-    columns, best = _columns(ranked, swept), ranked.index(finalists(ranked)[0])
+    columns, bests = _columns(ranked, swept), dict[str, Cell]()
+    for cell in finalists(ranked):
+        bests.setdefault(contest_of(cell.choices), cell)
+    best = {ranked.index(cell) for cell in bests.values()}
     table = _cells_table(columns, best)
     for cost in ("adapter", "learn", "time"):
         if limit is not None and cost in columns and width(table) > limit:
@@ -111,14 +115,14 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     return columns
 
 
-def _cells_table(columns: Mapping[str, Sequence[str]], best: int) -> Table:
+def _cells_table(columns: Mapping[str, Sequence[str]], best: set[int]) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
     for heading, texts in columns.items():
         number = heading in ("runs", "seeds", "learn", "time") or heading.startswith(("val", "test"))
         least = min(12, max(map(len, [heading, *texts])))  # longer texts may be folded, shorter ones not
         table.add_column(heading, justify="right" if number else "left", min_width=least, overflow="fold")
     for index, row in enumerate(zip(*columns.values(), strict=True)):
-        table.add_row(*map(Text, row), style="bold" if index == best else "")
+        table.add_row(*map(Text, row), style="bold" if index in best else "")
     return table
 
 

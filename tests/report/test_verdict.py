@@ -938,6 +938,13 @@ def test_one_freeze_mode_compares_other_keys():
     assert "The best lr is 0.01 for standard and 0.1 for none." in text
 
 
+def test_numbers_of_other_keys_are_named_with_their_key():
+    grid = [(16, 0.1, 0.7), (16, 0.01, 0.6), (32, 0.1, 0.8), (32, 0.01, 0.9)]
+    text = answer([result(job, "head", val, val, batch_size=size, lr=lr) for job, (size, lr, val) in enumerate(grid)])
+    assert "The best lr is 0.01 for batch_size=32 and 0.1 for batch_size=16." in text
+    assert "The best lr of `batch_size=16` is the larger of the two tried" in text
+
+
 def test_searched_keys_and_the_selection_are_not_compared():
     runs = []
     for augment, val in (("none", 0.7), ("standard", 0.9)):

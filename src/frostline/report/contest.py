@@ -38,6 +38,11 @@ class Contender:
     interval: Interval | None
     """95% interval of its score on the test split, in the metric of the comparison."""
 
+    @property
+    def short(self) -> str:
+        """Its value alone, e.g. `full` or `standard`; a number with its key, e.g. `batch_size=16`."""
+        return self.name if isinstance(self.value, int | float) else value_text(self.value)
+
 
 @dataclass(frozen=True, repr=False)
 class Contest:

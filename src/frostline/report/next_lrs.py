@@ -125,7 +125,7 @@ def _diverged(key: str, one: Contender, limit: float) -> str:
 
 
 def _of(key: str, group: Sequence[Contender]) -> str:
-    return "" if key == "lr" else f" of {' and '.join(f'`{value_text(one.value)}`' for one in group)}"
+    return "" if key == "lr" else f" of {' and '.join(f'`{one.short}`' for one in group)}"
 
 
 def _beyond(side: str, group: Sequence[Contender]) -> list[float]:

@@ -163,7 +163,7 @@ def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Calla
     """Return a sentence per tuned key on its value in the best cells."""
     parts = []
     for name in tuned:
-        best = {value_text(one.value): text(one.cell.choices[name]) for one in found if name in one.cell.choices}
+        best = {one.short: text(one.cell.choices[name]) for one in found if name in one.cell.choices}
         if len(best) == len(found) and len(set(best.values())) == 1:
             parts.append(f"{name} {next(iter(best.values()))} is best in {'both' if len(best) == 2 else 'all'}.")
         elif best:
@@ -181,7 +181,7 @@ def _budget(found: Sequence[Contender]) -> list[str]:
     tuned = [one for one in found if "lr" in one.cell.choices]
     if len({one.tried for one in tuned}) < 2:
         return []
-    counts = ", ".join(f"{value_text(one.value)} {one.tried}" for one in tuned)
+    counts = ", ".join(f"{one.short} {one.tried}" for one in tuned)
     return [f"The tuning budgets differ (cells tried: {counts})."]
 
 

@@ -397,6 +397,37 @@ def test_finished_run_without_accuracy_in_mlflow_is_killed(tracker, client, tmp_
     assert lacking.reason == "it finished, but MLflow has no valid test/accuracy"
 
 
+def test_sweep_without_results_in_mlflow_has_the_choices_that_it_stated(tracker, client, tmp_path):
+    """As after a sweep that was killed: MLflow has all keys of each run, as text."""
+    parent = client.create_run(tracker.experiment_id).info.run_id
+    of_modes = {"head": {"optimizer": "adam"}, "probe": {}}
+    for mode, seed in (("head", 0), ("head", 1), ("probe", 0)):
+        run = client.create_run(tracker.experiment_id, seed, {layout.PARENT_TAG: parent}, f"{mode} seed={seed}")
+        rules = {"freeze_mode.phases": f"[{{'of': '{mode}'}}]", "data.fraction": str(0.5 + seed)}
+        params = {"freeze_mode": mode, "data": "007", "seed": str(seed), "epochs": "3", "model.weights": "None"}
+        for key, text in {**params, **rules, **of_modes[mode]}.items():
+            client.log_param(run.info.run_id, key, text)
+    found = sweep_record.read(download.sweep(tracker.uri, parent, tmp_path / "fetched")).results
+    same = {"data": "007", "model.weights": "null"}
+    assert sorted((one.choices for one in found), key=repr) == [
+        {"freeze_mode": "head", "optimizer": "adam", "seed": 0, "data.fraction": 0.5, **same},
+        {"freeze_mode": "head", "optimizer": "adam", "seed": 1, "data.fraction": 1.5, **same},
+        {"freeze_mode": "probe", "seed": 0, "data.fraction": 0.5, **same},
+    ]
+
+
+def test_fetched_files_of_a_run_include_its_adapters(tracker, client, tmp_path):
+    run = client.create_run(tracker.experiment_id).info.run_id
+    (tmp_path / "file").write_text("x")
+    for name, inside in ((layout.CONFIG, None), (layout.BEST, None), ("adapter_config.json", layout.ADAPTER)):
+        client.log_artifact(run, (tmp_path / "file").rename(tmp_path / name), inside)
+        (tmp_path / "file").write_text("x")
+    (fetched := tmp_path / "fetched").mkdir()
+    download.fetch_files(tracker.uri, run, fetched, but=[layout.BEST])
+    files = {str(path.relative_to(fetched)) for path in fetched.rglob("*") if path.is_file()}
+    assert files == {layout.CONFIG, f"{layout.ADAPTER}/adapter_config.json"}
+
+
 def test_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
     uri = tracking_uri.resolved(f"sqlite:///{tmp_path}/broken.db")

@@ -10,13 +10,11 @@ from pathlib import Path
 from frostline.commands import CALLED, Parser
 from frostline.core import files, project
 from frostline.core.config import Config
-from frostline.core.config_keys import choices, flatten, semantic
+from frostline.core.config_keys import choices, differing, flatten, is_implied, semantic
 from frostline.core.errors import user_error
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report import terminal
-from frostline.report.cells import differing
-from frostline.report.combine import is_implied
 from frostline.sweeps import hydra_keys, job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further

@@ -32,6 +32,8 @@ _NOT_SOLVED = (
     *("features.views", "features.lockstep"),
 )
 """Keys and groups that only training steps read."""
+SHORT = ("model", "freeze_mode", "optimizer", "data", "select", "lr", "seed")
+"""Names of the settings that people filter runs by."""
 SOLVERS = {"probe": ("l2",), "knn": ("k", "temperature"), "centroid": ("temperature",)}
 """Fields of `FreezeModeConfig` that each solver of a head reads."""
 
@@ -147,3 +149,16 @@ def choices(config: Config) -> dict[str, Any]:
     }
     found = {name: value for name, value in named.items() if is_read(name, config.freeze_mode.solver)}
     return {**found, **({"model.weights": None} if config.freeze_mode.solver and not config.model.weights else {})}
+
+
+def differing(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values differ between the mappings that have them, in order of first appearance."""
+    keys = dict.fromkeys(key for section in sections for key in section)
+    return [key for key in keys if len({repr(section[key]) for section in sections if key in section}) > 1]
+
+
+def is_implied(key: str, stated: Sequence[Mapping[str, Any]], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the choice that is `stated` for its group determines `key` in all runs, as `model` its name."""
+    group, runs = key.partition(".")[0], zip(stated, configs, strict=True)
+    pairs = {(repr(choice.get(group)), repr(config[key])) for choice, config in runs if key in config}
+    return len(pairs) == len({name for name, _ in pairs})

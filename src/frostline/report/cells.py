@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from frostline.core.config_keys import differing
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records import trial_tags
 from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
@@ -131,12 +132,6 @@ def varying(results: Sequence[Result]) -> list[str]:
     found = differing([result.choices for result in results])
     same = [f"{name}.name" for name in found]
     return [name for name in found if name not in (*trial_tags.MARKS, *same)]
-
-
-def differing(sections: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose values differ between the mappings that have them, in order of first appearance."""
-    keys = dict.fromkeys(key for section in sections for key in section)
-    return [key for key in keys if len({repr(section[key]) for section in sections if key in section}) > 1]
 
 
 def metrics(results: Sequence[Result]) -> dict[str, float]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import untrusted
-from frostline.core.config_keys import flatten, is_read, is_semantic
+from frostline.core.config_keys import differing, flatten, is_implied, is_read, is_semantic
 from frostline.core.errors import UserError
 from frostline.records import layout, provenance, trial_tags
 from frostline.records.result import Result, choices_text
 from frostline.records.sweep_record import RecordedSweep
 from frostline.report import command_line
-from frostline.report.cells import FOLD, FOLDS, REPEATS, differing
+from frostline.report.cells import FOLD, FOLDS, REPEATS
 
 _PHASES = "freeze_mode.phases"
 _OPTIONS = "optimizer.options."
@@ -187,10 +187,3 @@ def _told_by_name(key: str, results: Sequence[Result], configs: Sequence[Mapping
     if group not in _GROUPS or rest == "name":
         return group in _GROUPS
     return is_implied(key, [result.choices for result in results], configs)
-
-
-def is_implied(key: str, choices: Sequence[Mapping[str, Any]], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the choice of its group determines the value of `key` in all runs, as `freeze_mode` its phases."""
-    group, runs = key.partition(".")[0], zip(choices, configs, strict=True)
-    pairs = {(repr(choice.get(group)), repr(config[key])) for choice, config in runs if key in config}
-    return len(pairs) == len({name for name, _ in pairs})

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core import files
+from frostline.core.config_keys import differing
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import SECONDS, Result, number_of, value_text
 from frostline.report import adapter_words, backbones, page_assets, page_data, search_page
 from frostline.report.cell_intervals import compare_cells, test_interval
-from frostline.report.cells import Cell, differing
+from frostline.report.cells import Cell
 from frostline.report.contest import Contender, Contest, contests
 from frostline.report.paired_difference import Difference
 from frostline.report.studies import short_text

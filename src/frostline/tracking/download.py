@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import ast
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from frostline.core import config_keys
 from frostline.core.errors import UserError, user_error
 from frostline.core.files import json_or_none
 from frostline.records import layout, run_folders
@@ -22,7 +25,7 @@ def sweep(uri: str, run_id: str, folder: Path) -> Path:
     folder.mkdir(parents=True)
     with connected(uri) as client:
         recorded = [*map(_whole, query.results(uri, run_id))]
-        results = _results(uri, run_id, folder) or recorded
+        results = _results(uri, run_id, folder) or _stated(recorded)
         ids = {result.name: result.run_id for result in recorded}
         experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
         tracker = Tracker(uri, experiment.name, str(folder), experiment.experiment_id, run_id)
@@ -50,6 +53,27 @@ def _results(uri: str, run_id: str, folder: Path) -> list[Result]:
         return [*map(Result.of, told)]
     except (TypeError, ValueError):
         return []
+
+
+def _stated(results: Sequence[Result]) -> list[Result]:
+    """Return the results with the choices that a sweep states, as values: short names, and other keys that differ.
+
+    MLflow has all keys of a config as text, also those that the choice of a group determines, as `model` `model.name`.
+    """
+    settings = [{key: _value(text) for key, text in result.choices.items()} for result in results]
+    from_scratch = [key for key in ("model.weights",) if any(each.get(key) == "null" for each in settings)]
+    short = (*config_keys.SHORT, *from_scratch)  # seeds of a solver differ only from scratch
+    names = [{key: each[key] for key in short if key in each} for each in settings]
+    keys = [key for key in config_keys.differing(settings) if not config_keys.is_implied(key, names, settings)]
+    more = [{key: each[key] for key in keys if key in each} for each in settings]
+    return [replace(result, choices={**one, **rest}) for result, one, rest in zip(results, names, more, strict=True)]
+
+
+def _value(text: str) -> Any:
+    """Return the value that `str` turned into `text`; the text if there is none."""
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return ast.literal_eval(text)
+    return text
 
 
 def result(uri: str, sweep: str, run_id: str, scratch: Path) -> Result:
@@ -98,17 +122,22 @@ def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
 
 def fetch_base(uri: str, sweep: str, name: str, folder: Path) -> None:
     """Download the base weights `name`, which the runs of a `sweep` share, to their place in `folder`."""
-    fetched = fetch_artifact(uri, sweep, f"{layout.BASES}/{name}", folder)  # MLflow may or may not create the subfolder
-    (folder / layout.BASES).mkdir(exist_ok=True)
-    fetched.replace(folder / layout.BASES / name)
+    _fetch_to_its_place(uri, sweep, f"{layout.BASES}/{name}", folder)
 
 
 def fetch_files(uri: str, run_id: str, folder: Path, *, but: Collection[str]) -> None:
-    """Download the top-level artifacts of a run into `folder`, except the names `but`, up to the first error."""
+    """Download the files of a run and its adapters into `folder`, except the names `but`, up to the first error."""
     with suppress(Unreachable, UserError, OSError):
-        for name in files(uri, run_id):
+        for name in [*files(uri, run_id), *files(uri, run_id, layout.ADAPTER)]:
             if name not in but:
-                fetch_artifact(uri, run_id, name, folder)
+                _fetch_to_its_place(uri, run_id, name, folder)
+
+
+def _fetch_to_its_place(uri: str, run_id: str, name: str, folder: Path) -> None:
+    """Download the artifact `name` to that relative path in `folder`; MLflow may or may not create the subfolder."""
+    fetched = fetch_artifact(uri, run_id, name, folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    fetched.replace(folder / name)
 
 
 def fetch_checkpoint(uri: str, run_id: str, into: Path) -> bool:

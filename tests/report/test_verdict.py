@@ -1187,6 +1187,10 @@ def test_each_data_set_has_its_own_sentence(key, values, last):
         ([result(0, "head", 0, 0, status="PLANNED")] * 2, "Nothing was trained: this is a plan of 2 runs."),
         ([], "Nothing was trained: this is a plan of 0 runs."),
         (
+            [result(0, "head", 0, 0, status="PLANNED", trial=0, budget="12 trials")],
+            "Nothing was trained: this is a plan of 1 run, the first trial of each cell, whose budget is 12 trials.",
+        ),
+        (
             [result(0, "head", 0.9, 0.8)],
             "Feature extraction (head) reached 80.0% on the test split (95% interval 77.4 to 82.4; one seed); there "
             "was nothing to compare it with. Try: `python train.py -m freeze=head,full`.",

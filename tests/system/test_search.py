@@ -259,7 +259,10 @@ def test_pareto_front_is_reported_and_its_first_objective_confirmed(
 
 def test_dry_run_plans_one_trial_per_cell_without_study(tmp_path: Path) -> None:
     done = sweep(tmp_path / "dry", tmp_path / "none.db", *TINY_SEARCH, *RANGES, *MODES, "dry_run=true")
-    assert not (done.folder / layout.STUDY).exists() and "a plan of 2 runs" in done.out
+    assert (
+        not (done.folder / layout.STUDY).exists()
+        and "a plan of 2 runs, the first trial of each cell, whose budget is" in done.out
+    )
 
 
 def test_unusable_storage_is_refused_before_runs(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ def is_search(results: Sequence[Result]) -> bool:
     return any(trial_tags.is_trial(result.choices) for result in results)
 
 
+def planned(results: Sequence[Result]) -> str:
+    """Return which runs of a search a plan has, and each cell's budget; empty for a grid."""
+    budget = next((result.choices.get(trial_tags.BUDGET) for result in results if is_search([result])), None)
+    return f", the first trial of each cell, whose budget is {budget}" if budget else ""
+
+
 def sentences(contest: Contest, digits: int) -> list[str]:
     """Return the sentences on a search, for the first two contenders; empty for a grid."""
     if not is_search(contest.results):

@@ -25,7 +25,9 @@ _NAMES = 3  # names in a sentence, of classes or of contenders
 def answer(results: Sequence[Result]) -> str:
     """Return the verdicts as plain sentences, one verdict per data set; commands stand between backticks."""
     if all(result.status == "PLANNED" for result in results):
-        return f"Nothing was trained: this is a plan of {number_of(len(results), 'run')}."
+        return (
+            f"Nothing was trained: this is a plan of {number_of(len(results), 'run')}{search_words.planned(results)}."
+        )
     found = contests(results)
     sentences = [(contest.where, verdict(contest)) for contest in found]
     return " ".join(f"With {where}: {text}" if where else text for where, text in sentences)

@@ -1368,8 +1368,8 @@ def test_answer_names_best_backbone_and_mode_pair(backbone_results):
         gaps.append(f"{100 * gap.gap:+.1f} ({low:.1f} to {high:.1f}) on {name}")
     assert f"`{pairs.modes[0]}` against `{pairs.modes[1]}` in points: {', '.join(gaps)}." in text
     assert f"`{pairs.models[0]}` against `{pairs.models[1]}` in points: " in text
-    table = pairs_table(pairs)
-    assert [str(column.header) for column in table.columns[1:-1]] == list(pairs.modes)
+    table = pairs_table(pairs, "data=digits")
+    assert [str(column.header) for column in table.columns[:-1]] == ["test data=digits", *pairs.modes]
     assert [str(cell) for cell in table.columns[0].cells] == [*pairs.models, " - ".join(pairs.models)]
 
 

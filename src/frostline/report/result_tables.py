@@ -39,7 +39,7 @@ def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Tab
         if len(shown) < len(done):
             yield f"  {len(done) - len(shown):,} more trials are in the report."
         if {"model", "freeze_mode"} <= {*swept}:
-            yield from map(pairs_table, filter(None, map(grid, found)))
+            yield from (pairs_table(pairs, one.where) for one in found if (pairs := grid(one)))
         if any(trial_tags.OBJECTIVE in result.choices for result in results):
             yield from map(front_table, filter(None, (front(contest.results) for contest in found)))
     yield from _unfinished([one for one in sorted(results, key=lambda one: one.job) if one.status != "FINISHED"])
@@ -68,13 +68,15 @@ def cells_table(ranked: list[Cell], swept: list[str], *, limit: int | None = Non
     return table
 
 
-def pairs_table(pairs: Grid) -> Table:
+def pairs_table(pairs: Grid, where: str = "") -> Table:
     """Return a table with a row per backbone and a column per freeze mode: test scores of the best cell of each pair.
 
-    The last column is the gain of the first mode over the second, the last row that of the first backbone.
+    The last column is the gain of the first mode over the second, the last row that of the first backbone. `where`
+    names the data if there are several.
     """
     by = next(iter(pairs.cells.values())).by
-    head, rows = "test" if by == ACCURACY else f"test {by.words}", []
+    head = " ".join(filter(None, ["test", "" if by == ACCURACY else by.words, where]))
+    rows = []
     for model in pairs.models:
         own = [pairs.cells.get((model, mode)) for mode in pairs.modes]
         scores = ["-" if cell is None else _score(cell, by.test) for cell in own]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -64,6 +65,21 @@ def test_sweeps_that_differ_by_seed_share_cells(tmp_path):
         path.with_name("config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
     found = cells(merged(one, two))
     assert [len(cell.finished) for cell in found] == [2] * 4
+
+
+def test_network_has_one_name_whether_its_sweep_names_the_option_or_not(tmp_path):
+    """An option is a choice by its own name only in a sweep over several."""
+    nets = {"net": "net", "mine": "net", "other": "net2"}
+    one = sweep(tmp_path / "one", {"model": ["net"]})
+    two = sweep(tmp_path / "two", {"model": ["mine", "other"]})
+    for path in tmp_path.glob("*/*/config.yaml"):
+        model = json.loads(path.with_name("result.json").read_text())["choices"]["model"]
+        found = yaml.safe_load(path.read_text()) | {"model": {"name": nets[model], "weights": "w"}}
+        path.write_text(yaml.safe_dump(found))
+    assert [(run.choices["model"], Path(run.folder).parent) for run in merged(one, two)] == [
+        ("mine", two),
+        ("other", two),
+    ]
 
 
 def test_repeated_run_counts_once(tmp_path):

@@ -34,6 +34,7 @@ def merged(sweeps: Sequence[RecordedSweep]) -> list[Result]:
         return list(sweeps[0].results)
     results = [result for sweep in sweeps for result in sweep.results]
     configs = _with_options([_config(Path(result.folder)) for result in results])
+    results = _with(results, _options(results, configs))
     results = _with(results, _rules(results, configs))
     keys = [key for key in _differing(configs) if not _told_by_name(key, results, configs)]
     known = {name for result in results for name in result.choices}
@@ -73,6 +74,27 @@ def _with_options(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the configs, with None, the optimizer's default, for options of the optimizer that only other runs set."""
     options = dict.fromkeys(key for config in configs for key in config if key.startswith(_OPTIONS))
     return [{**options, **config} if "optimizer.name" in config else config for config in configs]
+
+
+def _options(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the choices of each run that name its network and data by option, where some sweep does.
+
+    A sweep over `model` states the option, e.g. `dinov2_small`, and any other sweep its `model.name`.
+    """
+    sections = [{group: _section(group, config) for group in ("model", "data")} for config in configs]
+    known: dict[str, Any] = {}
+    for result, config, own in zip(results, configs, sections, strict=True):
+        for group, section in own.items():
+            if section and result.choices.get(group, name := config.get(f"{group}.name")) != name:
+                known.setdefault(section, result.choices[group])
+    for own in sections:
+        yield {group: known[section] for group, section in own.items() if section in known}
+
+
+def _section(group: str, config: Mapping[str, Any]) -> str:
+    """Return the settings of a group as text, empty if there are none."""
+    found = sorted((key, value) for key, value in config.items() if key.startswith(f"{group}."))
+    return repr(found) if found else ""
 
 
 def _rules(results: Sequence[Result], configs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:

@@ -174,7 +174,7 @@ def test_diverged_trial_is_not_repeated():
 def test_only_runs_of_same_source_and_data_are_skipped():
     assert resume.match_of([finished_run("f")], "s", "f").finished
     changed = resume.match_of([finished_run("f")], "s", "g")
-    assert changed.finished is None and "data changed" in (changed.note or "")
+    assert changed.finished is None and "other data" in (changed.note or "")
     other = resume.match_of([finished_run("f")], "another", "f")
     assert other.finished is None and "source changed" in (other.note or "")
     assert resume.match_of([finished_run("f", "KILLED")], "s", "g").interrupted is None

@@ -184,8 +184,7 @@ def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Diffe
     if by == ACCURACY and first.images and second.images:
         (right, total), (others, of) = first.counts, second.counts
         within = statistics.unpaired((right, total), (others, of)) if total and of else None
-        how = f"{which}, {_tested(first, second)}, not paired"
-        return Difference(gap, scores, within, how, 1, False)
+        return Difference(gap, scores, within, f"{which}, {_tested(first, second)}, not paired", 1, False)
     return Difference(gap, scores, None, which, 1, False)
 
 

@@ -67,6 +67,8 @@ def test_page_has_the_numbers_of_the_runs(tmp_path):
         assert run["val"] == pytest.approx(result.metrics[VAL], abs=1e-5)
         assert run["test"] == pytest.approx(result.metrics[TEST], abs=1e-5)
     (group,) = shown["groups"]
+    gap = contests(results)[0].difference
+    assert gap.gap > 0 and f'">{100 * gap.gap:.1f} (' in page(folder).text  # behind the first: without a plus
     assert len(group["cells"]) == 4
     for cell in group["cells"]:
         runs = [results[number] for number in cell["runs"]]

@@ -115,12 +115,13 @@ def _columns(
     keys = differing(tried)  # of this group: a key that tells the groups apart has one value here
     values = {name: [cell.choices.get(name) for cell in cells] for name in keys}
     adapters = [adapter_words.full(cell.finished[0]) for cell in cells]
+    behind = [compare_cells(cells[0], cell) for cell in cells[1:]]
     wide = [f'<div class="wide">{escape(adapter) or "-"}</div>' for adapter in adapters]
     return [
         ("", [page_assets.swatch(value_text(one.cell.choices.get(key)), one.name) for one in found]),
         ("test" if by == ACCURACY else f"test {by.words}", [by.text(cell.mean(by.test)) for cell in cells]),
         ("95% interval", [by.span(one.interval.low, one.interval.high) if one.interval else "-" for one in found]),
-        ("behind the first", ["", *(_difference(compare_cells(cells[0], cell), by) for cell in cells[1:])]),
+        ("behind the first", ["", *(_difference(one, by, signed=False) for one in behind)]),
         ("validation", [by.text(cell.mean(by.val)) for cell in cells]),
         ("time (s)", ["-" if math.isnan(one) else f"{one:.3g}" for one in seconds]),
         *((name, ["-" if one is None else escape(text(one)) for one in own]) for name, own in values.items()),
@@ -155,9 +156,12 @@ def _score(cell: Cell | None, *, best: bool) -> str:
     return f'<span title="{title}">{f"<strong>{text}</strong>" if best else text}</span>'
 
 
-def _difference(found: Difference | None, by: Metric) -> str:
-    """Return a difference with its interval, and how that was computed as a tooltip; a dash if it is not known."""
-    text = backbones.difference_text(found, by)
+def _difference(found: Difference | None, by: Metric, *, signed: bool = True) -> str:
+    """Return a difference with its interval, and how that was computed as a tooltip; a dash if it is not known.
+
+    Without being `signed`, a positive one has no plus, as under a heading that says who is ahead.
+    """
+    text = backbones.difference_text(found, by).removeprefix("" if signed else "+")
     return f'<span title="{escape(found.how)}">{text}</span>' if found else text
 
 

@@ -84,11 +84,16 @@ def contests(results: Sequence[Result]) -> list[Contest]:
 
     Runs on different data (`data` and `data.*`) are not comparable, nor are runs that different metrics selected.
     """
+    return [_contest(where, group) for where, group in comparable(results).items()]
+
+
+def comparable(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Return the results of each contest, by the words for its data and metric."""
     settings = [name for name in varying(results) if name == "select" or _of_data(name)]
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(choices_text(result.choices, settings), []).append(result)
-    return [_contest(where, group) for where, group in groups.items()]
+    return groups
 
 
 def _of_data(name: str) -> bool:

@@ -16,7 +16,7 @@ from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, PRUNED, SEC
 from frostline.report import adapter_words
 from frostline.report.backbones import Grid, difference_text, grid
 from frostline.report.cells import REPEATS, Cell, cells, contest_of, finalists, varying
-from frostline.report.contest import contests
+from frostline.report.contest import comparable, contests
 from frostline.report.pareto import Front, front
 from frostline.report.studies import short_text
 from frostline.report.tables import duration, millions, ruled, width
@@ -31,17 +31,16 @@ def rows(results: Sequence[Result], *, limit: int | None = None) -> Iterator[Tab
     Cells of one data set stand together. The grid of backbones by freeze modes follows the cells where both differ, as
     does the Pareto front of a search for several objectives. `limit` is that of `cells_table`.
     """
-    found = contests(results)
-    done = [cell for contest in found for cell in cells(contest.results) if cell.finished]
+    done = [cell for group in comparable(results).values() for cell in cells(group) if cell.finished]
     if done:
         swept, shown = varying(results), _worth_a_row(done)
         yield cells_table(shown, swept, limit=limit)
         if len(shown) < len(done):
             yield f"  {len(done) - len(shown):,} more trials are in the report."
         if {"model", "freeze_mode"} <= {*swept}:
-            yield from (pairs_table(pairs, one.where) for one in found if (pairs := grid(one)))
+            yield from (pairs_table(pairs, one.where) for one in contests(results) if (pairs := grid(one)))
         if any(trial_tags.OBJECTIVE in result.choices for result in results):
-            yield from map(front_table, filter(None, (front(contest.results) for contest in found)))
+            yield from map(front_table, filter(None, map(front, comparable(results).values())))
     yield from _unfinished([one for one in sorted(results, key=lambda one: one.job) if one.status != "FINISHED"])
 
 

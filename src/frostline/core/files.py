@@ -11,6 +11,8 @@ from typing import Any
 
 from frostline.core.errors import user_error
 
+LFS_POINTER = b"version https://git-lfs"
+"""The beginning of the small text that Git LFS leaves in place of a file that was not fetched."""
 _alike: dict[str, tuple[str, Path, tuple[int, ...]]] = {}
 """Per file name of `write_alike`: the last text, the path it was written to, and the file's size and time then."""
 

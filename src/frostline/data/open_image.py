@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from frostline.core.files import expanded
+from frostline.core.files import LFS_POINTER, expanded
 from frostline.core.shared_context import shared
 from frostline.data import remote_files
 from frostline.data.image_formats import candidates
@@ -63,8 +63,7 @@ def _opened(source: Path | io.BytesIO, name: Path) -> Image.Image:
     try:
         image = Image.open(source, formats=candidates(name))
     except UnidentifiedImageError:
-        start = source.getvalue() if isinstance(source, io.BytesIO) else source.read_bytes()
-        if start.startswith(b"version https://git-lfs"):
+        if _is_lfs_pointer(source):
             raise OSError("a pointer of Git LFS, not fetched by `git lfs pull`") from None
         raise
     try:
@@ -72,6 +71,13 @@ def _opened(source: Path | io.BytesIO, name: Path) -> Image.Image:
     except BaseException:
         image.close()
         raise
+
+
+def _is_lfs_pointer(source: Path | io.BytesIO) -> bool:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue().startswith(LFS_POINTER)
+    with source.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _whole(image: Image.Image, source: Path | io.BytesIO) -> Image.Image:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from frostline.core.errors import UserError, first_line, user_error
+from frostline.core.files import LFS_POINTER
 from frostline.core.input_spec import CROPS
 from frostline.models import base_weights
 from frostline.store import hashing, tensorfile
@@ -86,7 +87,7 @@ def _check_not_text(path: Path) -> None:
     """Raise `UserError` for a file that was saved in place of the weights: a web page, or a pointer of Git LFS."""
     with path.open("rb") as file:
         start = file.read(100)
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(LFS_POINTER):
         raise user_error("model.weights", path, "the weights, not a pointer of Git LFS; `git lfs pull` fetches them")
     if (text := " ".join(start.decode("ascii", "replace").split())).isprintable() and text and "\ufffd" not in text:
         raise user_error("model.weights", path, f"a file of tensors, not of text ({text[:40]} ...)")

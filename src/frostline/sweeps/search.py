@@ -61,9 +61,9 @@ def describe(cells: Sequence[SearchCell]) -> Iterator[str]:
         known, mode = cell.known, cell.config.freeze_mode.name
         if known.jobs > 1:
             yield f"{cell.name}: one cell, not {known.jobs}, since {mode} ignores {', '.join(known.unread)}"
+    budget = Budget.of(config, searched=True)
+    gets = f"trials={config.trials}" if budget.unit == "trials" else f"search.budget={budget} each"
     for what, names in alike.items():
-        budget = Budget.of(config, searched=True)
-        gets = f"trials={config.trials}" if budget.unit == "trials" else f"search.budget={budget} each"
         way = f"search={config.search.name} {gets}" if what else "without a search"
         yield ": ".join(filter(None, (way, ", ".join(names), what)))
     if found := several(config.search.objective):

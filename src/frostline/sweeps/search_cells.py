@@ -63,7 +63,7 @@ class SearchCell:
 
     def at(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return the overrides, by key, of a run with these values of the searched keys."""
-        return {**self.setting, **{key: search_space.text_of(value) for key, value in values.items()}}
+        return _with_values(self.setting, values)
 
     def folder(self, which: int | str) -> str:
         """Return the folder name of one of its trials or other runs; no other cell of the search has the same."""
@@ -191,14 +191,23 @@ def cells_of(
         if unread and (twin := next((cell for cell in cells if cell.name == name), None)):
             twin.known = replace(twin.known, jobs=twin.known.jobs + 1, unread=unread)
             continue
-        first = search_space.ends(space)[0]
-        lowest = {**setting, **{key: search_space.text_of(value) for key, value in first.items()}}
+        lowest = _with_values(setting, search_space.ends(space)[0])
         known = composing.compose_trial(lowest, compose, folder=name)
         cells.append(SearchCell(name, setting, space, config, known, compose, own))
-    numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
-    if config.search.name == "cmaes" and min(numbers, default=2) < 2:
-        raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
+    _check_cmaes(cells)
     return cells
+
+
+def _with_values(setting: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the overrides of a cell, by key, with these values of the searched keys."""
+    return {**setting, **{key: search_space.text_of(value) for key, value in values.items()}}
+
+
+def _check_cmaes(cells: Sequence[SearchCell]) -> None:
+    """Raise `UserError` for CMA-ES with a cell that has a single range of numbers, or none but other ranges."""
+    numbers = [sum(hasattr(one, "low") for one in cell.space.values()) for cell in cells if cell.space]
+    if cells[0].config.search.name == "cmaes" and min(numbers, default=2) < 2:
+        raise user_error("search", "cmaes", "two or more ranges of numbers, which CMA-ES needs; or search=tpe")
 
 
 def _outcome(result: Result, objectives: Sequence[Objective]) -> tuple[list[float] | None, TrialState | None]:

@@ -74,8 +74,8 @@ class Classifier:
         `images` is a table, a folder, or a list of files and folders. The columns of a table are copied; `path` names
         its column of paths if that has no common name, and `root` the folder that the paths are relative to.
         `per_class` adds a column for the probability of each class, `features` the vectors of a layer: `head` for the
-        head's input, or a stage. After an interruption the same call resumes. An unreadable image gets a row
-        with the error. UserError for arguments that cannot work.
+        head's input, or a stage. After an interruption the same call resumes. An unreadable image gets a row with the
+        error. UserError for arguments that cannot work.
         """
         from frostline.data.image_list import gather
         from frostline.report.terminal import Screen

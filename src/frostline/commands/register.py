@@ -23,6 +23,8 @@ from frostline.sweeps.find_weights import Trained, found
 from frostline.tracking import registry, tracking_uri
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
     from frostline.runs.predict import Predictor
 
 
@@ -44,16 +46,13 @@ def main(arguments: list[str]) -> int:
             raise user_error("run", options.run, "a run that MLflow has; `frostline sync` sends it there")
         uri = run.uri or tracking_uri.resolved(network.config.tracking.uri)
         digest, there = hashing.of_file(run.folder / layout.BEST), registry.versions(uri, name)
-        version = next((one.version for one in there if registry.has(one, result.run_id, digest)), None)
-        said = f"{name} version {version} is this run already"
-        if version is None:
-            if options.if_better and there:
-                rival = registry.with_alias(uri, name, options.against) if options.against else there[0]
-                called = f"{name} version {rival.version}"
-                if not _is_better(result.run_id, rival.run_id or "", called, uri, Path(scratch)):
-                    return 1
-            version = _register(run, network, name, uri, digest, Path(scratch))
-            said = f"{name} version {version}"
+        known = next((one.version for one in there if registry.has(one, result.run_id, digest)), None)
+        if known is None and options.if_better and there:
+            rival = registry.with_alias(uri, name, options.against) if options.against else there[0]
+            if not _is_better(result.run_id, rival, uri, Path(scratch)):
+                return 1
+        version = known or _register(run, network, name, uri, digest, Path(scratch))
+    said = f"{name} version {version}{' is this run already' if known else ''}"
     model = shlex.quote(f"models:/{name}/{version}")
     where = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
     print(f"{said}: {result.name}. To serve it:")
@@ -95,14 +94,14 @@ def _register(run: Trained, network: Predictor, name: str, uri: str, digest: str
     )
 
 
-def _is_better(run_id: str, other_id: str, called: str, uri: str, scratch: Path) -> bool:
-    """Return whether a run is surely better than another, of the version `called` so, and say so.
+def _is_better(run_id: str, rival: ModelVersion, uri: str, scratch: Path) -> bool:
+    """Return whether a run is surely better than that of another version, and say so.
 
     UserError where that run is unknown, or where one has no predictions or was tested on other images.
     """
-    run = tested_runs.recorded(uri, run_id, scratch)
+    run, called = tested_runs.recorded(uri, run_id, scratch), f"{rival.name} version {rival.version}"
     try:
-        other = tested_runs.recorded(uri, other_id, scratch)
+        other = tested_runs.recorded(uri, rival.run_id or "", scratch)
     except UserError as problem:
         raise UserError(f"--if-better: expected the run of {called} in MLflow ({problem})") from None
     compared = two_runs.compare_runs(run, other, names=(run.name, called))

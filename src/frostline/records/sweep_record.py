@@ -173,8 +173,8 @@ def read(folder: Path) -> RecordedSweep:
     runs = [_result(run) for run in waiting]
     if _gone(folder / layout.OWNER) and not cluster_jobs.alive(folder):
         jobs = cluster_jobs.in_charge(folder, names)
-        said = _said(folder)
-        runs = [_never_begun(run, jobs.get(name), said.get(run.job)) for run, name in zip(runs, names, strict=True)]
+        reasons = _reasons(folder)
+        runs = [_never_begun(run, jobs.get(name), reasons.get(run.job)) for run, name in zip(runs, names, strict=True)]
     return RecordedSweep(folder, tuple(runs), tracker or None)
 
 
@@ -185,7 +185,7 @@ def _waiting(sweep: Path, number: int, facts: Mapping[str, Any]) -> Result:
     return Result(number, name, folder, None, "WAITING", "not begun", choices, {}, command=command)
 
 
-def _said(sweep: Path) -> dict[int, str]:
+def _reasons(sweep: Path) -> dict[int, str]:
     """Return why runs did not finish, by number, as the sweep said when it ended."""
     told = files.json_or_none(sweep / layout.RESULTS)
     found = []

@@ -38,19 +38,19 @@ def of_cell(cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {}
     repeats = len(folders) / max(1, len({result.choices.get(FOLD) for result in cell.finished}))
     every = {run.folder: predictions.read(run.folder) for run in cell.finished}
-    predicted = [value for value in every.values() if value]
+    of_runs = [value for value in every.values() if value]
     matrices = [matrix for folder in folders if (matrix := confusion_matrix.read(folder))]
     if matrices:
         whole = confusion_matrix.total([one for one in matrices if one.classes == matrices[0].classes])
-        found |= _classes(whole, predicted, repeats) | {"pairs": _pairs(folders, whole)}
-    if predicted:
-        if predicted[0].multi_label:
-            found |= _several_classes(folders[0], predicted, repeats)
-        found["calibration"] = _calibration(predicted)
+        found |= _classes(whole, of_runs, repeats) | {"pairs": _pairs(folders, whole)}
+    if of_runs:
+        if of_runs[0].multi_label:
+            found |= _several_classes(folders[0], of_runs, repeats)
+        found["calibration"] = _calibration(of_runs)
         repeated = [[one for run in runs if (one := every[run.folder])] for runs in cell.repeats(cell.by.test)]
         found["over_classes"] = {
             metric.words: shortened(_mean(metric, [runs for runs in repeated if runs]))
-            for metric in ((MAP, MACRO_F1) if predicted[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
+            for metric in ((MAP, MACRO_F1) if of_runs[0].multi_label else (BALANCED_ACCURACY, MACRO_F1))
         }
     shifts = [value for folder in folders if (value := files.json_or_none(folder / SHIFT))]
     if shifts:
@@ -102,18 +102,18 @@ def _disagreements(one: Path, two: Path) -> dict[str, Any] | None:
     return {**counts, "tiles": tiles}
 
 
-def _several_classes(folder: Path, predicted: Sequence[Predictions], repeats: float) -> dict[str, Any]:
+def _several_classes(folder: Path, of_runs: Sequence[Predictions], repeats: float) -> dict[str, Any]:
     """Return the scores of each class of multi-label images: recall as accuracy, precision and F1."""
     per_class = files.json_or_none(folder / PER_CLASS)
     if not isinstance(per_class, list):
         return {}
-    labels, told = _pooled(predicted)
-    shares = {name: [*map(shortened, values)] for name, values in label_scores.shares(labels, told).items()}
+    labels, predicted = _pooled(of_runs)
+    shares = {name: [*map(shortened, values)] for name, values in label_scores.shares(labels, predicted).items()}
     images = labels.sum(0)
     return {
         "classes": [str(row["class"]) for row in per_class],
         "accuracy": shares["recall"],
-        "within": _all_within((labels & told).sum(0), images, predicted, repeats),
+        "within": _all_within((labels & predicted).sum(0), images, of_runs, repeats),
         "images": images.tolist(),
         "precision": shares["precision"],
         "f1": shares["f1"],
@@ -121,8 +121,8 @@ def _several_classes(folder: Path, predicted: Sequence[Predictions], repeats: fl
     }
 
 
-def _pooled(predicted: Sequence[Predictions]) -> tuple[Array, Array]:
-    return np.concatenate([one.labels for one in predicted]), np.concatenate([one.predicted for one in predicted])
+def _pooled(of_runs: Sequence[Predictions]) -> tuple[Array, Array]:
+    return np.concatenate([one.labels for one in of_runs]), np.concatenate([one.predicted for one in of_runs])
 
 
 def _numbers(label: Any) -> int | list[int]:
@@ -130,14 +130,14 @@ def _numbers(label: Any) -> int | list[int]:
     return np.flatnonzero(label).tolist() if np.ndim(label) else int(label)
 
 
-def _classes(matrix: Confusions, predicted: Sequence[Predictions], repeats: float) -> dict[str, Any]:
+def _classes(matrix: Confusions, of_runs: Sequence[Predictions], repeats: float) -> dict[str, Any]:
     """Return the accuracy of each class, and the confusion matrix of the classes `shown`, which number its cells.
 
     Each image was counted `repeats` times, once per seed; the intervals count it once.
     """
     images = matrix.images
     accuracy = [shortened(right / total) if total else None for right, total in zip(matrix.right, images, strict=True)]
-    within = _all_within(matrix.right, images, predicted, repeats)
+    within = _all_within(matrix.right, images, of_runs, repeats)
     shown = matrix.foremost(_DRAWN_CLASSES)
     cells = [part.tolist() for part in matrix.among(shown)]
     facts = {"classes": list(matrix.classes), "accuracy": accuracy, "within": within, "images": images.tolist()}
@@ -145,21 +145,21 @@ def _classes(matrix: Confusions, predicted: Sequence[Predictions], repeats: floa
 
 
 def _all_within(
-    right: Iterable[int], images: Iterable[int], predicted: Sequence[Predictions], repeats: float
+    right: Iterable[int], images: Iterable[int], of_runs: Sequence[Predictions], repeats: float
 ) -> list[list[float | None]]:
     """Return the ends of the 95% interval of each class's accuracy; each image was counted `repeats` times."""
-    if any(one.groups is not None for one in predicted):
-        labels, told = _pooled(predicted)
-        groups = np.concatenate([one.ids if one.groups is None else one.groups for one in predicted])
+    if any(one.groups is not None for one in of_runs):
+        labels, predicted = _pooled(of_runs)
+        groups = np.concatenate([one.ids if one.groups is None else one.groups for one in of_runs])
         kinds = range(len([*images]))
-        return [_within_groups(told, labels, kind, groups, repeats) for kind in kinds]
+        return [_within_groups(predicted, labels, kind, groups, repeats) for kind in kinds]
     return [_within(round(hits / repeats), round(count / repeats)) for hits, count in zip(right, images, strict=True)]
 
 
-def _within_groups(told: Array, labels: Array, kind: int, groups: Ints, repeats: float) -> list[float | None]:
+def _within_groups(predicted: Array, labels: Array, kind: int, groups: Ints, repeats: float) -> list[float | None]:
     """Return the ends of the interval of class `kind`, with images in groups; None for fewer than two groups."""
     mine = labels[:, kind] if labels.ndim == 2 else labels == kind
-    right = (told[:, kind] if labels.ndim == 2 else told == kind)[mine]
+    right = (predicted[:, kind] if labels.ndim == 2 else predicted == kind)[mine]
     if not len(right):
         return _within(0, 0)
     worth = effective_images(right, groups[mine], repeats)
@@ -186,9 +186,9 @@ def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
     return [[i, j, count, list(examples[i, j].values())[:_EXAMPLES]] for i, j, count in pairs]
 
 
-def _calibration(predicted: Sequence[Predictions]) -> dict[str, Any]:
-    right = np.concatenate([(one.predicted == one.labels).ravel() for one in predicted])
-    found = calibration(np.concatenate([one.confidence.ravel() for one in predicted]), right)
+def _calibration(of_runs: Sequence[Predictions]) -> dict[str, Any]:
+    right = np.concatenate([(one.predicted == one.labels).ravel() for one in of_runs])
+    found = calibration(np.concatenate([one.confidence.ravel() for one in of_runs]), right)
     bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
     filled = [[count, shortened(confidence), shortened(right)] for count, confidence, right in bins if count]
     return {"ece": shortened(found.ece), "bins": filled}

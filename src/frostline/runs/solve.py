@@ -39,8 +39,7 @@ def solve(
     """Solve the head with the solver of the freeze mode.
 
     Return the progress: one epoch; the settings chosen on the validation split, as metrics; and for kNN the neighbours,
-    which classify instead of the head, else None. The time to choose settings on
-    the validation split is part of the training time.
+    which classify instead of the head, else None. The time to choose settings is part of the training time.
     """
     progress = Progress()
     rewind_record(progress, run.folder, record)

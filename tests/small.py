@@ -47,9 +47,9 @@ from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
 from frostline.runs.train import fit_phases, learner_of
 from frostline.store.store import Store
-from frostline.training import checkpoint, dataset, loop, optim, schedule
+from frostline.training import checkpoint, dataset, optim, schedule
 from frostline.training.evaluation import EvaluatedPart, Evaluation
-from frostline.training.loop import FIRST_STEP, EpochResult, TrainingPosition
+from frostline.training.loop import FIRST_STEP, EpochResult, TrainingLoop, TrainingPosition
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
 from frostline.training.steps import PhaseParts, PlainStepper, Recipe, TrainedPart
@@ -282,8 +282,8 @@ def train(
         before_step(step, span)
 
     how = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=64, seed=seed, **recipe)
-    yield from loop.fit(
-        data.labels.cpu(),
+    training = TrainingLoop(
+        labels=data.labels.cpu(),
         stepper=PlainStepper(built, how),
         timeline=schedule.spans([p.share for p in phases], epochs=epochs, steps_per_epoch=steps),
         enter=enter,
@@ -291,8 +291,8 @@ def train(
         after_step=after,
         recipe=how,
         guard=Guard(model.module),
-        start=start,
     )
+    yield from training.fit(start)
 
 
 def plain_config(*overrides: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from frostline.runs.setup import assemble
 from frostline.training import loop, mixup, schedule
 from frostline.training.dataset import batches
 from frostline.training.evaluation import EvaluatedPart, evaluate
-from frostline.training.loop import Diverged, EpochResult, TrainingPosition
+from frostline.training.loop import FIRST_STEP, Diverged, EpochResult, TrainingLoop, TrainingPosition
 from frostline.training.schedule import Span, pieces, spans
 from frostline.training.steps import PhaseParts, PlainStepper, Recipe, TrainedPart
 from small import SMALL, TINY, Samples, compose, epochs_of, images, mode, network, resolve, train
@@ -225,7 +225,7 @@ def digits(model: Model, count: int) -> tuple[Samples, Samples, Tensor, Tensor]:
 def fit_linear(
     layer: nn.Linear, data: Samples, val: Samples, *, lr: float, epochs: int, batch_size: int, weight_decay: float = 0.0
 ) -> list[EpochResult]:
-    """Train a linear layer on features with the same `fit`."""
+    """Train a linear layer on features with the same loop."""
     steps = len(batches(len(data.labels), batch_size))
     optimizer = torch.optim.Adam(layer.parameters(), lr=lr, weight_decay=weight_decay)
 
@@ -233,18 +233,17 @@ def fit_linear(
         optimizer.param_groups[0]["lr"] = lr * (1 - step / span.end) if weight_decay else lr
 
     recipe = Recipe(epochs=epochs, batch_size=batch_size, eval_batch_size=512, seed=0)
-    return list(
-        loop.fit(
-            data.labels,
-            stepper=PlainStepper(optimizer, recipe),
-            timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
-            enter=lambda phase: PhaseParts(TrainedPart(layer, data, None), EvaluatedPart(layer, val, None)),
-            before_step=lower,
-            after_step=lambda: None,
-            recipe=recipe,
-            guard=freeze_guard.Guard(layer),
-        )
+    training = TrainingLoop(
+        labels=data.labels,
+        stepper=PlainStepper(optimizer, recipe),
+        timeline=spans([1.0], epochs=epochs, steps_per_epoch=steps),
+        enter=lambda phase: PhaseParts(TrainedPart(layer, data, None), EvaluatedPart(layer, val, None)),
+        before_step=lower,
+        after_step=lambda: None,
+        recipe=recipe,
+        guard=freeze_guard.Guard(layer),
     )
+    return list(training.fit())
 
 
 @pytest.mark.slow
@@ -329,14 +328,16 @@ def test_divergence_in_the_last_step_is_found_in_validation() -> None:
         list(train(model, mode("full"), images(24), before_step=spoil))
 
 
-def fit_three_epochs(layer: nn.Linear, **options: Any) -> Iterator[EpochResult | TrainingPosition]:
+def fit_three_epochs(
+    layer: nn.Linear, start: TrainingPosition = FIRST_STEP, **options: Any
+) -> Iterator[EpochResult | TrainingPosition]:
     """Train a linear layer in three epochs of three steps."""
     made = torch.Generator().manual_seed(0)
     data = Samples(torch.randn(20, 6, generator=made), torch.arange(20) % 4)
     recipe = Recipe(epochs=3, batch_size=8, eval_batch_size=64, seed=0)
     fixed = {"before_step": lambda step, span: None, "after_step": lambda: None}
-    return loop.fit(
-        data.labels,
+    training = TrainingLoop(
+        labels=data.labels,
         stepper=PlainStepper(torch.optim.SGD([layer.weight], lr=0.1), recipe),
         timeline=spans([1.0], epochs=3, steps_per_epoch=3),
         enter=lambda phase: PhaseParts(TrainedPart(layer, data, None), EvaluatedPart(layer, data, None)),
@@ -344,6 +345,7 @@ def fit_three_epochs(layer: nn.Linear, **options: Any) -> Iterator[EpochResult |
         guard=freeze_guard.Guard(layer),
         **{**fixed, **options},
     )
+    return training.fit(start)
 
 
 def test_fit_resumes_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

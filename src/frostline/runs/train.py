@@ -20,10 +20,10 @@ from frostline.runs.compiling import compiled
 from frostline.runs.lockstep_runs import LockstepStepper
 from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup
-from frostline.training import loop, optim, state
+from frostline.training import optim, state
 from frostline.training.averaging import MovingAverage
 from frostline.training.checkpoint_timing import CheckpointWriter
-from frostline.training.loop import EpochResult, TrainingPosition
+from frostline.training.loop import EpochResult, TrainingLoop, TrainingPosition
 from frostline.training.ranks import LeadingStepper
 from frostline.training.schedule import Span
 from frostline.training.state import Learner, Progress
@@ -113,15 +113,15 @@ def fit_phases(
     pause: Callable[[], bool],
     stepper: Stepper,
 ) -> Iterator[EpochResult | TrainingPosition]:
-    """Yield the events of `loop.fit`, from the position of `progress` to the last epoch or the end of the patience."""
+    """Yield what the training loop yields, from the position of `progress` to the last epoch or the end of patience."""
     config = setup.config
 
     def before_step(step: int, span: Span) -> None:
         setup.rates.set(learner.optimizer.param_groups, step, span)
         screen.advance(step / setup.steps_per_epoch)
 
-    events = loop.fit(
-        setup.data.train.labels,
+    training = TrainingLoop(
+        labels=setup.data.train.labels,
         stepper=stepper,
         timeline=setup.timeline,
         enter=functools.partial(_entered, setup, learner, screen.say),
@@ -129,10 +129,9 @@ def fit_phases(
         after_step=learner.average,
         recipe=setup.recipe,
         guard=guard,
-        start=progress.position,
         pause=pause,
     )
-    patience = config.train.patience
+    events, patience = training.fit(progress.position), config.train.patience
     while not progress.exhausted(patience) and (event := next(events, None)):
         yield event
     guard.check()

@@ -1,6 +1,6 @@
-"""The training loop of every freeze mode: `fit` yields a result per epoch.
+"""The training loop of every freeze mode: it yields a result per epoch.
 
-The loop knows no logger and no config. The caller records results, keeps the best weights and may stop at any epoch.
+It knows no logger and no config. The caller records results, keeps the best weights and may stop at any epoch.
 Metrics are summed on the device and read once per epoch.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -60,79 +60,89 @@ class TrainingPosition:
 FIRST_STEP = TrainingPosition()
 
 
-def fit(
-    labels: Tensor,
-    *,
-    stepper: Stepper,
-    timeline: Sequence[Span],
-    enter: Callable[[int], PhaseParts],
-    before_step: Callable[[int, Span], None],
-    after_step: Callable[[], None],
-    recipe: Recipe,
-    guard: freeze_guard.Guard,
-    start: TrainingPosition = FIRST_STEP,
-    pause: Callable[[], bool] = lambda: False,
-) -> Iterator[EpochResult | TrainingPosition]:
-    """Train from `start`; yield the result of every epoch, and the position after each step for which `pause()` holds.
+@dataclass(kw_only=True)
+class TrainingLoop:
+    """The training of one run.
 
-    `labels` `(N,)`, on the CPU, are the labels of the training samples. `enter(phase)` puts the network into the state
-    of a phase and returns its parts. `before_step(step, span)` sets learning rates, `after_step()` averages weights.
     Frozen tensors are compared bit for bit with their copies at the end of every phase and, if torch wrote to any, of
-    every epoch. Raises `FrozenDrift` if one changed, and `Diverged` if a loss is not finite.
+    every epoch.
     """
-    slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
-    images = slices[-1].stop
-    parts: PhaseParts | None = None
 
-    def begin(phase: int) -> PhaseParts:
-        guard.check()
-        begun = enter(phase)
-        guard.watch()
-        return begun
+    labels: Tensor
+    """`(N,)`, on the CPU: the labels of the training samples."""
+    stepper: Stepper
+    timeline: Sequence[Span]
+    enter: Callable[[int], PhaseParts]
+    """Puts the network into the state of a phase and returns its parts."""
+    before_step: Callable[[int, Span], None]
+    """Sets the learning rates of a step."""
+    after_step: Callable[[], None]
+    """Averages weights."""
+    recipe: Recipe
+    guard: freeze_guard.Guard
+    pause: Callable[[], bool] = lambda: False
+    """Asked after each step: should the position be yielded, as for a checkpoint?"""
+    parts: PhaseParts | None = field(default=None, init=False)
+    """Those of the current phase; None until it began."""
 
-    def execute(at: TrainingPosition) -> Generator[TrainingPosition, None, TrainingPosition]:
+    def __post_init__(self) -> None:
+        self.batches = batches(len(self.labels), self.recipe.batch_size, drop_last=self.recipe.drop_last)
+
+    def fit(self, start: TrainingPosition = FIRST_STEP) -> Iterator[EpochResult | TrainingPosition]:
+        """Train from `start`; yield the result of every epoch, and the position after each step with a pause.
+
+        Raises `FrozenDrift` if a frozen tensor changed, and `Diverged` if a loss is not finite.
+        """
+        steps, images = len(self.batches), self.batches[-1].stop
+        for epoch in range(start.epoch, self.recipe.epochs + 1):
+            if (finished := self.stepper.restore_finished(epoch)) is not None:
+                end = TrainingPosition(epoch, steps, *finished.sums.read(), finished.seconds)
+            else:
+                end = yield from self._train_epoch(start if epoch == start.epoch else TrainingPosition(epoch))
+                self.stepper.epoch_took(epoch, end.seconds)
+            _require_finite("training", end.loss, epoch)
+            phase = span_of(self.timeline, epoch * steps - 1).phase
+            parts = self.parts or self._begin(phase)  # None if all steps of the epoch were executed before
+            scored = parts.val.evaluate(self.recipe.eval_batch_size)
+            _require_finite("validation", scored.loss, epoch)
+            self.guard.check_if_written()
+            yield EpochResult(epoch, phase, end.loss / images, end.right / images, scored, end.seconds, images)
+
+    def _train_epoch(self, at: TrainingPosition) -> Generator[TrainingPosition, None, TrainingPosition]:
         """Execute the steps of an epoch that follow `at`; yield the pauses, return the end."""
-        nonlocal parts
-        epoch, first = at.epoch, (at.epoch - 1) * len(slices)
-        order = sampled(labels, recipe.sampling, recipe.seed, epoch)
-        indices = [order[batch] for batch in slices]
-        sums, began = Sums(at.loss, at.right, recipe.label_smoothing), time.perf_counter()
+        epoch, first = at.epoch, (at.epoch - 1) * len(self.batches)
+        order = sampled(self.labels, self.recipe.sampling, self.recipe.seed, epoch)
+        indices = [order[batch] for batch in self.batches]
+        sums, began = Sums(at.loss, at.right, self.recipe.label_smoothing), time.perf_counter()
 
         def reached(steps: int) -> TrainingPosition:
             loss, right = sums.read()
-            seconds = at.seconds + (time.perf_counter() - began) / stepper.runs_per_step
+            seconds = at.seconds + (time.perf_counter() - began) / self.stepper.runs_per_step
             return TrainingPosition(epoch, steps, loss, right, seconds)
 
-        for span, numbers in pieces(timeline, first + at.steps, first + len(slices)):
+        for span, numbers in pieces(self.timeline, first + at.steps, first + len(indices)):
+            parts = self.parts
             if parts is None or numbers.start == span.start:
-                parts = begin(span.phase)
+                parts = self._begin(span.phase)
             these = indices[numbers.start - first : numbers.stop - first]
-            steps = stepper.steps(parts.train, these, epoch, numbers.start)
+            steps = self.stepper.steps(parts.train, these, epoch, numbers.start)
             for step in numbers:
-                before_step(step, span)
+                self.before_step(step, span)
                 sums.add(next(steps))
-                after_step()
-                if pause():
-                    guard.check()
+                self.after_step()
+                if self.pause():
+                    self.guard.check()
                     at = reached(step + 1 - first)
                     _require_finite("training", at.loss, epoch)
                     yield at
                     began = time.perf_counter()
-        return reached(len(slices))
+        return reached(len(indices))
 
-    for epoch in range(start.epoch, recipe.epochs + 1):
-        if (finished := stepper.restore_finished(epoch)) is not None:
-            end = TrainingPosition(epoch, len(slices), *finished.sums.read(), finished.seconds)
-        else:
-            end = yield from execute(start if epoch == start.epoch else TrainingPosition(epoch))
-            stepper.epoch_took(epoch, end.seconds)
-        _require_finite("training", end.loss, epoch)
-        phase = span_of(timeline, epoch * len(slices) - 1).phase
-        parts = parts or begin(phase)  # None if all steps of the epoch were executed before
-        scored = parts.val.evaluate(recipe.eval_batch_size)
-        _require_finite("validation", scored.loss, epoch)
-        guard.check_if_written()
-        yield EpochResult(epoch, phase, end.loss / images, end.right / images, scored, end.seconds, images)
+    def _begin(self, phase: int) -> PhaseParts:
+        self.guard.check()
+        self.parts = self.enter(phase)
+        self.guard.watch()
+        return self.parts
 
 
 def _require_finite(which: str, loss: float, epoch: int) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
 
 import frostline
 import warm
@@ -80,6 +80,9 @@ def test_recorded_metrics_equal_scikit_learn(done: CompletedSweep, mode: str) ->
     losses = [log_loss(found.labels[:, k], chances[:, k], labels=[False, True]) for k in range(3)]
     assert run.metrics["test/accuracy"] == pytest.approx(accuracy_score(found.labels, found.predicted))
     assert run.metrics["test/map"] == pytest.approx(average_precision_score(found.labels, found.logits))
+    assert run.metrics["test/macro_f1"] == pytest.approx(f1_score(found.labels, found.predicted, average="macro"))
+    assert run.metrics["test/auroc"] == pytest.approx(roc_auc_score(found.labels, found.logits))
+    assert "test/balanced_accuracy" not in run.metrics
     assert run.metrics["test/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert found.loss.mean() == pytest.approx(np.mean(losses), rel=1e-5)
     rows = json.loads((Path(run.folder) / "per_class.json").read_text())

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy.special import softmax
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 import answers
 import small
@@ -23,6 +25,7 @@ from disk import file_size_limit
 from frostline import cli
 from frostline.core.interrupts import Terminated
 from frostline.records import sweep_record
+from frostline.report import predictions
 from frostline.sweeps import closing
 from frostline.sweeps.pool import WorkerDied
 from whole_sweeps import CHECKOUT, QUICK, CompletedSweep, command, environment, places, sweep
@@ -99,6 +102,19 @@ def test_mlflow_has_promised_metrics_params_and_tags(main_job):
             "cost/trainable_parameters",
             "cost/backbone_images",
         } <= set(run.data.metrics)
+
+
+def test_metrics_that_select_does_not_name_equal_scikit_learn(main_job):
+    for result in main_job.results():
+        found, metrics = predictions.read(result["folder"]), result["metrics"]
+        chances = softmax(found.logits.astype(float), axis=1)
+        assert metrics["test/balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(found.labels, found.predicted)
+        )
+        assert metrics["test/macro_f1"] == pytest.approx(f1_score(found.labels, found.predicted, average="macro"))
+        assert metrics["test/auroc"] == pytest.approx(roc_auc_score(found.labels, chances, multi_class="ovr"))
+        assert metrics["test/map"] == pytest.approx(average_precision_score(found.labels, chances))
+        assert 0 < metrics["test/calibration_error"] < 1
 
 
 def test_artifacts_equal_the_files_of_the_run(main_job, tmp_path):

@@ -16,6 +16,8 @@ from frostline.records.journal import is_number
 from frostline.records.layout import RESULT
 
 VAL, TEST = ACCURACY.val, ACCURACY.test
+ECE = "test/calibration_error"
+"""Expected calibration error; see `report.calibration`."""
 SHARED, WITHOUT = "test/shared_images", "test/accuracy_without_shared"
 """Number of test images that are also in train, and the accuracy on the others."""
 GROUPS, EFFECTIVE, VAL_EFFECTIVE = "test/groups", "test/effective_images", "best/val_effective_images"

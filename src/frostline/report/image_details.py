@@ -187,8 +187,8 @@ def _pairs(folders: Sequence[Path], matrix: Confusions) -> list[list[Any]]:
 
 
 def _calibration(of_runs: Sequence[Predictions]) -> dict[str, Any]:
-    right = np.concatenate([(one.predicted == one.labels).ravel() for one in of_runs])
-    found = calibration(np.concatenate([one.confidence.ravel() for one in of_runs]), right)
+    confidence, right = (np.concatenate(parts) for parts in zip(*(one.decisions() for one in of_runs), strict=True))
+    found = calibration(confidence, right)
     bins = zip(found.counts, found.confidence, found.accuracy, strict=True)
     filled = [[count, shortened(confidence), shortened(right)] for count, confidence, right in bins if count]
     return {"ece": shortened(found.ece), "bins": filled}

@@ -60,14 +60,16 @@ def scores_of(logits: Array, labels: Array) -> Array:
 def measure(
     metric: Metric, labels: Array, said: Array, *, loss: Array | None = None, scores: Array | None = None
 ) -> Measured | None:
-    """Return the value of `metric` on a split; None for accuracy, and where the loss or scores needed are missing.
+    """Return the value of `metric` on a split.
+
+    None for accuracy, for balanced accuracy of multi-label images, and where the loss or scores needed are missing.
 
     `labels` are the true and `said` the predicted classes, `loss` `(N,)` the cross-entropy in nats, `scores`
     `(N, classes)` the probabilities or a monotone function of them.
     """
     several = labels.ndim == 2
     if metric == BALANCED_ACCURACY:
-        return _balanced_accuracy(labels, said)
+        return None if several else _balanced_accuracy(labels, said)
     if metric == MACRO_F1:
         return (_macro_f1_of_several if several else _macro_f1)(labels, said)
     if metric == LOSS and loss is not None:

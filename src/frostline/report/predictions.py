@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from frostline.core.metrics import Metric
+from frostline.core.metrics import METRICS, Metric
 from frostline.records.layout import PREDICTIONS
+from frostline.records.result import ECE
+from frostline.report.calibration import calibration
 from frostline.report.metric_scores import RANKED, Array, Measured, measure, scores_of
 from frostline.report.statistics import Floats, Ints
 
@@ -52,6 +55,16 @@ class Predictions:
         if self.logits is not None and metric in RANKED:  # slower than the other metrics
             scores = scores_of(self.logits, self.labels)
         return measure(metric, self.labels, self.predicted, loss=self.loss, scores=scores)
+
+    def decisions(self) -> tuple[Floats, Array]:
+        """Return the probability of each decision, one per image (multi-label: per class), and whether it is right."""
+        return self.confidence.ravel(), (self.predicted == self.labels).ravel()
+
+    def metrics(self) -> dict[str, float]:
+        """Return all metrics that these predictions define, but for accuracy, by their names on the test split."""
+        found = {one.test: measured.value for one in METRICS.values() if (measured := self.measured(one))}
+        found[ECE] = calibration(*self.decisions()).ece
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def read(folder: str) -> Predictions | None:

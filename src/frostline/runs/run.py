@@ -17,6 +17,7 @@ from frostline.models import adapters
 from frostline.models.freeze_guard import Guard
 from frostline.records import layout, provenance, result
 from frostline.records.recording import Record
+from frostline.report import predictions
 from frostline.runs import evaluation, network_cache, robustness, selection, speed
 from frostline.runs.announcement import announce, write_origin
 from frostline.runs.checkpoints import checkpoint_on_failure
@@ -89,7 +90,7 @@ def _attempt(config: Config, run: RunContext, record: Record | None) -> _Outcome
             progress, chosen, voters = solve(setup, learner, guard, run, record)
         scored, final, of_adapters = conclude(setup, progress, folder, draft, voters)
         shifted = _shifted(setup, progress, run, voters) if config.eval.shift else {}
-    metrics = _metrics(setup, plan, progress, scored) | chosen | of_adapters | shifted
+    metrics = _all_scores(folder) | _metrics(setup, plan, progress, scored) | chosen | of_adapters | shifted
     metrics[result.BYTES] = float(speed.bytes_per_task(learner, folder, voters))
     if voters is None and not sharding.any_sharded(setup.model.module):  # the other ranks have ended
         metrics[result.SPEED] = speed.images_per_second(setup)
@@ -108,6 +109,12 @@ def _shifted(setup: Setup, progress: Progress, run: RunContext, voters: Neighbou
     under = robustness.measure(setup, progress.best_phase, run.screen.say, voters)
     files.write_json(run.folder / layout.SHIFT, under)
     return robustness.metrics(under)
+
+
+def _all_scores(folder: Path) -> dict[str, float]:
+    """Return every metric of the test split that the run's predictions define, whichever one `select` names."""
+    found = predictions.read(str(folder))
+    return {} if found is None else found.metrics()
 
 
 def _metrics(setup: Setup, plan: Plan, progress: Progress, scored: Evaluation) -> dict[str, float]:

@@ -124,6 +124,10 @@ def test_open_reads_a_whole_sweep(store, tmp_path):
     said = json.loads(store.command("compare", "--json", store.folder, cwd=tmp_path)[0])
     assert said["answer"] == sweep.verdict
     assert sweep.contests[0].outcome == said["contests"][0]["outcome"]
+    for row, cell in zip(sweep.to_pandas(cells=True).to_dict("records"), said["cells"], strict=True):
+        assert row["freeze_mode"] == cell["choices"]["freeze_mode"] and row["finished"] == len(cell["runs"]) == 1
+        assert [row["test/low"], row["test/high"]] == cell["test_interval"]
+        assert row["test/accuracy"] == cell["mean"]["test/accuracy"]
 
 
 def test_open_reads_a_whole_run(store):

@@ -150,11 +150,18 @@ class Sweep:
 
         return contests(self.results)
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a table with a row per run: its choices, status and metrics."""
+    def to_pandas(self, *, cells: bool = False) -> pd.DataFrame:
+        """Return a table with a row per run: its choices, status and metrics.
+
+        With `cells`, a row per cell, best by validation first: its choices, how many of its runs finished, the 95%
+        interval of its test score in the metric of `select`, and the mean of every metric over seeds or folds.
+        """
         import pandas as pd
 
-        rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
+        if cells:
+            rows = [_row(cell) for cell in self.cells]
+        else:
+            rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
         return pd.DataFrame(rows).drop(columns=[trial_tags.SPACE, trial_tags.OBJECTIVE], errors="ignore")
 
     def test_images(self, *overrides: str) -> pd.DataFrame:
@@ -196,6 +203,15 @@ class Sweep:
         table = self.to_pandas().to_html(index=False, float_format="{:.4g}".format, na_rep="")
         images = "".join(text[text.index("<svg") :] for text in drawn)
         return f"<p>{escape(self.verdict)}</p>{table}<div>{images}</div>"
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    """Return the row of a cell in a table of cells."""
+    from frostline.report.cell_intervals import test_interval
+
+    within = test_interval(cell)
+    low, high = (within.low, within.high) if within else (None, None)
+    return {**cell.choices, "finished": len(cell.finished), "test/low": low, "test/high": high, **cell.means()}
 
 
 @dataclass(frozen=True)

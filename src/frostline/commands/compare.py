@@ -173,12 +173,10 @@ def _pairs(contest: Contest) -> dict[str, Any] | None:
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    names = dict.fromkeys(name for result in cell.finished for name in result.metrics)
-    means = {name: cell.mean(name) for name in names}
     within = test_interval(cell)
     return {
         "choices": {name: value for name, value in cell.choices.items() if name != trial_tags.SPACE},
-        "mean": _without_nan(means),
+        "mean": _without_nan(cell.means()),
         "test_interval": within and [within.low, within.high],
         "runs": [
             {"name": run.name, "status": run.status, "folder": run.folder, "run_id": run.run_id} for run in cell.results

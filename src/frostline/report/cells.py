@@ -79,6 +79,10 @@ class Cell:
         values = self.values(metric)
         return fmean(values) if values else math.nan
 
+    def means(self) -> dict[str, float]:
+        """Return the mean of every metric that a finished run has."""
+        return {name: self.mean(name) for name in dict.fromkeys(name for run in self.finished for name in run.metrics)}
+
     def spread(self, metric: str) -> float | None:
         """Return the sample standard deviation of the values that `mean` averages; None for fewer than two of them.
 

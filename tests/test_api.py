@@ -103,6 +103,8 @@ def test_plan_lists_what_learns():
     plan = frostline.plan(frostline.compose("freeze=head", "data.limit=200", "model.image_size=32"))
     learning = {stage.stage: stage.learning for stage in plan.phases[0].stages}
     assert learning.pop("head") == plan.trainable_parameters > 0 and set(learning.values()) == {0}
+    learn = f"{plan.trainable_parameters:,} of {plan.parameters:,} parameters learn"
+    assert repr(plan) == f"<Plan head: shufflenet_v2_x0_5 on digits, {learn}>"
 
 
 def test_plan_counts_only_trained_parameters():

@@ -42,7 +42,7 @@ class PhasePlan:
     stages: tuple[StagePlan, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Everything that people want to check before a run spends time."""
 
@@ -84,6 +84,10 @@ class Plan:
     phases: tuple[PhasePlan, ...]
     uncut: str
     """Frozen stages that are computed in every epoch since the network cannot be cut above them; empty if none."""
+
+    def __repr__(self) -> str:
+        learn = f"{self.trainable_parameters:,} of {self.parameters:,} parameters learn"
+        return f"<Plan {self.name}: {self.model} on {self.data}, {learn}>"
 
 
 def _phases(setup: Setup, groups: Sequence[Mapping[str, Any]], lr: float | None) -> tuple[PhasePlan, ...]:

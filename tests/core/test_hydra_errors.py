@@ -147,6 +147,22 @@ def test_value_that_hydra_refuses_is_one_line_with_its_key(override: str, line: 
         assert str(caught.value) == line
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["++lr=1", "+lr=2"], "lr=2: expected no + before it"),
+        (["+lr=1", "++lr=2"], "lr=1: expected no + before it"),
+        (["+model=resnet50", "model=resnet18"], "model=resnet50: expected no + before it"),
+        (["freeze_mode.phases=[]", "++freeze_mode.phases=3"], "freeze_mode.phases=3: expected a list in brackets"),
+        (["++lr=1", "lr=${nope}"], "lr=${nope}: expected the name of a key in the braces"),
+    ],
+)
+def test_key_that_is_typed_twice_is_told_with_the_value_that_hydra_refuses(typed: list[str], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_one(typed)
+    assert str(caught.value).startswith(line)
+
+
 def test_unknown_key_is_told_beside_a_reference_for_a_config_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROSTLINE_AUGMENT", "none")
     for mistake, line in (

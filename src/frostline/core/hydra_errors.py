@@ -50,7 +50,8 @@ def explain(error: Exception, arguments: Sequence[str], commands: Sequence[str] 
         return UserError(next(filter(None, map(_no_yaml, files)), " ".join(text.split())))
     if found := re.match(r"In '(.+/.+)': \w+ raised while composing config:", text):
         return _in_file(f"{found[1]}.yaml", text, arguments)
-    return _explained(error, text, arguments, commands)
+    blamed_last = sorted(arguments, key=lambda one: one.lstrip("+") in text)  # a key may be typed twice
+    return _explained(error, text, blamed_last, commands)
 
 
 def _is_mistake(error: Exception) -> bool:
@@ -104,9 +105,9 @@ def _explained(error: Exception, text: str, arguments: Sequence[str], commands: 
     if "hydra.searchpath must be a list" in text:
         expected = "a list of folders in brackets, as [file:///home/me/conf]"
         return user_error("hydra.searchpath", given("hydra.searchpath", arguments), expected)
-    added = [key_of(argument) for argument in arguments if argument.startswith("+")]
-    if (found := re.search(_THERE, text)) and (key := next(filter(None, found.groups()))) in added:
-        value = given(key, arguments)
+    added = [argument for argument in arguments if argument.startswith("+")]
+    if (found := re.search(_THERE, text)) and (key := next(filter(None, found.groups()))) in map(key_of, added):
+        value = given(key, added)
         return user_error(key, value, f"no + before it, as the config has this key: {shlex.quote(f'{key}={value}')}")
     if found := re.search(r"Could not override '([^']+)'", text):
         return _not_there(found[1], text, arguments)

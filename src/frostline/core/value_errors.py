@@ -91,8 +91,8 @@ def _options(group: str, arguments: Sequence[str]) -> list[str]:
 
 
 def given(key: str, arguments: Sequence[str]) -> str:
-    """Return the value of `key` on the command line, `?` if it is not there."""
-    return next((argument.partition("=")[2] for argument in arguments if key_of(argument) == key), "?")
+    """Return the last value of `key` on the command line, which counts, `?` if it is not there."""
+    return next((argument.partition("=")[2] for argument in reversed(arguments) if key_of(argument) == key), "?")
 
 
 def key_of(argument: str) -> str:

@@ -76,7 +76,8 @@ def _process_id(only: int) -> int:
 class DyingLauncher(HydraLauncher):
     """A launcher whose worker dies in the check before the runs."""
 
-    def call(self, *_: object) -> NoReturn:
+    def call(self, check: partial[object], *_: object) -> NoReturn:
+        assert check.keywords["runs_elsewhere"]
         raise WorkerDied("its worker was killed by signal 9")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.models import build, weights
 from frostline.runs import checks, run_data
-from frostline.sweeps import preparation
+from frostline.sweeps import preflight, preparation
+from small import SMALL, compose
 
 
 @pytest.fixture
@@ -84,6 +86,43 @@ def test_unusable_store_is_reported(images, capsys, tmp_path):
 def test_search_is_prepared_by_cell(images, capsys):
     ranges = ("search=tpe", "trials=9", "lr=interval(1e-5,1)", "freeze=head,full")
     assert prepared(capsys, *ranges, "data=image_folder", images)[-1] == "checked: 2 runs can start"
+
+
+def test_check_downloads_weights_once(tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def download(url: str, path: str, *_: object, **__: object) -> None:
+        asked.append(url)
+        Path(path).touch()
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(weights.hashing, "of_source", lambda path: "f37072fd" + 56 * "0")
+    configs = {mode: compose(*SMALL, "model=resnet18", f"freeze={mode}") for mode in ("head", "full")}
+    preflight.check({"head": replace(configs["head"], dry_run=True)})
+    assert asked == []
+    preflight.check(configs)
+    assert len(asked) == 1
+
+
+def test_weights_out_of_reach_are_refused_unless_runs_may_have_them(tmp_path, monkeypatch, capsys):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    configs = {"": compose(*SMALL, "model=resnet18")}
+    with pytest.raises(UserError) as caught:
+        preflight.check(configs)
+    assert str(caught.value) == (
+        "model.weights=https://download.pytorch.org/models/resnet18-f37072fd.pth: expected a download that works"
+        f" (Name or service not known), the file resnet18-f37072fd.pth in {tmp_path / 'checkpoints'}, or"
+        " model.weights=<file>"
+    )
+    capsys.readouterr()
+    preflight.check(configs, runs_elsewhere=True)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"note: not here, but perhaps where the runs are: {caught.value}".replace(" ", "") in told.replace(" ", "")
 
 
 def test_prepare_refuses_what_a_sweep_refuses(images, hub, tmp_path):

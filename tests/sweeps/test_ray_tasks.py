@@ -100,6 +100,7 @@ def test_check_runs_as_a_task_like_a_run(ray: FakeRay) -> None:
     assert tasks().call(lambda: [*done, "asked"], lambda: done.append("meanwhile")) == ["meanwhile", "asked"]
     assert ray.task_options == [{"num_gpus": 1, "max_retries": 3}]
     assert tasks(check="here").call(os.getpid) == os.getpid() and len(ray.task_options) == 1
+    assert (tasks().runs_elsewhere, tasks(check="here").runs_elsewhere) == (False, True)
 
 
 def test_ray_is_started_once_and_memory_set_only_locally(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,8 @@ def fetch(url: str) -> tuple[Path, str]:
         try:
             torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
         except (OSError, RuntimeError) as problem:
-            advice = f"a download that works ({first_line(problem)}), or the file {path.name} in {path.parent}"
+            reason = first_line(problem.__context__ or problem)  # urllib wraps the error of the network
+            advice = f"a download that works ({reason}), the file {path.name} in {path.parent}, or model.weights=<file>"
             raise user_error("model.weights", url, advice) from problem
     digest = hashing.of_source(path)
     if not digest.startswith(prefix):

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from frostline.core.config import Config
+from frostline.core.config import Config, ModelConfig
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
+from frostline.models import lookup
 from frostline.models.weights import is_file_name, of_hub
 from frostline.records.layout import RUN_PREFIX
 
@@ -28,6 +29,17 @@ def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
         return source
     (initial := folder / "initial").mkdir(exist_ok=True)
     return str(fetch(config, initial))
+
+
+def of_library(model: ModelConfig) -> Path | None:
+    """Return the file of weights that a library offers by name, downloaded if missing; None for all other weights.
+
+    UserError if the download fails, or if its sha256 is not `model.sha256`.
+    """
+    if model.weights in (None, "glyphs") or on_disk(model.weights):
+        return None
+    found = lookup.weights_file(model.name, library=model.library, weights=model.weights, sha256=model.sha256)
+    return found[0] if found else None
 
 
 def on_disk(weights: str | None) -> bool:

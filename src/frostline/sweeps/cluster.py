@@ -64,6 +64,11 @@ class Cluster(Executor):
         return self.detached and not self.in_job and self.how.check == "job"
 
     @property
+    def runs_elsewhere(self) -> bool:
+        """Whether this process, which checks, is none of the cluster's jobs."""
+        return not self.in_job
+
+    @property
     def workers(self) -> int:
         """1 if a job may run several runs, which it can train in lockstep; else 0."""
         return 0 if self.how.pack == 1 else 1

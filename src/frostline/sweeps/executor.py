@@ -29,6 +29,11 @@ class Executor(Protocol):
     """Whether this process is the first job of the sweep on a cluster, which was queued with the sweep's folder."""
 
     @property
+    def runs_elsewhere(self) -> bool:
+        """Whether runs may be on machines that see other files than the process of `call`."""
+        return False
+
+    @property
     def workers(self) -> int:
         """Number of processes that can train several jobs in lockstep; 0 if each job trains alone."""
         return 0
@@ -128,6 +133,11 @@ class HydraLauncher(Executor):
         """Give `launcher` batches of `size` jobs, or all jobs in one batch for None."""
         self._launcher, self._size, self._config = launcher, size, config
         self._launched: set[int] = set()
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """True: where another launcher runs its jobs is not known."""
+        return True
 
     def run(
         self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further

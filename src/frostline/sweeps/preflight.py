@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from frostline.core.config import Config
+from frostline.core.config import Config, ModelConfig
+from frostline.core.errors import UserError
 from frostline.report import terminal
 from frostline.sweeps import find_weights
 
 
-def check(configs: Mapping[str, Config], unkept: list[str] | None = None) -> dict[str, dict[str, str]]:
+def check(
+    configs: Mapping[str, Config], unkept: list[str] | None = None, *, runs_elsewhere: bool = False
+) -> dict[str, dict[str, str]]:
     """Check data and weights of the configs, print each finding once, and return the values of `auto`.
 
     The values are by kind of run, then by key of the config. `unkept` gets the data that the store could not keep.
-    Raises the `UserError` of the first config that cannot run.
+    Raises the `UserError` of the first config that cannot run. At last the weights of libraries are downloaded, except
+    for a dry run; with `runs_elsewhere` a failure is only a note, since the machines of the runs may have them.
     """
     from frostline.runs import checks  # imports torch
 
@@ -28,7 +32,20 @@ def check(configs: Mapping[str, Config], unkept: list[str] | None = None) -> dic
             if finding.about not in told:
                 terminal.say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
                 told.add(finding.about)
+    for model in {repr(one.model): one.model for one in configs.values() if not one.dry_run}.values():
+        _fetch(model, runs_elsewhere=runs_elsewhere)
     return auto
+
+
+def _fetch(model: ModelConfig, *, runs_elsewhere: bool) -> None:
+    from frostline.runs import initial_weights
+
+    try:
+        initial_weights.of_library(model)
+    except UserError as error:
+        if not runs_elsewhere:
+            raise
+        terminal.say(f"  note: not here, but perhaps where the runs are: {error}", "yellow")
 
 
 def fingerprints(configs: Sequence[Config]) -> list[str | None]:

@@ -51,19 +51,14 @@ def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Prepared]
 
 def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Prepared]:
     """Yield files of downloaded weights; weights from runs or from the user's files are checked with the data."""
-    from frostline.models import lookup
     from frostline.runs import initial_weights
 
     for model in models.values():
-        source, began = model.weights, time.time()
-        if source in (None, "glyphs") or initial_weights.on_disk(source):
-            continue
-        found = lookup.weights_file(model.name, library=model.library, weights=source, sha256=model.sha256)
-        assert found is not None
-        path, _ = found
-        state = path.stat()
-        what = f"weights {source} of {model.name} ({model.library})"
-        yield Prepared(what, state.st_ctime >= began, state.st_size, path)
+        began = time.time()
+        if (path := initial_weights.of_library(model)) is not None:
+            state = path.stat()
+            what = f"weights {model.weights} of {model.name} ({model.library})"
+            yield Prepared(what, state.st_ctime >= began, state.st_size, path)
 
 
 def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Prepared]:

@@ -32,6 +32,11 @@ class Tasks(HydraLauncher):
         """Take `cluster.check` from the first config."""
         self._here = config.cluster.check == "here"
 
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether the checks are done here, and not in a task."""
+        return self._here
+
     def call(self, function: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
         """Call `function` in a task with the resources of a run; raises `WorkerDied` if Ray lost the task."""
         if self._here:

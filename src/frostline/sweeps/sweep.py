@@ -134,7 +134,8 @@ def _checked(
     dies.
     """
     mlflow = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
-    auto = executor.call(partial(check, to_check(planned)), partial(garbage.spared, mlflow))
+    checks = partial(check, to_check(planned), runs_elsewhere=executor.runs_elsewhere)
+    auto = executor.call(checks, partial(garbage.spared, mlflow))
     if search is not None:
         search.resolve_auto(auto, lambda configs: executor.call(partial(fingerprints, configs)))
     return auto

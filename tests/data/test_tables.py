@@ -32,6 +32,7 @@ from small import data_config, load_data
 NONE = {"path": None, "label": None, "split": None, "group": None, "time": None, "root": None}
 NO_PATH = "expected a path in every row, but there is none in row 21"
 LISTS = pd.DataFrame({"file": [["a.png", "b.png"]], "label": ["cat"]}).to_parquet()
+BYTES = pd.DataFrame({"file": [b"\x89PNG"], "label": ["cat"]}).to_parquet()
 Row = dict[str, Any]
 
 
@@ -64,6 +65,10 @@ def as_csv(file: Path, found: list[Row], *, head: str = "", **how: Any) -> None:
         writer.writerows(found)
 
 
+def spaced(file: Path) -> None:
+    file.write_text(file.read_text().replace('","', '", "'))
+
+
 WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
     "plain.csv": as_csv,
     "bom.csv": lambda file, found: as_csv(file, found, head="\ufeff"),
@@ -71,10 +76,12 @@ WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
     "sep_line.csv": lambda file, found: as_csv(file, found, head="sep=|\n", delimiter="|"),
     "empty_rows.csv": lambda file, found: as_csv(file, [found[0], *[dict.fromkeys(found[0], "")] * 3, *found[1:]]),
     "utf16.txt": lambda file, found: as_csv(file, found, delimiter="\t", encoding="utf-16"),
+    "blanks.csv": lambda file, found: as_csv(file, found, quoting=csv.QUOTE_ALL) or spaced(file),
     "all_quoted.csv": lambda file, found: as_csv(file, found, quoting=csv.QUOTE_ALL),
     "tabs.tsv": lambda file, found: as_csv(file, found, delimiter="\t"),
     "lines.jsonl": lambda file, found: file.write_text("\n".join(map(json.dumps, found))) and None,
     "rows.parquet": lambda file, found: pd.DataFrame(found).to_parquet(file),
+    "index.parquet": lambda file, found: pd.DataFrame(found).set_index("file").to_parquet(file),
     "categories.parquet": lambda file, found: pd.DataFrame(found).astype({"label": "category"}).to_parquet(file),
 }
 
@@ -272,6 +279,7 @@ def test_invalid_columns_are_refused(tmp_path: Path) -> None:
         ("t.xlsx", b"PK", "expected a table: .csv, .tsv, .parquet or .jsonl"),
         ("t.parquet", b"PAR1", "expected a table that can be read"),
         ("t.parquet", LISTS, "expected one text per row in column file, not a list"),
+        ("t.parquet", BYTES, "expected one text per row in column file, not a list, an object or bytes"),
     ],
 )
 def test_invalid_file_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

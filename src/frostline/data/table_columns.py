@@ -47,11 +47,15 @@ def texts(column: pd.Series[Any], name: str, file: Path) -> list[str]:
         and (abs(known) < 2**63).all()
     ):
         column = column.astype("Int64")
-    elif holds_lists(column):
-        raise user_error("data.root", file, f"one text per row in column {printable(name)}, not a list or an object")
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(object)
-    return [text.strip() for text in column.astype("string").fillna("")]
+    try:
+        if not holds_lists(column):
+            return [text.strip() for text in column.astype("string").fillna("")]
+    except UnicodeDecodeError:  # bytes that are no text
+        pass
+    expected = f"one text per row in column {printable(name)}, not a list, an object or bytes (data=hub reads images)"
+    raise user_error("data.root", file, expected)
 
 
 def holds_lists(cells: pd.Series[Any]) -> bool:

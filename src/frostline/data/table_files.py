@@ -66,18 +66,18 @@ def _whole_lines(file: Path) -> pd.DataFrame:
 
 
 def _whole_parquet(file: Path) -> pd.DataFrame:
-    """Read Parquet by pandas, but keep lists, and integers beside nulls, which pandas would make floats."""
+    """Read Parquet by pandas, but keep lists, indexes as columns, and integers beside nulls, which it makes floats."""
     import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
 
     stored = parquet.read_table(file)
-    frame: pd.DataFrame = stored.to_pandas()
+    frame: pd.DataFrame = stored.to_pandas(ignore_metadata=True)
     for field in stored.schema:
         listed = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
         rounded = pa.types.is_integer(field.type) and stored[field.name].null_count
-        if field.name in frame and (listed or rounded):
-            frame[field.name] = pd.Series(stored[field.name].to_pylist(), frame.index, dtype=object)
+        if listed or rounded:
+            frame[field.name] = pd.Series(stored[field.name].to_pylist(), dtype=object)
     return frame
 
 
@@ -123,7 +123,7 @@ def _reading(file: Path, key: str) -> Iterator[None]:
 
 
 def _format(file: Path) -> dict[str, Any]:
-    """Return the arguments of `read_csv`: separator, encoding, and every cell as unchanged text."""
+    """Return the arguments of `read_csv`: separator, encoding, and every cell as text, without blanks before it."""
     encoding = _encoding(file)
     with file.open(encoding=encoding) as stream:
         head = stream.readline()
@@ -131,7 +131,7 @@ def _format(file: Path) -> dict[str, Any]:
     often = max(",;\t|", key=_QUOTED.sub("", head).count)  # the most frequent separator in the header
     separator = told[1] if told else _SEPARATORS.get(file.suffix.lower(), often)
     how = {"sep": separator, "encoding": encoding, "skiprows": 1 if told else 0}
-    return {**how, "dtype": str, "na_filter": False, "index_col": False}
+    return {**how, "dtype": str, "na_filter": False, "index_col": False, "skipinitialspace": True}
 
 
 def _encoding(file: Path) -> str:

@@ -170,7 +170,7 @@ class _Here:
         folder = sweep / composed.hydra.sweep.subdir
         folder.mkdir(exist_ok=True)
         if number < self._whole:
-            self._record(number, composed, overrides, sweep, folder)
+            self._record(number, composed, overrides, sweep)
             self.within.append(time.perf_counter() - began)
         else:
             facts, config = SweepFacts.read(sweep).runs[number], config_of(composed)
@@ -197,11 +197,11 @@ class _Here:
             self.between[-1] += time.perf_counter() - began
         return judge
 
-    def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path, folder: Path) -> None:
+    def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path) -> None:
         """Run a job with all files that it writes."""
 
         def configure() -> JobConfig:
             config = config_of(composed)
             return JobConfig(config, recordable(composed, config), overrides)
 
-        job.carry_out(configure, number=number, sweep=sweep, folder=folder)
+        job.Job(sweep, number).carry_out(configure)

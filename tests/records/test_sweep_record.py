@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ def test_search_parses_only_new_or_changed_runs(tmp_path: Path, monkeypatch: pyt
         TRACKER, tuple(facts(number, "full" if number == 3 else "head") for number in range(20)), "tpe"
     )
     assert len(read) == 20 + 20 + 1  # the header each time, each run once, and one change
+
+
+def test_results_of_earlier_sweeps_are_read_as_results(tmp_path: Path) -> None:
+    done = Result(0, "head", "/earlier/0", None, "FINISHED", None, {"lr": 0.1}, {VAL: 0.5, TEST: 0.5}, {"train": 9})
+    runs = (replace(facts(0), finished=done), replace(facts(1), busy=replace(done, status="RUNNING")), facts(2))
+    SweepFile(tmp_path, None).add(runs)
+    assert SweepFacts.read(tmp_path).runs == runs
 
 
 @pytest.mark.parametrize("indent", [None, 1])

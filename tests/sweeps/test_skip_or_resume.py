@@ -83,13 +83,13 @@ def test_runs_of_another_live_sweep_are_left_to_it(tmp_path: Path, messages: lis
     sweep(tmp_path, "theirs", FAR, *theirs)
     sweep(tmp_path, "old", FAR, facts["other code"], source="o" * 64)
     sweep(tmp_path, "gone", dataclasses.replace(liveness.this_process(), pid=2**22 + 1), facts["nobodys"])
-    facts["done"] = dataclasses.replace(facts["done"], finished={})
+    facts["done"] = dataclasses.replace(facts["done"], finished=Result(5, "done", "", None, "FINISHED", None, {}, {}))
     (tmp_path / "theirs" / "begun").mkdir()
     journal.append(tmp_path / "theirs" / "begun", "run", uid="b" * 32, name="begun", tags={}, time=0)
     own = takeover(tmp_path, sweep(tmp_path, "ours", liveness.this_process()), [*names])
     with own.left_to_others([*facts.values()], 0) as left:
         assert [one.name for one in left if one.busy is not None] == ["same"]
-    assert left[0].busy is not None and left[0].busy["folder"] == str(tmp_path / "theirs" / "same")
+    assert left[0].busy is not None and left[0].busy.folder == str(tmp_path / "theirs" / "same")
     assert len(messages) == 1 and "same: left to far (process 1" in messages[0]
     assert f"frostline report {tmp_path}/theirs`" in messages[0]
     result = closing.result(tmp_path / "ours", 0, left[0])
@@ -174,7 +174,7 @@ def test_finished_run_is_skipped_with_its_result(ours: Takeover, tmp_path: Path,
     own, new = ours.facts([run, other], 5)
     assert not own.to_do and new.to_do and new.previous is None
     expected = Result(5, run.name, str(past.folder), None, "FINISHED", None, run.choices, past.metrics, {})
-    assert own.finished == dataclasses.asdict(expected) and read_result(tmp_path / "ours" / run.folder) == expected
+    assert own.finished == expected and read_result(tmp_path / "ours" / run.folder) == expected
     assert messages == [f"head lr=0.1: skipped, finished in {past.folder}"]
     assert ours.finished(run.config) == [past]
     ours.facts([other], 7)
@@ -185,7 +185,7 @@ def test_trial_that_diverged_is_skipped_and_a_run_is_not(ours: Takeover, tmp_pat
     trial = dataclasses.replace(planned(), choices={"lr": 0.1, "trial": 3})
     before(ours, trial, tmp_path / "theirs" / "0", "FAILED", **{layout.REASON_TAG: "Diverged: nan"})
     (own,) = ours.facts([trial], 0)
-    assert own.finished is not None and own.finished["reason"] == "Diverged: nan" and "diverged in" in messages[0]
+    assert own.finished is not None and own.finished.reason == "Diverged: nan" and "diverged in" in messages[0]
     assert ours.facts([planned()], 0)[0].to_do and ours.finished(trial.config) == []
 
 
@@ -210,7 +210,7 @@ def test_interrupted_run_that_another_process_takes_first_is_left_to_it(
     before(ours, planned(), tmp_path / "theirs" / "0", "KILLED")
     ours._heart = cast(Any, SimpleNamespace(take=lambda at: FAR))
     (own,) = ours.facts([planned()], 0)
-    assert own.busy is not None and own.busy["folder"] == str(tmp_path / "theirs" / "0")
+    assert own.busy is not None and own.busy.folder == str(tmp_path / "theirs" / "0")
     assert f"left to {FAR}, which is running it: `python -m frostline report {tmp_path}/theirs`" in messages[0]
 
 
@@ -220,7 +220,7 @@ def test_run_in_whose_folder_a_process_works_is_left_to_it(ours: Takeover, tmp_p
     folder.mkdir()
     (folder / layout.BEAT).write_text(json.dumps(dataclasses.asdict(FAR)))
     (own,) = ours.facts([planned()], 0)
-    assert own.busy is not None and own.busy["folder"] == str(folder) and "left to" in messages[0]
+    assert own.busy is not None and own.busy.folder == str(folder) and "left to" in messages[0]
     before(ours, planned(), tmp_path / "theirs" / "0")
     (own,) = ours.facts([planned()], 0)
     assert own.finished is not None and not (folder / layout.RESULT).exists()
@@ -229,7 +229,7 @@ def test_run_in_whose_folder_a_process_works_is_left_to_it(ours: Takeover, tmp_p
 def test_run_of_a_live_process_is_left_to_it(ours: Takeover, tmp_path: Path, messages: list[str]) -> None:
     past = before(ours, planned(), tmp_path / "theirs" / "0", "RUNNING", **FAR.tags())
     (own,) = ours.facts([planned()], 3)
-    assert own.busy is not None and (own.busy["job"], own.busy["folder"]) == (3, str(past.place))
+    assert own.busy is not None and (own.busy.job, own.busy.folder) == (3, str(past.place))
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ class RunFacts:
     """Digest of the config."""
     settled: dict[str, Any] = field(default_factory=dict)
     """Values that replace `auto` in this sweep, by key: decided once, wherever its jobs run."""
-    finished: dict[str, Any] | None = None
+    finished: Result | None = None
     """The result, if an earlier sweep has finished this run."""
-    busy: dict[str, Any] | None = None
+    busy: Result | None = None
     """A result with status `RUNNING` and the run's folder, if another process has this run."""
     previous: dict[str, str | None] | None = None
     """The interrupted run that this one resumes: its `run_id` in MLflow, and the `folder` with its checkpoint."""
@@ -64,6 +64,12 @@ class RunFacts:
     """Location of its data: an absolute path, or a URL."""
     command: list[str] | None = None
     """The options typed for it in this sweep, without passwords."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RunFacts:
+        """Return the facts in plain values from the sweep's file."""
+        there = {key: Result(**values[key]) for key in ("finished", "busy") if values.get(key)}
+        return cls(**{**values, **there})
 
     @property
     def to_do(self) -> bool:
@@ -114,7 +120,7 @@ def _sweep_facts(path: Path, *state: int) -> SweepFacts:
     else:
         values = files.parsed(f"{head}]}}")
         lines = [line.removesuffix(",") for line in lines if line]
-    known = {line: _LINES.get(line) or RunFacts(**files.parsed(line)) for line in lines}
+    known = {line: _LINES.get(line) or RunFacts.of(files.parsed(line)) for line in lines}
     _LINES.clear()
     _LINES.update(known)
     tracker = values["tracker"] and Tracker(**values["tracker"])

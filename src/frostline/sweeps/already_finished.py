@@ -117,7 +117,7 @@ def _finished(folder: Path, pairs: Sequence[tuple[PlannedRun, RunFacts]]) -> Ite
     """Yield the result of each run, up to the first that is not finished with today's source."""
     source = project.source_sha256()
     for number, (run, facts) in enumerate(pairs):
-        own = Path(facts.finished["folder"]) if facts.finished else folder / facts.folder
+        own = Path(facts.finished.folder) if facts.finished else folder / facts.folder
         past, result = past_runs.of_folder(own), read_result(own)
         if past is None or result is None or past.status != "FINISHED" or past.source != source:
             return

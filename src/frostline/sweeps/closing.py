@@ -68,9 +68,9 @@ def result(
     job in a cluster with its state, given if the cluster ended the job or queued it again.
     """
     own = folder / facts.folder
-    if facts.busy and not facts.busy["folder"]:
-        return Result(**facts.busy)
-    where = Path(facts.busy["folder"]) if facts.busy else own
+    if facts.busy and not facts.busy.folder:
+        return facts.busy
+    where = Path(facts.busy.folder) if facts.busy else own
     written = read_result(where)
     ended_by_others = engine is not None and written is not None and written.status == "KILLED"
     if written is not None and not ended_by_others and (where == own or written.status == "FINISHED"):

@@ -23,7 +23,7 @@ from frostline.records.heartbeat import Busy, Heartbeat
 from frostline.records.layout import RESULT
 from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
-from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
+from frostline.records.sweep_record import RunFacts, SweepFacts
 from frostline.records.system_metrics import sampled
 from frostline.records.trial_tags import Judge
 from frostline.report import terminal
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def run_job(composed: DictConfig) -> Result:
     """Run one job and return its result, which is also in `result.json`; only interrupts are raised."""
     hydra = HydraConfig.get()
-    sweep, folder = Path(hydra.sweep.dir), Path(hydra.runtime.output_dir)
+    sweep = Path(hydra.sweep.dir)
     if not SweepFacts.exist(sweep):
         line = "hydra.mode, hydra/sweeper: expected MULTIRUN and frostline, since a single run is a sweep of one"
         raise UserError(line)
@@ -46,28 +46,7 @@ def run_job(composed: DictConfig) -> Result:
         typed = [*hydra_keys.hydra_options(hydra), *hydra.overrides.task]
         return JobConfig(config, recordable(composed, config), typed)
 
-    return carry_out(configure, number=hydra.job.num, sweep=sweep, folder=folder)
-
-
-def carry_out(configure: Callable[[], JobConfig], *, number: int, sweep: Path, folder: Path) -> Result:
-    """Do the work of `run_job`, as job `number` of `sweep`; `configure` returns the config to run.
-
-    A run that another process holds, or that was finished after the sweep was planned, is left alone, and its state is
-    returned.
-    """
-    logging.raiseExceptions = False  # no tracebacks on the screen if a log cannot be written
-    shared = SweepFacts.read(sweep)
-    facts = shared.runs[number]
-    if known := facts.finished or facts.busy:  # launchers that take whole batches also launch these
-        return Result(**known)
-    sweeps = liveness.read(sweep / layout.OWNER)  # jobs inherit the runs that the sweep's process claimed
-    try:
-        with heartbeat.beating() as heart:
-            heart.claim(folder, heir_of=sweeps)
-            return _done_since(sweep, folder) or _carry_out(configure, number, shared, sweep, folder, heart)
-    except Busy as busy:
-        log.info("%s is left alone: %s", facts.name, busy)
-        return busy_result(number, facts, folder, busy.owner)
+    return Job(sweep, hydra.job.num).carry_out(configure)
 
 
 def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: liveness.Holder) -> Result:
@@ -76,142 +55,149 @@ def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: livene
     return Result(number, facts.name, str(folder or ""), run_id, "RUNNING", reason, facts.choices, {})
 
 
-def _done_since(sweep: Path, folder: Path) -> Result | None:
-    """Return the result of a run that another job finished after its sweep was planned; else None."""
-    found = read_result(folder)
-    if found is None or found.status != "FINISHED":
-        return None
-    written, planned = (path.stat().st_mtime_ns for path in (folder / RESULT, sweep / layout.SWEEP))
-    return found if written > planned else None
+class Job:
+    """A job of a sweep: it owns the folder of its run while it carries the run out."""
 
+    def __init__(self, sweep: Path, number: int) -> None:
+        """Take the facts of run `number` from the folder of the `sweep`."""
+        self._sweep, self._number, self._shared = sweep, number, SweepFacts.read(sweep)
+        self._facts = self._shared.runs[number]
+        self._folder = sweep / self._facts.folder
+        resumed = (self._facts.previous or {}).get("folder")
+        self._resumed = Path(resumed) if resumed else None
+        self._owner = liveness.read(sweep / layout.OWNER)  # jobs inherit the runs that the sweep's process claimed
+        self._spent: dict[str, float] = {}
+        """The costs of a trial that failed, which count against the budget of its search."""
 
-def _carry_out(
-    configure: Callable[[], JobConfig], number: int, shared: SweepFacts, sweep: Path, folder: Path, heart: Heartbeat
-) -> Result:
-    """Run a run whose folder `heart` has claimed, and write its result, however it ends."""
-    facts = shared.runs[number]
-    result = Result(number, facts.name, str(folder), None, "KILLED", None, facts.choices, {})
-    (folder / RESULT).unlink(missing_ok=True)  # the result of an attempt that died
-    spent: dict[str, float] = {}
-    told = (facts.previous or {}).get("folder")
-    before = Path(told) if told else None
-    try:
-        if before and before != folder / layout.PREVIOUS:  # two jobs that resume it would write to one MLflow run
-            heart.claim(before, heir_of=liveness.read(sweep / layout.OWNER))
-        result = _executed(configure().with_values(facts.settled), result, shared, sweep, before, heart, spent)
-    except Busy as busy:
-        result = busy_result(number, facts, busy.folder, busy.owner)
-    except Paused as pause:
-        metrics = {EPOCHS: float(pause.epochs), SECONDS: pause.seconds}
-        result = replace(result, status="PAUSED", reason=str(pause), metrics=metrics)
-    except KeyboardInterrupt as interrupt:
-        result = replace(result, status="KILLED", reason=interrupts.name(interrupt))
-        raise
-    except (Exception, SystemExit) as error:
-        log.exception("%s failed", facts.name)
-        result = replace(result, status="FAILED", reason=reason_of(error), metrics=spent)
-    finally:
-        result = replace(result, run_id=journal.run_id(folder) or result.run_id)
-        write_result(folder, result)
-    if result.status == "FINISHED":  # the same run is skipped from now on, so no checkpoint is needed
-        for place in (folder / layout.CHECKPOINT, folder / layout.PREVIOUS, before and before / layout.CHECKPOINT):
-            if place:
+    def carry_out(self, configure: Callable[[], JobConfig]) -> Result:
+        """Do the work of `run_job`; `configure` returns the config to run.
+
+        A run that another process holds, or that was finished after the sweep was planned, is left alone, and its state
+        is returned.
+        """
+        logging.raiseExceptions = False  # no tracebacks on the screen if a log cannot be written
+        if known := self._facts.finished or self._facts.busy:  # launchers that take whole batches also launch these
+            return known
+        try:
+            with heartbeat.beating() as heart:
+                heart.claim(self._folder, heir_of=self._owner)
+                return self._done_since() or self._attempt(configure, heart)
+        except Busy as busy:
+            log.info("%s is left alone: %s", self._facts.name, busy)
+            return busy_result(self._number, self._facts, busy.folder, busy.owner)
+
+    def _done_since(self) -> Result | None:
+        """Return the result of a run that another job finished after its sweep was planned; else None."""
+        found = read_result(self._folder)
+        if found is None or found.status != "FINISHED":
+            return None
+        written, planned = (path.stat().st_mtime_ns for path in (self._folder / RESULT, self._sweep / layout.SWEEP))
+        return found if written > planned else None
+
+    def _attempt(self, configure: Callable[[], JobConfig], heart: Heartbeat) -> Result:
+        """Run a run whose folder `heart` has claimed, and write its result, however it ends."""
+        (self._folder / RESULT).unlink(missing_ok=True)  # the result of an attempt that died
+        result = self._result("KILLED")
+        try:
+            if self._resumed and self._resumed != self._folder / layout.PREVIOUS:
+                heart.claim(self._resumed, heir_of=self._owner)  # two jobs that resume it would write to one MLflow run
+            result = self._executed(configure().with_values(self._facts.settled), heart)
+        except Busy as busy:
+            result = busy_result(self._number, self._facts, busy.folder, busy.owner)
+        except Paused as pause:
+            result = self._result("PAUSED", str(pause), {EPOCHS: float(pause.epochs), SECONDS: pause.seconds})
+        except KeyboardInterrupt as interrupt:
+            result = self._result("KILLED", interrupts.name(interrupt))
+            raise
+        except (Exception, SystemExit) as error:
+            log.exception("%s failed", self._facts.name)
+            result = self._result("FAILED", reason_of(error), self._spent)
+        finally:
+            write_result(self._folder, result)
+        if result.status == "FINISHED":  # the same run is skipped from now on, so no checkpoint is needed
+            for place in (self._folder / layout.CHECKPOINT, self._folder / layout.PREVIOUS):
                 shutil.rmtree(place, ignore_errors=True)
-    return result
+            if self._resumed:
+                shutil.rmtree(self._resumed / layout.CHECKPOINT, ignore_errors=True)
+        return result
 
+    def _result(self, status: str, reason: str | None = None, metrics: dict[str, float] | None = None) -> Result:
+        facts, run_id = self._facts, journal.run_id(self._folder)
+        return Result(self._number, facts.name, str(self._folder), run_id, status, reason, facts.choices, metrics or {})
 
-def _executed(
-    job: JobConfig,
-    result: Result,
-    shared: SweepFacts,
-    sweep: Path,
-    before: Path | None,
-    heart: Heartbeat,
-    spent: dict[str, float],
-) -> Result:
-    """Return the `result` of a run that was executed to its end, or planned in a dry run; raises what ends it earlier.
+    def _executed(self, job: JobConfig, heart: Heartbeat) -> Result:
+        """Execute the run, or plan it in a dry run, and return its result; raises what ends it earlier."""
+        from frostline.runs.run import execute  # imports torch
+        from frostline.runs.run_context import RunContext
 
-    `before` is the folder of the run that it resumes; `spent` gets the costs of a trial that fails.
-    """
-    from frostline.runs.run import execute  # imports torch
-    from frostline.runs.run_context import RunContext
+        config, runs = job.config, self._shared.runs
+        with (
+            terminal.screen().run(self._facts.name, job=self._number, jobs=len(runs), epochs=config.epochs),
+            self._recording(job) as record,
+            sampled(record, on=config.tracking.system_metrics, device=config.device),
+            heart.telling(functools.partial(record.tag, layout.ALIVE_TAG)) if record else nullcontext(),
+            self._failure_told(record),
+        ):
+            run = RunContext(
+                name=self._facts.name,
+                folder=self._folder,
+                screen=terminal.screen(),
+                previous=self._resumed,
+                fetch=find_weights.weights,
+                siblings=functools.partial(lockstep_groups.siblings, config, self._number, runs),
+                judge=self._judge(config),
+                sweep=self._sweep,
+            )
+            metrics, images = execute(config, run, record)
+            result = replace(self._result("FINISHED" if record else "PLANNED", metrics=metrics), images=images)
+            if record and (state := trial_tags.state(result)):
+                record.tag(layout.STATE_TAG, state)
+        return result
 
-    config, folder, facts = job.config, Path(result.folder), shared.runs[result.job]
-    with (
-        terminal.screen().run(facts.name, job=result.job, jobs=len(shared.runs), epochs=config.epochs),
-        _recording(job, facts, shared.tracker, sweep, folder) as record,
-        sampled(record, on=config.tracking.system_metrics, device=config.device),
-        heart.telling(functools.partial(record.tag, layout.ALIVE_TAG)) if record else nullcontext(),
-        _failure_told(record, result, spent),
-    ):
-        run = RunContext(
-            name=facts.name,
-            folder=folder,
-            screen=terminal.screen(),
-            previous=before,
-            fetch=find_weights.weights,
-            siblings=functools.partial(lockstep_groups.siblings, config, result.job, shared.runs),
-            judge=_judge(config, facts, sweep),
-            sweep=sweep,
-        )
-        metrics, images = execute(config, run, record)
-        result = replace(result, status="FINISHED" if record else "PLANNED", metrics=metrics, images=images)
-        _tell_state(record, result)
-    return result
+    @contextmanager
+    def _failure_told(self, record: Record | None) -> Iterator[None]:
+        """Record the state and the costs of a trial whose block raises."""
+        began = time.monotonic()
+        try:
+            yield
+        except (Exception, SystemExit):
+            if record and trial_tags.is_trial(self._facts.choices):
+                self._spent = {EPOCHS: len(journal.epochs(self._folder)) + 1.0, SECONDS: time.monotonic() - began}
+                record.metrics(self._spent)
+                record.tag(layout.STATE_TAG, trial_tags.FAILED)
+            raise
 
+    def _judge(self, config: Config) -> Judge | None:
+        """Return the function that may stop the run early, if it is a trial of a search with pruning."""
+        marks = self._facts.choices
+        if config.search.prune == "none" or config.dry_run or not trial_tags.is_trial(marks):
+            return None
+        from frostline.sweeps.study import judge_of
 
-@contextmanager
-def _failure_told(record: Record | None, result: Result, spent: dict[str, float]) -> Iterator[None]:
-    """Record the failure of a trial whose block raises; `spent` gets its costs, which count against the budget."""
-    began = time.monotonic()
-    try:
-        yield
-    except (Exception, SystemExit):
-        if record is not None and trial_tags.is_trial(result.choices):
-            spent |= {EPOCHS: len(journal.epochs(Path(result.folder))) + 1.0, SECONDS: time.monotonic() - began}
-            record.metrics(spent)
-        _tell_state(record, replace(result, status="FAILED"))
-        raise
+        return judge_of(config, self._sweep, marks[trial_tags.STUDY], marks[trial_tags.TRIAL])
 
-
-def _tell_state(record: Record | None, result: Result) -> None:
-    if record is not None and (state := trial_tags.state(result)) is not None:
-        record.tag(layout.STATE_TAG, state)
-
-
-def _judge(config: Config, facts: RunFacts, sweep: Path) -> Judge | None:
-    """Return the function that may stop a run early, if it is a trial of a search with pruning."""
-    if config.search.prune == "none" or config.dry_run or trial_tags.TRIAL not in facts.choices:
-        return None
-    from frostline.sweeps.study import judge_of
-
-    return judge_of(config, sweep, facts.choices[trial_tags.STUDY], facts.choices[trial_tags.TRIAL])
-
-
-def _recording(
-    job: JobConfig, facts: RunFacts, tracker: Tracker | None, sweep: Path, folder: Path
-) -> AbstractContextManager[Record | None]:
-    """Return the run's record, opened with its tags and params; in a dry run a context that yields None."""
-    code = provenance.source()
-    files.write(folder / layout.CONFIG, config_text(job.values))
-    if tracker is None:
-        return nullcontext()
-    tags = {
-        layout.SWEEP_TAG: sweep.name,
-        layout.DIGEST_TAG: digest(job.config),
-        layout.SOURCE_TAG: code.sha256,
-        layout.FOLDER_TAG: str(folder),
-        **liveness.this_process().tags(),
-        **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
-        **trial_tags.tags(facts.choices),
-    }
-    if (cluster_job := cluster_jobs.here(sweep)) is not None:
-        cluster_jobs.write(folder, cluster_job)
-        tags |= {layout.JOB_TAG: str(cluster_job), layout.LOG_TAG: cluster_job.log}
-    provenance.write_software(folder, job.command)
-    config, written = job.config, flatten(job.values)
-    params = {**{key: written.get(key, value) for key, value in semantic(config).items()}, **choices(config)}
-    resumed = (facts.previous or {}).get("run_id")
-    if resumed and tracker.sweep_run_id:
-        tags[layout.PARENT_TAG] = tracker.sweep_run_id
-    return recording(folder, name=facts.name, tags=tags, params=params, resume_run_id=resumed)
+    def _recording(self, job: JobConfig) -> AbstractContextManager[Record | None]:
+        """Return the run's record, opened with its tags and params; in a dry run a context that yields None."""
+        code, folder, tracker, config = provenance.source(), self._folder, self._shared.tracker, job.config
+        files.write(folder / layout.CONFIG, config_text(job.values))
+        if tracker is None:
+            return nullcontext()
+        tags = {
+            layout.SWEEP_TAG: self._sweep.name,
+            layout.DIGEST_TAG: digest(config),
+            layout.SOURCE_TAG: code.sha256,
+            layout.FOLDER_TAG: str(folder),
+            **liveness.this_process().tags(),
+            **({layout.COMMIT_TAG: code.commit} if code.commit else {}),
+            **trial_tags.tags(self._facts.choices),
+        }
+        if (cluster_job := cluster_jobs.here(self._sweep)) is not None:
+            cluster_jobs.write(folder, cluster_job)
+            tags |= {layout.JOB_TAG: str(cluster_job), layout.LOG_TAG: cluster_job.log}
+        provenance.write_software(folder, job.command)
+        written = flatten(job.values)
+        params = {key: written.get(key, value) for key, value in semantic(config).items()} | choices(config)
+        resumed = (self._facts.previous or {}).get("run_id")
+        if resumed and tracker.sweep_run_id:
+            tags[layout.PARENT_TAG] = tracker.sweep_run_id
+        return recording(folder, name=self._facts.name, tags=tags, params=params, resume_run_id=resumed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ class Takeover:
         if found.note:
             self._notes.append((run.name, found.note))
         if found.finished is not None:
-            return replace(facts, finished=asdict(self._finished(number, run, found.finished, vacant=here is None)))
+            return replace(facts, finished=self._finished(number, run, found.finished, vacant=here is None))
         if found.busy is not None and (who := found.busy.holder) is not None:
             return _left(number, facts, found.busy.place, who)
         if here is not None:  # a process works in this folder on another run, e.g. with other code
@@ -190,7 +190,7 @@ def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder
     """Return the facts of a run that `who` holds, in `where` if that is here, and print how to follow it."""
     how = f"`python -m frostline report {where.parent}` shows its progress;" if where else "it is not here;"
     terminal.say(f"{facts.name}: left to {who}, which is running it: {how} this command includes it once it is done")
-    return replace(facts, busy=asdict(job.busy_result(number, facts, where, who)))
+    return replace(facts, busy=job.busy_result(number, facts, where, who))
 
 
 def describe_notes(notes: Sequence[tuple[str, str]]) -> list[str]:

@@ -175,7 +175,8 @@ class Sweep:
 
         best = find_weights.ranked(TypedName(self.name, "sweep"), self.results)[0]
         with tempfile.TemporaryDirectory() as scratch:
-            runs = [tested_runs.with_files(run, self.tracker, Path(scratch)) for run in best.finished]
+            uri = (self.tracker or {}).get("uri")
+            runs = [tested_runs.with_files(run, uri, Path(scratch)) for run in best.finished]
             return tested_images.table(runs, arguments.texts(overrides))
 
     def report(self, path: Path | str | None = None) -> Report:

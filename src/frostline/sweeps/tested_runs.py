@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from frostline.core import project
 from frostline.core.errors import UserError
@@ -25,7 +24,7 @@ def named(names: Sequence[TypedName], scratch: Path) -> list[Result] | None:
     return [
         recorded(target.uri, target.ids[0], scratch)
         if target.folder is None
-        else with_files(_in_folder(target.folder), {"uri": target.uri}, scratch)
+        else with_files(_in_folder(target.folder), target.uri, scratch)
         for target in targets
     ]
 
@@ -36,22 +35,22 @@ def recorded(uri: str, run_id: str, scratch: Path) -> Result:
     here = project.project_root() / told
     local = sweep_record.read(here).results if readable(here / layout.SWEEP) else ()
     found = next((one for one in local if one.run_id == run_id), None) or download.result(uri, sweep, run_id, scratch)
-    return with_files(found, {"uri": uri}, scratch)
+    return with_files(found, uri, scratch)
 
 
-def with_files(result: Result, tracker: Mapping[str, Any] | None, scratch: Path) -> Result:
-    """Return a result whose folder has the files of the test, downloaded from MLflow into `scratch` if need be.
+def with_files(result: Result, uri: str | None, scratch: Path) -> Result:
+    """Return a result whose folder has the files of the test, fetched from MLflow at `uri` into `scratch` if need be.
 
     They are the config, the provenance and the predictions. The result stays as it is if MLflow lacks one of them.
     """
     here = result.folder and readable(Path(result.folder) / layout.PREDICTIONS)
-    if here or result.run_id is None or not tracker or "uri" not in tracker:
+    if here or result.run_id is None or uri is None:
         return result
     folder = scratch / result.run_id
     folder.mkdir(exist_ok=True)
     try:
         for name in (layout.CONFIG, layout.PROVENANCE, layout.PREDICTIONS):
-            download.fetch_artifact(tracker["uri"], result.run_id, name, folder)
+            download.fetch_artifact(uri, result.run_id, name, folder)
     except UserError:
         return result
     return replace(result, folder=str(folder))

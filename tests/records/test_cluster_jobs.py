@@ -166,7 +166,7 @@ def test_sweep_in_progress_tells_that_its_jobs_keep_their_resources(tmp_path, mo
     planned = PlannedRun(compose(), "head", {}, "0")
     executor = SimpleNamespace(detached=True, how=SimpleNamespace(detach=True))
     monkeypatch.setattr(first_job, "_in_progress", lambda folder, asked: tmp_path)
-    assert first_job.send([[]], [planned], executor, tmp_path / "new", named=False, run=pytest.fail) == 0
+    assert first_job.send([planned], executor, tmp_path / "new", named=False, run=pytest.fail) == 0
     assert "nothing is queued twice, and its jobs keep the resources" in " ".join(capsys.readouterr().out.split())
 
 

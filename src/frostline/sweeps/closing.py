@@ -15,8 +15,7 @@ from frostline.records.recording import end, reason_of
 from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
 from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
-from frostline.report import cells as best
-from frostline.report import outcome, terminal
+from frostline.report import cells, outcome, terminal
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import FinishedSweep
 from frostline.sweeps.compose import PlannedRun
@@ -147,8 +146,8 @@ def close(
         status=status_of(results, interrupt),
         description="\n\n".join(terminal.sentences(sentence)),  # in Markdown paragraphs
         results=results,
-        metrics=best.metrics(results),
-        tags=best.tags(results),
+        metrics=cells.metrics(results),
+        tags=cells.tags(results),
         say=terminal.say,
     )
     _point_to(page, tracker)

@@ -26,6 +26,11 @@ from frostline.sweeps.lockstep_groups import batches
 
 _LARGEST = 1000
 """Maximum number of jobs in an array: Slurm's `MaxArraySize` is 1001 by default."""
+_OF_ANY_ENGINE = (
+    *("name", "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes"),
+    "stderr_to_stdout",
+)
+"""Parameters of submitit whose names have no engine in front."""
 _ABOUT = {
     "generic resource": "gpus",
     "cpu count": "cpus",
@@ -108,8 +113,6 @@ class Cluster(Executor):
         params, engine = dict(self.launcher.params), self.launcher._EXECUTOR
         folder = str(params.pop("submitit_folder")).replace(self._place, str(sweep), 1)
         timeouts = params.pop("max_num_timeout", None)
-        own = {"name", "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes"}
-        own |= {"stderr_to_stdout"}
         first = {} if timeouts is None else {f"{engine}_max_num_timeout": timeouts}
         if engine == "slurm" and (cpus := params.get("cpus_per_task")):  # which srun inherits no more since 22.05
             params["srun_args"] = [f"--cpus-per-task={cpus}"]
@@ -117,7 +120,7 @@ class Cluster(Executor):
             with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):  # submitit prints what it raises
                 executor = submitit.AutoExecutor(Path(folder), cluster=engine, **first)
                 executor.update_parameters(
-                    **{key if key in own else f"{engine}_{key}": value for key, value in params.items()}
+                    **{key if key in _OF_ANY_ENGINE else f"{engine}_{key}": value for key, value in params.items()}
                 )
                 if Path(folder).is_relative_to(sweep):  # a folder elsewhere may contain jobs of other sweeps
                     cluster_jobs.announce(sweep, engine, runs, Path(folder), self.asked)

@@ -24,20 +24,18 @@ from frostline.sweeps import forecast, watching
 from frostline.sweeps.already_finished import settled_digest
 from frostline.sweeps.cluster import Cluster
 from frostline.sweeps.cluster_work import as_job
-from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import pin, pinned
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.skip_or_resume import facts_of
 
 Run = Callable[..., int]
-"""`sweep.run_sweep`."""
+"""`sweep.run_sweep` of the typed jobs, given how to compose and execute them."""
 
 
-def send(
-    jobs: Sequence[Overrides], planned: Sequence[PlannedRun], executor: Cluster, folder: Path, *, named: bool, run: Run
-) -> int | None:
-    """Submit a first job that checks the `planned` runs and queues them, and return the exit status.
+def send(planned: Sequence[PlannedRun], executor: Cluster, folder: Path, *, named: bool, run: Run) -> int | None:
+    """Submit a first job that checks the `planned` runs and queues them with `run`, and return the exit status.
 
     None if this process is to check and queue itself. If the same sweep is in progress, it is followed instead, and
     nothing is queued twice.
@@ -59,7 +57,7 @@ def send(
     own = _settled_digests(planned, folder) if named else digests
     folder = claim(folder, own, again=config.resume, named=named)
     carried = cloudpickle.dumps((executor.launcher, executor.config))
-    first = FirstJob(jobs, folder, executor.asked, run, Singleton.get_state(), carried)
+    first = FirstJob(folder, executor.asked, run, Singleton.get_state(), carried)
     if fresh := not SweepFacts.exist(folder):  # record the planned runs now, whatever happens to the job
         SweepFile(folder, None).add(map(facts_of, planned))
     try:
@@ -100,7 +98,6 @@ def _in_progress(folder: Path, asked: str) -> Path | None:
 class FirstJob:
     """The first job of a sweep."""
 
-    jobs: Sequence[Overrides]
     folder: Path
     asked: str
     run: Run
@@ -125,7 +122,7 @@ class FirstJob:
         executor = Cluster(launcher, config, detached=True, in_job=True)
         executor.asked = self.asked
         try:
-            self.run(self.jobs, compose=compose, executor=executor, folder_named=True)
+            self.run(compose=compose, executor=executor)
         except UserError as error:
             return str(error)
         return None

@@ -65,7 +65,8 @@ def run_sweep(
             return 0
         executor.start(first.config)
     if isinstance(executor, Cluster) and not executor.in_job:
-        status = send(jobs, planned, executor, folder, named=folder_named, run=run_sweep)
+        again = partial(run_sweep, jobs, folder_named=True)
+        status = send(planned, executor, folder, named=folder_named, run=again)
         if status is not None:
             return status
     return run_planned(planned, executor=executor, folder=folder, folder_named=folder_named)

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import frostline
 from frostline import api, commands
 from frostline.core.project import at_home
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import hydra_overrides
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -48,7 +48,7 @@ def test_commands_in_pages_compose(line: str) -> None:
     if "freeze=mine" in arguments:
         return  # the page tells the reader to write this mode first
     chosen = []
-    for override in hydra_keys.split(OverridesParser.create().parse_overrides(arguments))[0]:  # without ranges
+    for override in hydra_overrides.split(OverridesParser.create().parse_overrides(arguments))[0]:  # without ranges
         value = next(iter(override.sweep_string_iterator())) if override.is_sweep_override() else None
         chosen.append(str(override.input_line) if value is None else f"{override.get_key_element()}={value}")
     assert isinstance(frostline.compose(*chosen), frostline.Config)

@@ -16,7 +16,7 @@ from frostline import __version__, commands
 from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
 from frostline.core.hydra_errors import FOUND_WRONG, explain
-from frostline.sweeps import hydra_flags, hydra_keys, torchrun
+from frostline.sweeps import hydra_flags, hydra_keys, hydra_overrides, torchrun
 from frostline.tracking import server
 
 _QUIET = ("-q", "--quiet")
@@ -31,7 +31,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises exceptions instead of printing them
     project.register_resolver()
     interrupts.install(apart=1.0)
-    sys.argv[1:] = [hydra_keys.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
+    sys.argv[1:] = [hydra_overrides.as_read(project.at_home(argument)) for argument in sys.argv[1:]]
     with _one_line():
         _carry_out(sys.argv[1:])
 

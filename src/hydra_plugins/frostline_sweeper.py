@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from frostline.core.config import Config
 from frostline.core.errors import user_error
 from frostline.core.project import config_folder, own_configs
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import hydra_keys, hydra_overrides
 from hydra_plugins.frostline_launcher import FrostlineLauncher
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class FrostlineSweeper(Sweeper):
         given = [f"{key}={value}" for key, value in self._params.items()]
         overrides = parser.parse_overrides([*given, *arguments])
         compose = Composer(lambda job: loader.load_sweep_config(config, [*job]))
-        searches = hydra_keys.is_search(overrides, compose)
+        searches = hydra_overrides.is_search(overrides, compose)
         executor = self._executor(compose, searches=searches)
-        notes = hydra_keys.without_effect(arguments)
+        notes = hydra_overrides.without_effect(arguments)
         named = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
             if searches:
@@ -77,7 +77,7 @@ class FrostlineSweeper(Sweeper):
 
                 status = run_search(overrides, compose=compose, executor=executor, folder_named=named, notes=notes)
             else:
-                jobs = hydra_keys.points(overrides)
+                jobs = hydra_overrides.points(overrides)
                 status = run_sweep(jobs, compose=compose, executor=executor, folder_named=named, notes=notes)
         except BaseException:
             executor.close(now=True)

@@ -20,7 +20,7 @@ import warm
 from frostline.core.errors import UserError
 from frostline.core.project import config_folder
 from frostline.records import journal, layout, run_folders, sweep_record
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import hydra_keys, hydra_overrides
 from frostline.sweeps.compose import compose_all
 from frostline.sweeps.composer import Composer
 from whole_sweeps import command, environment
@@ -198,13 +198,13 @@ def test_custom_run_folders_work_with_every_launcher(launcher, tmp_path):
 def test_override_without_values_is_refused(typed, loader):
     parser = OverridesParser.create(config_loader=loader)
     with pytest.raises(UserError, match=f"^{re.escape(typed)}: expected at least one value"):
-        hydra_keys.points(parser.parse_overrides(["epochs=1,2", typed]))
+        hydra_overrides.points(parser.parse_overrides(["epochs=1,2", typed]))
     with pytest.raises(UserError, match=r"^lr=interval\(0,1\): expected values with commas between"):
-        hydra_keys.points(parser.parse_overrides(["lr=interval(0,1)"]))
+        hydra_overrides.points(parser.parse_overrides(["lr=interval(0,1)"]))
 
 
 def test_grid_equals_hydras_basic_sweeper(loader):
     typed = ["freeze=glob(h*),full", "seed=range(3)", "lr=1", "~schedule", "lr=1e-3,1e-4", "+optimizer.options.eps=1,2"]
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(typed)
     (expected,) = BasicSweeper.split_arguments(overrides, None)
-    assert hydra_keys.points(overrides) == expected and len(expected) == 2 * 3 * 2 * 2
+    assert hydra_overrides.points(overrides) == expected and len(expected) == 2 * 3 * 2 * 2

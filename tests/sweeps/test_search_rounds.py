@@ -23,7 +23,7 @@ from frostline.records import journal, layout, liveness
 from frostline.records.result import PRUNED, VAL, Result, write_result
 from frostline.records.trial_tags import Decision
 from frostline.report import terminal
-from frostline.sweeps import compose, hydra_keys, search_rounds
+from frostline.sweeps import compose, hydra_overrides, search_rounds
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.past_runs import PastRun
@@ -56,8 +56,8 @@ def begun(
     composer: Composer, folder: Path | None, *typed: str, workers: int = 1, past: Sequence[PastRun] = ()
 ) -> Search:
     """Return a search of the command line `typed` that has opened its studies; `past` are earlier runs."""
-    listed, ranges = hydra_keys.split(OverridesParser.create().parse_overrides([*typed]))
-    cells = cells_of(hydra_keys.points(listed), ranges, composer, lambda config: None)
+    listed, ranges = hydra_overrides.split(OverridesParser.create().parse_overrides([*typed]))
+    cells = cells_of(hydra_overrides.points(listed), ranges, composer, lambda config: None)
     config = cells[0].config.search
     search = Search(cells, storage_of(config, None) if config.storage else None)
     search.resolve_auto(

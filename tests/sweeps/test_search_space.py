@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from frostline.core.errors import UserError
-from frostline.sweeps import hydra_keys, search_space
+from frostline.sweeps import hydra_overrides, search_space
 from small import MODES, compose
 
 RANGES: dict[str, Any] = {
@@ -38,7 +38,7 @@ BAD = {
 
 
 def split_overrides(*typed: str) -> tuple[list[Any], dict[str, Any]]:
-    return hydra_keys.split(OverridesParser.create().parse_overrides([*typed]))
+    return hydra_overrides.split(OverridesParser.create().parse_overrides([*typed]))
 
 
 @pytest.mark.parametrize(("typed", "expected"), RANGES.items())

@@ -13,7 +13,7 @@ from frostline.core import files
 from frostline.core.config import DataConfig
 from frostline.core.errors import user_error
 from frostline.report import command_line
-from frostline.sweeps import find_weights, hydra_keys, unused_keys
+from frostline.sweeps import find_weights, hydra_overrides, unused_keys
 from frostline.sweeps.compose import compose_one
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write-splits", type=Path, metavar="FILE", help="write each image's split to a .csv file")
     asked = with_overrides(parser, arguments, "a run")
     config = compose_one(asked.overrides)
-    unread = unused_keys.check(hydra_keys.typed_values(asked.overrides), [config])
+    unread = unused_keys.check(hydra_overrides.typed_values(asked.overrides), [config])
     if (table := asked.write_splits) is not None:
         if table.suffix != ".csv":
             raise user_error("--write-splits", table, "a .csv file")

@@ -15,7 +15,7 @@ from frostline.core.errors import user_error
 from frostline.records import layout, provenance
 from frostline.records.recording import Record
 from frostline.report import terminal
-from frostline.sweeps import hydra_keys, job, recorded_runs, rerun, sweep
+from frostline.sweeps import hydra_overrides, job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.job_config import JobConfig
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     overrides = [one for one in options.overrides if not one.startswith("hydra.sweep.dir=")]
-    given = hydra_keys.typed_values(options.overrides)
+    given = hydra_overrides.typed_values(options.overrides)
     named = given.get("hydra.sweep.dir")
     if named == "":
         raise user_error("hydra.sweep.dir", "", "a folder")

@@ -14,8 +14,9 @@ from frostline.core.config import Config, FreezeModeConfig
 from frostline.core.errors import user_error
 from frostline.core.value_errors import key_of
 from frostline.report.terminal import Screen
-from frostline.sweeps import find_weights, hydra_keys, unused_keys
-from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, compose_one, to_check
+from frostline.sweeps import find_weights, hydra_overrides, unused_keys
+from frostline.sweeps.compose import PlannedRun, compose_grid, compose_one, to_check
+from frostline.sweeps.hydra_overrides import Overrides
 from frostline.sweeps.search_budget import Budget
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComp
     from frostline.runs import appraisal  # imports torch
 
     asked = any(key_of(one) in ("freeze", "freeze_mode") for one in overrides)
-    given = [*map(hydra_keys.as_typed, overrides), *([] if asked else [_MODES])]
+    given = [*map(hydra_overrides.as_typed, overrides), *([] if asked else [_MODES])]
     planned = compose_grid(given)
-    values = hydra_keys.typed_values(given)
+    values = hydra_overrides.typed_values(given)
     _require_one_data_set(planned, values)
     notes = unused_keys.check(values, [run.config for run in planned]) + _check(planned)
     modes = _modes_of(planned[0].overrides)
@@ -133,8 +134,8 @@ def _by_backbone(planned: Sequence[PlannedRun]) -> Iterator[tuple[Mapping[str, s
     groups: dict[str, list[PlannedRun]] = {}
     for run in planned:
         groups.setdefault(repr(run.config.model), []).append(run)
-    settings = hydra_keys.settings_of(runs[0].overrides for runs in groups.values())
-    keys = [key for key in hydra_keys.varied(settings) if key.split(".")[0] == "model"]
+    settings = hydra_overrides.settings_of(runs[0].overrides for runs in groups.values())
+    keys = [key for key in hydra_overrides.varied(settings) if key.split(".")[0] == "model"]
     for setting, runs in zip(settings, groups.values(), strict=True):
         yield {key: setting[key] for key in keys}, runs
 

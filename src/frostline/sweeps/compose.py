@@ -23,14 +23,13 @@ from frostline.core.hydra_errors import FOUND_WRONG, explain
 from frostline.core.project import at_home, config_folder, register_resolver
 from frostline.records import run_folders
 from frostline.records.result import value_text
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import hydra_keys, hydra_overrides
 from frostline.sweeps.composer import Composer, read
+from frostline.sweeps.hydra_overrides import Overrides
 
 _ALONE = RLock()
 _NOWHERE = "hydra.sweep.dir=."  # the same folder for all runs, independent of the time
 _NAMED = ("freeze", "freeze_mode", "lr", "seed")  # overrides that every run's name contains
-Overrides = Sequence[str]
-"""The overrides of one run, e.g. `["freeze=head", "lr=0.001"]`."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ def compose_all(jobs: Sequence[Overrides], compose: Composer) -> tuple[Path, lis
     Raises `UserError` for values that no run can have, for a run given twice, and for folders that runs would share.
     Cross-validation makes a run for each fold.
     """
-    jobs = hydra_keys.in_folds(jobs, lambda overrides: compose.job(overrides, 0).config)
-    settings = hydra_keys.settings_of(jobs)
-    varied = hydra_keys.varied(settings)
+    jobs = hydra_overrides.in_folds(jobs, lambda overrides: compose.job(overrides, 0).config)
+    settings = hydra_overrides.settings_of(jobs)
+    varied = hydra_overrides.varied(settings)
     planned: list[PlannedRun] = []
     sweeps: list[str] = []
     first: dict[str, int] = {}
@@ -161,8 +160,8 @@ def compose_grid(overrides: Overrides) -> list[PlannedRun]:
     with composing(overrides) as typed:
         parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
         compose = Composer(lambda job: hydra.compose("config", [*job, _NOWHERE], True))
-        searches = hydra_keys.is_search(parsed, compose)
-        return compose_all(hydra_keys.points(hydra_keys.split(parsed)[0] if searches else parsed), compose)[1]
+        searches = hydra_overrides.is_search(parsed, compose)
+        return compose_all(hydra_overrides.points(hydra_overrides.split(parsed)[0] if searches else parsed), compose)[1]
 
 
 def resolve_auto(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[str, Any]]) -> list[PlannedRun]:
@@ -198,7 +197,7 @@ def _require_distinct(planned: Sequence[PlannedRun]) -> None:
 
 def _same(one: Overrides, other: Overrides, *, but: Sequence[str]) -> bool:
     """Return whether two jobs differ, but only in the keys `but`."""
-    mine, theirs = hydra_keys.settings_of((one, other))
+    mine, theirs = hydra_overrides.settings_of((one, other))
     differing = [key for key in mine if mine[key] != theirs[key]]
     return bool(differing) and set(differing) <= set(but)
 

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, open_dict, read_write
 from frostline.core import driver
 from frostline.core.config import Config
 from frostline.report import terminal
-from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.hydra_overrides import Overrides
 from frostline.sweeps.pool import WorkerDied
 
 T = TypeVar("T")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from frostline.core.config import Config, ModelConfig
 from frostline.report import terminal
-from frostline.sweeps import hydra_keys, preflight, unused_keys
-from frostline.sweeps.compose import Overrides, PlannedRun, compose_grid, to_check
+from frostline.sweeps import hydra_overrides, preflight, unused_keys
+from frostline.sweeps.compose import PlannedRun, compose_grid, to_check
+from frostline.sweeps.hydra_overrides import Overrides
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
     UserError for settings that no run can have.
     """
     runs = compose_grid(overrides)
-    for line in unused_keys.check(hydra_keys.typed_values(overrides), [run.config for run in runs]):
+    for line in unused_keys.check(hydra_overrides.typed_values(overrides), [run.config for run in runs]):
         terminal.say(line, "yellow")
     return runs
 

@@ -22,7 +22,7 @@ from frostline.core.files import expanded
 from frostline.core.hydra_errors import unreadable
 from frostline.core.validation import parse
 from frostline.records.layout import PROVENANCE
-from frostline.sweeps import hydra_keys
+from frostline.sweeps import hydra_overrides
 from frostline.sweeps.compose import composing
 
 _WEIGHTS = "model.weights"
@@ -50,7 +50,7 @@ def configs_of(
     """
     if words := [override for override in overrides if "=" not in override]:
         raise unreadable(words[0], ())
-    given = hydra_keys.typed_values(overrides)
+    given = hydra_overrides.typed_values(overrides)
     for key, value in given.items():
         if not is_within(key, free):
             raise user_error(key, value, f"nothing but {', '.join(free)}: all else is in the record")

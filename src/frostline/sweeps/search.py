@@ -15,10 +15,10 @@ from frostline.core import files
 from frostline.core.config import Config
 from frostline.core.objectives import several
 from frostline.report import terminal
-from frostline.sweeps import hydra_keys, samplers, search_space, sweep, unused_keys
-from frostline.sweeps.compose import Overrides
+from frostline.sweeps import hydra_overrides, samplers, search_space, sweep, unused_keys
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
+from frostline.sweeps.hydra_overrides import Overrides
 from frostline.sweeps.search_budget import Budget
 from frostline.sweeps.search_cells import SearchCell, cells_of
 from frostline.sweeps.search_rounds import Search
@@ -37,8 +37,8 @@ def run_search(
 
     Raises `UserError` before any run starts.
     """
-    listed, ranges = hydra_keys.split(overrides)
-    jobs = hydra_keys.points(listed)
+    listed, ranges = hydra_overrides.split(overrides)
+    jobs = hydra_overrides.points(listed)
     cells = cells_of(jobs, ranges, compose, executor.start)
     configs = [cell.known.config for cell in cells]
     samplers.check_options(configs[0].search)
@@ -79,6 +79,6 @@ def _storage(config: Config) -> Storage | None:
 
 def _typed(jobs: Sequence[Overrides], ranges: Mapping[str, Override]) -> dict[str, str]:
     """Return the typed values by key, without ranges for a single freeze mode, which have their own check."""
-    fixed = hydra_keys.typed_values(chain.from_iterable(jobs))
-    wide = {key: hydra_keys.typed_value(one) for key, one in ranges.items()}
-    return fixed | {key: value for key, value in wide.items() if not key.startswith(hydra_keys.OF_MODE)}
+    fixed = hydra_overrides.typed_values(chain.from_iterable(jobs))
+    wide = {key: hydra_overrides.typed_value(one) for key, one in ranges.items()}
+    return fixed | {key: value for key, value in wide.items() if not key.startswith(hydra_overrides.OF_MODE)}

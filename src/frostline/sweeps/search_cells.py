@@ -22,9 +22,10 @@ from frostline.core.objectives import Objective
 from frostline.records import journal, layout, trial_tags
 from frostline.records.result import PRUNED, Result
 from frostline.sweeps import compose as composing
-from frostline.sweeps import hydra_keys, search_space
-from frostline.sweeps.compose import Overrides, PlannedRun
+from frostline.sweeps import hydra_keys, hydra_overrides, search_space
+from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.composer import Composer
+from frostline.sweeps.hydra_overrides import Overrides
 from frostline.sweeps.job_config import config_of
 from frostline.sweeps.search_budget import Budget, Spent
 from frostline.sweeps.study import Study, objectives_of
@@ -167,8 +168,8 @@ def cells_of(
 
     Jobs that differ only in keys that they ignore are one cell.
     """
-    settings = hydra_keys.settings_of(jobs)
-    varied = hydra_keys.varied(settings)
+    settings = hydra_overrides.settings_of(jobs)
+    varied = hydra_overrides.varied(settings)
     shown = [key for key in varied if key.lstrip("+") not in ("freeze", "freeze_mode")]
     cells: list[SearchCell] = []
     for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):

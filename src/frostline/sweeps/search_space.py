@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from frostline.core.config import Config
 from frostline.core.config_keys import flatten, is_read, is_semantic, is_within
 from frostline.core.errors import user_error
-from frostline.sweeps.hydra_keys import AUTO, OF_MODE, is_auto, typed_value
+from frostline.sweeps.hydra_overrides import AUTO, OF_MODE, is_auto, typed_value
 
 _ONE_DECADE = 10.0
 """A range of learning rates that spans more than this factor is searched on a log scale."""

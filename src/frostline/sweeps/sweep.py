@@ -16,13 +16,14 @@ from frostline.records import heartbeat, layout, liveness, run_folders, sweep_re
 from frostline.records.recording import Record, end
 from frostline.records.sweep_record import Tracker
 from frostline.report import terminal
-from frostline.sweeps import already_finished, closing, data_index, hydra_keys, unused_keys
+from frostline.sweeps import already_finished, closing, data_index, hydra_overrides, unused_keys
 from frostline.sweeps.closing import close, repeat, succeeded
 from frostline.sweeps.cluster import Cluster
-from frostline.sweeps.compose import Overrides, PlannedRun, compose_all, resolve_auto, to_check
+from frostline.sweeps.compose import PlannedRun, compose_all, resolve_auto, to_check
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.first_job import send
+from frostline.sweeps.hydra_overrides import Overrides
 from frostline.sweeps.ownership import claim
 from frostline.sweeps.pool import WorkerDied
 from frostline.sweeps.preflight import check, fingerprints
@@ -56,7 +57,7 @@ def run_sweep(
     if not earlier:  # else the workers may not be needed
         executor.start(first.config)
     folder, planned = compose_all(jobs, compose)
-    typed = hydra_keys.typed_values(chain.from_iterable(jobs))
+    typed = hydra_overrides.typed_values(chain.from_iterable(jobs))
     for line in [*notes, *unused_keys.check(typed, [run.config for run in planned]), *_merged_runs(planned)]:
         terminal.say(line, "yellow")
     if earlier:

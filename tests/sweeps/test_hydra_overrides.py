@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from frostline.core.config import Config
 from frostline.core.errors import UserError
 from frostline.sweeps.compose import compose_grid, compose_one
-from frostline.sweeps.hydra_keys import as_read, as_typed, in_folds, points, without_effect
+from frostline.sweeps.hydra_overrides import as_read, as_typed, in_folds, points, without_effect
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ class StudyRungs:
         found: list[tuple[int, Path | None]] = []
         while len(found) < most and (trial := self._rungs.next_up(self._own())):
             found.append((trial.number, self._sharing.hold(trial)))
-            self._storage.mark(trial, **{GOAL: self._rungs.above(trial)})
+            self._storage.mark(trial, {GOAL: self._rungs.above(trial)})
         return found
 
     def may_promote(self) -> bool:
@@ -134,11 +134,11 @@ class StudyRungs:
                 return False
             complete = any(trial.state is TrialState.COMPLETE for trial in own)
             if not complete and (foremost := self._rungs.next_up(own, reduction=1)):
-                self._storage.mark(foremost, **{GOAL: self._rungs.above(foremost)})
+                self._storage.mark(foremost, {GOAL: self._rungs.above(foremost)})
                 return True
             waiting = [trial for trial in own if waits(trial)]
             for trial in waiting:
-                self._storage.mark(trial, **{STOPPED: self._rungs.goal(trial)})
+                self._storage.mark(trial, {STOPPED: self._rungs.goal(trial)})
             return bool(waiting)
 
     def pauses(self, number: int, epochs: int) -> bool:
@@ -152,7 +152,7 @@ class StudyRungs:
         if trial.state not in OVER:
             goal = self._rungs.goal(trial)
             self._storage.report(trial, epochs[:goal])
-            self._storage.mark(trial, **asdict(spent.part(goal)), **{WAITS: goal})
+            self._storage.mark(trial, {**asdict(spent.part(goal)), WAITS: goal})
 
     def waits(self, number: int) -> bool:
         """Return whether a trial waits."""

@@ -151,7 +151,7 @@ class Study:
         """
         frozen = self.trials()[number]
         if frozen.state not in OVER:
-            self._storage.mark(frozen, **asdict(spent))
+            self._storage.mark(frozen, asdict(spent))
             self._storage.report(frozen, epochs)
             self._study.tell(number, values, state)
 
@@ -169,7 +169,7 @@ class Study:
         """Release a trial whose run failed for reasons other than its values, with its cost, for any search to take."""
         frozen = self.trials()[number]
         if frozen.state not in OVER:
-            self._storage.mark(frozen, **asdict(spent), **{LEFT: True})
+            self._storage.mark(frozen, {**asdict(spent), LEFT: True})
 
     def spent(self) -> list[Spent | None]:
         """Return the cost of each trial, in the order of their numbers; None for running trials."""

@@ -51,13 +51,13 @@ class Sharing:
 
     def hold(self, trial: FrozenTrial) -> Path | None:
         """Take a trial as `take` does; call it within `deciding`."""
-        backend, holder = self._storage.backend, trial.user_attrs.get(HOLDER, self.me)
+        holder = trial.user_attrs.get(HOLDER, self.me)
         if trial.state is TrialState.WAITING:  # a trial that a user enqueued, e.g. in Optuna's dashboard
-            backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            self._storage.backend.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         if trial.state not in OVER and self._storage.shared:
-            backend.set_trial_user_attr(trial._trial_id, HOLDER, self.me)
+            self._storage.mark(trial, {HOLDER: self.me})
         if is_left(trial):
-            backend.set_trial_user_attr(trial._trial_id, LEFT, False)
+            self._storage.mark(trial, {LEFT: False})
         return None if holder["sweep"] == self.me["sweep"] else Path(holder["sweep"])
 
     def confirm(self, number: int) -> Path | None:

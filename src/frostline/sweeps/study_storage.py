@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -71,9 +71,9 @@ class Storage:
                 self.ready(notices.tell)
         return ask()
 
-    def mark(self, trial: FrozenTrial, **values: object) -> None:
-        """Write attributes of a trial."""
-        for key, value in values.items():
+    def mark(self, trial: FrozenTrial, marks: Mapping[str, object]) -> None:
+        """Write marks of a trial (`trial_marks`)."""
+        for key, value in marks.items():
             self.backend.set_trial_user_attr(trial._trial_id, key, value)
 
     def report(self, trial: FrozenTrial, epochs: Sequence[float]) -> None:

@@ -51,6 +51,7 @@ BAD: dict[str, list[Any]] = {
     "data.split_seed": [-1],
     "data.fraction": [nan, 0.0, 1.5, -1.0],
     "data.limit": [0, -5],
+    "data.shots": [0, -5],
     "data.eval_limit": [0, -5],
     "data.pixels": ["7", "10000", "-3", "much", ""],
     "cluster.gpus": [-1],
@@ -291,6 +292,14 @@ def test_error_with_a_hostile_value_is_one_bounded_line() -> None:
     error = user_error("precision", "bf16\n\x1b[2Jgone" + "x" * 10**6, "one of them")
     assert "\n" not in str(error) and "\x1b" not in str(error)
     assert "bf16\\n" in str(error) and len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("other", [("limit", 50), ("fraction", 0.5)])
+def test_shots_are_refused_beside_other_sizes_of_train(other: tuple[str, float]) -> None:
+    values = changed("data.shots", 5)
+    values["data"][other[0]] = other[1]
+    with pytest.raises(UserError, match=r"^data\.shots=5: expected null beside data\.limit or data\.fraction$"):
+        parse(values)
 
 
 def test_optional_keys_accept_null() -> None:

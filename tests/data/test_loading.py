@@ -93,6 +93,15 @@ def test_larger_limit_only_adds_images():
     assert set(few.ids.tolist()) <= set(many.ids.tolist())
 
 
+def test_shots_take_as_many_images_of_each_class(whole: splits.Data):
+    few, more, all_ = (load(shots=shots).train for shots in (3, 115, 10_000))
+    of_each = whole.train.labels.bincount()
+    assert few.labels.bincount().tolist() == [3] * 10
+    assert torch.equal(more.labels.bincount(), of_each.clamp(max=115)) and of_each.min() < 115 < of_each.max()
+    assert set(few.ids.tolist()) < set(more.ids.tolist()) < set(all_.ids.tolist())
+    assert torch.equal(all_.ids, whole.train.ids)
+
+
 def test_eval_limit_shrinks_val_and_test(whole: splits.Data):
     few = load(eval_limit=30)
     assert (len(few.train), len(few.val), len(few.test)) == (len(whole.train), 30, 30)

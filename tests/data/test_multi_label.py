@@ -300,6 +300,8 @@ def test_single_image_classes_stay_in_train_and_limits_nest() -> None:
     assert len(less) == 10 and len(more) == 40 and less < more and 17 in less
     with pytest.raises(UserError, match=r"data.limit=2: expected at least 3"):
         divided(whole, limit=2)
+    with pytest.raises(UserError, match=r"data.shots=2: expected null, since images have several classes"):
+        divided(whole, shots=2)
     several = random_labels(60, (0.5, *(0.0,) * 5))
     for number in range(5):  # the only image of each of five classes; all are of the first class, too
         several.source.labels[number, [0, number + 1]] = True

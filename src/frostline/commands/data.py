@@ -64,6 +64,7 @@ def _written(splits: SplitTable, config: DataConfig) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts.items())
     shrunk: dict[str, object] = {"data.fraction": config.fraction} if config.fraction < 1 else {}
     shrunk |= {"data.limit": config.limit} if config.limit is not None else {}
+    shrunk |= {"data.shots": config.shots} if config.shots is not None else {}
     shrunk |= {"data.eval_limit": config.eval_limit} if config.eval_limit is not None else {}
     shrunk |= {"data.split_seed": config.split_seed} if shrunk and config.split_seed else {}
     typed = " ".join(command_line.typed(key, value) for key, value in (splits.options | shrunk).items())

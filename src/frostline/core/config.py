@@ -203,6 +203,8 @@ class DataConfig:
     """Part of the training split that is used, 0 to 1, stratified; validation and test stay whole."""
     limit: int | None
     """Largest number of training images, stratified; null for all."""
+    shots: int | None
+    """Number of training images of each class, or all of a class that has fewer; null for all."""
     eval_limit: int | None
     """Largest number of validation images, and of test images, stratified; null for all."""
     pixels: str

@@ -30,7 +30,7 @@ LIMITS: Mapping[str, Limit] = {
     **dict.fromkeys(("epochs", "batch_size", "eval_batch_size", "devices", "trials"), _COUNT),
     **dict.fromkeys(("cluster.cpus", "cluster.at_once"), _COUNT),
     **dict.fromkeys(("freeze_mode.adapter.rank", "freeze_mode.adapter.tokens"), _COUNT),
-    **dict.fromkeys(("threads", "search.batch", "data.limit", "data.eval_limit"), _COUNT_OR_NULL),
+    **dict.fromkeys(("threads", "search.batch", "data.limit", "data.eval_limit", "data.shots"), _COUNT_OR_NULL),
     **dict.fromkeys(("train.patience", "features.views"), _COUNT_OR_NULL),
     **dict.fromkeys(("search.confirm", "data.fold", "data.split_seed", "cluster.gpus", "cluster.requeues"), _FROM_0),
     **dict.fromkeys(("schedule.warmup", "augment.padding", "data.val_fraction", "data.test_fraction"), _FRACTION),

@@ -45,6 +45,8 @@ def _checked(config: Config, given: Collection[str] | None = None) -> Config:
             raise user_error(key, value, "one of " + ", ".join(NAMES[key]), NAMES[key])
     if config.data.folds is not None and config.data.fold >= config.data.folds:
         raise user_error("data.fold", config.data.fold, f"a whole number below data.folds={config.data.folds}")
+    if config.data.shots is not None and (config.data.limit is not None or config.data.fraction < 1):
+        raise user_error("data.shots", config.data.shots, "null beside data.limit or data.fraction")
     if config.devices > 1:
         _check_several_devices(config)
     if config.fsdp:

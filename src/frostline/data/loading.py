@@ -39,10 +39,10 @@ _last: dict[str, Data] = {}
 def load(config: DataConfig, *, spec: ViewSpec, store: Store, progress: ProgressBar) -> Data:
     """Return the splits, decoded into `store` by the first process that needs them.
 
-    A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction` and
-    `limit` then shrink train, `eval_limit` the others; images left out are neither decoded nor checked. The last result
-    is cached, since the runs of a sweep load the same images again and again. Raises `UserError` if images are missing
-    or cannot be split as configured, `BadImages` if some are broken and `skip_bad` is not set.
+    A split that the source lacks is taken from its training split, stratified: first test, then val. `fraction`,
+    `limit` or `shots` then shrink train, `eval_limit` the others; images left out are neither decoded nor checked. The
+    last result is cached, since the runs of a sweep load the same images again and again. Raises `UserError` if images
+    are missing or cannot be split as configured, `BadImages` if some are broken and `skip_bad` is not set.
     """
     root = str(absolute(config.root))
     decisive = replace(config, root=root, name="", flip=False)  # the last two change nothing here
@@ -68,8 +68,8 @@ def source_of_each(config: DataConfig, store: Store) -> dict[str, Source]:
 
 
 def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
-    """Return the splits before `fraction` and limits shrink them, not decoded; raises like `load`."""
-    return _divide(replace(config, fraction=1.0, limit=None, eval_limit=None), store, no_progress_bar)
+    """Return the splits before `fraction`, limits and `shots` shrink them, not decoded; raises like `load`."""
+    return _divide(replace(config, fraction=1.0, limit=None, shots=None, eval_limit=None), store, no_progress_bar)
 
 
 def _divide(config: DataConfig, store: Store, progress: ProgressBar) -> dict[str, Selection]:

@@ -52,8 +52,8 @@ def divide(sources: Mapping[str, Source], config: DataConfig) -> dict[str, Selec
     With `folds`, the source's training split is divided into folds, and the test split is the one with index `fold`.
 
     Missing splits are taken from train, first test, then val; copies of an image and whole groups stay together. Then
-    `fraction` and `limit` shrink train, and `eval_limit` each of the others. Raises `UserError` if a split gets no
-    image, or a shrunk split cannot have one of every class.
+    `fraction`, `limit` or `shots` shrink train, and `eval_limit` each of the others. Raises `UserError` if a split gets
+    no image, or a shrunk split cannot have one of every class.
     """
     train, seed = sources["train"], config.split_seed
     parts = {name: Selection(source, torch.arange(len(source.labels))) for name, source in sources.items()}
@@ -72,6 +72,8 @@ def divide(sources: Mapping[str, Source], config: DataConfig) -> dict[str, Selec
         elif name not in parts:
             parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, together)
     few = {name: _shrink(parts[name], seed, 1.0, config.eval_limit, "data.eval_limit") for name in ("val", "test")}
+    if config.shots is not None:
+        return {**parts, **few, "train": _of_each_class(parts["train"], seed, config.shots)}
     return {**parts, **few, "train": _shrink(parts["train"], seed, config.fraction, config.limit, "data.limit")}
 
 
@@ -173,6 +175,14 @@ def _shrink(part: Selection, seed: int, fraction: float, limit: int | None, key:
     limit = limit if limit is not None else len(part.ids)  # may be fewer than classes if multi-label
     wanted = min(limit, max(classes, round(fraction * len(part.ids))))
     return Selection(part.source, part.ids[stratified(part.labels, part.ids, wanted, seed)])
+
+
+def _of_each_class(part: Selection, seed: int, shots: int) -> Selection:
+    """Return `shots` images of each class, or all of a class that has fewer; more shots only add images."""
+    if multi_label(part.labels):
+        raise user_error("data.shots", shots, "null, since images have several classes; data.limit takes some of them")
+    quotas = torch.full_like(part.counts, shots)
+    return Selection(part.source, part.ids[choose(part.labels, part.ids, quotas, derive_seed(seed, "subset"))])
 
 
 def _groups(part: Selection, together: Tensor | None) -> Tensor:

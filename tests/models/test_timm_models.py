@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,18 @@ def test_cached_attention_biases_follow_the_weights() -> None:
         with evaluating(model.module):
             after = model.module(images)
             assert not torch.equal(after, before)
+
+
+def test_forward_pass_of_convit_replaces_no_frozen_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, embed_dim=12, depth=2, local_up_to_layer=1))
+    model = timm_network("convit_tiny", image_size=48)
+    theirs = timm.create_model("convit_tiny", num_classes=7, img_size=48)
+    theirs.load_state_dict(model.module.state_dict())
+    guard = freeze_guard.Guard(model.module.eval().requires_grad_(False))
+    guard.watch()
+    with torch.inference_mode():
+        assert torch.equal(model.module(image(model)), theirs.eval()(image(model)))
+    guard.check_if_written()
 
 
 def test_position_embedding_is_resized(tmp_path: Path) -> None:

@@ -81,7 +81,15 @@ def _created(name: str, size: int) -> nn.Module:
     module: nn.Module = timm.create_model(name, num_classes=classes, **sized)
     if getattr(module, "dynamic_img_size", False):  # interpolate positions once, not in every forward pass
         module = timm.create_model(name, num_classes=classes, img_size=size, dynamic_img_size=False)
+    _compute_positions(module)
     return module
+
+
+def _compute_positions(module: Any) -> None:
+    """Compute ConViT's positions: its first forward pass would, and replace a buffer of layers that may be frozen."""
+    for layer in module.modules():
+        if hasattr(layer, "get_rel_indices"):
+            layer.rel_indices = layer.get_rel_indices(module.patch_embed.num_patches)
 
 
 def _new_heads(module: Any, heads: tuple[str, ...], num_classes: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from frostline.core import driver
+from frostline.core.errors import UserError
 
 
 class Library:
@@ -60,3 +61,15 @@ def test_cuda_version_of_torch_is_read_without_import():
     assert driver._of_torch() == (tuple(map(int, built.split(".")[:2])) if built else None)
     code = "import sys; from frostline.core import driver; driver.too_old(); print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_gpu_without_a_driver_is_refused_without_torch(installed, monkeypatch):
+    installed(None)
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UserError, match=f"^device={name}: expected auto or cpu: there is no driver of NVIDIA on"):
+            driver.require_here(name)
+    for name in ("auto", "cpu"):
+        driver.require_here(name)
+    monkeypatch.setattr(driver, "_of_torch", lambda: None)  # built for GPUs of AMD
+    driver.require_here("cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 import warm
+from frostline.core import driver
+from frostline.core.errors import UserError
 from frostline.sweeps import pool as pools
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import HydraLauncher, Workers
@@ -71,6 +74,25 @@ def _process_id(only: int) -> int:
     if only not in (0, os.getpid()):
         os.kill(os.getpid(), signal.SIGKILL)
     return os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("data.root={none}", "^data.root={none}: expected a folder that exists, with one folder of images per class"),
+        ("device=cuda", "^device=cuda: expected auto or cpu: there is no driver of NVIDIA on this machine"),
+    ],
+)
+def test_what_is_not_on_this_machine_is_refused_before_workers_start(
+    typed: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_of_torch", lambda: (13, 2))
+    monkeypatch.setattr(driver, "_of_driver", lambda: None)
+    monkeypatch.setattr(sys, "platform", "linux")
+    none = tmp_path / "none"
+    workers = Workers(SimpleNamespace(start=pytest.fail), compose)
+    with pytest.raises(UserError, match=line.format(none=none)):
+        workers.start(compose("data=image_folder", f"data.root={tmp_path}", typed.format(none=none)))
 
 
 class DyingLauncher(HydraLauncher):

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib.util
 import re
+import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +40,13 @@ def require(name: str) -> None:
         raise user_error("device", name, f"cpu, or a newer driver: {problem}")
 
 
+def require_here(name: str) -> None:
+    """Raise `UserError` if the device called `name` is a GPU, and torch's CUDA has no driver here or too old a one."""
+    require(name)
+    if name.startswith("cuda") and sys.platform == "linux" and _of_torch() is not None and _of_driver() is None:
+        raise user_error("device", name, "auto or cpu: there is no driver of NVIDIA on this machine")
+
+
 def require_gpus(devices: int, gpus: int) -> None:
     """Raise `UserError` if a run on several GPUs asks for more `devices` than there are `gpus`."""
     if devices > 1 and gpus < devices:
@@ -55,12 +63,16 @@ def version() -> str | None:
 
 def _of_torch() -> tuple[int, int] | None:
     """Return the CUDA version `(major, minor)` that torch was built for; None if built without one."""
+    found = re.search(r"^cuda\b[^=]*= '(\d+)\.(\d+)", source_of_torch("version.py"), re.MULTILINE)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def source_of_torch(file: str) -> str:
+    """Return the text of a file of torch's package, without importing it; empty if it cannot be read."""
     with suppress(ImportError, ValueError):
         place = importlib.util.find_spec("torch")
-        text = _text(Path(place.origin).with_name("version.py")) if place and place.origin else ""
-        if found := re.search(r"^cuda\b[^=]*= '(\d+)\.(\d+)", text, re.MULTILINE):
-            return int(found[1]), int(found[2])
-    return None
+        return _text(Path(place.origin).parent / file) if place and place.origin else ""
+    return ""
 
 
 def _of_driver() -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, NamedTuple
@@ -40,6 +41,10 @@ LIMITS: Mapping[str, Limit] = {
     **dict.fromkeys(("freeze_mode.adapter.alpha", "freeze_mode.adapter.scale"), _POSITIVE),
     **dict.fromkeys(("train.clip_norm", "store.memory_gb"), _POSITIVE_OR_NULL),
     "seed": Limit(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63 - 1"),
+    "device": Limit(
+        lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None,
+        "auto, cpu or, for GPUs of NVIDIA and AMD, cuda or cuda:<number>",
+    ),
     "experiment_name": Limit(lambda v: 0 < len(v) <= 250 and v.isprintable(), "1 to 250 printable characters"),
     "search.seed": Limit(lambda v: 0 <= v < 2**15, "a whole number from 0 to 2**15 - 1"),
     "search.amount": Limit(lambda v: 0 < v < inf, "a number above 0"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -41,7 +40,7 @@ from frostline.data.findings import Finding
 from frostline.data.hub_images import HubImages
 from frostline.data.label_columns import DataSet
 from frostline.data.layouts import lay_out, merged, subfolders
-from frostline.data.listing import Listing, survey
+from frostline.data.listing import Listing, require_folder, survey
 from frostline.data.names import counted, printable, some
 from frostline.data.numbered_classes import check_classes, check_names
 from frostline.data.shards import Sharded
@@ -132,9 +131,7 @@ def _glyphs(options: Mapping[str, Any]) -> Source:
 
 def _folder(root: Path, layout: str, missing: str) -> dict[str, Source]:
     """Return the splits of a folder, or `train` alone; val and test may lack classes if `missing` is `ok`."""
-    if not os.path.isdir(root):
-        expected = "a folder, not a file (unpack it)," if os.path.isfile(root) else "a folder that exists,"
-        raise user_error("data.root", root, f"{expected} with one folder of images per class")
+    require_folder(root)
     found = lay_out(root, layout)
     listed: dict[str, dict[str, Listing]] = {}
     for split, folders in found.classes.items():

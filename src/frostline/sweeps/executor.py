@@ -11,8 +11,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
-from frostline.core import driver
+from frostline.core import driver, files
 from frostline.core.config import Config
+from frostline.data.listing import require_folder
 from frostline.report import terminal
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.hydra_overrides import Overrides
@@ -79,9 +80,14 @@ class Workers(Executor):
         self._launcher, self._compose = launcher, compose
 
     def start(self, config: Config) -> None:
-        """Start the workers: each gets `devices` GPUs, but all share a fixed device such as `cpu` or `cuda:1`."""
+        """Start the workers: each gets `devices` GPUs, but all share a fixed device such as `cpu` or `cuda:1`.
+
+        UserError for a GPU or a folder of images that is not there, which needs no torch.
+        """
         self._launcher.say = lambda text: terminal.say(f"  {text}", "yellow")
-        driver.require(config.device)
+        driver.require_here(config.device)
+        if config.data.source == "folder" and config.data.root.strip():
+            require_folder(files.absolute(config.data.root))
         gpus = config.device in ("auto", "cuda")
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, preload="frostline.runs.run")
 

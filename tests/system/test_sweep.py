@@ -234,7 +234,8 @@ INTERRUPTS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 @pytest.mark.parametrize(("number", "status", "reason"), INTERRUPTS)
 def test_interrupt_marks_runs_as_killed(store, tmp_path, number, status, reason):
     folder = tmp_path / f"interrupt-{number}"
-    arguments = command("-m", *QUICK, "seed=0,1", "freeze=full", "epochs=1000", *places(folder, store))
+    runs = ("resume=true", f"seed={number},1", "freeze=full", "epochs=1000")
+    arguments = command("-m", *QUICK, *runs, *places(folder, store))
     said = tmp_path / "said"
     with said.open("w") as file, warm.Popen(arguments, env=environment(), stdout=file, stderr=file) as process:
         try:
@@ -250,6 +251,9 @@ def test_interrupt_marks_runs_as_killed(store, tmp_path, number, status, reason)
     assert [run.info.status for run in done.runs()] == ["KILLED"] * 2  # the sweep and its first run
     assert done.results()[0]["reason"] == reason
     assert reason in out and "not started" in out and "Traceback" not in out
+    assert out.endswith(
+        "To continue, type the same command again: finished runs are skipped, interrupted ones resumed.\n"
+    )
 
 
 def test_sweep_survives_a_closed_pipe(store, tmp_path):

@@ -123,6 +123,10 @@ def _run_and_close(
         results = runs.results()
         recorded = close(folder, tracker, results, interrupt, executor.aside)
     if interrupt is not None:
+        if tracker is not None and planned[0].config.resume and not succeeded(results):
+            terminal.say(
+                "To continue, type the same command again: finished runs are skipped, interrupted ones resumed."
+            )
         return interrupts.status(interrupt)
     return 0 if recorded and succeeded(results) else 1
 

@@ -97,6 +97,13 @@ def test_grid_normalises_numbers_and_expands_folds() -> None:
     assert one.config.data.fold == 2
 
 
+@pytest.mark.parametrize("typed", ["batch_size", "++batch_size"])
+def test_jobs_that_differ_in_unread_keys_are_one_run(typed: str) -> None:
+    (run,) = composing.compose_grid(["freeze=probe", f"{typed}=8,16"])
+    assert (run.jobs, run.unread) == (2, ("batch_size",))
+    assert len(composing.compose_grid(["freeze=head", f"{typed}=8,16"])) == 2
+
+
 def test_solved_head_on_random_weights_has_weights_as_choice() -> None:
     assert cell("freeze=probe", "model=resnet18", "model.weights=null").choices["model.weights"] is None
     for others in (("freeze=probe",), ("freeze=head", "model=resnet18", "model.weights=null")):

@@ -57,7 +57,7 @@ def begun(
 ) -> Search:
     """Return a search of the command line `typed` that has opened its studies; `past` are earlier runs."""
     listed, ranges = hydra_overrides.split(OverridesParser.create().parse_overrides([*typed]))
-    cells = cells_of(hydra_overrides.points(listed), ranges, composer, lambda config: None)
+    cells = cells_of(hydra_overrides.points(listed), ranges, composer)
     config = cells[0].config.search
     search = Search(cells, storage_of(config, None) if config.storage else None)
     search.resolve_auto(

@@ -79,7 +79,7 @@ def compose_all(jobs: Sequence[Overrides], compose: Composer) -> tuple[Path, lis
         unread = [key for key in varied if not is_read(key.lstrip("+"), solver)]
         twin = first.setdefault(run_key(config), len(planned)) if unread else len(planned)
         if twin < len(planned) and _same(planned[twin].overrides, overrides, but=unread):
-            told = tuple(key for key in unread if key not in _NAMED[:2])
+            told = tuple(key.lstrip("+") for key in unread)
             planned[twin] = replace(planned[twin], jobs=planned[twin].jobs + 1, unread=told)
             continue
         extras = {key.lstrip("+"): setting[key] for key in varied if key not in (*_NAMED, *unread)}

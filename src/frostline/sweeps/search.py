@@ -39,15 +39,16 @@ def run_search(
     """
     listed, ranges = hydra_overrides.split(overrides)
     jobs = hydra_overrides.points(listed)
-    cells = cells_of(jobs, ranges, compose, executor.start)
+    first = compose.job(jobs[0], 0)
+    executor.start(first.config)
+    cells = cells_of(jobs, ranges, compose)
     configs = [cell.known.config for cell in cells]
-    samplers.check_options(configs[0].search)
-    lines, search = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(configs[0]))
+    samplers.check_options(first.config.search)
+    lines, search = unused_keys.check(_typed(jobs, ranges), configs), Search(cells, _storage(first.config))
     for line in [*notes, *lines, *describe(cells)]:
         terminal.say(line)
-    folder = files.absolute(compose.job([f"{key}={value}" for key, value in cells[0].setting.items()], 0).sweep)
-    planned = [run for cell in cells for run in cell.corners()]
-    with in_one_line(configs[0].search):
+    planned, folder = [run for cell in cells for run in cell.corners()], files.absolute(first.sweep)
+    with in_one_line(first.config.search):
         return sweep.run_planned(planned, executor=executor, folder=folder, folder_named=folder_named, search=search)
 
 

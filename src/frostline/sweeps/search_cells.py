@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -161,9 +161,7 @@ class SearchCell:
             self.begun.discard(number)
 
 
-def cells_of(
-    jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose: Composer, start: Callable[[Config], object]
-) -> list[SearchCell]:
+def cells_of(jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose: Composer) -> list[SearchCell]:
     """Return the checked cells, each with a run that has the lowest value of every range; raises UserError.
 
     Jobs that differ only in keys that they ignore are one cell.
@@ -171,18 +169,17 @@ def cells_of(
     settings = hydra_overrides.settings_of(jobs)
     varied = hydra_overrides.varied(settings)
     shown = [key for key in varied if key.lstrip("+") not in ("freeze", "freeze_mode")]
+    composed = compose(jobs[0])
+    first, groups = config_of(composed), [str(group) for group in composed.hydra.runtime.choices]
+    modes = dict.fromkeys(str(compose(overrides).freeze_mode.name) for overrides in jobs)
+    search_space.check_keys(ranges, [*modes], groups)
     cells: list[SearchCell] = []
-    for number, (overrides, setting) in enumerate(zip(jobs, settings, strict=True)):
+    for overrides, setting in zip(jobs, settings, strict=True):
         composed = compose(overrides)
         config = config_of(composed)
-        _check(config, cells[0].config if cells else config, hydra_keys.subdir(composed))
-        if number == 0:
-            start(config)
-            groups = [str(group) for group in composed.hydra.runtime.choices]
-            modes = dict.fromkeys(str(compose(one).freeze_mode.name) for one in jobs)
-            search_space.check_keys(ranges, [*modes], groups)
-        fixed = {key.lstrip("+"): value for key, value in setting.items()}
-        space, solver = search_space.of_cell(config, fixed, ranges), config.freeze_mode.solver
+        _check(config, first, hydra_keys.subdir(composed))
+        fixed, solver = hydra_overrides.typed_values(overrides), config.freeze_mode.solver
+        space = search_space.of_cell(config, fixed, ranges)
         if not space and solver is None:
             expected = "at least one range to search, as lr=interval(1e-5,1) or lr=auto; or search=grid"
             raise user_error("search", config.search.name, expected)

@@ -124,9 +124,6 @@ class _Here:
     Normally MLflow gets a run while the next one trains. Runs take no time here, so MLflow is waited for.
     """
 
-    compose: Callable[[int, Sequence[str]], DictConfig]
-    """Set by `Workers`."""
-
     def __init__(self, compose: Composer, whole: int) -> None:
         self._whole = whole
         self.pool, self.config = self, compose([])
@@ -156,12 +153,11 @@ class _Here:
     def close(self, *, now: bool) -> None: ...
 
     def run(
-        self, jobs: Mapping[int, Sequence[str]], stacks: Mapping[int, int | None], *, further: Further
+        self, jobs: Mapping[int, int | None], compose: Callable[[int], DictConfig], *, further: Further
     ) -> dict[int, JobReturn]:
-        return {number: self._run(number, overrides) for number, overrides in jobs.items()}
+        return {number: self._run(number, compose(number)) for number in jobs}
 
-    def _run(self, number: int, overrides: Sequence[str]) -> JobReturn:
-        composed = self.compose(number, overrides)
+    def _run(self, number: int, composed: DictConfig) -> JobReturn:
         began = time.perf_counter()
         if self._ended is not None:
             self.between.append(began - self._ended)
@@ -170,7 +166,7 @@ class _Here:
         folder = sweep / composed.hydra.sweep.subdir
         folder.mkdir(exist_ok=True)
         if number < self._whole:
-            self._record(number, composed, overrides, sweep)
+            self._record(number, composed, sweep)
             self.within.append(time.perf_counter() - began)
         else:
             facts, config = SweepFacts.read(sweep).runs[number], config_of(composed)
@@ -187,7 +183,7 @@ class _Here:
         while Mirror(folder).pending():
             time.sleep(0.01)
         self._ended = time.perf_counter()
-        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        return JobReturn(status=JobStatus.COMPLETED)
 
     def judge_of(self, *whose: Any, real: Callable[..., Judge] = study.judge_of) -> Judge:
         """Call `judge_of`, and count its time as the search's."""
@@ -197,11 +193,11 @@ class _Here:
             self.between[-1] += time.perf_counter() - began
         return judge
 
-    def _record(self, number: int, composed: DictConfig, overrides: Sequence[str], sweep: Path) -> None:
+    def _record(self, number: int, composed: DictConfig, sweep: Path) -> None:
         """Run a job with all files that it writes."""
 
         def configure() -> JobConfig:
             config = config_of(composed)
-            return JobConfig(config, recordable(composed, config), overrides)
+            return JobConfig(config, recordable(composed, config), [*composed.hydra.overrides.task])
 
         job.Job(sweep, number).carry_out(configure)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
@@ -44,17 +44,12 @@ class FrostlineLauncher(Launcher):
     def __init__(self, workers: int | None, job_timeout: float | None, retries: int) -> None:
         self.workers, self.job_timeout, self.retries = workers, job_timeout, retries
         self.pool: Pool | None = None
-        self.compose: Callable[[int, Sequence[str]], DictConfig] = self._compose
-        """Returns the config of a job, given its number and overrides."""
         self.say: Callable[[str], object] = log.warning
         """Reports events of workers to the user."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember the context, the task function and the config of the sweep."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-
-    def _compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     def start(self, *, gpus: bool = True, each: int = 1, preload: str = "") -> Pool:
         """Start the workers, which import the module `preload`, and return them; `close` ends them.
@@ -74,45 +69,46 @@ class FrostlineLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and return their outcomes, in the order of the jobs."""
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        jobs = dict(enumerate(job_overrides, initial_job_idx))
+        jobs, load = dict(enumerate(job_overrides, initial_job_idx)), self.hydra_context.config_loader.load_sweep_config
         try:
-            done = self.run(jobs, whole=True)
+            done = self.run(dict.fromkeys(jobs), lambda number: load(self.config, [*jobs[number]]), whole=True)
         finally:
             self.close()
         return [done[number] for number in jobs]
 
     def run(
         self,
-        jobs: dict[int, Sequence[str]],
-        stacks: Mapping[int, int | None] | None = None,
+        jobs: Mapping[int, int | None],
+        compose: Callable[[int], DictConfig],
         *,
-        further: Callable[[int], Mapping[int, Sequence[str]]] = lambda number: {},
+        further: Callable[[int], Mapping[int, int | None]] = lambda number: {},
         whole: bool = False,
     ) -> dict[int, JobReturn]:
-        """Run the jobs in the order given, and return their outcomes by number.
+        """Run the jobs, given by number with their stack, in this order, and return their outcomes by number.
 
-        Jobs with the same number in `stacks` go to one worker. `further` is called with each finished job, and returns
-        further jobs. With `whole`, the outcomes contain the configs, which Hydra's own sweepers read.
+        `compose` returns the config of a job. All jobs of a stack go to one worker. `further` is called with each
+        finished job, and returns further jobs. With `whole`, the outcomes contain the configs, which Hydra's own
+        sweepers read.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         log.info("Launching %d jobs", len(jobs))
         pool, waiting, done = self.pool or self.start(), deque(jobs), dict[int, JobReturn]()
-        jobs = dict(jobs)
+        stacks = dict(jobs)
         common = in_common(self.hydra_context, self.task_function)
         hopeless = None
         try:
             answers = pool.run(
                 waiting,
-                lambda number: self._task(number, jobs[number], common, whole=whole),
-                stacks=stacks or {},
+                lambda number: _task(number, compose(number), common, whole=whole),
+                stacks=stacks,
                 retries=self.retries,
                 say=self.say,
             )
             for number, answer in answers:
-                done[number] = answer.value if answer.error is None else _failed(jobs[number], answer.error)
+                done[number] = answer.value if answer.error is None else _failed(answer.error)
                 more = further(number)
-                jobs |= more
+                stacks |= more
                 waiting.extend(more)
                 if waiting and (hopeless := _hopeless(done.values())):
                     waiting.clear()
@@ -122,18 +118,18 @@ class FrostlineLauncher(Launcher):
             pool.interrupt(interrupt)
             raise
         left = NotStarted(str(hopeless))
-        return {number: done.get(number) or _failed(jobs[number], left) for number in jobs}
-
-    def _task(self, number: int, overrides: Sequence[str], common: bytes, *, whole: bool) -> Task:
-        log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
-        config = self.compose(number, overrides)
-        with read_write(config), open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-        return (call, common, packed(config), whole)
+        return {number: done.get(number) or _failed(left) for number in stacks}
 
 
-def _failed(overrides: Sequence[str], error: BaseException) -> JobReturn:
-    done = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+def _task(number: int, config: DictConfig, common: bytes, *, whole: bool) -> Task:
+    log.info("\t#%d : %s", number, " ".join(config.hydra.overrides.task))
+    with read_write(config), open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    return (call, common, packed(config), whole)
+
+
+def _failed(error: BaseException) -> JobReturn:
+    done = JobReturn(status=JobStatus.FAILED)
     done.return_value = error
     return done
 

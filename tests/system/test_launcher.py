@@ -166,7 +166,7 @@ def test_second_interrupt_discards_the_pool(monkeypatch):
     launcher.config = OmegaConf.create({"hydra": {"hydra_logging": None, "verbose": False}})
     launcher.pool = InterruptedPool()
     with pytest.raises(KeyboardInterrupt):
-        launcher.run({0: []})
+        launcher.run({0: None}, pytest.fail)
     assert launcher.pool is None
 
 

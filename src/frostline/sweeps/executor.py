@@ -112,21 +112,14 @@ class Workers(Executor):
         self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
     ) -> Mapping[int, Exception]:
         """Hand the jobs to the workers in this order, all jobs of a stack to one worker."""
-        stacks = dict(jobs)
 
-        def compose(number: int, overrides: Overrides) -> DictConfig:
-            config = self._compose(overrides)
+        def compose(number: int) -> DictConfig:
+            config = self._compose(planned[number].overrides)
             pin(config, folder, planned[number].folder)
             return config
 
-        def more(number: int) -> dict[int, Overrides]:
-            stacks.update(found := further(number))
-            return {added: planned[added].overrides for added in found}
-
         pin(self._launcher.config, folder)
-        self._launcher.compose = compose
-        typed = {number: planned[number].overrides for number in jobs}
-        return _reasons(self._launcher.run(typed, stacks, further=more))
+        return _reasons(self._launcher.run(jobs, compose, further=further))
 
     def close(self, *, now: bool) -> None:
         """End the workers."""

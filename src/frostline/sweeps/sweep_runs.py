@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ class SweepRuns:
         self._facts: list[sweep_record.RunFacts] = []
         self._numbers: dict[str, int] = {}
         self._reasons: dict[int, Exception] = {}
+        self._round: dict[str, int] = {}
+        """The numbers of the runs of the last `carry_out`, by folder."""
 
     def carry_out(
         self, planned: Sequence[PlannedRun], meanwhile: Callable[[int], list[PlannedRun]] = lambda number: []
@@ -43,6 +46,7 @@ class SweepRuns:
         When a worker becomes free while others train, `meanwhile` gets the number of its last run and returns further
         runs for it.
         """
+        self._round = {}
         jobs = self._added(planned)
         under_way = {*jobs}
 
@@ -80,6 +84,7 @@ class SweepRuns:
             for number in continuing:
                 self._facts[number] = replace(self._facts[number], stack=None, of_steps={})
             self._file.add(facts, {number: self._facts[number] for number in continuing})
+        self._round |= {run.folder: self._numbers[run.folder] for run in planned}
         numbers = [*continuing, *(first + number for number in in_order(new))]
         return {number: self._facts[number].stack for number in numbers if self._facts[number].to_do}
 
@@ -89,22 +94,18 @@ class SweepRuns:
         search.begin(self._folder if self._recorded else None, self._executor.workers, past)
         results: dict[str, Result] = {}
         self._file.add(())
-
-        def meanwhile(number: int) -> list[PlannedRun]:
-            (result,) = self.results([number])
-            more = search.meanwhile(self._facts[number].folder, result)
-            following.extend(more)
-            return more
-
         try:
             while following := search.following(results):
-                if (interrupt := self.carry_out(following, meanwhile)) is not None:
+                if (interrupt := self.carry_out(following, partial(self._meanwhile, search))) is not None:
                     return interrupt
-                folders = [*dict.fromkeys(run.folder for run in following)]
-                results = dict(zip(folders, self.results(map(self._numbers.__getitem__, folders)), strict=True))
+                results = dict(zip(self._round, self.results(self._round.values()), strict=True))
         except KeyboardInterrupt as interrupt:
             return interrupt
         return None
+
+    def _meanwhile(self, search: Search, number: int) -> list[PlannedRun]:
+        (result,) = self.results([number])
+        return search.meanwhile(self._facts[number].folder, result)
 
     def results(self, which: Iterable[int] | None = None) -> list[Result]:
         """Return the results so far: of all runs in the order of their numbers, or of `which`."""

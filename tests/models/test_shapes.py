@@ -37,3 +37,23 @@ def test_norm_of_another_shape_is_refused(norm: nn.Module) -> None:
     assert shapes.walk(norm, 2, 8).shape == (2, 3, 8, 8)
     with pytest.raises(RuntimeError):
         shapes.walk(nn.Sequential(nn.Conv2d(3, 4, 3), norm), 2, 8)
+
+
+class _Relative(nn.Module):
+    """Multiplies images by their columns' numbers and a weight per distance of two columns, of which it has `count`."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(count))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        columns = torch.arange(images.shape[3], device=images.device)
+        return images @ self.weight[columns[:, None] - columns + len(columns) - 1] * columns
+
+
+def test_check_refuses_positions_out_of_range() -> None:
+    shapes.check(_Relative(15), 8)
+    with pytest.raises(IndexError, match="index 14 is out of bounds for dimension 0 with size 14"):
+        shapes.check(_Relative(14), 8)
+    with pytest.raises(RuntimeError):
+        shapes.check(nn.Sequential(_Relative(15), nn.Conv2d(4, 4, 1)), 8)

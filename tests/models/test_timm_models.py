@@ -210,6 +210,7 @@ def test_position_embedding_is_resized(tmp_path: Path) -> None:
             r"16: .* suits test_maxvit \(integer modulo by zero\)$",
         ),
         ({"name": "mvitv2_tiny", "image_size": 16, "meta": True}, r"16: .* suits mvitv2_tiny \(.*[Dd]imension"),
+        ({"name": "mvitv2_tiny", "image_size": 33, "meta": True}, r"33: .* suits mvitv2_tiny \(index 7 is out of"),
         ({"name": "vit_huge_patch14_gap_224", "weights": "in1k_ijepa"}, "timm has none for http"),
     ],
 )

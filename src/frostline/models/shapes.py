@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -29,6 +30,17 @@ def walk(module: nn.Module, count: int, side: int) -> Any:
         return functional_call(module, bare, (images,), tie_weights=False)
 
 
+def check(module: nn.Module, side: int) -> None:
+    """Raise what the forward pass of `module` raises for square images of `side` pixels.
+
+    An index out of range is found if it is computed from `torch.arange` alone, e.g. a relative position.
+    """
+    with suppress(RuntimeError), _Positions():  # raised where positions meet a tensor without values
+        walk(module, 1, side)
+        return
+    walk(module, 1, side)
+
+
 class _Norms(TorchFunctionMode):
     """Returns the input of norm layers as their output: torch's shape inference in Python would take most of the time.
 
@@ -44,3 +56,17 @@ class _Norms(TorchFunctionMode):
         else:
             fits = func is F.layer_norm and args[0].shape[-len(args[1]) :] == tuple(args[1])
         return args[0] if fits else func(*args, **kwargs or {})
+
+
+class _Positions(TorchFunctionMode):
+    """Computes positions on the CPU, and verifies them where they are indices into a tensor without values."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.arange:
+            kwargs = kwargs | {"device": "cpu"}
+        elif func is Tensor.__getitem__ and args[0].is_meta:
+            torch.tensor(0.0).expand(args[0].shape)[args[1]]
+        return func(*args, **kwargs)

@@ -68,8 +68,8 @@ def _network(name: str, size: int) -> nn.Module:
         return _created(name, size)
     try:
         module = _created(name, size)
-        shapes.walk(module.eval(), 1, size)
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError) as problem:
+        shapes.check(module.eval(), size)
+    except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError) as problem:
         raise ValueError(first_line(problem)) from problem
     return module.train()
 

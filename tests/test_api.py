@@ -206,7 +206,8 @@ def test_wrong_images_are_reported_in_one_line(images, line, network):
         network.predict(images)
 
 
-def test_wrong_arguments_of_a_classifier_are_reported_in_one_line(network, tmp_path):
+def test_wrong_arguments_of_a_classifier_are_reported_in_one_line(network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for call, line in (
         (lambda: network.predict(tmp_path / "none.png"), r"none\.png: missing"),
         (lambda: network.predict(tmp_path / "none.png", top=0), "^top=0: expected a whole number of at least 1"),
@@ -220,6 +221,7 @@ def test_wrong_arguments_of_a_classifier_are_reported_in_one_line(network, tmp_p
             lambda: network.export(tmp_path / "none" / "network.pt"),
             r"^path=.*none/network\.pt: expected a place that can be written to",
         ),
+        (lambda: network.export("none/network.pt"), r"^path=none/network\.pt: expected a place that can be written to"),
     ):
         with pytest.raises(frostline.UserError, match=line):
             call()
@@ -291,7 +293,8 @@ def test_wrong_arguments_are_reported_in_one_line(call, line):
 
 
 @pytest.mark.parametrize(("method", "name"), [("report", "path"), ("plots", "folder")])
-def test_unwritable_output_is_reported_in_one_line(store, tmp_path, method, name):
+def test_unwritable_output_is_reported_in_one_line(store, tmp_path, monkeypatch, method, name):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     write = getattr(frostline.open(store.folder), method)
     for odd in ("", "\0"):
@@ -304,6 +307,8 @@ def test_unwritable_output_is_reported_in_one_line(store, tmp_path, method, name
         frostline.UserError, match=f"^{name}={tmp_path}/file.*: expected a place that can be written to"
     ):
         write(tmp_path / "file" / "below" if method == "report" else tmp_path / "file")
+    with pytest.raises(frostline.UserError, match=f"^{name}=file/below: expected a place that can be written to"):
+        write("file/below")
     with pytest.raises(frostline.UserError, match=f"^{name}=5: expected a path"):
         write(5)
     os.mkfifo(pipe := tmp_path / "pipe")

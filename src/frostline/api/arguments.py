@@ -29,13 +29,16 @@ def place(name: str, path: Path | str) -> Path:
 
 
 @contextmanager
-def writing(name: str, file: Path) -> Iterator[None]:
-    """Turn an OSError of the block, which writes `file`, into a `UserError` for the argument `name`; refuse devices."""
+def writing(name: str, file: Path, typed: Path | str | None = None) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `file`, into a `UserError` for the argument `name`; refuse devices.
+
+    The error shows the file as it was `typed`, if that is given.
+    """
     files.require_no_device(name, file)
     try:
         yield
     except OSError as error:
-        raise user_error(name, file, f"a place that can be written to ({error.strerror or error})") from None
+        raise user_error(name, typed or file, f"a place that can be written to ({error.strerror or error})") from None
 
 
 def whole(name: str, number: int) -> int:

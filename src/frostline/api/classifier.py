@@ -113,6 +113,6 @@ class Classifier:
         chosen = kinds.get(file.suffix) if kind is None else kind
         if chosen not in [*export.SUFFIXES]:  # in a list, since `kind` may be unhashable
             raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
-        with torch_settings.isolated(), arguments.writing("path", file):
+        with torch_settings.isolated(), arguments.writing("path", file, path):
             self.network.prepare()
             return export.export(self.network, chosen, file)

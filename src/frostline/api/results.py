@@ -184,7 +184,7 @@ class Sweep:
         from frostline.report import html
 
         file = arguments.place("path", (self.folder or Path()) / layout.REPORT if path is None else path)
-        with arguments.writing("path", file):
+        with arguments.writing("path", file, path):
             file.parent.mkdir(parents=True, exist_ok=True)
             page = html.write(file, self.results, title=self.name, tracker=self.tracker, scratch=self._scratch)
         return Report(page)
@@ -194,7 +194,7 @@ class Sweep:
         from frostline.report import plots
 
         place = arguments.place("folder", (self.folder or Path()) / layout.PLOTS if folder is None else folder)
-        with arguments.writing("folder", place):
+        with arguments.writing("folder", place, folder):
             return plots.write(place, self.results)
 
     def _repr_html_(self) -> str:

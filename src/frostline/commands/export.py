@@ -9,21 +9,25 @@ from frostline import api
 from frostline.commands import CALLED, Parser, tell
 from frostline.core import files
 from frostline.core.errors import named, user_error
+from frostline.sweeps import catalog
+from frostline.sweeps.catalog import TypedName
 
 
 def main(arguments: list[str]) -> int:
     """Write the file and print its largest difference to the original; return 1, without a file, if it is too large."""
     options = _parser().parse_args(arguments)
+    output = Path(options.output or ".")
+    if not os.path.isdir(output):
+        if options.output.endswith("/"):
+            raise user_error("--output", options.output, "a folder that exists")
+        files.require_place("--output", output)
+    catalog.resolve(TypedName(options.run))
     from frostline.runs import export  # imports torch
 
-    output = Path(options.output or ".")
     if os.path.isdir(output):
         output = output / f"model{export.SUFFIXES[options.format]}"
         if os.path.lexists(output):  # perhaps of another run
             raise user_error("--output", output, "a new file; this one exists: name it to overwrite it, or another one")
-    elif options.output.endswith("/"):
-        raise user_error("--output", options.output, "a folder that exists")
-    files.require_place("--output", output)
     with named(path="--output", kind="--format"):
         export.check_suffix(output, options.format)
         found = api.load(options.run, device="cpu")

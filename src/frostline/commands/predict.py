@@ -15,6 +15,8 @@ from frostline import api
 from frostline.commands import CALLED, Parser, positive, tell
 from frostline.core.errors import named, user_error
 from frostline.data.names import counted
+from frostline.sweeps import catalog
+from frostline.sweeps.catalog import TypedName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +30,7 @@ def main(arguments: list[str]) -> int:
     """Print or write classes and probabilities, a row per image; return 1 if some images could not be read."""
     options = _parser().parse_args(arguments)
     _check(options)
+    catalog.resolve(TypedName(options.run))
     from frostline.data import image_list  # imports torch
 
     def gather(file: Path) -> ImageList:

@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> int:
     Return 1 if the network is not surely better than the one with which --if-better compares it.
     """
     options = _options(arguments)
-    from frostline.runs import predict  # imports torch
-    from frostline.store import hashing
-
     name = options.name
     with tempfile.TemporaryDirectory() as scratch, found(options.run) as run:
+        from frostline.runs import predict  # imports torch
+        from frostline.store import hashing
+
         if run.note:
             tell(run.note)
         result, network = run.result, predict.load(run.folder, device="cpu")

@@ -23,11 +23,11 @@ def main(arguments: list[str]) -> int:
     folders = [*map(Path, options.folder)] or pending_sweeps.remembered(uri, elsewhere=options.uri is None)
     if not folders:
         print("Nothing is pending.")
-    return max([_sync(folder.resolve(), options.uri) for folder in folders], default=0)
+    return max([_sync(folder, options.uri) for folder in folders], default=0)
 
 
 def _sync(folder: Path, uri: str | None) -> int:
-    sweep = SweepMirror(folder, pending_sweeps.place_of(folder, uri))
+    sweep = SweepMirror(folder.resolve(), pending_sweeps.place_of(folder, uri))
     try:
         done = sync.complete(sweep)
     except server.Unreachable as problem:

@@ -90,4 +90,4 @@ def place_of(folder: Path, uri: str | None = None) -> RecordPlace:
             case {"uri": str(recorded), "experiment": str(experiment), **more}:
                 own = tracking_uri.resolved(uri or recorded, start=None if uri else project.project_root())
                 return RecordPlace(own, experiment, str(more["artifacts"]) if "artifacts" in more else None)
-    raise user_error("sync", folder, "the folder of a sweep that was recorded")
+    raise user_error("folder", folder, "the folder of a sweep that was recorded")

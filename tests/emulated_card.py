@@ -186,6 +186,8 @@ class EmulatedMachine(TorchDispatchMode):
         """Waits of the host, by reason and calling function of frostline."""
         self.sent: Counter[str] = Counter()
         """Bytes sent from the host to a GPU, by calling function of frostline."""
+        self.doubles: Counter[str] = Counter()
+        """Operations with float64 results, slow on most GPUs, by calling function of frostline."""
         self.sorts: Counter[str] = Counter()
         self.kinds: set[str] = set()
         self.contexts: set[int] = set()
@@ -355,6 +357,7 @@ class EmulatedMachine(TorchDispatchMode):
         else:
             self.launches[name] += not (_is_view(func) or (name in NO_LAUNCH and not kwargs.get("dtype")))
             made = func(*self._inside(args), **self._inside(kwargs))
+            self.doubles[_here()] += any(one.dtype is torch.float64 for one in _tensors(made))
 
         def placed(one: Any) -> Any:
             if not isinstance(one, Tensor):
@@ -440,9 +443,6 @@ class EmulatedMachine(TorchDispatchMode):
 
             return SimpleNamespace(manual_seed=seed)
 
-        def supports_bf16(including_emulation: bool = True) -> bool:
-            return self.bf16 or including_emulation
-
         return {
             **{"is_available": lambda: self.count > 0, "device_count": lambda: self.count, "init": start},
             **{"is_current_stream_capturing": lambda: self.capturing is not None},
@@ -454,7 +454,8 @@ class EmulatedMachine(TorchDispatchMode):
             **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},
             **{"memory_reserved": lambda device=None: 0, "max_memory_allocated": lambda device=None: 1},
             **{"utilization": lambda device=None: 50, "get_device_name": lambda device=None: "a card"},
-            **{"get_device_capability": lambda device=None: (9, 0), "is_bf16_supported": supports_bf16},
+            **{"get_device_capability": lambda device=None: (9, 0) if self.bf16 else (7, 5)},
+            **{"is_bf16_supported": lambda: True},  # or emulated
             **{"get_device_properties": lambda device=None: SimpleNamespace(major=9, minor=0)},
             **{"default_generators": tuple(map(generator, range(self.count)))},
         }

@@ -269,9 +269,9 @@ def test_default_precision_on_a_cpu_is_float32() -> None:
 
 
 def test_default_precision_on_a_gpu_depends_on_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    for supported in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, bf16=supported: bf16)
-        assert machine.autocast_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if supported else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((7, 5), (8, 0))[device.index])
+    found = [machine.autocast_dtype("auto", torch.device("cuda", number)) for number in (0, 1)]
+    assert found == [None, torch.bfloat16]
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -186,6 +186,7 @@ def test_epoch_waits_for_results_and_sends_only_indices(
     data = load_data(source="digits", **FEW)
     samples = len(data.train.labels) + len(data.val.labels)
     assert gpu.sent.total() <= 3 * 8 * samples + 512  # int64 indices of samples, and of those they are mixed with
+    assert {where.partition(".")[0] for where in +gpu.machine.doubles} <= {"sums", "evaluation"}  # once per epoch
     assert not +gpu.machine.sorts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from emulated_card import EmulatedMachine
 from frostline.training.averaging import MovingAverage
 from small import network
 
@@ -22,3 +23,14 @@ def test_average_equals_torch_bit_for_bit() -> None:
         theirs.update_parameters(module)
     mine, expected = ours.state_dict(), theirs.state_dict()
     assert mine.keys() == expected.keys() and all(torch.equal(mine[name], expected[name]) for name in mine)
+
+
+def test_update_has_a_launch_per_type_and_no_wait() -> None:
+    with EmulatedMachine().running() as gpu:
+        module = network().module.to("cuda")
+        average = MovingAverage(module, 0.9)
+        for _ in range(2):
+            gpu.launches.clear()
+            gpu.waits.clear()
+            average.update(module)
+    assert gpu.launches == {"_foreach_lerp_": 1, "_foreach_copy_": 2} and not gpu.waits  # float32 and int64 buffers

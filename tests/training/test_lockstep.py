@@ -22,6 +22,7 @@ def step(heads: int, seeds: int = 1, rates: int | None = None, optimizer: str = 
         next(steps)
         gpu.launches.clear()
         gpu.waits.clear()
+        gpu.sent.clear()
         next(steps)
     return gpu
 
@@ -49,6 +50,10 @@ def test_different_seeds_do_not_add_launches(optimizer: str) -> None:
 
 def test_steps_do_not_wait() -> None:
     assert not +step(4).waits and not +step(4, seeds=2).waits
+
+
+def test_constant_learning_rates_are_sent_once() -> None:
+    assert not step(4).sent
 
 
 def test_steps_count_as_writes_to_every_head() -> None:

@@ -19,6 +19,7 @@ test: $(VENV)/.installed-dev lint ## Set up, then run lint, format, type and imp
 	if nvidia-smi -L 2>/dev/null | grep -q GPU; then $(BIN)/pytest -m cuda; fi
 
 gpu: $(VENV)/.installed-dev ## On a machine with a GPU: its tests, then the benchmarks; resumes after an interruption
+	$(BIN)/python benchmarks/run.py --device cuda --continue --only machine # fails at once without a GPU
 	$(BIN)/pytest -m cuda; tested=$$?; $(BIN)/python benchmarks/run.py --device cuda --continue && exit $$tested
 
 check: $(VENV)/.installed-dev lint ## Between edits: lint, types, import contracts and the quick tests

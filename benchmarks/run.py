@@ -14,6 +14,8 @@ import torch
 from platformdirs import user_cache_path
 
 from bench import CPU, CUDA, QUICK, Bench
+from frostline.core.errors import UserError
+from frostline.core.machine import device as chosen_device
 from measures import MEASURES
 from table import Results, Row, machine, plain
 
@@ -45,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         assert results, "--take needs a folder"
         results.take(options.take)
         return
-    device = torch.device(options.device)
+    try:
+        device = chosen_device(options.device)
+    except UserError as error:
+        sys.exit(str(error))
     scale = QUICK if options.quick else CUDA if device.type == "cuda" else CPU
     print(f"{machine(device)}, torch {torch.__version__}", flush=True)
     failed: list[str] = []

@@ -128,6 +128,15 @@ def test_interrupted_measurement_continues(tmp_path, capsys, monkeypatch):
     assert [row["measure"] for row in measured["share"]["rows"]] == ["second (row)"] and measured["share"]["whole"]
 
 
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    import run
+
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--device", "cuda", "--output", str(tmp_path)])
+    assert str(ended.value).startswith("device=cuda: expected a device of this machine (auto, cpu); ")
+    assert "\n" not in str(ended.value)
+
+
 def test_determinism_is_measured_as_complete(root, tmp_path):
     measured = measure(tmp_path, "--images", str(root), "--only", "determinism")
     twice, networks = measured["determinism"]["rows"]

@@ -61,7 +61,7 @@ def begun(
     config = cells[0].config.search
     search = Search(cells, storage_of(config, None) if config.storage else None)
     search.resolve_auto(
-        {compose.kind(cell.known.config): {} for cell in cells}, lambda configs: ["data"] * len(configs)
+        {compose.check_key(cell.known.config): {} for cell in cells}, lambda configs: ["data"] * len(configs)
     )
     search.begin(folder, workers, lambda config: past)
     return search
@@ -214,7 +214,7 @@ def test_search_that_cannot_be_is_refused(typed: Sequence[str], line: str, compo
 def test_cmaes_searches_two_ranges_of_numbers_beside_a_solved_head(composer: Composer) -> None:
     typed = ("freeze=probe,head", HEAD[1], "optimizer.weight_decay=interval(0.1,0.2)", "search=cmaes", "trials=2")
     for cell in begun(composer, None, *typed).cells:
-        assert compose.kind(cell.known.config) in {compose.kind(run.config) for run in cell.corners()}
+        assert compose.check_key(cell.known.config) in {compose.check_key(run.config) for run in cell.corners()}
 
 
 def test_failed_trial_is_left_and_run_again_by_the_same_command(composer: Composer, tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_search_with_other_settings_or_data_is_another(composer: Composer, tmp_p
     def identity(seed: int = 0, epochs: int = 2, prune: str = "none", high: int = 1, data: str = "data") -> str:
         typed = [f"search.seed={seed}", f"epochs={epochs}", f"search.prune={prune}", f"lr=interval(1e-5,{high})"]
         search = begun(composer, None, "freeze=head", "search=tpe", "trials=2", *typed)
-        auto = {compose.kind(cell.known.config): {} for cell in search.cells}
+        auto = {compose.check_key(cell.known.config): {} for cell in search.cells}
         search.resolve_auto(auto, lambda configs: [data] * len(configs))
         return search.identity
 

@@ -84,10 +84,10 @@ class _Again(Executor):
         """Repeat and compare the runs."""
         for number in jobs:
             (own := folder / planned[number].folder).mkdir()
-            self._one(number, self._found[number], planned[number].config, own)
+            self._repeat(number, self._found[number], planned[number].config, own)
         return {}
 
-    def _one(self, number: int, old: Recorded, config: Config, own: Path) -> None:
+    def _repeat(self, number: int, old: Recorded, config: Config, own: Path) -> None:
         here, then = _here(config), old.comparable.environment
         topics = {key.split(".")[0] for key in here}
         known = {key: value for key, value in then.items() if key.split(".")[0] in topics or key == "environment"}

@@ -170,7 +170,7 @@ def resolve_auto(planned: Sequence[PlannedRun], meaning: Mapping[str, Mapping[st
     So a run in float32 differs from one in bf16 that the same command makes on another machine, and a run differs from
     one whose weights lay in the same file before. Raises `UserError` if two runs are the same now.
     """
-    found = [with_auto(run, meaning[kind(run.config)]) for run in planned]
+    found = [with_auto(run, meaning[check_key(run.config)]) for run in planned]
     _require_distinct(found)
     return found
 
@@ -210,10 +210,10 @@ def _typed(config: Config, typed: Mapping[str, str]) -> dict[str, Any]:
 
 def to_check(planned: Sequence[PlannedRun]) -> dict[str, Config]:
     """Return one config for each combination of device, model, freeze mode, optimizer, augmentation and data."""
-    return {kind(run.config): run.config for run in planned}
+    return {check_key(run.config): run.config for run in planned}
 
 
-def kind(config: Config) -> str:
+def check_key(config: Config) -> str:
     """Return a key that is the same for runs which one check covers."""
     parts = (config.device, config.model, config.freeze_mode, config.optimizer, config.augment, config.data)
     return repr(parts)

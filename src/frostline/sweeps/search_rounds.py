@@ -25,7 +25,7 @@ from frostline.core.config_keys import digest
 from frostline.records import trial_tags
 from frostline.records.result import Result, number_of
 from frostline.report import terminal
-from frostline.sweeps.compose import PlannedRun, kind, run_key
+from frostline.sweeps.compose import PlannedRun, check_key, run_key
 from frostline.sweeps.past_runs import PastRun
 from frostline.sweeps.past_trials import observations
 from frostline.sweeps.samplers import INDEPENDENT
@@ -67,7 +67,7 @@ class Search:
         """
         search = self.cells[0].config.search
         for cell in self.cells:
-            cell.auto = auto[kind(cell.known.config)]
+            cell.auto = auto[check_key(cell.known.config)]
         how = [search.name, search.options, search.seed, search.prune, search.objective, project.source_sha256()]
         what = [[cell.name, sorted((key, repr(one)) for key, one in cell.space.items())] for cell in self.cells]
         configs = [cell.settled for cell in self.cells]

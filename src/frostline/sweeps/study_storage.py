@@ -36,7 +36,7 @@ _KEY = 0x66726F73746C696E
 """Key of the advisory lock in PostgreSQL: `frostlin` in ASCII."""
 
 
-class _Lock:
+class _JournalLock:
     """A lock that a killed process releases at once, unlike Optuna's own, which stay for half a minute."""
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +126,7 @@ def _database(url: str) -> BaseStorage:
 def _journal(file: Path, lock: Path) -> JournalStorage:
     with locks.held(lock):
         _cut_torn_line(file)
-    return JournalStorage(JournalFileBackend(str(file), _Lock(lock)))  # type: ignore[arg-type]
+    return JournalStorage(JournalFileBackend(str(file), _JournalLock(lock)))  # type: ignore[arg-type]
 
 
 @contextmanager

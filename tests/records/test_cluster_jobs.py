@@ -164,7 +164,7 @@ def test_job_requeued_by_slurm_is_not_queued_again(slurm, monkeypatch):
 
 def test_sweep_in_progress_tells_that_its_jobs_keep_their_resources(tmp_path, monkeypatch, capsys):
     planned = PlannedRun(compose(), "head", {}, "0")
-    executor = SimpleNamespace(detached=True, how=SimpleNamespace(detach=True))
+    executor = SimpleNamespace(how=SimpleNamespace(detach=True))
     monkeypatch.setattr(first_job, "_in_progress", lambda folder, asked: tmp_path)
     assert first_job.send([planned], executor, tmp_path / "new", named=False, run=pytest.fail) == 0
     assert "nothing is queued twice, and its jobs keep the resources" in " ".join(capsys.readouterr().out.split())

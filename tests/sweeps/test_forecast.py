@@ -29,7 +29,7 @@ def test_forecast_lists_jobs_and_estimated_times(tmp_path, monkeypatch):
         for mode in ("head", "full")
     ]
     params = {"partition": "gpu", "gpus_per_node": 1, "mem_gb": None, "timeout_min": 90}
-    lines = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new", checks=True)
+    lines = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new")
     assert lines == [
         "cluster=local: a job that checks data and weights, then an array of 3 jobs, at most 16 at a time; "
         "each asks for partition gpu, 1 GPU(s), at most 1h30m",
@@ -65,12 +65,12 @@ def test_times_are_those_of_the_latest_sweep(tmp_path):
 
 def test_forecast_shows_the_first_twenty_jobs(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast.project, "multirun", lambda: tmp_path)
-    config = compose("freeze=full")
+    config = compose("freeze=full", "cluster.check=here")
     params = {"gpus_per_node": 1, "timeout_min": 5}
 
     def lines(count: int) -> list[str]:
         planned = [PlannedRun(config, f"full {number}", {"freeze_mode": "full"}, "") for number in range(count)]
-        return forecast.lines(planned, config.cluster, params, tmp_path / "new", checks=False)
+        return forecast.lines(planned, config.cluster, params, tmp_path / "new")
 
     assert lines(1) == ["cluster=local: 1 job; each asks for 1 GPU(s), at most 5m00s", "  job 0: full 0"]
     assert lines(20)[-1] == "  job 19: full 19" and lines(22)[-2:] == ["  job 19: full 19", "  and 2 more"]
@@ -85,6 +85,6 @@ def test_job_with_a_mode_that_never_ran_has_no_time(tmp_path, monkeypatch):
         for mode in ("full", "full", "full", "head")
     ]
     params = {"gpus_per_node": 1, "timeout_min": 5}
-    known, unknown = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new", checks=False)[1:]
+    known, unknown = forecast.lines(planned, planned[0].config.cluster, params, tmp_path / "new")[1:]
     assert known == "  job 0: full, full: about 4m00s of training, estimated from earlier runs"
     assert unknown == "  job 1: full, head"

@@ -64,11 +64,6 @@ class Cluster(Executor):
         self.how: ClusterConfig = config.cluster
 
     @property
-    def checks_in_job(self) -> bool:
-        """Whether a first job is to check data and weights, and to queue the others."""
-        return self.detached and not self.in_job and self.how.check == "job"
-
-    @property
     def runs_elsewhere(self) -> bool:
         """Whether this process, which checks, is none of the cluster's jobs."""
         return not self.in_job

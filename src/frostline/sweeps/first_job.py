@@ -40,8 +40,6 @@ def send(planned: Sequence[PlannedRun], executor: Cluster, folder: Path, *, name
     None if this process is to check and queue itself. If the same sweep is in progress, it is followed instead, and
     nothing is queued twice.
     """
-    if not executor.detached:
-        return None
     digests, config = [digest(each.config) for each in planned], planned[0].config
     if config.dry_run:
         return _print_forecast(planned, executor, folder)
@@ -52,7 +50,7 @@ def send(planned: Sequence[PlannedRun], executor: Cluster, folder: Path, *, name
         kept = "nothing is queued twice, and its jobs keep the resources that they requested"
         terminal.say(f"This sweep is in progress in {there}: {kept}")
         return watching.follow(there, detach=executor.how.detach)
-    if not executor.checks_in_job:
+    if executor.how.check != "job":
         return None
     own = _settled_digests(planned, folder) if named else digests
     folder = claim(folder, own, again=config.resume, named=named)
@@ -71,8 +69,7 @@ def send(planned: Sequence[PlannedRun], executor: Cluster, folder: Path, *, name
 
 
 def _print_forecast(planned: Sequence[PlannedRun], executor: Cluster, folder: Path) -> int:
-    params, checks = executor.launcher.params, executor.checks_in_job
-    for line in forecast.lines(planned, executor.how, params, folder, checks=checks):
+    for line in forecast.lines(planned, executor.how, executor.launcher.params, folder):
         terminal.say(line)
     terminal.say("Nothing is queued; `cluster=local dry_run=true` shows what each run would do.")
     return 0

@@ -27,16 +27,14 @@ _ASKED = {  # by parameter of submitit's launcher
 }
 
 
-def lines(
-    planned: Sequence[PlannedRun], how: ClusterConfig, params: Mapping[str, Any], folder: Path, *, checks: bool
-) -> list[str]:
+def lines(planned: Sequence[PlannedRun], how: ClusterConfig, params: Mapping[str, Any], folder: Path) -> list[str]:
     """Return lines about the jobs that the sweep in `folder` would queue, with times if such runs were trained before.
 
-    `params` are those of submitit's launcher; with `checks` a first job checks data and weights.
+    `params` are those of submitit's launcher.
     """
     groups = batches({number: planned[number].config for number in in_order(planned)}, how.pack)
     asked = [text.format(params[key]) for key, text in _ASKED.items() if params.get(key) is not None]
-    first = "a job that checks data and weights, then " if checks else ""
+    first = "a job that checks data and weights, then " if how.check == "job" else ""
     array = "1 job" if len(groups) == 1 else f"an array of {len(groups)} jobs, at most {how.at_once} at a time"
     limit = duration(60 * params["timeout_min"])
     told = [f"cluster={how.name}: {first}{array}; each asks for {', '.join(asked)}, at most {limit}"]

@@ -89,7 +89,7 @@ def _newest_experiment(uri: str, name: str | None) -> str:
     if name in ids:
         return ids[name]
     what = f"an experiment of {uri}" if name is not None else f"an experiment of {uri} with runs of frostline"
-    raise user_error("experiment", name or "(any)", what, [*ids])
+    raise user_error("--experiment", name or "(any)", what, [*ids])
 
 
 def _newest_run(client: MlflowClient, experiments: list[str]) -> list[Run]:
@@ -133,10 +133,10 @@ def _pages(uri: str, port: int) -> Iterator[str]:
         try:
             if not _answers(process, f"http://127.0.0.1:{port}"):
                 if process.poll() is None:
-                    raise UserError(f"port={port}: expected MLflow's UI to answer within {_START:g} seconds")
+                    raise UserError(f"--port={port}: expected MLflow's UI to answer within {_START:g} seconds")
                 said.seek(0)
                 lines = said.read().decode(errors="replace").strip().splitlines() or ["no answer"]
-                raise UserError(f"port={port}: expected a port on which MLflow's UI can start ({lines[-1]})")
+                raise UserError(f"--port={port}: expected a port on which MLflow's UI can start ({lines[-1]})")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

@@ -88,15 +88,15 @@ class FrostlineSweeper(Sweeper):
 
     def _executor(self, compose: "Composer", *, searches: bool) -> "Executor":
         """Return the executor for the launcher: our workers, a queue, Ray, or any other launcher of Hydra."""
-        from frostline.sweeps.cluster import Cluster, queues
+        from frostline.sweeps.cluster import Cluster, is_submitit
         from frostline.sweeps.executor import HydraLauncher, Workers
-        from frostline.sweeps.ray_tasks import Tasks, carries_out
+        from frostline.sweeps.ray_tasks import RayTasks, is_ray
 
         launcher = self.launcher
         if isinstance(launcher, FrostlineLauncher):
             if launcher.workers is not None and launcher.workers < 1:
                 raise user_error("hydra.launcher.workers", launcher.workers, "a whole number of at least 1, or null")
             return Workers(launcher, compose)
-        if queues(launcher):
+        if is_submitit(launcher):
             return Cluster(launcher, self.config, detached=not searches)
-        return (Tasks if carries_out(launcher) else HydraLauncher)(launcher, self._batch, self.config)
+        return (RayTasks if is_ray(launcher) else HydraLauncher)(launcher, self._batch, self.config)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from frostline.core.errors import UserError
 from frostline.sweeps import ray_tasks
 from frostline.sweeps.pool import WorkerDied
-from frostline.sweeps.ray_tasks import Tasks
+from frostline.sweeps.ray_tasks import RayTasks
 from small import compose
 
 HERE = Path("here")
@@ -85,9 +85,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return fake
 
 
-def tasks(*, check: str = "job", address: str | None = None) -> Tasks:
+def tasks(*, check: str = "job", address: str | None = None) -> RayTasks:
     how = OmegaConf.create({"init": {"address": address}, "remote": {"num_gpus": 1, "max_retries": 3}})
-    executor = Tasks(
+    executor = RayTasks(
         SimpleNamespace(ray_cfg=how, launch=lambda *_, **__: []), 1, OmegaConf.create({"hydra": {"sweep": {}}})
     )
     config = compose()

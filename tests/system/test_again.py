@@ -153,7 +153,7 @@ def test_same_command_resumes_in_the_same_folder(tmp_path, uninterrupted):
 MANY = """
 from frostline.cli import main
 from frostline.sweeps import already_finished, skip_or_resume
-already_finished.NAMED = skip_or_resume.NAMED = 4
+already_finished._FEW_RUNS = skip_or_resume._NAMED = 4
 main()
 """
 """A command for which five runs count as many."""

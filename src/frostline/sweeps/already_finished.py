@@ -20,10 +20,10 @@ from frostline.records.sweep_record import RunFacts, Tracker
 from frostline.sweeps import data_index, past_runs
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import PastRun
-from frostline.sweeps.skip_or_resume import NAMED
 from frostline.tracking import pending_sweeps, query, tracking_uri
 
 _NEWEST = 50  # number of latest sweeps that are read
+_FEW_RUNS = 20  # up to so many, a look at the earlier sweep must take no longer than their start
 _FEW_FILES = 20_000  # whose states take 0.1 s on a local disk, and some seconds on a shared one
 
 
@@ -55,7 +55,7 @@ def _begins_with(first: Config, jobs: int, folder: Path) -> bool:
     if not (folder / layout.DATA).is_file() or not sweep_record.SweepFacts.exist(folder):
         return False
     owner, told = liveness.read(folder / layout.OWNER), sweep_record.SweepFacts.read(folder)
-    if jobs <= NAMED and jobs != len(told.runs):  # e.g. a longer grid, whose workers are to start now
+    if jobs <= _FEW_RUNS and jobs != len(told.runs):  # e.g. a longer grid, whose workers are to start now
         return False
     whole = told.search is None and told.tracker is not None and len(told.runs) > 0
     return bool(owner and owner.here and whole and told.runs[0].digest == settled_digest(first, told.runs[0]))
@@ -94,7 +94,7 @@ def _whole(folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | 
 
 def index_of(planned: Sequence[PlannedRun]) -> dict[str, str] | None:
     """Return the index of the data of the `planned` runs; None if it has none, or too many files for so few runs."""
-    most = math.inf if len(planned) > NAMED else _FEW_FILES
+    most = math.inf if len(planned) > _FEW_RUNS else _FEW_FILES
     return data_index.index([run.config for run in planned], most)
 
 

@@ -41,7 +41,7 @@ _ABOUT = {
 """Words in Slurm's error messages, and the key of `cluster` that each is about."""
 
 
-def queues(launcher: object) -> bool:
+def is_submitit(launcher: object) -> bool:
     """Return whether a launcher of Hydra is submitit's, which submits jobs to a queue."""
     return hasattr(launcher, "_EXECUTOR") and hasattr(launcher, "params")
 

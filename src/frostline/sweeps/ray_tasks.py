@@ -20,12 +20,12 @@ T = TypeVar("T")
 _MEMORY, _LITTLE = "object_store_memory", 78_643_200  # bytes, Ray's minimum: tasks share files, not objects
 
 
-def carries_out(launcher: object) -> bool:
+def is_ray(launcher: object) -> bool:
     """Return whether a launcher of Hydra is Ray's."""
     return hasattr(launcher, "ray_cfg")
 
 
-class Tasks(HydraLauncher):
+class RayTasks(HydraLauncher):
     """Ray's launcher, with a task for the checks before the runs."""
 
     def start(self, config: Config) -> None:

@@ -28,7 +28,7 @@ from frostline.tracking import claims, download, pending_sweeps, server
 
 # large files, and files that only the run's own process writes
 _NOT_FETCHED = (layout.BEST, *layout.OF_RECORD, *layout.OF_OWNER)
-NAMED = 20
+_NAMED = 20
 """Up to so many runs, each gets its own line about why it is skipped or not; more are summed up."""
 
 
@@ -195,7 +195,7 @@ def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder
 
 def describe_notes(notes: Sequence[tuple[str, str]]) -> list[str]:
     """Return a line per note on a run; for many runs a line per kind of note, with the place of the first run."""
-    if len(notes) <= NAMED:
+    if len(notes) <= _NAMED:
         return [f"{name}: {note}" for name, note in notes]
     first: dict[str, str] = {}
     count = Counter[str]()
@@ -208,7 +208,7 @@ def describe_notes(notes: Sequence[tuple[str, str]]) -> list[str]:
 
 def describe_skipped(skipped: Sequence[tuple[str, PastRun]]) -> list[str]:
     """Return a line per skipped run, given by name; for many runs a line per earlier sweep, with their number."""
-    if len(skipped) <= NAMED:
+    if len(skipped) <= _NAMED:
         return [f"{name}: skipped, {_ended(past)} in {past}" for name, past in skipped]
     places = Counter((_ended(past), past.folder and past.folder.parent) for _, past in skipped)
     return [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
@@ -24,7 +25,7 @@ Further = Callable[[int], Mapping[int, int | None]]
 """Called with the number of each finished job; returns the jobs to run next, by number, with their stack."""
 
 
-class Executor(Protocol):
+class Executor(ABC):
     """What a sweep needs from the backend that runs its jobs, with defaults for backends that need no preparation."""
 
     in_job: bool = False
@@ -55,6 +56,7 @@ class Executor(Protocol):
         """
         return function()
 
+    @abstractmethod
     def run(
         self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
     ) -> Mapping[int, Exception]:

@@ -125,15 +125,15 @@ class Job:
         facts, run_id = self._facts, journal.run_id(self._folder)
         return Result(self._number, facts.name, str(self._folder), run_id, status, reason, facts.choices, metrics or {})
 
-    def _executed(self, job: JobConfig, heart: Heartbeat) -> Result:
+    def _executed(self, given: JobConfig, heart: Heartbeat) -> Result:
         """Execute the run, or plan it in a dry run, and return its result; raises what ends it earlier."""
         from frostline.runs.run import execute  # imports torch
         from frostline.runs.run_context import RunContext
 
-        config, runs = job.config, self._shared.runs
+        config, runs = given.config, self._shared.runs
         with (
             terminal.screen().run(self._facts.name, job=self._number, jobs=len(runs), epochs=config.epochs),
-            self._recording(job) as record,
+            self._recording(given) as record,
             sampled(record, on=config.tracking.system_metrics, device=config.device),
             heart.telling(functools.partial(record.tag, layout.ALIVE_TAG)) if record else nullcontext(),
             self._failure_told(record),
@@ -176,10 +176,10 @@ class Job:
 
         return judge_of(config, self._sweep, marks[trial_tags.STUDY], marks[trial_tags.TRIAL])
 
-    def _recording(self, job: JobConfig) -> AbstractContextManager[Record | None]:
+    def _recording(self, given: JobConfig) -> AbstractContextManager[Record | None]:
         """Return the run's record, opened with its tags and params; in a dry run a context that yields None."""
-        code, folder, tracker, config = provenance.source(), self._folder, self._shared.tracker, job.config
-        files.write(folder / layout.CONFIG, config_text(job.values))
+        code, folder, tracker, config = provenance.source(), self._folder, self._shared.tracker, given.config
+        files.write(folder / layout.CONFIG, config_text(given.values))
         if tracker is None:
             return nullcontext()
         tags = {
@@ -194,8 +194,8 @@ class Job:
         if (cluster_job := cluster_jobs.here(self._sweep)) is not None:
             cluster_jobs.write(folder, cluster_job)
             tags |= {layout.JOB_TAG: str(cluster_job), layout.LOG_TAG: cluster_job.log}
-        provenance.write_software(folder, job.command)
-        written = flatten(job.values)
+        provenance.write_software(folder, given.command)
+        written = flatten(given.values)
         params = {key: written.get(key, value) for key, value in semantic(config).items()} | choices(config)
         resumed = (self._facts.previous or {}).get("run_id")
         if resumed and tracker.sweep_run_id:

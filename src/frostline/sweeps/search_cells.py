@@ -21,9 +21,8 @@ from frostline.core.metrics import METRICS
 from frostline.core.objectives import Objective
 from frostline.records import journal, layout, trial_tags
 from frostline.records.result import PRUNED, Result
-from frostline.sweeps import compose as composing
 from frostline.sweeps import hydra_keys, hydra_overrides, search_space
-from frostline.sweeps.compose import PlannedRun
+from frostline.sweeps.compose import PlannedRun, compose_trial, with_auto
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.hydra_overrides import Overrides
 from frostline.sweeps.job_config import config_of
@@ -76,7 +75,7 @@ class SearchCell:
     @property
     def settled(self) -> Config:
         """The config, with the values of `auto`."""
-        return composing.with_auto(self.known, self.auto).config
+        return with_auto(self.known, self.auto).config
 
     def corners(self) -> list[PlannedRun]:
         """Return runs with the lowest, the highest and each listed value of the space; raises `UserError` for bad ones.
@@ -84,7 +83,7 @@ class SearchCell:
         Their checks show before the search whether its trials can run.
         """
         points = search_space.ends(self.space)
-        return [composing.compose_trial(self.at(values), self.compose, folder=self.name) for values in points]
+        return [compose_trial(self.at(values), self.compose, folder=self.name) for values in points]
 
     def run(self, setting: Mapping[str, str], folder: str, mark: Mapping[str, int], where: Path | None) -> PlannedRun:
         """Return a run of the cell, given its overrides and folder, and the folder of another sweep that has it.
@@ -100,8 +99,8 @@ class SearchCell:
             **mark,
         }
         shown = [*self.varied, *self.space]
-        run = composing.compose_trial(setting, self.compose, shown=shown, folder=folder, marks=marks)
-        return replace(composing.with_auto(run, self.auto), elsewhere=where and where / folder)
+        run = compose_trial(setting, self.compose, shown=shown, folder=folder, marks=marks)
+        return replace(with_auto(run, self.auto), elsewhere=where and where / folder)
 
     @property
     def unbegun(self) -> list[int]:
@@ -190,7 +189,7 @@ def cells_of(jobs: Sequence[Overrides], ranges: Mapping[str, Override], compose:
             twin.known = replace(twin.known, jobs=twin.known.jobs + 1, unread=unread)
             continue
         lowest = _with_values(setting, search_space.ends(space)[0])
-        known = composing.compose_trial(lowest, compose, folder=name)
+        known = compose_trial(lowest, compose, folder=name)
         cells.append(SearchCell(name, setting, space, config, known, compose, own))
     _check_cmaes(cells)
     return cells

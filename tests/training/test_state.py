@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from emulated_card import EmulatedMachine
 from frostline.core import interrupts
 from frostline.core.metrics import LOSS
-from frostline.core.open_options import UNFIT
 from frostline.store import hashing
 from frostline.training import checkpoint, checkpoint_timing, optim, state
 from frostline.training.averaging import MovingAverage
@@ -178,7 +177,9 @@ def test_run_interrupted_after_every_step_has_the_same_bits(recipe: str, tmp_pat
 
 
 OPTIMIZERS = sorted(
-    name.lower() for name, found in vars(torch.optim).items() if isinstance(found, type) and name.lower() not in UNFIT
+    name.lower()
+    for name, found in vars(torch.optim).items()
+    if isinstance(found, type) and name.lower() not in optim._UNFIT
 )
 
 

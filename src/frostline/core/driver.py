@@ -63,16 +63,12 @@ def version() -> str | None:
 
 def _of_torch() -> tuple[int, int] | None:
     """Return the CUDA version `(major, minor)` that torch was built for; None if built without one."""
-    found = re.search(r"^cuda\b[^=]*= '(\d+)\.(\d+)", source_of_torch("version.py"), re.MULTILINE)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def source_of_torch(file: str) -> str:
-    """Return the text of a file of torch's package, without importing it; empty if it cannot be read."""
     with suppress(ImportError, ValueError):
         place = importlib.util.find_spec("torch")
-        return _text(Path(place.origin).parent / file) if place and place.origin else ""
-    return ""
+        text = _text(Path(place.origin).with_name("version.py")) if place and place.origin else ""
+        if found := re.search(r"^cuda\b[^=]*= '(\d+)\.(\d+)", text, re.MULTILINE):
+            return int(found[1]), int(found[2])
+    return None
 
 
 def _of_driver() -> tuple[int, int] | None:

@@ -1,20 +1,7 @@
-"""Optimizers, and keys that may be added to `optimizer.options` and `search.options`, without torch and Optuna."""
+"""Keys that may be added to `optimizer.options` and `search.options`, known without importing torch or Optuna."""
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Collection
-
-from frostline.core import driver
-from frostline.core.errors import UserError, user_error
-
-UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
-"""Classes of `torch.optim` that no run can use, in lower case.
-
-They are the base class; one that evaluates the loss several times per step; one for matrices only; one for sparse
-gradients.
-"""
 OPTIONS = {
     "optimizer": {
         "adam": "amsgrad betas capturable decoupled_weight_decay eps foreach fused maximize",
@@ -33,16 +20,3 @@ OPTIONS = {
     },
 }
 """By group and option of ours, the names of its further keys, separated by blanks."""
-
-
-@functools.cache
-def optimizers() -> tuple[str, ...]:
-    """Return the names of the optimizers of the installed `torch.optim`, in lower case; empty if they are not known."""
-    imports = driver.source_of_torch("optim/__init__.py")
-    found = re.findall(r"^from torch\.optim\.\w+ import ([A-Z]\w*)", imports, re.MULTILINE)
-    return tuple(sorted(name.lower() for name in found if name.lower() not in UNFIT))
-
-
-def unknown_optimizer(name: str, known: Collection[str]) -> UserError:
-    """Return the error for an optimizer called `name`, which is none of the `known` ones."""
-    return user_error("optimizer.name", name, f"an optimizer of torch.optim ({', '.join(sorted(known))})", known)

@@ -8,7 +8,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from frostline.core import open_options, untrusted
+from frostline.core import untrusted
 from frostline.core.config import KEPT, AdapterConfig, Config, FreezeModeConfig, PhaseConfig
 from frostline.core.config_keys import SOLVERS, flatten, trains_head_alone, value_of, with_values
 from frostline.core.errors import UserError, one_line, user_error
@@ -43,8 +43,6 @@ def _checked(config: Config, given: Collection[str] | None = None) -> Config:
     for key in NAMES if given is None else filter(NAMES.__contains__, given):
         if (value := value_of(config, key)) not in NAMES[key]:
             raise user_error(key, value, "one of " + ", ".join(NAMES[key]), NAMES[key])
-    if (known := open_options.optimizers()) and config.optimizer.name.lower() not in known:
-        raise open_options.unknown_optimizer(config.optimizer.name, known)
     if config.data.folds is not None and config.data.fold >= config.data.folds:
         raise user_error("data.fold", config.data.fold, f"a whole number below data.folds={config.data.folds}")
     if config.data.shots is not None and (config.data.limit is not None or config.data.fraction < 1):

@@ -13,10 +13,12 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from frostline.core.errors import unknown_option, user_error
-from frostline.core.open_options import UNFIT, unknown_optimizer
 from frostline.models.freezing import Phase, is_norm
 from frostline.models.stages import Structure
 from frostline.training.sharding import optimized
+
+# The base class; one that evaluates the loss several times per step; one for matrices only; one for sparse gradients.
+_UNFIT = ("optimizer", "lbfgs", "muon", "sparseadam")
 
 # What weight decay spares in torchvision's transformers and ConvNeXt, beside vectors: the same as in timm's.
 _EMBEDDINGS = ("*class_token", "*pos_embedding", "*relative_position_bias_table", "*logit_scale", "*cpb_mlp*")
@@ -28,10 +30,10 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     found = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and key.lower() not in UNFIT
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and key.lower() not in _UNFIT
     }
     if name.lower() not in found:
-        raise unknown_optimizer(name, found)
+        raise user_error("optimizer.name", name, f"an optimizer of torch.optim ({', '.join(sorted(found))})", found)
     return found[name.lower()]
 
 

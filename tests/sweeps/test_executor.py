@@ -80,6 +80,7 @@ def _process_id(only: int) -> int:
     ("typed", "line"),
     [
         ("data.root={none}", "^data.root={none}: expected a folder that exists, with one folder of images per class"),
+        ("data=table data.root={none}", "^data.root={none}: expected a table that exists: .csv, .tsv, .parquet or"),
         ("device=cuda", "^device=cuda: expected auto or cpu: there is no driver of NVIDIA on this machine"),
     ],
 )
@@ -92,7 +93,7 @@ def test_what_is_not_on_this_machine_is_refused_before_workers_start(
     none = tmp_path / "none"
     workers = Workers(SimpleNamespace(start=pytest.fail), compose)
     with pytest.raises(UserError, match=line.format(none=none)):
-        workers.start(compose("data=image_folder", f"data.root={tmp_path}", typed.format(none=none)))
+        workers.start(compose("data=image_folder", f"data.root={tmp_path}", *typed.format(none=none).split()))
 
 
 class DyingLauncher(HydraLauncher):

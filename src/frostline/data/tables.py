@@ -98,8 +98,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     out of `root`, and an image with two labels, groups, times or weights.
     """
     _check_options(options)
-    if not os.path.isfile(file):
-        raise user_error("data.root", file, "a table that exists: .csv, .tsv, .parquet or .jsonl")
+    table_files.require_table(file)
     frame = table_files.whole(file, "data.root")
     root = root_of(file, "data.options.root", options.get("root"))
     columns = _columns(list(frame.columns), options)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from frostline.core import driver, files
 from frostline.core.config import Config
 from frostline.data.listing import require_folder
+from frostline.data.table_files import require_table
 from frostline.report import terminal
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.hydra_overrides import Overrides
@@ -84,12 +85,13 @@ class Workers(Executor):
     def start(self, config: Config) -> None:
         """Start the workers: each gets `devices` GPUs, but all share a fixed device such as `cpu` or `cuda:1`.
 
-        UserError for a GPU or a folder of images that is not there, which needs no torch.
+        UserError for a GPU, a folder of images or a table that is not there, which needs no torch.
         """
         self._launcher.say = lambda text: terminal.say(f"  {text}", "yellow")
         driver.require_here(config.device)
-        if config.data.source == "folder" and config.data.root.strip():
-            require_folder(files.absolute(config.data.root))
+        require = {"folder": require_folder, "table": require_table}.get(config.data.source)
+        if require is not None and config.data.root.strip():
+            require(files.absolute(config.data.root))
         gpus = config.device in ("auto", "cuda")
         self._pool = self._launcher.start(gpus=gpus, each=config.devices, preload="frostline.runs.run")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,13 @@ def test_package_init_has_a_docstring_and_no_code(room: str) -> None:
     module = ast.parse((SOURCE / room / "__init__.py").read_text())
     (only,) = module.body
     assert isinstance(only, ast.Expr) and len((ast.get_docstring(module) or "").splitlines()) == 4
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """Private ones aside, and `Classifier`: what the API calls so is what MLflow serves."""
+    texts = (path.read_text() for path in SOURCE.rglob("*.py"))
+    found = Counter(name for text in texts for name in re.findall(r"^class ([A-Z]\w*)", text, re.MULTILINE))
+    assert [name for name, count in found.items() if count > 1] == ["Classifier"]
 
 
 def test_config_imports_only_the_standard_library() -> None:

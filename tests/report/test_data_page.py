@@ -16,7 +16,7 @@ from PIL import Image
 
 from frostline.data.findings import Finding
 from frostline.report import data_page
-from frostline.runs.data_facts import DataFacts, NetworkInput, Sizes
+from frostline.runs.data_facts import DataFacts, ImageSizes, NetworkInput
 from frostline.runs.data_gallery import Gallery, GalleryImage
 
 FIVE = (10.0, 20.0, 30.0, 40.0, 1234.0)
@@ -31,7 +31,7 @@ SMALL = DataFacts(
     fold=(2, 5),
     largest=("</script>", 1300 / 1312),
     without_class=None,
-    sizes=Sizes(FIVE, FIVE, FIVE, (0.5, 0.75, 1.0, 1.5, 2.0), 17),
+    sizes=ImageSizes(FIVE, FIVE, FIVE, (0.5, 0.75, 1.0, 1.5, 2.0), 17),
     converted={"cmyk": 2, "upright": 3},
     broken=(("train/a<.jpg", "truncated: it has no end"),),
     hidden=4,

@@ -21,7 +21,7 @@ from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.job_config import JobConfig
 from frostline.sweeps.recorded_configs import configs_of
 from frostline.sweeps.recorded_runs import Recorded
-from frostline.sweeps.rerun import Comparison, Verdict
+from frostline.sweeps.rerun import RerunComparison, Verdict
 from frostline.tracking import tracking_uri
 
 _STATUS = f"exit status: {', '.join(f'{verdict.value} {verdict.text}' for verdict in Verdict)}; 1 if it does not finish"
@@ -76,7 +76,7 @@ class _Again(Executor):
 
     def __init__(self, found: Sequence[Recorded]) -> None:
         self._found = found
-        self.reports: dict[int, Comparison] = {}
+        self.reports: dict[int, RerunComparison] = {}
 
     def run(
         self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further

@@ -78,7 +78,7 @@ def platform(device: torch.device) -> str:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype of mixed precision: bfloat16, or None for float32 (`auto`: bf16 on a GPU that has it)."""
     if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8  # as torch, of this GPU
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8  # torch asks the current one
         return torch.bfloat16 if fast else None
     return torch.bfloat16 if precision == "bf16" else None
 

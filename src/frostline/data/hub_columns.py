@@ -13,7 +13,7 @@ from frostline.data.table_columns import not_named
 
 
 @dataclass(frozen=True)
-class Columns:
+class HubColumns:
     """The columns to read."""
 
     image: str
@@ -28,7 +28,7 @@ class Columns:
         return {self.image, *self.labels, *((self.group,) if self.group is not None else ())}
 
 
-def columns_of(rows: Any, options: Mapping[str, Any]) -> Columns:
+def columns_of(rows: Any, options: Mapping[str, Any]) -> HubColumns:
     """Return the columns to read: those named in `options`, or the only ones of their kind; else `UserError`."""
     image, group = _image_column(rows, options.get("image")), options.get("group")
     given = options.get("label")
@@ -40,7 +40,7 @@ def columns_of(rows: Any, options: Mapping[str, Any]) -> Columns:
             said = "images" if name == image else str(kind)
             raise user_error("data.options.label", name, f"a column with {among} in a row, not {said}")
     named = _column(rows, "group", group) if group is not None else None
-    return Columns(image, labels, options.get("separator"), named)
+    return HubColumns(image, labels, options.get("separator"), named)
 
 
 def class_names(rows: Any, label: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from frostline.core.errors import user_error
 from frostline.core.files import absolute, facts
 from frostline.data import duplicates, label_columns
 from frostline.data.findings import Finding, of_names
-from frostline.data.hub_columns import Columns, class_names
+from frostline.data.hub_columns import HubColumns, class_names
 from frostline.data.label_columns import Cell, Labels
 from frostline.data.names import printable
 from frostline.data.open_image import open_bytes, open_image
@@ -96,7 +96,7 @@ class HubImages:
         return str(self.folder / path) if path else ""
 
 
-def images_of(root: str, split: str, rows: Any, columns: Columns, findings: list[Finding]) -> HubImages:
+def images_of(root: str, split: str, rows: Any, columns: HubColumns, findings: list[Finding]) -> HubImages:
     """Return the rows of a split with an image and a label; findings about the others are added to `findings`."""
     table = rows.with_format("arrow")[:]  # a view of the files, in the order of the rows
     content, paths = _content_and_paths(table.column(columns.image))

@@ -10,7 +10,7 @@ from frostline.report.tables import grid, ruled
 
 if TYPE_CHECKING:
     from frostline.report.terminal import Screen
-    from frostline.runs.data_facts import DataFacts, Sizes
+    from frostline.runs.data_facts import DataFacts, ImageSizes
 
 _CONVERTED = {
     "upright": "rotated as their EXIF says",
@@ -78,7 +78,7 @@ def lines(facts: DataFacts) -> Iterator[tuple[str, str]]:
 SIZES = ("min", "25%", "median", "75%", "max")
 
 
-def size_rows(sizes: Sizes) -> list[Row]:
+def size_rows(sizes: ImageSizes) -> list[Row]:
     """Return a row per measure of the original sizes: its name, then the quantiles `SIZES` in pixels or as a ratio."""
     pixels = {"width": sizes.width, "height": sizes.height, "shorter side": sizes.shorter}
     found: list[Row] = [(name, *(f"{value:,.0f}" for value in five)) for name, five in pixels.items()]

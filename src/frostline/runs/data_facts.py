@@ -37,7 +37,7 @@ FiveNumbers = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ImageSizes:
     """Sizes in pixels of the original images of all splits, after EXIF rotation."""
 
     width: FiveNumbers
@@ -92,7 +92,7 @@ class DataFacts:
     """The class with the most training images, and its share of them, 0 to 1."""
     without_class: int | None
     """Number of training images without a class; None unless multi-label."""
-    sizes: Sizes
+    sizes: ImageSizes
     converted: dict[str, int]
     """Number of converted images, by `decode_image.CONVERSIONS`."""
     broken: tuple[tuple[str, str], ...]
@@ -150,11 +150,11 @@ def _groups(splits: dict[str, Split]) -> dict[str, int]:
     return {name: len(split if split.groups is None else split.groups.unique()) for name, split in splits.items()}
 
 
-def _sizes(sizes: Tensor, spec: InputSpec) -> Sizes:
+def _sizes(sizes: Tensor, spec: InputSpec) -> ImageSizes:
     """Return the distribution of image sizes, given widths and heights `(N, 2)`."""
     width, height = sizes.numpy().astype(np.float64).T
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
-    return Sizes(
+    return ImageSizes(
         width=_five_numbers(width),
         height=_five_numbers(height),
         shorter=_five_numbers(shorter),

@@ -55,7 +55,7 @@ class Comparable:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RerunComparison:
     """The result of comparing a rerun with its original."""
 
     verdict: Verdict
@@ -76,7 +76,7 @@ class Comparison:
         return [*found, f"verdict: {self.verdict.text}" + (f" ({self.tolerance})" if self.tolerance else "")]
 
 
-def compare(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float]]) -> Comparison:
+def compare(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float]]) -> RerunComparison:
     """Compare the rerun `new` with the original `old`.
 
     `seeds` has the accuracies of all seeds of the same cell, by metric: with two or more of them, accuracies within
@@ -85,11 +85,11 @@ def compare(old: Comparable, new: Comparable, seeds: Mapping[str, Sequence[float
     environment = tuple(differences(old.environment, new.environment))
     results = tuple(_results(old, new))
     if not results:
-        return Comparison(Verdict.IDENTICAL, environment, (), "")
+        return RerunComparison(Verdict.IDENTICAL, environment, (), "")
     if not environment:
-        return Comparison(Verdict.UNEXPLAINED, (), results, "")
+        return RerunComparison(Verdict.UNEXPLAINED, (), results, "")
     within, why = _tolerated(old, new, seeds)
-    return Comparison(Verdict.WITHIN if within else Verdict.OUTSIDE, environment, results, why)
+    return RerunComparison(Verdict.WITHIN if within else Verdict.OUTSIDE, environment, results, why)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], *, shown: bool = False) -> list[str]:

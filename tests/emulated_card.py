@@ -194,11 +194,12 @@ class EmulatedMachine(TorchDispatchMode):
         """GPUs on which CUDA was started."""
         self.seeded: set[int] = set()
         """GPUs whose random generator was seeded."""
-        self.capturing: Graph | None = None
+        self.exclusive = False
+        """Whether a capture is under way in which no thread may wait for a GPU or copy to it."""
         self.invalid = False
         """Whether an illegal operation invalidated the capture."""
         self.stuck_pool: Any = None
-        """The private memory pool of a capture in progress, or of one that failed."""
+        """GPU and private memory pool of a capture in progress, or of one that failed."""
         self.stuck_draws = False
         """Whether the random generator is in capture mode."""
         self.coming: list[tuple[Tensor, Tensor]] = []
@@ -222,15 +223,25 @@ class EmulatedMachine(TorchDispatchMode):
         """The number of this thread's current GPU."""
         return getattr(self._of_thread, "chosen", 0)
 
+    @property
+    def capturing(self) -> Graph | None:
+        """The graph in which this thread captures what it launches."""
+        return getattr(self._of_thread, "graph", None)
+
+    @capturing.setter
+    def capturing(self, graph: Graph | None) -> None:
+        self._of_thread.graph = graph
+
     @contextmanager
     def capture(self, graph: Graph, *, stream: Any, capture_error_mode: str, pool: Any = "own") -> Iterator[None]:
         """Capture what the block launches in `graph`, without executing it."""
         self.empty_cache()
-        self.capturing, self.stuck_pool, self.stuck_draws, self.invalid = graph, pool, True, False
+        self.capturing, self.stuck_pool, self.stuck_draws, self.invalid = graph, (self.chosen, pool), True, False
+        self.exclusive = capture_error_mode == "global"
         try:
             yield
         finally:
-            self.capturing = None
+            self.capturing, self.exclusive = None, False
             graph.end()
             if self.invalid:
                 raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
@@ -243,7 +254,7 @@ class EmulatedMachine(TorchDispatchMode):
 
     def end_pool(self, device: int, pool: Any) -> None:
         """End the allocation from a private pool."""
-        if self.stuck_pool != pool:
+        if self.stuck_pool != (device, pool):
             raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
         self.stuck_pool = None
 
@@ -261,7 +272,7 @@ class EmulatedMachine(TorchDispatchMode):
 
     def refuse_while_capturing(self) -> None:
         """Raise while capturing: a graph has no waits and no copies from the host."""
-        if self.capturing is not None:
+        if self.capturing is not None or self.exclusive:
             self.invalid = True
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 

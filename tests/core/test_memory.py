@@ -65,6 +65,7 @@ def test_gpu_is_initialized_before_its_peak_is_reset(name: str, number: int, mon
     called: list[tuple[object, ...]] = []
     for function in ("set_device", "init", "empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, function, lambda *given, function=function: called.append((function, *given)))
+    monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda: called.append(("collect",))))
     memory.reset_peak(torch.device(name))
     assert called[:2] == [("set_device", number), ("init",)]
-    assert called[2:] == [("empty_cache",), ("reset_peak_memory_stats", torch.device(name))]
+    assert called[2:] == [("collect",), ("empty_cache",), ("reset_peak_memory_stats", torch.device(name))]

@@ -141,3 +141,13 @@ def test_failed_compilation_raises_only_if_requested(monkeypatch: pytest.MonkeyP
     expected = r"^compile=on: expected a network that torch can compile here \(Failed to find C compiler\)"
     with pytest.raises(UserError, match=expected):
         Compiled(one.network, 8, required=True, say=pytest.fail)(inputs)
+
+
+def test_out_of_memory_is_no_failed_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(inputs: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(compiling.torch, "compile", lambda network, dynamic: too_large)
+    for required in (True, False):
+        with pytest.raises(torch.OutOfMemoryError):
+            Compiled(part().network, 8, required=required, say=pytest.fail)(torch.randn(8, 8))

@@ -39,12 +39,15 @@ def test_each_gpu_and_each_mig_part_gets_a_worker(which: str, monkeypatch: pytes
     assert visible_gpus.places(None, gpus=True) == [{"CUDA_VISIBLE_DEVICES": name} for name in names]
 
 
-def test_without_nvidia_smi_the_driver_lists_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object, **__: object) -> None:
-        raise FileNotFoundError("nvidia-smi")
+@pytest.mark.parametrize("problem", [FileNotFoundError("nvidia-smi"), subprocess.TimeoutExpired("nvidia-smi", 20)])
+def test_without_nvidia_smi_the_driver_lists_gpus(
+    problem: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise problem
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(subprocess, "run", missing)
+    monkeypatch.setattr(subprocess, "run", fails)
     monkeypatch.setattr(visible_gpus, "_DRIVER", tmp_path)
     assert visible_gpus.places(None, gpus=True) == [{}]
     for slot in ("0000:17:00.0", "0000:65:00.0"):

@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -137,13 +138,15 @@ def test_waiting_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not found.launches["graph"] and same(found, one_by_one)
 
 
-def test_failed_capture_leaves_memory_and_generator_usable() -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_failed_capture_leaves_memory_and_generator_usable(number: int) -> None:
     def waiting(inputs: Tensor, targets: Tensor) -> Tensor:
         inputs.sum().item()
         return inputs + targets
 
     said: list[str] = []
-    with EmulatedMachine().running():
+    with EmulatedMachine(2).running():
+        torch.cuda.set_device(number)
         ones = torch.ones(3, device="cuda")
         step = CapturedStep(waiting, lambda: [ones], said.append)
         for _ in range(3):
@@ -154,6 +157,24 @@ def test_failed_capture_leaves_memory_and_generator_usable() -> None:
         for _ in range(3):
             assert again(ones, ones).cpu().tolist() == [2, 2, 2]
     assert len(said) == 1
+
+
+def test_other_threads_may_wait_for_the_gpu_during_a_capture() -> None:
+    def beside_another(inputs: Tensor, targets: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            beside = Thread(target=lambda: read.append(ones.cpu().tolist()))
+            beside.start()
+            beside.join()
+        return inputs + targets
+
+    said: list[str] = []
+    read: list[list[float]] = []
+    with EmulatedMachine().running() as gpu:
+        ones = torch.ones(3, device="cuda")
+        step = CapturedStep(beside_another, lambda: [ones], said.append)
+        for _ in range(3):
+            step(ones, ones)
+        assert gpu.launches["graph"] and not said and read == [[1, 1, 1]]
 
 
 def test_garbage_graphs_are_not_destroyed_during_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:

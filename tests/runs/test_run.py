@@ -82,7 +82,8 @@ def test_divergence_is_found_before_a_checkpoint_is_written_in_the_middle_of_an_
         execute_run(compose(*SMALL, *TINY, "freeze=full", *options), tmp_path / "run")
 
 
-def test_damaged_store_entry_is_computed_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("freeze", "damaged"), [("full", ["pixels"]), ("head", ["pixels", *["features"] * 3])])
+def test_damaged_store_entries_are_computed_again(tmp_path: Path, freeze: str, damaged: list[str]) -> None:
     for index in range(40):
         (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 24), (6 * index, 120, 250 - 6 * index)).save(folder / f"{index}.png")
@@ -91,16 +92,18 @@ def test_damaged_store_entry_is_computed_again(tmp_path: Path) -> None:
 
     def train(name: str) -> tuple[dict[str, float], list[str]]:
         loading.forget()
-        config, screen = compose(*SMALL, *TINY, *data, *store, "device=cpu", "freeze=full"), FakeScreen()
+        config, screen = compose(*SMALL, *TINY, *data, *store, "device=cpu", f"freeze={freeze}"), FakeScreen()
         return execute_run(config, tmp_path / name, screen=screen)[0], screen.lines
 
     whole, messages = train("whole")
     loading.forget()
-    (pixels,) = (tmp_path / "store").glob("pixels/*/*/pixels")
-    content = bytearray(pixels.read_bytes())
-    content[5000] ^= 8
-    pixels.write_bytes(content)
+    entries = [path for kind in {*damaged} for path in (tmp_path / "store").glob(f"{kind}/*/*/{kind}")]
+    for path in entries:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 8
+        path.write_bytes(content)
     again, later_messages = train("again")
     assert not [line for line in messages if "computed again" in line]
-    assert len([line for line in later_messages if "pixels has changed: computed again" in line]) == 1
+    told = [line.partition(" has changed: computed again") for line in later_messages]
+    assert sorted(line.split()[-1] for line, found, _ in told if found) == sorted(damaged)
     assert {key: again[key] for key in ("test/loss", VAL)} == {key: whole[key] for key in ("test/loss", VAL)}

@@ -429,6 +429,29 @@ def test_piecemeal_entries_are_checked_when_read(store: Store, monkeypatch: pyte
         assert get()[torch.tensor([7])][0, 0] == 7
 
 
+def test_damaged_piece_of_a_read_only_store_is_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, said: list[str]
+):
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def make(writer: Writer) -> dict[str, Any]:
+        writer.tensor("rows", (20, 600), torch.uint8, piecemeal=True).fill_(7)
+        return {}
+
+    def get() -> int:
+        return int(Rows(store.get("pixels", key("a"), make, about="a").tensors["rows"], torch.arange(20))[3][0])
+
+    assert get() == 7
+    (file,) = (file for file in files(store) if file.name == "rows")
+    file.write_bytes(b"\0" * 12_000)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DamagedEntry, match="a: rows has changed"):
+        get()
+    assert get() == 7
+    assert "a is damaged" in said[0] and "a is kept in memory only" in said[1] and "Permission denied" in said[1]
+
+
 @pytest.mark.parametrize("index", [torch.tensor([4, 0, 4]), slice(1, 3), 2], ids=str)
 def test_streamed_rows_equal_rows_in_memory(store: Store, index: Any):
     def make(writer: Writer) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from frostline.training.evaluation import Evaluation
 from frostline.training.neighbours import Neighbours
 from frostline.training.state import Progress
 
+_REPAIRS = 100  # more damaged entries mean that the disk damages new ones, too
 _Outcome = tuple[dict[str, float], dict[str, int]]
 """The final metrics of a run, and the number of images in each split."""
 
@@ -44,15 +45,16 @@ def execute(config: Config, run: RunContext, record: Record | None) -> _Outcome:
     Without a `record` this is a dry run: it writes `plan.json` and nothing else.
 
     A run that does not fit into GPU memory is tried once more with all pixels and features in host memory, which
-    changes no bit of the result; UserError if the second attempt does not fit either. A damaged store entry is
-    computed again.
+    changes no bit of the result; UserError if the second attempt does not fit either. Damaged store entries, up to
+    `_REPAIRS`, are computed again.
     """
-    try:
-        return _within_memory(config, run, record)
-    except DamagedEntry as error:
-        damage = str(error)
-    run.screen.say(f"  store: {damage}: computed again; the run resumes from its last checkpoint", "yellow")
-    loading.forget()
+    for _ in range(_REPAIRS):
+        try:
+            return _within_memory(config, run, record)
+        except DamagedEntry as error:
+            damage = str(error)
+        run.screen.say(f"  store: {damage}: computed again; the run resumes from its last checkpoint", "yellow")
+        loading.forget()
     return _within_memory(config, run, record)
 
 

@@ -27,6 +27,8 @@ class Checks:
         """Expect the CRC-32 `sums[i]` of piece i; the error returned by `damaged` is raised if one differs."""
         self._sums, self._damaged = sums, damaged
         self._open = bytearray(b"\1" * len(sums))
+        self.failed = False
+        """Whether a piece differed."""
 
     def close(self) -> Self:
         """Count all pieces as verified, e.g. because the file was just written."""
@@ -45,6 +47,7 @@ class Checks:
         for piece in range(start // _PIECE, -(-(start + size) // _PIECE)):
             if self._open[piece : piece + 1] == b"\1":
                 if zlib.crc32(os.pread(file, _PIECE, piece * _PIECE)) != self._sums[piece]:
+                    self.failed = True
                     raise self._damaged()
                 self._open[piece : piece + 1] = b"\0"
         if 1 not in self._open:

@@ -30,6 +30,7 @@ from frostline.runs import data_facts, data_gallery, setup
 from frostline.runs.data_facts import DataFacts
 from frostline.runs.data_gallery import Gallery, GalleryImage
 from frostline.runs.setup import Setup
+from frostline.store.checksums import DamagedEntry
 from small import FakeScreen
 
 SIDE = 32
@@ -301,6 +302,22 @@ def test_data_command_prints_facts_and_writes_a_page(
     facts = json.loads(capsys.readouterr().out)
     assert facts["counts"]["train"] == [15, 10] and not (tmp_path / "data.html").exists()
     assert ["train/flower/empty.png", "empty"] in facts["broken"]
+
+
+def test_data_command_looks_again_after_damage_in_the_store(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, damages = data_facts.facts, [DamagedEntry("pixels has changed")]
+
+    def facts(setup: Setup) -> DataFacts:
+        if damages:
+            raise damages.pop()
+        return known(setup)
+
+    monkeypatch.setattr(data_facts, "facts", facts)
+    assert commands.run("data", ["data=image_folder", f"data.root={folder}", *CHOSEN, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["counts"]["train"] == [15, 10] and "pixels has changed: computed again" in shown.err
 
 
 def test_own_config_dir_is_used_and_repeated_in_commands(

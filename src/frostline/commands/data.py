@@ -18,6 +18,9 @@ from frostline.sweeps.compose import compose_one
 
 if TYPE_CHECKING:
     from frostline.data.split_table import SplitTable
+    from frostline.runs.data_facts import DataFacts
+    from frostline.runs.data_gallery import Gallery
+    from frostline.runs.setup import Setup
 
 
 def main(arguments: list[str]) -> int:
@@ -44,16 +47,19 @@ def main(arguments: list[str]) -> int:
     beside = Screen.beside()
     for line in unread:
         beside.say(line)
-    setup = data_facts.open_data(config, beside, find_weights.weights)
+
+    def look() -> tuple[Setup, DataFacts, Gallery | None]:
+        setup = data_facts.open_data(config, beside, find_weights.weights)
+        return setup, data_facts.facts(setup), None if asked.json else data_gallery.gallery(setup)
+
+    setup, facts, gallery = loading.despite_damage(look, beside.say)
     if table is not None:
         parts = loading.whole_splits(config.data, setup.store)
         beside.say(_written(split_table.write(table, parts, config.data), config.data))
-    facts = data_facts.facts(setup)
-    if asked.json:
+    if gallery is None:
         print(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
         return 0
     data_words.show(facts, Screen())
-    gallery = data_gallery.gallery(setup)
     with arguments_of.writing("--page", asked.page):
         print(files.absolute(str(data_page.write(asked.page, facts, gallery))))
     return 0

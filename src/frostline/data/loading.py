@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,10 +31,14 @@ from frostline.data.sources import open_splits
 from frostline.data.splits import Data, Split, fingerprint
 from frostline.data.splitting import Selection, divide
 from frostline.store import hashing
+from frostline.store.checksums import DamagedEntry
 from frostline.store.store import Store
 from frostline.store.writer import Writer
 
 _last: dict[str, Data] = {}
+_REPAIRS = 100  # more damaged entries mean that the disk damages new ones, too
+Found = TypeVar("Found")
+"""The result of an attempt."""
 
 
 def load(config: DataConfig, *, spec: ViewSpec, store: Store, progress: ProgressBar) -> Data:
@@ -56,6 +61,21 @@ def load(config: DataConfig, *, spec: ViewSpec, store: Store, progress: Progress
 def forget() -> None:
     """Drop the cached result; the next `load` reads the store again."""
     _last.clear()
+
+
+def despite_damage(attempt: Callable[[], Found], say: Callable[[str], None], then: str = "") -> Found:
+    """Return what `attempt` returns, which starts again whenever it reads a damaged entry of the store.
+
+    Each damaged entry, up to `_REPAIRS`, is computed again; `then` is said of the attempt that follows.
+    """
+    for _ in range(_REPAIRS):
+        try:
+            return attempt()
+        except DamagedEntry as error:
+            damage = str(error)
+        say(f"  store: {damage}: computed again{then}")
+        forget()
+    return attempt()
 
 
 def source_of_each(config: DataConfig, store: Store) -> dict[str, Source]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,13 +29,11 @@ from frostline.runs.run_context import RunContext
 from frostline.runs.setup import Setup, assemble
 from frostline.runs.solve import solve
 from frostline.runs.train import learn
-from frostline.store.checksums import DamagedEntry
 from frostline.training import sharding
 from frostline.training.evaluation import Evaluation
 from frostline.training.neighbours import Neighbours
 from frostline.training.state import Progress
 
-_REPAIRS = 100  # more damaged entries mean that the disk damages new ones, too
 _Outcome = tuple[dict[str, float], dict[str, int]]
 """The final metrics of a run, and the number of images in each split."""
 
@@ -45,17 +44,11 @@ def execute(config: Config, run: RunContext, record: Record | None) -> _Outcome:
     Without a `record` this is a dry run: it writes `plan.json` and nothing else.
 
     A run that does not fit into GPU memory is tried once more with all pixels and features in host memory, which
-    changes no bit of the result; UserError if the second attempt does not fit either. Damaged store entries, up to
-    `_REPAIRS`, are computed again.
+    changes no bit of the result; UserError if the second attempt does not fit either. Damaged entries of the store are
+    computed again.
     """
-    for _ in range(_REPAIRS):
-        try:
-            return _within_memory(config, run, record)
-        except DamagedEntry as error:
-            damage = str(error)
-        run.screen.say(f"  store: {damage}: computed again; the run resumes from its last checkpoint", "yellow")
-        loading.forget()
-    return _within_memory(config, run, record)
+    attempt, say = partial(_within_memory, config, run, record), partial(run.screen.say, style="yellow")
+    return loading.despite_damage(attempt, say, "; the run resumes from its last checkpoint")
 
 
 def _within_memory(config: Config, run: RunContext, record: Record | None) -> _Outcome:

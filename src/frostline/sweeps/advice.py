@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,7 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComp
 
     Uses at most `images` images. UserError for whatever a sweep refuses, before the first backbone runs.
     """
+    from frostline.data import loading
     from frostline.runs import appraisal  # imports torch
 
     asked = any(key_of(one) in ("freeze", "freeze_mode") for one in overrides)
@@ -92,8 +94,9 @@ def advise(overrides: Overrides, *, images: int, screen: Screen) -> BackboneComp
     modes = _modes_of(planned[0].overrides)
     data = _assembled(planned[0].config, screen, meta=True).data
     sample = appraisal.draw(data, images, planned[0].config.data.split_seed)
+    appraised = (partial(_appraised, typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned))
     return BackboneComparison(
-        backbones=tuple(_appraised(typed, runs, sample, modes, screen) for typed, runs in _by_backbone(planned)),
+        backbones=tuple(loading.despite_damage(each, screen.say) for each in appraised),
         typed={key: value for key, _, value in (one.partition("=") for one in given)},
         solved=tuple(dict.fromkeys(run.config.freeze_mode.name for run in planned if run.config.freeze_mode.solver)),
         points=max(Counter(repr((run.config.model, run.config.freeze_mode)) for run in planned).values()),

@@ -69,27 +69,29 @@ def with_all(planned: Sequence[PlannedRun], folders: Sequence[Path]) -> Finished
 
 def _whole(folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> FinishedSweep | None:
     told = sweep_record.SweepFacts.read(folder)
-    tracker, runs = told.tracker, told.runs
-    if tracker is None or len(runs) != len(planned) or not data_index.is_same(folder, index):
+    tracker = told.tracker
+    if tracker is None or len(told.runs) != len(planned) or not data_index.is_same(folder, index):
         return None
     over = (folder / layout.REPORT).is_file() and journal.ended(folder)
     if not over or not _recorded(tracker, planned[0].config):
         return None
-    pairs = [*zip(planned, runs, strict=True)]
+    pairs = [*zip(planned, told.runs, strict=True)]
     if any(settled_digest(run.config, facts) != facts.digest or facts.busy for run, facts in pairs):
         return None
     found = [*_finished(folder, pairs)]
     if len(found) < len(pairs):
         return None
     results, pasts = zip(*found, strict=True)
-    prints: dict[str, set[str | None]] = {}
-    for run, past in zip(planned, pasts, strict=True):
-        prints.setdefault(repr(run.config.data), set()).add(past.fingerprint)
-    same = all(len(each) == 1 and None not in each for each in prints.values())
     ids = [result.run_id or "" for result in results]
-    if not same or not query.has_finished(tracker.uri, [*ids, journal.run_id(folder) or ""]):
+    if not _on_same_data(planned, pasts) or not query.has_finished(tracker.uri, [*ids, journal.run_id(folder) or ""]):
         return None
     return FinishedSweep(folder, tracker, results, pasts)
+
+
+def _on_same_data(planned: Sequence[PlannedRun], pasts: Sequence[PastRun]) -> bool:
+    """Return whether earlier runs with the same data section have one and the same fingerprint."""
+    prints = {(repr(run.config.data), past.fingerprint) for run, past in zip(planned, pasts, strict=True)}
+    return len(prints) == len({data for data, _ in prints}) and all(known is not None for _, known in prints)
 
 
 def index_of(planned: Sequence[PlannedRun]) -> dict[str, str] | None:

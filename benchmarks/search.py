@@ -11,7 +11,7 @@ import contextlib
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
@@ -40,6 +40,7 @@ from frostline.sweeps import job, study
 from frostline.sweeps.composer import Composer
 from frostline.sweeps.executor import Further, Workers
 from frostline.sweeps.job_config import JobConfig, config_of, recordable
+from frostline.sweeps.pool import Jobs
 from frostline.sweeps.search import run_search
 from frostline.tracking.mirror import Mirror
 from table import Row
@@ -152,9 +153,7 @@ class _Here:
 
     def close(self, *, now: bool) -> None: ...
 
-    def run(
-        self, jobs: Mapping[int, int | None], compose: Callable[[int], DictConfig], *, further: Further
-    ) -> dict[int, JobReturn]:
+    def run(self, jobs: Jobs, compose: Callable[[int], DictConfig], *, further: Further) -> dict[int, JobReturn]:
         return {number: self._run(number, compose(number)) for number in jobs}
 
     def _run(self, number: int, composed: DictConfig) -> JobReturn:

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.sweeps.hydra_task import call, in_common, packed
-from frostline.sweeps.pool import NotStarted, Pool, Task
+from frostline.sweeps.pool import Jobs, NotStarted, Pool, Task
 from frostline.sweeps.visible_gpus import places
 
 log = logging.getLogger(__name__)
@@ -78,17 +78,16 @@ class FrostlineLauncher(Launcher):
 
     def run(
         self,
-        jobs: Mapping[int, int | None],
+        jobs: Jobs,
         compose: Callable[[int], DictConfig],
         *,
-        further: Callable[[int], Mapping[int, int | None]] = lambda number: {},
+        further: Callable[[int], Jobs] = lambda number: {},
         whole: bool = False,
     ) -> dict[int, JobReturn]:
-        """Run the jobs, given by number with their stack, in this order, and return their outcomes by number.
+        """Run the jobs in this order, and return their outcomes by number.
 
-        `compose` returns the config of a job. All jobs of a stack go to one worker. `further` is called with each
-        finished job, and returns further jobs. With `whole`, the outcomes contain the configs, which Hydra's own
-        sweepers read.
+        `compose` returns the config of a job. `further` is called with each finished job, and returns further jobs.
+        With `whole`, the outcomes contain the configs, which Hydra's own sweepers read.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)

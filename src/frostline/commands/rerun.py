@@ -19,6 +19,7 @@ from frostline.sweeps import hydra_overrides, job, recorded_runs, rerun, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further
 from frostline.sweeps.job_config import JobConfig
+from frostline.sweeps.pool import Jobs
 from frostline.sweeps.recorded_configs import configs_of
 from frostline.sweeps.recorded_runs import Recorded
 from frostline.sweeps.rerun import RerunComparison, Verdict
@@ -78,9 +79,7 @@ class _Again(Executor):
         self._found = found
         self.reports: dict[int, RerunComparison] = {}
 
-    def run(
-        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
-    ) -> Mapping[int, Exception]:
+    def run(self, folder: Path, planned: Sequence[PlannedRun], jobs: Jobs, further: Further) -> Mapping[int, Exception]:
         """Repeat and compare the runs."""
         for number in jobs:
             (own := folder / planned[number].folder).mkdir()

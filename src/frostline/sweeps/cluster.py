@@ -23,6 +23,7 @@ from frostline.sweeps.cluster_work import Batch
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor, Further, pin, pinned
 from frostline.sweeps.lockstep_groups import batches
+from frostline.sweeps.pool import Jobs
 
 _LARGEST = 1000
 """Maximum number of jobs in an array: Slurm's `MaxArraySize` is 1001 by default."""
@@ -73,9 +74,7 @@ class Cluster(Executor):
         """1 if a job may run several runs, which it can train in lockstep; else 0."""
         return 0 if self.how.pack == 1 else 1
 
-    def run(
-        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
-    ) -> Mapping[int, Exception]:
+    def run(self, folder: Path, planned: Sequence[PlannedRun], jobs: Jobs, further: Further) -> Mapping[int, Exception]:
         """Queue the jobs, packed as `cluster.pack` says, and wait for their end unless they are detached."""
         pin(self.config, folder)
         groups = batches({number: planned[number].config for number in jobs}, self.how.pack)

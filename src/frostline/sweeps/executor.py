@@ -19,11 +19,11 @@ from frostline.data.table_files import require_table
 from frostline.report import terminal
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.hydra_overrides import Overrides
-from frostline.sweeps.pool import WorkerDied
+from frostline.sweeps.pool import Jobs, WorkerDied
 
 T = TypeVar("T")
-Further = Callable[[int], Mapping[int, int | None]]
-"""Called with the number of each finished job; returns the jobs to run next, by number, with their stack."""
+Further = Callable[[int], Jobs]
+"""Called with the number of each finished job; returns the jobs to run next."""
 
 
 class Executor(ABC):
@@ -58,10 +58,8 @@ class Executor(ABC):
         return function()
 
     @abstractmethod
-    def run(
-        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
-    ) -> Mapping[int, Exception]:
-        """Run these jobs, given by number with their stack, and return the errors of those that failed, by number.
+    def run(self, folder: Path, planned: Sequence[PlannedRun], jobs: Jobs, further: Further) -> Mapping[int, Exception]:
+        """Run these jobs, and return the errors of those that failed, by number.
 
         `folder` is that of the sweep; `planned` has its runs by number. Executors that can take in more jobs meanwhile
         call `further` after each job, which adds their runs to `planned`.
@@ -112,9 +110,7 @@ class Workers(Executor):
         """The number of workers that were started."""
         return len(self._pool)
 
-    def run(
-        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
-    ) -> Mapping[int, Exception]:
+    def run(self, folder: Path, planned: Sequence[PlannedRun], jobs: Jobs, further: Further) -> Mapping[int, Exception]:
         """Hand the jobs to the workers in this order, all jobs of a stack to one worker."""
 
         def compose(number: int) -> DictConfig:
@@ -143,9 +139,7 @@ class HydraLauncher(Executor):
         """True: where another launcher runs its jobs is not known."""
         return True
 
-    def run(
-        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
-    ) -> Mapping[int, Exception]:
+    def run(self, folder: Path, planned: Sequence[PlannedRun], jobs: Jobs, further: Further) -> Mapping[int, Exception]:
         """Launch every batch that holds one of the jobs; the other jobs of a batch find their results and return.
 
         Jobs that were launched before, and continue now, are launched one by one. If the launcher gives up a batch,

@@ -28,6 +28,8 @@ _START = "import sys; sys.path[:] = {path!r}; from frostline.sweeps.worker impor
 
 Task = tuple[Any, ...]
 """A function and its arguments."""
+Jobs = Mapping[int, int | None]
+"""Numbers of jobs, in their order, each with the number of its stack: one worker gets all jobs of a stack."""
 
 
 class WorkerDied(RuntimeError):
@@ -145,7 +147,7 @@ class Pool:
         waiting: deque[int],
         task: Callable[[int], Task],
         *,
-        stacks: Mapping[int, int | None],
+        stacks: Jobs,
         retries: int,
         say: Callable[[str], object],
     ) -> Iterator[tuple[int, Answer]]:
@@ -173,7 +175,7 @@ class Pool:
                 else:
                     yield done, answer
 
-    def _next_for(self, worker: _Worker, waiting: Iterable[int], stacks: Mapping[int, int | None]) -> int | None:
+    def _next_for(self, worker: _Worker, waiting: Iterable[int], stacks: Jobs) -> int | None:
         """Return the first waiting task of the worker's stack, else of a stack that no other worker has begun."""
         taken = {other.stack for other in self._workers if other is not worker} - {None}
         free = [key for key in waiting if stacks.get(key) not in taken]

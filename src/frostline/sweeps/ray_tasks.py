@@ -14,7 +14,7 @@ from frostline.core.errors import UserError, user_error
 from frostline.records.recording import reason_of
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Further, HydraLauncher
-from frostline.sweeps.pool import WorkerDied
+from frostline.sweeps.pool import Jobs, WorkerDied
 
 T = TypeVar("T")
 _MEMORY, _LITTLE = "object_store_memory", 78_643_200  # bytes, Ray's minimum: tasks share files, not objects
@@ -55,9 +55,7 @@ class RayTasks(HydraLauncher):
             raise WorkerDied(f"the task that checks failed: {reason_of(error)}") from None
         return answer
 
-    def run(
-        self, folder: Path, planned: Sequence[PlannedRun], jobs: Mapping[int, int | None], further: Further
-    ) -> Mapping[int, Exception]:
+    def run(self, folder: Path, planned: Sequence[PlannedRun], jobs: Jobs, further: Further) -> Mapping[int, Exception]:
         """Connect to Ray, then launch every batch that contains one of the jobs."""
         try:
             if jobs:

@@ -16,6 +16,7 @@ from frostline.sweeps import closing
 from frostline.sweeps.compose import PlannedRun, in_order
 from frostline.sweeps.executor import Executor
 from frostline.sweeps.lockstep_groups import stacked
+from frostline.sweeps.pool import Jobs
 from frostline.sweeps.skip_or_resume import Takeover, facts_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class SweepRuns:
         jobs = self._added(planned)
         under_way = {*jobs}
 
-        def further(number: int) -> dict[int, int | None]:
+        def further(number: int) -> Jobs:
             under_way.discard(number)
             if not 0 < len(under_way) < self._executor.workers:
                 return {}
@@ -64,8 +65,8 @@ class SweepRuns:
             return interrupt
         return None
 
-    def _added(self, planned: Sequence[PlannedRun]) -> dict[int, int | None]:
-        """Register runs, write the facts that their jobs need, and return those left to do, by number with their stack.
+    def _added(self, planned: Sequence[PlannedRun]) -> Jobs:
+        """Register runs, write the facts that their jobs need, and return the jobs of those left to do.
 
         A run with a new folder gets the next number; a run whose folder is known continues there, in no stack.
         """

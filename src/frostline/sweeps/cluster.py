@@ -104,20 +104,13 @@ class Cluster(Executor):
         """
         import submitit
 
-        params, engine = dict(self.launcher.params), self.launcher._EXECUTOR
-        folder = str(params.pop("submitit_folder")).replace(self._place, str(sweep), 1)
-        timeouts = params.pop("max_num_timeout", None)
-        first = {} if timeouts is None else {f"{engine}_max_num_timeout": timeouts}
-        if engine == "slurm" and (cpus := params.get("cpus_per_task")):  # which srun inherits no more since 22.05
-            params["srun_args"] = [f"--cpus-per-task={cpus}"]
+        engine, typed = self.launcher._EXECUTOR, str(self.launcher.params["submitit_folder"])
+        folder = Path(typed.replace(self._place, str(sweep), 1))
         try:
             with submitit.helpers.clean_env(), redirect_stderr(io.StringIO()):  # submitit prints what it raises
-                executor = submitit.AutoExecutor(Path(folder), cluster=engine, **first)
-                executor.update_parameters(
-                    **{key if key in _OF_ANY_ENGINE else f"{engine}_{key}": value for key, value in params.items()}
-                )
-                if Path(folder).is_relative_to(sweep):  # a folder elsewhere may contain jobs of other sweeps
-                    cluster_jobs.announce(sweep, engine, runs, Path(folder), self.asked)
+                executor = self._submitit(folder)
+                if folder.is_relative_to(sweep):  # a folder elsewhere may contain jobs of other sweeps
+                    cluster_jobs.announce(sweep, engine, runs, folder, self.asked)
                 queued = executor.map_array(_call, calls)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _refusal(error, self.how) from None
@@ -127,6 +120,22 @@ class Cluster(Executor):
         ]
         cluster_jobs.note(sweep, jobs)
         return [each.id for each in jobs]
+
+    def _submitit(self, folder: Path) -> Any:
+        """Return submitit's executor with the parameters of the launcher; it writes its files into `folder`."""
+        import submitit
+
+        params, engine = dict(self.launcher.params), self.launcher._EXECUTOR
+        del params["submitit_folder"]
+        timeouts = params.pop("max_num_timeout", None)
+        first = {} if timeouts is None else {f"{engine}_max_num_timeout": timeouts}
+        if engine == "slurm" and (cpus := params.get("cpus_per_task")):  # which srun inherits no more since 22.05
+            params["srun_args"] = [f"--cpus-per-task={cpus}"]
+        executor = submitit.AutoExecutor(folder, cluster=engine, **first)
+        executor.update_parameters(
+            **{key if key in _OF_ANY_ENGINE else f"{engine}_{key}": value for key, value in params.items()}
+        )
+        return executor
 
 
 def _refusal(error: Exception, how: ClusterConfig) -> UserError:

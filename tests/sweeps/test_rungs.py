@@ -42,7 +42,7 @@ def curve(lr: float) -> list[float]:
 
 def next_trial(study: Study, trials: int) -> int | None:
     """Return the trial that a single worker carries out next, None if all `trials` are over."""
-    under_way = [number for number in study.numbers() if not study.over(number)]
+    under_way = [number for number in study.numbers() if not study.has_result(number)]
     found = under_way or [number for number, _ in study.rungs.promote(1)]
     if found:
         return found[0]
@@ -243,7 +243,7 @@ def test_duplicate_trial_copies_its_twins_result() -> None:
     assert study.tell_as(1, 0) and study.trials()[1].state is TrialState.PRUNED
     assert study.trials()[1].intermediate_values == {1: 0.4} and not study.rungs.may_promote()
     study.leave(0, Spent(1, 1.0))
-    assert study.tell_as(2, 0) and not study.over(2) and study.over()
+    assert study.tell_as(2, 0) and not study.has_result(2) and study.over()
     study.tell(0, [0.7], TrialState.COMPLETE, [0.7] * 9, Spent(9, 9.0))
     assert study.tell_as(2, 0) and study.trials()[2].values == [0.7] and study.spent()[2] == Spent(9, 9.0)
     assert study.best() == study.trials()[0]  # the earlier one of equals

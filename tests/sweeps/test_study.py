@@ -287,7 +287,7 @@ def test_failed_trial_is_left_and_its_cost_counts(
     assert ours.numbers() == [] and not ours.over()
     theirs.leave(0, Spent(2, 1.5))
     assert ours.numbers() == [0] and not ours.is_waited_for()
-    assert ours.over() and not ours.over(0) and ours.spent() == [Spent(2, 1.5)]
+    assert ours.over() and not ours.has_result(0) and ours.spent() == [Spent(2, 1.5)]
     assert ours.sharing.take(0) == Path(theirs.sharing.me["sweep"]) and ours.asked(0) == values
     assert theirs.spent() == [None]
     ours.tell(0, [0.5], TrialState.COMPLETE, spent=Spent(3, 2.0))

@@ -160,7 +160,7 @@ class Search:
             where = cell.study.sharing.take(number)
         except Taken:
             return
-        if where and cell.study.over(number) and not is_seen(where / cell.folder(number)):
+        if where and cell.study.has_result(number) and not is_seen(where / cell.folder(number)):
             cell.begun.add(number)
             terminal.say(f"{cell.name} trial={number}: it counts, but its files are not here: {where}", "yellow")
             return

@@ -175,10 +175,12 @@ class Study:
         """Return the cost of each trial, in the order of their numbers; None for running trials."""
         return [spent_of(one) if rests(one) or one.state in OVER else None for one in self._own()]
 
-    def over(self, number: int | None = None) -> bool:
-        """Return whether the trial `number` has a result, or by default whether all have one or were left."""
-        if number is not None:
-            return self.trials()[number].state in OVER
+    def has_result(self, number: int) -> bool:
+        """Return whether a trial has a result."""
+        return self.trials()[number].state in OVER
+
+    def over(self) -> bool:
+        """Return whether every trial has a result or was left."""
         return all(trial.state in OVER or is_left(trial) for trial in self._own())
 
     def best(self) -> FrozenTrial | None:

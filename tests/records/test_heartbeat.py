@@ -22,9 +22,10 @@ from frostline.core.config_keys import choices, digest
 from frostline.records import heartbeat, journal, layout, liveness
 from frostline.records.heartbeat import Busy, beating
 from frostline.records.layout import BEAT, OWNER
-from frostline.records.recording import now
+from frostline.records.recording import end_the_dead, now
 from frostline.records.result import TEST, VAL, Result, read_result, write_result
-from frostline.records.sweep_record import RunFacts, SweepFile, end_the_dead, going_on, with_record
+from frostline.records.run_folders import going_on, with_record
+from frostline.records.sweep_record import Interrupted, RunFacts, SweepFile
 from frostline.sweeps import closing, job, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor
@@ -168,7 +169,7 @@ def test_passed_run_gets_no_heartbeats_of_the_sweep(run):
 
 def test_two_jobs_do_not_resume_the_same_run(run, tmp_path):
     (before := tmp_path / "before").mkdir()
-    facts = RunFacts("head", {}, "0", previous={"run_id": None, "folder": str(before)})
+    facts = RunFacts("head", {}, "0", previous=Interrupted(None, str(before)))
     SweepFile(run.parent, None).add([facts])
     with held(before):
         left = carry_out(run)

@@ -126,7 +126,7 @@ def test_nested_runs_are_found(tmp_path):
     run = sweep / "head" / "0.1"
     assert run_folders.of(sweep) == [run, sweep / "full" / "0.1"]
     assert [Path(result.folder) for result in sweep_record.read(run).results] == run_folders.of(sweep)
-    assert sweep_record.with_record(sweep) == [run] and run_folders.by_uid([tmp_path]) == {"u": run}
+    assert run_folders.with_record(sweep) == [run] and run_folders.by_uid([tmp_path]) == {"u": run}
     assert run_folders.sweep_of(run) == sweep and run_folders.sweep_of(sweep / "head") is None
     (sweep / "sweep.json").write_text("{")
     assert run_folders.of(sweep) == [run]

@@ -25,7 +25,7 @@ from frostline.records.result import (
     size,
     write_result,
 )
-from frostline.records.sweep_record import RunFacts, SweepFacts, SweepFile, Tracker
+from frostline.records.sweep_record import Interrupted, RunFacts, SweepFacts, SweepFile, Tracker
 
 TRACKER = Tracker("sqlite:///mlflow.db", "frostline", "/sweep", None, None)
 
@@ -49,7 +49,8 @@ def test_search_parses_only_new_or_changed_runs(tmp_path: Path, monkeypatch: pyt
 
 def test_results_of_earlier_sweeps_are_read_as_results(tmp_path: Path) -> None:
     done = Result(0, "head", "/earlier/0", None, "FINISHED", None, {"lr": 0.1}, {VAL: 0.5, TEST: 0.5}, {"train": 9})
-    runs = (replace(facts(0), finished=done), replace(facts(1), busy=replace(done, status="RUNNING")), facts(2))
+    runs = (replace(facts(0), finished=done), replace(facts(1), busy=replace(done, status="RUNNING")))
+    runs = (*runs, replace(facts(2), previous=Interrupted("id", None)), facts(3))
     SweepFile(tmp_path, None).add(runs)
     assert SweepFacts.read(tmp_path).runs == runs
 

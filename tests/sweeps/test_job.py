@@ -11,7 +11,7 @@ import pytest
 from frostline.core import interrupts
 from frostline.records import layout, liveness
 from frostline.records.result import Result
-from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
+from frostline.records.sweep_record import Interrupted, RunFacts, SweepFile, Tracker
 from frostline.runs import train
 from frostline.sweeps import job
 from frostline.sweeps.job_config import JobConfig
@@ -28,7 +28,7 @@ def carry_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[st
     (sweep / "0").mkdir(parents=True, exist_ok=True)
     liveness.write(sweep / layout.OWNER)
     config = compose(*overrides)
-    previous = {"run_id": None, "folder": str(before)} if before else None
+    previous = Interrupted(None, str(before)) if before else None
     tracker = Tracker("sqlite:///none.db", "frostline", str(sweep), None, None)
     SweepFile(sweep, tracker).add([RunFacts("head", {}, "0", previous=previous)])
     return job.Job(sweep, 0).carry_out(lambda: JobConfig(config, asdict(config), overrides))

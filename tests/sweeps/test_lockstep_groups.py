@@ -12,7 +12,7 @@ import pytest
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records.result import Result
-from frostline.records.sweep_record import RunFacts
+from frostline.records.sweep_record import Interrupted, RunFacts
 from frostline.sweeps import lockstep_groups
 from frostline.sweeps.pool import Pool
 from small import compose
@@ -84,7 +84,7 @@ def test_finished_and_resumed_runs_are_in_no_stack() -> None:
     runs = configs(*STEPS)
     known = facts(runs)
     known[1] = replace(known[1], finished=Result(1, "1", "1", None, "FINISHED", None, {}, {}))
-    known[2] = replace(known[2], previous={"run_id": None, "folder": "before"})
+    known[2] = replace(known[2], previous=Interrupted(None, "before"))
     assert [run.stack for run in lockstep_groups.stacked(runs, known, 1)] == [0, None, None, 0]
 
 

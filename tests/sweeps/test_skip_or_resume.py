@@ -16,7 +16,7 @@ from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.records import journal, layout, liveness
 from frostline.records.result import TEST, VAL, Result, read_result
-from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
+from frostline.records.sweep_record import Interrupted, RunFacts, SweepFile, Tracker
 from frostline.report import terminal
 from frostline.sweeps import closing, resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun
@@ -193,14 +193,14 @@ def test_interrupted_run_is_resumed_once(ours: Takeover, tmp_path: Path, message
     run, again = planned(), dataclasses.replace(planned(), folder="again")
     past = before(ours, run, tmp_path / "theirs" / "0", "KILLED")
     own, second = ours.facts([run, again], 0)
-    assert own.to_do and own.previous == {"run_id": None, "folder": str(past.folder)}
+    assert own.to_do and own.previous == Interrupted(None, str(past.folder))
     assert (
         second.to_do and second.previous is None and messages == [f"head lr=0.1: resumed, interrupted in {past.folder}"]
     )
     waiting = before(ours, planned(0.3), tmp_path / "theirs" / "3", "PAUSED")
     assert ours.facts([planned(0.3)], 2)[0].previous and messages[1].endswith(f"resumed, having waited in {waiting}")
     before(ours, planned(0.4), tmp_path / "theirs" / "4", "KILLED", **{layout.FOLDER_TAG: "/nowhere"})
-    assert ours.facts([planned(0.4)], 3)[0].previous == {"run_id": None, "folder": None}
+    assert ours.facts([planned(0.4)], 3)[0].previous == Interrupted(None, None)
     assert messages[2] == "head lr=0.4: restarted, interrupted in /nowhere"
 
 
@@ -261,7 +261,7 @@ def test_trial_of_a_shared_study_comes_from_the_folder_that_has_it(
     journal.append(there, "run", uid="t" * 32, name="head-0", tags=tags, time=0)
     journal.append(there, "end", status="PAUSED")
     (own,) = ours.facts([run], 0)
-    assert own.to_do and own.previous == {"run_id": None, "folder": str(there)}
+    assert own.to_do and own.previous == Interrupted(None, str(there))
     assert len(ours._before[digest(run.config)]) == 0 and "resumed, having waited" in messages[0]
 
 
@@ -293,5 +293,5 @@ def test_silent_machines_run_is_resumed_by_one_sweep(tmp_path: Path, messages: l
         assert line.startswith("head: left to far (process 1") and "it is not here; this command includes it" in line
         client.set_tag(running, layout.ALIVE_TAG, "1")  # the last sign of life is long ago
         first, second = plan("first"), plan("second")
-        assert first.to_do and first.previous == {"run_id": running, "folder": None}
+        assert first.to_do and first.previous == Interrupted(running, None)
         assert not second.to_do and "left to first" in messages[-1]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import stores
 from faulty import Faulty, serve
 from frostline.commands.sync import main as sync_command
-from frostline.records import journal, layout, sweep_record
+from frostline.records import journal, layout, run_folders
 from frostline.records.layout import UID_TAG
 from frostline.records.recording import GONE, end, now, recording
 from frostline.store import tensorfile
@@ -444,7 +444,7 @@ def test_refused_upload_does_not_block_runs(faulty, client, sweep, place):
 
 
 def pending(sweep):
-    return sum(Mirror(folder).pending() for folder in sweep_record.with_record(sweep))
+    return sum(Mirror(folder).pending() for folder in run_folders.with_record(sweep))
 
 
 def open_sweep(place, folder, messages):

@@ -253,7 +253,7 @@ def test_interrupted_sweep_is_killed_in_mlflow(tracker, client, tmp_path, monkey
 def test_error_fails_a_sweep_unless_runs_continue(tracker, client, tmp_path, monkeypatch):
     for name, alive in (("over", []), ("going on", [tmp_path])):
         (sweep := tmp_path / name).mkdir()
-        monkeypatch.setattr(session.sweep_record, "going_on", lambda folder, alive=alive: alive)
+        monkeypatch.setattr(session.run_folders, "going_on", lambda folder, alive=alive: alive)
         with pytest.raises(OSError, match="full"), session.ended_in_any_case(sweep):
             opened = open_sweep(tracker.uri, folder=sweep, experiment="hasty")
             raise OSError("full")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from frostline.commands import Parser
 from frostline.core.errors import user_error
-from frostline.records import sweep_record
+from frostline.records import run_folders
 from frostline.tracking import pending_sweeps, server, sync, tracking_uri
 from frostline.tracking.sync import SweepMirror
 
@@ -39,7 +39,7 @@ def _sync(folder: Path, uri: str | None) -> int:
     if not done:
         print(f"{folder}: its process is running, and sends its record itself")
     else:
-        going_on = len(sweep_record.going_on(folder))
+        going_on = len(run_folders.going_on(folder))
         state = f"{going_on} run(s) are still running, so it stays pending" if going_on else "complete"
         print(f"{folder}: {state}" + (f", {sweep.sent} record(s) sent" if sweep.sent else ""))
     return 0

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from frostline.core import credentials
 from frostline.core.errors import UserError
-from frostline.records import journal, layout
+from frostline.records import journal, layout, liveness
 from frostline.records.layout import NOTE_TAG, REASON_TAG
 
 GONE = "the process of this run ended without recording a reason"
@@ -118,6 +118,16 @@ def end(folder: Path, status: str, reason: str | None) -> None:
     elif status == "FINISHED" and _was_interrupted(folder):
         journal.append(folder, "tags", values=dict.fromkeys((REASON_TAG, NOTE_TAG), ""))
     journal.append(folder, "end", sync=True, status=status, time=now())
+
+
+def end_the_dead(folders: Iterable[Path]) -> None:
+    """End as KILLED, in their journals, the open runs in `folders` without a living owner.
+
+    Each run is judged by its own owner: cluster jobs outlive the sweep that submitted them.
+    """
+    for folder in folders:
+        if not journal.ended(folder) and liveness.holder(folder) is None:
+            end(folder, "KILLED", GONE)
 
 
 def reason_tags(status: str, reason: str, folder: Path | str | None) -> dict[str, str]:

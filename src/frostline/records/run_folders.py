@@ -10,7 +10,7 @@ from typing import Any
 
 from frostline.core import files
 from frostline.core.errors import user_error
-from frostline.records import journal, layout
+from frostline.records import journal, layout, liveness
 from frostline.records.layout import OF_SWEEP, SWEEP
 
 _KEY = "hydra.sweep.subdir"
@@ -29,6 +29,16 @@ def of(sweep: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError):
         found = {path.parent for depth in _DEPTHS for name in _LEFT for path in sweep.glob(f"{depth}/{name}")}
         return sorted(found, key=lambda path: (len(path.name), path))
+
+
+def with_record(sweep: Path) -> list[Path]:
+    """Return the folders with a record: the sweep's own first, then those of its runs."""
+    return [folder for folder in (sweep, *of(sweep)) if (folder / layout.RECORD).exists()]
+
+
+def going_on(sweep: Path) -> list[Path]:
+    """Return the folders of the runs of a `sweep` that have a living owner."""
+    return [folder for folder in with_record(sweep)[1:] if liveness.holder(folder) is not None]
 
 
 def is_dry(sweep: Path) -> bool:

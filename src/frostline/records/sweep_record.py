@@ -15,7 +15,6 @@ from frostline.core import files
 from frostline.core.errors import user_error
 from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, trial_tags
 from frostline.records.layout import SWEEP
-from frostline.records.recording import GONE, end
 from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
 
@@ -37,6 +36,16 @@ class Tracker:
 
 
 @dataclass(frozen=True)
+class Interrupted:
+    """An interrupted run, which another one resumes."""
+
+    run_id: str | None
+    """Its id in MLflow."""
+    folder: str | None
+    """The folder with its checkpoint, if there is one on this machine."""
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """The facts of a run within its sweep."""
 
@@ -54,8 +63,8 @@ class RunFacts:
     """The result, if an earlier sweep has finished this run."""
     busy: Result | None = None
     """A result with status `RUNNING` and the run's folder, if another process has this run."""
-    previous: dict[str, str | None] | None = None
-    """The interrupted run that this one resumes: its `run_id` in MLflow, and the `folder` with its checkpoint."""
+    previous: Interrupted | None = None
+    """The run that this one resumes."""
     stack: int | None = None
     """Number of the group of runs that one worker carries out, since their heads can be trained in lockstep."""
     of_steps: dict[str, Any] = field(default_factory=dict)
@@ -68,8 +77,8 @@ class RunFacts:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> RunFacts:
         """Return the facts in plain values from the sweep's file."""
-        there = {key: Result(**values[key]) for key in ("finished", "busy") if values.get(key)}
-        return cls(**{**values, **there})
+        kinds = {"finished": Result, "busy": Result, "previous": Interrupted}
+        return cls(**{**values, **{key: kind(**values[key]) for key, kind in kinds.items() if values.get(key)}})
 
     @property
     def to_do(self) -> bool:
@@ -230,23 +239,3 @@ def _begun(folder: Path, waiting: Result) -> Result:
     if not (folder / layout.BEAT).exists() and journal.ended(folder):  # released after its result was written
         return replace(waiting, status="KILLED", reason=f"it ended, but its {layout.RESULT} is damaged or gone")
     return replace(waiting, status="RUNNING", reason="no result yet")
-
-
-def with_record(sweep: Path) -> list[Path]:
-    """Return the folders with a record: the sweep's own first, then those of its runs."""
-    return [folder for folder in (sweep, *run_folders.of(sweep)) if (folder / layout.RECORD).exists()]
-
-
-def end_the_dead(folders: Iterable[Path]) -> None:
-    """End as KILLED, in their journals, the open runs in `folders` without a living owner.
-
-    Each run is judged by its own owner: cluster jobs outlive the sweep that submitted them.
-    """
-    for folder in folders:
-        if not journal.ended(folder) and liveness.holder(folder) is None:
-            end(folder, "KILLED", GONE)
-
-
-def going_on(sweep: Path) -> list[Path]:
-    """Return the folders of the runs of a `sweep` that have a living owner."""
-    return [folder for folder in with_record(sweep)[1:] if liveness.holder(folder) is not None]

@@ -63,8 +63,8 @@ class Job:
         self._sweep, self._number, self._shared = sweep, number, SweepFacts.read(sweep)
         self._facts = self._shared.runs[number]
         self._folder = sweep / self._facts.folder
-        resumed = (self._facts.previous or {}).get("folder")
-        self._resumed = Path(resumed) if resumed else None
+        previous = self._facts.previous
+        self._resumed = Path(previous.folder) if previous and previous.folder else None
         self._owner = liveness.read(sweep / layout.OWNER)  # jobs inherit the runs that the sweep's process claimed
         self._spent: dict[str, float] = {}
         """The costs of a trial that failed, which count against the budget of its search."""
@@ -197,7 +197,7 @@ class Job:
         provenance.write_software(folder, given.command)
         written = flatten(given.values)
         params = {key: written.get(key, value) for key, value in semantic(config).items()} | choices(config)
-        resumed = (self._facts.previous or {}).get("run_id")
+        resumed = self._facts.previous.run_id if self._facts.previous else None
         if resumed and tracker.sweep_run_id:
             tags[layout.PARENT_TAG] = tracker.sweep_run_id
         return recording(folder, name=self._facts.name, tags=tags, params=params, resume_run_id=resumed)

@@ -58,7 +58,7 @@ def _moved(past: PastRun, lying: Mapping[str, Path]) -> PastRun:
 def _every_earlier_run(tracker: Tracker, digests: Collection[str] | None) -> Iterator[PastRun]:
     """Yield earlier runs: from journals of pending sweeps, then from MLflow, newest first."""
     for sweep in _pending(tracker):
-        for folder in sweep_record.with_record(sweep):
+        for folder in run_folders.with_record(sweep):
             past = of_folder(folder)
             if past is not None and query.is_wanted(past.tags, digests):
                 yield past

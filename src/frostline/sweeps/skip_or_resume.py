@@ -16,7 +16,7 @@ from frostline.core.config_keys import digest, value_of
 from frostline.records import layout, liveness, trial_tags
 from frostline.records.heartbeat import Heartbeat
 from frostline.records.result import Result, number_of, write_result
-from frostline.records.sweep_record import RunFacts, Tracker
+from frostline.records.sweep_record import Interrupted, RunFacts, Tracker
 from frostline.report import terminal
 from frostline.sweeps import job, past_runs, resume
 from frostline.sweeps.compose import PlannedRun
@@ -183,7 +183,7 @@ class Takeover:
             at = kept
         how, why = "resumed" if at else "restarted", "having waited" if past.waited else "interrupted"
         terminal.say(f"{facts.name}: {how}, {why} in {past}")
-        return replace(facts, previous={"run_id": past.run_id, "folder": str(at) if at else None})
+        return replace(facts, previous=Interrupted(past.run_id, str(at) if at else None))
 
 
 def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder) -> RunFacts:

@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 from frostline.core import files, interrupts
 from frostline.core.errors import UserError
-from frostline.records import cluster_jobs, journal, layout, sweep_record
-from frostline.records.recording import Record, begin, end
+from frostline.records import cluster_jobs, journal, layout, run_folders
+from frostline.records.recording import Record, begin, end, end_the_dead
 from frostline.records.result import Result
 from frostline.records.sweep_record import Tracker
 from frostline.tracking import pending_sweeps, tracking_uri
@@ -109,7 +109,7 @@ def close_sweep(
     mirror died of a fault in frostline.
     """
     folder = Path(tracker.folder)
-    sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
+    end_the_dead(run_folders.with_record(folder)[1:])
     _write_answer(folder, {layout.NOTE_TAG: description, **tags}, metrics, results)
     end(folder, status, None)
     thread = _threads.pop(tracker.folder)
@@ -119,7 +119,7 @@ def close_sweep(
     later = f"the next sweep with the same tracking URI sends the rest, or {command}"
     if not complete:
         say(f"MLflow does not have the whole record yet ({thread.problem or 'it is too slow'}): {later}")
-    elif going_on := len(sweep_record.going_on(folder)):
+    elif going_on := len(run_folders.going_on(folder)):
         say(f"MLflow does not have the whole record yet ({going_on} run(s) go on): {later}")
     else:
         pending_sweeps.forget(folder, thread.sweep.place)
@@ -154,7 +154,7 @@ def ended_in_any_case(folder: Path) -> Iterator[None]:
         raise
     except Exception:
         with suppress(OSError):
-            if not sweep_record.going_on(folder) and all(job.ended for job in cluster_jobs.of(folder)):
+            if not run_folders.going_on(folder) and all(job.ended for job in cluster_jobs.of(folder)):
                 _break_off(folder, "FAILED")
         raise
 
@@ -163,13 +163,13 @@ def _break_off(folder: Path, status: str) -> None:
     if journal.uid(folder) is None:  # it never began
         return
     with interrupts.deferred():
-        sweep_record.end_the_dead(sweep_record.with_record(folder)[1:])
+        end_the_dead(run_folders.with_record(folder)[1:])
         if not journal.ended(folder):
             end(folder, status, None)
     if (thread := _threads.pop(str(folder), None)) is not None:
         complete = thread.complete(patience=_MOMENT, limit=_MOMENT)
         thread.stop(patience=0.0)
-        if complete and not sweep_record.going_on(folder):
+        if complete and not run_folders.going_on(folder):
             pending_sweeps.forget(folder, thread.sweep.place)
 
 

@@ -14,8 +14,8 @@ from frostline.core import files, locks
 from frostline.core.errors import UserError
 from frostline.records import journal, run_folders
 from frostline.records.layout import BASES, MIRROR_LOCK, RECORD, SWEEP
-from frostline.records.recording import Record
-from frostline.records.sweep_record import end_the_dead, going_on, with_record
+from frostline.records.recording import Record, end_the_dead
+from frostline.records.run_folders import going_on, with_record
 from frostline.tracking import query, server
 from frostline.tracking.mirror import Mirror
 from frostline.tracking.pending_sweeps import RecordPlace, forget, place_of, remembered

@@ -28,23 +28,10 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     `listed` keys are fixed. A range for one freeze mode (`search.space.<mode>.<key>`) has precedence over one for all
     modes, which has precedence over those in the mode's own file. Raises UserError for an invalid range.
     """
-    mode = config.freeze_mode
-    mine = f"{OF_MODE}{mode.name}."
-    with_mode, in_file = _of_mode(config), _parsed(flatten(config.search.space.get(mode.name) or {}))
-    for place, given in (("freeze_mode.space.", with_mode), (mine, in_file)):
-        for key, one in given.items():
-            _require_trained(key, f"{place}{key}", one)
-    found = {key: one for key, one in with_mode.items() if key not in listed}
-    found |= {key: one for key, one in ranges.items() if not key.startswith(OF_MODE)} | in_file
-    found |= {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
-    found = {key: one for key, one in found.items() if is_read(key, mode.solver)}
+    given, solver = _ranges_of(config, listed, ranges), config.freeze_mode.solver
+    found = {key: one for key, one in given.items() if is_read(key, solver)}
     if "lr" in found and is_auto(found["lr"]):
-        value = found["lr"].value()
-        if isinstance(value, ChoiceSweep) and len(value.list) > 1:
-            raise user_error(
-                "lr", typed_value(found["lr"]), "auto alone, which is a range, or numbers with commas between"
-            )
-        found["lr"] = _auto_lr(config)
+        found["lr"] = _auto_lr(config, found["lr"])
     space, known = {key: distribution(key, one) for key, one in found.items()}, flatten(config)
     for key, drawn in space.items():
         if isinstance(drawn, FloatDistribution) and type(known.get(key)) is int:
@@ -54,12 +41,24 @@ def of_cell(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Over
     return space
 
 
-def _of_mode(config: Config) -> dict[str, Override]:
-    """Return the ranges in the freeze mode's file, except for that of `lr`, which only `lr=auto` selects."""
-    return _parsed(flatten({key: value for key, value in config.freeze_mode.space.items() if key != "lr"}))
+def _ranges_of(config: Config, listed: Mapping[str, str], ranges: Mapping[str, Override]) -> dict[str, Override]:
+    """Return the ranges of a cell, by key; only `lr=auto` selects that of `lr` in the mode's file."""
+    mode = config.freeze_mode
+    mine = f"{OF_MODE}{mode.name}."
+    with_mode = _parsed(flatten({key: value for key, value in mode.space.items() if key != "lr"}))
+    in_file = _parsed(flatten(config.search.space.get(mode.name) or {}))
+    for place, given in (("freeze_mode.space.", with_mode), (mine, in_file)):
+        for key, one in given.items():
+            _require_trained(key, f"{place}{key}", one)
+    found = {key: one for key, one in with_mode.items() if key not in listed}
+    found |= {key: one for key, one in ranges.items() if not key.startswith(OF_MODE)} | in_file
+    return found | {key.removeprefix(mine): one for key, one in ranges.items() if key.startswith(mine)}
 
 
-def _auto_lr(config: Config) -> Override:
+def _auto_lr(config: Config, typed: Override) -> Override:
+    """Return the range of the freeze mode for the optimizer of the config, in place of the `typed` `lr=auto`."""
+    if isinstance(value := typed.value(), ChoiceSweep) and len(value.list) > 1:
+        raise user_error("lr", typed_value(typed), "auto alone, which is a range, or numbers with commas between")
     by_optimizer = config.freeze_mode.space.get("lr") or {}
     if (text := by_optimizer.get(config.optimizer.name)) is None:
         mode, optimizer = config.freeze_mode.name, config.optimizer.name

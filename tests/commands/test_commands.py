@@ -39,7 +39,12 @@ from frostline.core.errors import UserError, user_error
         ("sync ''", "folder=: expected the folder of a sweep"),
         ("watch ''", "sweep=: expected the folder of a sweep"),
         ("sync nope", "folder=nope: expected the folder of a sweep that was recorded"),
-        ("predict ./nope images", "run=./nope: expected a folder, an MLflow run id"),
+        ("compare .", "sweep=.: expected the folder of a sweep, with its sweep.json"),
+        (
+            "predict nope images --device gpu",
+            "--device=gpu: expected auto, cpu or, for GPUs of NVIDIA and AMD, cuda or",
+        ),
+        ("export ./nope --format pt2 --output net.onnx", "--output=net.onnx: expected a file whose name ends in .pt2"),
         ("export ./nope --format pt2", "run=./nope: expected a folder, an MLflow run id"),
         ("rerun run hydra.sweep.dir=", "hydra.sweep.dir=: expected a folder"),
         ("data store.path=", "store.path=: expected a text; nothing is written null"),

@@ -27,6 +27,7 @@ from frostline.models.kept_adapter_kinds import KeptAdapter
 from frostline.models.stages import of_levels, structure_of
 from frostline.records import layout
 from frostline.runs import export, predict
+from frostline.runs.export_formats import SUFFIXES
 from frostline.store import hashing, tensorfile
 from small import KEPT_MODES, SMALL, FakeRecord, compose, execute_run, mode, network, plain_config, resolve
 
@@ -352,7 +353,7 @@ def test_run_saves_network_and_adapters(chosen: str, tmp_path: Path) -> None:
     assert export.export(predictor, "safetensors", tmp_path / "net.safetensors") <= export.TOLERANCE
     del cast(Any, predictor.model.module).blocks[2:]  # makes writing the graph faster
     kind = "onnx" if chosen == "prompt" else "torchscript"
-    assert export.export(predictor, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
+    assert export.export(predictor, kind, tmp_path / f"net{SUFFIXES[kind]}") <= export.TOLERANCE
     for file in (best, tmp_path / "net.safetensors"):
         with pytest.raises(UserError, match=r"^model\.weights=.*: expected weights of a plain network, not of"):
             run(tmp_path / "next", f"model.weights={file}", "freeze=head")

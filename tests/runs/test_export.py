@@ -19,6 +19,7 @@ from frostline.models import build, weights
 from frostline.records import layout
 from frostline.records.result import Result, write_result
 from frostline.runs import export, predict
+from frostline.runs.export_formats import SUFFIXES
 from frostline.runs.predict import Predictor
 from small import SMALL, TINY, compose, execute_run, plain_config, raises_one_line
 
@@ -40,7 +41,7 @@ def export_run(run, tmp_path, capsys, kind):
     assert commands.run("export", [str(run), "--format", kind, "--output", str(tmp_path)]) == 0
     printed, name = capsys.readouterr(), predict.load(run, device="cpu").model.name
     assert printed.err == "" and printed.out.splitlines()[0].endswith(f"{name} with 10 classes as {kind}")
-    return tmp_path / f"model{export.SUFFIXES[kind]}"
+    return tmp_path / f"model{SUFFIXES[kind]}"
 
 
 def digits(run):
@@ -139,7 +140,7 @@ def test_format_that_cannot_hold_a_network_is_refused(small_run, tmp_path, monke
 
 @pytest.mark.parametrize(("kind", "name"), [("onnx", "x.pt2"), ("safetensors", "x")])
 def test_suffix_of_another_format_is_refused(small_run, tmp_path, kind, name):
-    with raises_one_line(f"^path={tmp_path}/{name}: expected a file whose name ends in {export.SUFFIXES[kind]}$"):
+    with raises_one_line(f"^path={tmp_path}/{name}: expected a file whose name ends in {SUFFIXES[kind]}$"):
         export.export(predict.load(small_run, device="cpu"), kind, tmp_path / name)
 
 
@@ -209,7 +210,7 @@ def test_full_disk_is_one_line_and_leaves_no_file(small_run, tmp_path, kind):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
         with pytest.raises(UserError, match=f"^path={tmp_path}/.*: expected a place that can be written"):
-            frostline.Classifier(network).export(tmp_path / f"model{export.SUFFIXES[kind]}")
+            frostline.Classifier(network).export(tmp_path / f"model{SUFFIXES[kind]}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not [*tmp_path.iterdir()]

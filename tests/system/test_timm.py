@@ -13,6 +13,7 @@ import torch
 import stores
 import warm
 from frostline.runs import export, predict
+from frostline.runs.export_formats import SUFFIXES
 from frostline.store import hashing
 from lab import CHECKOUT, Lab
 from whole_sweeps import environment
@@ -61,4 +62,4 @@ def test_timm_network_predicts_and_is_exported(lab: Lab, kind: str, tmp_path: Pa
     assert predict.probabilities(network, [torch.zeros(3, 20, 20, dtype=torch.uint8)]).sum() == pytest.approx(1)
     if kind != "safetensors":
         del cast(Any, network.model.module).blocks[2:]  # makes writing the graph faster
-    assert export.export(network, kind, tmp_path / f"net{export.SUFFIXES[kind]}") <= export.TOLERANCE
+    assert export.export(network, kind, tmp_path / f"net{SUFFIXES[kind]}") <= export.TOLERANCE

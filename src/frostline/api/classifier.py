@@ -107,12 +107,13 @@ class Classifier:
         UserError if this network cannot be exported to it.
         """
         from frostline.runs import export
+        from frostline.runs.export_formats import SUFFIXES
 
         file = arguments.place("path", path)
-        kinds = {suffix: kind for kind, suffix in export.SUFFIXES.items()}
+        kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
         chosen = kinds.get(file.suffix) if kind is None else kind
-        if chosen not in [*export.SUFFIXES]:  # in a list, since `kind` may be unhashable
-            raise user_error("kind", kind or file.suffix, f"one of {', '.join(export.SUFFIXES)}", export.SUFFIXES)
+        if chosen not in [*SUFFIXES]:  # in a list, since `kind` may be unhashable
+            raise user_error("kind", kind or file.suffix, f"one of {', '.join(SUFFIXES)}", SUFFIXES)
         with torch_settings.isolated(), arguments.writing("path", file, path):
             self.network.prepare()
             return export.export(self.network, chosen, file)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from frostline import api
 from frostline.commands import CALLED, Parser, positive, tell
 from frostline.core.errors import named, user_error
+from frostline.core.limits import LIMITS
 from frostline.data.names import counted
-from frostline.sweeps import catalog
-from frostline.sweeps.catalog import TypedName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +29,6 @@ def main(arguments: list[str]) -> int:
     """Print or write classes and probabilities, a row per image; return 1 if some images could not be read."""
     options = _parser().parse_args(arguments)
     _check(options)
-    catalog.resolve(TypedName(options.run))
     from frostline.data import image_list  # imports torch
 
     def gather(file: Path) -> ImageList:
@@ -63,7 +61,9 @@ def _parser() -> Parser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise `UserError` for options that cannot be combined."""
+    """Raise `UserError` for what is no device, and for options that cannot be combined."""
+    if not LIMITS["device"].allows(options.device):
+        raise user_error("--device", options.device, LIMITS["device"].expected)
     if options.output is None and options.features is not None:
         raise user_error("--features", options.features, "to be given with --output")
     for flag in ("--format", "--save-views"):

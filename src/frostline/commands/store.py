@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from typing import TYPE_CHECKING
@@ -50,9 +51,11 @@ def _seconds(text: str) -> float:
 
 def _open(path: str | None) -> Store:
     """Open the store that runs use, with the folder and budget in config.yaml unless `path` is given."""
+    if path is not None and os.path.lexists(path) and not os.path.isdir(path):
+        raise user_error("--path", path, "a folder")
+    config = OmegaConf.load(project.config_folder() / "config.yaml").store
     from frostline.store.store import open_store  # imports torch
 
-    config = OmegaConf.load(project.config_folder() / "config.yaml").store
     return open_store(enabled=True, path=path or config.path, budget_gb=config.budget_gb, say=print)
 
 

@@ -169,8 +169,11 @@ class RecordedSweep:
         return f"{self.folder.parent.name} {self.folder.name}"
 
 
-def read(folder: Path) -> RecordedSweep:
-    """Return the state of the sweep in `folder`; a run's folder stands for its sweep. Raises UserError without one."""
+def read(folder: Path, typed: str | None = None) -> RecordedSweep:
+    """Return the state of the sweep in `folder`; a run's folder stands for its sweep.
+
+    Raises UserError without one, which shows the folder as it was `typed`.
+    """
     folder = run_folders.sweep_of(folder) or folder
     try:
         shared = files.read_json(folder / SWEEP)
@@ -184,7 +187,7 @@ def read(folder: Path) -> RecordedSweep:
         if (folder / SWEEP).exists():
             raise user_error("sweep", folder, f"{expected}, which is damaged here") from None
         near = [str(path.parent) for path in folder.parent.glob(f"*/{SWEEP}")]
-        raise user_error("sweep", folder, expected, near) from None
+        raise user_error("sweep", typed or folder, expected, near) from None
     runs = [_result(run) for run in waiting]
     if _gone(folder / layout.OWNER) and not cluster_jobs.alive(folder):
         jobs = cluster_jobs.in_charge(folder, names)

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from frostline.core.errors import UserError, one_line, user_error
 from frostline.core.randomness import generator
 from frostline.models import build, weights
-from frostline.runs import predict
+from frostline.runs import export_formats, predict
 from frostline.runs.portable import Portable
 from frostline.runs.predict import Predictor
 from frostline.store import tensorfile
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-4
 """Largest difference of a probability that float32 arithmetic in another order can explain."""
 SAMPLES = ((1, 8, 8), (2, 70, 33), (3, 224, 224), (1, 200, 301))
@@ -39,13 +38,13 @@ class Disagreement(UserError):
 
 
 def export(network: Predictor, kind: str, output: Path) -> float:
-    """Write `network`, in float32 for the CPU, to `output` as a format of `SUFFIXES`.
+    """Write `network`, in float32 for the CPU, to `output` as a format of `export_formats.SUFFIXES`.
 
     Read the file again and return the largest difference between its probabilities and the original's over `SAMPLES`;
     raises `Disagreement` if that exceeds `TOLERANCE`, and leaves no file then. UserError if a package is missing, the
     format cannot hold the network, or the suffix is of another format.
     """
-    check_suffix(output, kind)
+    export_formats.check_suffix(output, kind)
     module, cpu = network.model.module, torch.device("cpu")
     model = replace(network.model, module=module if network.device == cpu else copy.deepcopy(module).to(cpu))
     network = replace(network, model=model, device=cpu, config=replace(network.config, precision="fp32"))
@@ -69,13 +68,6 @@ def export(network: Predictor, kind: str, output: Path) -> float:
         for part in Path(folder).iterdir():  # a large ONNX file has its weights beside it
             part.replace(output.parent / part.name)
     return worst
-
-
-def check_suffix(output: Path, kind: str) -> None:
-    """Raise `UserError` for a file whose suffix means another format than `kind`."""
-    others = {suffix for name, suffix in SUFFIXES.items() if name != kind}
-    if output.suffix in others or (kind == "safetensors" and output.suffix != SUFFIXES[kind]):  # decides the reader
-        raise user_error("path", output, f"a file whose name ends in {SUFFIXES[kind]}")
 
 
 def samples() -> list[Tensor]:

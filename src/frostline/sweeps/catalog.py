@@ -92,9 +92,9 @@ def sweeps(names: Sequence[str], scratch: Path) -> list[RecordedSweep]:
     The files of a sweep that is not on this machine are fetched from MLflow into `scratch`.
     """
     found: dict[Path, RecordedSweep] = {}
-    for target in [resolve(TypedName(name, "sweep")) for name in names]:
+    for name, target in [(name, resolve(TypedName(name, "sweep"))) for name in names]:
         folders = [_folder(target.uri, run_id, scratch) for run_id in target.ids]
-        for sweep in map(sweep_record.read, [target.folder] if target.folder else folders):
+        for sweep in [sweep_record.read(folder, name) for folder in ([target.folder] if target.folder else folders)]:
             found.setdefault(sweep.folder, sweep)
     return list(found.values())
 

@@ -50,6 +50,7 @@ def test_flag_that_shows_the_config_is_refused_with_another_value(typed: list[st
         ("-c --resolve", "-c=: expected one of job, hydra, all"),
         ("--config-dir", "--config-dir=: expected a value, and there is none"),
         ("-p lr=1", "-p=lr=1: expected --cfg job beside it"),
+        ("-cd nowhere", "-cd=nowhere: expected a folder that exists"),
         ("-cp conf", "-cp=conf: expected --config-dir=<folder>"),
         ("--experimental-rerun=x", "--experimental-rerun=x: expected rerun=<run>"),
     ],

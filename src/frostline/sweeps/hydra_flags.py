@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from frostline.core import files
 from frostline.core.errors import NOTHING, UserError, user_error
 
 _FLAGS = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
@@ -39,6 +41,8 @@ def check(arguments: Sequence[str]) -> None:
             raise user_error(typed, value or "", f"one of {', '.join(action.choices)}", action.choices)
         if action.nargs is None and not value:
             raise user_error(typed, "", NOTHING)
+        if flag == "--config-dir" and not os.path.isdir(files.absolute(str(value))):
+            raise user_error(typed, value, "a folder that exists")
         if flag in _INSTEAD:
             raise user_error(typed, value, _INSTEAD[flag])
         if flag == "--package" and all(other != "--cfg" for _, other, _ in found):

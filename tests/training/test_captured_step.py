@@ -200,6 +200,28 @@ def test_garbage_graphs_are_not_destroyed_during_a_capture(monkeypatch: pytest.M
         gc.set_threshold(*threshold)
 
 
+def test_garbage_graphs_do_not_keep_a_failed_capture_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Graph.add
+
+    def littering(self: Graph, *of: Any) -> Any:
+        circle: list[object] = [Graph()]
+        circle.append(circle)
+        del circle
+        if gc.isenabled():
+            gc.collect()
+        return add(self, *of)
+
+    monkeypatch.setattr(Graph, "add", littering)
+    said: list[str] = []
+    with EmulatedMachine().running():
+        ones = torch.ones(3, device="cuda")
+        step = CapturedStep(lambda inputs, targets: inputs + targets.sum().item(), lambda: [ones], said.append)
+        for _ in range(2):
+            step(ones, ones)
+        torch.cuda.empty_cache()
+    assert len(said) == 1
+
+
 def test_graph_with_different_results_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     one_by_one = uncaptured(monkeypatch, 2)
     replay = Graph.replay

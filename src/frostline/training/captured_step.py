@@ -116,7 +116,10 @@ def _end_failed_capture(device: torch.device, pool: tuple[int, int]) -> None:
     with suppress(RuntimeError):  # 2.15 has ended it
         torch._C._cuda_endAllocateToPool(device.index, pool)
     one = torch.ones(1, device=device)
-    with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_aside(device), capture_error_mode="thread_local"):
+    with (
+        garbage.paused(),  # as above
+        torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_aside(device), capture_error_mode="thread_local"),
+    ):
         one.add_(1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -102,33 +103,8 @@ def run_planned(
     if not config.dry_run:
         data_index.write(folder, index)
     with session.ended_in_any_case(folder):
-        return _run_and_close(planned, executor, folder, None if config.dry_run else place, search)
-
-
-def _run_and_close(
-    planned: Sequence[PlannedRun], executor: Executor, folder: Path, place: RecordPlace | None, search: Search | None
-) -> int:
-    """Run everything in `folder`, which this process owns, with a record at `place`, and return the exit status."""
-    tracker = _open(place, folder) if place is not None else None
-    runs, interrupt = _run_all(planned, executor, folder, tracker, search)
-    if tracker is not None and interrupt is None and (status := executor.leave(folder)) is not None:
-        return status
-    if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
-        raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
-    with interrupts.deferred():  # closing the record takes a few seconds; a second interrupt waits for it
-        if tracker is not None:
-            if interrupt is not None:  # the record is complete even if this process is killed now
-                end(folder, closing.status_of(runs.results(), interrupt), None)
-            session.flush(tracker)
-        results = runs.results()
-        recorded = close(folder, tracker, results, interrupt, executor.aside)
-    if interrupt is not None:
-        if tracker is not None and planned[0].config.resume and not succeeded(results):
-            terminal.say(
-                "To continue, type the same command again: finished runs are skipped, interrupted ones resumed."
-            )
-        return interrupts.status(interrupt)
-    return 0 if recorded and succeeded(results) else 1
+        tracker = None if config.dry_run else _open(place, folder)
+        return _Sweep(planned, executor, folder, search, tracker).carry_out()
 
 
 def _checked(
@@ -147,29 +123,61 @@ def _checked(
     return auto
 
 
-def _run_all(
-    planned: Sequence[PlannedRun], executor: Executor, folder: Path, tracker: Tracker | None, search: Search | None
-) -> tuple[SweepRuns, KeyboardInterrupt | None]:
-    """Run everything under the sweep's heartbeat; return the runs, and the interrupt if there was one."""
-    with (
-        heartbeat.beating(folder / layout.OWNER) as heart,
-        heart.telling(partial(_tell, folder, search)) if tracker else nullcontext(),
-    ):
-        takeover, resume = None, planned[0].config.resume
-        if tracker and (resume or search):
-            of_grid = {digest(run.config) for run in planned} if search is None else None
-            digests = of_grid if resume else ()  # without resume only the trials of a shared study count
-            takeover = Takeover(tracker, folder, heart=heart, call=executor.call, digests=digests)
-        identity = search.identity if search else None
-        runs = SweepRuns(executor, folder, tracker, takeover, identity)
-        return runs, runs.carry_out(planned) if search is None else runs.carry_out_search(search)
+@dataclass(frozen=True)
+class _Sweep:
+    """A checked sweep, in the folder that this process owns."""
 
+    planned: Sequence[PlannedRun]
+    executor: Executor
+    folder: Path
+    search: Search | None
+    tracker: Tracker | None
+    """None in a dry run."""
 
-def _tell(folder: Path, search: Search | None, beat: str) -> None:
-    """Publish a sign of life in the sweep's record, and in a study shared with other searches."""
-    Record(folder).tag(layout.ALIVE_TAG, beat)
-    if search is not None:
-        search.alive()
+    def carry_out(self) -> int:
+        """Run everything, write the results, and return the exit status."""
+        folder, tracker = self.folder, self.tracker
+        runs, interrupt = self._run_all()
+        if tracker is not None and interrupt is None and (status := self.executor.leave(folder)) is not None:
+            return status
+        if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
+            raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
+        with interrupts.deferred():  # closing the record takes a few seconds; a second interrupt waits for it
+            if tracker is not None:
+                if interrupt is not None:  # the record is complete even if this process is killed now
+                    end(folder, closing.status_of(runs.results(), interrupt), None)
+                session.flush(tracker)
+            results = runs.results()
+            recorded = close(folder, tracker, results, interrupt, self.executor.aside)
+        if interrupt is None:
+            return 0 if recorded and succeeded(results) else 1
+        if tracker is not None and self.planned[0].config.resume and not succeeded(results):
+            terminal.say(
+                "To continue, type the same command again: finished runs are skipped, interrupted ones resumed."
+            )
+        return interrupts.status(interrupt)
+
+    def _run_all(self) -> tuple[SweepRuns, KeyboardInterrupt | None]:
+        """Run everything under the sweep's heartbeat; return the runs, and the interrupt if there was one."""
+        search, tracker, resume = self.search, self.tracker, self.planned[0].config.resume
+        with (
+            heartbeat.beating(self.folder / layout.OWNER) as heart,
+            heart.telling(self._tell) if tracker else nullcontext(),
+        ):
+            takeover = None
+            if tracker and (resume or search):
+                of_grid = {digest(run.config) for run in self.planned} if search is None else None
+                digests = of_grid if resume else ()  # without resume only the trials of a shared study count
+                takeover = Takeover(tracker, self.folder, heart=heart, call=self.executor.call, digests=digests)
+            identity = search.identity if search else None
+            runs = SweepRuns(self.executor, self.folder, tracker, takeover, identity)
+            return runs, runs.carry_out(self.planned) if search is None else runs.carry_out_search(search)
+
+    def _tell(self, beat: str) -> None:
+        """Publish a sign of life in the sweep's record, and in a study shared with other searches."""
+        Record(self.folder).tag(layout.ALIVE_TAG, beat)
+        if self.search is not None:
+            self.search.alive()
 
 
 def _merged_runs(planned: Sequence[PlannedRun]) -> list[str]:

@@ -14,7 +14,10 @@ def main(arguments: list[str]) -> int:
     asked = with_overrides(parser, arguments, "the sweep")
     runs = preparation.planned(asked.overrides)
     unkept: list[str] = []
-    for found in preparation.prepare(runs, unkept):
+    for found in preparation.prepare(runs):
+        if found.place is None:
+            unkept.append(found.what)
+            continue
         print(f"{'prepared' if found.made else 'found'}: {found.what}, {size(found.size)}, {found.place}", flush=True)
     print(f"checked: {number_of(len(runs), 'run')} can start")
     if unkept:

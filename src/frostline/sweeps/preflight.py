@@ -11,11 +11,11 @@ from frostline.sweeps import find_weights
 
 
 def check(
-    configs: Mapping[str, Config], unkept: list[str] | None = None, *, runs_elsewhere: bool = False
-) -> dict[str, dict[str, str]]:
-    """Check data and weights of the configs, print each finding once, and return the values of `auto`.
+    configs: Mapping[str, Config], *, runs_elsewhere: bool = False
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Check data and weights of the configs, and print each finding once.
 
-    The values are by kind of run, then by key of the config. `unkept` gets the data that the store could not keep.
+    Returns the values of `auto`, by kind of run, then by key of the config; and the data that the store could not keep.
     Raises the `UserError` of the first config that cannot run. At last the weights of libraries are downloaded, except
     for a dry run; with `runs_elsewhere` a failure is only a note, since the machines of the runs may have them.
     """
@@ -23,18 +23,18 @@ def check(
 
     told: set[str] = set()
     auto: dict[str, dict[str, str]] = {}
+    unkept: list[str] = []
     for kind, config in configs.items():
         checked = checks.check(config, find_weights.weights)
         auto[kind] = checked.auto
-        if unkept is not None:
-            unkept += checked.unkept
+        unkept += checked.unkept
         for finding in checked.findings:
             if finding.about not in told:
                 terminal.say(f"  note: {finding.about}", "yellow" if finding.alarming else "")
                 told.add(finding.about)
     for model in {repr(one.model): one.model for one in configs.values() if not one.dry_run}.values():
         _fetch(model, runs_elsewhere=runs_elsewhere)
-    return auto
+    return auto, unkept
 
 
 def _fetch(model: ModelConfig, *, runs_elsewhere: bool) -> None:

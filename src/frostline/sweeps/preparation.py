@@ -24,7 +24,8 @@ class Prepared:
     """Whether it was made or fetched now."""
     size: int
     """Bytes."""
-    place: Path
+    place: Path | None
+    """None for data that the store could not keep."""
 
 
 def planned(overrides: Overrides) -> list[PlannedRun]:
@@ -38,16 +39,15 @@ def planned(overrides: Overrides) -> list[PlannedRun]:
     return runs
 
 
-def prepare(runs: Sequence[PlannedRun], unkept: list[str]) -> Iterator[Prepared]:
+def prepare(runs: Sequence[PlannedRun]) -> Iterator[Prepared]:
     """Yield the files that the runs will read: weights, then entries of the store with their data.
 
     Downloads weights, and checks and decodes every image, as a sweep does before its first run, except for what
-    depends on the device, since another machine may train. UserError for whatever a sweep refuses. `unkept` gets the
-    data that the store could not keep.
+    depends on the device, since another machine may train. UserError for whatever a sweep refuses.
     """
     configs = {kind: replace(config, device="cpu", devices=1) for kind, config in to_check(runs).items()}
     yield from _weights({repr(config.model): config.model for config in configs.values()})
-    yield from _data(configs, unkept)
+    yield from _data(configs)
 
 
 def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Prepared]:
@@ -62,13 +62,14 @@ def _weights(models: Mapping[str, ModelConfig]) -> Iterator[Prepared]:
             yield Prepared(what, state.st_ctime >= began, state.st_size, path)
 
 
-def _data(configs: Mapping[str, Config], unkept: list[str]) -> Iterator[Prepared]:
+def _data(configs: Mapping[str, Config]) -> Iterator[Prepared]:
     """Check the data of these configs, and yield the store's entries that were made or used for it."""
     from frostline.runs import run_data  # imports torch
 
     stores = {repr(config.store): run_data.store_of(config, terminal.say) for config in configs.values()}
     before = {item.place: item.used for store in stores.values() for item in store.items()}
-    preflight.check(configs, unkept)
+    _, unkept = preflight.check(configs)
     for item in (item for store in stores.values() for item in store.items()):
         if before.get(item.place) != item.used:
             yield Prepared(f"{item.kind}: {item.about}", item.place not in before, item.size, item.place)
+    yield from (Prepared(what, made=False, size=0, place=None) for what in unkept)

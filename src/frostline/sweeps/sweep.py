@@ -117,7 +117,7 @@ def _checked(
     """
     mlflow = (lambda: None) if planned[0].config.dry_run else partial(server.load, models=False)
     checks = partial(check, to_check(planned), runs_elsewhere=executor.runs_elsewhere)
-    auto = executor.call(checks, partial(garbage.spared, mlflow))
+    auto, _ = executor.call(checks, partial(garbage.spared, mlflow))
     if search is not None:
         search.resolve_auto(auto, lambda configs: executor.call(partial(fingerprints, configs)))
     return auto

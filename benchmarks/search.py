@@ -199,4 +199,4 @@ class _Here:
             config = config_of(composed)
             return JobConfig(config, recordable(composed, config), [*composed.hydra.overrides.task])
 
-        job.Job(sweep, number).carry_out(configure)
+        job.SweepJob(sweep, number).carry_out(configure)

@@ -73,7 +73,7 @@ def start():
 
 
 def carry_out(folder):
-    return job.Job(folder.parent, 0).carry_out(start)
+    return job.SweepJob(folder.parent, 0).carry_out(start)
 
 
 def test_job_takes_a_run_only_after_its_holder_ended(run):

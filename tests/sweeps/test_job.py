@@ -31,7 +31,7 @@ def carry_out(sweep: Path, before: Path | None = None, *, overrides: Sequence[st
     previous = Interrupted(None, str(before)) if before else None
     tracker = Tracker("sqlite:///none.db", "frostline", str(sweep), None, None)
     SweepFile(sweep, tracker).add([RunFacts("head", {}, "0", previous=previous)])
-    return job.Job(sweep, 0).carry_out(lambda: JobConfig(config, asdict(config), overrides))
+    return job.SweepJob(sweep, 0).carry_out(lambda: JobConfig(config, asdict(config), overrides))
 
 
 def interrupt(sweep: Path, monkeypatch: pytest.MonkeyPatch, before: Path | None = None) -> Path:

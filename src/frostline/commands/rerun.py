@@ -94,7 +94,7 @@ class _Again(Executor):
         for line in shown:
             terminal.say(f"  differs now: {line}")
         ours = JobConfig(config, asdict(config), [f"rerun={old.identity}"])
-        result = job.Job(own.parent, number).carry_out(lambda: ours)
+        result = job.SweepJob(own.parent, number).carry_out(lambda: ours)
         record = Record(own)
         record.tag(layout.RERUN_TAG, old.identity)
         if result.status != "FINISHED":

@@ -46,7 +46,7 @@ def run_job(composed: DictConfig) -> Result:
         typed = [*hydra_keys.hydra_options(hydra), *hydra.overrides.task]
         return JobConfig(config, recordable(composed, config), typed)
 
-    return Job(sweep, hydra.job.num).carry_out(configure)
+    return SweepJob(sweep, hydra.job.num).carry_out(configure)
 
 
 def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: liveness.Holder) -> Result:
@@ -55,7 +55,7 @@ def busy_result(number: int, facts: RunFacts, folder: Path | None, owner: livene
     return Result(number, facts.name, str(folder or ""), run_id, "RUNNING", reason, facts.choices, {})
 
 
-class Job:
+class SweepJob:
     """A job of a sweep: it owns the folder of its run while it carries the run out."""
 
     def __init__(self, sweep: Path, number: int) -> None:

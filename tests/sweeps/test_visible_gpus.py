@@ -103,6 +103,7 @@ def test_old_driver_has_one_cpu_worker_and_refuses_gpus(
 
 def test_named_gpu_is_shared_by_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(driver, "_of_driver", lambda: (99, 0))
     started: list[dict[str, Any]] = []
     for device in ("cuda:1", "cpu", "cuda", "auto"):
         Workers(SimpleNamespace(start=lambda **how: started.append(how)), compose).start(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
-from frostline.core.errors import user_error
 from frostline.data import leftovers
 from frostline.data.image_formats import SUFFIXES
 
@@ -40,13 +39,6 @@ class Listing:
     files: list[Path]
     """Files with the suffix of an image, sorted, and folders that cannot be listed."""
     left: LeftOut
-
-
-def require_folder(root: Path) -> None:
-    """Raise `UserError` unless `root` is a folder, as class folders need."""
-    if not os.path.isdir(root):
-        expected = "a folder, not a file (unpack it)," if os.path.isfile(root) else "a folder that exists,"
-        raise user_error("data.root", root, f"{expected} with one folder of images per class")
 
 
 def survey(folder: Path) -> Listing:

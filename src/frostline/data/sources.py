@@ -40,9 +40,10 @@ from frostline.data.findings import Finding
 from frostline.data.hub_images import HubImages
 from frostline.data.label_columns import DataSet
 from frostline.data.layouts import lay_out, merged, subfolders
-from frostline.data.listing import Listing, require_folder, survey
+from frostline.data.listing import Listing, survey
 from frostline.data.names import counted, printable, some
 from frostline.data.numbered_classes import check_classes, check_names
+from frostline.data.roots import require_folder
 from frostline.data.shards import Sharded
 from frostline.data.source import Source, of_files
 from frostline.store import hashing

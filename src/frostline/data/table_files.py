@@ -6,7 +6,6 @@ Errors of pandas and pyarrow become a `UserError` of one line.
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from collections import Counter
@@ -34,12 +33,6 @@ AS_JSON = b"json"
 """Metadata of a column from JSON lines whose values are objects or of several types: each value is JSON text."""
 _EXACT = 2**53  # below this, floats, to which a null turns a column of integers, are exact
 _ROWS = 16_384  # rows of a part: few enough for any memory, enough for little overhead
-
-
-def require_table(root: Path) -> None:
-    """Raise `UserError` unless `root` is a file, as `data=table` needs."""
-    if not os.path.isfile(root):
-        raise user_error("data.root", root, "a table that exists: .csv, .tsv, .parquet or .jsonl")
 
 
 def whole(file: Path, key: str) -> pd.DataFrame:

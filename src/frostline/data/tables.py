@@ -21,6 +21,7 @@ from frostline.data.label_columns import LABELS, Cell, Labels
 from frostline.data.layouts import SPLITS, roles_of
 from frostline.data.listing import LeftOut, walk
 from frostline.data.names import counted, printable
+from frostline.data.roots import require_table
 from frostline.data.table_rows import Row, rows_of
 from frostline.data.times import Times
 
@@ -98,7 +99,7 @@ def read(file: Path, options: Mapping[str, Any]) -> Table:
     out of `root`, and an image with two labels, groups, times or weights.
     """
     _check_options(options)
-    table_files.require_table(file)
+    require_table(file)
     frame = table_files.whole(file, "data.root")
     root = root_of(file, "data.options.root", options.get("root"))
     columns = _columns(list(frame.columns), options)

@@ -14,8 +14,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from frostline.core import driver, files
 from frostline.core.config import Config
-from frostline.data.listing import require_folder
-from frostline.data.table_files import require_table
+from frostline.data.roots import require_folder, require_table
 from frostline.report import terminal
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.hydra_overrides import Overrides

@@ -419,6 +419,7 @@ class EmulatedMachine(TorchDispatchMode):
             stack.enter_context(patch.object(torch._C, "_cuda_endAllocateToPool", self.end_pool, create=True))
             for module in ("torch.optim.swa_utils", "torch.optim.optimizer", "torch.nn.utils.clip_grad"):
                 stack.enter_context(patch(f"{module}._group_tensors_by_device_and_dtype", grouped))
+            stack.enter_context(patch("torch.nn.utils.clip_grad._has_foreach_support", lambda tensors, device: True))
             types = [Tensor, nn.Parameter, CardTensor]
             stack.enter_context(patch("torch.optim.optimizer._foreach_supported_types", types))
             stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))

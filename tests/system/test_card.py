@@ -190,12 +190,17 @@ def test_epoch_waits_for_results_and_sends_only_indices(
     assert not +gpu.machine.sorts
 
 
-@pytest.mark.parametrize("overrides", COMING, ids=" ".join)
-def test_steps_with_recomputed_inputs_do_not_wait(
+@pytest.mark.parametrize("overrides", [*COMING, *OTHERS[1:]], ids=" ".join)
+def test_steps_with_other_inputs_or_losses_do_not_wait(
     overrides: tuple[str, ...], emulated: Callable[..., Emulated]
 ) -> None:
     waits = emulated(*overrides).waits
     assert {what.partition(": ")[2] for what in waits} <= SELDOM and waits.total() <= WAITS + 2
+
+
+def test_features_are_sent_in_their_own_type(emulated: Callable[..., Emulated]) -> None:
+    half, whole = (emulated(*overrides).machine.sent["device_budget.take"] for overrides in (HALF, FITS[3]))
+    assert 0 < 2 * half == whole
 
 
 def test_weights_of_images_are_looked_up_without_a_wait(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline.training import gradient, mixup, steps
+from emulated_card import EmulatedMachine
+from frostline.training import gradient, mixup, optim, steps
 from frostline.training.dataset import batches
 from frostline.training.steps import PlainStepper, Recipe, TrainedPart
 from frostline.training.sums import Sums
@@ -137,3 +138,18 @@ def test_image_weights_are_mixed_by_their_shares() -> None:
         assert step.loss == pytest.approx(expected.item())
         (gradient_of_weight,) = torch.autograd.grad(expected, [linear.weight])
         assert torch.allclose(network.weight, linear.weight - 0.1 * gradient_of_weight, atol=1e-6)
+
+
+def test_launches_of_an_update_do_not_grow_with_layers() -> None:
+    recipe, counts = Recipe(epochs=1, batch_size=16, eval_batch_size=16, seed=3, clip_norm=0.05), set[int]()
+    for layers in (2, 20):
+        with EmulatedMachine().running() as gpu:
+            network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(layers))).to("cuda")
+            optimizer = optim.build("adamw", [{"params": [*network.parameters()]}], lr=1e-3, options={})
+            for parameter in network.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            for _ in range(2):  # the first one creates the optimizer's state
+                gpu.launches.clear()
+                steps.update(network, optimizer, recipe)
+            counts.add(gpu.launches.total())
+    assert counts == {10}  # 8 clip the gradient

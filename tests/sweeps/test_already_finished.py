@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from frostline.records import layout
+from frostline.core import project
+from frostline.records import layout, liveness
 from frostline.sweeps import already_finished
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import PastRun
 from small import compose
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"tracker": null', '{"tracker": null, "runs": [{"name": "head", "later": 1}]}', "[]"]
+)
+def test_sweep_with_a_damaged_file_answers_nothing(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "multirun", lambda: tmp_path)
+    (folder := tmp_path / "2026-01-01" / "12-00-00").mkdir(parents=True)
+    liveness.write(folder / layout.OWNER)
+    (folder / layout.DATA).write_text("{}")
+    (folder / layout.SWEEP).write_text(damage)
+    assert already_finished.begun_with(compose("resume=true"), 1, None) == []
 
 
 @pytest.mark.parametrize(

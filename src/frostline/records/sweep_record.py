@@ -114,6 +114,14 @@ class SweepFacts:
         found = path.stat()
         return _sweep_facts(path, found.st_ino, *files.facts(str(path)))
 
+    @classmethod
+    def read_or_none(cls, folder: Path) -> SweepFacts | None:
+        """Return the facts of a sweep that may be another's; None without a file, or a damaged or foreign one."""
+        try:
+            return cls.read(folder)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
 
 @functools.lru_cache(1)
 def _sweep_facts(path: Path, *state: int) -> SweepFacts:

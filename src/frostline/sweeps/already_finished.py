@@ -52,9 +52,9 @@ def begun_with(first: Config, jobs: int, folder: Path | None) -> list[Path]:
 
 def _begins_with(first: Config, jobs: int, folder: Path) -> bool:
     """Return whether the recorded sweep in `folder`, a grid of this machine, begins with this run."""
-    if not (folder / layout.DATA).is_file() or not sweep_record.SweepFacts.exist(folder):
+    if not (folder / layout.DATA).is_file() or (told := sweep_record.SweepFacts.read_or_none(folder)) is None:
         return False
-    owner, told = liveness.read(folder / layout.OWNER), sweep_record.SweepFacts.read(folder)
+    owner = liveness.read(folder / layout.OWNER)
     if jobs <= _FEW_RUNS and jobs != len(told.runs):  # e.g. a longer grid, whose workers are to start now
         return False
     whole = told.search is None and told.tracker is not None and len(told.runs) > 0

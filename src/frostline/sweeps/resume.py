@@ -92,10 +92,10 @@ def _completed(past: PastRun) -> PastRun:
 def _queued_runs(sweep: Path) -> Iterator[PastRun]:
     """Yield runs of a `sweep` in a cluster's queue, without a journal so far; they will run today's code."""
     jobs = cluster_jobs.by_run(sweep)
-    if not jobs or not sweep_record.SweepFacts.exist(sweep):
+    if not jobs or (told := sweep_record.SweepFacts.read_or_none(sweep)) is None:
         return
     source = project.source_sha256()
-    for facts in sweep_record.SweepFacts.read(sweep).runs:
+    for facts in told.runs:
         folder = sweep / facts.folder
         if facts.to_do and facts.folder in jobs and not (folder / layout.RECORD).exists():
             tags = {layout.DIGEST_TAG: facts.digest, layout.SOURCE_TAG: source, FOLDER_TAG: str(folder)}
@@ -112,8 +112,9 @@ def planned(tracker: Tracker) -> Iterator[tuple[PastRun, str | None]]:
         owner = liveness.living(sweep / layout.OWNER)
         if owner in (None, liveness.this_process()):
             continue
-        if sweep_record.SweepFacts.exist(sweep) and (own := of_folder(sweep)) is not None:
-            for facts in sweep_record.SweepFacts.read(sweep).runs:
+        told = sweep_record.SweepFacts.read_or_none(sweep)
+        if told is not None and (own := of_folder(sweep)) is not None:
+            for facts in told.runs:
                 if facts.to_do and not (sweep / facts.folder / layout.RECORD).exists():
                     tags = {layout.DIGEST_TAG: facts.digest, FOLDER_TAG: str(sweep / facts.folder)}
                     same = {key: own.tags[key] for key in (layout.SOURCE_TAG, *layout.OWNER_TAGS) if key in own.tags}

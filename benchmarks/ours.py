@@ -31,7 +31,7 @@ from frostline.data.resize import CenterCrop, center_crop
 from frostline.records import provenance
 from frostline.records.recording import Record, recording
 from frostline.records.result import Result
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import Tracker
 from frostline.report.terminal import Screen
 from frostline.runs import frost_line, run_data, setup
 from frostline.runs.run import execute

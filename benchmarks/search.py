@@ -32,7 +32,7 @@ from frostline.core.project import config_folder, register_resolver
 from frostline.records import journal, trial_tags
 from frostline.records.recording import Paused
 from frostline.records.result import EPOCHS, PRUNED, SECONDS, TEST, VAL, Result, write_result
-from frostline.records.sweep_record import SweepFacts
+from frostline.records.sweep_facts import SweepFacts
 from frostline.records.trial_tags import Decision, Judge
 from frostline.runs import run
 from frostline.runs.run_context import RunContext

@@ -16,7 +16,7 @@ from frostline.records import cluster_jobs, layout, liveness
 from frostline.records import slurm as engine
 from frostline.records.cluster_jobs import Job
 from frostline.records.result import Result, write_result
-from frostline.records.sweep_record import RunFacts
+from frostline.records.sweep_facts import RunFacts
 from frostline.sweeps import closing, cluster, cluster_work, first_job
 from frostline.sweeps.compose import PlannedRun
 from small import compose

@@ -25,7 +25,7 @@ from frostline.records.layout import BEAT, OWNER
 from frostline.records.recording import end_the_dead, now
 from frostline.records.result import TEST, VAL, Result, read_result, write_result
 from frostline.records.run_folders import going_on, with_record
-from frostline.records.sweep_record import Interrupted, RunFacts, SweepFile
+from frostline.records.sweep_facts import Interrupted, RunFacts, SweepFile
 from frostline.sweeps import closing, job, sweep
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.executor import Executor

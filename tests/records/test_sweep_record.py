@@ -12,7 +12,7 @@ import pytest
 
 from frostline.core import files
 from frostline.core.errors import UserError
-from frostline.records import journal, sweep_record
+from frostline.records import journal, sweep_facts, sweep_record
 from frostline.records.result import (
     EFFECTIVE,
     GROUPS,
@@ -25,7 +25,7 @@ from frostline.records.result import (
     size,
     write_result,
 )
-from frostline.records.sweep_record import Interrupted, RunFacts, SweepFacts, SweepFile, Tracker
+from frostline.records.sweep_facts import Interrupted, RunFacts, SweepFacts, SweepFile, Tracker
 
 TRACKER = Tracker("sqlite:///mlflow.db", "frostline", "/sweep", None, None)
 
@@ -37,7 +37,7 @@ def facts(number: int, name: str = "head") -> RunFacts:
 def test_search_parses_only_new_or_changed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, read = SweepFile(tmp_path, TRACKER, "tpe"), list[str]()
     real = files.parsed
-    monkeypatch.setattr(sweep_record.files, "parsed", lambda text: (read.append(text), real(text))[1])
+    monkeypatch.setattr(sweep_facts.files, "parsed", lambda text: (read.append(text), real(text))[1])
     for number in range(20):
         file.add([facts(number)], {3: facts(3, "full")} if number == 10 else {})
         assert len(SweepFacts.read(tmp_path).runs) == number + 1

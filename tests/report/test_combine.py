@@ -20,6 +20,7 @@ from frostline.core.errors import UserError
 from frostline.records import layout, liveness, sweep_record
 from frostline.records.layout import SWEEP
 from frostline.records.result import TEST, VAL, Result
+from frostline.records.sweep_facts import RunFacts
 from frostline.report import combine, command_line, plots, style
 from frostline.report.cells import cells
 from frostline.report.contest import contests
@@ -417,7 +418,7 @@ def test_suggested_command_repeats_options_of_its_own_sweep(tmp_path):
         (folder / SWEEP).write_text(json.dumps({**facts, "runs": runs}))
         results = sweep_record.read(folder).results
         assert f"`python train.py -m {repeated}freeze=" in answer(results).replace(" lr=0.0001,0.0003,0.001,0.01", "")
-        again = closing.result(folder, 0, sweep_record.RunFacts("head", {}, "0", command=typed))
+        again = closing.result(folder, 0, RunFacts("head", {}, "0", command=typed))
         assert again.command == results[0].command == typed
 
 

@@ -13,8 +13,9 @@ import yaml
 from frostline.core import machine
 from frostline.core.config_keys import choices, digest
 from frostline.core.errors import UserError
-from frostline.records import journal, sweep_record
+from frostline.records import journal
 from frostline.records.result import value_text
+from frostline.records.sweep_facts import SweepFacts
 from frostline.sweeps import compose as composing
 from frostline.sweeps.compose import PlannedRun, to_check
 from small import compose
@@ -75,7 +76,7 @@ def test_meaning_of_auto_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_records_contain_the_resolved_values(trained: Any) -> None:
-    shared = sweep_record.SweepFacts.read(trained.folder)
+    shared = SweepFacts.read(trained.folder)
     for number, facts in enumerate(shared.runs):
         folder: Path = trained.folder / str(number)
         written = yaml.safe_load((folder / "config.yaml").read_text())

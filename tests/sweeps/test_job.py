@@ -11,7 +11,7 @@ import pytest
 from frostline.core import interrupts
 from frostline.records import layout, liveness
 from frostline.records.result import Result
-from frostline.records.sweep_record import Interrupted, RunFacts, SweepFile, Tracker
+from frostline.records.sweep_facts import Interrupted, RunFacts, SweepFile, Tracker
 from frostline.runs import train
 from frostline.sweeps import job
 from frostline.sweeps.job_config import JobConfig

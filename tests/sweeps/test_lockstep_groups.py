@@ -12,7 +12,7 @@ import pytest
 from frostline.core.config import Config
 from frostline.core.config_keys import digest
 from frostline.records.result import Result
-from frostline.records.sweep_record import Interrupted, RunFacts
+from frostline.records.sweep_facts import Interrupted, RunFacts
 from frostline.sweeps import lockstep_groups
 from frostline.sweeps.pool import Pool
 from small import compose

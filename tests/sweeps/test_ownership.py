@@ -19,7 +19,7 @@ from frostline.records import journal, layout, liveness
 from frostline.records.layout import OWNER
 from frostline.records.recording import Paused, recording
 from frostline.records.result import TEST, VAL, Result, write_result
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import Tracker
 from frostline.sweeps import past_runs, resume
 from frostline.sweeps.ownership import claim
 

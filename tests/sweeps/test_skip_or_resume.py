@@ -16,7 +16,7 @@ from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.records import journal, layout, liveness
 from frostline.records.result import TEST, VAL, Result, read_result
-from frostline.records.sweep_record import Interrupted, RunFacts, SweepFile, Tracker
+from frostline.records.sweep_facts import Interrupted, RunFacts, SweepFile, Tracker
 from frostline.report import terminal
 from frostline.sweeps import closing, resume, skip_or_resume
 from frostline.sweeps.compose import PlannedRun

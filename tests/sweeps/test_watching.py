@@ -11,7 +11,7 @@ import pytest
 from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, journal, layout, liveness, recording, sweep_record
 from frostline.records.cluster_jobs import Job
-from frostline.records.sweep_record import RunFacts, SweepFile
+from frostline.records.sweep_facts import RunFacts, SweepFile
 from frostline.sweeps import watching
 from frostline.sweeps.ownership import claim
 

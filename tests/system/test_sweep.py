@@ -24,7 +24,7 @@ import warm
 from disk import file_size_limit
 from frostline import cli
 from frostline.core.interrupts import Terminated
-from frostline.records import sweep_record
+from frostline.records.sweep_facts import RunFacts
 from frostline.report import predictions
 from frostline.sweeps import closing
 from frostline.sweeps.pool import WorkerDied
@@ -306,7 +306,7 @@ def test_full_disk_is_reported_and_the_sweep_resumes_later(tmp_path):
     ("error", "status"), [(OSError("disk"), "FAILED"), (WorkerDied("x"), "KILLED"), (None, "KILLED")]
 )
 def test_status_of_a_run_without_a_result_file(error, status, tmp_path):
-    found = closing.result(tmp_path, 0, sweep_record.RunFacts("head", {}, "0"), error)
+    found = closing.result(tmp_path, 0, RunFacts("head", {}, "0"), error)
     assert found.status == status
 
 

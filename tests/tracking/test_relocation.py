@@ -15,7 +15,7 @@ import stores
 from frostline.core import project
 from frostline.records import journal, layout
 from frostline.records.recording import now
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import Tracker
 from frostline.sweeps import resume
 from frostline.tracking import download, pending_sweeps, relocation, server, tracking_uri
 from frostline.tracking.sync import SweepMirror

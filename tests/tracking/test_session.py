@@ -28,7 +28,7 @@ from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records import recording as recording_module
 from frostline.records.recording import now, recording
 from frostline.records.result import TEST, VAL, Result
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import Tracker
 from frostline.records.system_metrics import sampled
 from frostline.report import cells
 from frostline.sweeps import resume

@@ -30,7 +30,7 @@ _REASONS = {
     "finds the bytes of images; their offsets and files are in the key": ("data.remote_files", "data.shards"),
     "names and numbers of classes": ("data.numbered_classes",),
     "reports to people": ("data.findings",),
-    "lists files; they are in the key": ("data.listing",),
+    "lists files, or finds none; they are in the key": ("data.listing", "data.roots"),
     "which images have labels; the images are in the key": ("data.label_columns",),
     "the role of each folder; the files are in the key": ("data.layouts",),
     "the digest of a split's pixels, sizes and ids is in the key": (

@@ -14,9 +14,9 @@ from pathlib import Path
 from frostline.core import project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, value_of, with_values
-from frostline.records import journal, layout, liveness, sweep_record
+from frostline.records import journal, layout, liveness
 from frostline.records.result import Result, read_result
-from frostline.records.sweep_record import RunFacts, Tracker
+from frostline.records.sweep_facts import RunFacts, SweepFacts, Tracker
 from frostline.sweeps import data_index, past_runs
 from frostline.sweeps.compose import PlannedRun
 from frostline.sweeps.past_runs import PastRun
@@ -52,7 +52,7 @@ def begun_with(first: Config, jobs: int, folder: Path | None) -> list[Path]:
 
 def _begins_with(first: Config, jobs: int, folder: Path) -> bool:
     """Return whether the recorded sweep in `folder`, a grid of this machine, begins with this run."""
-    if not (folder / layout.DATA).is_file() or (told := sweep_record.SweepFacts.read_or_none(folder)) is None:
+    if not (folder / layout.DATA).is_file() or (told := SweepFacts.read_or_none(folder)) is None:
         return False
     owner = liveness.read(folder / layout.OWNER)
     if jobs <= _FEW_RUNS and jobs != len(told.runs):  # e.g. a longer grid, whose workers are to start now
@@ -68,7 +68,7 @@ def with_all(planned: Sequence[PlannedRun], folders: Sequence[Path]) -> Finished
 
 
 def _whole(folder: Path, planned: Sequence[PlannedRun], index: dict[str, str] | None) -> FinishedSweep | None:
-    told = sweep_record.SweepFacts.read(folder)
+    told = SweepFacts.read(folder)
     tracker = told.tracker
     if tracker is None or len(told.runs) != len(planned) or not data_index.is_same(folder, index):
         return None

@@ -14,7 +14,7 @@ from frostline.records import cluster_jobs, journal, layout, liveness, run_folde
 from frostline.records.recording import end, reason_of
 from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
-from frostline.records.sweep_record import RunFacts, SweepFacts, Tracker
+from frostline.records.sweep_facts import RunFacts, SweepFacts, Tracker
 from frostline.report import cells, outcome, terminal
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import FinishedSweep

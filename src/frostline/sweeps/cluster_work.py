@@ -19,7 +19,7 @@ from hydra.core.utils import setup_globals
 from frostline.core import interrupts, project
 from frostline.records import cluster_jobs, slurm
 from frostline.records.recording import reason_of
-from frostline.records.sweep_record import SweepFacts
+from frostline.records.sweep_facts import SweepFacts
 from frostline.sweeps import closing
 from frostline.tracking import session
 

@@ -18,7 +18,7 @@ from frostline.core import project
 from frostline.core.config_keys import digest
 from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, layout
-from frostline.records.sweep_record import SweepFacts, SweepFile
+from frostline.records.sweep_facts import SweepFacts, SweepFile
 from frostline.report import terminal
 from frostline.sweeps import forecast, watching
 from frostline.sweeps.already_finished import settled_digest

@@ -23,7 +23,7 @@ from frostline.records.heartbeat import Busy, Heartbeat
 from frostline.records.layout import RESULT
 from frostline.records.recording import Paused, Record, reason_of, recording
 from frostline.records.result import EPOCHS, SECONDS, Result, read_result, write_result
-from frostline.records.sweep_record import RunFacts, SweepFacts
+from frostline.records.sweep_facts import RunFacts, SweepFacts
 from frostline.records.system_metrics import sampled
 from frostline.records.trial_tags import Judge
 from frostline.report import terminal

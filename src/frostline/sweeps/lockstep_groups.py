@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from frostline.core.config import Config, ScheduleConfig
 from frostline.core.config_keys import digest, takes_plain_head_steps, trains_head_alone, value_of, with_values
-from frostline.records.sweep_record import RunFacts
+from frostline.records.sweep_facts import RunFacts
 
 OF_STEPS = (
     *("lr", "seed", "optimizer.weight_decay", "optimizer.decay_norm_and_bias", "optimizer.options"),

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from frostline.core import project
 from frostline.core.errors import UserError
-from frostline.records import cluster_jobs, journal, layout, liveness, run_folders, sweep_record
+from frostline.records import cluster_jobs, journal, layout, liveness, run_folders
 from frostline.records.layout import CHECKPOINT, FOLDER_TAG, UID_TAG
 from frostline.records.result import TEST, VAL
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import SweepFacts, Tracker
 from frostline.sweeps.past_runs import PastRun, of_folder
 from frostline.tracking import pending_sweeps, query, server, sync
 from frostline.tracking.sync import SweepMirror
@@ -92,7 +92,7 @@ def _completed(past: PastRun) -> PastRun:
 def _queued_runs(sweep: Path) -> Iterator[PastRun]:
     """Yield runs of a `sweep` in a cluster's queue, without a journal so far; they will run today's code."""
     jobs = cluster_jobs.by_run(sweep)
-    if not jobs or (told := sweep_record.SweepFacts.read_or_none(sweep)) is None:
+    if not jobs or (told := SweepFacts.read_or_none(sweep)) is None:
         return
     source = project.source_sha256()
     for facts in told.runs:
@@ -112,7 +112,7 @@ def planned(tracker: Tracker) -> Iterator[tuple[PastRun, str | None]]:
         owner = liveness.living(sweep / layout.OWNER)
         if owner in (None, liveness.this_process()):
             continue
-        told = sweep_record.SweepFacts.read_or_none(sweep)
+        told = SweepFacts.read_or_none(sweep)
         if told is not None and (own := of_folder(sweep)) is not None:
             for facts in told.runs:
                 if facts.to_do and not (sweep / facts.folder / layout.RECORD).exists():

@@ -16,7 +16,7 @@ from frostline.core.config_keys import digest, value_of
 from frostline.records import layout, liveness, trial_tags
 from frostline.records.heartbeat import Heartbeat
 from frostline.records.result import Result, number_of, write_result
-from frostline.records.sweep_record import Interrupted, RunFacts, Tracker
+from frostline.records.sweep_facts import Interrupted, RunFacts, Tracker
 from frostline.report import terminal
 from frostline.sweeps import job, past_runs, resume
 from frostline.sweeps.compose import PlannedRun

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from frostline.core import files, garbage, interrupts, project
 from frostline.core.config_keys import digest
-from frostline.records import heartbeat, layout, liveness, run_folders, sweep_record
+from frostline.records import heartbeat, layout, liveness, run_folders
 from frostline.records.recording import Record, end
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import SweepFacts, Tracker
 from frostline.report import terminal
 from frostline.sweeps import already_finished, closing, data_index, hydra_overrides, unused_keys
 from frostline.sweeps.closing import close, repeat, succeeded
@@ -140,7 +140,7 @@ class _Sweep:
         runs, interrupt = self._run_all()
         if tracker is not None and interrupt is None and (status := self.executor.leave(folder)) is not None:
             return status
-        if not sweep_record.SweepFacts.exist(folder):  # else the results would call every run "not started"
+        if not SweepFacts.exist(folder):  # else the results would call every run "not started"
             raise OSError(errno.ENOENT, "moved or removed while the sweep ran", str(folder))
         with interrupts.deferred():  # closing the record takes a few seconds; a second interrupt waits for it
             if tracker is not None:

@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.records import sweep_record
 from frostline.records.result import Result
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import RunFacts, SweepFile, Tracker
 from frostline.sweeps import closing
 from frostline.sweeps.compose import PlannedRun, in_order
 from frostline.sweeps.executor import Executor
@@ -31,9 +30,9 @@ class SweepRuns:
     ) -> None:
         self._executor, self._folder, self._takeover = executor, folder, takeover
         self._recorded = tracker is not None
-        self._file = sweep_record.SweepFile(folder, tracker, identity)
+        self._file = SweepFile(folder, tracker, identity)
         self._planned: list[PlannedRun] = []
-        self._facts: list[sweep_record.RunFacts] = []
+        self._facts: list[RunFacts] = []
         self._numbers: dict[str, int] = {}
         self._reasons: dict[int, Exception] = {}
         self._round: dict[str, int] = {}

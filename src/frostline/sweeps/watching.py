@@ -13,7 +13,7 @@ from frostline.core.errors import UserError
 from frostline.core.metrics import METRICS
 from frostline.records import cluster_jobs, journal, layout, liveness
 from frostline.records.result import number_of, percent, read_result
-from frostline.records.sweep_record import RunFacts, SweepFacts
+from frostline.records.sweep_facts import RunFacts, SweepFacts
 from frostline.report import terminal
 from frostline.sweeps import closing
 

@@ -15,7 +15,7 @@ from frostline.core.files import json_or_none
 from frostline.records import layout, run_folders
 from frostline.records.layout import RUN_ID
 from frostline.records.result import TEST, VAL, Result, write_result
-from frostline.records.sweep_record import RunFacts, SweepFile, Tracker
+from frostline.records.sweep_facts import RunFacts, SweepFile, Tracker
 from frostline.tracking import query
 from frostline.tracking.server import Unreachable, connected, first_line
 

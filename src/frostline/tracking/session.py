@@ -17,7 +17,7 @@ from frostline.core.errors import UserError
 from frostline.records import cluster_jobs, journal, layout, run_folders
 from frostline.records.recording import Record, begin, end, end_the_dead
 from frostline.records.result import Result
-from frostline.records.sweep_record import Tracker
+from frostline.records.sweep_facts import Tracker
 from frostline.tracking import pending_sweeps, tracking_uri
 from frostline.tracking.mirror_thread import MirrorThread
 from frostline.tracking.pending_sweeps import RecordPlace

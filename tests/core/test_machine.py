@@ -288,6 +288,13 @@ def test_determinism_is_switched_on_and_off(deterministic: bool, monkeypatch: py
         machine.prepare_torch(deterministic=before, threads=None)
 
 
+def test_product_does_not_depend_on_the_place_in_the_batch() -> None:
+    random = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(32, 6, 5, 64, generator=random), torch.randn(32, 6, 64, 5, generator=random)
+    order = torch.randperm(32, generator=random)
+    assert torch.equal((queries @ keys)[order], queries[order] @ keys[order])
+
+
 def test_source_hash_includes_subfolders(checkout: Path) -> None:
     (checkout / "inner").mkdir()
     found = {_source()}

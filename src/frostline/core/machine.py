@@ -17,6 +17,10 @@ from frostline.core.errors import user_error
 
 T = TypeVar("T")
 
+# MKL reads this before its first product. Else the last bits of small products (attention over five tokens) depend on
+# addresses in memory, and so those of features on their place in the batch.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+
 
 def device(name: str, *, devices: int = 1) -> torch.device:
     """Return the device called `name` (`auto`: a GPU if there is one), the first of the run's `devices`.

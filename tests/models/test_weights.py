@@ -90,6 +90,13 @@ def test_failed_download_names_file_and_folder(hub: Path, monkeypatch: pytest.Mo
     assert f"resnet18-f37072fd.pth in {hub}" in message
 
 
+def test_cache_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "file" / "hub"))
+    with pytest.raises(UserError, match=r"^model\.weights=.*: expected a download that works \(\[Errno \d+\] Not a"):
+        weights.fetch("https://example.invalid/net-00112233.pth")
+
+
 def test_every_torchvision_url_contains_a_sha256(hub: Path) -> None:
     for name in NAMES:
         for entry in get_model_weights(name):

@@ -173,8 +173,8 @@ def fetch(url: str) -> tuple[Path, str]:
     """
     path, prefix = cached(url)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
         except (OSError, RuntimeError) as problem:
             reason = first_line(problem.__context__ or problem)  # urllib wraps the error of the network

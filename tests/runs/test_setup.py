@@ -133,6 +133,15 @@ def test_weights_are_those_of_a_run_of_a_folder_or_named(tmp_path: Path, monkeyp
         initial_weights.weights_of(named, tmp_path, initial_weights.no_runs)
 
 
+def test_weights_of_a_run_are_named_as_typed() -> None:
+    def fetch(_: Any, folder: Path) -> Path:
+        return Path(shutil.copyfile(GLYPHS, folder / "best.safetensors"))
+
+    line = "^model.weights=runs:/0a: expected weights of resnet18 of torchvision, not of shufflenet_v2_x0_5 of"
+    with pytest.raises(UserError, match=line):
+        checks.check(compose(*SMALL, "model=resnet18", "model.weights=runs:/0a"), fetch)
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from frostline.core.config import Config, ModelConfig
-from frostline.core.errors import user_error
+from frostline.core.errors import UserError, user_error
 from frostline.core.files import expanded
 from frostline.models import lookup
 from frostline.models.weights import is_file_name, of_hub
@@ -29,6 +30,18 @@ def weights_of(config: Config, folder: Path, fetch: Fetch) -> str | None:
         return source
     (initial := folder / "initial").mkdir(exist_ok=True)
     return str(fetch(config, initial))
+
+
+@contextmanager
+def as_typed(config: Config, source: str | None) -> Iterator[None]:
+    """Show `config.model.weights` in a `UserError` of the block, in place of the fetched file `source`."""
+    try:
+        yield
+    except UserError as error:
+        typed = config.model.weights
+        if not source or not typed or source == typed or source not in str(error):
+            raise
+        raise UserError(str(error).replace(source, typed)) from None
 
 
 def of_library(model: ModelConfig) -> Path | None:

@@ -236,10 +236,11 @@ class Pool:
 def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
     """Print a worker's output with its name in front of every line."""
     assert process.stdout is not None
-    for line in process.stdout:
-        with contextlib.suppress(OSError, ValueError):  # a closed terminal, or one without these characters
-            sys.stdout.write(f"[{name}] {line.decode(errors='replace').rstrip()}\n")
-            sys.stdout.flush()
+    with process.stdout as lines:
+        for line in lines:
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal, or one without these characters
+                sys.stdout.write(f"[{name}] {line.decode(errors='replace').rstrip()}\n")
+                sys.stdout.flush()
 
 
 def _relay_died(error: Exception) -> None:

@@ -366,10 +366,11 @@ def test_features_are_the_stages_outputs_in_their_memory_format(tmp_path: Path, 
 
 @pytest.mark.parametrize("mode", ["full", "head"])
 def test_compiled_network_sees_each_image_once(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: compiled.append(network) or network)
     store = Store(tmp_path / "store", budget=1 << 30, say=print)
     seen = trained(tmp_path, store, f"freeze={mode}", "epochs=1", "compile=on", "features.enabled=false")[2]
-    assert seen == EVERY
+    assert seen == EVERY and len(compiled) == 1
 
 
 def test_disabled_store_computes_features_once_per_run(tmp_path: Path) -> None:

@@ -57,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="frostline-benchmarks-") as work:
         kept = options.images or (Path(work) / "images" if options.quick else user_cache_path("frostline-images"))
         bench = Bench(device, scale, work=Path(work), kept=kept, mlflow=not options.without_mlflow)
-        for name in options.only.split(",") if options.only else _in_order(device):
+        names = options.only.split(",") if options.only else _in_order(device)
+        if options.goes_on and results:  # one that did not end in the time of a call comes last, not first again
+            names.sort(key=lambda name: results.has(device, name, whole=False) and not results.has(device, name))
+        for name in names:
             if options.goes_on and results and results.has(device, name):
                 print(f"  ({name}: measured already)", flush=True)
                 continue

@@ -97,12 +97,12 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         self._sections: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
-    def has(self, device: torch.device, name: str) -> bool:
-        """Return whether all rows of a measurement are from this machine, this torch and this program."""
+    def has(self, device: torch.device, name: str, *, whole: bool = True) -> bool:
+        """Return whether a measurement is from this machine, this torch and this program; with `whole`, to its end."""
         section = self._sections.get(device.type, {})
         found = section.get("measurements", {}).get(name, {})
         same = section.get("machine") == machine(device) and found.get("torch") == torch.__version__
-        return bool(same and found.get("whole") and found.get("source") == project.source_sha256())
+        return bool(same and found["whole"] >= whole and found.get("source") == project.source_sha256())
 
     def put(self, device: torch.device, name: str, rows: Iterable[Row], *, whole: bool) -> None:
         """Replace the rows of the measurement called `name`; remove all rows of another machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import re
 import threading
@@ -156,7 +157,7 @@ def test_exceptions_in_threads_are_reported(tmp_path, monkeypatch, said):
 
 def test_worker_output_is_read_despite_encoding_errors(monkeypatch):
     class Process:
-        stdout = iter(["déjà\n".encode(), b"vu\n"])
+        stdout = io.BytesIO("déjà\nvu\n".encode())
 
     printed = []
 

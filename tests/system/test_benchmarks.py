@@ -117,14 +117,17 @@ def test_interrupted_measurement_continues(tmp_path, capsys, monkeypatch):
         yield bench.row("first", "row", 1.0, note="")
         raise KeyboardInterrupt
 
-    options = ("--only", "machine,share", "--continue")
+    options = ("--only", "machine,share,full", "--continue")
     monkeypatch.setitem(measures.MEASURES, "share", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        measure(tmp_path, *options)
+    monkeypatch.setitem(measures.MEASURES, "full", lambda bench: iter([bench.row("other", "row", 3.0, note="")]))
+    for _ in range(2):  # the second call begins with what the first did not reach
+        with pytest.raises(KeyboardInterrupt):
+            measure(tmp_path, *options)
+    assert "(full: " in capsys.readouterr().out
     monkeypatch.setitem(measures.MEASURES, "share", lambda bench: iter([bench.row("second", "row", 2.0, note="")]))
-    capsys.readouterr()
     measured = measure(tmp_path, *options)
-    assert "(machine: measured already)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(machine: measured already)" in said and "(full: measured already)" in said
     assert [row["measure"] for row in measured["share"]["rows"]] == ["second (row)"] and measured["share"]["whole"]
 
 

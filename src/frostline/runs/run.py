@@ -59,7 +59,8 @@ def _within_memory(config: Config, run: RunContext, record: Record | None) -> _O
     try:
         return _attempt(replace(config, store=replace(config.store, memory_gb=0.0)), run, record)
     except torch.OutOfMemoryError as error:
-        told = "a size whose steps fit into GPU memory; precision=bf16 and a smaller model.image_size need less"
+        less = "precision=bf16, a smaller eval_batch_size and a smaller model.image_size need less, too"
+        told = f"a size whose steps fit into GPU memory; {less}"
         raise user_error("batch_size", config.batch_size, told) from error
 
 

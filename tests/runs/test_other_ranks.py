@@ -170,6 +170,15 @@ def test_run_of_a_killed_process_resumes_on_one_device(
     assert_same(ran, on_one_device[PARTLY])
 
 
+@pytest.mark.slow
+def test_features_that_only_the_first_process_keeps(
+    on_one_device: dict[tuple[str, ...], RunOutcome], tmp_path: Path
+) -> None:
+    ran = run(tmp_path, *BY_PHASES, "devices=2", "store.budget_gb=1e-6")
+    assert any("is kept in memory only" in line and "through" in line for line in ran.messages)
+    assert_same(ran, on_one_device[BY_PHASES])
+
+
 class Stopped(Exception):
     pass
 

@@ -9,6 +9,7 @@ one size, padded if images are few: features have the same bits in whatever batc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -171,7 +172,7 @@ class Features(Dataset):
         batches = padded_batches(torch.arange(count), self.labels.device)
         allocate = partial(writer.tensor, "features", piecemeal=True)
         made = (self._outputs or outputs)(self._views, self._backbone(), batches, epoch)
-        _, channels_last = _collect(machine.to_host(made), count, allocate)
+        _, channels_last = _collect(made, count, allocate, machine.to_host)
         self._views.seen -= sum(map(len, batches)) - count
         return {"channels_last": channels_last}
 
@@ -213,23 +214,23 @@ def padded_batches(index: Tensor, device: torch.device) -> list[Tensor]:
 
 
 def _collect(
-    made: Iterator[Tensor], count: int, allocate: Callable[[tuple[int, ...], torch.dtype], Tensor]
+    made: Iterator[Tensor],
+    count: int,
+    allocate: Callable[[tuple[int, ...], torch.dtype], Tensor],
+    received: Callable[[Iterator[Tensor]], Iterator[Tensor]] = iter,
 ) -> tuple[Tensor, bool]:
     """Return the first `count` rows of the outputs `made` as one tensor, and whether it is permuted to channels last.
 
     The cache preserves the memory format: dropout masks and the last bits of later results depend on it.
-    `allocate` returns the tensor to write to, given its shape and type.
+    `allocate` returns the tensor to write to, given its shape and type; if it raises, only one output was requested.
     """
-    found: Tensor | None = None
-    start, channels_last = 0, False
-    for output in made:
-        if found is None:
-            channels_last = machine.is_channels_last(output)
+    first = next(made)
+    channels_last = machine.is_channels_last(first)
+    shape = first.permute(0, 2, 3, 1).shape if channels_last else first.shape
+    found, start = allocate((count, *shape[1:]), first.dtype), 0
+    for output in received(itertools.chain([first], made)):
         part = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
-        if found is None:
-            found = allocate((count, *part.shape[1:]), part.dtype)
         found[start : start + len(part)] = part
         start += len(part)
         mapped.release(found)
-    assert found is not None
     return found, channels_last

@@ -128,11 +128,14 @@ class Ranks:
         ) -> Iterator[Tensor]:
             if isinstance(data, Features | Subset):
                 data.prepare(epoch)  # while the others are free to help
-            self.order(order, views.identity["split"], epoch, *arguments)
             if self._sharded and order == "evaluate":
                 compute = sharding.outside_inference(compute)
+            outputs = data_parallel.gathered(data, compute, batches, epoch)
+            if order == "compute":
+                yield next(outputs)  # before the others begin, who could not stop if nobody has room for outputs
+            self.order(order, views.identity["split"], epoch, *arguments)
             with self.propagating_errors():
-                yield from data_parallel.gathered(data, compute, batches, epoch)
+                yield from outputs
             if not data.cached:
                 views.seen += sum(map(len, batches)) - sum(map(len, batches[:: len(self)]))
 

@@ -142,9 +142,10 @@ def test_pixels_that_do_not_fit_are_not_written(photos: Path, folder: Path, monk
 
 
 def test_nearly_full_disk_stores_no_pixels(photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gigabyte = 1 << 30
-    for free, kept in ((gigabyte // 10, True), (gigabyte // 20 + LITTLE, False), (0, False)):
-        usage = SimpleNamespace(total=gigabyte, free=free)
+    small, large, spare = 10**9, 10**12, 5 * 10**9
+    room = ((small, small // 10, True), (small, small // 20 + LITTLE, False), (small, 0, False))
+    for total, free, kept in (*room, (large, spare + small, True), (large, spare + LITTLE, False)):
+        usage = SimpleNamespace(total=total, free=free)
         monkeypatch.setattr(shutil, "disk_usage", lambda place, usage=usage: usage)
         found = load(photos, folder / str(free))
         assert isinstance(found.train.pixels, Undecoded) is not kept

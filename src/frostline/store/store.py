@@ -35,7 +35,7 @@ from frostline.store.writer import Make, NoRoom, Writer
 
 _KEY = "[0-9a-f]{64}"
 _PATIENCE = 1.0  # seconds of waiting for another process before a message is shown
-_SPARE = 0.05  # fraction of the disk that stays free for records, checkpoints and others
+_SPARE, _SPARE_BYTES = 0.05, 5e9  # of the disk, at most these bytes: stays free for records, checkpoints and others
 
 
 class Store:
@@ -217,12 +217,12 @@ def open_store(*, enabled: bool, path: str | None, budget_gb: float, say: Callab
 
 
 def _free(folder: Path) -> int:
-    """Return the bytes that the disk of `folder` has left for the store; negative if less than `_SPARE` is free."""
+    """Return the bytes that the disk of `folder` has left for the store; negative if less than the spare is free."""
     there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), None)
     if there is None:
         return 0
     usage = shutil.disk_usage(there)
-    return usage.free - round(_SPARE * usage.total)
+    return usage.free - round(min(_SPARE * usage.total, _SPARE_BYTES))
 
 
 def _memory() -> int:

@@ -151,6 +151,12 @@ def value_text(value: object) -> str:
     return typed if float(short) != value == float(typed) else short
 
 
+def listed(texts: Sequence[str]) -> str:
+    """Return texts as in a sentence, e.g. `a, b and c`."""
+    *others, last = texts
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def choices_text(choices: Mapping[str, Any], names: Sequence[str]) -> str:
     """Return the present ones of the choices `names` as on a command line, e.g. `lr=0.001 augment=none`."""
     return " ".join(f"{name}={value_text(choices[name])}" for name in names if name in choices)

@@ -89,14 +89,15 @@ def contests(results: Sequence[Result]) -> list[Contest]:
 
 def comparable(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Return the results of each contest, by the words for its data and metric."""
-    settings = [name for name in varying(results) if name == "select" or _of_data(name)]
+    settings = [name for name in varying(results) if name == "select" or is_of_data(name)]
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(choices_text(result.choices, settings), []).append(result)
     return groups
 
 
-def _of_data(name: str) -> bool:
+def is_of_data(name: str) -> bool:
+    """Return whether runs that differ in the choice `name` saw different data: folds are repeats on the same data."""
     return name == "data" or (name.startswith("data.") and name != FOLD)
 
 

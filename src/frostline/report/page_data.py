@@ -20,6 +20,7 @@ from frostline.report.command_line import rerun
 from frostline.report.contest import Contender, Contest, compared_key
 from frostline.report.page_assets import ends, shortened
 from frostline.report.pareto import front
+from frostline.report.train_sizes import TrainSizes, images, train_sizes
 from frostline.report.verdict import verdict
 
 MEMORY = "cost/peak_memory_bytes"
@@ -54,6 +55,7 @@ def collect(
         "looks": style.numbers(results, key),
         "palette": style.COLOURS,
         "models": list(style.numbers(results, "model")) if key != "model" and "model" in swept else [],
+        "sizes": [_sizes(one, found) for one in train_sizes(found)],
         "groups": [_group(contest, key, swept, numbers) | _search(contest, key, numbers) for contest in found],
         "runs": [
             _run(run, swept, key, tracker)
@@ -62,6 +64,15 @@ def collect(
         ],
         "curves": [_curve(result, points) for result in results],
         "repeated": repeated,
+    }
+
+
+def _sizes(sizes: TrainSizes, found: Sequence[Contest]) -> dict[str, Any]:
+    """Return a series of contests: training images, and the numbers of the page's groups."""
+    return {
+        "sentence": sizes.sentence,
+        "images": [images(contest) for contest in sizes.contests],
+        "groups": [found.index(contest) for contest in sizes.contests],
     }
 
 

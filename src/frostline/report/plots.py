@@ -13,8 +13,10 @@ from frostline.records.result import SECONDS, Result, value_text
 from frostline.records.trial_tags import is_trial
 from frostline.report.cell_intervals import repeats, validation_interval
 from frostline.report.cells import Cell, cells
-from frostline.report.contest import Contest, contests
+from frostline.report.contest import Contender, Contest, contests
+from frostline.report.statistics import Interval
 from frostline.report.style import COLOURS, numbers
+from frostline.report.train_sizes import TrainSizes, images, train_sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,34 +38,36 @@ _LINE = 0.17  # inches, a line of the legend
 def write(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write plots of accuracy against cost, response to the lr, and learning curves into `folder`; return their paths.
 
-    A plot without data is left out. Runs on different data get separate plots.
+    A plot without data is left out. Runs on different data get separate plots; if they differ in the number of training
+    images alone, one more shows accuracy against it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = [contest for contest in contests(results) if contest.contenders]
-    plots: dict[str, Callable[[Axes, Contest], bool]] = {
-        "accuracy_cost": _cost,
-        "lr_response": _response,
-        "curves": _curves,
-    }
+    plots: tuple[tuple[str, Callable[[Axes, Any], bool], Sequence[Contest | TrainSizes]], ...] = (
+        ("accuracy_cost", _cost, found),
+        ("lr_response", _response, found),
+        ("curves", _curves, found),
+        ("train_sizes", _sizes, train_sizes(found)),
+    )
     written = []
-    for name, draw in plots.items():
-        for number, contest in enumerate(found):
-            stem = name if len(found) == 1 else f"{name}_{number}"
-            written += _save(folder / stem, draw, contest)
+    for name, draw, subjects in plots:
+        for number, subject in enumerate(subjects):
+            stem = name if len(subjects) == 1 else f"{name}_{number}"
+            written += _save(folder / stem, draw, subject)
     return written
 
 
-def _save(stem: Path, draw: Callable[[Axes, Contest], bool], contest: Contest) -> list[Path]:
+def _save(stem: Path, draw: Callable[[Axes, Any], bool], subject: Contest | TrainSizes) -> list[Path]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
         axes = figure.add_axes((0, 0, 1, 1))
-        if not draw(axes, contest):
+        if not draw(axes, subject):
             return []
         axes.grid(alpha=0.25, linewidth=0.6)
-        axes.set_title(contest.where, fontsize=9, parse_math=False)
+        axes.set_title(subject.where, fontsize=9, parse_math=False)
         _legend(figure, axes)
         written = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
         for file in written:
@@ -125,8 +129,7 @@ def _response(axes: Axes, contest: Contest) -> bool:
     lines = {name: best for name, best in lines.items() if best}  # a solved head has no lr
     rates = sorted({rate for best in lines.values() for rate in best})
     for number, (name, best) in enumerate(lines.items()):
-        step = (rates[-1] / rates[0]) ** (0.012 * (number - (len(lines) - 1) / 2)) if rates else 1.0
-        beside = [rate * step for rate in sorted(best)]  # shifted, so that intervals do not cover each other
+        beside = _beside(sorted(best), rates, number - (len(lines) - 1) / 2)
         drawn = [best[rate] for rate in sorted(best)]
         look = _look(styles[name]) | (_SCATTERED if any(is_trial(cell.choices) for cell in drawn) else {})
         _bars(axes, contest.by, beside, drawn, label=name, **look)
@@ -138,17 +141,54 @@ def _response(axes: Axes, contest: Contest) -> bool:
     return len(rates) > 1
 
 
+def _beside(xs: Sequence[float], every: Sequence[float], place: float) -> list[float]:
+    """Return positions on a logarithmic axis from the first to the last of `every`, shifted so that no intervals meet.
+
+    `place` is that of the line among all, 0 in the middle.
+    """
+    step = (every[-1] / every[0]) ** (0.012 * place)
+    return [x * step for x in xs]
+
+
+def _sizes(axes: Axes, sizes: TrainSizes) -> bool:
+    by, key, every = sizes.contests[0].by, sizes.contests[0].key, [images(contest) for contest in sizes.contests]
+    styles = numbers([result for contest in sizes.contests for result in contest.results], key)
+    lines: dict[str, list[tuple[int, Contender]]] = {}
+    for size, contest in zip(every, sizes.contests, strict=True):
+        for one in contest.contenders:
+            lines.setdefault(value_text(one.value), []).append((size, one))
+    for number, (name, line) in enumerate(lines.items()):
+        beside = _beside([size for size, _ in line], every, number - (len(lines) - 1) / 2)
+        scores = [(one.cell.mean(by.test), one.interval) for _, one in line]
+        _errorbar(axes, by, beside, scores, label=name, **_look(styles[name]))
+    axes.set_xlabel("training images")
+    axes.set_ylabel(_score_label("test", by))
+    axes.set_xscale("log")
+    axes.set_xticks(every, [f"{size:,}" for size in every])
+    axes.minorticks_off()
+    return True
+
+
 def _bars(axes: Axes, by: Metric, xs: Sequence[float], group: Sequence[Cell], **look: Any) -> None:
     """Draw the cells with their 95% intervals; a trial of a search has none."""
-    means = [cell.mean(by.val) for cell in group]
     within = [None if is_trial(cell.choices) else validation_interval(cell) for cell in group]
+    _errorbar(axes, by, xs, [(cell.mean(by.val), one) for cell, one in zip(group, within, strict=True)], **look)
+    axes.set_ylabel(_score_label("validation", by))
+
+
+def _errorbar(
+    axes: Axes, by: Metric, xs: Sequence[float], scores: Sequence[tuple[float, Interval | None]], **look: Any
+) -> None:
     # At 0% and 100% the mean is an end of the interval, up to rounding.
-    down = [max(0.0, mean - one.low) if one else math.nan for mean, one in zip(means, within, strict=True)]
-    up = [max(0.0, one.high - mean) if one else math.nan for mean, one in zip(means, within, strict=True)]
-    axes.errorbar(xs, means, yerr=[down, up], capsize=2, elinewidth=0.8, **look)
-    axes.set_ylabel(f"validation {by.words}{' (%)' if by.share else ''}, 95% interval")
+    down = [max(0.0, mean - one.low) if one else math.nan for mean, one in scores]
+    up = [max(0.0, one.high - mean) if one else math.nan for mean, one in scores]
+    axes.errorbar(xs, [mean for mean, _ in scores], yerr=[down, up], capsize=2, elinewidth=0.8, **look)
     if by.share:
         axes.yaxis.set_major_formatter(_percent)
+
+
+def _score_label(split: str, by: Metric) -> str:
+    return f"{split} {by.words}{' (%)' if by.share else ''}, 95% interval"
 
 
 def _percent(value: float, _: object) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from frostline.core.metrics import ACCURACY, Metric
-from frostline.records.result import GROUPS, SHARED, WITHOUT, Result, choices_text, number_of, value_text
+from frostline.records.result import GROUPS, SHARED, WITHOUT, Result, choices_text, listed, number_of, value_text
 from frostline.records.trial_tags import is_diverged_trial
 from frostline.report import backbones, search_words
 from frostline.report.baseline import Baseline
@@ -18,19 +18,23 @@ from frostline.report.next_step import next_step, once_more, rival
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import Interval
 from frostline.report.studies import short_text
+from frostline.report.train_sizes import train_sizes
 
 _NAMES = 3  # names in a sentence, of classes or of contenders
 
 
 def answer(results: Sequence[Result]) -> str:
-    """Return the verdicts as plain sentences, one verdict per data set; commands stand between backticks."""
+    """Return the verdicts as plain sentences, one per data set, then the outcomes by size of train.
+
+    Commands stand between backticks.
+    """
     if all(result.status == "PLANNED" for result in results):
         return (
             f"Nothing was trained: this is a plan of {number_of(len(results), 'run')}{search_words.planned(results)}."
         )
     found = contests(results)
-    sentences = [(contest.where, verdict(contest)) for contest in found]
-    return " ".join(f"With {where}: {text}" if where else text for where, text in sentences)
+    each = [f"With {one.where}: {verdict(one)}" if one.where else verdict(one) for one in found]
+    return " ".join([*each, *(sizes.sentence for sizes in train_sizes(found))])
 
 
 def verdict(contest: Contest) -> str:
@@ -169,9 +173,7 @@ def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Calla
         if len(best) == len(found) and len(set(best.values())) == 1:
             parts.append(f"{name} {next(iter(best.values()))} is best in {'both' if len(best) == 2 else 'all'}.")
         elif best:
-            *others, last = (f"{value} for {of}" for of, value in best.items())
-            each = f"{', '.join(others)} and {last}" if others else last
-            parts.append(f"The best {name} is {each}.")
+            parts.append(f"The best {name} is {listed([f'{value} for {of}' for of, value in best.items()])}.")
     return parts
 
 

@@ -107,6 +107,22 @@ const title = words => /^[a-z]+\b/.test(words) ? words[0].toUpperCase() + words.
 const seriesOf = found => ORDER.filter(name => found.some(cell => cell.series === name));
 const done = () => group.cells.filter(cell => cell.val[0] != null);
 
+// ---- accuracy against training images ----------------------------------------------------------------------------
+
+function sizesSection() {
+  const root = $("#sizes"), own = D.sizes.find(one => one.groups.includes(D.groups.indexOf(group)));
+  root.hidden = !own;
+  if (root.hidden) return;
+  const found = own.groups.flatMap((number, i) => D.groups[number].contenders.map(one => ({ ...one, images: own.images[i] })));
+  $("h2", root).textContent = `${title(group.by.words)} against training images`;
+  $(".note", root).textContent = `${own.sentence} Each point is the best cell by validation, with the 95% interval of its test score.`;
+  chart($(".chart", root), () => [seriesOf(found).map((name, i, all) => {
+    const line = found.filter(one => one.series === name), beside = (own.images.at(-1) / own.images[0]) ** ((i - (all.length - 1) / 2) * .006);  // intervals would cover each other
+    return { name: safe(name), type: "scatter", mode: "lines+markers", x: line.map(one => one.images * beside), y: line.map(one => one.test[0]), error_y: bars(line, "test"),
+      line: { color: colour(name), width: 2 }, marker: { color: colour(name), symbol: symbol(name), size: 9 }, text: line.map(one => `${one.images.toLocaleString("en")} images<br>${cellText(one)}`), hovertemplate: "%{text}<extra></extra>" };
+  }), { xaxis: { title: "training images", type: "log", tickvals: own.images, ticktext: own.images.map(count => count.toLocaleString("en")) }, yaxis: { title: `test ${group.by.words}`, ...scores() } }]);
+}
+
 // ---- accuracy against cost ---------------------------------------------------------------------------------------
 
 const costState = { which: 0, split: "val" };
@@ -456,7 +472,7 @@ async function script(id) {
   await new Promise((loaded, failed) => document.head.append(make("script", { src: url, onload: loaded, onerror: failed })));
 }
 
-const SECTIONS = [costSection, responseSection, curvesSection, classesSection, groupsSection, calibrationSection, robustnessSection];
+const SECTIONS = [sizesSection, costSection, responseSection, curvesSection, classesSection, groupsSection, calibrationSection, robustnessSection];
 function sections() {
   for (const draw of SECTIONS) draw();
   document.querySelectorAll("[data-group]").forEach(node => { node.hidden = D.groups.length > 1 && +node.dataset.group !== D.groups.indexOf(group) && node.tagName === "DIV"; });

@@ -1,0 +1,69 @@
+"""Accuracy against the number of training images: contests on the same data that differ in how much of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frostline.core.config_keys import differing
+from frostline.records.result import choices_text, listed, value_text
+from frostline.report.contest import Contest, is_of_data
+
+_SHRINKING = ("data.shots", "data.limit", "data.fraction")
+_UNSURE = {"tie": "a tie", "undecided": "undecided", "contradiction": "no clear winner"}
+
+
+@dataclass(frozen=True)
+class TrainSizes:
+    """At least two contests that differ in the number of training images alone."""
+
+    key: str
+    """The key that shrinks train, e.g. `data.shots`."""
+    where: str
+    """Other settings of the data that differ within the sweep, e.g. `data=cifar10`; else empty."""
+    contests: tuple[Contest, ...]
+    """By number of training images, the smallest first; each has several contenders."""
+
+    @property
+    def sentence(self) -> str:
+        """The outcome at each size in a sentence, e.g. `By data.shots: head wins at 1 and 3; undecided at 10.`."""
+        sizes: dict[str, list[str]] = {}
+        for contest in self.contests:
+            size = value_text(contest.results[0].choices[self.key])
+            sizes.setdefault(_outcome(contest), []).append(size)
+        found = [f"{outcome} at {listed(own)}" for outcome, own in sizes.items()]
+        where = f"With {self.where}, by" if self.where else "By"
+        return f"{where} {self.key}: {'; '.join(found)}."
+
+
+def train_sizes(contests: Sequence[Contest]) -> list[TrainSizes]:
+    """Return the series of contests that differ in the number of training images alone; empty without such."""
+    fit = [contest for contest in contests if len(contest.contenders) > 1 and images(contest)]
+    choices = [contest.results[0].choices for contest in fit]
+    settings = [name for name in differing(choices) if name == "select" or is_of_data(name)]
+    shrinking = [name for name in settings if name in _SHRINKING]
+    if len(shrinking) != 1:
+        return []
+    groups: dict[str, list[Contest]] = {}
+    for contest, chosen in zip(fit, choices, strict=True):
+        where = choices_text(chosen, [name for name in settings if name not in shrinking])
+        groups.setdefault(where, []).append(contest)
+    return [
+        TrainSizes(shrinking[0], where, tuple(sorted(group, key=images)))
+        for where, group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def images(contest: Contest) -> int:
+    """Return the number of training images in a contest; 0 if it is not known."""
+    return contest.contenders[0].cell.finished[0].images.get("train", 0)
+
+
+def _outcome(contest: Contest) -> str:
+    first = contest.contenders[0].name
+    if contest.outcome == "win":
+        return f"{first} wins"
+    if contest.outcome == "ahead":
+        return f"{first} is ahead"
+    return _UNSURE.get(contest.outcome, "none surely beats the largest class")

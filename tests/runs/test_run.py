@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from emulated_card import EmulatedMachine
 from frostline.core.errors import UserError
@@ -19,6 +20,7 @@ from frostline.runs.setup import Setup
 from frostline.store.device_budget import DeviceBudget
 from frostline.training import gradient
 from frostline.training.evaluation import Evaluation, evaluate_logits
+from frostline.training.features import Backbone
 from frostline.training.loop import Diverged
 from small import SMALL, TINY, FakeScreen, compose, execute_run
 
@@ -59,6 +61,23 @@ def test_out_of_memory_in_a_step_names_batch_size(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(gradient, "by_autograd", out_of_memory)
     with pytest.raises(UserError, match=r"^batch_size=8: expected a size whose steps fit into GPU memory; "):
         run(tmp_path / "never")
+
+
+def test_frozen_stages_compute_no_more_images_at_once_than_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Backbone.__call__
+
+    def call_or_run_out(backbone: Backbone, views: Tensor) -> Tensor:
+        if len(views) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return call(backbone, views)
+
+    monkeypatch.setattr(Backbone, "__call__", call_or_run_out)
+    options = (*SMALL, *TINY, "freeze=head", "epochs=1", "device=cpu")
+    with pytest.raises(UserError, match=r"^batch_size=8: .* a smaller eval_batch_size "):
+        execute_run(compose(*options), tmp_path / "more")
+    execute_run(compose(*options, "eval_batch_size=8"), tmp_path / "fewer")
 
 
 @pytest.mark.slow

@@ -26,7 +26,6 @@ from frostline.store import store as store_module
 from frostline.store.device_budget import DeviceBudget
 from frostline.store.rows import Rows
 from frostline.store.store import Store
-from frostline.training import features
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult
 from small import TINY, compose, epochs_of, score
@@ -307,7 +306,7 @@ NO_ROOM, NOTHING_KEPT = "store.memory_gb=1e-6", "features.enabled=false"
 def test_available_room_does_not_change_results(
     tmp_path: Path, overrides: tuple[str, ...], rooms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(features._BATCH, "cpu", 8)
+    overrides = (*overrides, "eval_batch_size=8")
     roomy = outcome(tmp_path, *overrides, f"store.path={tmp_path / 'roomy'}", "store.memory_gb=1")
     for number, room in enumerate(rooms):
         tight = outcome(tmp_path, *overrides, f"store.path={tmp_path / str(number)}", room)

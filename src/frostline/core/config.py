@@ -403,7 +403,7 @@ class Config:
     batch_size: int
     """Images per training step."""
     eval_batch_size: int
-    """Images per batch of evaluation."""
+    """Images per batch of evaluation; frozen stages take no more, and at most 32 on a CPU or 256 on a GPU."""
     device: str
     """`auto`, `cpu`, `cuda` or `cuda:<n>`."""
     devices: int

@@ -19,7 +19,6 @@ from frostline.models import cut
 from frostline.models.mean_pooling import in_words, pooled, pooled_axes
 from frostline.runs import frost_line, split_views
 from frostline.runs.setup import Setup
-from frostline.training import features
 from frostline.training.dataset import InMemory, prefetched
 from frostline.training.evaluation import evaluating
 from frostline.training.probe import Solution
@@ -136,7 +135,7 @@ def _activations_of(setup: Setup, name: str, rows: Tensor) -> dict[str, _Activat
     frozen = {stage: frost_line.for_inference(setup, part) for stage, part in parts.items()}
     found: dict[str, list[Tensor]] = {stage: [] for stage in frozen}
     axes: dict[str, tuple[int, ...]] = {}
-    for index in prefetched(views, rows.split(features.batch_size(setup.device)), 1):
+    for index in prefetched(views, rows.split(frost_line.batch_size_below(setup)), 1):
         activations = views.inputs(index, 1)
         for stage, part in frozen.items():
             activations = part(activations)

@@ -15,7 +15,6 @@ from frostline.runs.setup import Setup
 from frostline.runs.train import learner_of
 from frostline.training.dataset import Dataset, InMemory, batches, shuffled
 from frostline.training.evaluation import evaluate
-from frostline.training.features import batch_size
 from frostline.training.steps import PlainStepper, TrainedPart
 
 _STEPS = 30  # timed steps at most, after one untimed step
@@ -93,7 +92,7 @@ def _phase(setup: Setup, number: int, optimizer: torch.optim.Optimizer, seconds:
 
 def _on_features(setup: Setup, optimizer: torch.optim.Optimizer, line: Line, *, kept: bool) -> _Phase:
     """Measure a phase below and above a `line` that keeps no features; `kept` tells whether training keeps them."""
-    size = batch_size(setup.device)
+    size = frost_line.batch_size_below(setup)
     rows = torch.cat(_batches(setup, 2 + 2 * size // setup.config.batch_size))
     first, rest = rows[:size], rows[size : len(rows) // size * size] if len(rows) >= 2 * size else rows
     train = setup.views.train

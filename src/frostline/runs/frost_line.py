@@ -19,7 +19,7 @@ from frostline.runs.setup import Setup
 from frostline.store import hashing
 from frostline.training.dataset import Dataset, Outputs, outputs
 from frostline.training.evaluation import EvaluatedPart, Evaluation, evaluating
-from frostline.training.features import Backbone, Features, Subset, UncachedFeatures
+from frostline.training.features import Backbone, Features, Subset, UncachedFeatures, frozen_batch_size
 from frostline.training.steps import PhaseParts, TrainedPart
 
 _CODE = ("runs.frost_line", "runs.split_views", "models.build")
@@ -70,7 +70,7 @@ def draw(setup: Setup, phase: int, *, cache: bool = True) -> Line:
 
     def dataset(views: Views) -> Dataset:
         if not cached:
-            return UncachedFeatures(views, backbone)
+            return UncachedFeatures(views, backbone, batch_size=batch_size_below(setup))
         if splits.whole is None or views not in (splits.train, splits.val, splits.test):  # e.g. corrupted ones
             return features(views)
         return Subset(features(splits.whole), torch.searchsorted(splits.whole.ids, views.ids), views.labels)
@@ -88,12 +88,18 @@ def _features(
     return Features(
         views,
         backbone,
+        batch_size=batch_size_below(setup),
         store=setup.store,
         device_budget=setup.device_budget,
         identity={**identity, **views.identity},
         about=about,
         outputs=by,
     )
+
+
+def batch_size_below(setup: Setup) -> int:
+    """Return the batch size of the stages below a frost line, which decides the last bits of features."""
+    return frozen_batch_size(setup.device, setup.config.eval_batch_size)
 
 
 def score(setup: Setup, line: Line, views: Views, voters: nn.Module | None = None) -> Evaluation:
@@ -169,6 +175,7 @@ def _identity(setup: Setup, below: tuple[str, ...], lower: nn.Module) -> dict[st
         "below": below,
         "adapter": asdict(setup.config.freeze_mode.adapter) if adapted else None,
         "weights": hashing.of_tensors(lower.state_dict(keep_vars=True)),
+        "batch_size": batch_size_below(setup),
         "precision": str(setup.autocast or torch.float32),
         "channels_last": setup.config.channels_last,
         "code": codehash.of(*_CODE),

@@ -186,7 +186,7 @@ class Follower:
         backbone = frost_line.draw(self.setup, phase).below
         every = torch.arange(len(views.labels))
         assert backbone is not None
-        data_parallel.send(views, backbone(), padded_batches(every, self.setup.device), epoch)
+        data_parallel.send(views, backbone(), padded_batches(every, frost_line.batch_size_below(self.setup)), epoch)
 
     def _entered(self, phase: int) -> PhaseParts:
         if self._parts is None or self._parts[0] != phase:

@@ -52,23 +52,24 @@ class UncachedFeatures(Dataset):
 
     cached = False
 
-    def __init__(self, views: Views, backbone: Callable[[], Backbone]) -> None:
-        """Compute features of `views` with the backbone that `backbone()` returns."""
+    def __init__(self, views: Views, backbone: Callable[[], Backbone], *, batch_size: int) -> None:
+        """Compute features of `views` with the backbone that `backbone()` returns, in batches of `batch_size`."""
         self.labels = views.labels
-        self.fetch_size = _FILLED * batch_size(self.labels.device)
+        self.fetch_size = _FILLED * batch_size
+        self._batch_size = batch_size
         self._views = views
         self._backbone = backbone
         self._coming = Prefetch[list[Tensor]]()
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
         """Prefetch the samples at `index`."""
-        batches = padded_batches(index, self.labels.device)
+        batches = padded_batches(index, self._batch_size)
         self._coming.put(index, lambda: batches)
         self._views.prefetch(batches[0], epoch)
 
     def inputs(self, index: Tensor, epoch: int) -> Tensor:
         """Return the features `(B, ...)` of the samples at `index` in `epoch`, on their device."""
-        batches = self._coming.take(index) or padded_batches(index, self.labels.device)
+        batches = self._coming.take(index) or padded_batches(index, self._batch_size)
 
         def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, device=self.labels.device)
@@ -87,6 +88,7 @@ class Features(Dataset):
         views: Views,
         backbone: Callable[[], Backbone],
         *,
+        batch_size: int,
         store: Store,
         device_budget: DeviceBudget,
         identity: Mapping[str, Any],
@@ -110,7 +112,8 @@ class Features(Dataset):
         self._held: tuple[int, Held | None] | None = None
         """The number of a view and its features; the latter None if there is no room for them."""
         self._channels_last = False
-        self._uncached = UncachedFeatures(views, backbone)
+        self._uncached = UncachedFeatures(views, backbone, batch_size=batch_size)
+        self._batch_size = batch_size
         self._full = False
 
     def prefetch(self, index: Tensor, epoch: int) -> None:
@@ -169,7 +172,7 @@ class Features(Dataset):
 
     def _compute(self, epoch: int, writer: Writer) -> dict[str, Any]:
         count = len(self.labels)
-        batches = padded_batches(torch.arange(count), self.labels.device)
+        batches = padded_batches(torch.arange(count), self._batch_size)
         allocate = partial(writer.tensor, "features", piecemeal=True)
         made = (self._outputs or outputs)(self._views, self._backbone(), batches, epoch)
         _, channels_last = _collect(made, count, allocate, machine.to_host)
@@ -202,14 +205,13 @@ class Subset(Dataset):
         return self._features.inputs(self._rows[index] if found is None else found, epoch)
 
 
-def batch_size(device: torch.device) -> int:
-    """Return the batch size of the frozen stages on a device."""
-    return _BATCH.get(device.type, _BATCH_ELSEWHERE)
+def frozen_batch_size(device: torch.device, most: int) -> int:
+    """Return the batch size of the frozen stages on a device, at most `most`."""
+    return min(most, _BATCH.get(device.type, _BATCH_ELSEWHERE))
 
 
-def padded_batches(index: Tensor, device: torch.device) -> list[Tensor]:
-    """Return the samples at `index` in batches of `batch_size`, the last one padded with the last sample."""
-    size = batch_size(device)
+def padded_batches(index: Tensor, size: int) -> list[Tensor]:
+    """Return the samples at `index` in batches of `size`, the last one padded with the last sample."""
     return list(torch.cat([index, index[-1:].expand(-len(index) % size)]).split(size))
 
 

@@ -102,6 +102,15 @@ def test_shots_take_as_many_images_of_each_class(whole: splits.Data):
     assert torch.equal(all_.ids, whole.train.ids)
 
 
+@pytest.mark.parametrize("size", [{"shots": 3}, {"limit": 40}, {"fraction": 0.02}])
+def test_subset_seed_draws_other_training_images_alone(whole: splits.Data, size: dict[str, Any]):
+    usual, same, other = (load(**size, subset_seed=seed) for seed in (None, 0, 1))  # the seed of the splits is 0
+    assert torch.equal(usual.train.ids, same.train.ids) and len(other.train) == len(same.train)
+    assert usual.train.ids.tolist() != other.train.ids.tolist()
+    assert set(other.train.ids.tolist()) < set(whole.train.ids.tolist())
+    assert torch.equal(other.val.ids, whole.val.ids) and torch.equal(other.test.ids, whole.test.ids)
+
+
 def test_eval_limit_shrinks_val_and_test(whole: splits.Data):
     few = load(eval_limit=30)
     assert (len(few.train), len(few.val), len(few.test)) == (len(whole.train), 30, 30)

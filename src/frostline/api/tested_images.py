@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 def table(results: Sequence[Result], overrides: Sequence[str] = ()) -> pd.DataFrame:
     """Return a row per run and test image: the image, its label, the predicted class, and whether that is right.
 
-    The columns: `seed` and `data.fold` where the runs differ in them, `image`, `label` (several separated by `|`),
-    `group` if the data has groups, `class`, `right`, and the probability of each class, as far as the run kept them.
-    The images are listed anew, with `overrides` such as the place of the data. UserError if they are not those that
-    were tested, and for a run without predictions.
+    The columns: `seed`, `data.fold` and `data.subset_seed` where the runs differ in them, `image`, `label` (several
+    separated by `|`), `group` if the data has groups, `class`, `right`, and the probability of each class, as far as
+    the run kept them. The images are listed anew, with `overrides` such as the place of the data. UserError if they are
+    not those that were tested, and for a run without predictions.
     """
     import pandas as pd
 

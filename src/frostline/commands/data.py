@@ -71,6 +71,7 @@ def _written(splits: SplitTable, config: DataConfig) -> str:
     shrunk: dict[str, object] = {"data.fraction": config.fraction} if config.fraction < 1 else {}
     shrunk |= {"data.limit": config.limit} if config.limit is not None else {}
     shrunk |= {"data.shots": config.shots} if config.shots is not None else {}
+    shrunk |= {"data.subset_seed": config.subset_seed} if config.subset_seed is not None else {}
     shrunk |= {"data.eval_limit": config.eval_limit} if config.eval_limit is not None else {}
     shrunk |= {"data.split_seed": config.split_seed} if shrunk and config.split_seed else {}
     typed = " ".join(command_line.typed(key, value) for key, value in (splits.options | shrunk).items())

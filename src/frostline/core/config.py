@@ -205,6 +205,9 @@ class DataConfig:
     """Largest number of training images, stratified; null for all."""
     shots: int | None
     """Number of training images of each class, or all of a class that has fewer; null for all."""
+    subset_seed: int | None
+    """Seed of the training images that `fraction`, `limit` or `shots` leave; null for that of the splits. `${seed}`
+    draws other images for each seed, so that results hold for more than one draw."""
     eval_limit: int | None
     """Largest number of validation images, and of test images, stratified; null for all."""
     pixels: str

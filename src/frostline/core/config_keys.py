@@ -136,7 +136,8 @@ def takes_plain_head_steps(config: Config) -> bool:
 def choices(config: Config) -> dict[str, Any]:
     """Return the settings that people filter runs by, without those that the freeze mode does not read.
 
-    A solver on random initial weights also has `model.weights`: these weights are all that its seed draws.
+    A solver on random initial weights also has `model.weights`: these weights are all that its seed draws. A run has
+    `data.subset_seed` if that was given.
     """
     named = {
         "model": config.model.name,
@@ -148,7 +149,8 @@ def choices(config: Config) -> dict[str, Any]:
         "seed": config.seed,
     }
     found = {name: value for name, value in named.items() if is_read(name, config.freeze_mode.solver)}
-    return {**found, **({"model.weights": None} if config.freeze_mode.solver and not config.model.weights else {})}
+    found |= {"model.weights": None} if config.freeze_mode.solver and not config.model.weights else {}
+    return found | ({} if (drawn := config.data.subset_seed) is None else {"data.subset_seed": drawn})
 
 
 def differing(sections: Sequence[Mapping[str, Any]]) -> list[str]:

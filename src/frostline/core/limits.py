@@ -27,6 +27,8 @@ _NOT_NEGATIVE = Limit(lambda v: 0 <= v < inf, "a finite number from 0")
 _POSITIVE = Limit(lambda v: 0 < v < inf, "a finite number above 0")
 _POSITIVE_OR_NULL = Limit(lambda v: 0 < v < inf, "a finite number above 0, or null")
 
+_SEED = Limit(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63 - 1")
+
 LIMITS: Mapping[str, Limit] = {
     **dict.fromkeys(("epochs", "batch_size", "eval_batch_size", "devices", "trials"), _COUNT),
     **dict.fromkeys(("cluster.cpus", "cluster.at_once"), _COUNT),
@@ -40,7 +42,8 @@ LIMITS: Mapping[str, Limit] = {
     **dict.fromkeys(("lr", "store.budget_gb", "freeze_mode.temperature"), _POSITIVE),
     **dict.fromkeys(("freeze_mode.adapter.alpha", "freeze_mode.adapter.scale"), _POSITIVE),
     **dict.fromkeys(("train.clip_norm", "store.memory_gb"), _POSITIVE_OR_NULL),
-    "seed": Limit(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2**63 - 1"),
+    "seed": _SEED,
+    "data.subset_seed": Limit(_SEED.allows, f"{_SEED.expected}, or null"),
     "device": Limit(
         lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None,
         "auto, cpu or, for GPUs of NVIDIA and AMD, cuda or cuda:<number>",

@@ -89,7 +89,9 @@ def source_of_each(config: DataConfig, store: Store) -> dict[str, Source]:
 
 def whole_splits(config: DataConfig, store: Store) -> dict[str, Selection]:
     """Return the splits before `fraction`, limits and `shots` shrink them, not decoded; raises like `load`."""
-    return _divide(replace(config, fraction=1.0, limit=None, shots=None, eval_limit=None), store, no_progress_bar)
+    return _divide(
+        replace(config, fraction=1.0, limit=None, shots=None, subset_seed=None, eval_limit=None), store, no_progress_bar
+    )
 
 
 def _divide(config: DataConfig, store: Store, progress: ProgressBar) -> dict[str, Selection]:

@@ -72,9 +72,10 @@ def divide(sources: Mapping[str, Source], config: DataConfig) -> dict[str, Selec
         elif name not in parts:
             parts[name], parts["train"] = _split_off(parts["train"], name, share, seed, together)
     few = {name: _shrink(parts[name], seed, 1.0, config.eval_limit, "data.eval_limit") for name in ("val", "test")}
+    drawn = seed if config.subset_seed is None else config.subset_seed
     if config.shots is not None:
-        return {**parts, **few, "train": _of_each_class(parts["train"], seed, config.shots)}
-    return {**parts, **few, "train": _shrink(parts["train"], seed, config.fraction, config.limit, "data.limit")}
+        return {**parts, **few, "train": _of_each_class(parts["train"], drawn, config.shots)}
+    return {**parts, **few, "train": _shrink(parts["train"], drawn, config.fraction, config.limit, "data.limit")}
 
 
 def _split_off(

@@ -9,7 +9,7 @@ from statistics import fmean
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import EFFECTIVE, GROUPS, VAL_EFFECTIVE, VAL_MARGIN, Result
 from frostline.report import statistics
-from frostline.report.cells import FOLD, Cell
+from frostline.report.cells import Cell
 from frostline.report.paired_difference import Difference, Repeat, compare, interval
 from frostline.report.statistics import Interval
 
@@ -17,11 +17,11 @@ from frostline.report.statistics import Interval
 def repeats(cell: Cell) -> list[Repeat]:
     """Return the finished seeds of a cell in the form that a comparison takes; of a seed run twice the later run.
 
-    For a cross-validated cell, return its folds, each with the mean over its seeds.
+    For a cross-validated cell, return its folds, each with the mean over its seeds; also for draws of training images.
     """
     return [
         Repeat(
-            runs[0].choices.get(FOLD if cell.folds else "seed"),
+            cell.repeat_of(runs[0]),
             fmean(run.metrics[cell.by.test] for run in runs),
             runs[0].images.get("test", 0),
             tuple(run.folder for run in (runs if cell.depends_on_seed else runs[:1])),

@@ -16,8 +16,8 @@ from frostline.core.metrics import ACCURACY, Metric
 from frostline.records import trial_tags
 from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
-FOLD, FOLDS = "data.fold", "data.folds"
-REPEATS = ("seed", FOLD)
+FOLD, FOLDS, SUBSET = "data.fold", "data.folds", "data.subset_seed"
+REPEATS = ("seed", FOLD, SUBSET)
 """Choices by which the runs of one cell differ."""
 _COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
@@ -45,11 +45,20 @@ class Cell:
 
     @property
     def depends_on_seed(self) -> bool:
-        """Whether its seeds change the result, by the order of batches or by weights from scratch.
+        """Whether its seeds change the result: the order of batches, weights from scratch, or the training images.
 
-        Solved heads have no lr; on pretrained weights they are the same with every seed.
+        Solved heads have no lr; on pretrained weights and the same images they are the same with every seed.
         """
-        return "lr" in self.choices or self.choices.get("model.weights", "") in (None, "null")
+        return "lr" in self.choices or self.choices.get("model.weights", "") in (None, "null") or self.redrawn
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether its runs learned from different draws of training images."""
+        return len({repr(result.choices.get(SUBSET)) for result in self.results}) > 1
+
+    def repeat_of(self, run: Result) -> object:
+        """Return the number of the repeat to which a run belongs: of its fold, else of its draw, else its seed."""
+        return run.choices.get(FOLD if self.folds else SUBSET if self.redrawn else "seed")
 
     @property
     def finished(self) -> tuple[Result, ...]:
@@ -63,19 +72,19 @@ class Cell:
         return str(finished) if finished == every else f"{finished} of {every}"
 
     def repeats(self, metric: str) -> list[list[Result]]:
-        """Return the finished runs that have a metric, grouped by fold if the cell was cross-validated, else by seed.
+        """Return the finished runs that have a metric, grouped by `repeat_of`.
 
         Of a seed that was run twice, the later run counts.
         """
         runs = (run for run in self.finished if metric in run.metrics)
-        found = {(run.choices.get(FOLD), repr(run.choices.get("seed"))): run for run in runs}
-        groups: dict[object, list[Result]] = {}
-        for (fold, seed), run in found.items():
-            groups.setdefault(fold if self.folds else seed, []).append(run)
+        found = {repr([run.choices.get(name) for name in REPEATS]): run for run in runs}
+        groups: dict[str, list[Result]] = {}
+        for run in found.values():
+            groups.setdefault(repr(self.repeat_of(run)), []).append(run)
         return list(groups.values())
 
     def mean(self, metric: str) -> float:
-        """Return the mean of `metric` over the seeds, or over the folds, each the mean of its seeds; nan for none."""
+        """Return the mean of `metric` over its `values`; nan for none."""
         values = self.values(metric)
         return fmean(values) if values else math.nan
 
@@ -92,7 +101,7 @@ class Cell:
         return stdev(values) if len(values) > 1 and (self.depends_on_seed or self.folds) else None
 
     def values(self, metric: str) -> list[float]:
-        """Return the value of `metric` for each seed, or for each fold as the mean over its seeds."""
+        """Return the value of `metric` for each seed, or for each fold or draw as the mean over its seeds."""
         return [fmean(run.metrics[metric] for run in runs) for runs in self.repeats(metric)]
 
 
@@ -105,6 +114,18 @@ def cells(results: Iterable[Result]) -> list[Cell]:
     for result in sorted(results, key=lambda result: result.job):
         groups.setdefault(repr(sorted(_but_repeats(result).items())), []).append(result)
     return sorted((Cell(_but_repeats(group[0]), tuple(group)) for group in groups.values()), key=_rank)
+
+
+def repeats_typed(found: Iterable[Cell]) -> dict[str, list[Any]]:
+    """Return the seeds of cells, and their draws of training images if these do not follow the seeds, as keys to sweep.
+
+    A key of which there is one value is left out.
+    """
+    runs = [run.choices for cell in found for run in cell.results]
+    follow = all(run.get(SUBSET, run.get("seed")) == run.get("seed") for run in runs)
+    names = ["seed"] if follow else ["seed", SUBSET]
+    values = {name: sorted({run.get(name) for run in runs}, key=repr) for name in names}
+    return {name: own for name, own in values.items() if len(own) > 1}
 
 
 def finalists(found: Sequence[Cell]) -> list[Cell]:

@@ -15,7 +15,7 @@ from frostline.records import layout, provenance, trial_tags
 from frostline.records.result import Result, choices_text
 from frostline.records.sweep_record import RecordedSweep
 from frostline.report import command_line
-from frostline.report.cells import FOLD, FOLDS, REPEATS
+from frostline.report.cells import FOLD, FOLDS, REPEATS, SUBSET
 
 _PHASES = "freeze_mode.phases"
 _OPTIONS = "optimizer.options."
@@ -130,16 +130,16 @@ def _fingerprints(results: Sequence[Result], origins: Sequence[int]) -> list[dic
     """Return the choice `data.fingerprint` of each run where the same data settings stood for different images.
 
     The images of a folder may change between sweeps, but not within one sweep; `origins` are the numbers of the sweeps.
-    The folds of a sweep divide the same images differently, and all get the fingerprint of the first fold.
+    Folds and draws take different parts of the same images, and all get the fingerprint of the first of them.
     """
     prints: dict[tuple[int, str], dict[str, str]] = {}
     found: dict[tuple[str, str], set[str]] = {}
     places = [(origin, _data_settings(result)) for origin, result in zip(origins, results, strict=True)]
     for place, result in zip(places, results, strict=True):
         if fingerprint := _fingerprint(Path(result.folder)):
-            fold = repr(result.choices.get(FOLD))
-            prints.setdefault(place, {})[fold] = fingerprint[:8]
-            found.setdefault((place[1], fold), set()).add(fingerprint)
+            part = repr([result.choices.get(name) for name in (FOLD, SUBSET)])
+            prints.setdefault(place, {})[part] = fingerprint[:8]
+            found.setdefault((place[1], part), set()).add(fingerprint)
     changed = {settings for (settings, _), several in found.items() if len(several) > 1}
     told = {place: own[min(own)] for place, own in prints.items()}
     return [{"data.fingerprint": told.get(place, "unknown")} if place[1] in changed else {} for place in places]
@@ -163,7 +163,7 @@ def _studies(results: Sequence[Result], origins: Sequence[int]) -> list[dict[str
 
 def _data_settings(result: Result) -> str:
     of_data = ((key, value) for key, value in result.choices.items() if key.partition(".")[0] == "data")
-    return repr(sorted((key, value) for key, value in of_data if key != FOLD))
+    return repr(sorted((key, value) for key, value in of_data if key not in REPEATS))
 
 
 def _fingerprint(folder: Path) -> str | None:

@@ -15,7 +15,7 @@ from frostline.records import provenance, trial_tags
 from frostline.records.result import Result, value_text
 
 _PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
-_WITH_COLONS = re.compile(r"[\w/.~@+:-]*", re.ASCII)
+_PLAIN_IF_UNESCAPED = re.compile(r"[\w/.~@+:-]*|\$\{[\w.]+\}", re.ASCII)
 _WORDS = ("null", "true", "false", "nan", "inf")
 
 
@@ -74,9 +74,9 @@ def _exact(value: object) -> str:
 
 
 def _unescaped(value: str) -> str:
-    """Return a recorded value without the backslash that Hydra puts before each colon, e.g. that of a URL."""
-    plain = value.replace("\\:", ":")
-    return plain if _WITH_COLONS.fullmatch(plain) else value
+    """Return a recorded value without the backslashes that Hydra puts before colons, e.g. of a URL, and braces."""
+    plain = re.sub(r"\\([:{}])", r"\1", value)
+    return plain if _PLAIN_IF_UNESCAPED.fullmatch(plain) else value
 
 
 def _program() -> str:

@@ -19,7 +19,7 @@ from frostline.records.layout import PER_CLASS, SHIFT
 from frostline.records.result import value_text
 from frostline.report import confusion_matrix, label_scores, mistakes, predictions
 from frostline.report.calibration import calibration
-from frostline.report.cells import FOLD, REPEATS, Cell
+from frostline.report.cells import FOLD, REPEATS, SUBSET, Cell
 from frostline.report.confusion_matrix import Confusions
 from frostline.report.metric_scores import Array
 from frostline.report.page_assets import ends, shortened
@@ -29,7 +29,7 @@ from frostline.report.statistics import Ints, effective_images, wilson
 _DRAWN_CLASSES = 100  # of a confusion matrix; with more, its cells are smaller than a pixel of a phone
 _PAIRS, _EXAMPLES = 8, 4  # confusions that are shown, and images of each
 _DISAGREEMENTS = 24
-_ONE_OF = {FOLD: "in fold", "seed": "with seed"}
+_ONE_OF = {FOLD: "in fold", "seed": "with seed", SUBSET: "with subset seed"}
 
 
 def of_cell(cell: Cell) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from frostline.records import trial_tags
 from frostline.records.result import Result, value_text
-from frostline.report.cells import Cell
+from frostline.report.cells import Cell, repeats_typed
 from frostline.report.command_line import command
 from frostline.report.contest import Contender
 
@@ -55,7 +55,9 @@ def _extended(
     others = values_of([name for name in tuned if name != "lr"], [one.cell for one in rivals])
     grid = sorted({lr for lr in (*known, *beyond) if lr < limit or lr in best})
     values = [one.value for one in rivals]
-    return command(rivals[0].cell.finished[0], {key: values, **others, "lr": grid, **_seeds(rivals)})
+    return command(
+        rivals[0].cell.finished[0], {key: values, **others, "lr": grid, **repeats_typed([one.cell for one in rivals])}
+    )
 
 
 def _diverging(key: str, values: Sequence[object], best: Sequence[Contender], results: Sequence[Result]) -> str:
@@ -67,11 +69,6 @@ def _diverging(key: str, values: Sequence[object], best: Sequence[Contender], re
         f"; `{value_text(value)}` diverges again with lr {value_text(lr)}, the best of `{value_text(by_lr[lr])}`"
         for value, lr in again
     )
-
-
-def _seeds(found: Sequence[Contender]) -> dict[str, Sequence[object]]:
-    seeds = sorted({run.choices.get("seed") for one in found for run in one.cell.results}, key=repr)
-    return {"seed": seeds} if len(seeds) > 1 else {}
 
 
 def smaller(key: str, values: Sequence[object], only: Contender, lost: Sequence[Result]) -> list[str]:
@@ -86,7 +83,7 @@ def smaller(key: str, values: Sequence[object], only: Contender, lost: Sequence[
         return []
     best = only.cell.choices.get("lr")
     grid = sorted({float(f"{min(lrs) / by:.1g}") for by in (3, 10)} | ({best} if best is not None else set()))
-    again = command(only.cell.finished[0], {key: [only.value, *values], "lr": grid, **_seeds([only])})
+    again = command(only.cell.finished[0], {key: [only.value, *values], "lr": grid, **repeats_typed([only.cell])})
     told = _diverging(key, values, [only], lost).removeprefix("; ")
     return [f"To try smaller learning rates{f' ({told})' if told else ''}: `{again}`."] if again else []
 

@@ -10,7 +10,7 @@ from frostline.records import journal, trial_tags
 from frostline.records.result import GROUPS, Result, number_of
 from frostline.report import search_words
 from frostline.report.cell_intervals import validation_interval
-from frostline.report.cells import varying
+from frostline.report.cells import SUBSET, repeats_typed, varying
 from frostline.report.command_line import command
 from frostline.report.contest import Contender, Contest, outcome_of
 from frostline.report.cost_words import cheaper
@@ -52,7 +52,8 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     if all(trial_tags.STUDY in one.cell.choices for one in (first, second)):  # a grid would mix the values of the two
         return [f"{what}: the same command with search.confirm={seeds}."]
     changes = {contest.key: [first.value, second.value], **values_of(tuned, [first.cell, second.cell])}
-    again = command(first.cell.finished[0], {**changes, "seed": range(seeds)})
+    drawn = {SUBSET: ["${seed}"]} if first.cell.redrawn else {}
+    again = command(first.cell.finished[0], {**changes, "seed": range(seeds), **drawn})
     return [f"{what}: `{again}`."] if again else []
 
 
@@ -125,8 +126,7 @@ def rival(only: Contender) -> list[str]:
     """Return the sentence on a command that adds a second freeze mode to the only one."""
     mode = str(only.cell.choices.get("freeze_mode"))  # the compared key may be another, of which one value has a score
     modes = [mode, "head" if mode == "full" else "full"]
-    seeds = list(dict.fromkeys(run.choices.get("seed") for run in only.cell.results))
-    again = command(only.cell.finished[0], {"freeze_mode": modes, **({"seed": seeds} if len(seeds) > 1 else {})})
+    again = command(only.cell.finished[0], {"freeze_mode": modes, **repeats_typed([only.cell])})
     if again and trial_tags.STUDY in only.cell.choices:  # a grid would have the values drawn for one mode
         return [f"Try the same command with freeze={','.join(modes)}."]
     return [f"Try: `{again}`."] if again else []

@@ -10,6 +10,10 @@ from frostline.records.result import choices_text, listed, value_text
 from frostline.report.contest import Contest, is_of_data
 
 _SHRINKING = ("data.shots", "data.limit", "data.fraction")
+_ONE_DRAW = (
+    " Each size is one draw of training images; `'data.subset_seed=${seed}'` gives each seed its own, so that intervals"
+    " contain the luck of the draw."
+)
 _UNSURE = {"tie": "a tie", "undecided": "undecided", "contradiction": "no clear winner"}
 
 
@@ -26,14 +30,18 @@ class TrainSizes:
 
     @property
     def sentence(self) -> str:
-        """The outcome at each size in a sentence, e.g. `By data.shots: head wins at 1 and 3; undecided at 10.`."""
+        """The outcome at each size, e.g. `By data.shots: head wins at 1 and 3; undecided at 10.`, and on what draws."""
         sizes: dict[str, list[str]] = {}
         for contest in self.contests:
             size = value_text(contest.results[0].choices[self.key])
             sizes.setdefault(_outcome(contest), []).append(size)
         found = [f"{outcome} at {listed(own)}" for outcome, own in sizes.items()]
         where = f"With {self.where}, by" if self.where else "By"
-        return f"{where} {self.key}: {'; '.join(found)}."
+        return f"{where} {self.key}: {'; '.join(found)}.{'' if self._redrawn else _ONE_DRAW}"
+
+    @property
+    def _redrawn(self) -> bool:
+        return any(one.cell.redrawn for contest in self.contests for one in contest.contenders)
 
 
 def train_sizes(contests: Sequence[Contest]) -> list[TrainSizes]:

@@ -133,7 +133,8 @@ def _of_mlflow(uri: str, own: Result, family: Iterable[Result], folder: Path) ->
 
 def _seeds(own: Result, family: Iterable[Result]) -> dict[str, list[float]]:
     """Return the accuracies, by metric, of the runs of a family that differ from `own` at most in the seed."""
-    mates = [one for one in family if {**one.choices, "seed": None} == {**own.choices, "seed": None}]
+    seeds = {"seed": None, "data.subset_seed": None}
+    mates = [one for one in family if {**one.choices, **seeds} == {**own.choices, **seeds}]
     return {key: [mate.metrics[key] for mate in mates if key in mate.metrics] for key in (VAL, TEST)}
 
 

@@ -70,6 +70,11 @@ _MISTAKES = (
         "data.folds",
     ),
     _Rule(
+        "data.subset_seed",
+        lambda c: c.data.shots is not None or c.data.limit is not None or c.data.fraction < 1,
+        "data.shots, data.limit or data.fraction, whose images it draws",
+    ),
+    _Rule(
         "augment.scale augment.ratio",
         lambda c: c.augment.crop == "random_resized",
         "augment=standard, augment=trivial or augment.crop=random_resized",

@@ -1,0 +1,75 @@
+"""Runs that learned from different draws of training images are repeats of one cell."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import written_sweeps
+from frostline.records import sweep_record
+from frostline.records.result import TEST, VAL, Result
+from frostline.report.cell_intervals import repeats
+from frostline.report.cells import SUBSET, cells, repeats_typed
+from frostline.report.combine import merged
+from frostline.report.contest import contests
+from frostline.report.verdict import answer
+
+
+def run(job: int, mode: str, score: float, seed: int, subset: int | None, **choices: Any) -> Result:
+    lr = {} if mode == "probe" else {"lr": 1e-3}
+    chosen = {"freeze_mode": mode, "data": "digits", "seed": seed, **lr, **choices}
+    chosen |= {} if subset is None else {SUBSET: subset}
+    command = [f"freeze={mode}", f"seed={seed}", "data.shots=2", "data.subset_seed=$\\{seed\\}"]
+    images = {"train": 20, "val": 100, "test": 1_000}
+    return Result(job, mode, "", None, "FINISHED", None, chosen, {VAL: score, TEST: score}, images, command)
+
+
+def test_each_seed_with_its_own_draw_is_a_repeat_also_of_a_solved_head() -> None:
+    (same,) = cells([run(seed, "probe", 0.8 + 0.02 * seed, seed, None) for seed in range(3)])
+    assert not same.depends_on_seed and same.spread(TEST) is None
+    (redrawn,) = cells([run(seed, "probe", 0.8 + 0.02 * seed, seed, seed) for seed in range(3)])
+    assert redrawn.depends_on_seed and redrawn.spread(TEST) == pytest.approx(0.02)
+    assert [one.seed for one in repeats(redrawn)] == [0, 1, 2] and repeats_typed([redrawn]) == {"seed": [0, 1, 2]}
+
+
+def test_draws_are_averaged_over_their_seeds() -> None:
+    (cell,) = cells([run(n, "head", 0.5 + 0.1 * (n // 2) + 0.01 * (n % 2), n % 2, n // 2) for n in range(6)])
+    assert cell.values(TEST) == pytest.approx([0.505, 0.605, 0.705])
+    assert [one.seed for one in repeats(cell)] == [0, 1, 2]
+    assert repeats_typed([cell]) == {"seed": [0, 1], SUBSET: [0, 1, 2]}
+
+
+def test_draws_are_compared_in_pairs_in_one_contest() -> None:
+    head = [run(n, "head", score, n, n) for n, score in enumerate((0.60, 0.70, 0.80))]
+    full = [run(3 + n, "full", score, n, n) for n, score in enumerate((0.70, 0.72, 0.95))]
+    (contest,) = contests([*head, *full])
+    assert contest.where == "" and contest.difference is not None
+    assert contest.difference.paired and contest.difference.seeds == 3
+    assert "'data.subset_seed=${seed}'" in answer([*head, *full])
+    typed = [
+        replace(one, command=[*(one.command or [])[:-1], f"{SUBSET}={one.choices[SUBSET]}"]) for one in head + full
+    ]
+    assert "'data.subset_seed=${seed}'" in answer(typed)  # else it would have one draw alone
+
+
+def test_merged_sweeps_keep_draws_in_one_contest(tmp_path: Path) -> None:
+    folders = []
+    for mode in ("head", "full"):
+        folders.append(folder := written_sweeps.sweep(tmp_path / mode, {"freeze_mode": [mode]}, seeds=3))
+        for place in folder.glob("[0-9]*"):
+            seed = int(place.name)
+            values = yaml.safe_load((place / "config.yaml").read_text())
+            data = {"name": "digits", "shots": 2, "subset_seed": seed}
+            (place / "config.yaml").write_text(yaml.safe_dump(values | {"data": data}))
+            (place / "provenance.json").write_text(json.dumps({"data": {"fingerprint": str(seed) * 64}}))
+            result = json.loads((place / "result.json").read_text())
+            result["choices"][SUBSET] = seed
+            (place / "result.json").write_text(json.dumps(result))
+    (contest,) = contests(merged([sweep_record.read(folder) for folder in folders]))
+    assert contest.where == "" and len(contest.results) == 6
+    assert contest.difference is not None and contest.difference.seeds == 3 and contest.difference.paired

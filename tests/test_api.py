@@ -125,6 +125,7 @@ def test_open_reads_a_whole_sweep(store, tmp_path):
     assert sweep.cells[0].choices["freeze_mode"] == sweep.best.choices["freeze_mode"]
     said = json.loads(store.command("compare", "--json", store.folder, cwd=tmp_path)[0])
     assert said["answer"] == sweep.verdict
+    assert json.loads(json.dumps(sweep.to_dict())) == said
     assert sweep.contests[0].outcome == said["contests"][0]["outcome"]
     for row, cell in zip(sweep.to_pandas(cells=True).to_dict("records"), said["cells"], strict=True):
         assert row["freeze_mode"] == cell["choices"]["freeze_mode"] and row["finished"] == len(cell["runs"]) == 1

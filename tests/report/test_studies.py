@@ -13,11 +13,11 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
-from frostline.commands.compare import facts
 from frostline.core.metrics import LOSS
 from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.report import html
+from frostline.report.answer_data import of_results
 from frostline.report.contest import contests
 from frostline.report.pareto import Point, front
 from frostline.report.studies import flat, studies
@@ -89,7 +89,7 @@ def test_report_of_a_search_leaves_out_a_damaged_space(tmp_path: Path, space: di
         replace(run, choices={**run.choices, "space": space}) for run in search_results(tmp_path, trials=12, keys=1)
     ]
     assert [(study.space, study.as_good) for study in studies(results)] == [({}, {})] * 2
-    assert "is as good" not in answer(results) and facts(results)["contests"][0]["search"][0]["as_good"] == {}
+    assert "is as good" not in answer(results) and of_results(results)["contests"][0]["search"][0]["as_good"] == {}
 
 
 def test_report_of_a_search_leaves_out_a_space_that_a_run_lacks(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_optimism_of_best_trial_is_reported_everywhere(tmp_path: Path) -> None:
     assert full.optimism is not None and full.optimism.gap == pytest.approx(0.019)
     assert full.best == max((one for one in full.trials if one.state == "complete"), key=lambda one: one.value or 0)
     assert f"chance made it look {100 * full.optimism.gap:.1f} points better" in answer(results)
-    search_facts = {one["cell"]: one for one in facts(results)["contests"][0]["search"]}
+    search_facts = {one["cell"]: one for one in of_results(results)["contests"][0]["search"]}
     assert search_facts["full"]["best"]["by_chance"] == pytest.approx(0.019)
     assert search_facts["head"]["trials"] == {"complete": 24, "pruned": 6, "failed": 0}
     assert head.trials and contest.contenders
@@ -286,8 +286,8 @@ def test_pareto_front_and_hypervolume_over_all_cells(tmp_path: Path) -> None:
         assert volumes == sorted(volumes) and volumes[-1] == pytest.approx(area / box)
     sentence = f"{len(found.best)} of 32 trials are on the Pareto front of validation accuracy and training time (s)"
     assert sentence in answer(results)
-    pareto = facts(results)["contests"][0]["pareto"]
+    pareto = of_results(results)["contests"][0]["pareto"]
     assert [one["direction"] for one in pareto["objectives"]] == ["maximize", "minimize"]
     assert [tuple(one["values"]) for one in pareto["front"]] == [point.values for point in found.best]
     page = html.write(tmp_path / "report.html", results, title="search").read_text()
-    assert page.count('"front":{') == 1 and "front" not in facts(search_results(tmp_path))["contests"][0]
+    assert page.count('"front":{') == 1 and "front" not in of_results(search_results(tmp_path))["contests"][0]

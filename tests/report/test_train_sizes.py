@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from frostline.records.result import TEST, VAL, Result
-from frostline.report import html, page_data, plots, train_sizes
+from frostline.report import answer_data, html, page_data, plots, train_sizes
 from frostline.report.contest import contests
 from frostline.report.verdict import answer
 
@@ -77,6 +77,14 @@ def test_plot_shows_test_scores_with_intervals_by_training_images() -> None:
     for line, scores in ((head, HEAD), (full, FULL)):
         assert [*line.lines[0].get_xdata()] == pytest.approx([*IMAGES.values()], rel=0.05)
         assert [*line.lines[0].get_ydata()] == pytest.approx([score + 0.001 for score in scores.values()])
+
+
+def test_data_for_programs_has_the_outcome_at_each_size() -> None:
+    (series,) = answer_data.of_results(runs())["train_sizes"]
+    assert (series["key"], series["where"]) == ("data.shots", "")
+    assert [(one["train_images"], one["outcome"]) for one in series["sizes"]] == [
+        *((10, "win"), (30, "win"), (100, "tie"), (5_000, "win"))
+    ]
 
 
 def test_page_points_to_the_groups_of_each_series(tmp_path: Path) -> None:

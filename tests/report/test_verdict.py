@@ -23,12 +23,11 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 import written_sweeps
-from frostline.commands import compare
 from frostline.core import project
 from frostline.core.metrics import ACCURACY, AUROC, BALANCED_ACCURACY, LOSS, MACRO_F1, MAP, Metric
 from frostline.records import journal, sweep_record
 from frostline.records.result import TEST, VAL, VAL_MARGIN, Result
-from frostline.report import backbones, baseline, next_step, page_data, predictions, statistics
+from frostline.report import answer_data, backbones, baseline, next_step, page_data, predictions, statistics
 from frostline.report.cell_intervals import repeats as repeats_of
 from frostline.report.cell_intervals import standard_error, validation_interval
 from frostline.report.cells import cells, metrics, varying
@@ -506,7 +505,7 @@ def test_accuracy_over_folds_is_the_same_everywhere(tmp_path):
     (contender,) = page_data.collect(runs, [found], page=tmp_path / "r.html", tracker=None)["groups"][0]["contenders"]
     assert contender["accuracy_of_test"] == contender["test"][0] == pytest.approx(score)
     assert contender["over_classes"]["balanced accuracy"] == pytest.approx(score, abs=1e-3)
-    of_compare = compare.facts(runs)
+    of_compare = answer_data.of_results(runs)
     assert of_compare["cells"][0]["mean"][TEST] == pytest.approx(score)
     assert metrics(runs)["full/test_accuracy"] == pytest.approx(score)
     right = [np.array([np.arange(200) < 100, np.arange(200) < 120]).mean(0), np.arange(100) < 40]
@@ -749,7 +748,7 @@ def test_lead_over_the_second_alone_is_not_a_win():
         f". The difference is -0.5 points ({within}) against lora. {MORE_SEEDS}: `python train.py -m freeze=full,lora "
         in text
     )
-    assert compare.facts(runs)["contests"][0]["unbeaten"][0]["value"] == "lora"
+    assert answer_data.of_results(runs)["contests"][0]["unbeaten"][0]["value"] == "lora"
     second = replace(runs[2], metrics=runs[2].metrics | {VAL: 0.945})
     third = replace(runs[2], choices=runs[2].choices | {"freeze_mode": "norm"})
     undecided = "Undecided: fine-tuning (full) 95.0%, lora 95.5% on the test split"

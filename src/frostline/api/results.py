@@ -164,6 +164,15 @@ class Sweep:
             rows = [{"name": one.name, **one.choices, "status": one.status, **one.metrics} for one in self.results]
         return pd.DataFrame(rows).drop(columns=[trial_tags.SPACE, trial_tags.OBJECTIVE], errors="ignore")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as plain data, as `frostline compare --json` prints it: verdict, contests, cells.
+
+        Accuracies and differences are fractions in 0..1, costs by metric name.
+        """
+        from frostline.report import answer_data
+
+        return answer_data.of_results(self.results)
+
     def test_images(self, *overrides: str) -> pd.DataFrame:
         """Return the test images of all seeds and folds of the best cell by validation, as `Run.test_images` does.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from emulated_card import UNNOTICED, EmulatedMachine
 from frostline.core import memory
-from frostline.data import decode_all, loading
+from frostline.data import decode_all, loading, pixel_cache
 from frostline.data.augment import Crop
 from frostline.data.decode_on_demand import Undecoded
 from frostline.data.pixel_cache import ViewSpec
@@ -31,6 +32,7 @@ from frostline.store.device_budget import DeviceBudget
 from frostline.store.ragged import Ragged
 from frostline.store.rows import Rows
 from frostline.store.store import Store
+from frostline.store.writer import Writer
 from small import data_config, no_progress, plain_config, read_image
 
 CENTER = CenterCrop(size=32, resize=36, interpolation="bilinear")
@@ -91,6 +93,34 @@ def test_equal_preprocessing_decodes_nothing_again(photos: Path, folder: Path, m
     for other in ({"size": 30}, {"resize": 40}, {"interpolation": "bicubic"}):
         with pytest.raises(AssertionError, match="decoded again"):
             load(photos, folder, center=replace(CENTER, **other))
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(None, "auto"), (60, "auto"), (60, "exact")])
+def test_other_draws_of_train_decode_their_training_images_alone(
+    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, side: int | None, pixels: str
+) -> None:
+    decoded = list[int]()
+    decode = pixel_cache.decode_all
+
+    def counted(writer: Writer, ids: Sequence[int], *given: Any, **more: Any) -> dict[str, Any]:
+        decoded.append(len(ids))
+        return decode(writer, ids, *given, **more)
+
+    def draw(**size: int) -> Data:
+        decoded.clear()
+        return load(photos, folder, side=side, pixels=pixels, **size)
+
+    monkeypatch.setattr(pixel_cache, "decode_all", counted)
+    first = draw(limit=4)
+    assert decoded == [4, len(first.val) + len(first.test)]
+    other = draw(limit=4, subset_seed=1)
+    assert decoded == [4] and other.train.ids.tolist() != first.train.ids.tolist()
+    assert torch.equal(views_of(other.val), views_of(first.val))
+    whole = draw()
+    assert sum(decoded) == (len(whole.train) if side else 24)  # all images are kept alike without random crops
+    again = draw(limit=9)
+    assert decoded == ([9] if side else [])  # the entry of all images serves every draw
+    assert torch.equal(views_of(again.val), views_of(whole.val)) and again.val.digest == whole.val.digest
 
 
 @pytest.mark.parametrize("side", [None, 60, 500])

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
-from frostline.core.config import Config, FreezeModeConfig
+from frostline.core.config import Config, DataConfig, FreezeModeConfig
 
 NOT_SEMANTIC = (
     *("experiment_name", "device", "devices", "fsdp", "resume", "dry_run"),
@@ -131,6 +131,11 @@ def takes_plain_head_steps(config: Config) -> bool:
     if train.mixup or train.cutmix or train.clip_norm is not None or train.ema_decay is not None:
         return False
     return train.loss == "cross_entropy" and train.class_weights is None and train.sampling == "shuffled"
+
+
+def shrinks_train(data: DataConfig) -> bool:
+    """Return whether only some images of the training split are used."""
+    return data.shots is not None or data.limit is not None or data.fraction < 1
 
 
 def choices(config: Config) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from frostline.core import codehash
 from frostline.core.config import DataConfig
+from frostline.core.config_keys import shrinks_train
 from frostline.core.files import absolute
 from frostline.core.metrics import GROUP_IMAGES
 from frostline.data import belonging, duplicates, findings, leftovers, near_duplicates, times
@@ -123,9 +124,10 @@ def _assemble(
     cache = PixelCache(store, progress, pixels=config.pixels, max_pixels=config.max_pixels, about=about)
     levels = of_range(config.range, config.range_of) or cache.measure_levels(train.source, train.ids, str(config.range))
     decoded: dict[str, Decoded] = {}
+    apart = shrinks_train(config) and config.folds is None  # folds share features of all images
     for source in sources:
         own = {name: part.ids for name, part in parts.items() if part.source is source}
-        decoded |= cache.decode(source, own, spec, levels)
+        decoded |= cache.decode(source, own, spec, levels, apart=apart)
     good = {name: leave_out(part, decoded[name].bad) for name, part in parts.items()}
     require_readable(parts, good, decoded, root=config.root, skip=config.skip_bad)
     splits = {name: _split(good[name], decoded[name]) for name in SPLITS}

@@ -9,7 +9,7 @@ each use, with the same bits: the form depends only on the images, and only the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -112,27 +112,42 @@ class PixelCache:
         said = self._store_of(source).get("pixels", self._key(source, ids, chosen), make, about=about).meta
         return Levels(said["low"], said["high"])
 
-    def decode(self, source: Source, ids: Mapping[str, Tensor], spec: ViewSpec, levels: Levels) -> dict[str, Decoded]:
+    def decode(
+        self, source: Source, ids: Mapping[str, Tensor], spec: ViewSpec, levels: Levels, *, apart: bool = False
+    ) -> dict[str, Decoded]:
         """Return the decoded images `ids` of each split of a source; only the split `train` is cropped at random.
 
-        Small images are kept whole, which takes less room than their views and serves all networks.
+        Small images are kept whole, which takes less room than their views and serves all networks. With `apart` train
+        has entries of its own, so that those of the other splits serve other draws of train, too.
         """
+        evaluated = {name: part for name, part in ids.items() if name != "train"}
+        groups = [{"train": ids["train"]}, evaluated] if apart and evaluated and "train" in ids else [ids]
         with at_most(self._max_pixels):  # headers are read before anything is decoded
-            sizes = Sizes(_union(ids.values()), self._header_sizes(source, _union(ids.values())))
+            sizes = self._header_sizes(source, [_union(group.values()) for group in groups])
             chosen = self._choose(ids, sizes, spec, levels)
-            splits = {form: _union(ids[name] for name in ids if chosen[name] == form) for form in chosen.values()}
-            kept = {form: part for form, part in splits.items() if self._is_kept(source, part, form, sizes)}
-            others = [part for form, part in splits.items() if form not in kept]
-            decoded: dict[PixelForm, Decoded] = {}
-            for form, part in kept.items():
-                try:
-                    decoded[form] = self._decode(source, part, form)
-                except (NoRoom, Differing):  # the disk has less room than before, or a header was wrong
-                    others.append(part)
-            if others:
-                checked = self._decode(source, _union(others), PixelForm("nothing", levels=levels))
-                decoded |= {form: replace(checked, form=form, kept=False) for form in splits if form not in decoded}
-            return {name: decoded[chosen[name]] for name in ids}
+            found: dict[str, Decoded] = {}
+            for group in groups:
+                found |= self._decode_group(source, group, chosen, sizes)
+            return found
+
+    def _decode_group(
+        self, source: Source, ids: Mapping[str, Tensor], chosen: Mapping[str, PixelForm], sizes: Sizes
+    ) -> dict[str, Decoded]:
+        """Return the decoded images `ids` of splits that share an entry for each form that is `chosen` for them."""
+        splits = {chosen[name]: _union(ids[other] for other in ids if chosen[other] == chosen[name]) for name in ids}
+        kept = {form: part for form, part in splits.items() if self._is_kept(source, part, form, sizes)}
+        others = [part for form, part in splits.items() if form not in kept]
+        decoded: dict[PixelForm, Decoded] = {}
+        for form, part in kept.items():
+            try:
+                decoded[form] = self._decode(source, part, form)
+            except (NoRoom, Differing):  # the disk has less room than before, or a header was wrong
+                others.append(part)
+        if others:
+            levels = next(iter(splits)).levels
+            checked = self._decode(source, _union(others), PixelForm("nothing", levels=levels))
+            decoded |= {form: replace(checked, form=form, kept=False) for form in splits if form not in decoded}
+        return {name: decoded[chosen[name]] for name in ids}
 
     def _choose(self, ids: Mapping[str, Tensor], sizes: Sizes, spec: ViewSpec, levels: Levels) -> dict[str, PixelForm]:
         """Return the form of the images of each split, which depends only on the sizes of all."""
@@ -151,8 +166,8 @@ class PixelCache:
         store, key, _ = self._place(source, ids, form)
         return store.has("pixels", key) or sizes.bytes_of(form, ids) <= store.room_per_kind
 
-    def _header_sizes(self, source: Source, ids: Tensor) -> Tensor:
-        """Return `(N, 2)`, width and height of the images `ids` from their headers; 0 for broken ones."""
+    def _header_sizes(self, source: Source, parts: Sequence[Tensor]) -> Sizes:
+        """Return the sizes of images from their headers; the ids in each of the `parts` have an entry of their own."""
 
         def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
             with self._progress("reading sizes", len(ids)) as advance:
@@ -160,8 +175,12 @@ class PixelCache:
             writer.tensor("sizes", (len(ids), 2), torch.int32).copy_(torch.tensor(found).view(-1, 2))
             return {}
 
-        entry, ids_there = self._get(source, ids, "sizes", make, "sizes of {count:,} images of {about}")
-        return entry.tensors["sizes"][torch.searchsorted(ids_there, ids)]
+        found = []
+        for ids in parts:
+            entry, ids_there = self._get(source, ids, "sizes", make, "sizes of {count:,} images of {about}")
+            found.append(entry.tensors["sizes"][torch.searchsorted(ids_there, ids)])
+        every, order = torch.cat([*parts]).sort()
+        return Sizes(every, torch.cat(found)[order])
 
     def _decode(self, source: Source, ids: Tensor, form: PixelForm) -> Decoded:
         """Return images of a source in a form, from the store or decoded into it."""

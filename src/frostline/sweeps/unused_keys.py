@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline.core.config import EMBEDDED, OWN_FILES, Config
-from frostline.core.config_keys import SOLVERS, is_read, is_within, value_of
+from frostline.core.config_keys import SOLVERS, is_read, is_within, shrinks_train, value_of
 from frostline.core.errors import user_error
 
 
@@ -71,7 +71,7 @@ _MISTAKES = (
     ),
     _Rule(
         "data.subset_seed",
-        lambda c: c.data.shots is not None or c.data.limit is not None or c.data.fraction < 1,
+        lambda c: shrinks_train(c.data),
         "data.shots, data.limit or data.fraction, whose images it draws",
     ),
     _Rule(

@@ -88,10 +88,10 @@ def sweep(runs: Sequence[Choices], folder: Path, *, mlflow: bool) -> Sweep:
     done = []
     began = time.perf_counter()
     with _tracked(folder) if mlflow else nullcontext() as tracker:
-        for number in range(len(runs)):
+        parsed = [config(chosen) for chosen in runs]
+        for number in range(len(parsed)):
             started = time.perf_counter()
-            parsed = [config(chosen) for chosen in runs[number:]]
-            metrics = _run(parsed, folder / str(number), tracker, number)
+            metrics = _run(parsed[number:], folder / str(number), tracker, number)
             done.append(Run(time.perf_counter() - started, metrics))
     return Sweep(time.perf_counter() - began, tuple(done))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging.config
 import os
 import re
 import sqlite3
@@ -26,7 +27,7 @@ from frostline.core import project
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records import recording as recording_module
-from frostline.records.recording import now, recording
+from frostline.records.recording import now, reason_of, recording
 from frostline.records.result import TEST, VAL, Result
 from frostline.records.sweep_facts import Tracker
 from frostline.records.system_metrics import sampled
@@ -551,10 +552,41 @@ def test_resumed_sweep_and_run_keep_their_mlflow_runs(tracker, client, tmp_path)
 @pytest.mark.slow
 def test_half_created_store_is_created_again(tmp_path):
     (tmp_path / "mlflow.db").touch()
-    (tmp_path / "mlflow.db.new").write_bytes(b"half of a database")
-    (tmp_path / "mlflow.db.new-journal").write_bytes(b"and of its journal")
+    (tmp_path / "mlflow.db.new.0").write_bytes(b"half of a database")
+    (tmp_path / "mlflow.db.new.0-journal").write_bytes(b"and of its journal")
     assert server.experiment(f"sqlite:///{tmp_path}/mlflow.db", "demo")
-    assert not (tmp_path / "mlflow.db.new").exists()
+    assert not [*tmp_path.glob("mlflow.db.new*")]
+
+
+def test_store_that_had_no_room_is_created_by_the_same_process_later(tmp_path, monkeypatch):
+    """MLflow keeps its connection to a file, by name: it would write into the one that was removed."""
+    tried = []
+
+    class FullAtFirst:
+        def __init__(self, uri):
+            tried.append(uri)
+            Path(uri.removeprefix("sqlite:///")).write_bytes(b"half")
+            if len(tried) == 1 or uri in tried[:-1]:
+                raise sqlite3.OperationalError("database or disk is full")
+
+        def search_experiments(self, max_results): ...
+
+    monkeypatch.setattr("mlflow.MlflowClient", FullAtFirst)
+    with pytest.raises(sqlite3.OperationalError):
+        server._create(tmp_path / "mlflow.db")
+    server._create(tmp_path / "mlflow.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert (tmp_path / "mlflow.db").read_bytes() == b"half"
+
+
+def test_reason_of_a_failed_run_names_the_full_disk_behind_it(tmp_path):
+    """Hydra opens a run's log first."""
+    handlers = {"file": {"class": "logging.FileHandler", "filename": str(tmp_path / "missing" / "train.log")}}
+    with pytest.raises(ValueError, match="Unable to configure handler") as caught:
+        logging.config.dictConfig({"version": 1, "handlers": handlers})
+    reason = reason_of(caught.value)
+    assert reason.startswith("ValueError: Unable to configure handler 'file': [Errno 2] No such file or directory: ")
+    assert "train.log" in reason
 
 
 def test_unmirrored_run_is_resumed_as_its_journals_run(tracker, tmp_path):

@@ -88,10 +88,16 @@ def recording(
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the reason for an end as one line: the message of a UserError, else the type and message."""
-    kind = "" if isinstance(error, UserError) else type(error).__name__
-    text = credentials.scrubbed(" ".join(str(error).split()))
-    return ": ".join(part for part in (kind, text) if part)[:_LONGEST]
+    """Return the reason for an end as one line: the message of a UserError, else the type and message.
+
+    An error of the system that caused it is added: `logging` names neither a full disk nor the file.
+    """
+    if isinstance(error, UserError):
+        parts = [str(error)]
+    else:
+        parts = [type(error).__name__, str(error)]
+        parts += [str(error.__cause__)] if isinstance(error.__cause__, OSError) else []
+    return ": ".join(credentials.scrubbed(" ".join(part.split())) for part in parts if part)[:_LONGEST]
 
 
 def begin(folder: Path, name: str, tags: Mapping[str, str], **facts: Any) -> None:

@@ -6,10 +6,12 @@ MLflow is imported when a store is opened, not with this module.
 from __future__ import annotations
 
 import functools
+import glob
 import logging
 import os
 import sqlite3
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -224,9 +226,9 @@ def _create(file: Path) -> None:
     load()
     from mlflow import MlflowClient
 
-    partial = file.with_name(f"{file.name}.new")
-    for old in (partial, partial.with_name(f"{partial.name}-journal")):  # left by a process that was killed here
+    for old in file.parent.glob(f"{glob.escape(file.name)}.new.*"):  # left by a process that was killed here
         old.unlink(missing_ok=True)
+    partial = file.with_name(f"{file.name}.new.{uuid.uuid4().hex}")  # MLflow keeps one that failed open, by its name
     opened = MlflowClient(f"sqlite:///{partial}")
     opened.search_experiments(max_results=1)
     with suppress(AttributeError):  # private API: without it the file stays open under its old name, which is harmless

@@ -5,12 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
+from disk import file_size_limit
 from frostline import commands
-from frostline.commands import advise
+from frostline.commands import advise, predictions
 from frostline.core.errors import UserError, user_error
+
+
+def test_predictions_that_a_full_disk_would_truncate_leave_the_older_file(tmp_path, monkeypatch):
+    rows = pd.DataFrame({"image": range(100), "right": True})
+    monkeypatch.setattr(predictions, "_meant", lambda *_: SimpleNamespace(test_images=lambda: rows))
+    (output := tmp_path / "rows.csv").write_text("older")
+    with file_size_limit(100), pytest.raises(UserError, match=f"^--output={output}: expected a place that can be"):
+        predictions.main(["a run", "-o", str(output)])
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rows.csv", "older")]
+    assert predictions.main(["a run", "-o", str(output)]) == 0
+    assert output.read_text() == rows.to_csv(index=False)
 
 
 @pytest.mark.parametrize(

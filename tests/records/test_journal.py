@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from disk import file_size_limit
 from frostline.records import journal
 from frostline.records.journal import MirrorPosition
 
@@ -20,6 +21,14 @@ def test_epochs_round_trip(tmp_path):
         journal.append_epoch(tmp_path, line)
     assert journal.epochs(tmp_path) == lines
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_full_disk_names_the_journal_which_continues_when_there_is_room(tmp_path):
+    journal.append_epoch(tmp_path, {"epoch": 1})
+    with file_size_limit(20), pytest.raises(OSError, match=f": '{tmp_path / 'metrics.jsonl'}'"):
+        journal.append_epoch(tmp_path, {"epoch": 2})
+    journal.append_epoch(tmp_path, {"epoch": 2})
+    assert journal.epochs(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
 
 
 def test_resumed_run_drops_epochs_after_its_checkpoint(tmp_path):

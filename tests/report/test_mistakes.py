@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from disk import file_size_limit
 from frostline.report import mistakes
 
 
@@ -79,6 +80,12 @@ def test_noise_images_fit_on_a_sheet(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64), np.uint8)
     mistakes.write(tmp_path, noise, np.arange(16))
     assert len(mistakes.read(tmp_path, range(16))) == 16
+
+
+def test_sheet_that_a_full_disk_would_truncate_is_refused(tmp_path):
+    with file_size_limit(100), pytest.raises(OSError, match=f": '{tmp_path / mistakes.MISTAKES}'"):
+        mistakes.write(tmp_path, np.zeros((1, 3, 8, 8), np.uint8), np.zeros(1, int))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_no_mistakes_write_no_sheet(tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import replace
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ from pyarrow import parquet
 
 import frostline
 import warm
+from disk import file_size_limit
 from frostline.core import locks
 from frostline.core.errors import UserError
 from frostline.data import image_list, table_files
@@ -198,6 +200,16 @@ def test_interrupted_file_is_resumed_to_the_same_bytes(network, images, tmp_path
     output.unlink()
     assert not write(network, output, images, features=features).before
     assert computed and output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("file", ["images.arrow", "000000000000.part"])
+def test_full_disk_names_the_file(images, tmp_path, file):
+    rows = pa.table({"image": ["a name"] * 1000})
+    with file_size_limit(100), pytest.raises(OSError, match=f": '{tmp_path / file}'"):
+        if file == "images.arrow":
+            image_list.gather(tmp_path / file, [images], say=print)
+        else:
+            prediction_file._put(tmp_path / file, rows)
 
 
 def test_parts_of_another_command_are_refused(network, trained, images, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from frostline import api
 from frostline.commands import CALLED, Parser, positive, tell
+from frostline.core import files
 from frostline.core.errors import named, user_error
 from frostline.core.limits import LIMITS
 from frostline.data.names import counted
@@ -155,6 +157,7 @@ def _saver(folder: Path | None, images: ImageList) -> Callable[[int, Tensor], No
         stem = Path(images.place(row)).stem
         written[stem] += 1
         name = stem if written[stem] == 1 else f"{stem}-{written[stem]}"
-        Image.fromarray(view.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
+        Image.fromarray(view.permute(1, 2, 0).numpy()).save(png := io.BytesIO(), "PNG")
+        files.write(folder / f"{name}.png", png.getvalue())
 
     return save

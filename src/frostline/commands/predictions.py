@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         rows.to_csv(sys.stdout, index=False)
         return 0
     with arguments_of.writing("--output", options.output):
-        rows.to_csv(options.output, index=False)
+        files.write(options.output, rows.to_csv(index=False))
     print(f"{options.output}: {counted(len(rows), 'row', 'rows')}, {int((~rows['right']).sum()):,} of them wrong")
     return 0
 

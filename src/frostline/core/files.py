@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,27 @@ _alike: dict[str, tuple[str, Path, tuple[int, ...]]] = {}
 """Per file name of `write_alike`: the last text, the path it was written to, and the file's size and time then."""
 
 
-def write(path: Path, text: str, *, sync: bool = False) -> None:
-    """Write `text` to the file at `path` atomically: a kill leaves the old file or none. `sync` waits for the disk."""
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file at `path` in an OSError of the block, which writes it; for a full disk the system names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def write(path: Path, content: str | bytes, *, sync: bool = False) -> None:
+    """Write `content` at `path` atomically: a kill leaves the old file or none. `sync` waits for the disk."""
     partial = _partial(path)
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # for a full disk the system names no file
-        raise
+        with naming(path):
+            with partial.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
+from frostline.core import files
 from frostline.core.errors import user_error
 from frostline.core.files import expanded
 from frostline.data import leftovers, remote_files, shard_index, shard_splits, table_files, table_rows, tables
@@ -213,7 +214,7 @@ def _of_shards(file: Path, patterns: Sequence[str], say: Callable[[str], None]) 
 
 
 def _written(file: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> ImageList:
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with files.naming(file), pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for part in parts:
             writer.write_table(part)
     return ImageList(file, lambda row, place: open_anywhere(place))

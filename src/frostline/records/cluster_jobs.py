@@ -55,7 +55,8 @@ def note(sweep: Path, jobs: Iterable[Job]) -> None:
 
 
 def _write(sweep: Path, lines: str) -> None:
-    with (sweep / layout.JOBS).open("a") as file:  # several processes append
+    jobs = sweep / layout.JOBS
+    with files.naming(jobs), jobs.open("a") as file:  # several processes append
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())

@@ -148,7 +148,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _append(path: Path, entry: Mapping[str, Any], *, sync: bool) -> None:
-    with _LOCK, path.open("a+b") as file:
+    with _LOCK, files.naming(path), path.open("a+b") as file:
         _remove_torn_line(file.fileno())
         file.write(_line(entry).encode())
         file.flush()

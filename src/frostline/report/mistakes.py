@@ -46,13 +46,13 @@ def write(folder: Path, pixels: Array, ids: Array) -> None:
         how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BOX if scale < 1 else None
         tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
         sheet.paste(tile, (place % _COLUMNS * step, place // _COLUMNS * step))
-    (folder / MISTAKES).unlink(missing_ok=True)  # another hard link of it may belong to a record
     grey = bool((pixels == pixels[:, :1]).all())
     sheet = sheet.convert("L" if grey else "RGB")
     try:
-        sheet.save(folder / MISTAKES, quality=88, subsampling=0, optimize=True)
+        sheet.save(jpeg := io.BytesIO(), "JPEG", quality=88, subsampling=0, optimize=True)
     except OSError:  # with `optimize`, Pillow's buffer has one byte per pixel, and noise takes more
-        sheet.save(folder / MISTAKES, quality=88, subsampling=0)
+        sheet.save(jpeg := io.BytesIO(), "JPEG", quality=88, subsampling=0)
+    files.write(folder / MISTAKES, jpeg.getvalue())  # into a file, Pillow ignores that a full disk took only a part
     index = {"tile": _TILE, "gap": _GAP, "columns": _COLUMNS, "ids": ids.tolist()}
     files.write(folder / MISTAKES_INDEX, json.dumps(index) + "\n")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.core import files
 from frostline.core.metrics import Metric
 from frostline.records import journal
 from frostline.records.result import SECONDS, Result, value_text
@@ -71,8 +73,8 @@ def _save(stem: Path, draw: Callable[[Axes, Any], bool], subject: Contest | Trai
         _legend(figure, axes)
         written = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
         for file in written:
-            file.unlink(missing_ok=True)  # another hard link of it may belong to a record
-            figure.savefig(file, dpi=200)
+            figure.savefig(drawn := io.BytesIO(), format=file.suffix[1:], dpi=200)
+            files.write(file, drawn.getvalue())  # into a file, Pillow ignores that a full disk took only a part
     return written
 
 

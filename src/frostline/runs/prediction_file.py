@@ -210,7 +210,7 @@ def _read(part: Path) -> pa.Table:
 
 def _put(part: Path, rows: pa.Table) -> None:
     partial = part.with_suffix(".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+    with files.naming(part), pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
     partial.replace(part)
 
@@ -218,12 +218,13 @@ def _put(part: Path, rows: pa.Table) -> None:
 def _join(output: Path, partial: Path, columns: Columns, parts: Sequence[Path], about: Mapping[str, str]) -> Written:
     """Join the parts into the file, by way of `partial`, and return the result."""
     try:
-        if output.suffix.lower() == ".parquet":
-            prediction_rows.write_parquet(partial, columns, map(_read, parts), about)
-        else:
-            with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-                out.writelines(_TEXTS[output.suffix.lower()](columns, map(_read, parts)))
-        partial.replace(output)
+        with files.naming(output):
+            if output.suffix.lower() == ".parquet":
+                prediction_rows.write_parquet(partial, columns, map(_read, parts), about)
+            else:
+                with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+                    out.writelines(_TEXTS[output.suffix.lower()](columns, map(_read, parts)))
+            partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
     rows, unread, examples = 0, 0, list[str]()

@@ -137,11 +137,11 @@ def draw_once() -> None:
 
     savefig, drawn = Figure.savefig, dict[str, bytes]()
 
-    def save(figure: Figure, file: Any, **options: Any) -> None:
-        if (kind := Path(file).suffix) not in drawn:
-            savefig(figure, file, **options)
-            drawn[kind] = Path(file).read_bytes()
-        Path(file).write_bytes(drawn[kind])
+    def save(figure: Figure, file: io.BytesIO, *, format: str, **options: Any) -> None:
+        if format not in drawn:
+            savefig(figure, first := io.BytesIO(), format=format, **options)
+            drawn[format] = first.getvalue()
+        file.write(drawn[format])
 
     Figure.savefig = save  # type: ignore[method-assign,assignment]
 
@@ -207,7 +207,7 @@ def _fill_caches() -> None:
     axes.legend()
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("png", "svg"):
-            axes.figure.savefig(f"{folder}/figure.{kind}")
+            axes.figure.savefig(io.BytesIO(), format=kind)
         client = MlflowClient(f"sqlite:///{stores.put(Path(folder) / 'mlflow.db')}")
         run = client.create_run(client.create_experiment("a", folder), tags={"b": "c"}).info
         client.log_batch(run.run_id, [Metric("d", 1.0, 1, 1)], [Param("e", "f")], [RunTag("g", "h")])

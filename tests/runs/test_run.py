@@ -101,7 +101,9 @@ def test_divergence_is_found_before_a_checkpoint_is_written_in_the_middle_of_an_
         execute_run(compose(*SMALL, *TINY, "freeze=full", *options), tmp_path / "run")
 
 
-@pytest.mark.parametrize(("freeze", "damaged"), [("full", ["pixels"]), ("head", ["pixels", *["features"] * 3])])
+@pytest.mark.parametrize(
+    ("freeze", "damaged"), [("full", ["pixels"] * 2), ("head", [*["pixels"] * 2, *["features"] * 3])]
+)
 def test_damaged_store_entries_are_computed_again(tmp_path: Path, freeze: str, damaged: list[str]) -> None:
     for index in range(40):
         (folder := tmp_path / "data" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn.functional import one_hot
 from frostline.core.errors import UserError
 from frostline.data import loading
 from frostline.models.weights import GLYPHS
-from frostline.runs import checks, initial_weights, plan, setup
+from frostline.runs import checks, data_facts, initial_weights, plan, setup
 from frostline.store import hashing
 from small import SMALL, FakeScreen, compose, load_data
 
@@ -133,13 +134,16 @@ def test_weights_are_those_of_a_run_of_a_folder_or_named(tmp_path: Path, monkeyp
         initial_weights.weights_of(named, tmp_path, initial_weights.no_runs)
 
 
-def test_weights_of_a_run_are_named_as_typed() -> None:
+@pytest.mark.parametrize(
+    "look", [checks.check, lambda config, fetch: data_facts.open_data(config, FakeScreen(), fetch)]
+)
+def test_weights_of_a_run_are_named_as_typed(look: Callable[..., object]) -> None:
     def fetch(_: Any, folder: Path) -> Path:
         return Path(shutil.copyfile(GLYPHS, folder / "best.safetensors"))
 
     line = "^model.weights=runs:/0a: expected weights of resnet18 of torchvision, not of shufflenet_v2_x0_5 of"
     with pytest.raises(UserError, match=line):
-        checks.check(compose(*SMALL, "model=resnet18", "model.weights=runs:/0a"), fetch)
+        look(compose(*SMALL, "model=resnet18", "model.weights=runs:/0a"), fetch)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from frostline.models import freezing, shapes, torchvision_models
 from frostline.models.build import Model
 from frostline.models.freezing import Phase
 from frostline.report.terminal import Screen
-from frostline.runs.initial_weights import Fetch, as_typed, no_runs, on_disk, weights_of
+from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
 from frostline.runs.run_data import load_data, store_of
 from frostline.runs.setup import input_of, parts
 from frostline.training import optim
@@ -48,8 +48,7 @@ def check(config: Config, fetch: Fetch = no_runs) -> Checked:
     store = store_of(config, screen.say)
     with tempfile.TemporaryDirectory() as folder:
         source = weights_of(config, Path(folder), fetch)
-        with as_typed(config, source):
-            data, model, phases, batches = parts(config, source, store, meta=True, screen=screen)
+        data, model, phases, batches = parts(config, source, store, meta=True, screen=screen)
     if any(batch.stop - batch.start == 1 for batch in batches):
         _check_batches_of_one(config, model, phases)
     told = [*data.findings, *findings.of_weights(data.classes, model.trained_for, config.model.weights)]

@@ -25,7 +25,7 @@ from frostline.models.freezing import Phase
 from frostline.report.metric_scores import RANKED
 from frostline.report.terminal import Screen
 from frostline.runs import network_cache
-from frostline.runs.initial_weights import Fetch, no_runs, on_disk, weights_of
+from frostline.runs.initial_weights import Fetch, as_typed, no_runs, on_disk, weights_of
 from frostline.runs.run_data import load_data, store_of
 from frostline.runs.split_views import SplitViews, views_of
 from frostline.store.device_budget import DeviceBudget
@@ -144,10 +144,11 @@ def parts(
 
     With `meta`, weights that would have to be downloaded are not read.
     """
-    data = load_data(config, input_of(config, source), store, screen)
-    model = None if meta else network_cache.take(config, source, data.classes)
-    if model is None:
-        model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
+    with as_typed(config, source):
+        data = load_data(config, input_of(config, source), store, screen)
+        model = None if meta else network_cache.take(config, source, data.classes)
+        if model is None:
+            model = build_model(config, source, data.classes, meta=meta and not on_disk(config.model.weights))
     if config.freeze_mode.adapter.kind != "none":
         model = build.with_adapters(model, config.freeze_mode.adapter, seed=config.seed)
     if config.freeze_mode.solver is not None:

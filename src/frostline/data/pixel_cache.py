@@ -9,8 +9,9 @@ each use, with the same bits: the form depends only on the images, and only the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import PIL
@@ -168,44 +169,32 @@ class PixelCache:
 
     def _header_sizes(self, source: Source, parts: Sequence[Tensor]) -> Sizes:
         """Return the sizes of images from their headers; the ids in each of the `parts` have an entry of their own."""
-
-        def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
-            with self._progress("reading sizes", len(ids)) as advance:
-                found = header_sizes(ids.tolist(), source.header or source.read, advance)
-            writer.tensor("sizes", (len(ids), 2), torch.int32).copy_(torch.tensor(found).view(-1, 2))
-            return {}
-
         found = []
         for ids in parts:
-            entry, ids_there = self._get(source, ids, "sizes", make, "sizes of {count:,} images of {about}")
-            found.append(entry.tensors["sizes"][torch.searchsorted(ids_there, ids)])
-        every, order = torch.cat([*parts]).sort()
-        return Sizes(every, torch.cat(found)[order])
+            store, key, there = self._place(source, ids, "sizes")
+            make = partial(self._read_sizes, source, there)
+            entry = store.get("pixels", key, make, about=f"sizes of {len(there):,} images of {self._about}")
+            found.append(entry.tensors["sizes"][torch.searchsorted(there, ids)])
+        ids, order = torch.cat([*parts]).sort()
+        return Sizes(ids, torch.cat(found)[order])
+
+    def _read_sizes(self, source: Source, ids: Tensor, writer: Writer) -> dict[str, Any]:
+        with self._progress("reading sizes", len(ids)) as advance:
+            found = header_sizes(ids.tolist(), source.header or source.read, advance)
+        writer.tensor("sizes", (len(ids), 2), torch.int32).copy_(torch.tensor(found).view(-1, 2))
+        return {}
 
     def _decode(self, source: Source, ids: Tensor, form: PixelForm) -> Decoded:
         """Return images of a source in a form, from the store or decoded into it."""
+        store, key, there = self._place(source, ids, form)
 
-        def make(writer: Writer, ids: Tensor) -> dict[str, Any]:
-            with self._progress("decoding", len(ids)) as advance:
-                return decode_all(
-                    writer, ids.tolist(), source.read, form=form, max_pixels=self._max_pixels, progress=advance
-                )
+        def make(writer: Writer) -> dict[str, Any]:
+            limit = self._max_pixels
+            with self._progress("decoding", len(there)) as advance:
+                return decode_all(writer, there.tolist(), source.read, form=form, max_pixels=limit, progress=advance)
 
-        entry, ids = self._get(source, ids, form, make, f"{{count:,}} images of {{about}}, {form.about}")
-        return Decoded(source, entry, ids, form, kept=form.kind != "nothing")
-
-    def _get(
-        self,
-        source: Source,
-        ids: Tensor,
-        form: PixelForm | str,
-        make: Callable[[Writer, Tensor], dict[str, Any]],
-        about: str,
-    ) -> tuple[Entry, Tensor]:
-        """Return the entry that `make` fills for images of a source, and the ids of all images in it."""
-        store, key, ids = self._place(source, ids, form)
-        told = about.format(count=len(ids), about=self._about)
-        return store.get("pixels", key, lambda writer: make(writer, ids), about=told), ids
+        entry = store.get("pixels", key, make, about=f"{len(there):,} images of {self._about}, {form.about}")
+        return Decoded(source, entry, there, form, kept=form.kind != "nothing")
 
     def _place(self, source: Source, ids: Tensor, form: PixelForm | str) -> tuple[Store, str, Tensor]:
         """Return store and key of the entry for images of a source, and the ids of all images in it.

@@ -144,16 +144,16 @@ def test_identity_separates_cpu_and_gpu_rounding() -> None:
         return views_of(images, device=device).identity
 
     centred, whole = split(), replace(split(), centred=False)
-    exact, instead = (
-        split(Undecoded(lambda i: Image.new("RGB", (4, 4)), str, torch.arange(5), FULL, instead=instead))
-        for instead in (False, True)
+    exact, storable = (
+        split(Undecoded(lambda i: Image.new("RGB", (4, 4)), str, torch.arange(5), FULL, exact=exact))
+        for exact in (True, False)
     )
     by_cpu = [
-        *(identity(one, "cpu") for one in (centred, whole, instead)),
+        *(identity(one, "cpu") for one in (centred, whole, storable)),
         identity(centred, "meta"),
         identity(exact, "meta"),
     ]
-    by_card = [identity(whole, "meta"), identity(instead, "meta")]
+    by_card = [identity(whole, "meta"), identity(storable, "meta")]
     assert by_cpu == [by_cpu[0]] * 5 and by_card == [by_card[0]] * 2 and by_cpu[0] != by_card[0]
 
 

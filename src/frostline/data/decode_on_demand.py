@@ -34,14 +34,14 @@ class Undecoded:
         levels: Levels,
         *,
         side: int | None = None,
-        instead: bool = False,
+        exact: bool = True,
     ) -> None:
         """Image i is `read(ids[i])`, called `name(ids[i])`, with `levels` applied and its shorter side at most `side`.
 
-        All images were decoded without error before. `instead` says that the store would keep them if it had room.
+        All images were decoded without error before. If `exact`, the store never keeps them, however much room it has.
         """
         self._read, self._name, self._ids, self._levels, self._side = read, name, ids.tolist(), levels, side
-        self.instead = instead
+        self.exact = exact
         lift_limits()
 
     def __len__(self) -> int:

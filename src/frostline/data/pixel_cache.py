@@ -73,8 +73,8 @@ class Decoded:
         """Return the pixels of the images `ids`, or their files to decode if the pixels are not stored."""
         tensors, rows, form = self.entry.tensors, self.rows(ids), self.form
         if not self.kept:
-            instead = form.kind != "nothing"
-            return Undecoded(self.source.read, self.source.name, ids, form.levels, side=form.side, instead=instead)
+            exact = form.kind == "nothing"
+            return Undecoded(self.source.read, self.source.name, ids, form.levels, side=form.side, exact=exact)
         if form.kind == "stored":
             return Ragged(tensors["pixels"], tensors["starts"][rows], tensors["shapes"][rows])
         return Rows(tensors["pixels"], rows)

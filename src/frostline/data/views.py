@@ -111,7 +111,7 @@ class Views:
 
         A GPU makes all other views by its own kernels, which round a few pixels differently.
         """
-        exact = isinstance(self._pixels, Undecoded) and not self._pixels.instead
+        exact = isinstance(self._pixels, Undecoded) and self._pixels.exact
         return exact or self._centred or self._device_budget.device.type == "cpu"
 
     def _start_decoding(self, pixels: Undecoded, index: Tensor, number: int) -> Callable[[], list[Tensor]]:
@@ -134,8 +134,7 @@ class Views:
         """Return the views of images, `(B, 3, S, S)` of integer values; without `crop` the centre views."""
         if crop is not None:
             how = self._view.center
-            options: dict[str, Any] = {"interpolation": how.interpolation, "fill": how.fill}
-            return resized_crop(images, crop.boxes, how.size, crop.flip, **options)
+            return resized_crop(images, crop.boxes, how.size, crop.flip, interpolation=how.interpolation, fill=how.fill)
         if self._centred:
             assert isinstance(images, Tensor)
             return images

@@ -22,7 +22,6 @@ from frostline.data.findings import Finding, of_names
 from frostline.data.label_columns import LABELS, DataSet, Labels
 from frostline.data.layouts import SPLITS
 from frostline.data.names import counted, some
-from frostline.data.remote_files import RemoteFile
 from frostline.data.shard_headers import JSON, Wanted
 from frostline.data.shard_index import Index, index
 from frostline.store.store import Store
@@ -83,13 +82,12 @@ def read(root: str, options: Mapping[str, Any], store: Store, progress: Progress
     _check_fields(root, options, found)
     damage = tuple(line for own in found.values() for line in own.damage())
     with blamed(root, damage):
-        return _labels_of(root, options, files, found, given, damage)
+        return _labels_of(root, options, found, given, damage)
 
 
 def _labels_of(
     root: str,
     options: Mapping[str, Any],
-    files: Mapping[str, Sequence[RemoteFile]],
     found: Mapping[str, Index],
     given: tuple[Any, ...],
     damage: tuple[str, ...],
@@ -98,7 +96,7 @@ def _labels_of(
     group, separator = options.get("group"), options.get("separator")
     label_in = [_text_of("label", name, list(found.values())) for name in given]
     group_in = _text_of("group", group, list(found.values())) if group is not None else None
-    names = shard_class_names.find(root, options.get("classes"), files["train"]) if len(label_in) == 1 else ()
+    names = shard_class_names.find(root, options.get("classes"), found["train"].shards) if len(label_in) == 1 else ()
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         chosen = options.get("classes") or "null"
         raise user_error("data.options.classes", chosen, f"different names of classes, not {some(twice)} twice")

@@ -26,32 +26,28 @@ class Checks:
     def __init__(self, sums: Sequence[int], damaged: Callable[[], DamagedEntry]) -> None:
         """Expect the CRC-32 `sums[i]` of piece i; the error returned by `damaged` is raised if one differs."""
         self._sums, self._damaged = sums, damaged
-        self._open = bytearray(b"\1" * len(sums))
+        self._unverified = set(range(len(sums)))
         self.failed = False
         """Whether a piece differed."""
 
     def close(self) -> Self:
         """Count all pieces as verified, e.g. because the file was just written."""
-        self._open.clear()
+        self._unverified.clear()
         return self
 
     @property
     def closed(self) -> bool:
         """Whether all pieces are verified."""
-        return not self._open
+        return not self._unverified
 
     def compare(self, file: int, start: int, size: int) -> None:
         """Verify the pieces that contain `size` bytes from offset `start`, unless they were verified before."""
-        if not self._open:
-            return
         for piece in range(start // _PIECE, -(-(start + size) // _PIECE)):
-            if self._open[piece : piece + 1] == b"\1":
+            if piece in self._unverified:
                 if zlib.crc32(os.pread(file, _PIECE, piece * _PIECE)) != self._sums[piece]:
                     self.failed = True
                     raise self._damaged()
-                self._open[piece : piece + 1] = b"\0"
-        if 1 not in self._open:
-            self.close()
+                self._unverified.discard(piece)
 
 
 def checksum(path: Path) -> list[int]:

@@ -154,7 +154,8 @@ class PixelCache:
         """Return the form of the images of each split, which depends only on the sizes of all."""
         view = PixelForm("view", view=spec.center, levels=levels)
         whole = PixelForm("original" if sizes.alike else "stored", levels=levels)
-        if 0 < sizes.bytes_of(whole) <= sizes.bytes_of(view) and (spec.side is None or sizes.shortest <= spec.side):
+        no_larger = 0 < sizes.bytes_of(whole) <= sizes.bytes_of(view)
+        if no_larger and (spec.side is None or sizes.longest_shorter_side <= spec.side):
             return dict.fromkeys(ids, whole)
         kind, side = ("nothing", None) if self._pixels == "exact" else ("stored", spec.side)
         cut = PixelForm(kind, side=side, levels=levels)

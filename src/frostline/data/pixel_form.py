@@ -54,8 +54,8 @@ class Sizes:
         return bool((known == known[:1]).all())
 
     @property
-    def shortest(self) -> int:
-        """Largest shorter side of all images, in pixels."""
+    def longest_shorter_side(self) -> int:
+        """Of the shorter sides of all images, the longest, in pixels."""
         return int(self.sizes.amin(1).max())
 
     def bytes_of(self, form: PixelForm, ids: Tensor | None = None) -> int:

@@ -63,7 +63,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return _tensor(_Memory(file.fileno(), size), file.fileno(), shape, dtype)
 
 
-def again(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+def reopened(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
     """Return the tensor whose file an earlier `create` left at `path`, with its content; None if there is none."""
     size = size_of(shape, dtype)
     if size and path.is_file() and path.stat().st_size == size:

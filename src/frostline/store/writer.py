@@ -52,16 +52,12 @@ class Writer:
         self.size += size
         if piecemeal:
             self.piecemeal.add(name)
-        if (
-            self.notes
-            and self._part is not None
-            and (there := mapped.again(self._part / name, shape, dtype)) is not None
-        ):
-            self.tensors[name] = there
-            return there
-        with self._claim(size):
-            self.tensors[name] = self._zeros(name, shape, dtype)
-        return self.tensors[name]
+        left = mapped.reopened(self._part / name, shape, dtype) if self._part is not None and self.notes else None
+        if left is None:
+            with self._claim(size):
+                left = self._zeros(name, shape, dtype)
+        self.tensors[name] = left
+        return left
 
     def note(self, value: Any) -> None:
         """Note written work as a plain value, so that it is not done again after a kill of this process."""

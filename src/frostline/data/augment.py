@@ -154,7 +154,7 @@ def jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
     torchvision's `ColorJitter`, but applied in this fixed order.
     """
     lowest = max(0.0, 1 - strength)
-    brightness, contrast, saturation = (lowest + (1 + strength - lowest) * draws)[:, :, None, None, None].unbind(1)
+    brightness, contrast, saturation = _between(lowest, 1 + strength, draws)[:, :, None, None, None].unbind(1)
     images = (images * brightness).clamp_(0, 255)
     images = blend(images, gray(images).mean((2, 3), keepdim=True), contrast)
     return blend(images, gray(images), saturation)

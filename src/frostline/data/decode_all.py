@@ -225,11 +225,11 @@ def _decode_chunk(job: _Job, ids: Sequence[int], chunk: range) -> list[tuple[int
         else:
             if kept is not None:
                 job.writer.put("pixels", *kept)
-            columns, levels = job.columns, image.permute(1, 2, 0).contiguous()
+            columns, pixels = job.columns, image.permute(1, 2, 0).contiguous()
             columns["sizes"][row] = (image.shape[2], image.shape[1])
             columns["done"][row] = facts.done
             columns["spans"][row] = (facts.lowest, facts.highest)
-            columns["digests"][row] = np.frombuffer(hashlib.sha256(levels.numpy().data).digest(), dtype=np.uint8)
+            columns["digests"][row] = np.frombuffer(hashlib.sha256(pixels.numpy().data).digest(), dtype=np.uint8)
             small[row] = perceptual_hash.small(image)
     if small:
         job.columns["hashes"][list(small)] = perceptual_hash.of(torch.stack(list(small.values())))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from torch import Tensor
 from frostline.core.errors import first_few
 from frostline.core.labels import label_text
 from frostline.data.findings import PAIRS, Finding, Place
+from frostline.store import hashing
 
 TAIL = 4096
 """Bytes at the end of a file that are compared: they differ even if headers are equal."""
+T = TypeVar("T")
 
 
 def of_files(files: Sequence[Path]) -> Tensor:
@@ -33,19 +35,19 @@ def of_files(files: Sequence[Path]) -> Tensor:
     Only files of equal size are opened, and only those with equal ends are read whole. A file that cannot be read
     equals no other.
     """
-    return first_alike(len(files), *(lambda row, fact=fact: fact(files[row]) for fact in (_size, _tail, _content)))
+    return first_alike(files, _size, _tail, hashing.of_file)
 
 
-def first_alike(count: int, *facts: Callable[[int], Hashable]) -> Tensor:
-    """Return `(count,)` int64: for each row the first one with which it has all facts in common.
+def first_alike(images: Sequence[T], *facts: Callable[[T], Hashable]) -> Tensor:
+    """Return `(N,)` int64: for each image the index of the first one with which it has all facts in common.
 
-    A fact is computed only for rows that agree in all facts before it. A row for which it raises OSError equals no
-    other.
+    An element of `images` is what the `facts` take, such as a file. A fact is computed only for images that agree in
+    all facts before it. An image for which it raises OSError equals no other.
     """
-    first = torch.arange(count)
-    groups: Iterable[list[int]] = [list(range(count))]
+    first = torch.arange(len(images))
+    groups: Iterable[list[int]] = [list(range(len(images)))]
     for fact in facts:
-        groups = [group for before in groups for group in _alike(before, fact)]
+        groups = [group for before in groups for group in _alike(images, before, fact)]
     for group in groups:
         first[group] = group[0]
     return first
@@ -157,12 +159,12 @@ def _copies(train: SplitHashes) -> Iterator[Finding]:
         yield Finding(told, False, names, shown)
 
 
-def _alike(group: Sequence[int], fact: Callable[[int], Hashable]) -> Iterator[list[int]]:
-    """Yield the subsets of at least two rows that have a fact in common."""
+def _alike(images: Sequence[T], group: Sequence[int], fact: Callable[[T], Hashable]) -> Iterator[list[int]]:
+    """Yield the subsets of at least two indices of a group whose images have a fact in common."""
     found: defaultdict[Hashable, list[int]] = defaultdict(list)
     for index in group:
         with suppress(OSError):
-            found[fact(index)].append(index)
+            found[fact(images[index])].append(index)
     yield from (alike for alike in found.values() if len(alike) > 1)
 
 
@@ -177,8 +179,3 @@ def _tail(file: Path) -> bytes:
     with file.open("rb") as opened:
         opened.seek(max(0, file.stat().st_size - TAIL))
         return hashlib.sha256(opened.read(TAIL)).digest()
-
-
-def _content(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()

@@ -83,7 +83,7 @@ class HubImages:
             content = self._content(index)
             return hashlib.sha256(Path(self._path(index)).read_bytes() if content is None else content).digest()
 
-        return duplicates.first_alike(len(self.rows), size, whole)
+        return duplicates.first_alike(range(len(self.rows)), size, whole)
 
     def _content(self, index: int) -> bytes | None:
         return None if self.content is None else self.content[self.rows[index]].as_py()

@@ -108,22 +108,21 @@ class Index:
 
     def first_alike(self, rows: Tensor) -> Tensor:
         """Return `(N,)` int64: for each image of `rows` the position in `rows` of the first one with the same bytes."""
-        known = rows.tolist()
 
-        def size(number: int) -> Hashable:
-            if known[number] in self.reasons:
+        def size(row: int) -> Hashable:
+            if row in self.reasons:
                 raise OSError("nothing to compare")
-            return int(self.places[known[number], 2])
+            return int(self.places[row, 2])
 
-        def tail(number: int) -> Hashable:
-            shard, start, length = self.places[known[number]].tolist()
+        def tail(row: int) -> Hashable:
+            shard, start, length = self.places[row].tolist()
             rest = max(0, length - TAIL)
             return hashlib.sha256(self._part(shard, start + rest, length - rest)).digest()
 
-        def whole(number: int) -> Hashable:
-            return hashlib.sha256(self.content(known[number])).digest()
+        def whole(row: int) -> Hashable:
+            return hashlib.sha256(self.content(row)).digest()
 
-        return duplicates.first_alike(len(known), size, tail, whole)
+        return duplicates.first_alike(rows.tolist(), size, tail, whole)
 
 
 def index(key: str, shards: Sequence[RemoteFile], wanted: Wanted, store: Store, progress: ProgressBar) -> Index:

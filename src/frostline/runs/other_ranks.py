@@ -119,6 +119,7 @@ class Follower:
         self._learner: Learner
         self._guard = Guard(self.setup.model.module)
         self._parts: tuple[int, PhaseParts] | None = None
+        self._steps: Iterator[None] = iter(())
 
     def join(self, meeting: str, ranks: int) -> None:
         """Join the process group of `ranks` processes that meets through the file `meeting`."""
@@ -146,8 +147,15 @@ class Follower:
             adapters.merge(self.setup.model.module)
         state.load(self.setup.model.module, process_group.receive(tensors, self.setup.device))
 
-    def run_steps(self, epoch: int, first: int, count: int) -> None:
-        """Execute `count` steps of an epoch; `first` is the number of the first one in the run."""
+    def begin_steps(self, epoch: int, first: int, count: int) -> None:
+        """Begin `count` steps of an epoch, which the orders `step` execute; `first` is the number of the first one."""
+        self._steps = self._executed(epoch, first, count)
+
+    def step(self) -> None:
+        """Execute the next step."""
+        next(self._steps)
+
+    def _executed(self, epoch: int, first: int, count: int) -> Iterator[None]:
         setup, recipe, labels = self.setup, self.setup.recipe, self.setup.data.train.labels
         slices = batches(len(labels), recipe.batch_size, drop_last=recipe.drop_last)
         every = sampled(labels, recipe.sampling, recipe.seed, epoch)
@@ -160,7 +168,9 @@ class Follower:
             setup.rates.set(optimizer.param_groups, step, span)
             next(made)
             self._learner.average()
-        self._guard.check_if_written()
+            if step == first + count - 1:
+                self._guard.check_if_written()
+            yield
 
     @torch.inference_mode()
     def evaluate(self, split: str, epoch: int, phase: int, cache: bool) -> None:

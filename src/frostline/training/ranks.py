@@ -238,11 +238,13 @@ class LeadingStepper(Stepper):
         return self._together(part, indices, epoch, first)
 
     def _together(self, part: TrainedPart, indices: Sequence[Tensor], epoch: int, first: int) -> Iterator[Step]:
-        self._ranks.order("run_steps", epoch, first, len(indices))
-        seen = self._views.seen
-        with self._ranks.propagating_errors():
-            for step in self._shared.steps(part, indices, epoch, first):
-                seen += len(step.labels)
-                if not part.data.cached:
-                    self._views.seen = seen
-                yield step
+        self._ranks.order("begin_steps", epoch, first, len(indices))
+        steps, seen = self._shared.steps(part, indices, epoch, first), self._views.seen
+        for index in indices:
+            self._ranks.order("step")  # one at a time: between two steps a checkpoint may need the others
+            with self._ranks.propagating_errors():
+                step = next(steps)
+            seen += len(index)
+            if not part.data.cached:
+                self._views.seen = seen
+            yield step

@@ -7,16 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 import written_sweeps
 from frostline.records import sweep_record
+from frostline.records.layout import PREDICTIONS
 from frostline.records.result import TEST, VAL, Result
-from frostline.report.cell_intervals import repeats
+from frostline.report.cell_intervals import compare_cells, repeats
 from frostline.report.cells import SUBSET, cells, repeats_typed
 from frostline.report.combine import merged
 from frostline.report.contest import contests
+from frostline.report.predictions import read_alike, right_in
+from frostline.report.statistics import by_influence
 from frostline.report.verdict import answer
 
 
@@ -55,6 +60,26 @@ def test_draws_are_compared_in_pairs_in_one_contest() -> None:
         replace(one, command=[*(one.command or [])[:-1], f"{SUBSET}={one.choices[SUBSET]}"]) for one in head + full
     ]
     assert "'data.subset_seed=${seed}'" in answer(typed)  # else it would have one draw alone
+
+
+def test_draws_of_several_seeds_are_compared_although_a_run_failed(tmp_path: Path) -> None:
+    labels, draw = np.arange(60) % 3, np.random.default_rng(0)
+
+    def tested(job: int, mode: str) -> Result:
+        logits = (draw.normal(size=(60, 3)) + np.eye(3)[labels]).astype(np.float32)
+        (tmp_path / str(job)).mkdir()
+        save_file({"logits": logits, "labels": labels, "ids": np.arange(60)}, tmp_path / str(job) / PREDICTIONS)
+        score = float((logits.argmax(1) == labels).mean())
+        return replace(run(job, mode, score, job % 2, job // 2 % 2), folder=str(tmp_path / str(job)))
+
+    head, full = [tested(job, "head") for job in range(4)], [tested(job, "full") for job in range(4, 8)]
+    (one,), (other,) = cells(head), cells([*full[:3], replace(full[3], status="FAILED")])
+    both = compare_cells(one, other)
+    mine, theirs = (np.array([right_in(read_alike(each.folders)) for each in repeats(cell)]) for cell in (one, other))
+    apart = mine - theirs
+    expected = by_influence(both.gap, apart - apart.mean(1, keepdims=True), 1 / 60)
+    assert both.over_images is not None and expected is not None
+    assert (both.over_images.low, both.over_images.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_merged_sweeps_keep_draws_in_one_contest(tmp_path: Path) -> None:

@@ -17,16 +17,16 @@ from frostline.report.statistics import Bools, Interval, Ints
 
 @dataclass(frozen=True)
 class Repeat:
-    """The result of one seed on the test or validation split, or of one fold of a cross-validation."""
+    """The result of one seed on the test or validation split, or of one fold or draw of training images."""
 
     seed: object
-    """The seed, or the number of the fold."""
+    """The seed, or the number of the fold or draw."""
     value: float
     """The score, in the metric that selects cells."""
     images: int
     """Number of images; 0 where it is not known."""
     folders: tuple[str, ...]
-    """The folder of the run; for a fold, those of all its seeds. Empty on validation: its predictions are not kept."""
+    """The folders of its runs, several for a fold or draw with several seeds; none on validation, which keeps none."""
     margin: float | None = None
     """On validation, in a metric other than accuracy: half of the 95% interval over images, the mean over repeats."""
     overlap: float | None = None
@@ -93,22 +93,21 @@ def _over_images(repeats: Sequence[Repeat], by: Metric) -> Interval | None:
     if (margin := repeats[0].margin) is not None:
         return Interval(_mean(repeats) - margin, _mean(repeats) + margin)
     said = predictions.read_alike(folder for one in repeats for folder in one.folders)
-    found = _influences(said, by) if said else None
+    found = _influences(repeats, said, by)
+    return None if found is None else statistics.by_influence(_mean(repeats), *found, said[0].groups)
+
+
+def _influences(repeats: Sequence[Repeat], said: Sequence[Predictions], by: Metric) -> tuple[Array, float] | None:
+    """Return the influence `(repeats, N)` of each image, and the least error; None where they are unknown.
+
+    That on a repeat is the mean over its runs. If some runs are not among `said`, it is `(1, N)`, the mean over all.
+    """
+    found = predictions.influences(said, by) if said else None
     if found is None:
         return None
-    influence, least = found
-    of_mean = influence if len(repeats) > 1 else influence.mean(0)
-    return statistics.by_influence(_mean(repeats), of_mean, least, said[0].groups)
-
-
-def _influences(said: Sequence[Predictions], by: Metric) -> tuple[Array, float] | None:
-    """Return the influence `(runs, N)` of each image on each run, and the least error; None where they are unknown."""
-    if by == ACCURACY:
-        right = np.array([one.right for one in said], np.float64)
-        return right - right.mean(1, keepdims=True), 1 / right.shape[1]
-    found = [one.measured(by) if len(one.ids) else None for one in said]
-    known = [one for one in found if one]
-    return (np.array([one.influence for one in known]), known[0].least) if len(known) == len(found) else None
+    ends = np.cumsum([len(one.folders) for one in repeats])
+    parts = np.split(found[0], ends[:-1]) if ends[-1] == len(said) else [found[0]]
+    return np.array([runs.mean(0) for runs in parts]), found[1]
 
 
 def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Difference:
@@ -213,7 +212,7 @@ def _image_by_image(
     if by == ACCURACY and len(one) == len(two) == 1:
         within, how = paired(one[0].right, two[0].right, groups)
         return within, f"{how} {images}"
-    mine, other = _influences(one, by), _influences(two, by)
+    mine, other = _influences(first, one, by), _influences(second, two, by)
     if mine is None or other is None:
         return None
     apart = mine[0] - other[0] if seeds else mine[0].mean(0) - other[0].mean(0)

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from frostline.core.metrics import METRICS, Metric
+from frostline.core.metrics import ACCURACY, METRICS, Metric
 from frostline.records.layout import PREDICTIONS
 from frostline.records.result import ECE
 from frostline.report.calibration import calibration
@@ -92,6 +92,15 @@ def read_alike(folders: Iterable[str]) -> list[Predictions]:
 def right_in(found: Sequence[Predictions]) -> Array:
     """Return `(N,)` whether a run got each image right, bool; for several runs the share of them, float64."""
     return found[0].right if len(found) == 1 else np.mean([one.right for one in found], axis=0)
+
+
+def influences(found: Sequence[Predictions], by: Metric) -> tuple[Array, float] | None:
+    """Return the influence `(runs, N)` of each image on each run, and the least error; None where they are unknown."""
+    if by == ACCURACY:
+        right = np.array([one.right for one in found], np.float64)
+        return right - right.mean(1, keepdims=True), 1 / right.shape[1]
+    known = [measured for one in found if len(one.ids) and (measured := one.measured(by))]
+    return (np.array([one.influence for one in known]), known[0].least) if len(known) == len(found) else None
 
 
 def _of_one(logits: Floats, labels: Array, ids: Ints, groups: Ints | None) -> Predictions:

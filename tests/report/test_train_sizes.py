@@ -67,6 +67,15 @@ def test_what_differs_in_more_than_its_size_is_no_series(other: list[Result]) ->
     assert train_sizes.train_sizes(contests(other)) == []
 
 
+def test_runs_of_an_unknown_size_are_left_out() -> None:
+    lost = [run for run in runs() if run.choices["data.shots"] == "null"]  # their config cannot be read
+    for run in lost:
+        del run.choices["data.shots"]
+    (sizes,) = train_sizes.train_sizes(contests([*runs(), *lost]))
+    assert [train_sizes.images(contest) for contest in sizes.contests] == [10, 30, 100, 5_000]
+    assert "fine-tuning (full) wins at null." in sizes.sentence
+
+
 def test_plot_shows_test_scores_with_intervals_by_training_images() -> None:
     axes = Figure().add_axes((0, 0, 1, 1))
     (sizes,) = train_sizes.train_sizes(contests(runs()))

@@ -52,14 +52,13 @@ def train_sizes(contests: Sequence[Contest]) -> list[TrainSizes]:
     shrinking = [name for name in settings if name in _SHRINKING]
     if len(shrinking) != 1:
         return []
-    groups: dict[str, list[Contest]] = {}
+    (key,), groups = shrinking, dict[str, list[Contest]]()
     for contest, chosen in zip(fit, choices, strict=True):
-        where = choices_text(chosen, [name for name in settings if name not in shrinking])
-        groups.setdefault(where, []).append(contest)
+        if key in chosen:  # else the config of its runs cannot be read any more
+            where = choices_text(chosen, [name for name in settings if name != key])
+            groups.setdefault(where, []).append(contest)
     return [
-        TrainSizes(shrinking[0], where, tuple(sorted(group, key=images)))
-        for where, group in groups.items()
-        if len(group) > 1
+        TrainSizes(key, where, tuple(sorted(group, key=images))) for where, group in groups.items() if len(group) > 1
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import frostline
 from frostline import commands
 from frostline.core.errors import UserError
 from frostline.runs import costs
+from frostline.sweeps import advice
+from small import compose
 
 QUICK = ("data.limit=100", "threads=1", "batch_size=20", "freeze=head,full")
 
@@ -53,6 +56,11 @@ def test_mistake_is_one_line(typed, line):
     with pytest.raises(UserError) as mistake:
         frostline.advise(*typed, "freeze=head")
     assert re.match(line.replace("?", r"\?"), str(mistake.value)) and "\n" not in str(mistake.value)
+
+
+def test_draws_of_training_images_are_one_data_set():
+    drawn = [SimpleNamespace(config=compose("data.shots=2", f"data.subset_seed={seed}")) for seed in (0, 1)]
+    advice._require_one_data_set(drawn, {"data.shots": "2", "data.subset_seed": "${seed}", "seed": "0,1"})
 
 
 @pytest.mark.slow

@@ -115,8 +115,9 @@ def _search_of(config: Config) -> CellSearch | None:
 
 
 def _require_one_data_set(planned: Sequence[PlannedRun], values: Mapping[str, str]) -> None:
-    for run in planned:  # several folds count as one data set; the first one is used
-        if replace(run.config.data, fold=0) != replace(planned[0].config.data, fold=0):
+    sets = [replace(run.config.data, fold=0, subset_seed=None) for run in planned]
+    for data in sets:  # several folds, or draws of train, count as one data set; the first one is used
+        if data != sets[0]:
             several = (key for key, value in values.items() if key.split(".")[0] == "data" and "," in value)
             key = next(several, "data")
             raise user_error(key, values.get(key), "one value, since backbones are compared on the same images")

@@ -60,8 +60,15 @@ def test_sizes_of_different_data_are_apart() -> None:
         [replace(run, images={}) for run in runs()],
         [replace(run, choices=run.choices | {"data.split_seed": IMAGES[run.choices["data.shots"]]}) for run in runs()],
         [replace(run, choices=run.choices | {"data.limit": IMAGES[run.choices["data.shots"]]}) for run in runs()],
+        [
+            replace(run, choices=run.choices | {"freeze_mode": "head", "augment": run.choices["freeze_mode"]})
+            if run.choices["data.shots"] == 3
+            else run
+            for run in runs()
+            if run.choices["data.shots"] in (1, 3)
+        ],
     ],
-    ids=["one size", "one mode", "unknown sizes", "other splits", "two keys"],
+    ids=["one size", "one mode", "unknown sizes", "other splits", "two keys", "other contenders"],
 )
 def test_what_differs_in_more_than_its_size_is_no_series(other: list[Result]) -> None:
     assert train_sizes.train_sizes(contests(other)) == []

@@ -26,7 +26,7 @@ class TrainSizes:
     where: str
     """Other settings of the data that differ within the sweep, e.g. `data=cifar10`; else empty."""
     contests: tuple[Contest, ...]
-    """By number of training images, the smallest first; each has several contenders."""
+    """By number of training images, the smallest first; each has several contenders, all values of the same key."""
 
     @property
     def sentence(self) -> str:
@@ -45,20 +45,22 @@ class TrainSizes:
 
 
 def train_sizes(contests: Sequence[Contest]) -> list[TrainSizes]:
-    """Return the series of contests that differ in the number of training images alone; empty without such."""
+    """Return the series of contests of one key that differ in the number of training images alone."""
     fit = [contest for contest in contests if len(contest.contenders) > 1 and images(contest)]
     choices = [contest.results[0].choices for contest in fit]
     settings = [name for name in differing(choices) if name == "select" or is_of_data(name)]
     shrinking = [name for name in settings if name in _SHRINKING]
     if len(shrinking) != 1:
         return []
-    (key,), groups = shrinking, dict[str, list[Contest]]()
+    (key,), groups = shrinking, dict[tuple[str, str], list[Contest]]()
     for contest, chosen in zip(fit, choices, strict=True):
         if key in chosen:  # else the config of its runs cannot be read any more
             where = choices_text(chosen, [name for name in settings if name != key])
-            groups.setdefault(where, []).append(contest)
+            groups.setdefault((where, contest.key), []).append(contest)
     return [
-        TrainSizes(key, where, tuple(sorted(group, key=images))) for where, group in groups.items() if len(group) > 1
+        TrainSizes(key, where, tuple(sorted(group, key=images)))
+        for (where, _), group in groups.items()
+        if len(group) > 1
     ]
 
 

@@ -174,9 +174,10 @@ class Sweep:
         return answer_data.of_results(self.results)
 
     def test_images(self, *overrides: str) -> pd.DataFrame:
-        """Return the test images of all seeds and folds of the best cell by validation, as `Run.test_images` does.
+        """Return the test images of all runs of the best cell by validation, as `Run.test_images` does.
 
-        The columns `seed` and `data.fold` tell the runs apart. With folds, every image is in it once per seed.
+        The columns `seed`, `data.fold` and `data.subset_seed` tell the runs apart. With folds, every image is in it
+        once per seed.
         """
         from frostline.api import tested_images
         from frostline.sweeps import find_weights, tested_runs

@@ -98,11 +98,9 @@ class Result:
             odd |= dict.fromkeys({VAL, TEST} - found.metrics.keys())
         for name, value in odd.items():
             raise ValueError(f"not the result of a run: its {name} is {value!r:.50}")
-        if any(
-            isinstance(found.choices.get(repeat), float | list | dict)
-            for repeat in ("seed", "data.fold", "data.subset_seed")
-        ):
-            raise ValueError("not the result of a run: its seed or fold is not valid")
+        for repeat in ("seed", "data.fold", "data.subset_seed"):
+            if isinstance(found.choices.get(repeat), float | list | dict):
+                raise ValueError(f"not the result of a run: its {repeat} is not valid")
         json.dumps(found.choices, allow_nan=False)  # which raises ValueError
         return found
 

@@ -68,8 +68,11 @@ class _Sample:
 
 @dataclass
 class Scanned:
-    """The content of a shard."""
+    """The content of a shard; `key` is the config key of the shards, for errors."""
 
+    key: str
+    shard: RemoteFile
+    wanted: Wanted
     samples: dict[str, _Sample] = field(default_factory=dict)
     rows: list[_Row] = field(default_factory=list)
     keys: dict[str, None] = field(default_factory=dict)
@@ -123,18 +126,18 @@ def _scan(key: str, shard: RemoteFile, wanted: Wanted, stream: IO[bytes]) -> Sca
         expected = f"plain tar files: a compressed one has no random access ({packed} it)"
         raise user_error(key, shard.url, expected)
     stream.seek(0)
-    found, last = Scanned(), ""
+    found, last = Scanned(key, shard, wanted), ""
     for member in _members(stream, shard.size):
         if isinstance(member, _Damage):
             found.rows.append(_rest(found, last, member))
         elif isinstance(member, str):
             found.told.append(f"{printable(shard.name)} {member}")
         else:
-            last = _sort_in(key, shard, wanted, found, member, stream) or last
+            last = _sort_in(found, member, stream) or last
     if found.links:
         links = counted(found.links, "link, which is left out", "links, which are left out")
         found.told.append(f"{printable(shard.name)} holds {links}")
-    rows = [_row(key, shard, wanted, sample) for sample in found.samples.values() if sample.images]
+    rows = [_row(found, sample) for sample in found.samples.values() if sample.images]
     found.rows = sorted([*rows, *found.rows], key=lambda row: row.start)
     return found
 
@@ -163,9 +166,7 @@ def _members(stream: IO[bytes], size: int) -> Iterator[tarfile.TarInfo | _Damage
         yield f"has something behind its end, from byte {at:,} on, that is not read: tar files put together by cat?"
 
 
-def _sort_in(
-    key: str, shard: RemoteFile, wanted: Wanted, found: Scanned, member: tarfile.TarInfo, stream: IO[bytes]
-) -> str | None:
+def _sort_in(found: Scanned, member: tarfile.TarInfo, stream: IO[bytes]) -> str | None:
     """Add a member to its sample in `found`, and return the name of the sample, None if it belongs to none."""
     name = member.name.removeprefix("./")
     if any(is_hidden(piece) for piece in name.split("/")):
@@ -176,10 +177,10 @@ def _sort_in(
     split = _NAME.fullmatch(name)
     if split is None or not member.isreg() or member.issparse() or _ABOUT_SHARD.match(name):
         return None
-    sample, what = found.samples.setdefault(split[1], _Sample()), split[2].lower()
+    sample, what, wanted = found.samples.setdefault(split[1], _Sample()), split[2].lower(), found.wanted
     if what in sample.fields:
-        expected = f"one file {what} in each sample, but {printable(name)} is in {printable(shard.name)} twice"
-        raise user_error(key, shard.url, expected)
+        expected = f"one file {what} in each sample, but {printable(name)} is in {printable(found.shard.name)} twice"
+        raise user_error(found.key, found.shard.url, expected)
     sample.fields.add(what)
     if what == wanted.image or (wanted.image is None and f".{what.rpartition('.')[2]}" in image_formats.SUFFIXES):
         sample.images[what] = (name, member.offset_data, member.size)
@@ -189,11 +190,11 @@ def _sort_in(
         stream.seek(member.offset_data)
         content = stream.read(member.size)
         if len(content) == member.size:  # a truncated label may be the name of another class
-            _keep_text(found, sample, what, name, content, wanted.texts)
+            _keep_text(found, sample, what, name, content)
     return split[1]
 
 
-def _keep_text(found: Scanned, sample: _Sample, what: str, name: str, content: bytes, wanted: Sequence[str]) -> None:
+def _keep_text(found: Scanned, sample: _Sample, what: str, name: str, content: bytes) -> None:
     """Keep the text of a field, in the file `name`, or record that it is unreadable: not UTF-8, or not JSON."""
     try:
         said = parsed(content) if what == JSON else content.decode().strip()
@@ -206,7 +207,7 @@ def _keep_text(found: Scanned, sample: _Sample, what: str, name: str, content: b
         return
     if isinstance(said, dict):
         found.keys.update(dict.fromkeys(list(said)[:SHOWN_KEYS]))
-        cells = {f"{JSON}:{key}": _cell(said[key]) for key in wanted if key in said}
+        cells = {f"{JSON}:{key}": _cell(said[key]) for key in found.wanted.texts if key in said}
     else:
         cells = {JSON: _cell(said) if isinstance(said, list) else None}
     sample.texts |= {key: cell for key, cell in cells.items() if cell is not None}
@@ -229,12 +230,11 @@ def _text(value: object) -> str | None:
     return str(value).strip() if isinstance(value, str | int | float) else None
 
 
-def _row(key: str, shard: RemoteFile, wanted: Wanted, sample: _Sample) -> _Row:
+def _row(found: Scanned, sample: _Sample) -> _Row:
+    name, start, size = next(iter(sample.images.values()))
     if len(sample.images) > 1:
         expected = f"one image in each sample, or data.options.image=<which>: {some(sample.images)}"
-        name = next(iter(sample.images.values()))[0]
-        raise user_error(key, shard.url, f"{expected} (in {printable(name)}; a name ends at its first dot)")
-    name, start, size = next(iter(sample.images.values()))
+        raise user_error(found.key, found.shard.url, f"{expected} (in {printable(name)}; a name ends at its first dot)")
     return _Row(name, start, size, sample.texts, sample.unread)
 
 

@@ -490,6 +490,27 @@ def test_entry_is_made_in_memory_on_a_full_disk(small_disk: Path, said: list[str
     assert [item.about for item in store.items()] == ["a"]
 
 
+def test_entry_is_made_in_memory_if_its_room_cannot_be_claimed(store: Store, said: list[str]):
+    """The disk has no more files, as a read-only one opens none: everything before was written."""
+    store.get("features", key("a"), kilobytes(20), about="a")
+    assert store.folder is not None
+    (store.folder / "room.lock").unlink()
+    (store.folder / "room.lock").mkdir()
+    assert (store.get("features", key("b"), kilobytes(20), about="b").tensors["rows"] == 7).all()
+    assert said == [f"store: b is kept in memory only, since {store.folder} cannot take it (Is a directory)"]
+
+
+def test_entry_is_made_in_memory_if_none_can_be_evicted(store: Store, said: list[str], monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path, to: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    store.get("features", key("a"), kilobytes(900), about="a")
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert (store.get("features", key("b"), kilobytes(900), about="b").tensors["rows"] == 7).all()
+    assert [item.about for item in store.items()] == ["a"]
+    assert len(said) == 1 and "b is kept in memory only" in said[0] and "Permission denied" in said[0]
+
+
 def test_read_only_store_makes_new_entries_in_memory(small_disk: Path, said: list[str]):
     store = Store(small_disk / "store", budget=10**9, say=said.append)
     store.get("features", key("a"), kilobytes(20), about="a")

@@ -31,7 +31,7 @@ from frostline.store import entries, unfinished
 from frostline.store.checksums import DamagedEntry
 from frostline.store.entries import Entry, Item
 from frostline.store.removal import alone, beside, clear, discard, tidy
-from frostline.store.writer import Make, NoRoom, Writer
+from frostline.store.writer import Make, NoRoom, Writer, no_room_on_error
 
 _KEY = "[0-9a-f]{64}"
 _PATIENCE = 1.0  # seconds of waiting for another process before a message is shown
@@ -101,15 +101,13 @@ class Store:
     def _locked(self, place: Path, about: str) -> Iterator[None]:
         """Hold the lock of an entry within the block; show a message if waiting for it takes long."""
         path = beside(place, ".lock")
-        try:
+        with no_room_on_error():
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock = locks.acquire(path, timeout=_PATIENCE)
             except Timeout:
                 self._say(f"store: waiting for another process that is computing {about}")
                 lock = locks.acquire(path)
-        except OSError as error:
-            raise NoRoom(error.strerror) from error
         try:
             yield
         finally:
@@ -142,7 +140,7 @@ class Store:
     def _begin(self, place: Path, part: Path) -> list[Any]:
         """Prepare the folder `part` of an entry, and return the notes that a killed process left there; or `NoRoom`."""
         assert self.folder is not None
-        try:
+        with no_room_on_error():
             if place.exists() or place.is_symlink():
                 discard(place)  # damaged
             notes = unfinished.notes(part)
@@ -151,8 +149,6 @@ class Store:
                 part.mkdir()
                 unfinished.begin(part)
             tidy(self.folder, wanted=False)
-        except OSError as error:
-            raise NoRoom(error.strerror) from error
         return notes
 
     def _keep(self, place: Path, part: Path, writer: Writer, facts: Mapping[str, Any]) -> Entry | None:
@@ -182,7 +178,9 @@ class Store:
         Raises `NoRoom`, and evicts nothing, if that does not suffice. Processes claim one after the other.
         """
         assert self.folder is not None
-        with locks.held(self.folder / "room.lock"), ExitStack() as held:
+        with ExitStack() as held:
+            with no_room_on_error():
+                held.enter_context(locks.held(self.folder / "room.lock"))
             items = self.items()
             taken = sum(item.size for item in items) + sum(map(entries.size, self.folder.glob("*/??/*.part")))
             beyond = taken + size - self.budget
@@ -200,8 +198,9 @@ class Store:
                 raise NoRoom(f"{size:,} bytes, more than store.budget_gb leaves beside entries in use")
             if excess > 0:
                 raise NoRoom(os.strerror(errno.ENOSPC))
-            for item in chosen:
-                discard(item.place)
+            with no_room_on_error():
+                for item in chosen:
+                    discard(item.place)
             yield
 
 

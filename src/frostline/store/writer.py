@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ from frostline.store import mapped, unfinished
 
 class NoRoom(Exception):
     """There is no room for an entry, or its files cannot be written."""
+
+
+@contextmanager
+def no_room_on_error() -> Iterator[None]:
+    """Raise `NoRoom`, with the reason alone, for an OSError of the block, which writes to the store."""
+    try:
+        yield
+    except OSError as error:
+        raise NoRoom(error.strerror or error) from error
 
 
 Claim = Callable[[int], AbstractContextManager[None]]
@@ -70,17 +79,13 @@ class Writer:
                 return torch.zeros(shape, dtype=dtype)
             except RuntimeError as error:
                 raise OSError(errno.ENOMEM, f"no memory for {name} of {self.size:,} bytes") from error
-        try:
+        with no_room_on_error():
             return mapped.create(self._part / name, shape, dtype)
-        except OSError as error:
-            raise NoRoom(error.strerror) from error
 
     def put(self, name: str, start: int, values: Tensor) -> None:
         """Write `values` into the tensor `name` from element `start` on, in row-major order; `NoRoom` if it fails."""
-        try:
+        with no_room_on_error():
             mapped.put(self.tensors[name], start, values)
-        except OSError as error:
-            raise NoRoom(error.strerror or error) from error
 
     def reject(self, reason: str) -> None:
         """Do not keep the entry: it serves only the caller that makes it."""

@@ -57,13 +57,16 @@ def call(common: bytes, own: bytes, whole: bool) -> JobReturn:
     config: DictConfig = pickle.loads(own)
     for text in _HELP:
         OmegaConf.update(config, f"hydra.{text}", "")
-    done = run_job(
-        hydra_context=context,
-        task_function=function,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+    try:
+        done = run_job(
+            hydra_context=context,
+            task_function=function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+    except ValueError as error:  # of `logging`: does not name the full disk behind it, and is sent without its cause
+        raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)  # closes the job's log
     if not whole:
         done.cfg = done.hydra_cfg = None

@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.storages.journal import JournalFileBackend
+
+from frostline.sweeps.study_storage import StudyJournal
 
 
 @contextmanager
 def states_at_writes(folder: Path, study: str) -> Iterator[list[dict[str, bytes]]]:
     """Yield the states of `folder` if the process is killed at each write: before it, or every other time within it."""
     states: list[dict[str, bytes]] = []
-    real = JournalFileBackend.append_logs
+    real = StudyJournal.append_logs
 
-    def append_logs(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self: StudyJournal, logs: list[dict[str, Any]]) -> None:
         states.append({file.name: file.read_bytes() for file in folder.iterdir()})
         if len(states) % 2 and study in states[-1]:
             states[-1][study] += json.dumps(logs[0])[:9].encode()
         real(self, logs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JournalFileBackend, "append_logs", append_logs)
+        patch.setattr(StudyJournal, "append_logs", append_logs)
         yield states
 
 

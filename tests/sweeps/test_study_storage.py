@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -13,6 +15,7 @@ import pytest
 from filelock import Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
 from sqlalchemy.exc import OperationalError
 
 import postgresql
@@ -176,3 +179,23 @@ def test_postgresql_lock_is_exclusive() -> None:
     with postgresql.database() as url:
         assert_exclusive(url)
         assert_released_by_exit(url)
+
+
+def test_full_disk_is_named_and_leaves_a_journal_to_the_next_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another search shares the file: it writes behind the last whole line, not behind what the disk took of one."""
+    options, file = compose(f"search.storage={tmp_path}/study.log").search, tmp_path / "study.log"
+    ours, theirs = (storage_of(options, None).backend for _ in range(2))
+    study = ours.create_new_study([StudyDirection.MAXIMIZE], "s")
+
+    def full(descriptor: int) -> None:
+        os.truncate(file, file.stat().st_size - 9)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=re.escape(f"No space left on device: '{file}'")):
+        patch.setattr(os, "fsync", full)
+        ours.set_study_user_attr(study, "lost", 1)
+    theirs.set_study_user_attr(study, "kept", 2)
+    assert storage_of(options, None).backend.get_study_user_attrs(study) == {"kept": 2}
+    assert ours.get_study_user_attrs(study) == {"kept": 2}

@@ -36,7 +36,7 @@ class MirrorPosition:
 
 def append_epoch(folder: Path, values: Mapping[str, Any]) -> None:
     """Write the line of a finished epoch to `metrics.jsonl`; it is on disk when this returns."""
-    _append(folder / METRICS, values, sync=True)
+    append_lines(folder / METRICS, _line(values), sync=True)
 
 
 def epochs(folder: Path) -> list[dict[str, Any]]:
@@ -65,9 +65,19 @@ def rewrite_epochs(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         files.write(folder / METRICS, text, sync=True)
 
 
+def append_lines(path: Path, lines: str, *, sync: bool) -> None:
+    """Append whole lines to the file at `path`, behind its last whole line; OSError names the file."""
+    with _LOCK, files.naming(path), path.open("a+b") as file:
+        _remove_torn_line(file.fileno())
+        file.write(lines.encode())
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
 def append(folder: Path, op: str, *, sync: bool = False, **values: Any) -> None:
     """Append an entry for MLflow to `record.jsonl`; with `sync`, it and all before it are on disk on return."""
-    _append(folder / RECORD, {"op": op, **values}, sync=sync)
+    append_lines(folder / RECORD, _line({"op": op, **values}), sync=sync)
 
 
 def entries(folder: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
@@ -145,15 +155,6 @@ def is_run_id(value: object) -> bool:
 
 def _line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
-
-
-def _append(path: Path, entry: Mapping[str, Any], *, sync: bool) -> None:
-    with _LOCK, files.naming(path), path.open("a+b") as file:
-        _remove_torn_line(file.fileno())
-        file.write(_line(entry).encode())
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
 
 
 def _remove_torn_line(descriptor: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import time
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy
 from optuna.exceptions import OptunaError
@@ -23,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from frostline.core import credentials, files, locks, notices
 from frostline.core.config import SearchConfig
 from frostline.core.errors import UserError, one_line, user_error
-from frostline.records import layout
+from frostline.records import journal, layout
 from frostline.tracking import database
 
 T = TypeVar("T")
@@ -36,18 +37,21 @@ _KEY = 0x66726F73746C696E
 """Key of the advisory lock in PostgreSQL: `frostlin` in ASCII."""
 
 
-class _JournalLock:
-    """A lock that a killed process releases at once, unlike Optuna's own, which stay for half a minute."""
+class StudyJournal(JournalFileBackend):
+    """Optuna's journal in a file, which a full disk does not damage: Optuna would append to the torn line that it left.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    A killed process releases the lock at once, unlike Optuna's own, which stay for half a minute.
+    """
 
-    def acquire(self) -> bool:
-        self._lock = locks.acquire(self._path)
-        return True
+    def __init__(self, file: Path, lock: Path) -> None:
+        super().__init__(str(file))
+        self._file, self._held = file, partial(locks.held, lock)
 
-    def release(self) -> None:
-        self._lock.release()
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append a line for each of `logs`; OSError names the file."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._held():
+            journal.append_lines(self._file, lines, sync=True)
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def _database(url: str) -> BaseStorage:
 def _journal(file: Path, lock: Path) -> JournalStorage:
     with locks.held(lock):
         _cut_torn_line(file)
-    return JournalStorage(JournalFileBackend(str(file), _JournalLock(lock)))  # type: ignore[arg-type]
+    return JournalStorage(StudyJournal(file, lock))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from frostline.records import trial_tags
 from frostline.records.result import Result
 from frostline.report import html
 from frostline.report.answer_data import of_results
+from frostline.report.cells import SUBSET
 from frostline.report.contest import contests
 from frostline.report.pareto import Point, front
 from frostline.report.studies import flat, studies
@@ -112,6 +114,13 @@ def test_optimism_of_best_trial_is_reported_everywhere(tmp_path: Path) -> None:
     page = html.write(tmp_path / "report.html", results, title="search").read_text()
     section = page[page.index('<section id="search">') : page.index('<section id="cost">')]
     assert section.count("+1.90 points") == 2
+
+
+@pytest.mark.parametrize("drawn", [lambda seed: seed, lambda seed: 4], ids=["each its own", "all the same"])
+def test_fresh_seeds_confirm_a_trial_with_draws_of_training_images(drawn: Callable[[int], int], tmp_path: Path) -> None:
+    usual = search_results(tmp_path)
+    found = [replace(run, choices=run.choices | {SUBSET: drawn(run.choices["seed"])}) for run in usual]
+    assert answer(found) == answer(usual)
 
 
 def test_counts_of_one_are_singular(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class Sweep:
         """Return a table with a row per run: its choices, status and metrics.
 
         With `cells`, a row per cell, best by validation first: its choices, how many of its runs finished, the 95%
-        interval of its test score in the metric of `select`, and the mean of every metric over seeds or folds.
+        interval of its test score in the metric of `select`, and the mean of every metric over its repeats.
         """
         import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Cells of a sweep, each a point of its grid with all its seeds and folds, and the best cell of every freeze mode.
+"""Cells of a sweep, each a point of its grid with all its repeats, and the best cell of every freeze mode.
 
 The metric in `select` chooses cells on the validation split; the test split is only reported.
 """
@@ -18,13 +18,13 @@ from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
 FOLD, FOLDS, SUBSET = "data.fold", "data.folds", "data.subset_seed"
 REPEATS = ("seed", FOLD, SUBSET)
-"""Choices by which the runs of one cell differ."""
+"""Choices by which the runs of one cell differ: its seeds, folds and draws of training images."""
 _COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
 
 @dataclass(frozen=True, repr=False)
 class Cell:
-    """One point of the grid: all results that differ only in the seed and the fold."""
+    """One point of the grid: all results that differ only in `REPEATS`."""
 
     choices: dict[str, Any]
     results: tuple[Result, ...]
@@ -143,9 +143,14 @@ def study_of(choices: Mapping[str, Any]) -> str:
 
 
 def contest_of(choices: Mapping[str, Any]) -> str:
-    """Return a key of the cells with which a cell is compared: its data and selection metric."""
-    of_data = {name: value for name, value in choices.items() if name == "data" or name.startswith("data.")}
+    """Return a key of the cells with which a cell is compared, also for one of its runs: data and selection metric."""
+    of_data = {name: value for name, value in choices.items() if is_of_data(name)}
     return repr([sorted(of_data.items()), choices.get("select")])
+
+
+def is_of_data(name: str) -> bool:
+    """Return whether runs that differ in the choice `name` saw different data: folds and draws are repeats."""
+    return name == "data" or (name.startswith("data.") and name not in REPEATS)
 
 
 def varying(results: Sequence[Result]) -> list[str]:

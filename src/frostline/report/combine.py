@@ -15,7 +15,7 @@ from frostline.records import layout, provenance, trial_tags
 from frostline.records.result import Result, choices_text
 from frostline.records.sweep_record import RecordedSweep
 from frostline.report import command_line
-from frostline.report.cells import FOLD, FOLDS, REPEATS, SUBSET
+from frostline.report.cells import FOLD, FOLDS, REPEATS, SUBSET, is_of_data
 
 _PHASES = "freeze_mode.phases"
 _OPTIONS = "optimizer.options."
@@ -162,8 +162,7 @@ def _studies(results: Sequence[Result], origins: Sequence[int]) -> list[dict[str
 
 
 def _data_settings(result: Result) -> str:
-    of_data = ((key, value) for key, value in result.choices.items() if key.partition(".")[0] == "data")
-    return repr(sorted((key, value) for key, value in of_data if key not in REPEATS))
+    return repr(sorted((key, value) for key, value in result.choices.items() if is_of_data(key)))
 
 
 def _fingerprint(folder: Path) -> str | None:

@@ -15,7 +15,7 @@ from frostline.records.result import Result, choices_text, value_text
 from frostline.report import baseline
 from frostline.report.baseline import Baseline
 from frostline.report.cell_intervals import compare_cells, repeats, test_interval
-from frostline.report.cells import REPEATS, Cell, cells, finalists, varying
+from frostline.report.cells import Cell, cells, finalists, is_of_data, varying
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import Interval
 from frostline.report.studies import StudyResults, studies
@@ -94,11 +94,6 @@ def comparable(results: Sequence[Result]) -> dict[str, list[Result]]:
     for result in results:
         groups.setdefault(choices_text(result.choices, settings), []).append(result)
     return groups
-
-
-def is_of_data(name: str) -> bool:
-    """Return whether runs that differ in the choice `name` saw different data: folds and draws are repeats."""
-    return name == "data" or (name.startswith("data.") and name not in REPEATS)
 
 
 def compared_key(results: Sequence[Result]) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from frostline.core.config_keys import differing
 from frostline.records.result import choices_text, listed, value_text
-from frostline.report.contest import Contest, is_of_data
+from frostline.report.cells import is_of_data
+from frostline.report.contest import Contest
 
 _SHRINKING = ("data.shots", "data.limit", "data.fraction")
 _ONE_DRAW = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def test_each_seed_with_its_own_draw_is_a_repeat_also_of_a_solved_head() -> None
     assert not same.depends_on_seed and same.spread(TEST) is None
     (redrawn,) = cells([run(seed, "probe", 0.8 + 0.02 * seed, seed, seed) for seed in range(3)])
     assert redrawn.depends_on_seed and redrawn.spread(TEST) == pytest.approx(0.02)
-    assert [one.seed for one in repeats(redrawn)] == [0, 1, 2] and repeats_typed([redrawn]) == {"seed": [0, 1, 2]}
+    assert [one.seed for one in repeats(redrawn)] == [0, 1, 2]
+    assert repeats_typed([redrawn]) == {"seed": [0, 1, 2], SUBSET: ["${seed}"]}
 
 
 def test_draws_are_averaged_over_their_seeds() -> None:
@@ -82,19 +84,29 @@ def test_draws_of_several_seeds_are_compared_although_a_run_failed(tmp_path: Pat
     assert (both.over_images.low, both.over_images.high) == pytest.approx((expected.low, expected.high))
 
 
+def redrawn_sweep(folder: Path, mode: str, subsets: Sequence[int | None]) -> Path:
+    """Write a sweep with a seed for each of `subsets`, the seeds of its draws."""
+    written_sweeps.sweep(folder, {"freeze_mode": [mode]}, seeds=len(subsets))
+    for seed, subset in enumerate(subsets):
+        place = folder / str(seed)
+        values = yaml.safe_load((place / "config.yaml").read_text())
+        data = {"name": "digits", "shots": 2, "subset_seed": subset, "split_seed": 0}
+        (place / "config.yaml").write_text(yaml.safe_dump(values | {"data": data}))
+        (place / "provenance.json").write_text(json.dumps({"data": {"fingerprint": str(subset or 0) * 64}}))
+        result = json.loads((place / "result.json").read_text())
+        result["choices"] |= {} if subset is None else {SUBSET: subset}
+        (place / "result.json").write_text(json.dumps(result))
+    return folder
+
+
 def test_merged_sweeps_keep_draws_in_one_contest(tmp_path: Path) -> None:
-    folders = []
-    for mode in ("head", "full"):
-        folders.append(folder := written_sweeps.sweep(tmp_path / mode, {"freeze_mode": [mode]}, seeds=3))
-        for place in folder.glob("[0-9]*"):
-            seed = int(place.name)
-            values = yaml.safe_load((place / "config.yaml").read_text())
-            data = {"name": "digits", "shots": 2, "subset_seed": seed}
-            (place / "config.yaml").write_text(yaml.safe_dump(values | {"data": data}))
-            (place / "provenance.json").write_text(json.dumps({"data": {"fingerprint": str(seed) * 64}}))
-            result = json.loads((place / "result.json").read_text())
-            result["choices"][SUBSET] = seed
-            (place / "result.json").write_text(json.dumps(result))
+    folders = [redrawn_sweep(tmp_path / mode, mode, range(3)) for mode in ("head", "full")]
     (contest,) = contests(merged([sweep_record.read(folder) for folder in folders]))
     assert contest.where == "" and len(contest.results) == 6
     assert contest.difference is not None and contest.difference.seeds == 3 and contest.difference.paired
+
+
+def test_draw_of_the_splits_is_not_another_draw_in_merged_sweeps(tmp_path: Path) -> None:
+    folders = [redrawn_sweep(tmp_path / str(n), "head", subsets) for n, subsets in enumerate(([None] * 3, range(3)))]
+    (cell,) = cells(merged([sweep_record.read(folder) for folder in folders]))
+    assert [one.seed for one in repeats(cell)] == [0, 1, 2] and len(cell.results) == 5  # one run was done twice

@@ -117,15 +117,15 @@ def cells(results: Iterable[Result]) -> list[Cell]:
 
 
 def repeats_typed(found: Iterable[Cell]) -> dict[str, list[Any]]:
-    """Return the seeds of cells, and their draws of training images if these do not follow the seeds, as keys to sweep.
+    """Return the seeds of cells, and their draws of training images, as keys to sweep: `${seed}` if each has its own.
 
     A key of which there is one value is left out.
     """
     runs = [run.choices for cell in found for run in cell.results]
-    follow = all(run.get(SUBSET, run.get("seed")) == run.get("seed") for run in runs)
-    names = ["seed"] if follow else ["seed", SUBSET]
-    values = {name: sorted({run.get(name) for run in runs}, key=repr) for name in names}
-    return {name: own for name, own in values.items() if len(own) > 1}
+    values = {name: sorted({run.get(name) for run in runs}, key=repr) for name in ("seed", SUBSET)}
+    swept = {name: own for name, own in values.items() if len(own) > 1}
+    follow = SUBSET in swept and all(run.get(SUBSET) == run.get("seed") for run in runs)
+    return swept | {SUBSET: ["${seed}"]} if follow else swept
 
 
 def finalists(found: Sequence[Cell]) -> list[Cell]:

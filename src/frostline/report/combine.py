@@ -62,9 +62,12 @@ def _with(results: Sequence[Result], more: Iterable[Mapping[str, Any]]) -> list[
 def _choices(result: Result, config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return the choices of a run, completed by those of `keys` that its config has.
 
-    Lists are given as they are typed on the command line. A run without folds has no fold.
+    Lists are given as they are typed on the command line. A run without folds has no fold, and without a seed of the
+    training images it has that of the splits, which drew them.
     """
     there = {key: config[key] for key in keys if key in config and (key != FOLD or config.get(FOLDS) is not None)}
+    if SUBSET in there and there[SUBSET] is None:
+        there[SUBSET] = config.get("data.split_seed")
     found = {key: "null" if value is None else value for key, value in there.items()}
     lists = {key: command_line.for_hydra(value) for key, value in found.items() if isinstance(value, list)}
     return {**found, **result.choices, **lists}

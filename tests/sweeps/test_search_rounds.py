@@ -203,6 +203,10 @@ def test_objectives_of_a_search_are_told(confirm: int, end: str, composer: Compo
         (("search=tpe", "search.seed=1,2"), "search=tpe: expected one search method for all runs of a sweep"),
         (("search=tpe", "trials=5,6"), "trials=several values: expected one value in a search$"),
         (("search=tpe", "select=val/accuracy,val/loss"), "select=several values: expected one value in a search$"),
+        (
+            ("search=tpe", "data.shots=2", "data.subset_seed=0,1"),
+            r"data.subset_seed=several values: .* in a search; search.confirm=5 'data.subset_seed=\$\{seed\}' gives",
+        ),
         (("search=tpe", "data.folds=3"), "data.folds=3: expected null in a search, where a trial is one run"),
     ],
 )

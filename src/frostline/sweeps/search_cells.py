@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from frostline.core.config import Config
-from frostline.core.config_keys import is_read
+from frostline.core.config_keys import is_read, value_of
 from frostline.core.errors import user_error
 from frostline.core.metrics import METRICS
 from frostline.core.objectives import Objective
@@ -29,6 +29,10 @@ from frostline.sweeps.job_config import config_of
 from frostline.sweeps.search_budget import Budget, Spent
 from frostline.sweeps.study import Study, objectives_of
 
+_FRESH = {  # what to do instead of several values, of which the best is best by luck
+    "seed": "; search.confirm=5 gives the best one fresh seeds",
+    "data.subset_seed": "; search.confirm=5 'data.subset_seed=${seed}' gives the best one fresh draws",
+}
 _MANY = 10**6  # more trials than any cell has
 _LONG = 200  # bytes of a folder's name, of the 255 of a file system
 
@@ -239,9 +243,8 @@ def _check(config: Config, first: Config, subdir: str | None) -> None:
         raise user_error("hydra.sweep.subdir", subdir, expected)
     if config.search != first.search:
         raise user_error("search", config.search.name, "one search method for all runs of a sweep")
-    for key in ("trials", "seed", "select"):
-        if getattr(config, key) != getattr(first, key):
-            why = "; search.confirm=5 gives the best one fresh seeds" if key == "seed" else ""
-            raise user_error(key, "several values", f"one value in a search{why}")
+    for key in ("trials", "select", *_FRESH):
+        if value_of(config, key) != value_of(first, key):
+            raise user_error(key, "several values", f"one value in a search{_FRESH.get(key, '')}")
     if config.data.folds is not None:
         raise user_error("data.folds", config.data.folds, "null in a search, where a trial is one run")

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -429,8 +430,9 @@ def test_piecemeal_entries_are_checked_when_read(store: Store, monkeypatch: pyte
         assert get()[torch.tensor([7])][0, 0] == 7
 
 
+@pytest.mark.parametrize("found_by", ["this process", "another process"])
 def test_damaged_piece_of_a_read_only_store_is_made_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    found_by: str, store: Store, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ):
     def refuse(path: Path, *, missing_ok: bool = False) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -446,8 +448,11 @@ def test_damaged_piece_of_a_read_only_store_is_made_again(
     (file,) = (file for file in files(store) if file.name == "rows")
     file.write_bytes(b"\0" * 12_000)
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(DamagedEntry, match="a: rows has changed"):
+    with pytest.raises(DamagedEntry, match="a: rows has changed") as found:
         get()
+    if found_by == "another process":
+        entries._distrusted.clear()
+        entries.distrust([pickle.loads(pickle.dumps(found.value)).version])
     assert get() == 7
     assert "a is damaged" in said[0] and "a is kept in memory only" in said[1] and "Permission denied" in said[1]
 

@@ -31,7 +31,7 @@ from frostline.data.source import Source
 from frostline.data.sources import open_splits
 from frostline.data.splits import Data, Split, fingerprint
 from frostline.data.splitting import Selection, divide
-from frostline.store import hashing
+from frostline.store import entries, hashing
 from frostline.store.checksums import DamagedEntry
 from frostline.store.store import Store
 from frostline.store.writer import Writer
@@ -72,8 +72,9 @@ def despite_damage(attempt: Callable[[], Found], say: Callable[[str], None], the
     for _ in range(_REPAIRS):
         try:
             return attempt()
-        except DamagedEntry as error:
+        except DamagedEntry as error:  # perhaps of another process of the run
             damage = str(error)
+            entries.distrust([error.version])
         say(f"  store: {damage}: computed again{then}")
         forget()
     return attempt()

@@ -24,7 +24,7 @@ from frostline.report.terminal import Screen
 from frostline.runs import frost_line, robustness
 from frostline.runs.setup import Setup, assemble, param_groups_of
 from frostline.runs.train import learner_of
-from frostline.store import hashing
+from frostline.store import entries, hashing
 from frostline.training import data_parallel, process_group, sharding, state
 from frostline.training.data_parallel import DataParallelStepper
 from frostline.training.dataset import batches, ordered, sampled
@@ -46,7 +46,7 @@ def start_others(setup: Setup, folder: Path) -> Iterator[tuple[Setup, Learner]]:
         return
     model = replace(config.model, weights=setup.weights)
     config = replace(config, model=model, threads=torch.get_num_threads())
-    found = Ranks(functools.partial(follow, config, folder), config.devices, load=__name__)
+    found = Ranks(functools.partial(follow, config, folder, entries.distrusted()), config.devices, load=__name__)
     try:
         found.join(setup.device, origin(setup))
         setup = sharded(replace(setup, ranks=found))
@@ -83,8 +83,12 @@ def sharded(setup: Setup) -> Setup:
     return replace(setup, param_groups=param_groups_of(setup.config, setup.model, setup.phases))
 
 
-def follow(config: Config, folder: Path, pipe: Connection, rank: int) -> NoReturn:
-    """Follow orders from `pipe` until its other end closes; on an error, send the exception and exit."""
+def follow(config: Config, folder: Path, distrusted: frozenset[object], pipe: Connection, rank: int) -> NoReturn:
+    """Follow orders from `pipe` until its other end closes; on an error, send the exception and exit.
+
+    Entries of the store that the first process has `distrusted` are not read.
+    """
+    entries.distrust(distrusted)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the first process gets them, too, and decides
         signal.signal(number, signal.SIG_IGN)
     orders: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()

@@ -19,6 +19,9 @@ _AT_ONCE = 1 << 7  # pieces that a thread reads in a row
 class DamagedEntry(Exception):
     """An entry of the store differs from what was written."""
 
+    version: object = None
+    """The entry and the state of its files, for `entries.distrust`; None if the damage is found whenever it is read."""
+
 
 class Checks:
     """The expected checksums of the pieces of a file, and which pieces were verified."""
@@ -27,8 +30,6 @@ class Checks:
         """Expect the CRC-32 `sums[i]` of piece i; the error returned by `damaged` is raised if one differs."""
         self._sums, self._damaged = sums, damaged
         self._unverified = set(range(len(sums)))
-        self.failed = False
-        """Whether a piece differed."""
 
     def close(self) -> Self:
         """Count all pieces as verified, e.g. because the file was just written."""
@@ -45,7 +46,6 @@ class Checks:
         for piece in range(start // _PIECE, -(-(start + size) // _PIECE)):
             if piece in self._unverified:
                 if zlib.crc32(os.pread(file, _PIECE, piece * _PIECE)) != self._sums[piece]:
-                    self.failed = True
                     raise self._damaged()
                 self._unverified.discard(piece)
 

@@ -57,9 +57,12 @@ class Item:
     """Time of the last use, in seconds since 1970."""
 
 
-_State = tuple[tuple[str, int, int], ...]
-_verified: dict[tuple[str, _State], dict[str, Checks]] = {}
-"""Checks of entries by this process, keyed by the digest of the seal and the state of the files."""
+_Version = tuple[str, tuple[tuple[str, int, int], ...]]
+"""The digest of an entry's seal, and the state of its files."""
+_verified: dict[_Version, dict[str, Checks]] = {}
+"""Checks of entries by this process."""
+_distrusted: set[object] = set()
+"""Versions of entries with a changed piece. In a store without write permission they stay."""
 
 
 def seal(part: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], piecemeal: Container[str]) -> bytes:
@@ -86,8 +89,18 @@ def finish(part: Path, content: bytes) -> None:
     """
     (part / _SEAL).write_bytes(content)
     told = json.loads(content.splitlines()[0])["tensors"]
-    checked = {name: checks.close() for name, checks in _checks(part, "", told).items()}
-    _verified[_digest(content), _state(part, told)] = checked
+    version = _version(part, content, told)
+    _verified[version] = {name: checks.close() for name, checks in _checks(part, version, "", told).items()}
+
+
+def distrust(versions: Iterable[object]) -> None:
+    """Count entries as damaged in which another process has found a changed piece: `DamagedEntry.version` of each."""
+    _distrusted.update(versions)
+
+
+def distrusted() -> frozenset[object]:
+    """Return the versions of entries in which a changed piece was found, for processes that this one starts."""
+    return frozenset(_distrusted)
 
 
 def exists(place: Path) -> bool:
@@ -125,14 +138,15 @@ def _read(place: Path, *, trusted: bool) -> Entry:
     content = (place / _SEAL).read_bytes()
     facts = _facts(content, place.name)
     told = facts["tensors"]
-    state = _digest(content), _state(place, told)
-    checks = _verified.get(state)
-    if checks is None or not trusted:
-        checks = _checks(place, facts["about"], told)
-        _compare(place, told, whole=not trusted)
-        _verified[state] = checks
-    elif any(one.failed for one in checks.values()):  # the seal of a store without write permission stays
+    version = _version(place, content, told)
+    if trusted and version in _distrusted:
         raise DamagedEntry("a piece has changed")
+    checks = _verified.get(version)
+    if checks is None or not trusted:
+        checks = _checks(place, version, facts["about"], told)
+        _compare(place, told, whole=not trusted)
+        _verified[version] = checks
+        _distrusted.discard(version)
     tensors = {
         name: mapped.read(
             place / name,
@@ -146,13 +160,16 @@ def _read(place: Path, *, trusted: bool) -> Entry:
     return Entry(tensors, facts["meta"], made=False)
 
 
-def _checks(place: Path, about: str, tensors: Mapping[str, Any]) -> dict[str, Checks]:
+def _checks(place: Path, version: _Version, about: str, tensors: Mapping[str, Any]) -> dict[str, Checks]:
     """Return the checks of each file of the entry at `place`, by name."""
 
     def damaged(name: str) -> DamagedEntry:
         with suppress(OSError):
             (place / _SEAL).unlink()  # without a seal the entry is not found, and is made again
-        return DamagedEntry(f"{about}: {name} has changed")
+        found = DamagedEntry(f"{about}: {name} has changed")
+        found.version = version
+        distrust([version])
+        return found
 
     return {name: Checks(tensor["crc32"], partial(damaged, name)) for name, tensor in tensors.items()}
 
@@ -187,10 +204,10 @@ def size(folder: Path) -> int:
         return 0
 
 
-def _state(place: Path, names: Iterable[str]) -> _State:
-    """Return name, inode and modification time (ns) of each file."""
+def _version(place: Path, content: bytes, names: Iterable[str]) -> _Version:
+    """Return the digest of the seal `content`, and name, inode and modification time (ns) of each file."""
     stats = ((name, (place / name).stat()) for name in names)
-    return tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
+    return _digest(content), tuple((name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats)
 
 
 def _compare(place: Path, tensors: Mapping[str, Any], *, whole: bool) -> None:

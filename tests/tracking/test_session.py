@@ -58,8 +58,9 @@ def tracker(root) -> Tracker:
         return open_sweep(tracking_uri.resolved(None), folder=root / "sweep")
 
 
-def open_sweep(uri: str, *, experiment: str = "demo", **options) -> Tracker:
-    return session.open_sweep(RecordPlace(uri, experiment), **{"name": "sweep", "tags": TAGS} | options)
+def open_sweep(uri: str, *, folder: Path, experiment: str = "demo", **options) -> Tracker:
+    liveness.write(folder / layout.OWNER)  # else the threads of other sweeps may take it for abandoned and end it
+    return session.open_sweep(RecordPlace(uri, experiment), folder=folder, **{"name": "sweep", "tags": TAGS} | options)
 
 
 @pytest.fixture

@@ -45,6 +45,15 @@ def test_sentence_names_the_outcome_at_each_size() -> None:
     assert answer(redrawn).endswith(said)
 
 
+def test_sentence_names_the_undecided_ones_of_several_contenders() -> None:
+    third = [
+        replace(run, choices=run.choices | {"freeze_mode": "bias"}, metrics=dict.fromkeys((VAL, TEST), 0.1))
+        for run in runs()
+        if run.choices["freeze_mode"] == "head"
+    ]
+    assert "; a tie between feature extraction (head) and fine-tuning (full) at 10; " in answer([*runs(), *third])
+
+
 def test_sizes_of_different_data_are_apart() -> None:
     found = train_sizes.train_sizes(contests([*runs(), *runs(data="flowers")]))
     assert [one.where for one in found] == ["data=digits", "data=flowers"]

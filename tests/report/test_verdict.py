@@ -759,6 +759,21 @@ def test_lead_over_the_second_alone_is_not_a_win():
     assert " against lora and 7 more in the report." in answer(many)
 
 
+def test_sure_lead_over_others_is_said_where_the_first_two_are_undecided():
+    """Whether to freeze may be decided although the two best frozen modes cannot be told apart."""
+    probe, head = result(0, "probe", 0.95, 0.95), result(1, "head", 0.94, 0.945)
+    behind = [result(2 + n, mode, 0.9 - n / 10, 0.9 - n / 10) for n, mode in enumerate(("full", "lora"))]
+    near = result(9, "norm", 0.93, 0.94)
+    text, against = answer([probe, head, near, behind[0]]), statistics.unpaired((950, 1000), (900, 1000))
+    within = f"95% interval {100 * against.low:.1f} to {100 * against.high:.1f}"
+    assert text.startswith("Undecided: probe 95.0%, feature extraction (head) 94.5%")
+    assert f" probe has a sure lead of +5.0 points ({within}) over fine-tuning (full)." in text and "norm" not in text
+    assert "probe has a sure lead, taken one at a time, of +5.0 points" in answer([probe, head, *behind])
+    (found,) = answer_data.of_results([probe, head, near, behind[0]])["contests"]
+    assert [[one["value"] for one in found[name]] for name in ("beaten", "unbeaten")] == [["full"], ["norm"]]
+    assert "sure lead" not in answer([probe, behind[0], behind[1]]) + answer([probe, head, near])
+
+
 def test_interval_adds_seeds_and_shared_test_images(tmp_path):
     """Five seeds with nearly the same errors differ little, but say little about other test images."""
     random, runs = np.random.default_rng(0), []

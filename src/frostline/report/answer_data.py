@@ -44,6 +44,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "verdict": verdict(contest),
         "contenders": [{"value": one.value, "cells_tried": one.tried, **_cell(one.cell)} for one in contest.contenders],
         "difference": contest.difference and asdict(contest.difference),
+        "beaten": [{"value": one.value, "difference": asdict(gap)} for one, gap in contest.beaten],
         "unbeaten": [{"value": one.value, "difference": asdict(gap)} for one, gap in contest.unbeaten],
         "pairs": _pairs(contest),
         "baseline": contest.baseline and asdict(contest.baseline),

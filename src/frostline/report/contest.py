@@ -62,8 +62,8 @@ class Contest:
     disagree), `majority` (no contender surely beats the largest class), `alone`, or `none` (no run finished)."""
     difference: Difference | None = None
     """Of the first two contenders, on the test split."""
-    unbeaten: tuple[tuple[Contender, Difference], ...] = ()
-    """If the first one is `ahead`: the contenders that it does not surely beat, and its lead over each."""
+    others: tuple[tuple[Contender, Difference], ...] = ()
+    """The contenders from the third on, and the lead of the first one over each."""
     baseline: Baseline | None = None
     """The largest class of the test split; None where no run recorded its size."""
     lead: Difference | None = None
@@ -72,6 +72,16 @@ class Contest:
     def __repr__(self) -> str:
         names = ", ".join(one.name for one in self.contenders)
         return f"<Contest {self.where or self.key}: {self.outcome}{names and f', of {names}'}>"
+
+    @property
+    def beaten(self) -> list[tuple[Contender, Difference]]:
+        """The `others` that the first contender surely beats, each by an interval of its own."""
+        return [(one, lead) for one, lead in self.others if outcome_of(lead, self.contenders[0].cell) == "win"]
+
+    @property
+    def unbeaten(self) -> list[tuple[Contender, Difference]]:
+        """The `others` that the first contender does not surely beat."""
+        return [(one, lead) for one, lead in self.others if outcome_of(lead, self.contenders[0].cell) != "win"]
 
     @cached_property
     def studies(self) -> list[StudyResults]:
@@ -118,6 +128,13 @@ def searched(results: Sequence[Result]) -> list[str]:
 
 
 def _contest(where: str, results: Sequence[Result]) -> Contest:
+    """Return the contest of results on the same data.
+
+    A win takes a sure lead over all others, since an equally good contender may come third on validation. With five
+    contenders, two of them best and equal, the first surely beat the second in one sweep of five, and then the equal
+    one was nearly always among the rest. Beating all takes no correction for their number (an intersection-union test,
+    R. Berger 1982).
+    """
     key = compared_key(results)
     found, by = _contenders(key, results), results[0].selected_by
     contest = Contest(where, by, key, tuple(results), found, "none")
@@ -128,22 +145,12 @@ def _contest(where: str, results: Sequence[Result]) -> Contest:
     contest = replace(contest, outcome="alone", baseline=largest, lead=lead)
     if len(found) < 2:
         return contest
-    difference = compare_cells(found[0].cell, found[1].cell)
-    outcome = "majority" if lead else outcome_of(difference, found[0].cell)
-    unbeaten = _unbeaten(found) if outcome == "win" else ()
-    return replace(contest, outcome="ahead" if unbeaten else outcome, difference=difference, unbeaten=unbeaten)
-
-
-def _unbeaten(found: Sequence[Contender]) -> tuple[tuple[Contender, Difference], ...]:
-    """Return the contenders from the third on that the first one does not surely beat, each with its lead.
-
-    An equally good contender may come third on validation. With five contenders, two of them best and equal, the first
-    surely beat the second in one sweep of five, and then the equal one was nearly always among the rest. Beating
-    all takes no correction for their number (an intersection-union test, R. Berger 1982).
-    """
-    first = found[0].cell
-    others = [(one, compare_cells(first, one.cell)) for one in found[2:]]
-    return tuple((one, gap) for one, gap in others if outcome_of(gap, first) != "win")
+    first, second, *others = (one.cell for one in found)
+    difference = compare_cells(first, second)
+    outcome = "majority" if lead else outcome_of(difference, first)
+    leads = [compare_cells(first, other) for other in others]
+    contest = replace(contest, outcome=outcome, difference=difference, others=tuple(zip(found[2:], leads, strict=True)))
+    return replace(contest, outcome="ahead") if outcome == "win" and contest.unbeaten else contest
 
 
 def _no_lead(found: Sequence[Contender], largest: Baseline) -> Difference | None:

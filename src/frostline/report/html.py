@@ -24,9 +24,9 @@ from frostline.core.config_keys import differing
 from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import SECONDS, Result, number_of, value_text
 from frostline.report import adapter_words, backbones, page_assets, page_data, search_page
-from frostline.report.cell_intervals import compare_cells, test_interval
+from frostline.report.cell_intervals import test_interval
 from frostline.report.cells import Cell
-from frostline.report.contest import Contender, Contest, contests
+from frostline.report.contest import Contest, contests
 from frostline.report.paired_difference import Difference
 from frostline.report.studies import short_text
 from frostline.report.terminal import sentences
@@ -94,7 +94,7 @@ def _contenders(number: int, contest: Contest, data: Mapping[str, Any]) -> str:
     found, by, group = contest.contenders, contest.by, data["groups"][number]
     if not found:
         return ""
-    columns = _columns(found, data["key"], group, is_search=bool(contest.studies))
+    columns = _columns(contest, data["key"], group)
     rows = [[*row] for row in zip(*(texts for _, texts in columns), strict=True)]
     if (largest := contest.baseline) and not math.isnan(value := largest.value(by)):
         always = f'<span class="quiet">always {escape(largest.name)}, the largest class</span>'
@@ -105,17 +105,16 @@ def _contenders(number: int, contest: Contest, data: Mapping[str, Any]) -> str:
     return page_assets.of_group(number, page_assets.table(heads, rows) + note)
 
 
-def _columns(
-    found: Sequence[Contender], key: str, group: Mapping[str, Any], *, is_search: bool
-) -> list[tuple[str, list[str]]]:
+def _columns(contest: Contest, key: str, group: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Return the columns of that table: a heading, and a text for each contender as HTML."""
-    cells, by, text = [one.cell for one in found], found[0].cell.by, short_text if is_search else value_text
+    found, by, is_search = contest.contenders, contest.by, bool(contest.studies)
+    cells, text = [one.cell for one in found], short_text if is_search else value_text
     seconds = [cell.mean(SECONDS) for cell in cells]
     tried = [{name: value for name, value in cell["at"].items() if value is not None} for cell in group["cells"]]
     keys = differing(tried)  # of this group: a key that tells the groups apart has one value here
     values = {name: [cell.choices.get(name) for cell in cells] for name in keys}
     adapters = [adapter_words.full(cell.finished[0]) for cell in cells]
-    behind = [compare_cells(cells[0], cell) for cell in cells[1:]]
+    behind = [lead for lead in (contest.difference, *(lead for _, lead in contest.others)) if lead]
     wide = [f'<div class="wide">{escape(adapter) or "-"}</div>' for adapter in adapters]
     return [
         ("", [page_assets.swatch(value_text(one.cell.choices.get(key)), one.name) for one in found]),

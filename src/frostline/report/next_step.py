@@ -37,7 +37,7 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     if contest.outcome == "win" or contest.difference is None:
         return []
     (first, second), difference = contest.contenders[:2], contest.difference
-    if contest.unbeaten:
+    if contest.outcome == "ahead":
         second, difference = contest.unbeaten[0]
     outcome = outcome_of(difference, first.cell)
     if outcome == "tie":

@@ -32,10 +32,10 @@ class TrainSizes:
     @property
     def sentence(self) -> str:
         """The outcome at each size, e.g. `By data.shots: head wins at 1 and 3; undecided at 10.`, and on what draws."""
-        sizes: dict[str, list[str]] = {}
+        sizes, several = dict[str, list[str]](), any(len(contest.contenders) > 2 for contest in self.contests)
         for contest in self.contests:
             size = value_text(contest.results[0].choices[self.key])
-            sizes.setdefault(_outcome(contest), []).append(size)
+            sizes.setdefault(_outcome(contest, several), []).append(size)
         found = [f"{outcome} at {listed(own)}" for outcome, own in sizes.items()]
         where = f"With {self.where}, by" if self.where else "By"
         return f"{where} {self.key}: {'; '.join(found)}.{'' if self._redrawn else _ONE_DRAW}"
@@ -70,10 +70,13 @@ def images(contest: Contest) -> int:
     return contest.contenders[0].cell.finished[0].images.get("train", 0)
 
 
-def _outcome(contest: Contest) -> str:
-    first = contest.contenders[0].name
+def _outcome(contest: Contest, several: bool) -> str:
+    """Return the outcome in words; an undecided one names the two if there are `several` that they may be."""
+    first, second = (one.name for one in contest.contenders[:2])
     if contest.outcome == "win":
         return f"{first} wins"
     if contest.outcome == "ahead":
         return f"{first} is ahead"
-    return _UNSURE.get(contest.outcome, "none surely beats the largest class")
+    if contest.outcome == "majority":
+        return "none surely beats the largest class"
+    return f"{_UNSURE[contest.outcome]} between {first} and {second}" if several else _UNSURE[contest.outcome]

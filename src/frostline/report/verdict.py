@@ -56,6 +56,7 @@ def verdict(contest: Contest) -> str:
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *_by_chance(contest),
         *([] if coming else next_step(contest, tuned)),
+        *_beaten(contest),
         *_without_shared(found[:2]),
         *([] if contest.lead else _best_settings(*best)),
         *backbones.sentences(contest, digits_of(found[0].cell)),
@@ -122,7 +123,8 @@ def _comparison(contest: Contest, difference: Difference) -> str:
         return f"{capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
     if outcome == "ahead":
         both = f"{scores[0]} against {scores[1]} {split} {gap}{cost}"
-        return f"{capital(one)} is ahead of {two}, not surely of all: {both}. {_unbeaten(contest, digits)}"
+        leads = _leads("against", contest.unbeaten, by, digits)
+        return f"{capital(one)} is ahead of {two}, not surely of all: {both}. The difference is {leads}."
     if outcome == "contradiction":
         return (
             f"No clear winner: {one} is best on validation, yet behind {two} {split}, "
@@ -132,14 +134,27 @@ def _comparison(contest: Contest, difference: Difference) -> str:
     return f"{head}: {one} {scores[0]}, {two} {scores[1]} {split} {gap}{cost}."
 
 
-def _unbeaten(contest: Contest, digits: int) -> str:
-    """Return the sentence on the differences of the first contender to those that it does not surely beat."""
+def _beaten(contest: Contest) -> list[str]:
+    """Return the sentence on the contenders that the first one surely beats, where it cannot be told from the second.
+
+    Each of them is compared by an interval of its own, without a correction for their number.
+    """
+    if contest.outcome not in ("tie", "undecided") or not contest.beaten:
+        return []
+    first = contest.contenders[0]
+    each = "" if len(contest.beaten) == 1 else ", taken one at a time,"
+    leads = _leads("over", contest.beaten, contest.by, digits_of(first.cell))
+    return [f"{capital(first.name)} has a sure lead{each} of {leads}."]
+
+
+def _leads(over: str, found: Sequence[tuple[Contender, Difference]], by: Metric, digits: int) -> str:
+    """Return the differences of the first contender to others, each with its interval."""
     leads = []
-    for one, difference in contest.unbeaten[:_NAMES]:
-        within = f" ({_within(contest.by, difference.interval, digits)})" if difference.interval else ""
-        leads.append(f"{contest.by.gap(difference.gap, digits)}{within} against {one.name}")
-    more = f" and {len(contest.unbeaten) - _NAMES} more in the report" if len(contest.unbeaten) > _NAMES else ""
-    return f"The difference is {', '.join(leads)}{more}."
+    for one, difference in found[:_NAMES]:
+        within = f" ({_within(by, difference.interval, digits)})" if difference.interval else ""
+        leads.append(f"{by.gap(difference.gap, digits)}{within} {over} {one.name}")
+    more = f" and {len(found) - _NAMES} more in the report" if len(found) > _NAMES else ""
+    return f"{', '.join(leads)}{more}"
 
 
 def _within(by: Metric, interval: Interval, digits: int) -> str:

@@ -16,7 +16,7 @@ from frostline import __version__, commands
 from frostline.core import garbage, interrupts, project, streams
 from frostline.core.errors import UserError
 from frostline.core.hydra_errors import FOUND_WRONG, explain
-from frostline.sweeps import hydra_flags, hydra_keys, hydra_overrides, torchrun
+from frostline.sweeps import hydra_flags, hydra_keys, hydra_overrides, hydra_parser, torchrun
 from frostline.tracking import server
 
 _QUIET = ("-q", "--quiet")
@@ -55,6 +55,7 @@ def _carry_out(arguments: Sequence[str]) -> None:
     if not any(one.startswith("-") and one.partition("=")[0] not in _PLACES for one in overrides):
         overrides = ["--multirun", *overrides]  # else Hydra complains of commas in place of any other mistake
     sys.argv[1:] = overrides
+    hydra_parser.use()
     hydra.main(version_base="1.3", config_path=str(project.config_folder()), config_name="config")(_job)()
 
 

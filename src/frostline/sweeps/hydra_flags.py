@@ -7,14 +7,14 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from frostline.core import files
 from frostline.core.errors import NOTHING, UserError, user_error
+from frostline.sweeps import hydra_parser
 
-_FLAGS = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
+_FLAGS = {flag: action for action in hydra_parser.parser()._actions for flag in action.option_strings}
 """Hydra's flags, long and short."""
 _OURS = ("--quiet", "--detach")
 _INSTEAD = {

@@ -83,7 +83,7 @@ def test_pt2_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is deprecated")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.* is (deprecated|not supported in Python 3.14)")
 def test_torchscript_accepts_any_batch_and_image_size(small_run, tmp_path, capsys):
     extra = {"frostline.json": ""}
     script = torch.jit.load(export_run(small_run, tmp_path, capsys, "torchscript"), _extra_files=extra)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -29,9 +30,13 @@ def free_port() -> int:
 
 def answers(address: str) -> bool:
     try:
-        return bool(urlopen(address, timeout=5).status == 200)
+        with urlopen(address, timeout=5):
+            return True
+    except HTTPError as answer:
+        answer.close()
     except OSError:
-        return False
+        pass
+    return False
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,19 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; `UserError` for an empty value, and for a config key where the command takes none."""
+        self._check(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, with the same checks."""
+        self._check(args or ())
+        return super().parse_known_intermixed_args(args, namespace)
+
+    def _check(self, arguments: Sequence[str]) -> None:
         values = [action for action in self._actions if action.option_strings and action.nargs is None]
         flags = [flag for action in values for flag in action.option_strings]
         keyed = any(action.dest == "overrides" for action in self._actions)
-        for before, one in pairwise(["", *(args or ())]):
+        for before, one in pairwise(["", *arguments]):
             flag, equals, value = one.partition("=")
             if (flag in flags and equals and not value) or (before in flags and not one):
                 raise user_error(flag or before, "", NOTHING)
@@ -47,7 +56,6 @@ class Parser(argparse.ArgumentParser):
             raise UserError(
                 f"{one}: expected no config key, since {self.prog} takes none{hint} (see {self.prog} --help)"
             )
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` with argparse's `message`, which names the argument."""

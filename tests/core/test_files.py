@@ -37,6 +37,13 @@ def test_full_disk_names_the_file_and_keeps_it(tmp_path: Path) -> None:
     assert [one.read_text() for one in tmp_path.iterdir()] == ["before"]
 
 
+def test_file_that_cannot_be_read_is_not_taken_for_the_one_written(tmp_path: Path) -> None:
+    for read, named in (("a.png", "a.png"), ("list.partial", "list")):
+        with pytest.raises(FileNotFoundError) as absent, files.naming(tmp_path / "list", tmp_path / "list.partial"):
+            (tmp_path / read).read_bytes()
+        assert absent.value.filename == str(tmp_path / named)
+
+
 def test_equal_files_are_hard_links(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "abc"]
     for folder in folders:

@@ -19,12 +19,16 @@ _alike: dict[str, tuple[str, Path, tuple[int, ...]]] = {}
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file at `path` in an OSError of the block, which writes it; for a full disk the system names none."""
+def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Name the file at `path` in an OSError of the block, which writes it, by way of `partial` if that is given.
+
+    For a full disk the system names no file. The name of any other file stays: that one cannot be read.
+    """
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        if error.filename is None or str(error.filename) == str(partial):
+            error.filename = str(path)
         raise
 
 
@@ -32,7 +36,7 @@ def write(path: Path, content: str | bytes, *, sync: bool = False) -> None:
     """Write `content` at `path` atomically: a kill leaves the old file or none. `sync` waits for the disk."""
     partial = _partial(path)
     try:
-        with naming(path):
+        with naming(path, partial):
             with partial.open("wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()

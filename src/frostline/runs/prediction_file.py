@@ -210,7 +210,11 @@ def _read(part: Path) -> pa.Table:
 
 def _put(part: Path, rows: pa.Table) -> None:
     partial = part.with_suffix(".partial")
-    with files.naming(part), pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+    with (
+        files.naming(part, partial),
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, rows.schema) as writer,
+    ):
         writer.write_table(rows)
     partial.replace(part)
 
@@ -218,7 +222,7 @@ def _put(part: Path, rows: pa.Table) -> None:
 def _join(output: Path, partial: Path, columns: Columns, parts: Sequence[Path], about: Mapping[str, str]) -> Written:
     """Join the parts into the file, by way of `partial`, and return the result."""
     try:
-        with files.naming(output):
+        with files.naming(output, partial):
             if output.suffix.lower() == ".parquet":
                 prediction_rows.write_parquet(partial, columns, map(_read, parts), about)
             else:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 import stores
 import warm
@@ -250,6 +251,19 @@ def test_interrupted_sweep_is_killed_in_mlflow(tracker, client, tmp_path, monkey
     assert not {tmp_path / "open", tmp_path / "runs"} & {*pending_sweeps.remembered(tracker.uri)}
     with pytest.raises(KeyboardInterrupt), session.ended_in_any_case(tmp_path / "never"):
         raise KeyboardInterrupt
+
+
+def test_folder_of_artifacts_is_listed_where_mlflow_knows_no_logged_models(tracker, folder, monkeypatch):
+    """Servers older than MLflow 3 answer 404 to any question about logged models."""
+
+    def unknown(*about, **more):
+        raise MlflowException("API request to endpoint /api/2.0/mlflow/logged-models/search failed with error code 404")
+
+    with recording(folder, name="run", tags={}, params={}) as record:
+        (file := folder / "config.yaml").write_text("lr: 0.1")
+        record.artifact(file, "inner")
+    monkeypatch.setattr(MlflowClient, "search_logged_models", unknown)
+    assert download.files(tracker.uri, mirrored(tracker, folder), "inner") == {"inner/config.yaml": len("lr: 0.1")}
 
 
 def test_error_fails_a_sweep_unless_runs_continue(tracker, client, tmp_path, monkeypatch):

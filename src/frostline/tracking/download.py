@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.core import config_keys
 from frostline.core.errors import UserError, user_error
@@ -18,6 +18,10 @@ from frostline.records.result import TEST, VAL, Result, write_result
 from frostline.records.sweep_facts import RunFacts, SweepFile, Tracker
 from frostline.tracking import query
 from frostline.tracking.server import Unreachable, connected, first_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import FileInfo
 
 
 def sweep(uri: str, run_id: str, folder: Path) -> Path:
@@ -97,8 +101,18 @@ def _whole(result: Result) -> Result:
 def files(uri: str, run_id: str, folder: str | None = None) -> dict[str, int]:
     """Return the names of the files in `folder` of a run's artifacts, or at their top, and their sizes in bytes."""
     with connected(uri) as client:
-        listed = client.list_artifacts(run_id, folder)
-    return {file.path: file.file_size or 0 for file in listed if not file.is_dir}
+        return {file.path: file.file_size or 0 for file in _listed(client, run_id, folder) if not file.is_dir}
+
+
+def _listed(client: MlflowClient, run_id: str, folder: str | None) -> list[FileInfo]:
+    """Return what is in `folder` of a run's artifacts.
+
+    Not by `client.list_artifacts`, which asks for logged models, too: servers older than MLflow 3 have none.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    kept = client.get_run(run_id).info.artifact_uri
+    return get_artifact_repository(kept, tracking_uri=client.tracking_uri).list_artifacts(folder)
 
 
 def fetch_artifact(uri: str, run_id: str, name: str, folder: Path) -> Path:
@@ -144,7 +158,7 @@ def fetch_checkpoint(uri: str, run_id: str, into: Path) -> bool:
     """Download the run's checkpoint `into` a folder; return whether there was one and it arrived."""
     try:
         with connected(uri) as client:
-            if not client.list_artifacts(run_id, layout.CHECKPOINT):
+            if not _listed(client, run_id, layout.CHECKPOINT):
                 return False
             into.mkdir(parents=True, exist_ok=True)
             found = Path(client.download_artifacts(run_id, layout.CHECKPOINT, str(into)))

@@ -31,6 +31,7 @@ class CheckpointWriter:
         self._last, self._cost = time.perf_counter(), max(_GUESS, size / _RATE)
         self._aside = ThreadPoolExecutor(1)  # one thread: saves are written in order
         self._writing: Future[Path] | None = None
+        self._told = False  # whether `say` was told of a failure
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +53,7 @@ class CheckpointWriter:
         return self.due() or since >= _WORTH * (since if writing else self._cost)
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Copy the state and write it in the background; if that fails, `say` reports it and the run continues."""
+        """Copy the state and write it in the background; the run continues if that fails, and `say` is told once."""
         self.wait()
         self._last = time.perf_counter()
         copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
@@ -65,7 +66,9 @@ class CheckpointWriter:
             if writing is not None:
                 writing.result()
         except (OSError, checkpoint.DamagedCheckpoint) as problem:
-            self._say(f"  no checkpoint could be written: {problem}")
+            if not self._told:
+                self._say(f"  no checkpoint could be written: {problem}")
+                self._told = True
 
     def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
         try:

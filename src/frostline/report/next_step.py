@@ -11,7 +11,7 @@ from frostline.records.result import GROUPS, Result, number_of
 from frostline.report import search_words
 from frostline.report.cell_intervals import validation_interval
 from frostline.report.cells import SUBSET, repeats_typed, varying
-from frostline.report.command_line import command
+from frostline.report.command_line import AGAIN, command
 from frostline.report.contest import Contender, Contest, outcome_of
 from frostline.report.cost_words import cheaper
 from frostline.report.next_lrs import smaller, values_of
@@ -138,9 +138,9 @@ def once_more(key: str, only: Contender, results: Sequence[Result]) -> list[str]
     too_large = lost and all(map(trial_tags.diverged, lost))
     if search_words.is_search(results):  # a grid of what it drew is another question
         return [
-            "Try the same command with smaller learning rates." if too_large else "The same command tries them again."
+            "Try the same command with smaller learning rates." if too_large else f"The same command tries {AGAIN}."
         ]
     if too_large:
         return smaller(key, [*dict.fromkeys(run.choices.get(key) for run in lost)], only, lost)
     again = command(only.cell.finished[0], {key: [only.value], **values_of(varying(results), results)})
-    return [f"To try them again: `{again}`."] if again else []
+    return [f"To try {AGAIN}: `{again}`."] if again else []

@@ -16,6 +16,7 @@ from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
 from frostline.records.sweep_facts import RunFacts, SweepFacts, Tracker
 from frostline.report import cells, outcome, terminal
+from frostline.report.command_line import AGAIN
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import FinishedSweep
 from frostline.sweeps.compose import PlannedRun
@@ -131,10 +132,13 @@ def close(
     results: Sequence[Result],
     interrupt: KeyboardInterrupt | None,
     aside: Aside = _here,
+    *,
+    resume: bool = True,
 ) -> bool:
     """Show and write the results and end the sweep's record; return whether the record is or can be completed.
 
     `aside` calls the functions that import matplotlib and SciPy, which would stay in the memory of this process.
+    `resume` says whether the same command resumes the runs.
     """
     sentence = show(results, aside)
     if tracker is None:
@@ -151,6 +155,8 @@ def close(
         say=terminal.say,
     )
     _point_to(page, tracker)
+    if interrupt is not None and resume and not succeeded(results) and AGAIN not in sentence:
+        terminal.say("To continue, type the same command again: finished runs are skipped, interrupted ones resumed.")
     return recorded
 
 

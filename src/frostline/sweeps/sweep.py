@@ -45,7 +45,9 @@ def run_sweep(
     folder_named: bool,
     notes: Sequence[str] = (),
 ) -> int:
-    """Check and run every job, write the results, and return the exit status: 0 if every run is FINISHED.
+    """Check and run every job, write the results, and return the exit status.
+
+    It is 0 if every run is FINISHED and the results could be written, that of an interrupt after one, else 1.
 
     `compose` composes the jobs; `executor` runs them. If the user named the folder (`folder_named`), it must be free or
     hold the same sweep; otherwise a taken folder gets a suffix. `notes` about what was typed are shown if the runs can
@@ -148,13 +150,10 @@ class _Sweep:
                     end(folder, closing.status_of(runs.results(), interrupt), None)
                 session.flush(tracker)
             results = runs.results()
-            recorded = close(folder, tracker, results, interrupt, self.executor.aside)
+            resume = self.planned[0].config.resume
+            whole = close(folder, tracker, results, interrupt, self.executor.aside, resume=resume)
         if interrupt is None:
-            return 0 if recorded and succeeded(results) else 1
-        if tracker is not None and self.planned[0].config.resume and not succeeded(results):
-            terminal.say(
-                "To continue, type the same command again: finished runs are skipped, interrupted ones resumed."
-            )
+            return 0 if whole and succeeded(results) else 1
         return interrupts.status(interrupt)
 
     def _run_all(self) -> tuple[SweepRuns, KeyboardInterrupt | None]:

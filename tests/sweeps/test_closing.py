@@ -58,3 +58,17 @@ def test_interrupted_sweep_says_once_how_to_continue(close, first, resume, said)
     _, lines = close([run("head", first), run("full", "KILLED")], KeyboardInterrupt(), resume=resume)
     told = "\n".join(lines)
     assert told.count("To continue") == said and told.count("To try them again") == (first == "FINISHED")
+
+
+def test_sweep_without_its_report_fails(close, monkeypatch):
+    """The other files of it are written, and a line names the one that is not, and the command that writes it."""
+    results = [run("head", "FINISHED")]
+    assert close(results, None)[0]
+
+    def full(folder, results, *, tracker):
+        raise OSError(28, "No space left on device", str(folder / "report.html"))
+
+    monkeypatch.setattr(outcome, "write_page", full)
+    whole, lines = close(results, None)
+    (line,) = [line for line in lines if "could not be written" in line]
+    assert not whole and "report.html" in line and "`python -m frostline report " in line

@@ -160,14 +160,15 @@ def test_parent_process_does_not_load_plotting_libraries(main_job):
     assert not {"matplotlib.figure", "numpy.version", "pandas.core", "PIL.Image", "scipy.special", "torch.nn"} & loaded
 
 
-def test_unwritable_report_does_not_fail_the_sweep(store, tmp_path):
+def test_unwritable_report_does_not_fail_the_runs(store, tmp_path):
     broken = "from frostline.report import html, plots; html.write = plots.write = lambda *a, **k: 1 / 0"
     code = f"{broken}\nfrom frostline.cli import main\nmain()"
     own = ("lr=1e-2,1e-3", *QUICK, "hydra/launcher=basic", *places(tmp_path / "broken", stores.put(store)))
     arguments = [sys.executable, "-c", code, *own]
     done = warm.run(arguments, env=environment())
-    assert done.returncode == 0
+    assert done.returncode == 1
     assert all(f"The {what} could not be written: ZeroDivisionError" in done.stdout for what in ("report", "plots"))
+    assert f"`python -m frostline report {tmp_path / 'broken'} --plots` tries again" in " ".join(done.stdout.split())
     assert {run.info.status for run in CompletedSweep(tmp_path / "broken", store).runs()} == {"FINISHED"}
 
 

@@ -35,12 +35,14 @@ def write_page(folder: Path, results: Sequence[Result], *, tracker: Mapping[str,
     return page
 
 
-def draw_plots(folder: Path, results: Sequence[Result]) -> None:
-    """Draw the plots of the sweep in `folder`, and make them artifacts of the sweep.
+def draw_plots(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Draw the plots of the sweep in `folder`, make them artifacts of the sweep, and return their paths.
 
     A sweep of one run gets none: they would show no more than the report.
     """
     from frostline.report import plots
 
-    for file in plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []:
+    drawn = plots.write(folder / layout.PLOTS, results) if len(results) > 1 else []
+    for file in drawn:
         Record(folder).artifact(file, layout.PLOTS)
+    return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -135,16 +136,18 @@ def close(
     *,
     resume: bool = True,
 ) -> bool:
-    """Show and write the results and end the sweep's record; return whether the record is or can be completed.
+    """Show and write the results and end the sweep's record.
 
-    `aside` calls the functions that import matplotlib and SciPy, which would stay in the memory of this process.
-    `resume` says whether the same command resumes the runs.
+    Returns whether report and plots are written, and the record is or can be completed. `aside` calls the functions
+    that import matplotlib and SciPy, which would stay in the memory of this process. `resume` says whether the same
+    command resumes the runs.
     """
     sentence = show(results, aside)
     if tracker is None:
         return True
-    page = _drawn("report", partial(outcome.write_page, folder, results, tracker=asdict(tracker)), aside)
-    _drawn("plots", partial(outcome.draw_plots, folder, results), aside)
+    again = f"python -m frostline report {shlex.quote(str(folder))}"
+    page = _drawn("report", again, partial(outcome.write_page, folder, results, tracker=asdict(tracker)), aside)
+    plots = _drawn("plots", f"{again} --plots", partial(outcome.draw_plots, folder, results), aside)
     recorded = session.close_sweep(
         tracker,
         status=status_of(results, interrupt),
@@ -157,7 +160,7 @@ def close(
     _point_to(page, tracker)
     if interrupt is not None and resume and not succeeded(results) and AGAIN not in sentence:
         terminal.say("To continue, type the same command again: finished runs are skipped, interrupted ones resumed.")
-    return recorded
+    return recorded and page is not None and plots is not None
 
 
 def status_of(results: Sequence[Result], interrupt: KeyboardInterrupt | None) -> str:
@@ -195,11 +198,14 @@ def _point_to(page: Path | None, tracker: Tracker) -> None:
     terminal.say(f"See it in MLflow: {session.ui_command(tracker.uri)}")
 
 
-def _drawn(what: str, draw: Callable[[], T], aside: Aside) -> T | None:
-    """Return the value of `draw`, or None after an error, which is printed: the record must be closed in any case."""
+def _drawn(what: str, again: str, draw: Callable[[], T], aside: Aside) -> T | None:
+    """Return the value of `draw`, or None after an error: the record must be closed in any case.
+
+    The error is printed, with the command that draws it `again`.
+    """
     try:
         drawn: T = aside(draw)
         return drawn
     except Exception as error:
-        terminal.say(f"The {what} could not be written: {reason_of(error)}", "yellow")
+        terminal.say(f"The {what} could not be written: {reason_of(error)}; `{again}` tries again", "yellow")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging.config
 import os
@@ -24,7 +25,7 @@ import stores
 import warm
 from frostline.commands import sync as sync_command
 from frostline.commands import ui
-from frostline.core import project
+from frostline.core import files, project
 from frostline.core.errors import UserError
 from frostline.records import journal, layout, liveness, sweep_record
 from frostline.records import recording as recording_module
@@ -472,6 +473,24 @@ def test_unreachable_store_is_reported_and_the_record_waits(tmp_path, monkeypatc
     later = f"the next sweep with the same tracking URI sends the rest, or `python -m frostline sync {sweep}`"
     assert len(messages) == 2 and messages[1].endswith(later) and "\n" not in "".join(messages)
     assert any(cause in messages[0] for cause in ("refused", "locked", "File exists", "Not a directory")), messages[0]
+
+
+def test_full_disk_of_a_sweep_is_not_called_an_unavailable_mlflow(tracker, tmp_path, monkeypatch):
+    write = files.write
+
+    def full(path, content, **how):
+        if path.name == layout.MIRRORED:
+            with files.naming(path):
+                raise OSError(errno.ENOSPC, "No space left on device") from OSError(errno.ENOSPC, "the same, unnamed")
+        write(path, content, **how)
+
+    monkeypatch.setattr(files, "write", full)
+    messages: list[str] = []
+    (sweep := tmp_path / "sweep").mkdir()
+    open_sweep(tracker.uri, folder=sweep, say=messages.append)
+    session._break_off(sweep, "KILLED")
+    why = f"{sweep / layout.MIRRORED}: No space left on device"
+    assert messages == [f"MLflow is still without the record ({why}): it is kept in {sweep}, and sent later"]
 
 
 def test_running_runs_can_be_found_and_ended(tracker, client, folder):

@@ -167,7 +167,10 @@ def connected(uri: str) -> Iterator[MlflowClient]:
 
 @contextmanager
 def _translated_errors(uri: str) -> Iterator[None]:
-    """Turn MLflow's errors into one line that names the store: UserError if it can never work, else Unreachable."""
+    """Turn errors into one line that names the store, or the file of a disk without room, a right or a folder.
+
+    UserError if it can never work, else Unreachable.
+    """
     try:
         yield
     except (UserError, Unreachable):
@@ -176,6 +179,8 @@ def _translated_errors(uri: str) -> Iterator[None]:
         if _hopeless(error):
             expected = _LOGIN if getattr(error, "error_code", None) == _UNKNOWN else "a store that MLflow can open"
             raise user_error("tracking.uri", uri, f"{expected} ({first_line(error)})") from error
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:  # none of the network
+            raise Unreachable(f"{error.filename}: {error.strerror}") from error
         raise Unreachable(f"{uri}: {first_line(_cause(error))}") from error
 
 

@@ -57,7 +57,13 @@ def test_draws_are_compared_in_pairs_in_one_contest() -> None:
     (contest,) = contests([*head, *full])
     assert contest.where == "" and contest.difference is not None
     assert contest.difference.paired and contest.difference.seeds == 3
-    assert "'data.subset_seed=${seed}'" in answer([*head, *full])
+    said = answer([*head, *full])
+    assert "'data.subset_seed=${seed}'" in said and "; 3 draws, paired t-interval)" in said
+    assert "; 3 runs)" in answer(head) and "; one run of each, " in answer([*head[:1], *full])
+    one_draw = [replace(one, choices=one.choices | {SUBSET: 0}) for one in head]
+    assert "; 3 seeds)" in answer(one_draw)
+    alike = [run(n, mode, 0.7 + n / 1000, n % 2, n % 2) for n, mode in enumerate(("head", "head", "full", "full"))]
+    assert "draws" in answer(alike).partition("interval")[2] and "seeds" not in answer(alike)
     typed = [
         replace(one, command=[*(one.command or [])[:-1], f"{SUBSET}={one.choices[SUBSET]}"]) for one in head + full
     ]

@@ -94,20 +94,25 @@ def lead(repeats: Sequence[Repeat], baseline: Baseline) -> Difference | None:
         influence = [(one - one.mean()) * count / len(every) / len(one) for one in apart]
         within, how = statistics.by_influence(gap, np.concatenate(influence), 1 / count, groups), "paired jackknife"
     elif len(every[0]) > 1:
-        within, how = _over_seeds(np.array([one.right - largest[0].astype(np.float64) for one in every[0]]), groups)
+        kinds = "runs" if repeats[0].kind == "draw" else "seeds"
+        each = np.array([one.right - largest[0].astype(np.float64) for one in every[0]])
+        within, how = _over_seeds(each, groups, kinds)
     else:
         within, how = paired(right[0], largest[0], groups)
     images = over(np.concatenate(right), groups)
     return Difference(gap, scores, within, f"{how} {images}", max(map(len, every)), True)
 
 
-def _over_seeds(apart: Floats, groups: Ints | None) -> tuple[Interval | None, str]:
-    """Return the interval of the mean of `(seeds, N)` differences of two accuracies, and its method in words."""
+def _over_seeds(apart: Floats, groups: Ints | None, kinds: str) -> tuple[Interval | None, str]:
+    """Return the interval of the mean of `(seeds, N)` differences of two accuracies, and its method in words.
+
+    `kinds` is the word for the seeds.
+    """
     seeds, images = apart.shape
     gaps = apart.mean(1)
     gap, alone = float(gaps.mean()), statistics.t_interval(gaps.tolist(), statistics.rounding_deviation(images))
     others = statistics.by_influence(gap, apart - gaps[:, None], 1 / images, groups)
-    return others and statistics.added(gap, alone, others), f"{seeds} seeds, paired t-interval and paired jackknife"
+    return others and statistics.added(gap, alone, others), f"{seeds} {kinds}, paired t-interval and paired jackknife"
 
 
 def _of_folds(every: Sequence[Predictions]) -> Ints | None:

@@ -26,6 +26,7 @@ def repeats(cell: Cell) -> list[Repeat]:
             runs[0].images.get("test", 0),
             tuple(run.folder for run in (runs if cell.depends_on_seed else runs[:1])),
             overlap=_overlap(runs[0]) if cell.folds else None,
+            kind=cell.repeat,
             depends_on_seed=cell.depends_on_seed,
             groups=round(runs[0].metrics.get(GROUPS, 0)),
             effective=runs[0].metrics.get(EFFECTIVE),

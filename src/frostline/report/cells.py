@@ -56,6 +56,11 @@ class Cell:
         """Whether its runs learned from different draws of training images."""
         return len({repr(result.choices.get(SUBSET)) for result in self.results}) > 1
 
+    @property
+    def repeat(self) -> str:
+        """What its repeats are: `fold`, `draw` or `seed`."""
+        return "fold" if self.folds else "draw" if self.redrawn else "seed"
+
     def repeat_of(self, run: Result) -> object:
         """Return the number of the repeat to which a run belongs: of its fold, else of its draw, else its seed."""
         return run.choices.get(FOLD if self.folds else SUBSET if self.redrawn else "seed")

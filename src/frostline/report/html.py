@@ -124,7 +124,7 @@ def _columns(contest: Contest, key: str, group: Mapping[str, Any]) -> list[tuple
         ("validation", [by.text(cell.mean(by.val)) for cell in cells]),
         ("time (s)", ["-" if math.isnan(one) else f"{one:.3g}" for one in seconds]),
         *((name, ["-" if one is None else escape(text(one)) for one in own]) for name, own in values.items()),
-        ("runs" if group["folds"] else "seeds", [cell.finished_text for cell in cells]),
+        ("seeds" if all(cell.repeat == "seed" for cell in cells) else "runs", [cell.finished_text for cell in cells]),
         ("trials" if is_search else "cells tried", [str(one.tried) for one in found]),
         *([("adapter", wide)] if any(adapters) else []),
     ]

@@ -30,7 +30,8 @@ class Repeat:
     margin: float | None = None
     """On validation, in a metric other than accuracy: half of the 95% interval over images, the mean over repeats."""
     overlap: float | None = None
-    """For a fold, see `statistics.t_interval`; None for a seed."""
+    """For a fold, see `statistics.t_interval`; else None."""
+    kind: str = "seed"  # or `fold`, or `draw`
     depends_on_seed: bool = True
     """Whether the seed affects the result."""
     groups: int = 0
@@ -123,21 +124,21 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
         first, second = distinct(first), distinct(second)
     if first[0].overlap is not None and second[0].overlap is not None:
         return _over_folds(first, second, by)
-    scores = (_mean(first), _mean(second))
+    scores, kind = (_mean(first), _mean(second)), first[0].kind if first[0].kind == second[0].kind else "seed"
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if fewer == 1:
         of_one_seed = ((one, other) for one in first for other in second if one.seed == other.seed)
         pair = next(of_one_seed, (first[0], second[0]))
-        return _one_seed(*pair, by, which="one seed" if len(first) == len(second) else _which(*pair))
+        return _one_seed(*pair, by, which=f"one {kind}" if len(first) == len(second) else _which(*pair))
     mine, theirs = ({repeat.seed: repeat for repeat in repeats} for repeats in (first, second))
     least, same = _least_deviation([*first, *second], by), mine.keys() == theirs.keys()
     if same:
         second = [theirs[seed] for seed in mine]
         within = statistics.t_interval([a.value - b.value for a, b in zip(mine.values(), second, strict=True)], least)
-        how = f"{fewer} seeds, paired t-interval"
+        how = f"{fewer} {kind}s, paired t-interval"
     else:
         within = statistics.welch([one.value for one in first], [one.value for one in second], least)
-        how = f"{len(first)} and {len(second)} seeds, Welch's t-interval"
+        how = f"{len(first)} and {len(second)} {kind}s, Welch's t-interval"
     found = Difference(gap, scores, within, how, fewer, same)
     images = _image_by_image([*mine.values()], second, by, gap, seeds=same)
     if images is None or images[0] is None:
@@ -170,14 +171,14 @@ def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -
 
 
 def _which(first: Repeat, second: Repeat) -> str:
-    """Return words for the one seed, or fold, that was compared, e.g. `seed 1 alone`."""
-    one, two = (f"{'seed' if repeat.overlap is None else 'fold'} {repeat.seed}" for repeat in (first, second))
-    return f"{one} alone" if one == two else f"{one} against {two}"
+    """Return words for the one seed, fold or draw that was compared, e.g. `seed 1 alone`."""
+    one, two = (f"{repeat.kind} {repeat.seed}" for repeat in (first, second))
+    which = f"{one} alone" if one == two else f"{one} against {two}"
+    return which if first.kind == second.kind else "one run of each"
 
 
 def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Difference:
-    scores = (first.value, second.value)
-    gap = scores[0] - scores[1]
+    scores, gap = (first.value, second.value), first.value - second.value
     if found := _image_by_image([first], [second], by, gap):
         return Difference(gap, scores, found[0], f"{which}, {found[1]}", 1, True)
     if by == ACCURACY and first.images and second.images:

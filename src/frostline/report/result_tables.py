@@ -100,7 +100,8 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
-        columns["runs" if ranked[0].folds else "seeds"] = [cell.finished_text for cell in ranked]
+        of_seeds = all(cell.repeat == "seed" for cell in ranked)
+        columns["seeds" if of_seeds else "runs"] = [cell.finished_text for cell in ranked]
     if any(trial_tags.CONFIRMS in cell.choices for cell in ranked):
         columns["trial"] = [_trial(cell) for cell in ranked]
     if any(_stopped(cell) for cell in ranked):

@@ -235,7 +235,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     sure = f"{_within(by, within, digits)}; " if within else ""
     of = "one seed" if count == 1 or not only.cell.depends_on_seed else f"{count} seeds"
     of += _over_groups(only.cell) if of == "one seed" else ""
-    how = f"({sure}{number_of(count, 'run') if only.cell.folds else of})"
+    how = f"({sure}{of if only.cell.repeat == 'seed' else number_of(count, 'run')})"
     inside = choices_text(only.cell.choices, tuned)
     settings = f" with {inside}" if inside else ""
     name = only.name if missing or _coming(results) else capital(only.name)

@@ -102,7 +102,7 @@ const bars = (found, name) => {
 };
 const at = cell => D.keys.filter(key => cell.at[key] != null).map(key => `${key}=${text(cell.at[key])}`).join(" ");
 const cellText = cell => safe(`${cell.series} ${at(cell)}`) +
-  `<br>validation ${score(cell.val[0], 2)}, test ${score(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} ${group.folds ? "runs" : "seeds"}` : "");
+  `<br>validation ${score(cell.val[0], 2)}, test ${score(cell.test[0], 2)}` + (cell.seeds[1] > 1 ? `<br>${cell.seeds[0]} of ${cell.seeds[1]} runs` : "");
 const title = words => /^[a-z]+\b/.test(words) ? words[0].toUpperCase() + words.slice(1) : words;  // mAP as it is
 const seriesOf = found => ORDER.filter(name => found.some(cell => cell.series === name));
 const done = () => group.cells.filter(cell => cell.val[0] != null);
@@ -315,7 +315,7 @@ function classesSection() {
   { barmode: "group", bargap: .25, xaxis: { type: "category", tickvals: shown().map(i => `${i} `), ticktext: shown().map(i => safe(short(names[i]))) }, yaxis: { title: "recall", range: [0, 1], ...percents } }]);
   const scored = known.filter(one => one.over_classes), over = measure => scored.map(one => `${one.name} ${pct(one.over_classes[measure])}`).join(", ");
   const means = scored.length ? Object.keys(scored[0].over_classes).map(measure => `${measure} ${over(measure)}`).join("; ") : "";
-  $(".note", root).textContent = (means && `Mean over the classes, with equal weights: ${means}.`) + (!known.some(one => one.seeds[0] > 1) ? "" : group.folds ? " All folds are counted together." : " All seeds of a cell are counted together, so an image counts once per seed.");
+  $(".note", root).textContent = (means && `Mean over the classes, with equal weights: ${means}.`) + (!known.some(one => one.seeds[0] > 1) ? "" : group.folds ? " All folds are counted together." : " All runs of a cell are counted together, so an image counts once per run.");
   matrices($(".matrices", root), known, names);
   pairs($(".pairs", root), known, names);
   disagreements($(".disagreements", root), names);

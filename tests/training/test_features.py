@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -26,6 +28,7 @@ from frostline.store import store as store_module
 from frostline.store.device_budget import DeviceBudget
 from frostline.store.rows import Rows
 from frostline.store.store import Store
+from frostline.training import features
 from frostline.training.evaluation import evaluate
 from frostline.training.loop import EpochResult
 from small import TINY, compose, epochs_of, score
@@ -345,6 +348,19 @@ def test_frozen_stages_get_batches_of_one_size(tmp_path: Path) -> None:
         assert torch.equal(passing.inputs(index, 1), every[index])
     assert set(sizes) == {32}
     assert views.train.seen == 2 * TRAIN
+
+
+def test_outputs_are_freed_once_they_are_collected() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def outputs() -> Iterator[torch.Tensor]:
+        for _ in range(3):
+            assert len(made) < 2 or made[0]() is None
+            made.append(weakref.ref(output := torch.ones(2, 3)))
+            yield output
+
+    found, _ = features._collect(outputs(), 5, lambda shape, dtype: torch.zeros(shape, dtype=dtype))
+    assert found.shape == (5, 3) and found.all()
 
 
 @pytest.mark.parametrize("channels_last", ["true", "false"])

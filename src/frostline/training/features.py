@@ -230,7 +230,9 @@ def _collect(
     channels_last = machine.is_channels_last(first)
     shape = first.permute(0, 2, 3, 1).shape if channels_last else first.shape
     found, start = allocate((count, *shape[1:]), first.dtype), 0
-    for output in received(itertools.chain([first], made)):
+    every = received(itertools.chain(iter([first]), made))  # an iterator, which lets go of it, as a list would not
+    del first
+    for output in every:
         part = (output.permute(0, 2, 3, 1) if channels_last else output)[: count - start]
         found[start : start + len(part)] = part
         start += len(part)

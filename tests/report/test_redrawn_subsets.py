@@ -57,17 +57,22 @@ def test_draws_are_compared_in_pairs_in_one_contest() -> None:
     (contest,) = contests([*head, *full])
     assert contest.where == "" and contest.difference is not None
     assert contest.difference.paired and contest.difference.seeds == 3
-    said = answer([*head, *full])
-    assert "'data.subset_seed=${seed}'" in said and "; 3 draws, paired t-interval)" in said
-    assert "; 3 runs)" in answer(head) and "; one run of each, " in answer([*head[:1], *full])
-    one_draw = [replace(one, choices=one.choices | {SUBSET: 0}) for one in head]
-    assert "; 3 seeds)" in answer(one_draw)
-    alike = [run(n, mode, 0.7 + n / 1000, n % 2, n % 2) for n, mode in enumerate(("head", "head", "full", "full"))]
-    assert "draws" in answer(alike).partition("interval")[2] and "seeds" not in answer(alike)
+    assert "'data.subset_seed=${seed}'" in answer([*head, *full])
     typed = [
         replace(one, command=[*(one.command or [])[:-1], f"{SUBSET}={one.choices[SUBSET]}"]) for one in head + full
     ]
     assert "'data.subset_seed=${seed}'" in answer(typed)  # else it would have one draw alone
+
+
+def test_repeats_are_called_draws_unless_each_seed_has_its_own() -> None:
+    for shift, kind, number in ((0, "seed", "3 seeds"), (5, "draw", "3 runs")):
+        head, full = (
+            [run(n, mode, score, n, shift + n) for n, score in enumerate(scores)]
+            for mode, scores in (("head", (0.60, 0.70, 0.80)), ("full", (0.70, 0.61, 0.80)))
+        )
+        assert f"; 3 {kind}s, paired t-interval)" in answer([*head, *full]) and f"; {number})" in answer(head)
+        assert f" {kind}s to tell them apart." in answer([*head, *full])
+    assert "; one run of each, " in answer([*head[:1], *full])
 
 
 def test_draws_of_several_seeds_are_compared_although_a_run_failed(tmp_path: Path) -> None:

@@ -58,8 +58,9 @@ class Cell:
 
     @property
     def repeat(self) -> str:
-        """What its repeats are: `fold`, `draw` or `seed`."""
-        return "fold" if self.folds else "draw" if self.redrawn else "seed"
+        """What its repeats are: `fold`, `draw` or `seed`, also if each seed has a draw of its own."""
+        follow = all(result.choices.get(SUBSET) == result.choices.get("seed") for result in self.results)
+        return "fold" if self.folds else "draw" if self.redrawn and not follow else "seed"
 
     def repeat_of(self, run: Result) -> object:
         """Return the number of the repeat to which a run belongs: of its fold, else of its draw, else its seed."""

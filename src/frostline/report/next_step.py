@@ -47,7 +47,7 @@ def next_step(contest: Contest, tuned: Sequence[str]) -> list[str]:
     seeds = _seeds_needed(difference)
     if why := _not_by_seeds(first, second, difference, seeds):
         return [why, *cheaper(first, second)]
-    may = f"More {_kinds(first)} may decide it, or show that it takes more test images"
+    may = f"More {first.cell.repeat}s may decide it, or show that it takes more test images"
     what = may if difference.seeds == 1 else "To decide it"
     if all(trial_tags.STUDY in one.cell.choices for one in (first, second)):  # a grid would mix the values of the two
         return [f"{what}: the same command with search.confirm={seeds}."]
@@ -66,14 +66,10 @@ def _not_by_seeds(first: Contender, second: Contender, difference: Difference, s
         return f"It takes more than {number_of(groups, 'group')} of test images to tell them apart: {folds}."
     if difference.over_images and 0 in difference.over_images:
         what = "test images of more groups" if groups else "more test images"
-        return f"It takes {what} to tell them apart, rather than more {_kinds(first)}."
+        return f"It takes {what} to tell them apart, rather than more {first.cell.repeat}s."
     if not (first.cell.depends_on_seed or second.cell.depends_on_seed):
         return "More seeds would not tell them apart, since neither depends on the seed."
-    return f"It would take about {seeds:,} {_kinds(first)} to tell them apart." if seeds > _MANY_SEEDS else None
-
-
-def _kinds(contender: Contender) -> str:
-    return "draws" if contender.cell.redrawn else "seeds"
+    return f"It would take about {seeds:,} {first.cell.repeat}s to tell them apart." if seeds > _MANY_SEEDS else None
 
 
 def _learned(contest: Contest) -> list[str]:

@@ -31,7 +31,8 @@ class Repeat:
     """On validation, in a metric other than accuracy: half of the 95% interval over images, the mean over repeats."""
     overlap: float | None = None
     """For a fold, see `statistics.t_interval`; else None."""
-    kind: str = "seed"  # or `fold`, or `draw`
+    kind: str = "seed"
+    """`seed`, `fold` or `draw`."""
     depends_on_seed: bool = True
     """Whether the seed affects the result."""
     groups: int = 0
@@ -124,7 +125,8 @@ def compare(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -> Di
         first, second = distinct(first), distinct(second)
     if first[0].overlap is not None and second[0].overlap is not None:
         return _over_folds(first, second, by)
-    scores, kind = (_mean(first), _mean(second)), first[0].kind if first[0].kind == second[0].kind else "seed"
+    kind = first[0].kind if first[0].kind == second[0].kind else "run"
+    scores = (_mean(first), _mean(second))
     gap, fewer = scores[0] - scores[1], min(len(first), len(second))
     if fewer == 1:
         of_one_seed = ((one, other) for one in first for other in second if one.seed == other.seed)
@@ -172,9 +174,10 @@ def _over_folds(first: Sequence[Repeat], second: Sequence[Repeat], by: Metric) -
 
 def _which(first: Repeat, second: Repeat) -> str:
     """Return words for the one seed, fold or draw that was compared, e.g. `seed 1 alone`."""
+    if first.kind != second.kind:
+        return "one run of each"
     one, two = (f"{repeat.kind} {repeat.seed}" for repeat in (first, second))
-    which = f"{one} alone" if one == two else f"{one} against {two}"
-    return which if first.kind == second.kind else "one run of each"
+    return f"{one} alone" if one == two else f"{one} against {two}"
 
 
 def _one_seed(first: Repeat, second: Repeat, by: Metric, *, which: str) -> Difference:

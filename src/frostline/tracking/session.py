@@ -59,7 +59,7 @@ def open_sweep(
         raise thread.problem
     if not reached:
         why = thread.problem or f"no answer from {place.uri} in {limit:g} s"
-        say(f"MLflow is still without the record ({why}): it is kept in {folder}, and sent later")
+        say(f"MLflow does not have the record yet ({why}): it is kept in {folder}, and sent later")
     return Tracker(place.uri, place.experiment, str(folder), thread.sweep.experiment_id, journal.run_id(folder))
 
 

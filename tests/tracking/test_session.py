@@ -7,6 +7,7 @@ import json
 import logging.config
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -344,8 +345,10 @@ def test_ui_command_is_short_for_the_default_store(tracker, tmp_path, monkeypatc
 
 
 def test_deleted_experiment_names_the_restore_command(tracker, client, tmp_path):
+    """MLflow's command looks into another store unless it is told."""
     client.delete_experiment(client.create_experiment("gone"))
-    with pytest.raises(UserError, match=r"^experiment_name=gone: .*mlflow experiments restore -x \d+"):
+    told = re.escape(f"`MLFLOW_TRACKING_URI={shlex.quote(tracker.uri)} mlflow experiments restore -x ")
+    with pytest.raises(UserError, match=rf"^experiment_name=gone: .*{told}\d+`"):
         open_sweep(tracker.uri, folder=tmp_path, experiment="gone")
 
 

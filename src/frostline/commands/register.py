@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.commands import CALLED, Parser, tell
-from frostline.core import credentials, plugins
+from frostline.core import plugins
 from frostline.core.errors import UserError, user_error
 from frostline.records import layout
 from frostline.records.result import TEST, VAL
@@ -54,9 +54,8 @@ def main(arguments: list[str]) -> int:
         version = known or _register(run, network, name, uri, digest, Path(scratch))
     said = f"{name} version {version}{' is this run already' if known else ''}"
     model = shlex.quote(f"models:/{name}/{version}")
-    where = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
     print(f"{said}: {result.name}. To serve it:")
-    print(f"MLFLOW_TRACKING_URI={where} mlflow models serve -m {model} --env-manager local")
+    print(tracking_uri.mlflow_command(uri, f"models serve -m {model} --env-manager local"))
     return 0
 
 

@@ -21,7 +21,7 @@ from frostline.core import credentials, locks
 from frostline.core.errors import UserError, user_error
 from frostline.core.shared_context import shared
 from frostline.tracking import artifact_root, database, relocation
-from frostline.tracking.tracking_uri import beside, file_of, is_server
+from frostline.tracking.tracking_uri import beside, file_of, is_server, mlflow_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -150,7 +150,7 @@ def experiment(uri: str, name: str, artifacts: str | None = None, *, insist: boo
                     artifact_root.require_usable(artifacts, place, uri)
             return opened.create_experiment(name, artifact_location=place, tags=tags)
     if found.lifecycle_stage != "active":
-        restore = f"mlflow experiments restore -x {found.experiment_id}"
+        restore = mlflow_command(uri, f"experiments restore -x {found.experiment_id}")
         expected = f"an experiment that is not deleted (`{restore}` restores it)"
         raise user_error("experiment_name", name, expected)
     if insist and artifacts and found.artifact_location.rstrip("/") != artifact_root.location(artifacts, name):
@@ -167,10 +167,7 @@ def connected(uri: str) -> Iterator[MlflowClient]:
 
 @contextmanager
 def _translated_errors(uri: str) -> Iterator[None]:
-    """Turn errors into one line that names the store, or the file of a disk without room, a right or a folder.
-
-    UserError if it can never work, else Unreachable.
-    """
+    """Turn errors into one line that names the store or file: UserError if it can never work, else Unreachable."""
     try:
         yield
     except (UserError, Unreachable):

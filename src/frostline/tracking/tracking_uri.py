@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,6 +75,12 @@ def beside(uri: str) -> Path:
 def file_of(uri: str) -> Path | None:
     """Return the SQLite file of the store at `uri`; None for other stores."""
     return Path(uri.removeprefix(_SQLITE)) if _kind(uri) == "sqlite" else None
+
+
+def mlflow_command(uri: str, command: str) -> str:
+    """Return the shell command by which MLflow carries out `command` in the store at `uri`, not in its default one."""
+    where = '"$MLFLOW_TRACKING_URI"' if credentials.restored(uri) != uri else shlex.quote(uri)
+    return f"MLFLOW_TRACKING_URI={where} mlflow {command}"
 
 
 def _kind(uri: str) -> str:

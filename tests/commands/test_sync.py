@@ -31,6 +31,6 @@ def test_sync_includes_sweeps_of_a_server_that_was_named_once(
 
     monkeypatch.setattr(sync, "complete", refuse)
     assert command.main([]) == 1
-    assert asked == [place.uri] and f"{folder}: still pending" in capsys.readouterr().out
+    assert asked == [place.uri] and f"{folder}: still pending, refused\n" in capsys.readouterr().out
     assert command.main(["--uri", tracking_uri.resolved(None)]) == 0
     assert len(asked) == 1 and capsys.readouterr().out == "Nothing is pending.\n"

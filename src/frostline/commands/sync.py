@@ -31,7 +31,7 @@ def _sync(folder: Path, uri: str | None) -> int:
     try:
         done = sync.complete(sweep)
     except server.Unreachable as problem:
-        print(f"{folder}: still pending, MLflow does not answer ({problem})")
+        print(f"{folder}: still pending, {problem}")
         return 1
     except OSError as problem:  # e.g. another user's folder, which is read-only for us
         print(f"{folder}: still pending, {problem.filename}: {problem.strerror}")

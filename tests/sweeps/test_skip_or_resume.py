@@ -207,11 +207,12 @@ def test_interrupted_run_is_resumed_once(ours: Takeover, tmp_path: Path, message
 def test_interrupted_run_that_another_process_takes_first_is_left_to_it(
     ours: Takeover, tmp_path: Path, messages: list[str]
 ) -> None:
-    before(ours, planned(), tmp_path / "theirs" / "0", "KILLED")
+    where = tmp_path / "a sweep" / "0"
+    before(ours, planned(), where, "KILLED")
     ours._heart = cast(Any, SimpleNamespace(take=lambda at: FAR))
     (own,) = ours.facts([planned()], 0)
-    assert own.busy is not None and own.busy.folder == str(tmp_path / "theirs" / "0")
-    assert f"left to {FAR}, which is running it: `python -m frostline report {tmp_path}/theirs`" in messages[0]
+    assert own.busy is not None and own.busy.folder == str(where)
+    assert f"left to {FAR}, which is running it: `python -m frostline report '{tmp_path}/a sweep'`" in messages[0]
 
 
 def test_run_in_whose_folder_a_process_works_is_left_to_it(ours: Takeover, tmp_path: Path, messages: list[str]) -> None:

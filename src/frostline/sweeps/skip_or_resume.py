@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 from frostline.core import credentials, files, project
 from frostline.core.config import Config
 from frostline.core.config_keys import digest, value_of
-from frostline.records import layout, liveness, trial_tags
+from frostline.records import layout, liveness, run_folders, trial_tags
 from frostline.records.heartbeat import Heartbeat
 from frostline.records.result import Result, number_of, write_result
 from frostline.records.sweep_facts import Interrupted, RunFacts, Tracker
@@ -188,7 +189,8 @@ class Takeover:
 
 def _left(number: int, facts: RunFacts, where: Path | None, who: liveness.Holder) -> RunFacts:
     """Return the facts of a run that `who` holds, in `where` if that is here, and print how to follow it."""
-    how = f"`python -m frostline report {where.parent}` shows its progress;" if where else "it is not here;"
+    sweep = where and shlex.quote(str(run_folders.sweep_of(where) or where.parent))
+    how = f"`python -m frostline report {sweep}` shows its progress;" if sweep else "it is not here;"
     terminal.say(f"{facts.name}: left to {who}, which is running it: {how} this command includes it once it is done")
     return replace(facts, busy=job.busy_result(number, facts, where, who))
 

@@ -13,8 +13,8 @@ from frostline.records.result import Result
 from frostline.report.cell_intervals import repeats
 from frostline.report.cells import Cell
 from frostline.report.contest import outcome_of
+from frostline.report.difference_words import digits_of, gap_text
 from frostline.report.paired_difference import Difference, compare
-from frostline.report.verdict import digits_of, gap_text
 
 _SURELY = {"win": "better", "contradiction": "worse"}
 _HEADS = {"tie": "A tie", "undecided": "Undecided", "other images": "Not comparable"}

@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from frostline.core.metrics import ACCURACY, Metric
+from frostline.core.metrics import ACCURACY
 from frostline.records.result import GROUPS, SHARED, WITHOUT, Result, choices_text, listed, number_of, value_text
 from frostline.records.trial_tags import is_diverged_trial
 from frostline.report import backbones, search_words
 from frostline.report.baseline import Baseline
 from frostline.report.cells import Cell, varying
 from frostline.report.contest import PLAIN, Contender, Contest, capital, contests
-from frostline.report.cost_words import cost_clause
+from frostline.report.difference_words import NAMES, beaten, comparison, digits_of, gap_text, within_text
 from frostline.report.next_lrs import edges
 from frostline.report.next_step import next_step, once_more, rival
-from frostline.report.paired_difference import Difference
-from frostline.report.statistics import Interval
 from frostline.report.studies import short_text
 from frostline.report.train_sizes import train_sizes
-
-_NAMES = 3  # names in a sentence, of classes or of contenders
 
 
 def answer(results: Sequence[Result]) -> str:
@@ -49,14 +45,14 @@ def verdict(contest: Contest) -> str:
     if contest.difference is None:
         lead = [_majority(contest), *next_step(contest, tuned)] if contest.lead else []
         return " ".join([*lead, _alone(key, found[0], results, tuned), *_by_chance(contest), *of_search, *untested])
-    first = _majority(contest) if contest.lead else _comparison(contest, contest.difference)
+    first = _majority(contest) if contest.lead else comparison(contest, contest.difference)
     coming, is_search = _coming(results), search_words.is_search(results)
     best = (found, tuned, short_text) if is_search else (found[:2], tuned, value_text)
     parts = [
         f"So far, with {_to_come(results)}: {_small(first)}" if coming else first,
         *_by_chance(contest),
         *([] if coming else next_step(contest, tuned)),
-        *_beaten(contest),
+        *beaten(contest),
         *_without_shared(found[:2]),
         *([] if contest.lead else _best_settings(*best)),
         *backbones.sentences(contest, digits_of(found[0].cell)),
@@ -94,71 +90,11 @@ def _by_chance(contest: Contest) -> list[str]:
     return [f"No result surely beats always naming the largest class, {contest.baseline.name} ({score})."]
 
 
-def gap_text(found: Difference, by: Metric, digits: int) -> str:
-    """Return a difference with its interval and method, in parentheses."""
-    within = f"{_within(by, found.interval, digits)}; " if found.interval else ""
-    return f"({by.gap(found.gap, digits)}, {within}{found.how})"
-
-
 def _untested(baseline: Baseline | None) -> list[str]:
     """Return the warning that the accuracies say nothing about some classes, which have no test image."""
     names = baseline.untested if baseline else ()
-    more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
-    return [f"Not tested, for lack of test images: {', '.join(names[:_NAMES])}{more}."] if names else []
-
-
-def _comparison(contest: Contest, difference: Difference) -> str:
-    """Return the sentence that compares the first two contenders; if `ahead`, also one on the others not surely beaten.
-
-    Every sentence ends with its full stop.
-    """
-    (first, second), outcome, by = contest.contenders[:2], contest.outcome, contest.by
-    one, two, digits = first.name, second.name, digits_of(first.cell)
-    scores = [by.text(score, digits) for score in difference.scores]
-    gap = gap_text(difference, by, digits)
-    split = "on the test split" if by == ACCURACY else f"in {by.words} on the test split"
-    longer, faster = (", for", ", and trains") if outcome in ("win", "ahead") else (f"; {one} takes", f"; {one} trains")
-    cost = cost_clause(first, second, longer, faster, contest.results)
-    if outcome == "win":
-        return f"{capital(one)} wins: {scores[0]} against {scores[1]} for {two} {split} {gap}{cost}."
-    if outcome == "ahead":
-        both = f"{scores[0]} against {scores[1]} {split} {gap}{cost}"
-        leads = _leads("against", contest.unbeaten, by, digits)
-        return f"{capital(one)} is ahead of {two}, not surely of all: {both}. The difference is {leads}."
-    if outcome == "contradiction":
-        return (
-            f"No clear winner: {one} is best on validation, yet behind {two} {split}, "
-            f"{scores[0]} against {scores[1]} {gap}{cost}."
-        )
-    head = "A tie" if outcome == "tie" else "Undecided"
-    return f"{head}: {one} {scores[0]}, {two} {scores[1]} {split} {gap}{cost}."
-
-
-def _beaten(contest: Contest) -> list[str]:
-    """Return the sentence on the contenders that the first one surely beats, where it cannot be told from the second.
-
-    Each of them is compared by an interval of its own, without a correction for their number.
-    """
-    if contest.outcome not in ("tie", "undecided") or not contest.beaten:
-        return []
-    first = contest.contenders[0]
-    each = "" if len(contest.beaten) == 1 else ", taken one at a time,"
-    leads = _leads("over", contest.beaten, contest.by, digits_of(first.cell))
-    return [f"{capital(first.name)} has a sure lead{each} of {leads}."]
-
-
-def _leads(over: str, found: Sequence[tuple[Contender, Difference]], by: Metric, digits: int) -> str:
-    """Return the differences of the first contender to others, each with its interval."""
-    leads = []
-    for one, difference in found[:_NAMES]:
-        within = f" ({_within(by, difference.interval, digits)})" if difference.interval else ""
-        leads.append(f"{by.gap(difference.gap, digits)}{within} {over} {one.name}")
-    more = f" and {len(found) - _NAMES} more in the report" if len(found) > _NAMES else ""
-    return f"{', '.join(leads)}{more}"
-
-
-def _within(by: Metric, interval: Interval, digits: int) -> str:
-    return f"95% interval {by.span(interval.low, interval.high, digits)}"
+    more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
+    return [f"Not tested, for lack of test images: {', '.join(names[:NAMES])}{more}."] if names else []
 
 
 def _without_shared(found: Sequence[Contender]) -> list[str]:
@@ -173,11 +109,6 @@ def _without_shared(found: Sequence[Contender]) -> list[str]:
     what = "it is" if found[0].cell.by == ACCURACY else "accuracy is"
     shared = "test image that is" if count == 1 else f"{count:,.0f} test images that are"
     return [f"Without the {shared} also in train, {what} {each}."]
-
-
-def digits_of(cell: Cell) -> int:
-    """Return how many decimals of a percentage are meaningful, given the number of test images."""
-    return 1 if cell.finished[0].images.get("test", 0) < 5000 else 2
 
 
 def _best_settings(found: Sequence[Contender], tuned: Sequence[str], text: Callable[[object], str]) -> list[str]:
@@ -232,7 +163,7 @@ def _alone(key: str, only: Contender, results: Sequence[Result], tuned: Sequence
     """Return the sentence on the score of the only contender, and a command that adds one to compare it with."""
     missing = _unfinished(key, [only], results)
     digits, within, count, by = digits_of(only.cell), only.interval, len(only.cell.finished), only.cell.by
-    sure = f"{_within(by, within, digits)}; " if within else ""
+    sure = f"{within_text(by, within, digits)}; " if within else ""
     of = "one seed" if count == 1 or not only.cell.depends_on_seed else f"{count} seeds"
     of += _over_groups(only.cell) if of == "one seed" else ""
     how = f"({sure}{of if only.cell.repeat == 'seed' else number_of(count, 'run')})"

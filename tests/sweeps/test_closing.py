@@ -50,14 +50,14 @@ def run(mode, status):
     return Result(0, mode, "/runs", None, status, None, {"freeze_mode": mode, "lr": 0.1, "seed": 0}, metrics)
 
 
-ENDS = [("FINISHED", True, 0), ("KILLED", True, 1), ("KILLED", False, 0)]
+ENDS = [("FINISHED", True, 1), ("KILLED", True, 1), ("KILLED", False, 0)]
 
 
 @pytest.mark.parametrize(("first", "resume", "said"), ENDS)
 def test_interrupted_sweep_says_once_how_to_continue(close, first, resume, said):
     _, lines = close([run("head", first), run("full", "KILLED")], KeyboardInterrupt(), resume=resume)
     told = "\n".join(lines)
-    assert told.count("To continue") == said and told.count("To try them again") == (first == "FINISHED")
+    assert told.count("To continue") == said and "To try them again" not in told
 
 
 def test_sweep_without_its_report_fails(close, monkeypatch):

@@ -14,8 +14,6 @@ from frostline.core.config_keys import is_semantic
 from frostline.records import provenance, trial_tags
 from frostline.records.result import Result, value_text
 
-AGAIN = "them again"
-"""In a verdict that says how to try the runs again that did not finish."""
 _PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
 _PLAIN_IF_UNESCAPED = re.compile(r"[\w/.~@+:-]*|\$\{[\w.]+\}", re.ASCII)
 _WORDS = ("null", "true", "false", "nan", "inf")

@@ -11,13 +11,15 @@ from frostline.records.result import GROUPS, Result, number_of
 from frostline.report import search_words
 from frostline.report.cell_intervals import validation_interval
 from frostline.report.cells import SUBSET, repeats_typed, varying
-from frostline.report.command_line import AGAIN, command
+from frostline.report.command_line import command
 from frostline.report.contest import Contender, Contest, outcome_of
 from frostline.report.cost_words import cheaper
 from frostline.report.next_lrs import smaller, values_of
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import seeds_to_resolve
 
+CONTINUE = "To continue"
+"""Begins the sentence on how an interrupted sweep goes on."""
 _MANY_SEEDS = 20  # more seeds than this are not worth a command
 _ENOUGH_GROUPS = 5  # of fewer, intervals over groups are so wide that more seeds hardly help
 _HARDLY, _NEARLY_ALL = 0.05, 0.9  # of the training images, a fraction
@@ -135,12 +137,14 @@ def rival(only: Contender) -> list[str]:
 def once_more(key: str, only: Contender, results: Sequence[Result]) -> list[str]:
     """Return the sentence on how to try the values again of which no run finished."""
     lost = [run for run in results if repr(run.choices.get(key)) != repr(only.value)]
-    too_large = lost and all(map(trial_tags.diverged, lost))
+    too_large, interrupted = lost and all(map(trial_tags.diverged, lost)), all(run.status == "KILLED" for run in lost)
     if search_words.is_search(results):  # a grid of what it drew is another question
         return [
-            "Try the same command with smaller learning rates." if too_large else f"The same command tries {AGAIN}."
+            "Try the same command with smaller learning rates." if too_large else "The same command tries them again."
         ]
     if too_large:
         return smaller(key, [*dict.fromkeys(run.choices.get(key) for run in lost)], only, lost)
     again = command(only.cell.finished[0], {key: [only.value], **values_of(varying(results), results)})
-    return [f"To try {AGAIN}: `{again}`."] if again else []
+    resumes = interrupted and again and "resume=false" not in again
+    how = f"{CONTINUE} (finished runs are skipped, interrupted ones resumed)" if resumes else "To try them again"
+    return [f"{how}: `{again}`."] if again else []

@@ -17,7 +17,7 @@ from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
 from frostline.records.sweep_facts import RunFacts, SweepFacts, Tracker
 from frostline.report import cells, outcome, terminal
-from frostline.report.command_line import AGAIN
+from frostline.report.next_step import CONTINUE
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import FinishedSweep
 from frostline.sweeps.compose import PlannedRun
@@ -158,8 +158,8 @@ def close(
         say=terminal.say,
     )
     _point_to(page, tracker)
-    if interrupt is not None and resume and not succeeded(results) and AGAIN not in sentence:
-        terminal.say("To continue, type the same command again: finished runs are skipped, interrupted ones resumed.")
+    if interrupt is not None and resume and not succeeded(results) and CONTINUE not in sentence:
+        terminal.say(f"{CONTINUE}, type the same command again: finished runs are skipped, interrupted ones resumed.")
     return recorded and page is not None and plots is not None
 
 

@@ -259,10 +259,10 @@ class EmulatedMachine(TorchDispatchMode):
         self.stuck_pool = None
 
     def wait(self, why: str) -> None:
-        """Count a wait of the host; raise in the debug mode `error`, which does not see pageable copies."""
+        """Count a wait of the host; raise in the debug mode `error`, which sees no pageable copies or `synchronize`."""
         self.refuse_while_capturing()
         self.waits[why] += 1
-        if self.debug_mode == "error" and not why.startswith("from pageable memory"):
+        if self.debug_mode == "error" and not why.startswith(("from pageable memory", "all work")):
             raise RuntimeError("called a synchronizing CUDA operation")
 
     def set_sync_debug_mode(self, mode: str) -> None:
@@ -439,6 +439,17 @@ class EmulatedMachine(TorchDispatchMode):
             self.contexts.add(self.chosen if index is None else index)
             return self.chosen
 
+        def synchronize(device: Any = None) -> None:
+            start(device)
+            self.wait(f"all work: {_here()}")
+
+        def told(value: Any) -> Callable[..., Any]:
+            def of(device: Any = None) -> Any:
+                start(device)
+                return value
+
+            return of
+
         def choose(device: Any) -> None:
             self._of_thread.chosen = device if isinstance(device, int) else torch.device(device).index or 0
             start()
@@ -461,12 +472,12 @@ class EmulatedMachine(TorchDispatchMode):
             **{"CUDAGraph": Graph, "graph": self.capture, "Stream": lambda device: None, "stream": nullcontext},
             **{"current_stream": lambda device: self, "graph_pool_handle": object},
             **{"set_sync_debug_mode": self.set_sync_debug_mode},
-            **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": start},
+            **{"is_initialized": lambda: self.started, "current_device": start, "synchronize": synchronize},
             **{"set_device": choose, "reset_peak_memory_stats": reset, "empty_cache": self.empty_cache},
-            **{"mem_get_info": lambda device=None: (start(device) * 0 + self.free, MEMORY)},
-            **{"memory_reserved": lambda device=None: 0, "max_memory_allocated": lambda device=None: 1},
-            **{"utilization": lambda device=None: 50, "get_device_name": lambda device=None: "a card"},
-            **{"get_device_capability": lambda device=None: (9, 0) if self.bf16 else (7, 5)},
+            **{"mem_get_info": told((self.free, MEMORY))},
+            **{"memory_reserved": told(0), "max_memory_allocated": told(1)},
+            **{"utilization": told(50), "get_device_name": told("a card")},
+            **{"get_device_capability": told((9, 0) if self.bf16 else (7, 5))},
             **{"is_bf16_supported": lambda: True},  # or emulated
             **{"get_device_properties": lambda device=None: SimpleNamespace(major=9, minor=0)},
             **{"default_generators": tuple(map(generator, range(self.count)))},

@@ -221,11 +221,11 @@ def test_freeze_guard_waits_once_per_phase(emulated: Callable[..., Emulated]) ->
     assert waits == len(phases) - 1 == 5  # the last phase freezes nothing
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_step_of_a_head_launches_at_most_12_operations(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(("optimizer", "most"), [("adamw", 11), ("sgd", 9)])
+def test_step_of_a_head_launches_few_operations(tmp_path: Path, optimizer: str, most: int) -> None:
     choice = ("freeze=head", f"optimizer={optimizer}")
     few, many = (emulate(tmp_path / str(n), *choice, f"data.limit={n}").launches for n in (24, 48))  # 2 and 4 steps
-    assert (many - few) / 2 <= 12
+    assert (many - few) / 2 <= most
 
 
 def test_every_operation_has_a_cuda_kernel(emulated: Callable[..., Emulated]) -> None:
@@ -265,6 +265,7 @@ def test_dropout_is_seeded_on_the_gpu_of_its_inputs() -> None:
 
 FAULTS = {
     "a value read in a step": lambda part, *_: part.labels.sum().item(),
+    "a wait for all work": lambda part, *_: machine.synchronize(part.labels.device),
     "a wait for an index": lambda part, inputs, labels: inputs[torch.arange(2)],
     "a blocking copy": lambda part, inputs, labels: torch.ones(3).to(inputs.device),
     "a copy of pageable memory": lambda part, inputs, labels: torch.ones(1000).to(inputs.device, non_blocking=True),

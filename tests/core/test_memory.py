@@ -59,6 +59,12 @@ def test_container_limit_bounds_the_budget(monkeypatch: pytest.MonkeyPatch) -> N
         assert memory.budget(CPU, None) == expected // 3
 
 
+def test_peak_is_that_of_the_gpu_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {None: 1, torch.device("cuda:1"): 7}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: peaks[device])
+    assert memory.peak(torch.device("cuda:1")) == 7
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "number"), [("cuda", 0), ("cuda:1", 1)])
 def test_gpu_is_initialized_before_its_peak_is_reset(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from frostline.core.config_keys import is_semantic
 from frostline.records import provenance, trial_tags
 from frostline.records.result import Result, value_text
 
+CONTINUE = "To continue"
+"""Begins the sentence on how an interrupted sweep goes on."""
 _PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@+-]*", re.ASCII)
 _PLAIN_IF_UNESCAPED = re.compile(r"[\w/.~@+:-]*|\$\{[\w.]+\}", re.ASCII)
 _WORDS = ("null", "true", "false", "nan", "inf")

@@ -11,15 +11,13 @@ from frostline.records.result import GROUPS, Result, number_of
 from frostline.report import search_words
 from frostline.report.cell_intervals import validation_interval
 from frostline.report.cells import SUBSET, repeats_typed, varying
-from frostline.report.command_line import command
+from frostline.report.command_line import CONTINUE, command
 from frostline.report.contest import Contender, Contest, outcome_of
 from frostline.report.cost_words import cheaper
 from frostline.report.next_lrs import smaller, values_of
 from frostline.report.paired_difference import Difference
 from frostline.report.statistics import seeds_to_resolve
 
-CONTINUE = "To continue"
-"""Begins the sentence on how an interrupted sweep goes on."""
 _MANY_SEEDS = 20  # more seeds than this are not worth a command
 _ENOUGH_GROUPS = 5  # of fewer, intervals over groups are so wide that more seeds hardly help
 _HARDLY, _NEARLY_ALL = 0.05, 0.9  # of the training images, a fraction

@@ -17,7 +17,7 @@ from frostline.records.result import Result, read_result
 from frostline.records.slurm import State
 from frostline.records.sweep_facts import RunFacts, SweepFacts, Tracker
 from frostline.report import cells, outcome, terminal
-from frostline.report.next_step import CONTINUE
+from frostline.report.command_line import CONTINUE
 from frostline.sweeps import job
 from frostline.sweeps.already_finished import FinishedSweep
 from frostline.sweeps.compose import PlannedRun

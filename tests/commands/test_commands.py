@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,17 @@ def test_predictions_that_a_full_disk_would_truncate_leave_the_older_file(tmp_pa
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rows.csv", "older")]
     assert predictions.main(["a run", "-o", str(output)]) == 0
     assert output.read_text() == rows.to_csv(index=False)
+
+
+def test_empty_value_is_refused_where_argparse_parses_mixed_arguments_at_once(monkeypatch):
+    """Since Python 3.14 mixed arguments are not parsed by way of `parse_known_args`."""
+
+    def at_once(self, args=None, namespace=None):
+        return argparse.Namespace(config_dir=None, overrides=[]), []
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_intermixed_args", at_once)
+    with pytest.raises(UserError, match=r"^--config-dir=: expected a value"):
+        commands.with_overrides(commands.Parser("data"), ["--config-dir="], "a run")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from frostline.records import trial_tags
 from frostline.records.result import PARAMETERS, SECONDS, Result, choices_text
 
 FOLD, FOLDS, SUBSET = "data.fold", "data.folds", "data.subset_seed"
-REPEATS = ("seed", FOLD, SUBSET)
+_KEYS = {"seed": "seed", "fold": FOLD, "draw": SUBSET}
+REPEATS = (*_KEYS.values(),)
 """Choices by which the runs of one cell differ: its seeds, folds and draws of training images."""
 _COSTS = {"train_seconds": SECONDS, "trainable_parameters": PARAMETERS}
 
@@ -64,7 +65,7 @@ class Cell:
 
     def repeat_of(self, run: Result) -> object:
         """Return the number of the repeat to which a run belongs: of its fold, else of its draw, else its seed."""
-        return run.choices.get(FOLD if self.folds else SUBSET if self.redrawn else "seed")
+        return run.choices.get(_KEYS[self.repeat])
 
     @property
     def finished(self) -> tuple[Result, ...]:
@@ -120,6 +121,11 @@ def cells(results: Iterable[Result]) -> list[Cell]:
     for result in sorted(results, key=lambda result: result.job):
         groups.setdefault(repr(sorted(_but_repeats(result).items())), []).append(result)
     return sorted((Cell(_but_repeats(group[0]), tuple(group)) for group in groups.values()), key=_rank)
+
+
+def runs_heading(found: Iterable[Cell]) -> str:
+    """Return the heading of a column with `finished_text` of cells: `seeds`, or `runs` where they are not all seeds."""
+    return "seeds" if all(cell.repeat == "seed" for cell in found) else "runs"
 
 
 def repeats_typed(found: Iterable[Cell]) -> dict[str, list[Any]]:

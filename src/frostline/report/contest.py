@@ -76,12 +76,15 @@ class Contest:
     @property
     def beaten(self) -> list[tuple[Contender, Difference]]:
         """The `others` that the first contender surely beats, each by an interval of its own."""
-        return [(one, lead) for one, lead in self.others if outcome_of(lead, self.contenders[0].cell) == "win"]
+        return [each for each in self.others if self._is_sure(each[1])]
 
     @property
     def unbeaten(self) -> list[tuple[Contender, Difference]]:
         """The `others` that the first contender does not surely beat."""
-        return [(one, lead) for one, lead in self.others if outcome_of(lead, self.contenders[0].cell) != "win"]
+        return [each for each in self.others if not self._is_sure(each[1])]
+
+    def _is_sure(self, lead: Difference) -> bool:
+        return outcome_of(lead, self.contenders[0].cell) == "win"
 
     @cached_property
     def studies(self) -> list[StudyResults]:

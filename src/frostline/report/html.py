@@ -25,7 +25,7 @@ from frostline.core.metrics import ACCURACY, Metric
 from frostline.records.result import SECONDS, Result, number_of, value_text
 from frostline.report import adapter_words, backbones, page_assets, page_data, search_page
 from frostline.report.cell_intervals import test_interval
-from frostline.report.cells import Cell
+from frostline.report.cells import Cell, runs_heading
 from frostline.report.contest import Contest, contests
 from frostline.report.paired_difference import Difference
 from frostline.report.studies import short_text
@@ -124,7 +124,7 @@ def _columns(contest: Contest, key: str, group: Mapping[str, Any]) -> list[tuple
         ("validation", [by.text(cell.mean(by.val)) for cell in cells]),
         ("time (s)", ["-" if math.isnan(one) else f"{one:.3g}" for one in seconds]),
         *((name, ["-" if one is None else escape(text(one)) for one in own]) for name, own in values.items()),
-        ("seeds" if all(cell.repeat == "seed" for cell in cells) else "runs", [cell.finished_text for cell in cells]),
+        (runs_heading(cells), [cell.finished_text for cell in cells]),
         ("trials" if is_search else "cells tried", [str(one.tried) for one in found]),
         *([("adapter", wide)] if any(adapters) else []),
     ]

@@ -15,7 +15,7 @@ from frostline.records import cluster_jobs, trial_tags
 from frostline.records.result import ADAPTER_PARAMETERS, PARAMETERS, PRUNED, SECONDS, Result, value_text
 from frostline.report import adapter_words
 from frostline.report.backbones import Grid, difference_text, grid
-from frostline.report.cells import REPEATS, Cell, cells, contest_of, finalists, varying
+from frostline.report.cells import REPEATS, Cell, cells, contest_of, finalists, runs_heading, varying
 from frostline.report.contest import comparable, contests
 from frostline.report.pareto import Front, front
 from frostline.report.studies import short_text
@@ -100,8 +100,7 @@ def _columns(ranked: list[Cell], swept: list[str]) -> dict[str, list[str]]:
     names = ["freeze_mode", *(name for name in swept if name not in ("freeze_mode", *REPEATS))]
     columns = {name: [value_text(cell.choices.get(name, "-")) for cell in ranked] for name in names}
     if any(len(cell.results) > 1 for cell in ranked):
-        of_seeds = all(cell.repeat == "seed" for cell in ranked)
-        columns["seeds" if of_seeds else "runs"] = [cell.finished_text for cell in ranked]
+        columns[runs_heading(ranked)] = [cell.finished_text for cell in ranked]
     if any(trial_tags.CONFIRMS in cell.choices for cell in ranked):
         columns["trial"] = [_trial(cell) for cell in ranked]
     if any(_stopped(cell) for cell in ranked):

@@ -94,7 +94,7 @@ def finish(part: Path, content: bytes) -> None:
 
 
 def distrust(versions: Iterable[object]) -> None:
-    """Count entries as damaged in which another process has found a changed piece: `DamagedEntry.version` of each."""
+    """Count entries as damaged in which some process has found a changed piece: `DamagedEntry.version` of each."""
     _distrusted.update(versions)
 
 

@@ -45,9 +45,7 @@ def run_sweep(
     folder_named: bool,
     notes: Sequence[str] = (),
 ) -> int:
-    """Check and run every job, write the results, and return the exit status.
-
-    It is 0 if every run is FINISHED and the results could be written, that of an interrupt after one, else 1.
+    """Check and run every job, write the results, and return the exit status: 0 if all is FINISHED and written.
 
     `compose` composes the jobs; `executor` runs them. If the user named the folder (`folder_named`), it must be free or
     hold the same sweep; otherwise a taken folder gets a suffix. `notes` about what was typed are shown if the runs can

@@ -889,6 +889,14 @@ def test_missing_rival_suggests_a_command():
     )
 
 
+def test_interrupted_rival_continues():
+    found = [result(0, "head", 0.9, 0.8), result(1, "full", 0, 0, status="KILLED")]
+    resumes = "No run of full finished. To continue (finished runs are skipped, interrupted ones resumed): `python"
+    assert resumes in answer(found)
+    anew = answer([replace(run, command=["resume=false"]) for run in found])
+    assert resumes in anew and "resume=false" not in anew  # a suggested command takes what there is
+
+
 def test_solved_heads_have_no_lr_to_try_again():
     runs = [result(0, "probe", 0.9, 0.8), *(result(n, "full", 0, 0, status="FAILED", lr=0.1**n) for n in (1, 2))]
     del runs[0].choices["lr"]

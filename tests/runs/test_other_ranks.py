@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -23,6 +24,7 @@ from frostline.data import loading
 from frostline.records import layout
 from frostline.records.result import SPEED
 from frostline.runs import other_ranks
+from frostline.store import entries
 from frostline.training import checkpoint_timing, evaluation
 from frostline.training.features import Backbone
 from frostline.training.ranks import Origin, RankDied, Ranks
@@ -54,6 +56,26 @@ class RunOutcome:
     """Batches that the first process scored."""
     logits: Tensor
     """Logits of the test split."""
+
+
+def test_others_do_not_read_what_the_first_process_found_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a store without write permission a damaged entry stays, and each process would read it again."""
+    started: list[Callable[..., None]] = []
+
+    def begin(follow: Callable[..., None], *about: object, **more: object) -> None:
+        started.append(follow)
+        raise InterruptedError
+
+    setup: Any = SimpleNamespace(config=compose(*SMALL, "device=cpu", "devices=2"), weights=None)
+    monkeypatch.setattr(other_ranks, "Ranks", begin)
+    monkeypatch.setattr(entries, "_distrusted", {"damaged"})
+    with pytest.raises(InterruptedError), other_ranks.start_others(setup, Path()):
+        pass
+    monkeypatch.setattr(entries, "_distrusted", another := set[object]())
+    monkeypatch.setattr(other_ranks.signal, "signal", begin)
+    with pytest.raises(InterruptedError):
+        started[0](None, 1)
+    assert another == {"damaged"}
 
 
 class StepHook(FakeScreen):

@@ -60,15 +60,18 @@ def test_interrupted_sweep_says_once_how_to_continue(close, first, resume, said)
     assert told.count("To continue") == said and "To try them again" not in told
 
 
-def test_sweep_without_its_report_fails(close, monkeypatch):
+@pytest.mark.parametrize(
+    ("write", "named"), [("write_page", "`python -m frostline report "), ("draw_plots", " --plots` tries again")]
+)
+def test_sweep_without_its_report_or_plots_fails(write, named, close, monkeypatch):
     """The other files of it are written, and a line names the one that is not, and the command that writes it."""
     results = [run("head", "FINISHED")]
     assert close(results, None)[0]
 
-    def full(folder, results, *, tracker):
+    def full(folder, results, **more):
         raise OSError(28, "No space left on device", str(folder / "report.html"))
 
-    monkeypatch.setattr(outcome, "write_page", full)
+    monkeypatch.setattr(outcome, write, full)
     whole, lines = close(results, None)
     (line,) = [line for line in lines if "could not be written" in line]
-    assert not whole and "report.html" in line and "`python -m frostline report " in line
+    assert not whole and "report.html" in line and "`python -m frostline report " in line and named in line

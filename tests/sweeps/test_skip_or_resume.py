@@ -207,7 +207,8 @@ def test_interrupted_run_is_resumed_once(ours: Takeover, tmp_path: Path, message
 def test_interrupted_run_that_another_process_takes_first_is_left_to_it(
     ours: Takeover, tmp_path: Path, messages: list[str]
 ) -> None:
-    where = tmp_path / "a sweep" / "0"
+    sweep(tmp_path, "a sweep", FAR, RunFacts("head lr=0.1", {}, "head/0"))
+    where = tmp_path / "a sweep" / "head" / "0"
     before(ours, planned(), where, "KILLED")
     ours._heart = cast(Any, SimpleNamespace(take=lambda at: FAR))
     (own,) = ours.facts([planned()], 0)

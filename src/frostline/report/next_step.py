@@ -143,6 +143,5 @@ def once_more(key: str, only: Contender, results: Sequence[Result]) -> list[str]
     if too_large:
         return smaller(key, [*dict.fromkeys(run.choices.get(key) for run in lost)], only, lost)
     again = command(only.cell.finished[0], {key: [only.value], **values_of(varying(results), results)})
-    resumes = interrupted and again and "resume=false" not in again
-    how = f"{CONTINUE} (finished runs are skipped, interrupted ones resumed)" if resumes else "To try them again"
+    how = f"{CONTINUE} (finished runs are skipped, interrupted ones resumed)" if interrupted else "To try them again"
     return [f"{how}: `{again}`."] if again else []
